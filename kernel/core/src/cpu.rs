@@ -1,0 +1,367 @@
+//! CPU ids and sets of CPUs.
+//!
+//! A [`CpuId`] is the kernel's own dense number, 0 for the boot CPU and counting up
+//! in the order CPUs are taken from the MADT. It indexes arrays; the APIC id, which
+//! may be sparse, stays in the interrupt code. Every `CpuId` is below [`MAX_CPUS`].
+//!
+//! [`CpuSet`] is a value to compute with; [`AtomicCpuSet`] is shared between CPUs.
+
+#![forbid(unsafe_code)]
+
+use crate::shim::{AtomicU64, Ordering};
+use core::fmt;
+use core::iter::FusedIterator;
+
+/// The most CPUs the kernel can use; sizes every per-CPU array.
+pub const MAX_CPUS: usize = 256;
+
+const WORDS: usize = MAX_CPUS / 64;
+
+/// The kernel's number of a CPU: dense from 0, always below [`MAX_CPUS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CpuId(u16);
+
+impl CpuId {
+    /// The CPU the machine started on.
+    pub const BOOT: Self = Self(0);
+
+    /// The id with this index, or `None` from [`MAX_CPUS`] on.
+    #[must_use]
+    pub const fn new(index: usize) -> Option<Self> {
+        // MAX_CPUS fits u16, so the cast loses nothing.
+        if index < MAX_CPUS {
+            Some(Self(index as u16))
+        } else {
+            None
+        }
+    }
+
+    /// The id as an array index, below [`MAX_CPUS`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Which word of a set holds this CPU, and the bit in it.
+    const fn place(self) -> (usize, u64) {
+        (self.index() / 64, 1 << (self.index() % 64))
+    }
+}
+
+/// `cpu2`.
+impl fmt::Display for CpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cpu{}", self.0)
+    }
+}
+
+/// A set of CPUs by value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct CpuSet([u64; WORDS]);
+
+impl CpuSet {
+    /// The set of no CPU.
+    pub const EMPTY: Self = Self([0; WORDS]);
+
+    /// The set of one CPU.
+    #[must_use]
+    pub const fn single(cpu: CpuId) -> Self {
+        let mut set = Self::EMPTY;
+        let (word, bit) = cpu.place();
+        set.0[word] = bit;
+        set
+    }
+
+    /// The CPUs 0 to `n - 1`.
+    ///
+    /// # Panics
+    /// If `n` is above [`MAX_CPUS`].
+    #[must_use]
+    pub const fn first_n(n: usize) -> Self {
+        assert!(n <= MAX_CPUS, "more CPUs than MAX_CPUS");
+        let mut set = Self::EMPTY;
+        let mut word = 0;
+        while word < n / 64 {
+            set.0[word] = u64::MAX;
+            word += 1;
+        }
+        if !n.is_multiple_of(64) {
+            set.0[word] = (1 << (n % 64)) - 1;
+        }
+        set
+    }
+
+    /// Adds `cpu`; true if it was not in the set.
+    pub const fn insert(&mut self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        let changed = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        changed
+    }
+
+    /// Takes `cpu` out; true if it was in the set.
+    pub const fn remove(&mut self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        let changed = self.0[word] & bit != 0;
+        self.0[word] &= !bit;
+        changed
+    }
+
+    /// Whether `cpu` is in the set.
+    #[must_use]
+    pub const fn contains(&self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        self.0[word] & bit != 0
+    }
+
+    /// How many CPUs are in the set.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether no CPU is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    /// Whether every CPU of this set is in `other`.
+    #[must_use]
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.difference(other).is_empty()
+    }
+
+    /// The CPUs in this set, in `other`, or in both.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(core::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
+    /// The CPUs in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self(core::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+
+    /// The CPUs in this set and not in `other`.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        Self(core::array::from_fn(|i| self.0[i] & !other.0[i]))
+    }
+
+    /// The CPUs in ascending order.
+    #[must_use]
+    pub fn iter(&self) -> Iter {
+        Iter(*self)
+    }
+}
+
+/// Ranges and single indices, ascending: `0-3,7`. The empty set is `none`.
+impl fmt::Display for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        let mut separator = "";
+        let mut cpus = self.iter().map(CpuId::index).peekable();
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while let Some(next) = cpus.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            write!(f, "{separator}{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+impl FromIterator<CpuId> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = CpuId>>(cpus: I) -> Self {
+        let mut set = Self::EMPTY;
+        for cpu in cpus {
+            set.insert(cpu);
+        }
+        set
+    }
+}
+
+impl IntoIterator for &CpuSet {
+    type Item = CpuId;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
+    }
+}
+
+/// The CPUs of a [`CpuSet`] in ascending order; what is left is its state.
+#[derive(Clone, Debug)]
+pub struct Iter(CpuSet);
+
+impl Iterator for Iter {
+    type Item = CpuId;
+
+    fn next(&mut self) -> Option<CpuId> {
+        let word = self.0.0.iter().position(|&word| word != 0)?;
+        let cpu = CpuId::new(word * 64 + self.0.0[word].trailing_zeros() as usize)?;
+        self.0.remove(cpu);
+        Some(cpu)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.0.len(), Some(self.0.len()))
+    }
+}
+
+impl ExactSizeIterator for Iter {}
+impl FusedIterator for Iter {}
+
+/// A set of CPUs that any CPU may change and read at any time.
+///
+/// Whoever sees a CPU in the set (or sees it gone) also sees everything the CPU that
+/// changed the set had written before. A CPU may, for instance, set up its data and
+/// then put itself into the online set.
+#[derive(Debug, Default)]
+pub struct AtomicCpuSet([AtomicU64; WORDS]);
+
+impl AtomicCpuSet {
+    /// The empty set.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; WORDS])
+    }
+
+    /// Adds `cpu`; true if this call changed the set.
+    pub fn insert(&self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        // Release: pairs with the Acquire in `contains` and `snapshot`.
+        self.0[word].fetch_or(bit, Ordering::Release) & bit == 0
+    }
+
+    /// Takes `cpu` out; true if this call changed the set. Whoever takes a CPU out
+    /// also sees what the one that put it in had written.
+    pub fn remove(&self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        // AcqRel: pairs with the Acquire in `contains` and `snapshot`, and with the
+        // Release in `insert`.
+        self.0[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// Whether `cpu` was in the set at the moment of the load.
+    #[must_use]
+    pub fn contains(&self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        // Acquire: pairs with the Release in `insert` and `remove`.
+        self.0[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    /// The set as it was read, 64 CPUs at a time: what changes during the call may
+    /// show in part, but each CPU is shown as it was at some moment of the call.
+    #[must_use]
+    pub fn snapshot(&self) -> CpuSet {
+        // Acquire: pairs with the Release in `insert` and `remove`.
+        CpuSet(core::array::from_fn(|i| self.0[i].load(Ordering::Acquire)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(cpus: &[usize]) -> CpuSet {
+        cpus.iter().map(|&i| CpuId::new(i).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_id_is_checked_and_named() {
+        assert_eq!(CpuId::new(0), Some(CpuId::BOOT));
+        assert_eq!(CpuId::new(MAX_CPUS - 1).unwrap().index(), 255);
+        assert_eq!(CpuId::new(MAX_CPUS), None);
+        assert_eq!(CpuId::new(usize::MAX), None);
+        assert_eq!(CpuId::new(2).unwrap().to_string(), "cpu2");
+    }
+
+    #[test]
+    fn first_n_at_the_word_boundaries() {
+        const ALL: CpuSet = CpuSet::first_n(MAX_CPUS);
+        for n in [0, 1, 63, 64, 65, 128, 255] {
+            let set = CpuSet::first_n(n);
+            assert_eq!(set.len(), n);
+            assert!(set.iter().map(CpuId::index).eq(0..n));
+            assert!(set.is_subset(&ALL) && !ALL.is_subset(&set));
+        }
+        assert_eq!(ALL.len(), MAX_CPUS);
+    }
+
+    #[test]
+    #[should_panic(expected = "more CPUs than MAX_CPUS")]
+    fn first_n_beyond_the_end_panics() {
+        let _ = CpuSet::first_n(MAX_CPUS + 1);
+    }
+
+    #[test]
+    fn insert_and_remove_say_whether_they_changed_the_set() {
+        let mut some = CpuSet::single(CpuId::new(64).unwrap());
+        assert!(!some.insert(CpuId::new(64).unwrap()));
+        assert!(some.insert(CpuId::new(200).unwrap()));
+        assert!(some.remove(CpuId::new(64).unwrap()));
+        assert!(!some.remove(CpuId::new(64).unwrap()));
+        assert_eq!(some, set(&[200]));
+    }
+
+    #[test]
+    fn algebra() {
+        let (a, b) = (set(&[0, 1, 64, 255]), set(&[1, 65, 255]));
+        assert_eq!(a.union(&b), set(&[0, 1, 64, 65, 255]));
+        assert_eq!(a.intersection(&b), set(&[1, 255]));
+        assert_eq!(a.difference(&b), set(&[0, 64]));
+        assert!(a.difference(&a).is_empty());
+    }
+
+    #[test]
+    fn iteration_is_ascending_and_counts_down() {
+        let some = set(&[255, 3, 64, 63]);
+        assert!(some.iter().map(CpuId::index).eq([3, 63, 64, 255]));
+        let mut cpus = some.iter();
+        assert_eq!(cpus.len(), 4);
+        cpus.next();
+        assert_eq!(cpus.len(), 3);
+    }
+
+    #[test]
+    fn display_joins_neighbours() {
+        assert_eq!(CpuSet::EMPTY.to_string(), "none");
+        assert_eq!(set(&[5]).to_string(), "5");
+        assert_eq!(set(&[0, 1, 2, 3, 7]).to_string(), "0-3,7");
+        assert_eq!(set(&[0, 2, 63, 64, 255]).to_string(), "0,2,63-64,255");
+        assert_eq!(CpuSet::first_n(MAX_CPUS).to_string(), "0-255");
+    }
+
+    #[test]
+    fn every_insert_into_a_shared_set_changes_it_once() {
+        let shared = AtomicCpuSet::new();
+        let changes = std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    CpuSet::first_n(100)
+                        .iter()
+                        .filter(|&c| shared.insert(c))
+                        .count()
+                })
+            });
+            threads
+                .map(|thread| thread.join().unwrap())
+                .iter()
+                .sum::<usize>()
+        });
+        assert_eq!(changes, 100);
+        assert_eq!(shared.snapshot(), CpuSet::first_n(100));
+        assert!(shared.contains(CpuId::BOOT) && shared.remove(CpuId::BOOT));
+        assert!(!shared.contains(CpuId::BOOT) && !shared.remove(CpuId::BOOT));
+    }
+}

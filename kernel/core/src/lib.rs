@@ -1,0 +1,62 @@
+//! Tryst's algorithms over passed-in state.
+//!
+//! `kcore` is what of the kernel needs no machine: it has no statics, allocates
+//! nothing, executes no privileged instruction and names no address. Everything a
+//! function works on is an argument, so the same source runs in the kernel, in
+//! unit tests on the host and under the model checkers.
+//!
+//! Reading order, low to high; a module uses only modules above it in this list:
+//!
+//! - [`shim`]: the atomics, the one place a model checker replaces them;
+//! - [`cpu`]: CPU ids and sets of CPUs;
+//! - [`list`]: a list in an array;
+//! - [`port`]: what the algorithms need of the machine;
+//! - [`spinlock`]: one CPU at a time;
+//! - [`rendezvous`]: all CPUs at once;
+//! - [`clock`]: from counter ticks to nanoseconds;
+//! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
+//! - [`acpi`]: the firmware's tables, from the root pointer down;
+//! - [`madt`]: the CPUs and interrupt controllers the firmware describes;
+//! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from.
+//!
+//! The inputs of `cmdline`, `madt` and `memmap` come from outside and are not
+//! trusted: whatever the bytes are, the answer is a value or an error, never a panic.
+
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+pub mod acpi;
+pub mod clock;
+pub mod cmdline;
+pub mod cpu;
+pub mod frame;
+pub mod list;
+pub mod logfilter;
+pub mod madt;
+pub mod memmap;
+pub mod port;
+#[expect(
+    unsafe_code,
+    reason = "callbacks are borrowed from another CPU's stack"
+)]
+pub mod rendezvous;
+pub mod shim;
+#[expect(unsafe_code, reason = "a lock hands out exclusive references")]
+pub mod spinlock;
+#[cfg(test)]
+mod testing;
+
+/// What the message of a failed [`kassert!`] starts with: the kernel's panic handler
+/// tells it from other panics by this.
+pub const KASSERT: &str = "kassert: ";
+
+/// Asserts what must hold whatever the input: a failure is a bug of the kernel
+/// itself. In every build. The message comes after [`KASSERT`].
+#[macro_export]
+macro_rules! kassert {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            panic!("{}{}", $crate::KASSERT, format_args!($($message)+));
+        }
+    };
+}

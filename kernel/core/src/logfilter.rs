@@ -1,0 +1,345 @@
+//! Which log records are printed: `info,smp=trace,acpi=off`, the syntax of env_logger.
+//!
+//! A directive is `LEVEL`, for everything that no other directive names,
+//! `MODULE=LEVEL`, for a module and what is inside it, or `MODULE`, which means all
+//! its records. The directive with the longest module path wins; of two with the
+//! same path, the later. Levels are `off error warn info debug trace`, in any case.
+//!
+//! A filter has a fixed size and owns its module paths, so that the logger can keep
+//! it when the command line's memory is gone.
+
+#![forbid(unsafe_code)]
+
+use crate::list::{Full, List};
+use core::fmt;
+use log::LevelFilter;
+
+/// How many modules one filter can name.
+pub const MAX_DIRECTIVES: usize = 16;
+
+/// The longest module path a directive can have, in bytes.
+pub const MAX_PATH: usize = 32;
+
+/// Paths in the kernel's own crate are written without the crate's name.
+const OWN_CRATE: &str = "kernel::";
+
+/// For each module, the most verbose level that is printed.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFilter {
+    default: LevelFilter,
+    directives: List<Directive, MAX_DIRECTIVES>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Directive {
+    path: [u8; MAX_PATH],
+    path_len: usize,
+    level: LevelFilter,
+}
+
+impl Directive {
+    const UNUSED: Self = Self {
+        path: [0; MAX_PATH],
+        path_len: 0,
+        level: LevelFilter::Off,
+    };
+
+    fn path(&self) -> &[u8] {
+        &self.path[..self.path_len]
+    }
+
+    /// Whether `target` is this directive's module or inside it.
+    fn covers(&self, target: &str) -> bool {
+        target
+            .as_bytes()
+            .strip_prefix(self.path())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"::"))
+    }
+}
+
+/// One directive that was left out of the filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Complaint<'a> {
+    /// The directive as it was written, without blanks around it.
+    pub directive: &'a str,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a directive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// What follows the `=` is not a level.
+    BadLevel,
+    /// Nothing stands before the `=`.
+    NoModule,
+    /// The module path has more than [`MAX_PATH`] bytes.
+    PathTooLong,
+    /// The filter holds [`MAX_DIRECTIVES`] modules already.
+    TooMany,
+}
+
+/// One sentence, for a warning line.
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log filter: {:?} ignored: ", self.directive)?;
+        match self.problem {
+            Problem::BadLevel => {
+                f.write_str("the level is none of off, error, warn, info, debug, trace")
+            }
+            Problem::NoModule => f.write_str("no module before the ="),
+            Problem::PathTooLong => write!(f, "the module path is longer than {MAX_PATH} bytes"),
+            Problem::TooMany => write!(f, "more than {MAX_DIRECTIVES} modules"),
+        }
+    }
+}
+
+impl LogFilter {
+    /// The filter that prints `level` and worse, whatever the module.
+    #[must_use]
+    pub const fn new(level: LevelFilter) -> Self {
+        Self {
+            default: level,
+            directives: List::new(Directive::UNUSED),
+        }
+    }
+
+    /// Reads a filter. What no directive names has the level `info`. A directive that
+    /// is wrong or does not fit goes to `complain` and has no effect.
+    pub fn parse<'a>(text: &'a str, complain: &mut dyn FnMut(Complaint<'a>)) -> Self {
+        let mut filter = Self::new(LevelFilter::Info);
+        for directive in text
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+        {
+            if let Err(problem) = filter.take(directive) {
+                complain(Complaint { directive, problem });
+            }
+        }
+        filter
+    }
+
+    fn take(&mut self, directive: &str) -> Result<(), Problem> {
+        let (path, level) = match directive.split_once('=') {
+            Some((path, level)) => (
+                path.trim(),
+                level.trim().parse().map_err(|_| Problem::BadLevel)?,
+            ),
+            None => match directive.parse() {
+                Ok(level) => {
+                    self.default = level;
+                    return Ok(());
+                }
+                Err(_) => (directive, LevelFilter::Trace),
+            },
+        };
+        let path = path.strip_prefix(OWN_CRATE).unwrap_or(path);
+        if path.is_empty() {
+            return Err(Problem::NoModule);
+        }
+        self.set(path, level)
+    }
+
+    fn set(&mut self, path: &str, level: LevelFilter) -> Result<(), Problem> {
+        if let Some(known) = self
+            .directives
+            .iter_mut()
+            .find(|d| d.path() == path.as_bytes())
+        {
+            known.level = level;
+            return Ok(());
+        }
+        let mut directive = Directive {
+            path_len: path.len(),
+            level,
+            ..Directive::UNUSED
+        };
+        let place = directive
+            .path
+            .get_mut(..path.len())
+            .ok_or(Problem::PathTooLong)?;
+        place.copy_from_slice(path.as_bytes());
+        self.directives
+            .push(directive)
+            .map_err(|Full| Problem::TooMany)
+    }
+
+    /// The level at which records of `target`, a module path, are printed.
+    #[must_use]
+    pub fn level_for(&self, target: &str) -> LevelFilter {
+        let target = target.strip_prefix(OWN_CRATE).unwrap_or(target);
+        self.directives
+            .iter()
+            .filter(|directive| directive.covers(target))
+            .max_by_key(|directive| directive.path_len)
+            .map_or(self.default, |directive| directive.level)
+    }
+
+    /// The most verbose level that any module has: what `log::set_max_level` wants.
+    #[must_use]
+    pub fn max_level(&self) -> LevelFilter {
+        self.directives
+            .iter()
+            .map(|d| d.level)
+            .fold(self.default, Ord::max)
+    }
+}
+
+/// What is printed when nobody says otherwise: `info`.
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self::new(LevelFilter::Info)
+    }
+}
+
+/// The filter in its own syntax, the default first.
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_level(f, self.default)?;
+        for directive in self.directives.iter() {
+            let path = str::from_utf8(directive.path()).unwrap_or_default();
+            write!(f, ",{path}=")?;
+            write_level(f, directive.level)?;
+        }
+        Ok(())
+    }
+}
+
+/// A level in lower case, as it is typed.
+fn write_level(f: &mut fmt::Formatter<'_>, level: LevelFilter) -> fmt::Result {
+    level
+        .as_str()
+        .chars()
+        .try_for_each(|c| write!(f, "{}", c.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use LevelFilter::{Debug, Error, Info, Off, Trace, Warn};
+
+    fn filter(text: &str) -> LogFilter {
+        LogFilter::parse(text, &mut |complaint| panic!("{complaint}"))
+    }
+
+    /// The filter of a text with one mistake, and what is said about it.
+    fn said(text: &str) -> (LogFilter, String) {
+        let mut complaints = Vec::new();
+        let filter = LogFilter::parse(text, &mut |complaint| {
+            complaints.push(complaint.to_string());
+        });
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        (filter, complaints.remove(0))
+    }
+
+    #[test]
+    fn nothing_means_info() {
+        for text in ["", " ", ",", " , ,"] {
+            assert_eq!(filter(text).level_for("kernel::smp"), Info);
+        }
+        assert_eq!(LogFilter::default().max_level(), Info);
+    }
+
+    #[test]
+    fn a_bare_level_is_the_default_wherever_it_stands() {
+        assert_eq!(filter("warn").level_for("anything"), Warn);
+        assert_eq!(filter("smp=trace, DEBUG").level_for("acpi"), Debug);
+        assert_eq!(filter("warn,error").level_for("acpi"), Error);
+    }
+
+    #[test]
+    fn a_module_covers_itself_and_what_is_inside() {
+        let filter = filter("info,smp=trace,acpi=off");
+        for (target, level) in [
+            ("smp", Trace),
+            ("kernel::smp", Trace),
+            ("kernel::smp::ipi", Trace),
+            ("smp::ipi", Trace),
+            ("acpi::aml", Off),
+            ("smpx", Info),
+            ("sm", Info),
+            ("kernel::smp_call", Info),
+            ("other::smp", Info),
+            ("smp:", Info),
+            ("kernel", Info),
+            ("", Info),
+        ] {
+            assert_eq!(filter.level_for(target), level, "{target}");
+        }
+        assert_eq!(filter.max_level(), Trace);
+    }
+
+    #[test]
+    fn the_longest_path_wins_in_either_order() {
+        for text in ["arch=warn,arch::lapic=trace", "arch::lapic=trace,arch=warn"] {
+            assert_eq!(filter(text).level_for("kernel::arch::lapic::timer"), Trace);
+            assert_eq!(filter(text).level_for("kernel::arch::gdt"), Warn);
+        }
+    }
+
+    #[test]
+    fn the_later_of_the_same_path_wins() {
+        let filter = filter("smp=trace,kernel::smp = error");
+        assert_eq!(filter.level_for("smp"), Error);
+        assert_eq!(filter.max_level(), Info);
+    }
+
+    #[test]
+    fn a_bare_module_means_all_of_it() {
+        assert_eq!(filter("smp").level_for("kernel::smp"), Trace);
+    }
+
+    #[test]
+    fn mistakes_are_named_and_the_rest_counts() {
+        let (filter, words) = said("smp=loud,acpi=warn");
+        assert_eq!(
+            words,
+            "log filter: \"smp=loud\" ignored: the level is none of \
+             off, error, warn, info, debug, trace"
+        );
+        assert_eq!(
+            (filter.level_for("smp"), filter.level_for("acpi")),
+            (Info, Warn)
+        );
+        assert_eq!(
+            said("=warn").1,
+            "log filter: \"=warn\" ignored: no module before the ="
+        );
+        assert!(said("smp=").1.contains("\"smp=\" ignored: the level"));
+        assert!(said("a=b=c").1.contains("the level is none of"));
+    }
+
+    #[test]
+    fn paths_of_exactly_the_limit_fit() {
+        let (fits, too_long) = ("m".repeat(MAX_PATH), "m".repeat(MAX_PATH + 1));
+        assert_eq!(filter(&format!("{fits}=off")).level_for(&fits), Off);
+        let (filter, words) = said(&too_long);
+        assert!(
+            words.ends_with("the module path is longer than 32 bytes"),
+            "{words}"
+        );
+        assert_eq!(filter.level_for(&too_long), Info);
+        assert_eq!(filter.max_level(), Info);
+    }
+
+    #[test]
+    fn the_seventeenth_module_is_refused_and_the_sixteenth_can_still_change() {
+        let names: Vec<String> = (0..MAX_DIRECTIVES).map(|i| format!("m{i}=warn")).collect();
+        let (filter, words) = said(&format!("{},one_more=off,m15=off", names.join(",")));
+        assert_eq!(
+            words,
+            "log filter: \"one_more=off\" ignored: more than 16 modules"
+        );
+        assert_eq!(
+            (filter.level_for("m15"), filter.level_for("one_more")),
+            (Off, Info)
+        );
+    }
+
+    #[test]
+    fn display_reads_back() {
+        let text = "warn,smp=trace,acpi=off";
+        assert_eq!(filter(text).to_string(), text);
+    }
+}

@@ -1,0 +1,251 @@
+//! The spinlock: one word that names its holder, held with interrupts off.
+//!
+//! A CPU that finds the lock taken lets interrupts in while it waits, if they
+//! were on when it came: two CPUs that both spin with interrupts off, while the
+//! holder waits for them to answer an IPI, would wait for ever (FreeBSD
+//! `kern_mutex.c`, `_mtx_lock_spin_cookie`: "give interrupts a chance").
+//!
+//! This is why the lock is no queue: a handler may run on top of a waiter and
+//! take the same lock. With tickets the handler's turn would come after the
+//! waiter's, and the waiter cannot go on before the handler is done. Here the
+//! waiter holds no place while interrupts are open, and the handler just gets
+//! the lock. The price is that the order of the waiters is up to the machine.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+use crate::port::Port;
+use crate::shim::{AtomicU32, Ordering};
+
+/// No CPU holds the lock.
+const FREE: u32 = u32::MAX;
+
+/// A value that one CPU at a time can reach, with interrupts off.
+pub struct Spinlock<T, P: Port> {
+    /// The holder's CPU index, or [`FREE`].
+    owner: AtomicU32,
+    port: PhantomData<fn() -> P>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock gives the value to one CPU at a time; T itself moves between
+// CPUs by way of the guard, so it must be Send.
+unsafe impl<T: Send, P: Port> Sync for Spinlock<T, P> {}
+
+// SAFETY: moving the lock moves the value and nothing else.
+unsafe impl<T: Send, P: Port> Send for Spinlock<T, P> {}
+
+impl<T, P: Port> Spinlock<T, P> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self {
+            owner: AtomicU32::new(FREE),
+            port: PhantomData,
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits for the lock, and holds it with interrupts off until the guard is
+    /// dropped. Any context but NMI (there, [`Self::try_lock`]); the holder must
+    /// not sleep.
+    ///
+    /// # Panics
+    /// If this CPU holds the lock already.
+    #[track_caller]
+    pub fn lock(&self) -> SpinlockGuard<'_, T, P> {
+        let enabled = P::disable_interrupts();
+        while !self.take() {
+            // Relaxed: the owner is this CPU only if this CPU stored it.
+            assert!(
+                self.owner.load(Ordering::Relaxed) != P::cpu().index() as u32,
+                "spinlock: {} takes a lock that it holds",
+                P::cpu()
+            );
+            P::restore_interrupts(enabled);
+            // Relaxed: a look that costs the holder no cache line; `take` decides.
+            while self.owner.load(Ordering::Relaxed) != FREE {
+                P::relax();
+            }
+            P::disable_interrupts();
+        }
+        SpinlockGuard {
+            lock: self,
+            enabled,
+            not_send: PhantomData,
+        }
+    }
+
+    /// Takes the lock if it is free at this moment. Any context, NMI too.
+    pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
+        let enabled = P::disable_interrupts();
+        if self.take() {
+            return Some(SpinlockGuard {
+                lock: self,
+                enabled,
+                not_send: PhantomData,
+            });
+        }
+        P::restore_interrupts(enabled);
+        None
+    }
+
+    /// Makes this CPU the holder if there is none. Interrupts are off, so the
+    /// CPU is the same when the guard is made.
+    fn take(&self) -> bool {
+        let me = P::cpu().index() as u32;
+        // Acquire: pairs with the Release of the guard's drop.
+        self.owner
+            .compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Whether the calling CPU holds the lock. For code that must not wait for
+    /// itself, such as an NMI handler.
+    pub fn is_held_here(&self) -> bool {
+        // Relaxed: only this CPU stores its own index.
+        self.owner.load(Ordering::Relaxed) == P::cpu().index() as u32
+    }
+
+    /// The value without the lock, when no other reference to it can exist.
+    pub const fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}
+
+impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: a snapshot for people.
+        let owner = self.owner.load(Ordering::Relaxed);
+        f.debug_struct("Spinlock")
+            .field("owner", &owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The value of a locked [`Spinlock`]. Dropping it unlocks and then lets
+/// interrupts in again if they were on at [`Spinlock::lock`].
+#[must_use = "the lock is released at once if the guard is not kept"]
+pub struct SpinlockGuard<'a, T, P: Port> {
+    lock: &'a Spinlock<T, P>,
+    enabled: bool,
+    /// A guard stays on its CPU: the interrupt state it restores is that CPU's.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<T, P: Port> Deref for SpinlockGuard<'_, T, P> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard holds the lock, so no other reference is made.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T, P: Port> DerefMut for SpinlockGuard<'_, T, P> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and &mut self is the only way here.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `take`.
+        self.lock.owner.store(FREE, Ordering::Release);
+        P::restore_interrupts(self.enabled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Spinlock;
+    use crate::port::Port;
+    use crate::shim::{AtomicBool, Ordering};
+    use crate::testing::{HostPort, on_cpus};
+
+    #[test]
+    fn one_cpu_at_a_time() {
+        let mut counter = Spinlock::<[u32; 2], HostPort>::new([0; 2]);
+        on_cpus(4, |_| {
+            for _ in 0..10_000 {
+                let mut counter = counter.lock();
+                assert_eq!(counter[0], counter[1]);
+                counter[0] += 1;
+                counter[1] += 1;
+            }
+        });
+        assert_eq!(*counter.get_mut(), [40_000; 2]);
+    }
+
+    #[test]
+    fn interrupts_are_off_while_held_and_as_before_after() {
+        let lock = Spinlock::<(), HostPort>::new(());
+        let other = Spinlock::<(), HostPort>::new(());
+        on_cpus(1, |_| {
+            assert!(HostPort::interrupts_enabled());
+            let outer = lock.lock();
+            assert!(!HostPort::interrupts_enabled());
+            drop(other.lock());
+            assert!(!HostPort::interrupts_enabled());
+            drop(outer);
+            assert!(HostPort::interrupts_enabled());
+        });
+    }
+
+    #[test]
+    fn try_lock_fails_while_held_and_restores_interrupts() {
+        let lock = Spinlock::<(), HostPort>::new(());
+        on_cpus(1, |_| {
+            let guard = lock.lock();
+            assert!(lock.is_held_here());
+            assert!(lock.try_lock().is_none());
+            drop(guard);
+            assert!(!lock.is_held_here());
+            assert!(lock.try_lock().is_some());
+            assert!(HostPort::interrupts_enabled());
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "cpu0 takes a lock that it holds")]
+    fn a_second_lock_by_the_holder_is_found() {
+        let lock = Spinlock::<(), HostPort>::new(());
+        HostPort::become_cpu(0);
+        let _guard = lock.lock();
+        let _second = lock.lock();
+    }
+
+    #[test]
+    fn a_waiter_takes_interrupts_and_its_handler_may_take_the_lock() {
+        let lock = Arc::new(Spinlock::<u32, HostPort>::new(0));
+        let held = AtomicBool::new(false);
+        on_cpus(2, |cpu| {
+            if cpu == 0 {
+                let mut guard = lock.lock();
+                held.store(true, Ordering::Release);
+                HostPort::interrupt_and_wait(1);
+                *guard += 1;
+                HostPort::interrupt(1);
+            } else {
+                // The first interrupt comes while the lock is held, and must be
+                // taken nevertheless; the handler of the second wants the lock.
+                let (in_handler, first) = (Arc::clone(&lock), AtomicBool::new(true));
+                HostPort::on_interrupt(move || {
+                    if !first.swap(false, Ordering::Relaxed) {
+                        *in_handler.lock() += 10;
+                    }
+                });
+                while !held.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                *lock.lock() += 1;
+            }
+        });
+        HostPort::become_cpu(0);
+        assert_eq!(*lock.lock(), 12);
+    }
+}

@@ -1,0 +1,144 @@
+//! The host's [`Port`]: a CPU is a thread, an interrupt is a flag that the thread
+//! looks at wherever interrupts are on and it turns a spin loop or turns them on.
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::port::Port;
+use crate::shim::{AtomicU32, AtomicUsize, Ordering};
+
+struct Machine {
+    pending: [AtomicU32; MAX_CPUS],
+    running: AtomicUsize,
+    ready: Barrier,
+}
+
+struct Here {
+    cpu: usize,
+    machine: Arc<Machine>,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    static ENABLED: Cell<bool> = const { Cell::new(true) };
+    static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+pub(crate) struct HostPort;
+
+/// Runs `body(cpu)` on `cpus` threads, each a CPU of one machine. A CPU that is
+/// done goes on taking interrupts until all are.
+pub(crate) fn on_cpus(cpus: usize, body: impl Fn(usize) + Sync) {
+    let machine = Arc::new(Machine {
+        pending: [const { AtomicU32::new(0) }; MAX_CPUS],
+        running: AtomicUsize::new(cpus),
+        ready: Barrier::new(cpus),
+    });
+    let body = &body;
+    thread::scope(|scope| {
+        for cpu in 0..cpus {
+            let machine = Arc::clone(&machine);
+            scope.spawn(move || {
+                HERE.set(Some(Here {
+                    cpu,
+                    machine: Arc::clone(&machine),
+                }));
+                ENABLED.set(true);
+                body(cpu);
+                machine.running.fetch_sub(1, Ordering::SeqCst);
+                while machine.running.load(Ordering::SeqCst) > 0 {
+                    HostPort::relax();
+                }
+            });
+        }
+    });
+}
+
+fn here<T>(ask: impl FnOnce(&Here) -> T) -> T {
+    HERE.with_borrow(|here| ask(here.as_ref().expect("this thread is no CPU")))
+}
+
+impl HostPort {
+    /// Makes the calling thread the only CPU of a machine of its own.
+    pub(crate) fn become_cpu(cpu: usize) {
+        let machine = Machine {
+            pending: [const { AtomicU32::new(0) }; MAX_CPUS],
+            running: AtomicUsize::new(1),
+            ready: Barrier::new(1),
+        };
+        HERE.set(Some(Here {
+            cpu,
+            machine: Arc::new(machine),
+        }));
+        ENABLED.set(true);
+    }
+
+    /// What this CPU does on an interrupt, with interrupts off.
+    pub(crate) fn on_interrupt(handler: impl Fn() + 'static) {
+        HANDLER.set(Some(Box::new(handler)));
+    }
+
+    /// Waits until every CPU has its handler.
+    pub(crate) fn all_ready() {
+        here(|here| Arc::clone(&here.machine)).ready.wait();
+    }
+
+    /// Interrupts `cpu`.
+    pub(crate) fn interrupt(cpu: usize) {
+        here(|here| here.machine.pending[cpu].store(1, Ordering::SeqCst));
+    }
+
+    /// Interrupts `cpu` and waits until it takes the interrupt.
+    pub(crate) fn interrupt_and_wait(cpu: usize) {
+        Self::interrupt(cpu);
+        let machine = here(|here| Arc::clone(&here.machine));
+        while machine.pending[cpu].load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+        }
+    }
+
+    fn poll() {
+        if !ENABLED.get() {
+            return;
+        }
+        let (cpu, machine) = here(|here| (here.cpu, Arc::clone(&here.machine)));
+        if machine.pending[cpu].swap(0, Ordering::SeqCst) > 0 {
+            ENABLED.set(false);
+            HANDLER.with_borrow(|handler| handler.as_ref().expect("no handler")());
+            ENABLED.set(true);
+        }
+    }
+}
+
+impl Port for HostPort {
+    fn cpu() -> CpuId {
+        CpuId::new(here(|here| here.cpu)).expect("CPU index in range")
+    }
+
+    fn interrupts_enabled() -> bool {
+        ENABLED.get()
+    }
+
+    fn disable_interrupts() -> bool {
+        ENABLED.replace(false)
+    }
+
+    fn restore_interrupts(enabled: bool) {
+        ENABLED.set(enabled);
+        Self::poll();
+    }
+
+    fn relax() {
+        Self::poll();
+        thread::yield_now();
+    }
+
+    fn send_rendezvous(targets: &CpuSet) {
+        let machine = here(|here| Arc::clone(&here.machine));
+        for cpu in targets {
+            machine.pending[cpu.index()].store(1, Ordering::SeqCst);
+        }
+    }
+}
