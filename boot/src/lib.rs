@@ -1,0 +1,37 @@
+//! How the kernel is entered: one ELF, three ways in.
+//!
+//! * **PVH**: `qemu -kernel` reads the Xen note of the ELF and jumps to
+//!   `pvh_start` in 32-bit protected mode. [`pvh`] turns on long mode, writes
+//!   a [`BootInfo`](bootloader_api::BootInfo) from what the hypervisor left in
+//!   memory, and calls `_start`.
+//! * **BIOS, UEFI**: rust-osdev's loader reads [`CONFIG`] from the section
+//!   `.bootloader-config` and calls `_start` with a `BootInfo` of its own.
+//!
+//! Whichever way it was, `_start` is reached in long mode with interrupts off,
+//! all physical memory that matters visible at [`PHYS_OFFSET`], and the same
+//! structure to read. The kernel asks [`pvh::command_line`] only because
+//! `BootInfo` has no field for it: with an image the ramdisk is the command line.
+
+#![no_std]
+
+pub mod pvh;
+
+use bootloader_api::BootloaderConfig;
+use bootloader_api::config::Mapping;
+
+/// Where physical address 0 is visible when `_start` is entered: the start of
+/// the upper half. The kernel's own page tables keep it.
+pub const PHYS_OFFSET: u64 = 0xffff_8000_0000_0000;
+
+/// Where the ELF is linked: virtual address minus this is its load address
+/// under PVH. Must equal `KERNEL_VMA` in `kernel/link.ld`.
+pub const KERNEL_VMA: u64 = 0xffff_ffff_8000_0000;
+
+/// What rust-osdev's loader is asked for. Pass it to
+/// [`bootloader_api::entry_point!`].
+pub const CONFIG: BootloaderConfig = {
+    let mut config = BootloaderConfig::new_default();
+    config.mappings.physical_memory = Some(Mapping::FixedAddress(PHYS_OFFSET));
+    config.kernel_stack_size = 128 * 1024;
+    config
+};

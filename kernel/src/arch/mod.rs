@@ -1,0 +1,13 @@
+//! The one architecture, under names that the rest of the kernel uses.
+//!
+//! Not a trait: there is one implementer. What an architecture must define is
+//! what this file re-exports, and nothing outside `arch` names a register, an
+//! instruction or a port. It calls up by two names only: [`crate::trap::dispatch`]
+//! and [`crate::smp::ap_main`].
+
+mod x86_64;
+
+pub use self::x86_64::{
+    ap, apic, backtrace, cpu, descriptor, interrupt, ioapic, paging, pic, qemu, serial, timer,
+    trap, vector,
+};

@@ -1,0 +1,324 @@
+//! The local APIC of this CPU, through memory (xAPIC) or MSRs (x2APIC).
+//!
+//! x2APIC where CPUID offers it, xAPIC otherwise; the choice is made once, on
+//! the boot CPU ([`init_boot`]), and every CPU follows it. All functions act on
+//! the APIC of the CPU that calls; a caller that must stay on one CPU is pinned
+//! because interrupts are off, or because there are no threads yet.
+//!
+//! Source: SDM vol. 3, chapter 11 (registers: table 11-1; x2APIC: 11.12).
+
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, fence, spin_loop};
+use x86_64::registers::model_specific::Msr;
+
+use super::cpu;
+use super::vector;
+
+const APIC_BASE: Msr = Msr::new(0x1b);
+const BASE_ENABLE: u64 = 1 << 11;
+const BASE_X2APIC: u64 = 1 << 10;
+
+const ID: u32 = 0x20;
+const VERSION: u32 = 0x30;
+const TASK_PRIORITY: u32 = 0x80;
+const END_OF_INTERRUPT: u32 = 0xb0;
+const SPURIOUS: u32 = 0xf0;
+const IN_SERVICE: u32 = 0x100;
+const REQUESTED: u32 = 0x200;
+const ERROR_STATUS: u32 = 0x280;
+const COMMAND_LOW: u32 = 0x300;
+const COMMAND_HIGH: u32 = 0x310;
+const LVT_TIMER: u32 = 0x320;
+const LVT_LINT0: u32 = 0x350;
+const LVT_LINT1: u32 = 0x360;
+const LVT_ERROR: u32 = 0x370;
+const TIMER_INITIAL: u32 = 0x380;
+const TIMER_CURRENT: u32 = 0x390;
+const TIMER_DIVIDE: u32 = 0x3e0;
+
+const MASKED: u32 = 1 << 16;
+const DELIVERY_NMI: u32 = 4 << 8;
+const DELIVERY_INIT: u32 = 5 << 8;
+const DELIVERY_STARTUP: u32 = 6 << 8;
+const LEVEL_ASSERT: u32 = 1 << 14;
+const SEND_PENDING: u32 = 1 << 12;
+const ALL_BUT_SELF: u32 = 3 << 18;
+
+/// How long a sent IPI may stay undelivered before the sender goes on, in polls.
+const DELIVERY_POLLS: u32 = 1_000_000;
+
+/// Set by [`init_boot`] before there is a second CPU; read by all.
+static X2APIC: AtomicBool = AtomicBool::new(false);
+/// The address the xAPIC registers are mapped at; as [`X2APIC`].
+static REGISTERS: AtomicU64 = AtomicU64::new(0);
+
+/// How the local APIC is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Registers in memory, 8-bit ids.
+    XApic,
+    /// Registers as MSRs, 32-bit ids.
+    X2Apic,
+}
+
+impl Mode {
+    /// The name as the SDM writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XApic => "xAPIC",
+            Self::X2Apic => "x2APIC",
+        }
+    }
+}
+
+/// The mode in use on every CPU.
+#[must_use]
+#[inline]
+pub fn mode() -> Mode {
+    // Relaxed: written once before any other CPU started (pairs with nothing:
+    // starting a CPU orders it).
+    if X2APIC.load(Ordering::Relaxed) {
+        Mode::X2Apic
+    } else {
+        Mode::XApic
+    }
+}
+
+/// Chooses the mode. `registers` is where the xAPIC's page is mapped, as a
+/// device. Once, on the boot CPU, before [`init`].
+pub fn init_boot(registers: u64) {
+    // Relaxed: as in `mode`.
+    REGISTERS.store(registers, Ordering::Relaxed);
+    X2APIC.store(cpu::has_x2apic(), Ordering::Relaxed);
+}
+
+/// Enables this CPU's local APIC: all priorities pass, LINT0 (the PIC) is
+/// masked, LINT1 is the NMI, errors interrupt, the timer is stopped. Interrupts
+/// off.
+pub fn init() {
+    let enable = match mode() {
+        Mode::XApic => BASE_ENABLE,
+        Mode::X2Apic => BASE_ENABLE | BASE_X2APIC,
+    };
+    let mut register = APIC_BASE;
+    // SAFETY: the MSR exists on every CPU with an APIC.
+    let base = unsafe { register.read() };
+    // SAFETY: enabling the APIC where it is, in x2APIC mode only if CPUID has it.
+    unsafe { register.write(base | enable) };
+    write(TASK_PRIORITY, 0);
+    write(SPURIOUS, 1 << 8 | u32::from(vector::SPURIOUS));
+    write(LVT_TIMER, MASKED);
+    write(LVT_LINT0, MASKED);
+    write(LVT_LINT1, DELIVERY_NMI);
+    write(LVT_ERROR, u32::from(vector::APIC_ERROR));
+    write(ERROR_STATUS, 0);
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// The id of this CPU's local APIC, as interrupts are addressed to it.
+#[must_use]
+pub fn id() -> u32 {
+    match mode() {
+        // The xAPIC keeps its id in the top byte.
+        Mode::XApic => read(ID) >> 24,
+        Mode::X2Apic => read(ID),
+    }
+}
+
+/// The version register: version in the low byte.
+#[must_use]
+pub fn version() -> u32 {
+    read(VERSION)
+}
+
+/// Tells the local APIC that the interrupt in service has been dealt with.
+/// Exactly once per interrupt that the table in [`vector`] says so of, on the
+/// CPU that took it.
+#[inline]
+pub fn end_of_interrupt() {
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// The highest vector in service on this CPU, if any: zero after each EOI.
+#[must_use]
+pub fn in_service() -> Option<u8> {
+    highest(IN_SERVICE)
+}
+
+/// The highest vector that has been sent to this CPU and not taken yet.
+#[must_use]
+pub fn requested() -> Option<u8> {
+    highest(REQUESTED)
+}
+
+/// The highest bit of a 256-bit register: eight words, 16 bytes apart.
+fn highest(first: u32) -> Option<u8> {
+    (0..8).rev().find_map(|word| {
+        let bits = read(first + word * 0x10);
+        (bits != 0).then(|| (word * 32 + 31 - bits.leading_zeros()) as u8)
+    })
+}
+
+/// Reads and clears the error status (SDM vol. 3, figure 11-9).
+#[must_use]
+pub fn take_errors() -> u32 {
+    write(ERROR_STATUS, 0);
+    read(ERROR_STATUS)
+}
+
+/// Sends `vector` to the CPU with APIC id `to`.
+///
+/// What the caller stored before is visible to the handler: the fence before an
+/// x2APIC command (its MSR write may overtake stores: SDM vol. 3, 11.12.3), and
+/// the uncached store of an xAPIC command.
+pub fn send(to: u32, vector: u8) {
+    command(to, u32::from(vector) | LEVEL_ASSERT);
+}
+
+/// Sends `vector` to every CPU but this one, started or not by us.
+pub fn send_all_but_self(vector: u8) {
+    command(0, ALL_BUT_SELF | LEVEL_ASSERT | u32::from(vector));
+}
+
+/// Sends an NMI to the CPU with APIC id `to`.
+pub fn send_nmi(to: u32) {
+    command(to, DELIVERY_NMI | LEVEL_ASSERT);
+}
+
+/// Resets the CPU with APIC id `to`; it waits for a start-up IPI.
+pub fn send_init(to: u32) {
+    command(to, DELIVERY_INIT | LEVEL_ASSERT);
+}
+
+/// Starts the CPU with APIC id `to` in real mode at physical `page`, which must
+/// be below 1 MiB.
+pub fn send_startup(to: u32, page: u64) {
+    debug_assert!(page < 0x10_0000 && page.is_multiple_of(0x1000));
+    command(to, DELIVERY_STARTUP | LEVEL_ASSERT | (page >> 12) as u32);
+}
+
+/// Writes the interrupt command register. The two halves of the xAPIC's must
+/// not be torn apart by an interrupt that sends one too.
+fn command(to: u32, low: u32) {
+    match mode() {
+        Mode::XApic => x86_64::instructions::interrupts::without_interrupts(|| {
+            wait_for_delivery();
+            write(COMMAND_HIGH, to << 24);
+            write(COMMAND_LOW, low);
+        }),
+        Mode::X2Apic => {
+            // SeqCst: the partner is the target's first load in its handler. A
+            // store still in the buffer would be overtaken by the WRMSR, which
+            // unlike the xAPIC's uncached store is not ordered behind it.
+            fence(Ordering::SeqCst);
+            let mut register = Msr::new(0x830);
+            // SAFETY: the ICR exists in x2APIC mode; sending is the purpose.
+            unsafe { register.write(u64::from(to) << 32 | u64::from(low)) };
+        }
+    }
+}
+
+/// Waits until the last IPI has left. Bounded: an APIC that never says so must
+/// not hang the sender; the send that follows may then be lost, and whoever
+/// waits for its effect says so.
+fn wait_for_delivery() {
+    for _ in 0..DELIVERY_POLLS {
+        if read(COMMAND_LOW) & SEND_PENDING == 0 {
+            return;
+        }
+        spin_loop();
+    }
+}
+
+/// How the local timer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerMode {
+    /// Once, then it stops.
+    OneShot,
+    /// Again and again.
+    Periodic,
+    /// Until the time-stamp counter reaches the value of an MSR.
+    TscDeadline,
+}
+
+/// Sets the timer's mode and vector and divides its clock by 16. Stops it.
+pub fn timer_mode(mode: TimerMode) {
+    let bits = match mode {
+        TimerMode::OneShot => 0,
+        TimerMode::Periodic => 1 << 17,
+        TimerMode::TscDeadline => 2 << 17,
+    };
+    write(TIMER_INITIAL, 0);
+    write(TIMER_DIVIDE, 0b0011);
+    write(LVT_TIMER, bits | u32::from(vector::TIMER));
+}
+
+/// Stops and masks the timer.
+pub fn timer_stop() {
+    write(LVT_TIMER, MASKED);
+    write(TIMER_INITIAL, 0);
+}
+
+/// Counts down from `count`, in ticks of the timer's divided clock. 0 stops it.
+pub fn timer_start(count: u32) {
+    write(TIMER_INITIAL, count);
+}
+
+/// What is left of the count.
+#[must_use]
+pub fn timer_count() -> u32 {
+    read(TIMER_CURRENT)
+}
+
+/// Interrupts when the time-stamp counter reaches `deadline`; 0 disarms.
+/// Only where CPUID has TSC-deadline, in that mode.
+pub fn timer_deadline(deadline: u64) {
+    // The LVT was written by an uncached store, which the WRMSR may overtake
+    // (SDM vol. 3, 11.5.4.1); SeqCst orders them. No CPU is the partner: the
+    // local APIC is.
+    fence(Ordering::SeqCst);
+    let mut register = Msr::new(0x6e0);
+    // SAFETY: the caller found TSC-deadline in CPUID.
+    unsafe { register.write(deadline) };
+}
+
+#[inline]
+fn read(register: u32) -> u32 {
+    match mode() {
+        Mode::XApic => {
+            // Relaxed: as in `mode`.
+            let address = REGISTERS.load(Ordering::Relaxed) + u64::from(register);
+            // SAFETY: init_boot was given the mapped register page, and every
+            // constant above is the offset of a register in it.
+            unsafe { (address as *const u32).read_volatile() }
+        }
+        // SAFETY: x2APIC mode is on (or being turned on by init); the MSR of a
+        // register is 0x800 plus its offset over 16 (SDM vol. 3, 11.12.1.2).
+        Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
+    }
+}
+
+#[inline]
+fn write(register: u32, value: u32) {
+    match mode() {
+        Mode::XApic => {
+            // Relaxed: as in `mode`.
+            let address = REGISTERS.load(Ordering::Relaxed) + u64::from(register);
+            // SAFETY: as in `read`.
+            unsafe { (address as *mut u32).write_volatile(value) };
+        }
+        // SAFETY: as in `read`.
+        Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).write(u64::from(value)) },
+    }
+}
+
+/// Whether CPUID says that this CPU is the one the interrupt was meant for:
+/// the APIC's id and CPUID's agree.
+#[must_use]
+pub fn id_agrees() -> bool {
+    let expected = match mode() {
+        Mode::XApic => cpu::apic_id() & 0xff,
+        Mode::X2Apic => cpu::apic_id(),
+    };
+    id() == expected
+}

@@ -1,0 +1,204 @@
+//! This CPU: its interrupt flag, its features, its clock, its GS base.
+
+use core::arch::asm;
+use core::arch::x86_64::_rdtsc;
+
+use kcore::shim::spin_loop;
+use raw_cpuid::CpuId;
+use x86_64::VirtAddr;
+use x86_64::instructions::interrupts;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::{Efer, EferFlags, GsBase};
+
+/// What of the optional protections this CPU has and [`protect`] turned on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protections {
+    /// Supervisor-mode execution prevention: the kernel cannot run user pages.
+    pub smep: bool,
+    /// Supervisor-mode access prevention: nor touch them outside STAC..CLAC.
+    pub smap: bool,
+    /// User-mode instruction prevention: SGDT and its like fault in user mode.
+    pub umip: bool,
+}
+
+/// Sets the control registers every CPU runs with: write protection for the
+/// kernel too, no-execute, global pages, machine checks, and of SMEP, SMAP and
+/// UMIP what CPUID offers (SDM vol. 3, 2.5 and 4.6).
+///
+/// Call once on each CPU, interrupts off, with page tables whose no-execute bits
+/// are meant.
+pub fn protect() -> Protections {
+    let features = CpuId::new().get_extended_feature_info();
+    let protections = Protections {
+        smep: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
+        smap: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
+        umip: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
+    };
+    // SAFETY: NXE gives bit 63 of a page-table entry its meaning; the tables in use
+    // set it only where it is meant.
+    unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
+    // SAFETY: all kernel data is mapped writable; caching stays on.
+    unsafe { Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT)) };
+    let mut wanted = Cr4Flags::PAGE_GLOBAL | Cr4Flags::MACHINE_CHECK_EXCEPTION;
+    wanted.set(
+        Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+        protections.smep,
+    );
+    wanted.set(
+        Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION,
+        protections.smap,
+    );
+    wanted.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, protections.umip);
+    // SAFETY: each bit was found in CPUID (PGE and MCE are part of every x86_64);
+    // no page of the kernel is a user page, so SMEP and SMAP forbid nothing it does.
+    unsafe { Cr4::update(|flags| flags.insert(wanted)) };
+    protections
+}
+
+/// Which of the protections CR4 has on at this moment, on this CPU.
+#[must_use]
+pub fn protections_in_force() -> Protections {
+    let flags = Cr4::read();
+    Protections {
+        smep: flags.contains(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+        smap: flags.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
+        umip: flags.contains(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
+    }
+}
+
+/// Whether CPUID offers x2APIC mode.
+#[must_use]
+pub fn has_x2apic() -> bool {
+    CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_x2apic())
+}
+
+/// Whether this CPU takes maskable interrupts (RFLAGS.IF).
+#[must_use]
+#[inline]
+pub fn interrupts_enabled() -> bool {
+    interrupts::are_enabled()
+}
+
+/// Lets this CPU take maskable interrupts.
+#[inline]
+pub fn enable_interrupts() {
+    interrupts::enable();
+}
+
+/// Keeps maskable interrupts from this CPU.
+#[inline]
+pub fn disable_interrupts() {
+    interrupts::disable();
+}
+
+/// Enables interrupts and halts until one comes. STI takes effect after the
+/// instruction behind it, so none can slip in between the two and be slept over.
+#[inline]
+pub fn wait_for_interrupt() {
+    interrupts::enable_and_hlt();
+}
+
+/// Stops this CPU for good: interrupts off, halted, halted again after an NMI.
+pub fn halt_forever() -> ! {
+    loop {
+        interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}
+
+/// The time-stamp counter, in ticks of [`crate::clock`]'s frequency. Not ordered
+/// with the instructions around it.
+#[must_use]
+#[inline]
+pub fn tsc() -> u64 {
+    // SAFETY: every x86_64 has RDTSC, and CR4.TSD is never set.
+    unsafe { _rdtsc() }
+}
+
+/// Spins for about `ticks` of the time-stamp counter. For waits before there is
+/// a clock, and for delays that hardware demands.
+pub fn spin_ticks(ticks: u64) {
+    let start = tsc();
+    while tsc().wrapping_sub(start) < ticks {
+        spin_loop();
+    }
+}
+
+/// This CPU's APIC id as CPUID has it: 32 bits where leaf 0xB exists, else 8.
+#[must_use]
+pub fn apic_id() -> u32 {
+    let cpuid = CpuId::new();
+    let extended = cpuid
+        .get_extended_topology_info()
+        .and_then(|mut levels| levels.next());
+    match extended {
+        Some(level) if level.processors() > 0 => level.x2apic_id(),
+        _ => cpuid
+            .get_feature_info()
+            .map_or(0, |info| u32::from(info.initial_local_apic_id())),
+    }
+}
+
+/// Makes `base` this CPU's GS base, where [`gs_self`] reads.
+///
+/// # Safety
+/// A block must lie there for good whose first word is its own address.
+pub unsafe fn set_gs_base(base: u64) {
+    GsBase::write(VirtAddr::new(base));
+}
+
+/// The first word of this CPU's per-CPU block: the block's own address, or
+/// garbage before [`set_gs_base`].
+#[must_use]
+#[inline]
+pub fn gs_self() -> *const () {
+    let block: *const ();
+    // SAFETY: once set_gs_base ran, GS:0 is mapped and constant, so the load may
+    // be repeated or left out (pure, readonly), and it touches no stack or flag.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) block, options(pure, readonly, nostack, preserves_flags));
+    };
+    block
+}
+
+/// Whether [`set_gs_base`] ran on this CPU: a kernel address is in GS base.
+#[must_use]
+pub fn gs_is_set() -> bool {
+    GsBase::read().as_u64() >> 63 == 1
+}
+
+/// The page-fault address, CR2.
+#[must_use]
+pub fn fault_address() -> u64 {
+    Cr2::read_raw()
+}
+
+/// The physical address of the page tables in use, CR3.
+#[must_use]
+pub fn page_table_root() -> u64 {
+    Cr3::read().0.start_address().as_u64()
+}
+
+/// The registers that a backtrace of the caller starts from: (rip, rsp, rbp).
+#[must_use]
+#[inline(always)]
+pub fn here() -> (u64, u64, u64) {
+    let (rip, rsp, rbp): (u64, u64, u64);
+    // SAFETY: reads three registers and writes none but its outputs.
+    unsafe {
+        asm!(
+            "lea {}, [rip]", "mov {}, rsp", "mov {}, rbp",
+            out(reg) rip, out(reg) rsp, out(reg) rbp,
+            options(nomem, nostack, preserves_flags),
+        );
+    };
+    (rip, rsp, rbp)
+}

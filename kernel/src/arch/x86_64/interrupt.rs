@@ -1,0 +1,23 @@
+//! Software-made exceptions, for the tests that ask how the kernel takes them.
+
+use core::arch::asm;
+
+/// Raises #UD.
+pub fn invalid_opcode() -> ! {
+    // SAFETY: UD2 faults, and the handler does not return to it.
+    unsafe { asm!("ud2", options(noreturn)) };
+}
+
+/// Empties the IDT of this CPU and faults: no handler, no double fault handler,
+/// so the CPU shuts down. What a triple fault looks like from outside.
+pub fn triple_fault() -> ! {
+    use x86_64::instructions::tables::lidt;
+    use x86_64::structures::DescriptorTablePointer;
+    let nothing = DescriptorTablePointer {
+        limit: 0,
+        base: x86_64::VirtAddr::zero(),
+    };
+    // SAFETY: it is not: this is how the machine is brought down on purpose.
+    unsafe { lidt(&nothing) };
+    invalid_opcode()
+}

@@ -1,0 +1,114 @@
+//! One I/O APIC: its inputs, each masked until routed (82093AA data sheet).
+//!
+//! Registers are reached through an index and a window, so two CPUs at once
+//! would mix theirs up: the caller holds the lock in [`crate::globals`].
+
+/// An I/O APIC whose registers are mapped.
+#[derive(Debug)]
+pub struct IoApic {
+    registers: u64,
+    /// The first global system interrupt it serves.
+    base: u32,
+    inputs: u32,
+}
+
+/// When an input interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// While the line is at its level, rather than at its edge.
+    pub level: bool,
+    /// Low or falling, rather than high or rising.
+    pub low: bool,
+}
+
+impl IoApic {
+    /// The I/O APIC with its register page mapped as a device at `registers`,
+    /// serving global system interrupts from `base`. Masks every input.
+    ///
+    /// # Safety
+    /// `registers` must be that mapping, and nobody else may use it.
+    #[must_use]
+    pub unsafe fn new(registers: u64, base: u32) -> Self {
+        let mut io_apic = Self {
+            registers,
+            base,
+            inputs: 0,
+        };
+        io_apic.inputs = (io_apic.read(1) >> 16 & 0xff) + 1;
+        for input in 0..io_apic.inputs {
+            io_apic.set_entry(input, MASKED);
+        }
+        io_apic
+    }
+
+    /// How many inputs it has.
+    #[must_use]
+    pub fn inputs(&self) -> u32 {
+        self.inputs
+    }
+
+    /// Whether it serves this global system interrupt.
+    #[must_use]
+    pub fn serves(&self, gsi: u32) -> bool {
+        gsi.checked_sub(self.base)
+            .is_some_and(|input| input < self.inputs)
+    }
+
+    /// Sends the interrupt `gsi` as `vector` to the CPU with APIC id `to`.
+    ///
+    /// # Panics
+    /// If it does not serve `gsi`.
+    pub fn route(&mut self, gsi: u32, vector: u8, to: u8, trigger: Trigger) {
+        assert!(
+            self.serves(gsi),
+            "I/O APIC at GSI {} does not serve GSI {gsi}",
+            self.base
+        );
+        let entry = u64::from(vector)
+            | u64::from(trigger.low) << 13
+            | u64::from(trigger.level) << 15
+            | u64::from(to) << 56;
+        self.set_entry(gsi - self.base, entry);
+    }
+
+    /// Masks the interrupt `gsi`.
+    ///
+    /// # Panics
+    /// If it does not serve `gsi`.
+    pub fn mask(&mut self, gsi: u32) {
+        assert!(
+            self.serves(gsi),
+            "I/O APIC at GSI {} does not serve GSI {gsi}",
+            self.base
+        );
+        self.set_entry(gsi - self.base, MASKED);
+    }
+
+    /// Writes a redirection entry, its mask bit first so that no half of an old
+    /// and half of a new one ever takes effect.
+    fn set_entry(&mut self, input: u32, entry: u64) {
+        let low = 0x10 + 2 * input;
+        self.write(low, MASKED as u32);
+        self.write(low + 1, (entry >> 32) as u32);
+        self.write(low, entry as u32);
+    }
+
+    fn read(&mut self, register: u32) -> u32 {
+        self.select(register);
+        // SAFETY: the window is at offset 0x10 of the mapped page.
+        unsafe { ((self.registers + 0x10) as *const u32).read_volatile() }
+    }
+
+    fn write(&mut self, register: u32, value: u32) {
+        self.select(register);
+        // SAFETY: as in `read`.
+        unsafe { ((self.registers + 0x10) as *mut u32).write_volatile(value) };
+    }
+
+    fn select(&mut self, register: u32) {
+        // SAFETY: the index is at offset 0 of the mapped page.
+        unsafe { (self.registers as *mut u32).write_volatile(register) };
+    }
+}
+
+const MASKED: u64 = 1 << 16;

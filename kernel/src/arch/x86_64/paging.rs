@@ -1,0 +1,306 @@
+//! Page tables: the kernel's own, and questions to those in use.
+//!
+//! The kernel half of the address space, in which nothing is both writable and
+//! executable:
+//!
+//! | from | what | permission |
+//! |---|---|---|
+//! | `ffff_8000_0000_0000` | physical memory: usable RAM; device registers and firmware tables only on demand | RW or R, NX |
+//! | `ffff_d000_0000_0000` | kernel stacks, an unmapped page below each | RW, NX |
+//! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
+//!
+//! All of it is supervisor-only and global: the same in every address space.
+
+use core::ptr::addr_of;
+
+use boot::PHYS_OFFSET;
+use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
+use x86_64::structures::paging::{
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,
+    Size2MiB, Size4KiB,
+};
+use x86_64::{PhysAddr, VirtAddr};
+
+/// A page, in bytes.
+pub const PAGE_SIZE: u64 = Size4KiB::SIZE;
+
+/// Where kernel stacks are mapped.
+pub const STACKS: u64 = 0xffff_d000_0000_0000;
+
+/// What a mapping allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and execute.
+    Code,
+    /// Read.
+    ReadOnly,
+    /// Read and write.
+    Data,
+    /// Read and write, uncached: device registers.
+    Device,
+}
+
+impl Access {
+    fn flags(self) -> PageTableFlags {
+        let access = match self {
+            Self::Code => PageTableFlags::empty(),
+            Self::ReadOnly => PageTableFlags::NO_EXECUTE,
+            Self::Data => PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE,
+            Self::Device => {
+                PageTableFlags::WRITABLE
+                    | PageTableFlags::NO_EXECUTE
+                    | PageTableFlags::NO_CACHE
+                    | PageTableFlags::WRITE_THROUGH
+            }
+        };
+        PageTableFlags::PRESENT | PageTableFlags::GLOBAL | access
+    }
+}
+
+/// Why a page could not be mapped or unmapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// No frame was left for a page table.
+    OutOfFrames,
+    /// The page is mapped already (here: at this virtual address).
+    AlreadyMapped(u64),
+    /// The page is not mapped, or is part of a large page.
+    NotMapped(u64),
+}
+
+/// Where page tables take their frames from: physical addresses of zeroed or
+/// unzeroed frames, each in memory that is visible at [`PHYS_OFFSET`].
+pub type FrameSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
+
+struct Source<'a, 'b>(&'b mut FrameSource<'a>);
+
+// SAFETY: each frame is one that the source has taken out of use for us.
+unsafe impl FrameAllocator<Size4KiB> for Source<'_, '_> {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        (self.0)().map(|address| PhysFrame::containing_address(PhysAddr::new(address)))
+    }
+}
+
+/// The address at which physical `address` is mapped, if it is.
+#[must_use]
+pub const fn physical_to_virtual(address: u64) -> u64 {
+    PHYS_OFFSET + address
+}
+
+/// The tables at physical `root`, for reading and changing.
+///
+/// # Safety
+/// A valid level 4 table must lie there, visible with all its lower tables at
+/// [`PHYS_OFFSET`], and nobody else may be changing it.
+unsafe fn tables_at(root: u64) -> OffsetPageTable<'static> {
+    let table = physical_to_virtual(root) as *mut PageTable;
+    // SAFETY: the caller's promise: a level 4 table that nobody else changes.
+    let table = unsafe { &mut *table };
+    // SAFETY: physical memory that matters is visible at PHYS_OFFSET.
+    unsafe { OffsetPageTable::new(table, VirtAddr::new(PHYS_OFFSET)) }
+}
+
+/// The physical address that the tables in use give for virtual `address`. Any
+/// context: a walk that only loads, without a lock, so that a panic can ask.
+#[must_use]
+pub fn translate(address: u64) -> Option<u64> {
+    let mut table = Cr3::read().0.start_address().as_u64();
+    for level in (1..=4).rev() {
+        let shift = 12 + 9 * (level - 1);
+        let index = (address >> shift) & 0x1ff;
+        let entry = physical_to_virtual(table + 8 * index) as *const u64;
+        // SAFETY: the tables in use lie in memory that is visible at PHYS_OFFSET,
+        // and are never freed. Another CPU may change an entry meanwhile, in one
+        // store: the volatile load sees either state.
+        let entry = unsafe { entry.read_volatile() };
+        let flags = PageTableFlags::from_bits_truncate(entry);
+        if !flags.contains(PageTableFlags::PRESENT) {
+            return None;
+        }
+        let physical = entry & 0x000f_ffff_ffff_f000;
+        if level == 1 || flags.contains(PageTableFlags::HUGE_PAGE) {
+            let within = (1 << shift) - 1;
+            return Some((physical & !within) | (address & within));
+        }
+        table = physical;
+    }
+    None
+}
+
+/// Whether the tables in use map virtual `address`.
+#[must_use]
+pub fn is_mapped(address: u64) -> bool {
+    translate(address).is_some()
+}
+
+/// The kernel's page tables. The lock around it is [`crate::globals::SPACE`]'s.
+#[derive(Debug)]
+pub struct KernelSpace {
+    root: u64,
+}
+
+impl KernelSpace {
+    /// Empty tables whose level 4 table is the frame at `root`.
+    ///
+    /// # Safety
+    /// The frame must be unused and visible at [`PHYS_OFFSET`], below 4 GiB: a
+    /// starting CPU loads it into CR3 by a 32-bit move.
+    #[must_use]
+    pub unsafe fn new(root: u64) -> Self {
+        let table = physical_to_virtual(root) as *mut PageTable;
+        // SAFETY: an unused, visible, page-aligned frame (the caller's promise).
+        unsafe { table.write(PageTable::new()) };
+        Self { root }
+    }
+
+    /// The physical address of the level 4 table: what goes into CR3.
+    #[must_use]
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
+    fn tables(&mut self) -> OffsetPageTable<'_> {
+        // SAFETY: root is a valid table since new, and &mut self keeps others out.
+        unsafe { tables_at(self.root) }
+    }
+
+    /// Maps `length` bytes from virtual `to` to physical `from`, by 2 MiB pages
+    /// where both are aligned for it. All three must be multiples of 4 KiB.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfFrames`] or [`MapError::AlreadyMapped`]; what was mapped
+    /// before the error stays.
+    ///
+    /// # Safety
+    /// The memory must be meant for this access at this address: the mapping
+    /// must not alias what Rust takes for unaliased.
+    pub unsafe fn map(
+        &mut self,
+        to: u64,
+        from: u64,
+        length: u64,
+        access: Access,
+        mut frames: FrameSource<'_>,
+    ) -> Result<(), MapError> {
+        debug_assert!((to | from | length).is_multiple_of(PAGE_SIZE));
+        let flags = access.flags();
+        let mut tables = self.tables();
+        let mut frames = Source(&mut frames);
+        let mut done = 0;
+        while done < length {
+            let (to, from) = (to + done, from + done);
+            let large =
+                (to | from).is_multiple_of(Size2MiB::SIZE) && length - done >= Size2MiB::SIZE;
+            if large {
+                let page = Page::<Size2MiB>::containing_address(VirtAddr::new(to));
+                let frame = PhysFrame::containing_address(PhysAddr::new(from));
+                let flags = flags | PageTableFlags::HUGE_PAGE;
+                // SAFETY: the caller answers for the memory.
+                let result = unsafe { tables.map_to(page, frame, flags, &mut frames) };
+                result
+                    .map(MapperFlush::flush)
+                    .map_err(|error| map_error(error, to))?;
+                done += Size2MiB::SIZE;
+            } else {
+                let page = Page::<Size4KiB>::containing_address(VirtAddr::new(to));
+                let frame = PhysFrame::containing_address(PhysAddr::new(from));
+                // SAFETY: the caller answers for the memory.
+                let result = unsafe { tables.map_to(page, frame, flags, &mut frames) };
+                result
+                    .map(MapperFlush::flush)
+                    .map_err(|error| map_error(error, to))?;
+                done += PAGE_SIZE;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the 4 KiB page at `address` out of the tables and out of this CPU's
+    /// TLB, and gives back the physical address it mapped. Other CPUs may keep
+    /// it in their TLBs: for pages that only this CPU has touched.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`].
+    pub fn unmap(&mut self, address: u64) -> Result<u64, MapError> {
+        let page = Page::<Size4KiB>::containing_address(VirtAddr::new(address));
+        let (frame, flush) = self
+            .tables()
+            .unmap(page)
+            .map_err(|_error| MapError::NotMapped(address))?;
+        flush.flush();
+        Ok(frame.start_address().as_u64())
+    }
+
+    /// Maps the kernel image, by its sections, at the addresses it runs at now,
+    /// to wherever the tables in use have it: the loader chose.
+    ///
+    /// # Errors
+    /// As [`Self::map`].
+    pub fn map_image(&mut self, mut frames: FrameSource<'_>) -> Result<(), MapError> {
+        for (start, end, access) in image_sections() {
+            for page in (start..end).step_by(PAGE_SIZE as usize) {
+                let frame = translate(page).ok_or(MapError::NotMapped(page))?;
+                // SAFETY: the same memory at the same address as now, with no
+                // more access than the linker script means it to have.
+                unsafe { self.map(page, frame, PAGE_SIZE, access, &mut frames)? };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The image's sections as (start, end, access), page-aligned.
+#[must_use]
+pub fn image_sections() -> [(u64, u64, Access); 3] {
+    unsafe extern "C" {
+        safe static __image_start: u8;
+        safe static __rodata_start: u8;
+        safe static __data_start: u8;
+        safe static __image_end: u8;
+    }
+    let start = addr_of!(__image_start) as u64;
+    let rodata = addr_of!(__rodata_start) as u64;
+    let data = addr_of!(__data_start) as u64;
+    let end = addr_of!(__image_end) as u64;
+    [
+        (start, rodata, Access::Code),
+        (rodata, data, Access::ReadOnly),
+        (data, end, Access::Data),
+    ]
+}
+
+fn map_error<S: PageSize>(error: MapToError<S>, address: u64) -> MapError {
+    match error {
+        MapToError::FrameAllocationFailed => MapError::OutOfFrames,
+        MapToError::ParentEntryHugePage | MapToError::PageAlreadyMapped(_) => {
+            MapError::AlreadyMapped(address)
+        }
+    }
+}
+
+/// Goes over to the page tables at `root` and the stack that ends at
+/// `stack_top`, and calls `then`, which never returns. All in one step, since
+/// the old stack may exist in the old tables only.
+///
+/// # Safety
+/// `root` must map the kernel image as it runs now, and a stack of enough size
+/// below `stack_top`, which must be 16-aligned. Nothing on the old stack may be
+/// referred to from now on.
+pub unsafe fn switch_to(root: u64, stack_top: u64, then: extern "C" fn() -> !) -> ! {
+    // SAFETY: the caller's promise; RBP 0 ends the backtrace, and CALL leaves
+    // RSP as the ABI wants it at a function's entry.
+    unsafe {
+        core::arch::asm!(
+            "mov cr3, {root}",
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "call {then}",
+            "ud2",
+            root = in(reg) root,
+            stack = in(reg) stack_top,
+            then = in(reg) then,
+            options(noreturn),
+        )
+    }
+}

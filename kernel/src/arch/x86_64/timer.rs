@@ -1,0 +1,139 @@
+//! The clocks of known frequency that the others are measured against.
+//!
+//! The HPET where ACPI has one, else channel 2 of the PIT. Both only count here;
+//! neither interrupts. ([`pit_start_ticks`] is for the test of the I/O APIC.)
+
+use x86_64::instructions::port::Port;
+
+/// The PIT's frequency, in hertz.
+pub const PIT_HZ: u64 = 1_193_182;
+
+/// A counter of known frequency.
+#[derive(Debug)]
+pub enum Reference {
+    /// The HPET's main counter: its register page, and its frequency in hertz.
+    Hpet {
+        /// Where the registers are mapped, as a device.
+        registers: u64,
+        /// Ticks a second.
+        hz: u64,
+        /// Whether the counter has 64 bits rather than 32.
+        wide: bool,
+    },
+    /// Channel 2 of the PIT, counting down from 65535 once: good for 54 ms.
+    Pit,
+}
+
+impl Reference {
+    /// The HPET with its register page mapped as a device at `registers`, its
+    /// counter running; `None` if its period is not one that the specification
+    /// allows (up to 100 ns) or the counter stands still.
+    ///
+    /// # Safety
+    /// `registers` must be that mapping, and nobody else may use it.
+    #[must_use]
+    pub unsafe fn hpet(registers: u64) -> Option<Self> {
+        // SAFETY: offset 0 of the page, capabilities (IA-PC HPET 1.0a, 2.3.4).
+        let capabilities = unsafe { (registers as *const u64).read_volatile() };
+        let femtoseconds = capabilities >> 32;
+        if femtoseconds == 0 || femtoseconds > 100_000_000 {
+            return None;
+        }
+        let configuration = (registers + 0x10) as *mut u64;
+        // SAFETY: offset 0x10, configuration.
+        let value = unsafe { configuration.read_volatile() };
+        // SAFETY: bit 0 lets the counter run; the others stay.
+        unsafe { configuration.write_volatile(value | 1) };
+        let hz = 1_000_000_000_000_000 / femtoseconds;
+        let hpet = Self::Hpet {
+            registers,
+            hz,
+            wide: capabilities & 1 << 13 != 0,
+        };
+        let start = hpet.count();
+        (0..100_000).any(|_| hpet.count() != start).then_some(hpet)
+    }
+
+    /// The PIT's channel 2, started.
+    #[must_use]
+    pub fn pit() -> Self {
+        let steps: [(u16, u8); 4] = [
+            (0x61, 0x01), // gate of channel 2 on, speaker off
+            (0x43, 0xb0), // channel 2, both bytes, mode 0: count down once
+            (0x42, 0xff),
+            (0x42, 0xff),
+        ];
+        for (port, value) in steps {
+            let mut port: Port<u8> = Port::new(port);
+            // SAFETY: the PIT's own ports; channel 2 drives only the speaker.
+            unsafe { port.write(value) };
+        }
+        Self::Pit
+    }
+
+    /// Ticks a second.
+    #[must_use]
+    pub fn hz(&self) -> u64 {
+        match self {
+            Self::Hpet { hz, .. } => *hz,
+            Self::Pit => PIT_HZ,
+        }
+    }
+
+    /// The name for messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hpet { .. } => "HPET",
+            Self::Pit => "PIT",
+        }
+    }
+
+    /// The counter, counting up.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Hpet { registers, .. } => {
+                // SAFETY: offset 0xf0 of the mapped page, the main counter.
+                unsafe { ((registers + 0xf0) as *const u64).read_volatile() }
+            }
+            Self::Pit => 0xffff - u64::from(pit_count(2)),
+        }
+    }
+
+    /// The ticks from `earlier` to `later`, over the counter's wrap-around.
+    #[must_use]
+    pub fn elapsed(&self, earlier: u64, later: u64) -> u64 {
+        let difference = later.wrapping_sub(earlier);
+        match self {
+            Self::Hpet { wide: true, .. } => difference,
+            Self::Hpet { wide: false, .. } => difference & 0xffff_ffff,
+            Self::Pit => difference & 0xffff,
+        }
+    }
+}
+
+/// The count of a PIT channel, counting down.
+fn pit_count(channel: u16) -> u16 {
+    let mut command: Port<u8> = Port::new(0x43);
+    // SAFETY: latches the channel's count; changes nothing else.
+    unsafe { command.write((channel as u8) << 6) };
+    let mut data: Port<u8> = Port::new(0x40 + channel);
+    // SAFETY: after the latch the two reads give low and high byte.
+    let low = unsafe { data.read() };
+    // SAFETY: as above.
+    let high = unsafe { data.read() };
+    u16::from_le_bytes([low, high])
+}
+
+/// Lets channel 0 of the PIT interrupt (ISA interrupt 0) `hz` times a second,
+/// from 19 up.
+pub fn pit_start_ticks(hz: u64) {
+    let [low, high, ..] = (PIT_HZ / hz).to_le_bytes();
+    for (port, value) in [(0x43, 0x34), (0x40, low), (0x40, high)] {
+        let mut port: Port<u8> = Port::new(port);
+        // SAFETY: channel 0, both bytes, mode 2; its interrupt is routed by the
+        // caller or masked.
+        unsafe { port.write(value) };
+    }
+}

@@ -1,0 +1,134 @@
+//! From an interrupt to [`crate::trap::dispatch`] and back: the frame and the stubs.
+//!
+//! Vector n enters at `trap_stubs + 16 n`. Its stub makes all vectors look alike
+//! (a zero where the CPU pushes no error code, then the number) and `trap_common`
+//! saves the registers. It also pushes a return address and RBP, as a function
+//! does, so that a backtrace walks from the handler into the interrupted code.
+
+use core::arch::global_asm;
+
+/// The registers of interrupted code, as `trap_common` and the CPU pushed them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the registers' names say it all")]
+pub struct TrapFrame {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rax: u64,
+    pub rbp: u64,
+    /// Which of the 256 vectors.
+    pub vector: u64,
+    /// The CPU's error code, 0 where the vector has none.
+    pub error: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+impl TrapFrame {
+    /// Whether the interrupted code took maskable interrupts.
+    #[must_use]
+    pub fn interrupts_were_enabled(&self) -> bool {
+        self.rflags & (1 << 9) != 0
+    }
+}
+
+/// The distance between the entries of two vectors, in bytes.
+pub(super) const STUB_SIZE: u64 = 16;
+
+/// The address of vector 0's entry.
+pub(super) fn trap_stubs() -> u64 {
+    unsafe extern "C" {
+        safe static trap_stubs: u8;
+    }
+    core::ptr::addr_of!(trap_stubs) as u64
+}
+
+/// What `trap_common` calls: the safe half lives in the upper layer.
+///
+/// # Safety
+/// `frame` must point to the frame that the stubs built on this stack.
+unsafe extern "C" fn trap_entry(frame: *mut TrapFrame) {
+    // SAFETY: trap_common passes the frame it has just built; nobody else knows
+    // of it until it returns.
+    crate::trap::dispatch(unsafe { &mut *frame });
+}
+
+// The CPU aligned RSP to 16 before it pushed 5 words; the stub makes it 7,
+// trap_common adds 15 registers (22, even) and 2 words for the backtrace (24):
+// RSP is 16-aligned at the call, as the ABI demands.
+global_asm!(
+    r#"
+    .text
+    .global trap_stubs
+    .balign 16
+trap_stubs:
+    .set vector, 0
+    .rept 256
+    .balign 16
+    # 8, 10 to 14, 17, 21, 29 and 30 come with an error code (SDM vol. 3, table 6-1)
+    .if ((1 << vector) & 0x60227d00) == 0 || vector >= 32
+    push    0
+    .endif
+    push    vector
+    jmp     trap_common
+    .set vector, vector + 1
+    .endr
+
+    .balign 16
+trap_common:
+    push    rbp
+    push    rax
+    push    rbx
+    push    rcx
+    push    rdx
+    push    rsi
+    push    rdi
+    push    r8
+    push    r9
+    push    r10
+    push    r11
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    mov     rdi, rsp
+    push    qword ptr [rdi + 17 * 8]        # rip of the interrupted code
+    push    rbp                             # and its frame pointer:
+    mov     rbp, rsp                        # a frame to walk through
+    cld
+    call    {entry}
+    add     rsp, 2 * 8
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     r11
+    pop     r10
+    pop     r9
+    pop     r8
+    pop     rdi
+    pop     rsi
+    pop     rdx
+    pop     rcx
+    pop     rbx
+    pop     rax
+    pop     rbp
+    add     rsp, 2 * 8                      # vector and error code
+    iretq
+"#,
+    entry = sym trap_entry,
+);

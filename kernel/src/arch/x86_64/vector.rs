@@ -1,0 +1,75 @@
+//! Every interrupt vector, and who acknowledges it when.
+//!
+//! | vector | what | end of interrupt |
+//! |---|---|---|
+//! | 0-31 | exceptions, NMI (2), machine check (18) | none: not the local APIC's |
+//! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none |
+//! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
+//! | 0xef | local APIC timer | before the handler |
+//! | 0xf3 | rendezvous | after the handler |
+//! | 0xfe | local APIC error | after the handler |
+//! | 0xff | spurious | none (SDM vol. 3, 11.9) |
+//!
+//! The rendezvous keeps FreeBSD's order, action first: until its last counter a
+//! CPU touches the initiator's stack, and a second rendezvous must not nest on it.
+
+/// The first vector that is not the CPU's own.
+pub const FIRST_EXTERNAL: u8 = 32;
+/// Where the legacy PICs are moved before they are masked.
+pub const PIC_BASE: u8 = 0x20;
+/// The last vector of the two PICs.
+pub const PIC_LAST: u8 = PIC_BASE + 15;
+/// The first of the vectors given to I/O APIC inputs.
+pub const IO_APIC_BASE: u8 = 0x30;
+/// The last of them.
+pub const IO_APIC_LAST: u8 = IO_APIC_BASE + 23;
+/// The local APIC timer.
+pub const TIMER: u8 = 0xef;
+/// The rendezvous IPI; class 15, above everything but errors.
+pub const RENDEZVOUS: u8 = 0xf3;
+/// The local APIC's error interrupt.
+pub const APIC_ERROR: u8 = 0xfe;
+/// The spurious vector; its low four bits are ones, as old APICs demand.
+pub const SPURIOUS: u8 = 0xff;
+
+/// Exception 2: not maskable; sent on purpose to stop CPUs, or from outside.
+pub const NMI: u8 = 2;
+/// Exception 8: a fault while delivering a fault.
+pub const DOUBLE_FAULT: u8 = 8;
+/// Exception 14.
+pub const PAGE_FAULT: u8 = 14;
+/// Exception 18.
+pub const MACHINE_CHECK: u8 = 18;
+
+/// The name of an exception as the SDM has it (vol. 3, table 6-1).
+#[must_use]
+pub fn exception_name(vector: u8) -> &'static str {
+    const NAMES: [&str; 22] = [
+        "#DE divide error",
+        "#DB debug",
+        "NMI",
+        "#BP breakpoint",
+        "#OF overflow",
+        "#BR bound range",
+        "#UD invalid opcode",
+        "#NM no FPU",
+        "#DF double fault",
+        "coprocessor overrun",
+        "#TS invalid TSS",
+        "#NP segment not present",
+        "#SS stack fault",
+        "#GP general protection",
+        "#PF page fault",
+        "reserved",
+        "#MF FPU error",
+        "#AC alignment check",
+        "#MC machine check",
+        "#XM SIMD error",
+        "#VE virtualization",
+        "#CP control protection",
+    ];
+    NAMES
+        .get(usize::from(vector))
+        .copied()
+        .unwrap_or("reserved exception")
+}

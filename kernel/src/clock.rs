@@ -1,0 +1,162 @@
+//! Time: what the time-stamp counter says, in nanoseconds, and the local timers.
+//!
+//! Both are measured once, on the boot CPU, against the HPET or the PIT
+//! ([`calibrate`]). The time-stamp counters of all CPUs are taken to agree.
+
+use kcore::clock::{Scale, frequency};
+use kcore::shim::{Ordering, spin_loop};
+use raw_cpuid::CpuId;
+
+use crate::arch::timer::Reference;
+use crate::arch::{apic, cpu};
+use crate::globals;
+
+/// How long the clocks are compared, in nanoseconds: long enough to see a
+/// reference's ticks, short enough not to be noticed in a boot.
+const WINDOW: u64 = 2_000_000;
+
+/// The local timers: the same on every CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer {
+    /// The scale of the count-down, after its divider.
+    pub scale: Scale,
+    /// Whether CPUID offers the TSC-deadline mode.
+    pub has_deadline: bool,
+    /// What they were measured against.
+    pub reference: &'static str,
+}
+
+/// Why there is no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockError {
+    /// The reference or the counter measured against it stands still.
+    StandsStill(&'static str),
+}
+
+impl core::fmt::Display for ClockError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self::StandsStill(what) = self;
+        write!(f, "clock: the {what} stands still")
+    }
+}
+
+/// Measures the time-stamp counter and the local timer against `reference`.
+/// Once, on the boot CPU, with its local APIC on and interrupts off.
+///
+/// # Errors
+/// [`ClockError`].
+pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
+    apic::timer_mode(apic::TimerMode::OneShot);
+    apic::timer_start(u32::MAX);
+    let window = WINDOW * reference.hz() / 1_000_000_000;
+    let (tsc, start) = (cpu::tsc(), reference.count());
+    let mut elapsed = 0;
+    while elapsed < window {
+        spin_loop();
+        elapsed = reference.elapsed(start, reference.count());
+        // A reference that stopped: a window never takes this many cycles.
+        if cpu::tsc().wrapping_sub(tsc) > 1 << 36 {
+            return Err(ClockError::StandsStill(reference.name()));
+        }
+    }
+    let (tsc, count) = (cpu::tsc().wrapping_sub(tsc), u32::MAX - apic::timer_count());
+    apic::timer_stop();
+    let scale = |ticks: u64, what| {
+        frequency(ticks, elapsed, reference.hz())
+            .and_then(Scale::new)
+            .ok_or(ClockError::StandsStill(what))
+    };
+    let tsc = scale(tsc, "time-stamp counter")?;
+    let scale = scale(count.into(), "local APIC timer")?;
+    let has_deadline = CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_tsc_deadline());
+    globals::TSC.call_once(|| tsc);
+    globals::TIMER.call_once(|| Timer {
+        scale,
+        has_deadline,
+        reference: reference.name(),
+    });
+    Ok(())
+}
+
+/// Remembers when the kernel was entered.
+pub fn set_entry(tsc: u64) {
+    // Relaxed: read by CPUs that start later, and for messages.
+    globals::ENTRY_TSC.store(tsc, Ordering::Relaxed);
+}
+
+/// Nanoseconds since the kernel was entered; 0 until [`calibrate`]. Any context.
+#[must_use]
+pub fn since_entry() -> u64 {
+    // Relaxed: as in `set_entry`.
+    let ticks = cpu::tsc().wrapping_sub(globals::ENTRY_TSC.load(Ordering::Relaxed));
+    globals::TSC
+        .get()
+        .map_or(0, |scale| scale.nanoseconds(ticks))
+}
+
+/// Spins for `nanoseconds`, or a little longer. Any context after [`calibrate`].
+pub fn delay(nanoseconds: u64) {
+    if let Some(scale) = globals::TSC.get() {
+        cpu::spin_ticks(scale.ticks(nanoseconds));
+    }
+}
+
+/// Spins until `done` or for `nanoseconds`; whether it was done.
+#[must_use]
+pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let start = since_entry();
+    loop {
+        if done() {
+            return true;
+        }
+        if since_entry() - start >= nanoseconds {
+            return done();
+        }
+        spin_loop();
+    }
+}
+
+/// Lets the local timer of this CPU interrupt once, `nanoseconds` from now.
+/// Interrupts off, or nobody else uses this CPU's timer.
+pub fn interrupt_after(nanoseconds: u64) {
+    let Some(timer) = globals::TIMER.get() else {
+        return;
+    };
+    apic::timer_mode(apic::TimerMode::OneShot);
+    apic::timer_start(count_for(timer, nanoseconds));
+}
+
+/// Lets the local timer of this CPU interrupt every `nanoseconds`.
+pub fn interrupt_every(nanoseconds: u64) {
+    let Some(timer) = globals::TIMER.get() else {
+        return;
+    };
+    apic::timer_mode(apic::TimerMode::Periodic);
+    apic::timer_start(count_for(timer, nanoseconds));
+}
+
+/// As [`interrupt_after`], by the time-stamp counter; false if this machine's
+/// timers cannot.
+#[must_use]
+pub fn interrupt_at_deadline(nanoseconds: u64) -> bool {
+    let (Some(timer), Some(scale)) = (globals::TIMER.get(), globals::TSC.get()) else {
+        return false;
+    };
+    if timer.has_deadline {
+        apic::timer_mode(apic::TimerMode::TscDeadline);
+        apic::timer_deadline(cpu::tsc() + scale.ticks(nanoseconds));
+    }
+    timer.has_deadline
+}
+
+/// Stops the local timer of this CPU.
+pub fn stop_timer() {
+    apic::timer_stop();
+}
+
+/// The count that takes `nanoseconds`: at least 1, since 0 stops the timer.
+fn count_for(timer: &Timer, nanoseconds: u64) -> u32 {
+    u32::try_from(timer.scale.ticks(nanoseconds).max(1)).unwrap_or(u32::MAX)
+}

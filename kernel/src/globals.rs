@@ -1,0 +1,91 @@
+//! Every static of the kernel, and what protects it.
+//!
+//! Three kinds live elsewhere, where the code is that alone may touch them:
+//! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
+//! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::MAILBOX` (its own
+//! protocol). `boot::pvh::KEPT` is written before this kernel is entered.
+
+use kcore::acpi::AcpiError;
+use kcore::clock::Scale;
+use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
+use kcore::frame::FrameAllocator;
+use kcore::logfilter::LogFilter;
+use kcore::rendezvous::Rendezvous;
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use log::LevelFilter;
+use spin::Once;
+
+use crate::acpi::Platform;
+use crate::arch::ioapic::IoApic;
+use crate::arch::paging::KernelSpace;
+use crate::clock::Timer;
+use crate::init::BootRecord;
+use crate::mem::heap::Heap;
+use crate::pcpu::Pcpu;
+use crate::port::{Machine, Spinlock};
+
+// Written once, by the boot CPU while it is alone; read-only afterwards.
+
+/// How the machine was entered, and what the loader said.
+pub static BOOT: Once<BootRecord> = Once::new();
+/// Which records are printed.
+pub static LOG_FILTER: Once<LogFilter> = Once::new();
+/// What to print before the command line has been read.
+pub static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
+/// The CPUs and interrupt controllers, or why the firmware's word on them is useless.
+pub static PLATFORM: Once<Result<Platform, AcpiError>> = Once::new();
+/// The time-stamp counter's scale.
+pub static TSC: Once<Scale> = Once::new();
+/// The local timers' scale and kind.
+pub static TIMER: Once<Timer> = Once::new();
+/// The time-stamp counter when the kernel was entered. Relaxed throughout.
+pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
+
+/// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
+pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
+
+// Each with its own lock.
+
+/// Free physical memory.
+pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
+/// The kernel's page tables. Taken before [`FRAMES`].
+pub static SPACE: Spinlock<Option<KernelSpace>> = Spinlock::new(None);
+/// The next unused slot for a kernel stack.
+pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
+/// The I/O APICs.
+pub static IO_APICS: Spinlock<[Option<IoApic>; kcore::madt::MAX_IO_APICS]> =
+    Spinlock::new([const { None }; kcore::madt::MAX_IO_APICS]);
+/// The serial port of the console: one record at a time.
+pub static CONSOLE: Spinlock<()> = Spinlock::new(());
+/// The kernel heap.
+#[global_allocator]
+pub static HEAP: Heap = Heap::new();
+
+// Atomic in themselves.
+
+/// The CPUs that take part in everything. A CPU is put in by itself, ready.
+pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
+/// Each CPU's block, null until there is one. See `pcpu::register`.
+pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+/// The CPU that panics, as its index plus one; 0 while none does. See `panic`.
+pub static PANICKING: AtomicU32 = AtomicU32::new(0);
+/// Whether other CPUs are being stopped by NMI. See `panic`.
+pub static STOPPING: AtomicBool = AtomicBool::new(false);
+/// What each CPU reported at the first rendezvous: its APIC id plus one.
+pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// The rendezvous.
+pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
+
+// Each used by one CPU only.
+
+/// The boot CPU's block.
+pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);
+/// The boot CPU's stack for NMI, double fault and machine check, until it has
+/// guarded ones.
+pub static EARLY_STACK: EarlyStack = EarlyStack([const { AtomicU64::new(0) }; 1024]);
+
+/// A stack as words that the CPU may write behind the compiler's back.
+#[derive(Debug)]
+#[repr(align(16))]
+pub struct EarlyStack(pub [AtomicU64; 1024]);

@@ -1,0 +1,258 @@
+//! The test image's runner: one fresh boot, one test, one verdict.
+//!
+//! Tests register by [`ktest!`](crate::ktest!): their functions in the section
+//! `.ktest`, and a line of text about each in `.ktest_meta`, which the host reads
+//! from the ELF file without booting it. `test=NAME` on the command line chooses.
+//!
+//! Results are lines on the second serial port, where no console output can break
+//! them:
+//!
+//! ```text
+//! tryst-test 1
+//! start NAME seed=0x2a
+//! beat 1000
+//! ok NAME                      or: fail NAME FILE:LINE MESSAGE, skip NAME REASON
+//! end passed=1 failed=0 skipped=0
+//! ```
+
+pub mod bugs;
+
+use core::fmt::{Arguments, Write};
+use core::panic::Location;
+use core::slice;
+
+use kcore::cmdline::CommandLine;
+use kcore::shim::{AtomicBool, Ordering};
+use spin::Once;
+
+use crate::arch::qemu::{self, Exit};
+use crate::arch::serial::Serial;
+use crate::arch::{apic, cpu};
+use crate::console::Line;
+use crate::globals;
+use crate::port::Spinlock;
+
+/// One test. Made by [`ktest!`](crate::ktest!).
+#[derive(Debug)]
+#[repr(C)]
+pub struct Test {
+    /// The registry's line: `NAME|KEY=VALUE|...` and a newline.
+    pub meta: &'static str,
+    /// The test: it passes by returning, and fails by a panic.
+    pub run: fn(),
+}
+
+impl Test {
+    fn name(&self) -> &'static str {
+        self.meta.trim_end().split('|').next().unwrap_or("")
+    }
+}
+
+/// Registers a test. The list in brackets holds what the host must know; its
+/// keys are explained in `docs/testing.md`.
+///
+/// ```text
+/// ktest! {
+///     /// What it shows.
+///     fn name() [smp = "2..=64", console = "text"] {
+///         ...
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! ktest {
+    ($(#[doc = $doc:literal])+
+     fn $name:ident() [$($key:ident = $value:literal),* $(,)?] $body:block) => {
+        $(#[doc = $doc])+
+        fn $name() {
+            const META: &str = $crate::ktest::without_crate(concat!(
+                module_path!(), "::", stringify!($name),
+                $("|", stringify!($key), "=", $value,)* "\n"
+            ));
+            #[used]
+            #[unsafe(link_section = ".ktest_meta")]
+            static TEXT: [u8; META.len()] = $crate::ktest::bytes(META);
+            #[used]
+            #[unsafe(link_section = ".ktest")]
+            static TEST: $crate::ktest::Test =
+                $crate::ktest::Test { meta: META, run: $name };
+            $body
+        }
+    };
+}
+
+/// `path` without its first segment, the crate.
+#[must_use]
+pub const fn without_crate(path: &str) -> &str {
+    let (_crate_name, rest) = path.split_at(7);
+    rest
+}
+
+/// The text as an array.
+#[must_use]
+pub const fn bytes<const N: usize>(text: &str) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(text.as_bytes());
+    array
+}
+
+/// Every test of the image.
+fn tests() -> &'static [Test] {
+    unsafe extern "C" {
+        safe static __ktest_start: u8;
+        safe static __ktest_end: u8;
+    }
+    let start = (&raw const __ktest_start).cast::<Test>();
+    let end = &raw const __ktest_end;
+    let count = (end as usize - start as usize) / size_of::<Test>();
+    // SAFETY: the linker script puts all statics of section .ktest, each a Test,
+    // in a row between the two symbols.
+    unsafe { slice::from_raw_parts(start, count) }
+}
+
+/// The running test.
+static RUNNING: Once<&'static Test> = Once::new();
+/// Whether a verdict has been given; the first one counts.
+static JUDGED: AtomicBool = AtomicBool::new(false);
+/// The results port: one line at a time.
+static RESULTS: Spinlock<()> = Spinlock::new(());
+
+/// Runs the test that the command line names and powers off. On the boot CPU,
+/// once all is up: the test image's `main`.
+pub fn run() -> ! {
+    Serial::COM2.init();
+    result(format_args!("tryst-test 1"));
+    let words = command_line();
+    let Some(test) = words
+        .test
+        .and_then(|name| tests().iter().find(|test| test.name() == name))
+    else {
+        match words.test {
+            Some(name) => log::error!("no test is called {name}; the tests are:"),
+            None => log::error!("test=NAME is missing; the tests are:"),
+        }
+        for test in tests() {
+            log::error!("  {}", test.name());
+        }
+        qemu::exit(Exit::Failure)
+    };
+    RUNNING.call_once(|| test);
+    result(format_args!("start {} seed={:#x}", test.name(), seed()));
+    (test.run)();
+    check_quiet();
+    if judge() {
+        result(format_args!("ok {}", test.name()));
+        result(format_args!("end passed=1 failed=0 skipped=0"));
+    }
+    qemu::exit(Exit::Success)
+}
+
+/// What must hold after every test: nothing is pending, in service or held.
+fn check_quiet() {
+    assert!(cpu::interrupts_enabled(), "the test left interrupts off");
+    cpu::disable_interrupts();
+    assert_eq!(
+        apic::in_service(),
+        None,
+        "the test left a vector in service"
+    );
+    cpu::enable_interrupts();
+    assert_eq!(
+        globals::RENDEZVOUS.missing(),
+        None,
+        "the test left a rendezvous going"
+    );
+    assert!(
+        !globals::CONSOLE.is_held_here(),
+        "the test left the console locked"
+    );
+}
+
+fn command_line() -> CommandLine<'static> {
+    globals::BOOT
+        .get()
+        .map_or_else(CommandLine::default, |boot| boot.command_line(&mut |_| ()))
+}
+
+/// The seed of this run: what is random in a test must come from it.
+#[must_use]
+pub fn seed() -> u64 {
+    command_line().seed.unwrap_or(1)
+}
+
+/// Tells the host that the test makes progress; `n` is for people.
+pub fn beat(n: u64) {
+    result(format_args!("beat {n}"));
+}
+
+/// Ends the test without a verdict: this machine lacks what it needs.
+pub fn skip(reason: &str) -> ! {
+    let name = RUNNING.get().map_or("?", |test| test.name());
+    result(format_args!("skip {name} {reason}"));
+    result(format_args!("end passed=0 failed=0 skipped=1"));
+    qemu::exit(Exit::Success)
+}
+
+/// Ends the test as failed, without a panic's report of all CPUs.
+#[track_caller]
+pub fn fail(message: Arguments<'_>) -> ! {
+    log::error!("test failed: {message}");
+    failed(Some(Location::caller()), message);
+    qemu::exit(Exit::Failure)
+}
+
+/// Called by the panic report: a panic is the verdict on the running test, and
+/// whether it was meant is for the host to know.
+pub fn panicked(location: Option<&Location<'_>>, message: Arguments<'_>) {
+    failed(location, message);
+}
+
+fn failed(location: Option<&Location<'_>>, message: Arguments<'_>) {
+    let (Some(test), true) = (RUNNING.get(), judge()) else {
+        return;
+    };
+    match location {
+        Some(at) => {
+            result(format_args!(
+                "fail {} {}:{} {message}",
+                test.name(),
+                at.file(),
+                at.line()
+            ));
+        }
+        None => result(format_args!("fail {} - {message}", test.name())),
+    }
+    result(format_args!("end passed=0 failed=1 skipped=0"));
+}
+
+/// True for the first caller only.
+fn judge() -> bool {
+    // Relaxed: one caller gets false from the swap, whatever the order.
+    !JUDGED.swap(true, Ordering::Relaxed)
+}
+
+/// Writes a line to the results port. A CPU that panics may have stopped the
+/// holder of the lock, so it does without.
+fn result(line: Arguments<'_>) {
+    let mut text = Line::new();
+    // Infallible: a Line cuts off what does not fit.
+    let _ = OneLine(&mut text).write_fmt(line);
+    let guard = RESULTS.try_lock();
+    Serial::COM2.write(text.finish());
+    drop(guard);
+}
+
+/// Turns the newlines in a message into spaces.
+struct OneLine<'a>(&'a mut Line);
+
+impl Write for OneLine<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for (i, part) in text.split('\n').enumerate() {
+            if i > 0 {
+                self.0.write_str(" ")?;
+            }
+            self.0.write_str(part)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The kernel of Tryst, from the first instruction after the loader to the last.
+//!
+//! Modules in layer order (see `docs/decisions/0002-layers.md`); a file uses what
+//! stands above it and in [`kcore`]:
+//!
+//! * [`arch`]: registers, instructions and devices of x86_64;
+//! * [`port`], [`pcpu`], [`globals`], [`mem`], [`console`]: the machine as the
+//!   algorithms of kcore see it, and what the kernel owns;
+//! * [`acpi`], [`clock`], [`smp`]: the machine as a whole;
+//! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together.
+//!
+//! [`start`] is where to begin reading.
+
+#![no_std]
+
+extern crate alloc;
+
+pub mod arch;
+
+pub mod console;
+pub mod globals;
+pub mod mem;
+pub mod pcpu;
+pub mod port;
+
+pub mod acpi;
+pub mod clock;
+pub mod smp;
+
+pub mod init;
+#[cfg(feature = "ktest")]
+pub mod ktest;
+pub mod panic;
+pub mod trap;
+
+pub use init::{report_and_power_off, start};

@@ -1,0 +1,15 @@
+//! The kernel proper: boots every CPU, lets them meet once, and reports.
+
+#![no_std]
+#![no_main]
+
+bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);
+
+fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
+    kernel::start(boot_info, main)
+}
+
+/// On the boot CPU, with everything up: the end of an ordinary run.
+fn main() -> ! {
+    kernel::report_and_power_off()
+}

@@ -1,0 +1,86 @@
+//! The kernel heap: `linked_list_allocator` behind the kernel's own lock.
+//!
+//! A fixed piece of memory taken at boot. Must not be used in interrupt context
+//! or under a spinlock; that nothing does so is a rule, and a convenience of the
+//! lock is that breaking it deadlocks nobody (it only takes time with interrupts
+//! off).
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+
+use kcore::frame::{FRAME_SIZE, Frame};
+
+use crate::arch::paging::{MapError, physical_to_virtual};
+use crate::mem;
+use crate::port::Spinlock;
+
+/// The heap gets this part of the memory, within the two bounds below.
+const SHARE: u64 = 16;
+const LEAST: u64 = 1 << 20;
+const MOST: u64 = 32 << 20;
+
+/// The heap; empty, and every allocation fails, until [`init`].
+pub struct Heap(Spinlock<linked_list_allocator::Heap>);
+
+impl Heap {
+    /// The empty heap.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Spinlock::new(linked_list_allocator::Heap::empty()))
+    }
+
+    /// How many bytes the heap has, and how many of them are allocated.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize) {
+        let heap = self.0.lock();
+        (heap.size(), heap.used())
+    }
+}
+
+impl Default for Heap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl core::fmt::Debug for Heap {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Heap").field(&self.usage()).finish()
+    }
+}
+
+/// Gives the heap its memory: a sixteenth of what there is, 1 to 32 MiB. Once.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`] if there is no piece of that size.
+pub fn init() -> Result<(), MapError> {
+    let (usable, _free) = mem::usage();
+    let bytes = (usable / SHARE).clamp(LEAST, MOST) / FRAME_SIZE * FRAME_SIZE;
+    let start = mem::with_frames(|frames| frames.alloc_contiguous(bytes / FRAME_SIZE, 1))
+        .map(Frame::start_address)
+        .ok_or(MapError::OutOfFrames)?;
+    let start = physical_to_virtual(start) as *mut u8;
+    // SAFETY: fresh frames in a row, mapped as data for good, given to nobody
+    // else; and init is called once.
+    unsafe { crate::globals::HEAP.0.lock().init(start, bytes as usize) };
+    Ok(())
+}
+
+// SAFETY: linked_list_allocator's heap keeps the contract of GlobalAlloc, and the
+// lock makes it usable from all CPUs.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0
+            .lock()
+            .allocate_first_fit(layout)
+            .map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let Some(pointer) = NonNull::new(pointer) else {
+            return;
+        };
+        // SAFETY: the caller got it from `alloc` with this layout.
+        unsafe { self.0.lock().deallocate(pointer, layout) };
+    }
+}

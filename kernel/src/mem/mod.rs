@@ -1,0 +1,233 @@
+//! Memory: frames, the kernel's page tables, its heap and its stacks.
+//!
+//! [`init`] runs once, on the page tables of whoever loaded the kernel, and
+//! builds what replaces them. From then on physical memory is visible at
+//! `boot::PHYS_OFFSET` plus its address: usable RAM always, the rest by
+//! [`firmware_table`] and [`device`].
+
+pub mod heap;
+pub mod kstack;
+
+use core::slice;
+
+use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
+use kcore::memmap::{MemoryMap, Region};
+
+use crate::arch::paging::{self, Access, KernelSpace, MapError, PAGE_SIZE, physical_to_virtual};
+use crate::globals;
+use crate::init::{BootRecord, MAX_REGIONS};
+
+/// Physical addresses below this are visible on every boot path before the
+/// kernel's own tables are.
+const BOOT_VISIBLE: u64 = 1 << 32;
+const ONE_MIB: u64 = 1 << 20;
+
+/// Why memory could not be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The memory map has no usable region between 1 MiB and 4 GiB that holds
+    /// so many bytes of bookkeeping.
+    NoRoom(u64),
+    /// A page table could not be made.
+    Map(MapError),
+}
+
+impl From<MapError> for MemoryError {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+/// Sets up the frame allocator and builds the kernel's page tables; gives back
+/// the physical address of their root. The tables are not in use yet. Once, on
+/// the boot CPU.
+///
+/// # Errors
+/// [`MemoryError`].
+///
+/// # Safety
+/// `map` must tell the truth: what it calls usable, nobody uses.
+pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
+    // SAFETY: the caller's promise.
+    let mut frames = unsafe { frame_allocator(map)? };
+    let root = frames
+        .alloc_below(BOOT_VISIBLE)
+        .ok_or(MapError::OutOfFrames)?
+        .start_address();
+    // SAFETY: a fresh frame that the present tables show.
+    let mut space = unsafe { KernelSpace::new(root) };
+    // Page tables come from low memory: the present tables do not show the rest.
+    let mut low = || frames.alloc_below(BOOT_VISIBLE).map(Frame::start_address);
+    space.map_image(&mut low)?;
+    for region in map.iter() {
+        let to = physical_to_virtual(region.start);
+        // SAFETY: usable memory, as data, at the address it always has here.
+        unsafe { space.map(to, region.start, region.bytes(), Access::Data, &mut low)? };
+    }
+    *globals::FRAMES.lock() = Some(frames);
+    *globals::SPACE.lock() = Some(space);
+    Ok(root)
+}
+
+/// A frame allocator with all usable memory but its own bitmap.
+///
+/// # Safety
+/// As [`init`].
+unsafe fn frame_allocator(
+    map: &MemoryMap<MAX_REGIONS>,
+) -> Result<FrameAllocator<'static>, MemoryError> {
+    let end = map.iter().map(|region| region.end).max().unwrap_or(0) / FRAME_SIZE;
+    let words = words_for(end);
+    let bytes = (words as u64 * 8).next_multiple_of(PAGE_SIZE);
+    let place = map
+        .iter()
+        .map(|region| (region.start.max(ONE_MIB), region.end.min(BOOT_VISIBLE)))
+        .find(|(start, end)| start + bytes <= *end)
+        .ok_or(MemoryError::NoRoom(bytes))?
+        .0;
+    let bitmap = physical_to_virtual(place) as *mut u64;
+    // SAFETY: usable memory that nobody else has, visible, page-aligned, and
+    // any bits are a u64; it is not freed below.
+    let bitmap = unsafe { slice::from_raw_parts_mut(bitmap, words) };
+    let mut frames = FrameAllocator::new(bitmap, end);
+    for region in map.iter() {
+        for (start, end) in without(region, place, place + bytes) {
+            if start < end {
+                let count = (end - start) / FRAME_SIZE;
+                frames
+                    .free_range(Frame::containing(start), count)
+                    .expect("the regions of a memory map do not overlap");
+            }
+        }
+    }
+    Ok(frames)
+}
+
+/// The parts of `region` below and above the hole, either of which may be empty.
+fn without(region: Region, hole_start: u64, hole_end: u64) -> [(u64, u64); 2] {
+    let Region { start, end, .. } = region;
+    [
+        (start, end.min(hole_start).max(start)),
+        (start.max(hole_end).min(end), end),
+    ]
+}
+
+/// Takes a frame; its physical address, or `None` if there is none left. The
+/// contents are whatever they were. Any context that may take a spinlock.
+#[must_use]
+pub fn allocate_frame() -> Option<u64> {
+    with_frames(|frames| frames.alloc().map(Frame::start_address))
+}
+
+/// Takes a frame below physical `limit`.
+#[must_use]
+pub fn allocate_frame_below(limit: u64) -> Option<u64> {
+    with_frames(|frames| frames.alloc_below(limit).map(Frame::start_address))
+}
+
+/// Gives a frame back.
+///
+/// # Panics
+/// If it is not in use, naming it.
+pub fn free_frame(address: u64) {
+    if let Err(error) = with_frames(|frames| frames.free(Frame::containing(address))) {
+        panic!("{error}");
+    }
+}
+
+/// Does something with the frame allocator.
+///
+/// # Panics
+/// Before [`init`].
+pub fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
+    act(globals::FRAMES.lock().as_mut().expect("mem::init has run"))
+}
+
+fn with_space<T>(act: impl FnOnce(&mut KernelSpace) -> T) -> T {
+    act(globals::SPACE.lock().as_mut().expect("mem::init has run"))
+}
+
+/// The physical address of the kernel's page tables, for a CPU that starts.
+#[must_use]
+pub fn page_table_root() -> u64 {
+    with_space(|space| space.root())
+}
+
+/// Maps memory into the kernel's page tables.
+///
+/// # Errors
+/// [`MapError`].
+///
+/// # Safety
+/// As [`KernelSpace::map`].
+pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), MapError> {
+    // SAFETY: the caller's promise.
+    with_space(|space| unsafe { space.map(to, from, length, access, &mut allocate_frame) })
+}
+
+/// Unmaps a page that no other CPU has touched, and gives back the physical
+/// address it mapped.
+///
+/// # Errors
+/// [`MapError::NotMapped`].
+pub fn unmap(address: u64) -> Result<u64, MapError> {
+    with_space(|space| space.unmap(address))
+}
+
+/// The bytes that firmware left at physical `address`, mapped read-only if they
+/// were not; `None` if the memory map knows of no memory there (below 1 MiB it
+/// need not), or no page table could be made. The mapping stays.
+#[must_use]
+pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
+    let end = address.checked_add(length as u64)?;
+    let pages = (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize);
+    for page in pages {
+        if !is_memory(page) {
+            return None;
+        }
+        let to = physical_to_virtual(page);
+        if !paging::is_mapped(to) {
+            // SAFETY: firmware's memory, read-only, at the address physical memory
+            // has here; Rust knows of no object in it.
+            unsafe { map(to, page, PAGE_SIZE, Access::ReadOnly).ok()? };
+        }
+    }
+    // SAFETY: mapped above; firmware's tables do not change after boot, and the
+    // kernel never writes them.
+    Some(unsafe { slice::from_raw_parts(physical_to_virtual(address) as *const u8, length) })
+}
+
+/// Whether the memory map has anything but a hole at physical `address`.
+fn is_memory(address: u64) -> bool {
+    let covers = |region: &Region| (region.start..region.end).contains(&address);
+    address < ONE_MIB
+        || globals::BOOT
+            .get()
+            .is_some_and(|boot| boot.memory.regions().iter().any(covers))
+}
+
+/// The virtual address of the device registers in the page at physical `address`,
+/// mapped uncached.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`]; or [`MapError::AlreadyMapped`] if what is there is
+/// RAM or was mapped as something else, so that no table can make a device of it.
+pub fn device(address: u64) -> Result<u64, MapError> {
+    let page = address / PAGE_SIZE * PAGE_SIZE;
+    // SAFETY: not RAM in use (that is mapped already, and an error); the caller
+    // treats it as device registers.
+    unsafe { map(physical_to_virtual(page), page, PAGE_SIZE, Access::Device)? };
+    Ok(physical_to_virtual(address))
+}
+
+/// Bytes of usable memory as the loader's map had it, and how many are free now.
+#[must_use]
+pub fn usage() -> (u64, u64) {
+    let usable = globals::BOOT
+        .get()
+        .map_or(0, |boot: &BootRecord| boot.memory.usable_bytes());
+    (
+        usable,
+        with_frames(|frames| frames.free_frames()) * FRAME_SIZE,
+    )
+}

@@ -1,0 +1,187 @@
+//! All CPUs: starting them, and bringing them together.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::madt::Madt;
+use kcore::rendezvous::{Phase, RendezvousError};
+
+use crate::arch::descriptor::Ist;
+use crate::arch::paging::{Access, MapError, PAGE_SIZE};
+use crate::arch::{ap, apic, cpu};
+use crate::mem::kstack;
+use crate::pcpu::{self, Pcpu};
+use crate::{acpi, clock, globals, mem};
+
+/// How long a CPU may take from its start-up IPI to being online, in
+/// nanoseconds. On hardware it is a millisecond; the rest is for a host that
+/// gives a virtual CPU its turn late.
+const PATIENCE: u64 = 2_000_000_000;
+
+/// How long a CPU has after the first start-up IPI before it gets the second.
+const SECOND_TRY: u64 = 10_000_000;
+
+/// A CPU that was not brought up, by APIC id, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct LeftOut {
+    /// Its APIC id.
+    pub apic_id: u32,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a CPU was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It did not answer its start-up IPIs in time.
+    Silent,
+    /// Its APIC id needs x2APIC mode, which the boot CPU does not have.
+    IdTooLarge,
+    /// There was no memory for its stacks.
+    OutOfMemory(MapError),
+    /// The kernel is built for no more CPUs.
+    TooMany,
+}
+
+impl core::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "CPU with APIC id {}: ", self.apic_id)?;
+        match self.reason {
+            Reason::Silent => {
+                write!(f, "no answer within {} ms, left out", PATIENCE / 1_000_000)
+            }
+            Reason::IdTooLarge => f.write_str("its id needs x2APIC, left out"),
+            Reason::OutOfMemory(error) => write!(f, "no stack for it ({error:?}), left out"),
+            Reason::TooMany => f.write_str("more CPUs than MAX_CPUS, left out"),
+        }
+    }
+}
+
+/// Starts every enabled CPU of `madt` but this one, one after the other, and
+/// gives back those that did not come. Once, on the boot CPU, after
+/// [`clock::calibrate`].
+///
+/// # Errors
+/// [`MapError`] if there is no page below 1 MiB to start in; no CPU was started.
+pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
+    let page = mem::allocate_frame_below(1 << 20).ok_or(MapError::OutOfFrames)?;
+    // SAFETY: a frame of our own, at its own address, which is in the lower half
+    // and so nobody else's.
+    unsafe { mem::map(page, page, PAGE_SIZE, Access::Code)? };
+    // SAFETY: the frame is unused and below 1 MiB; the root is below 4 GiB.
+    unsafe { ap::install(page, mem::page_table_root()) };
+    let mut left_out = Vec::new();
+    let mut next = 1;
+    for apic_id in acpi::other_cpus(madt, apic::id()) {
+        match start(next, apic_id, page) {
+            Ok(()) => next += 1,
+            Err(reason) => left_out.push(LeftOut { apic_id, reason }),
+        }
+    }
+    // A silent CPU could wake up in the page at any later time; it then finds
+    // only that nobody expects it. Without such CPUs the page is free again.
+    if left_out.is_empty() {
+        mem::unmap(page)?;
+        mem::free_frame(page);
+    }
+    Ok(left_out)
+}
+
+/// Starts the CPU with `apic_id` as number `index`, and waits until it is online.
+fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
+    let id = CpuId::new(index).ok_or(Reason::TooMany)?;
+    if apic::mode() == apic::Mode::XApic && apic_id > 0xfe {
+        return Err(Reason::IdTooLarge);
+    }
+    let stack = kstack::allocate().map_err(Reason::OutOfMemory)?;
+    let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
+    let ist = interrupt_stacks().map_err(Reason::OutOfMemory)?;
+    let start: &'static Start = Box::leak(Box::new(Start { block, ist }));
+    pcpu::register(block);
+    ap::expect(apic_id, stack, core::ptr::from_ref(start) as u64);
+    apic::send_init(apic_id);
+    // The 10 ms of the old MP specification are for external APICs; CPUs of this
+    // century take the start-up IPI at once, and have the second one for luck.
+    apic::send_startup(apic_id, page);
+    if !clock::wait_until(SECOND_TRY, ap::claimed) {
+        apic::send_startup(apic_id, page);
+        if !clock::wait_until(PATIENCE, ap::claimed) && ap::give_up(apic_id) {
+            return Err(Reason::Silent);
+        }
+    }
+    // It has its stack, so it must be waited for, whatever it takes.
+    while !globals::ONLINE.contains(id) {
+        kcore::shim::spin_loop();
+    }
+    Ok(())
+}
+
+/// Three fresh stacks for the interrupts that have their own.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`].
+pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
+    Ok([
+        (Ist::Nmi, kstack::allocate()?),
+        (Ist::DoubleFault, kstack::allocate()?),
+        (Ist::MachineCheck, kstack::allocate()?),
+    ])
+}
+
+/// What a CPU is given when it starts.
+#[derive(Debug)]
+struct Start {
+    block: &'static Pcpu,
+    ist: [(Ist, u64); 3],
+}
+
+/// Where a CPU other than the boot CPU enters the kernel: on its own stack,
+/// interrupts off, the kernel's page tables on.
+///
+/// # Safety
+/// `argument` must be the address of the `Start` that `start` made for this CPU.
+pub unsafe fn ap_main(argument: u64) -> ! {
+    // SAFETY: the caller's promise; it is never freed.
+    let start: &'static Start = unsafe { &*(argument as *const Start) };
+    // SAFETY: this CPU's block and stacks, used by nobody else; the boot CPU
+    // filled the IDT before it started anyone.
+    unsafe { start.block.install(start.ist) };
+    cpu::protect();
+    apic::init();
+    assert!(
+        apic::id() == start.block.apic_id(),
+        "{} was started by APIC id {} and has {}",
+        start.block.id(),
+        start.block.apic_id(),
+        apic::id()
+    );
+    globals::ONLINE.insert(start.block.id());
+    idle()
+}
+
+/// What a CPU does that has nothing to do.
+pub fn idle() -> ! {
+    loop {
+        cpu::wait_for_interrupt();
+    }
+}
+
+/// The CPUs that are online.
+#[must_use]
+pub fn online() -> CpuSet {
+    globals::ONLINE.snapshot()
+}
+
+/// Runs the three phases on every online CPU: [`kcore::rendezvous`]. Thread
+/// context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`]; nothing has run then.
+pub fn smp_rendezvous(
+    setup: Phase<'_>,
+    action: Phase<'_>,
+    teardown: Phase<'_>,
+) -> Result<(), RendezvousError> {
+    globals::RENDEZVOUS.run(&online(), setup, action, teardown)
+}
