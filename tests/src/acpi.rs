@@ -1,0 +1,75 @@
+//! Broken firmware: each fault is named by table and offset, and the machine goes
+//! on with the one CPU that it knows of.
+
+use kernel::{ktest, smp};
+
+fn one_cpu() {
+    assert_eq!(smp::online().len(), 1);
+}
+
+ktest! {
+    /// The root pointer does not add up.
+    fn rsdp_checksum() [
+        append = "bug=acpi-rsdp-checksum", console = "RSDP at 0x", console = "offset 0x8: bytes add up",
+        console = "going on with one CPU", console = "summary: 1 CPU online (no MADT)",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// The root table does not add up.
+    fn root_checksum() [
+        append = "bug=acpi-root-checksum", console = "RSDT at 0x", console = "offset 0x9: bytes add up",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// There is no MADT.
+    fn madt_missing() [
+        append = "bug=acpi-madt-missing", console = "APIC: not listed in the root table at 0x",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// The MADT does not add up.
+    fn madt_checksum() [
+        append = "bug=acpi-madt-checksum", console = "MADT at offset 0x9: ",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// An entry of length zero: a walk that trusts it never ends.
+    fn madt_zero_length() [
+        append = "bug=acpi-madt-zero-length",
+        console = "MADT at offset 0x2c: entry type 0 has length 0",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// The table ends inside its last entry.
+    fn madt_truncated() [
+        append = "bug=acpi-madt-truncated", console = "MADT at offset 0x", console = "runs past the table's end at 0x",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// Two CPUs with one APIC id: starting both would put two on one stack.
+    fn madt_duplicate() [
+        smp = "2..=64", append = "bug=acpi-madt-duplicate", console = "MADT at offset 0x34: ",
+        console = "going on with one CPU",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// A CPU that does not answer is left out by its APIC id, and the others meet.
+    fn silent_cpu() [
+        smp = "2..=8", append = "bug=acpi-madt-silent-cpu",
+        console = "smp: CPU with APIC id 63: no answer within 2000 ms, left out",
+    ] {
+        assert!(!smp::online().is_empty());
+    }
+}

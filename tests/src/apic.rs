@@ -1,0 +1,183 @@
+//! Local APIC, I/O APIC, timers.
+
+use kcore::shim::{AtomicU64, Ordering};
+use kernel::arch::ioapic::Trigger;
+use kernel::arch::{apic, cpu, timer, vector};
+use kernel::pcpu::{self, Pcpu};
+use kernel::smp::{online, smp_rendezvous};
+use kernel::{acpi, clock, globals, ktest};
+
+/// A counter of the boot CPU.
+fn read(counter: fn(&'static Pcpu) -> &'static AtomicU64) -> u64 {
+    // Relaxed: this CPU's own statistic.
+    counter(pcpu::this()).load(Ordering::Relaxed)
+}
+
+fn ticks() -> u64 {
+    read(|this| &this.timer_interrupts)
+}
+
+const MILLISECOND: u64 = 1_000_000;
+
+ktest! {
+    /// One interrupt, no more, and not before its time.
+    fn one_shot() [] {
+        for nanoseconds in [MILLISECOND, 3 * MILLISECOND, 1] {
+            let (before, start) = (ticks(), clock::since_entry());
+            clock::interrupt_after(nanoseconds);
+            while ticks() == before {
+                kcore::shim::spin_loop();
+            }
+            // The two clocks were measured one against the other: allow a percent.
+            let elapsed = clock::since_entry() - start;
+            assert!(elapsed + elapsed / 100 >= nanoseconds, "{elapsed} ns for {nanoseconds}");
+            clock::delay(2 * nanoseconds);
+            assert_eq!(ticks(), before + 1);
+        }
+    }
+}
+
+ktest! {
+    /// Again and again, until stopped.
+    fn periodic() [] {
+        let before = ticks();
+        clock::interrupt_every(MILLISECOND);
+        while ticks() < before + 10 {
+            kcore::shim::spin_loop();
+        }
+        clock::stop_timer();
+        let stopped = ticks();
+        clock::delay(5 * MILLISECOND);
+        assert!(ticks() <= stopped + 1, "the timer goes on after it was stopped");
+    }
+}
+
+ktest! {
+    /// Every CPU's own timer reaches that CPU.
+    fn timers_of_all_cpus() [] {
+        use kcore::rendezvous::Phase;
+        let start = |_: &_| clock::interrupt_every(MILLISECOND);
+        let stop = |_: &_| clock::stop_timer();
+        smp_rendezvous(Phase::NoBarrier, Phase::Run(&start), Phase::NoBarrier).unwrap();
+        for block in online().iter().filter_map(pcpu::of) {
+            // Relaxed: a statistic.
+            while block.timer_interrupts.load(Ordering::Relaxed) < 3 {
+                kcore::shim::spin_loop();
+            }
+        }
+        smp_rendezvous(Phase::NoBarrier, Phase::Run(&stop), Phase::NoBarrier).unwrap();
+    }
+}
+
+ktest! {
+    /// The deadline mode, where there is one.
+    fn tsc_deadline() [] {
+        let (before, start) = (ticks(), clock::since_entry());
+        if !clock::interrupt_at_deadline(MILLISECOND) {
+            ktest::skip("CPUID has no TSC-deadline");
+        }
+        while ticks() == before {
+            kcore::shim::spin_loop();
+        }
+        assert!(clock::since_entry() - start >= MILLISECOND);
+        clock::stop_timer();
+    }
+}
+
+ktest! {
+    /// x2APIC mode is in use where CPUID has it, and xAPIC where not.
+    fn mode_is_what_cpuid_offers() [] {
+        assert_eq!(apic::mode() == apic::Mode::X2Apic, cpu::has_x2apic());
+        assert!(apic::id_agrees());
+    }
+}
+
+ktest! {
+    /// Under QEMU's TCG before 9 there is none.
+    fn x2apic() [] {
+        if apic::mode() != apic::Mode::X2Apic {
+            ktest::skip("CPUID has no x2APIC");
+        }
+        let strays = read(|this| &this.stray_interrupts);
+        apic::send(apic::id(), vector::RENDEZVOUS);
+        while read(|this| &this.stray_interrupts) == strays {
+            kcore::shim::spin_loop();
+        }
+    }
+}
+
+ktest! {
+    /// A rendezvous interrupt without a rendezvous is counted, and harmless.
+    fn stray_rendezvous_interrupt() [] {
+        let strays = read(|this| &this.stray_interrupts);
+        apic::send(apic::id(), vector::RENDEZVOUS);
+        while read(|this| &this.stray_interrupts) == strays {
+            kcore::shim::spin_loop();
+        }
+        assert_eq!(read(|this| &this.stray_interrupts), strays + 1);
+    }
+}
+
+ktest! {
+    /// An interrupt nobody prepared for is a panic that names its vector.
+    fn unused_vector() [expect = "panic", console = "interrupt by vector 0xd0, which nothing uses"] {
+        apic::send(apic::id(), 0xd0);
+        clock::delay(100 * MILLISECOND);
+    }
+}
+
+ktest! {
+    /// ISA interrupt 0, the PIT, arrives where the MADT's override says.
+    fn io_apic_follows_the_override() [] {
+        let Some(Ok(acpi::Platform { madt: Ok(madt), .. })) = globals::PLATFORM.get() else {
+            panic!("no MADT")
+        };
+        let found = madt.overrides().iter().find(|entry| entry.source == 0).expect("an override");
+        assert_ne!(found.gsi, 0, "QEMU moves the PIT");
+        let trigger = Trigger {
+            level: found.flags.level_triggered().unwrap_or(false),
+            low: found.flags.active_low().unwrap_or(false),
+        };
+        let gsi = found.gsi;
+        let with_io_apic = |act: &dyn Fn(&mut kernel::arch::ioapic::IoApic)| {
+            let mut io_apics = globals::IO_APICS.lock();
+            act(io_apics.iter_mut().flatten().find(|one| one.serves(gsi)).expect("an I/O APIC"));
+        };
+        let device = || read(|this| &this.device_interrupts);
+        timer::pit_start_ticks(1000);
+        let before = device();
+        clock::delay(5 * MILLISECOND);
+        assert_eq!(device(), before, "masked, and yet it came");
+        with_io_apic(&|one| {
+            one.route(gsi, vector::IO_APIC_BASE + gsi as u8, apic::id() as u8, trigger);
+        });
+        while device() < before + 5 {
+            kcore::shim::spin_loop();
+        }
+        with_io_apic(&|one| one.mask(gsi));
+        clock::delay(MILLISECOND);
+        let masked = device();
+        clock::delay(5 * MILLISECOND);
+        assert_eq!(device(), masked);
+    }
+}
+
+ktest! {
+    /// Without an HPET the PIT is the reference, and the clock is the same.
+    fn pit_calibration() [qemu = "-machine hpet=off", console = "by the PIT"] {
+        assert!(globals::TSC.get().is_some());
+    }
+}
+
+ktest! {
+    /// With an HPET it is the reference; the PIT agrees to a twentieth.
+    fn hpet_and_pit_agree() [console = "by the HPET"] {
+        let pit = timer::Reference::pit();
+        let (start, from) = (clock::since_entry(), pit.count());
+        clock::delay(10 * MILLISECOND);
+        let (end, to) = (clock::since_entry(), pit.count());
+        let by_pit = pit.elapsed(from, to) * 1_000_000_000 / pit.hz();
+        let by_clock = end - start;
+        assert!(by_pit.abs_diff(by_clock) < by_clock / 20, "{by_pit} and {by_clock} ns");
+    }
+}

@@ -1,0 +1,59 @@
+//! The three ways in lead to the same machine.
+
+use kernel::{globals, ktest, smp};
+
+ktest! {
+    /// QEMU's -kernel.
+    fn pvh() [
+        smp = "4", console = "kernel: Tryst 0.1.0 (commit ", console = ") booted by pvh",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+    ] {
+        assert_eq!(smp::online().len(), 4);
+    }
+}
+
+ktest! {
+    /// rust-osdev's BIOS image; the command line comes in its ramdisk.
+    fn bios() [
+        boot = "bios", console = ") booted by bios",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+    ] {
+        assert_eq!(smp::online().len(), 4);
+    }
+}
+
+ktest! {
+    /// rust-osdev's UEFI image.
+    fn uefi() [
+        boot = "uefi", console = ") booted by uefi",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+    ] {
+        assert_eq!(smp::online().len(), 4);
+    }
+}
+
+ktest! {
+    /// Every word of the command line that means nothing is named.
+    fn bad_command_line() [
+        append = "nonsense foo=1 seed=twelve log=smp=loud bug=unheard-of",
+        console = "\"nonsense\" is not of the form key=value",
+        console = "\"foo=1\"",
+        console = "\"seed=twelve\" needs a decimal or 0x hexadecimal number",
+        console = "\"smp=loud\" ignored",
+        console = "bug=unheard-of: there is no such bug",
+    ] {}
+}
+
+ktest! {
+    /// From the first instruction to all CPUs online in less than 100 ms, counted
+    /// in instructions: with icount shift=0 each takes a nanosecond.
+    fn all_cpus_within_100_ms() [
+        smp = "4", qemu = "-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
+    ] {
+        // Relaxed: written by this CPU during boot.
+        let nanoseconds = globals::ONLINE_AFTER.load(kcore::shim::Ordering::Relaxed);
+        log::info!("{nanoseconds} instructions from entry to all CPUs online");
+        assert!(nanoseconds < 100_000_000, "{nanoseconds} instructions");
+        assert!(nanoseconds > 1_000_000, "the clock does not count");
+    }
+}

@@ -1,0 +1,50 @@
+//! The console in bad moments.
+
+use kernel::{arch, globals, ktest};
+
+ktest! {
+    /// An NMI while this CPU holds the console: its report comes out all the same.
+    fn nmi_while_printing() [
+        expect = "panic", console = "panic on cpu0: NMI from outside",
+        console = "console::nmi_while_printing",
+    ] {
+        let _held = globals::CONSOLE.lock();
+        arch::apic::send_nmi(arch::apic::id());
+        kernel::clock::delay(1_000_000_000);
+    }
+}
+
+ktest! {
+    /// A panic while another CPU holds the console and is stopped with it.
+    fn panic_while_another_prints() [
+        smp = "2..=64", expect = "panic", console = "the one who speaks",
+        console = "cpu1: stopped by NMI: rip ",
+    ] {
+        use kcore::rendezvous::Phase;
+        let action = |context: &kcore::rendezvous::IpiCtx| {
+            if context.cpu().index() == 1 {
+                core::mem::forget(globals::CONSOLE.lock());
+            }
+        };
+        kernel::smp::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier)
+            .unwrap();
+        panic!("the one who speaks");
+    }
+}
+
+ktest! {
+    /// A record that is too long is cut, and says so.
+    fn long_record() [console = "xxxxxxxxxxxxxxxx [cut]"] {
+        let text = alloc::string::String::from_utf8(alloc::vec![b'x'; 2000]).unwrap();
+        log::info!("{text}");
+    }
+}
+
+ktest! {
+    /// A module's level can be set by itself.
+    fn log_filter() [append = "log=warn,ktest=debug", console = "DEBUG] ktest::console: heard"] {
+        log::debug!("heard");
+        log::info!(target: "kernel::smp", "unheard");
+        assert!(!log::log_enabled!(target: "kernel::smp", log::Level::Info));
+    }
+}

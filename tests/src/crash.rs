@@ -1,0 +1,112 @@
+//! Every way to end badly has its own verdict.
+
+use kcore::rendezvous::{IpiCtx, Phase};
+use kernel::arch::interrupt;
+use kernel::{arch, ktest, smp};
+
+/// Runs `action` on cpu1 while the others wait at the barrier.
+fn on_cpu1(action: &(dyn Fn() + Sync)) {
+    let action = |context: &IpiCtx| {
+        if context.cpu().index() == 1 {
+            action();
+        }
+    };
+    smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+}
+
+/// With a name that must be found in the backtrace.
+#[inline(never)]
+fn panic_here() {
+    panic!("on purpose, with {}", 42);
+}
+
+ktest! {
+    /// A panic on a CPU that is not the boot CPU: the backtrace of all of them,
+    /// with functions, files and lines.
+    fn panic_on_an_ap() [
+        smp = "2..=8", expect = "panic", console = "panic on cpu1 at tests/src/crash.rs:",
+        console = "on purpose, with 42", console = "ktest::crash::panic_here at tests/src/crash.rs:",
+        console = "cpu0: stopped by NMI: rip ", console = "wait_for",
+        console = "kernel/core/src/rendezvous.rs:",
+    ] {
+        on_cpu1(&panic_here);
+    }
+}
+
+ktest! {
+    /// Two CPUs panic at once: one report, with both in it.
+    fn two_panics_at_once() [
+        smp = "2..=8", expect = "panic", console = "panic on cpu", console = "stopped by NMI: rip ",
+    ] {
+        let action = |context: &IpiCtx| {
+            assert!(context.cpu().index() > 1, "{} panics", context.cpu());
+        };
+        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+}
+
+ktest! {
+    /// An assertion of the kernel itself has its own exit code.
+    fn assertion() [expect = "assert", console = "kassert: two and two are 5"] {
+        kcore::kassert!(core::hint::black_box(2) + 2 == 5, "two and two are {}", 5);
+    }
+}
+
+ktest! {
+    /// An exception nobody expects.
+    fn invalid_opcode() [
+        expect = "panic", console = "panic on cpu0: #UD invalid opcode, error code 0x0",
+        console = "arch::x86_64::interrupt::invalid_opcode",
+    ] {
+        interrupt::invalid_opcode();
+    }
+}
+
+ktest! {
+    /// A CPU that has interrupts off is stopped for the report by NMI.
+    fn panic_with_a_deaf_cpu() [
+        smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
+        console = "ktest::crash::deaf",
+    ] {
+        // The initiator itself is out of the way: it panics from its action.
+        let action = |context: &IpiCtx| match context.cpu().index() {
+            0 => {
+                kernel::clock::delay(1_000_000);
+                panic!("while cpu1 is deaf");
+            }
+            1 => deaf(),
+            _ => {}
+        };
+        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+}
+
+/// Spins with interrupts off.
+#[inline(never)]
+fn deaf() {
+    arch::cpu::disable_interrupts();
+    loop {
+        kcore::shim::spin_loop();
+    }
+}
+
+ktest! {
+    /// A hang is told from slowness by the progress that is not made.
+    fn hang() [expect = "hang", patience = "2", console = "ktest::crash::deaf"] {
+        deaf();
+    }
+}
+
+ktest! {
+    /// No handler at all: QEMU ends without a word, and the exception chain is found.
+    fn triple_fault() [expect = "triple_fault", console = "kernel: summary: "] {
+        interrupt::triple_fault();
+    }
+}
+
+ktest! {
+    /// A test that fails by itself, without a panic.
+    fn failure() [expect = "fail", console = "test failed: as it should"] {
+        ktest::fail(format_args!("as it should"));
+    }
+}

@@ -1,0 +1,25 @@
+//! The test image: the kernel with every test in it. `test=NAME` on the command
+//! line chooses one; `cargo xtask test` boots it once for each.
+//!
+//! A test passes by returning. What it needs of the machine, and what the host
+//! must see, stands in the brackets behind its name: see `docs/testing.md`.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod acpi;
+mod apic;
+mod boot_paths;
+mod console;
+mod crash;
+mod memory;
+mod rendezvous;
+mod smp;
+
+bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);
+
+fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
+    kernel::start(boot_info, kernel::ktest::run)
+}

@@ -1,0 +1,204 @@
+//! Page permissions, frames, heap and stacks.
+
+use alloc::vec::Vec;
+use core::hint::black_box;
+
+use kcore::frame::Frame;
+use kernel::arch::paging::{self, physical_to_virtual};
+use kernel::{ktest, mem};
+
+ktest! {
+    /// Code cannot be written.
+    fn text_is_not_writable() [expect = "panic", console = "#PF page fault: write to 0xffffffff80"] {
+        let (start, ..) = paging::image_sections()[0];
+        // SAFETY: it is not: the write must fault.
+        unsafe { (start as *mut u8).write_volatile(0) };
+    }
+}
+
+ktest! {
+    /// Nor can constants.
+    fn rodata_is_not_writable() [
+        expect = "panic", console = "#PF page fault: write to 0xffffffff80",
+        console = "(not permitted)",
+    ] {
+        let (start, ..) = paging::image_sections()[1];
+        // SAFETY: it is not: the write must fault.
+        unsafe { (start as *mut u8).write_volatile(0) };
+    }
+}
+
+/// Calls the byte at `address`, a RET, as a function.
+fn call(address: u64) {
+    // SAFETY: a data pointer as a function: the call must fault.
+    let function = unsafe { core::mem::transmute::<u64, extern "C" fn()>(address) };
+    function();
+}
+
+ktest! {
+    /// Data cannot be run, by whichever of its addresses.
+    fn data_is_not_executable() [
+        expect = "panic", console = "#PF page fault: instruction fetch from 0xffffffff80",
+    ] {
+        static RET: kcore::shim::AtomicU32 = kcore::shim::AtomicU32::new(0xc3);
+        call(&raw const RET as u64);
+    }
+}
+
+ktest! {
+    /// Physical memory cannot be run.
+    fn physical_memory_is_not_executable() [
+        expect = "panic", console = "#PF page fault: instruction fetch from 0xffff8",
+    ] {
+        let frame = mem::allocate_frame().expect("a frame");
+        // SAFETY: a frame of our own.
+        unsafe { (physical_to_virtual(frame) as *mut u8).write_volatile(0xc3) };
+        call(physical_to_virtual(frame));
+    }
+}
+
+ktest! {
+    /// The kernel's own image is not also writable through the map of physical memory.
+    fn no_writable_alias_of_the_image() [] {
+        for (start, end, _access) in paging::image_sections() {
+            for page in (start..end).step_by(4096) {
+                let frame = paging::translate(page).expect("the image is mapped");
+                assert_eq!(paging::translate(physical_to_virtual(frame)), None, "{page:#x}");
+            }
+        }
+    }
+}
+
+ktest! {
+    /// Null, and all that is near it.
+    fn null_is_not_mapped() [
+        expect = "panic", console = "#PF page fault: read from 0x8 (not mapped)",
+    ] {
+        // SAFETY: it is not: the read must fault.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(black_box(8)).read_volatile() };
+    }
+}
+
+#[expect(unconditional_recursion, reason = "the stack must overflow")]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    recurse(depth + 1) + black_box(frame)[0]
+}
+
+ktest! {
+    /// A stack that overflows hits its guard page; the double fault that follows
+    /// has a stack of its own and says what happened.
+    fn stack_overflow() [
+        expect = "panic", console = "kernel stack overflow", console = "memory::recurse",
+    ] {
+        black_box(recurse(black_box(0)));
+    }
+}
+
+ktest! {
+    /// All memory can be taken, each frame once, and given back.
+    fn all_frames_are_distinct() [qemu = "-m 64"] { take_all_frames(1); }
+}
+
+ktest! {
+    /// The same by 16 MiB, with memory above 4 GiB, which must be visible too.
+    fn all_frames_are_distinct_8_gib() [qemu = "-m 8192", smp = "1..=4"] {
+        assert!(take_all_frames(4096) > 4 << 30);
+    }
+}
+
+/// Takes all memory by pieces of `frames` frames, each linked to the one before
+/// and marked with its own address; checks the marks and gives all back. The
+/// highest address that was seen.
+fn take_all_frames(frames: u64) -> u64 {
+    let (_usable, free) = mem::usage();
+    let take = || {
+        mem::with_frames(|all| {
+            if frames == 1 {
+                all.alloc()
+            } else {
+                all.alloc_contiguous(frames, 1)
+            }
+        })
+    };
+    let (mut last, mut count, mut highest) = (0, 0, 0);
+    while let Some(piece) = take() {
+        let address = piece.start_address();
+        let link = physical_to_virtual(address) as *mut u64;
+        let mark = physical_to_virtual(address + 8) as *mut u64;
+        // SAFETY: memory of our own.
+        unsafe { link.write(last) };
+        // SAFETY: the second word of it.
+        unsafe { mark.write(!address) };
+        last = address;
+        highest = highest.max(address);
+        count += frames;
+    }
+    // A piece may be left over at the end of each region.
+    assert!(count * 4096 <= free && free - count * 4096 < frames * 4096 * 4);
+    while last != 0 {
+        let link = physical_to_virtual(last) as *const u64;
+        let mark = physical_to_virtual(last + 8) as *const u64;
+        // SAFETY: as above.
+        let mark = unsafe { mark.read() };
+        assert_eq!(mark, !last, "frame {last:#x} was given out twice");
+        // SAFETY: as above.
+        let next = unsafe { link.read() };
+        mem::with_frames(|all| all.free_contiguous(Frame::containing(last), frames)).unwrap();
+        last = next;
+    }
+    assert_eq!(mem::usage().1, free);
+    highest
+}
+
+ktest! {
+    /// A frame that is freed twice is named.
+    fn double_free() [expect = "panic", console = "frame", console = "memory::double_free"] {
+        let frame = mem::allocate_frame().expect("a frame");
+        mem::free_frame(frame);
+        mem::free_frame(frame);
+    }
+}
+
+ktest! {
+    /// Allocations of random sizes keep their contents and are all given back.
+    fn heap() [] {
+        let (_size, used) = kernel::globals::HEAP.usage();
+        let mut random = ktest::seed() | 1;
+        let mut kept: Vec<Vec<u8>> = Vec::new();
+        for round in 0..2000_u32 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            if random.is_multiple_of(3) && !kept.is_empty() {
+                let gone = kept.swap_remove(random as usize % kept.len());
+                let expected = gone.len() as u8;
+                assert!(gone.iter().all(|&byte| byte == expected), "round {round}");
+            } else {
+                let len = (random >> 32) as usize % 2000;
+                kept.push(alloc::vec![len as u8; len]);
+            }
+        }
+        drop(kept);
+        assert_eq!(kernel::globals::HEAP.usage().1, used);
+    }
+}
+
+ktest! {
+    /// No memory left is a panic that says so, not a hang.
+    fn heap_exhaustion() [expect = "panic", console = "memory allocation of "] {
+        let mut kept: Vec<Vec<u8>> = Vec::new();
+        loop {
+            kept.push(alloc::vec![1; 1 << 20]);
+        }
+    }
+}
+
+ktest! {
+    /// SMEP, SMAP and UMIP are on where CPUID has them; QEMU's max has them all.
+    fn protections_are_on() [] {
+        let protections = kernel::arch::cpu::protect();
+        assert!(protections.smep && protections.smap && protections.umip, "{protections:?}");
+        assert_eq!(protections, kernel::arch::cpu::protections_in_force());
+    }
+}

@@ -1,0 +1,85 @@
+//! Every CPU comes up, whatever the machine looks like.
+
+use kcore::rendezvous::Phase;
+use kcore::shim::{AtomicU64, Ordering};
+use kernel::smp::{online, smp_rendezvous};
+use kernel::{acpi, arch, globals, ktest, pcpu};
+
+fn enabled() -> usize {
+    match globals::PLATFORM.get() {
+        Some(Ok(acpi::Platform { madt: Ok(madt), .. })) => madt
+            .cpus()
+            .filter(|cpu| cpu.state == kcore::madt::CpuState::Enabled)
+            .count(),
+        _ => panic!("no MADT"),
+    }
+}
+
+/// Every enabled CPU is online, on a stack and in a block of its own, and its
+/// local APIC has the id it was started by.
+fn all_here(expected: usize) {
+    assert_eq!(enabled(), expected);
+    assert_eq!(online().len(), expected);
+    static STACKS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    let look = |context: &kcore::rendezvous::IpiCtx| {
+        let this = pcpu::this();
+        assert_eq!(this.id(), context.cpu());
+        assert_eq!(this.apic_id(), arch::apic::id());
+        assert!(arch::apic::id_agrees());
+        let (_rip, rsp, _rbp) = arch::cpu::here();
+        // Relaxed: the end of the rendezvous publishes it.
+        STACKS[context.cpu().index()].store(rsp >> 15, Ordering::Relaxed);
+    };
+    smp_rendezvous(Phase::NoBarrier, Phase::Run(&look), Phase::NoBarrier).unwrap();
+    for a in 0..expected {
+        for b in 0..a {
+            // Relaxed: as above.
+            let [a, b] = [a, b].map(|cpu| STACKS[cpu].load(Ordering::Relaxed));
+            assert!(a != b && a != 0, "two CPUs on one stack");
+        }
+    }
+}
+
+ktest! {
+    /// Whatever `--smp` says.
+    fn all_cpus_online() [] { all_here(enabled()); }
+}
+
+ktest! {
+    /// APIC ids with a gap: 0-2 and 4-6.
+    fn ids_with_gaps() [
+        qemu = "-smp 6,sockets=2,cores=3", console = "APIC ids 0-2,4-6",
+    ] { all_here(6); }
+}
+
+ktest! {
+    /// CPUs that could be plugged in are not started.
+    fn disabled_entries() [
+        qemu = "-smp 2,maxcpus=4", console = "2 CPUs online of 2 enabled in MADT (2 disabled)",
+    ] { all_here(2); }
+}
+
+ktest! {
+    /// The most that issue and reference ask for.
+    fn sixty_four() [qemu = "-smp 64", console = "summary: 64 CPUs online of 64"] { all_here(64); }
+}
+
+ktest! {
+    /// One CPU, alone.
+    fn one() [qemu = "-smp 1", console = "summary: 1 CPU online of 1"] { all_here(1); }
+}
+
+ktest! {
+    /// The other chipset, and CPUs in threads of cores of sockets.
+    fn pc_with_threads() [qemu = "-machine pc -smp 8,sockets=2,cores=2,threads=2"] { all_here(8); }
+}
+
+ktest! {
+    /// All virtual CPUs really at once.
+    fn really_parallel() [qemu = "-accel tcg,thread=multi", smp = "2..=4"] { all_here(enabled()); }
+}
+
+ktest! {
+    /// A CPU without SMEP, SMAP, UMIP, x2APIC or a topology leaf.
+    fn plain_cpu() [qemu = "-cpu qemu64", smp = "1..=4"] { all_here(enabled()); }
+}

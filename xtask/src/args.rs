@@ -1,0 +1,272 @@
+//! The words of a command line, one after the other, and the options that the
+//! commands which boot a machine share.
+
+use std::ffi::OsString;
+
+use lexopt::{Arg, Parser};
+
+use crate::error::{Error, Result};
+use crate::machine::BootPath;
+
+/// One word: an option as it was typed, or a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// `--smp`, `-o`.
+    Option(String),
+    /// Anything else.
+    Value(String),
+}
+
+/// The words of one command.
+pub(crate) struct Args {
+    parser: Parser,
+    command: &'static str,
+    /// What stands after `--`.
+    pub(crate) after: Vec<String>,
+}
+
+impl Args {
+    /// The words of this command; what follows `--` is set aside.
+    pub(crate) fn new(command: &'static str, words: &[String]) -> Self {
+        let split = words
+            .iter()
+            .position(|word| word == "--")
+            .unwrap_or(words.len());
+        let after = words.iter().skip(split + 1).cloned().collect();
+        let parser = Parser::from_args(words[..split].iter().map(OsString::from));
+        Args {
+            parser,
+            command,
+            after,
+        }
+    }
+
+    /// The next word; `None` at the end.
+    ///
+    /// # Errors
+    /// When the word is no text, or an option that takes none has a value.
+    pub(crate) fn next(&mut self) -> Result<Option<Word>> {
+        let command = self.command;
+        let word = match self.parser.next().map_err(|e| Error::usage(command, e))? {
+            None => return Ok(None),
+            Some(Arg::Long(name)) => Word::Option(format!("--{name}")),
+            Some(Arg::Short(name)) => Word::Option(format!("-{name}")),
+            Some(Arg::Value(value)) => Word::Value(text(command, value)?),
+        };
+        Ok(Some(word))
+    }
+
+    /// The value of the option just read.
+    ///
+    /// # Errors
+    /// When there is none, or it is no text.
+    pub(crate) fn value(&mut self) -> Result<String> {
+        let value = self
+            .parser
+            .value()
+            .map_err(|e| Error::usage(self.command, e))?;
+        text(self.command, value)
+    }
+
+    /// The value of the option just read, as `parse` understands it.
+    ///
+    /// # Errors
+    /// When there is none, or `parse` does not understand it; `form` says what
+    /// it should be.
+    pub(crate) fn parsed<T>(
+        &mut self,
+        form: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T> {
+        let value = self.value()?;
+        parse(&value).ok_or_else(|| self.wrong(format!("{value:?} is not {form}")))
+    }
+
+    /// A usage error of this command.
+    pub(crate) fn wrong(&self, text: impl std::fmt::Display) -> Error {
+        Error::usage(self.command, text)
+    }
+
+    /// The error for a word that this command does not know.
+    pub(crate) fn unknown(&self, word: &Word) -> Error {
+        match word {
+            Word::Option(name) => self.wrong(format!("unknown option {name}")),
+            Word::Value(value) => self.wrong(format!("unexpected argument {value:?}")),
+        }
+    }
+
+    /// Refuses arguments for QEMU where no QEMU is run.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub(crate) fn nothing_after(&self) -> Result<()> {
+        if self.after.is_empty() {
+            Ok(())
+        } else {
+            Err(self.wrong("nothing may follow --"))
+        }
+    }
+}
+
+fn text(command: &str, value: OsString) -> Result<String> {
+    value
+        .into_string()
+        .map_err(|bad| Error::usage(command, format!("{bad:?} is no UTF-8")))
+}
+
+/// A number, decimal or `0x` hexadecimal.
+pub(crate) fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// The options that every command which boots a machine takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Numbers of CPUs; one or several.
+    pub(crate) smp: Vec<u32>,
+    /// The way to boot; each command has its default.
+    pub(crate) boot: Option<BootPath>,
+    /// Words for the kernel's command line.
+    pub(crate) append: String,
+    /// Memory in MiB.
+    pub(crate) mem: u32,
+    /// QEMU's accelerator.
+    pub(crate) accel: Option<String>,
+    /// Build without optimisation.
+    pub(crate) debug: bool,
+    /// Factor of every time limit.
+    pub(crate) timeout_scale: f64,
+}
+
+/// The help text of the shared options.
+pub(crate) const OPTIONS_HELP: &str = "\
+      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
+      --mem MIB           memory of the machine (default 512)
+      --accel NAME        tcg (default), kvm, hvf, whpx, or auto for the fastest here
+      --debug             build without optimisation
+      --timeout-scale X   multiply every time limit by X; 0 for no limit
+  -- QEMU ARGS            passed to QEMU as they are, in place of the defaults
+
+Environment: QEMU=PROGRAM names another QEMU; OVMF_CODE= and OVMF_VARS= name UEFI firmware.";
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            smp: vec![4],
+            boot: None,
+            append: String::new(),
+            mem: 512,
+            accel: None,
+            debug: false,
+            timeout_scale: 1.0,
+        }
+    }
+}
+
+impl Options {
+    /// Takes a word if it is one of the shared options; says whether it was.
+    ///
+    /// # Errors
+    /// When the option's value is missing or wrong.
+    pub(crate) fn take(&mut self, word: &Word, args: &mut Args) -> Result<bool> {
+        let Word::Option(name) = word else {
+            return Ok(false);
+        };
+        match name.as_str() {
+            "--smp" => self.smp = args.parsed("a number of CPUs, or several: 1,2,4", counts)?,
+            "--boot" => self.boot = Some(args.parsed("pvh, bios or uefi", BootPath::parse)?),
+            "--append" => self.append = args.value()?,
+            "--mem" => self.mem = args.parsed("a number of MiB", |s| s.parse().ok())?,
+            "--accel" => self.accel = Some(args.value()?),
+            "--debug" => self.debug = true,
+            "--timeout-scale" => {
+                self.timeout_scale = args.parsed("a factor, such as 2.5", scale)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The one number of CPUs.
+    ///
+    /// # Errors
+    /// When several were given.
+    pub(crate) fn one_smp(&self, args: &Args) -> Result<u32> {
+        match self.smp[..] {
+            [one] => Ok(one),
+            _ => Err(args.wrong("--smp takes one number here")),
+        }
+    }
+}
+
+/// Numbers separated by commas, none of them 0.
+fn counts(text: &str) -> Option<Vec<u32>> {
+    let mut counts: Vec<u32> = Vec::new();
+    for word in text.split(',') {
+        let count = word.trim().parse().ok().filter(|count| *count > 0)?;
+        if !counts.contains(&count) {
+            counts.push(count);
+        }
+    }
+    Some(counts)
+}
+
+fn scale(text: &str) -> Option<f64> {
+    text.parse()
+        .ok()
+        .filter(|scale: &f64| scale.is_finite() && *scale >= 0.0 && *scale <= 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> Args {
+        Args::new(
+            "run",
+            &words.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_set_aside() {
+        let mut args = args(&["--smp=1,2,2", "x", "--", "-smp", "6", "--help"]);
+        let mut options = Options::default();
+        let word = args.next().expect("it is text").expect("there is one");
+        assert!(options.take(&word, &mut args).expect("it is right"));
+        assert_eq!(options.smp, [1, 2]);
+        assert_eq!(
+            args.next().expect("it is text"),
+            Some(Word::Value("x".to_string()))
+        );
+        assert_eq!(args.next().expect("it is text"), None);
+        assert_eq!(args.after, ["-smp", "6", "--help"]);
+        assert!(options.one_smp(&args).is_err());
+    }
+
+    #[test]
+    fn a_wrong_value_is_a_usage_error() {
+        for words in [
+            ["--smp", "0"],
+            ["--boot", "floppy"],
+            ["--timeout-scale", "-1"],
+        ] {
+            let mut args = args(&words);
+            let word = args.next().expect("it is text").expect("there is one");
+            let error = Options::default()
+                .take(&word, &mut args)
+                .expect_err("it is wrong");
+            assert_eq!(error.exit, crate::error::Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn numbers_may_be_hexadecimal() {
+        assert_eq!(number("0xff"), Some(255));
+        assert_eq!(number("17"), Some(17));
+        assert_eq!(number("seed"), None);
+    }
+}

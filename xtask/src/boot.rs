@@ -1,0 +1,226 @@
+//! One boot from start to end: runs the machine, watches its progress, and
+//! when it crashes or hangs finds out why before it is gone.
+//!
+//! What is found out stands in the console log behind the guest's last line,
+//! each line beginning with `xtask: `.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::budget::{Budget, Stall, cpu_time};
+use crate::crash;
+use crate::error::Result;
+use crate::hang;
+use crate::machine::{Machine, Medium};
+use crate::paths;
+use crate::qemu::Qemu;
+use crate::symbols::Symbols;
+use crate::term;
+use crate::vm::{Echo, Vm};
+
+/// How often a running guest is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a hung guest has for its own report once it has got an NMI.
+const NMI_REPORT: Duration = Duration::from_secs(2);
+
+/// How a boot ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The guest ended QEMU with this exit code (isa-debug-exit).
+    Code(i32),
+    /// A CPU reset itself: a triple fault.
+    TripleFault,
+    /// QEMU ended with code 0 for another reason, such as `guest-shutdown`.
+    Off(String),
+    /// The guest made no progress.
+    Hang(Stall),
+    /// KVM could not go on with the guest.
+    KvmError,
+    /// QEMU did not start; its own words.
+    NoStart(String),
+    /// QEMU was ended by a signal; its own words.
+    Killed(String),
+}
+
+/// One boot to be made.
+pub(crate) struct Boot<'a> {
+    /// The emulator.
+    pub(crate) qemu: &'a Qemu,
+    /// The machine.
+    pub(crate) machine: &'a Machine,
+    /// Where its logs go.
+    pub(crate) dir: &'a Path,
+    /// The symbols of its kernel.
+    pub(crate) symbols: &'a Arc<Symbols>,
+    /// Where its console goes besides the log.
+    pub(crate) echo: Echo,
+    /// How long the guest may be silent, in CPU time of QEMU.
+    pub(crate) patience: Duration,
+    /// Factor of every time limit; 0 for no limit.
+    pub(crate) timeout_scale: f64,
+}
+
+/// A boot that has ended.
+pub(crate) struct Ended {
+    /// How.
+    pub(crate) end: End,
+    /// The console log as it stands on disk, symbolised, with the report on a
+    /// crash or a hang.
+    pub(crate) console: String,
+    /// What came over the results port.
+    pub(crate) results: String,
+    /// From QEMU's start to its end.
+    pub(crate) time: Duration,
+}
+
+impl Boot<'_> {
+    /// Boots the machine and waits for its end.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or a log cannot be written.
+    pub(crate) fn run(&self) -> Result<Ended> {
+        let started = Instant::now();
+        let mut vm = self.start(self.machine, self.dir, &self.echo)?;
+        let (end, mut report) = self.watch(&mut vm)?;
+        let time = started.elapsed();
+        let (mut console, results) = vm.finish();
+        if end == End::TripleFault {
+            report.extend(self.explain_crash()?);
+        }
+        for line in report {
+            let line = format!("xtask: {line}\n");
+            if let Echo::Prefixed(prefix) = &self.echo {
+                term::say(&format!("{prefix}{}", line.trim_end()));
+            }
+            console.push_str(&line);
+            append(&self.dir.join("console.log"), &line);
+        }
+        Ok(Ended {
+            end,
+            console,
+            results,
+            time,
+        })
+    }
+
+    fn start(&self, machine: &Machine, dir: &Path, echo: &Echo) -> Result<Vm> {
+        Vm::start(self.qemu, machine, dir, self.symbols, echo)
+    }
+
+    /// The time that this boot has. Firmware and loader are slow, and silent
+    /// while they load the kernel.
+    fn budget(&self) -> Budget {
+        let patience = match self.machine.medium {
+            Medium::Kernel { .. } => self.patience,
+            Medium::Disk { .. } => 4 * self.patience,
+        };
+        Budget::new(self.timeout_scale, patience, Instant::now())
+    }
+
+    /// Waits until the guest ends or has to be ended; returns how, and what
+    /// could be found out about a hang.
+    fn watch(&self, vm: &mut Vm) -> Result<(End, Vec<String>)> {
+        let mut budget = self.budget();
+        loop {
+            if let Some(status) = vm.ended()? {
+                return Ok((end(status, vm), Vec::new()));
+            }
+            if !self.machine.emulates() && vm.words().contains("KVM internal error") {
+                vm.kill();
+                return Ok((End::KvmError, vec!["KVM internal error".to_string()]));
+            }
+            if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
+                let report = self.stop_hung(vm, stall)?;
+                return Ok((End::Hang(stall), report));
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Asks QEMU where each CPU stands, gives the guest the chance to tell by
+    /// itself, and ends it.
+    fn stop_hung(&self, vm: &mut Vm, stall: Stall) -> Result<Vec<String>> {
+        let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
+        if let Some(mut qmp) = vm.qmp.take() {
+            lines.extend(hang::report(&mut qmp, self.symbols));
+            let before = vm.progress();
+            qmp.execute("inject-nmi", &json!({}));
+            let end = Instant::now() + NMI_REPORT.mul_f64(self.timeout_scale.max(1.0));
+            while vm.ended()?.is_none() && Instant::now() < end {
+                thread::sleep(TICK);
+            }
+            if vm.progress() == before {
+                lines.push("the guest did not answer an NMI".to_string());
+            } else {
+                lines.push("the guest's own report on an NMI stands above".to_string());
+            }
+        }
+        if vm.ended()?.is_none() {
+            vm.kill();
+        }
+        Ok(lines)
+    }
+
+    /// Runs the same machine again with QEMU's log of exceptions; the log's
+    /// tail is kept as crash.log.
+    fn explain_crash(&self) -> Result<Vec<String>> {
+        let mut lines = vec!["crash: triple fault: a CPU reset itself".to_string()];
+        if !self.machine.emulates() {
+            lines.push("retry with --accel tcg for the exception chain".to_string());
+            return Ok(lines);
+        }
+        let mut machine = self.machine.clone();
+        machine.extra.extend(crash::LOG_ARGS.map(String::from));
+        let mut vm = self.start(&machine, &self.dir.join("crash"), &Echo::Off)?;
+        self.watch(&mut vm)?;
+        vm.drain();
+        let words = vm.words();
+        let log = self.dir.join("crash.log");
+        paths::write(&log, &words)?;
+        vm.finish();
+        let chain = crash::report(&words, self.symbols);
+        if chain.is_empty() {
+            lines.push("a second boot of the same machine did not crash".to_string());
+        }
+        lines.extend(chain);
+        lines.push(format!("QEMU's log of exceptions: {}", paths::shown(&log)));
+        Ok(lines)
+    }
+}
+
+/// How QEMU ended, by its exit status and its last event.
+fn end(status: ExitStatus, vm: &mut Vm) -> End {
+    match status.code() {
+        Some(0) => {
+            let reason = vm.qmp.as_mut().and_then(crate::qmp::Qmp::shutdown_reason);
+            match reason.as_deref() {
+                Some("guest-reset") => End::TripleFault,
+                Some(other) => End::Off(other.to_string()),
+                None => End::Off("for no reason given".to_string()),
+            }
+        }
+        Some(1) => End::NoStart(own_words(vm)),
+        Some(code) => End::Code(code),
+        None => End::Killed(own_words(vm)),
+    }
+}
+
+/// What a QEMU that has ended said itself.
+fn own_words(vm: &mut Vm) -> String {
+    vm.drain();
+    vm.words().trim().to_string()
+}
+
+/// Adds a line to a log. A log that cannot be written is already reported.
+fn append(path: &Path, line: &str) {
+    if let Ok(mut file) = OpenOptions::new().append(true).open(path) {
+        let _ = file.write_all(line.as_bytes());
+    }
+}

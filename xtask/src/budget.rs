@@ -1,0 +1,173 @@
+//! When a guest counts as hung: judged by its progress, never by the clock alone.
+//!
+//! Progress is new bytes on either serial port. A guest may be without it for
+//! some seconds of QEMU's own CPU time, which stands still while the host is
+//! busy with other things; an idle guest uses no CPU, so there is a longer
+//! limit by the clock too. A last limit ends a guest that talks for ever.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// CPU time of QEMU without progress, where nothing else is asked for.
+pub(crate) const QUIET_CPU: Duration = Duration::from_secs(10);
+/// Time by the clock without progress.
+const QUIET_WALL: Duration = Duration::from_secs(60);
+/// CPU time of a whole boot.
+const TOTAL_CPU: Duration = Duration::from_secs(300);
+
+/// Why a guest is taken for hung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stall {
+    /// No progress for this much CPU time of QEMU.
+    Cpu(Duration),
+    /// No progress for this much time by the clock.
+    Wall(Duration),
+    /// More CPU time than a boot may take in all.
+    Total(Duration),
+}
+
+impl std::fmt::Display for Stall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stall::Cpu(time) => {
+                write!(
+                    f,
+                    "no output for {:.0} s of QEMU's CPU time",
+                    time.as_secs_f64()
+                )
+            }
+            Stall::Wall(time) => write!(f, "no output for {:.0} s", time.as_secs_f64()),
+            Stall::Total(time) => {
+                write!(
+                    f,
+                    "not finished after {:.0} s of QEMU's CPU time",
+                    time.as_secs_f64()
+                )
+            }
+        }
+    }
+}
+
+/// The budget of one boot and what is used of it.
+pub(crate) struct Budget {
+    scale: f64,
+    quiet_cpu: Duration,
+    progress: u64,
+    cpu: Duration,
+    wall: Instant,
+}
+
+impl Budget {
+    /// A fresh budget, every limit times `scale`; a scale of 0 means no limit.
+    /// The guest may be silent for `quiet_cpu` of QEMU's CPU time.
+    pub(crate) fn new(scale: f64, quiet_cpu: Duration, now: Instant) -> Self {
+        Budget {
+            scale,
+            quiet_cpu,
+            progress: 0,
+            cpu: Duration::ZERO,
+            wall: now,
+        }
+    }
+
+    /// Takes note of the bytes that came so far and of the CPU time used so
+    /// far (`None` where the host does not tell); says whether the guest hangs.
+    pub(crate) fn check(
+        &mut self,
+        progress: u64,
+        cpu: Option<Duration>,
+        now: Instant,
+    ) -> Option<Stall> {
+        if self.scale == 0.0 {
+            return None;
+        }
+        if progress != self.progress {
+            (self.progress, self.wall) = (progress, now);
+            self.cpu = cpu.unwrap_or_default();
+        }
+        let limit = |limit: Duration| limit.mul_f64(self.scale);
+        let quiet = now.duration_since(self.wall);
+        let Some(cpu) = cpu else {
+            return (quiet > limit(self.quiet_cpu)).then_some(Stall::Wall(limit(self.quiet_cpu)));
+        };
+        if cpu > limit(TOTAL_CPU) {
+            Some(Stall::Total(limit(TOTAL_CPU)))
+        } else if cpu.saturating_sub(self.cpu) > limit(self.quiet_cpu) {
+            Some(Stall::Cpu(limit(self.quiet_cpu)))
+        } else if quiet > limit(QUIET_WALL) {
+            Some(Stall::Wall(limit(QUIET_WALL)))
+        } else {
+            None
+        }
+    }
+}
+
+/// CPU time, user and system, that a process has used. `None` where there is no /proc.
+pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms (USER_HZ is 100 on
+/// every x86 and Arm Linux). The second field, a name, may hold blanks.
+fn parse_stat(stat: &str) -> Option<Duration> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_busy_host_is_not_the_guests_fault() {
+        let start = Instant::now();
+        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        assert_eq!(budget.check(1, Some(S), start + 50 * S), None);
+        assert_eq!(budget.check(1, Some(2 * S), start + 109 * S), None);
+        assert_eq!(
+            budget.check(1, Some(2 * S), start + 111 * S),
+            Some(Stall::Wall(60 * S))
+        );
+    }
+
+    #[test]
+    fn a_spinning_guest_is_found_by_its_cpu_time() {
+        let start = Instant::now();
+        let mut budget = Budget::new(2.0, QUIET_CPU, start);
+        assert_eq!(budget.check(5, Some(30 * S), start), None);
+        assert_eq!(budget.check(5, Some(49 * S), start), None);
+        assert_eq!(
+            budget.check(5, Some(51 * S), start),
+            Some(Stall::Cpu(20 * S))
+        );
+        assert_eq!(budget.check(6, Some(51 * S), start), None);
+        assert_eq!(
+            budget.check(9, Some(601 * S), start),
+            Some(Stall::Total(600 * S))
+        );
+    }
+
+    #[test]
+    fn without_cpu_times_the_clock_decides() {
+        let start = Instant::now();
+        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        assert_eq!(budget.check(0, None, start + 9 * S), None);
+        assert_eq!(
+            budget.check(0, None, start + 11 * S),
+            Some(Stall::Wall(10 * S))
+        );
+        assert_eq!(
+            Budget::new(0.0, QUIET_CPU, start).check(0, None, start + 999 * S),
+            None
+        );
+    }
+
+    #[test]
+    fn a_process_name_may_hold_blanks_and_brackets() {
+        let stat = "12 (qemu) x (y) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0";
+        assert_eq!(parse_stat(stat), Some(2 * S));
+    }
+}

@@ -1,0 +1,194 @@
+//! Child processes of the Rust toolchain: cargo, rustc and rustup, free of what
+//! the outer cargo put into the environment.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use std::io::{BufRead, BufReader};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::paths;
+
+/// The kernel's target.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// A build that takes longer than this is announced.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// What stays of the variables that begin with `CARGO` or `RUST`: where things
+/// are and how to reach them. `RUSTUP_TOOLCHAIN` goes, so that
+/// rust-toolchain.toml decides; `RUSTFLAGS` goes, because it would replace the
+/// flags of .cargo/config.toml.
+const KEPT: [&str; 14] = [
+    "CARGO_HOME",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_JOBS",
+    "CARGO_INCREMENTAL",
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+    "CARGO_TERM_",
+    "RUSTC_WRAPPER",
+    "RUSTUP_AUTO_INSTALL",
+    "RUSTUP_DIST_",
+    "RUSTUP_HOME",
+    "RUSTUP_UPDATE_ROOT",
+];
+
+/// Whether a child process of the toolchain should see this variable.
+fn passes(name: &str) -> bool {
+    let ours = name.starts_with("CARGO") || name.starts_with("RUST");
+    !ours || KEPT.iter().any(|kept| name.starts_with(kept))
+}
+
+/// A command of the toolchain, run in the workspace's root.
+pub(crate) fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| !passes(name)) {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(paths::root());
+    command
+}
+
+/// `cargo SUBCOMMAND` in the workspace, with `--locked` if there is a lock file.
+pub(crate) fn cargo(subcommand: &str) -> Command {
+    let mut command = tool("cargo");
+    command.arg(subcommand);
+    if paths::root().join("Cargo.lock").exists() {
+        command.arg("--locked");
+    }
+    command
+}
+
+/// One kernel image of the workspace.
+#[derive(Clone, Copy)]
+pub(crate) struct Image {
+    package: &'static str,
+    bin: &'static str,
+}
+
+/// The kernel.
+pub(crate) const KERNEL: Image = Image {
+    package: "kernel",
+    bin: "tryst",
+};
+/// The kernel with the tests in it.
+pub(crate) const KTEST: Image = Image {
+    package: "tests",
+    bin: "ktest",
+};
+
+/// Builds an image and returns its ELF file. Cargo's own messages go to stderr.
+///
+/// # Errors
+/// When cargo cannot be started or the build fails.
+pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
+    let mut command = cargo("build");
+    command.args([
+        "--quiet",
+        "--message-format=json-render-diagnostics",
+        "--target",
+        TARGET,
+    ]);
+    command.args(["-p", image.package, "--bin", image.bin]);
+    if !debug {
+        command.arg("--release");
+    }
+    let note = format!(
+        "    Building {} ({})",
+        image.bin,
+        if debug { "dev" } else { "release" }
+    );
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    let (send, receive) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        std::thread::spawn(move || {
+            BufReader::new(stdout)
+                .lines()
+                .map_while(std::result::Result::ok)
+                .for_each(|line| {
+                    let _ = send.send(line);
+                });
+        });
+    }
+    let mut elf = None;
+    let mut announced = false;
+    loop {
+        match receive.recv_timeout(PATIENCE) {
+            Ok(line) => elf = executable(&line, image.bin).or(elf),
+            Err(RecvTimeoutError::Timeout) if !announced => {
+                eprintln!("{note}");
+                announced = true;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child
+        .wait()
+        .map_err(|e| Error::io("cannot wait for cargo", &e))?;
+    match elf {
+        Some(elf) if status.success() => Ok(elf),
+        _ => Err(
+            Error::failed(format!("the image {} does not build", image.bin))
+                .hint("the compiler's messages are above"),
+        ),
+    }
+}
+
+/// The executable that one of cargo's JSON messages announces for this binary.
+fn executable(message: &str, bin: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    if message["reason"] != "compiler-artifact" || message["target"]["name"] != bin {
+        return None;
+    }
+    message["executable"].as_str().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outer_cargo_leaves_no_trace() {
+        for gone in [
+            "CARGO",
+            "CARGO_MANIFEST_DIR",
+            "RUSTFLAGS",
+            "RUSTUP_TOOLCHAIN",
+            "RUSTC",
+        ] {
+            assert!(!passes(gone), "{gone}");
+        }
+        for kept in [
+            "PATH",
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_TERM_COLOR",
+            "RUSTUP_HOME",
+        ] {
+            assert!(passes(kept), "{kept}");
+        }
+    }
+
+    #[test]
+    fn the_executable_is_read_from_cargos_message() {
+        let line =
+            r#"{"reason":"compiler-artifact","target":{"name":"tryst"},"executable":"/t/tryst"}"#;
+        assert_eq!(executable(line, "tryst"), Some(PathBuf::from("/t/tryst")));
+        assert_eq!(executable(line, "ktest"), None);
+        assert_eq!(executable("not json", "tryst"), None);
+    }
+}

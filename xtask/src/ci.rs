@@ -1,0 +1,209 @@
+//! `cargo xtask ci`: every check there is, in one list.
+//!
+//! No check stops the list. The last line says how many passed and failed,
+//! and nothing follows it on the standard output.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::args::{Args, Word};
+use crate::cargo::{TARGET, cargo, tool};
+use crate::error::{Error, Exit, Result};
+use crate::{layers, paths, setup, size, term, test};
+
+/// The help text of `cargo xtask ci`.
+pub(crate) const HELP: &str = "\
+Run every check: formatting, lints, documentation, layering, host tests, QEMU tests.
+
+Usage: cargo xtask ci [--fast]
+
+      --fast              leave out the documentation and the image tool, and run the
+                          QEMU tests with 4 CPUs only
+
+The last line is `N passed, N failed`. Nothing stops the list; the exit code is 1 if
+a check failed.";
+
+/// What one check does.
+enum Work {
+    /// Runs a command, which must succeed.
+    Run(Command),
+    /// Runs a part of this tool.
+    Call(fn() -> Result<()>),
+}
+
+struct Check {
+    name: &'static str,
+    work: Work,
+}
+
+/// `cargo xtask ci`.
+///
+/// # Errors
+/// For a wrong command line, when the target is missing, or when a check fails.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("ci", words);
+    let mut fast = false;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--fast" => fast = true,
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    setup::kernel_target()?;
+    let results: Vec<_> = checks(fast).into_iter().map(run).collect();
+    term::say("\n== size");
+    size::report();
+    term::say("\n== summary");
+    for (name, passed, seconds) in &results {
+        let word = if *passed {
+            term::green("ok    ")
+        } else {
+            term::red("FAILED")
+        };
+        term::say(&format!("{word} {name:<24} {seconds:>7.1} s"));
+    }
+    let failed = results.iter().filter(|(_, passed, _)| !passed).count();
+    term::say(&format!(
+        "{} passed, {failed} failed",
+        results.len() - failed
+    ));
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Error::reported(Exit::Failed))
+    }
+}
+
+fn run(check: Check) -> (&'static str, bool, f64) {
+    let started = Instant::now();
+    term::say(&format!("\n== {}", check.name));
+    let passed = match check.work {
+        Work::Run(mut command) => {
+            term::say(&format!("$ {}", shown(&command)));
+            command
+                .stdin(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        }
+        Work::Call(function) => match function() {
+            Ok(()) => true,
+            Err(error) => {
+                if !error.is_reported() {
+                    term::say(&error.to_string());
+                }
+                false
+            }
+        },
+    };
+    (check.name, passed, started.elapsed().as_secs_f64())
+}
+
+/// The list.
+fn checks(fast: bool) -> Vec<Check> {
+    let check = |name, command| Check {
+        name,
+        work: Work::Run(command),
+    };
+    let call = |name, function| Check {
+        name,
+        work: Work::Call(function),
+    };
+    let mut checks = vec![
+        check("format", with(tool("cargo"), &["fmt", "--all", "--check"])),
+        check("format of boot/image", image_tool("fmt", &["--check"])),
+        check(
+            "lints, host",
+            lints(&["--workspace", "--all-targets"], &HOST_EXCLUDES),
+        ),
+        check(
+            "lints, kernel",
+            lints(&["-p", "kernel"], &["--target", TARGET]),
+        ),
+        check(
+            "lints, boot and tests",
+            lints(&["-p", "boot", "-p", "tests"], &["--target", TARGET]),
+        ),
+        call("layers", || layers::command(&[])),
+        check("host tests", cargo("test")),
+    ];
+    if fast {
+        checks.push(call("QEMU tests", || test::command(&[])));
+        return checks;
+    }
+    checks.extend([
+        check(
+            "documentation, host",
+            documentation(&["-p", "kcore", "-p", "xtask"]),
+        ),
+        check(
+            "documentation, kernel",
+            documentation(&["-p", "kernel", "-p", "boot", "--target", TARGET]),
+        ),
+        check(
+            "lints of boot/image",
+            image_check("clippy", &["--all-targets", "--", "-Dwarnings"]),
+        ),
+        check("tests of boot/image", image_check("test", &[])),
+        call("QEMU tests, 1 2 4 CPUs", || {
+            test::command(&["--smp", "1,2,4"].map(String::from))
+        }),
+    ]);
+    checks
+}
+
+/// The members that the host cannot compile.
+const HOST_EXCLUDES: [&str; 6] = [
+    "--exclude",
+    "kernel",
+    "--exclude",
+    "boot",
+    "--exclude",
+    "tests",
+];
+
+fn with(mut command: Command, args: &[&str]) -> Command {
+    command.args(args);
+    command
+}
+
+fn lints(packages: &[&str], more: &[&str]) -> Command {
+    with(
+        with(with(cargo("clippy"), packages), more),
+        &["--", "-Dwarnings"],
+    )
+}
+
+fn documentation(packages: &[&str]) -> Command {
+    let mut command = with(with(cargo("doc"), &["--no-deps"]), packages);
+    command.env("RUSTDOCFLAGS", "-Dwarnings");
+    command
+}
+
+fn image_tool(subcommand: &str, args: &[&str]) -> Command {
+    let command = with(
+        tool("cargo"),
+        &[subcommand, "--manifest-path", "boot/image/Cargo.toml"],
+    );
+    with(command, args)
+}
+
+/// A check of the image tool with empty files in place of the loader's stages,
+/// which take minutes to build. It has a target folder of its own, so that the
+/// tool proper is not built again.
+fn image_check(subcommand: &str, args: &[&str]) -> Command {
+    let dir = paths::target_dir().join("boot-image-check");
+    let mut command = with(image_tool(subcommand, &[]), &["--locked", "--target-dir"]);
+    command
+        .arg(dir)
+        .args(args)
+        .env("RUSTFLAGS", "--cfg docsrs_dummy_build");
+    command
+}
+
+/// A command as a person would type it.
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words = words.map(|word| crate::machine::quoted(&word.to_string_lossy()));
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,133 @@
+//! The guest's console on its way to the terminal and to disk: escape
+//! sequences taken out, addresses of a backtrace named.
+//!
+//! Two forms of line carry addresses: `  #N 0xADDRESS`, a frame of a
+//! backtrace, and `... rip 0xADDRESS ...`, a CPU's registers. A frame above
+//! the first holds a return address: the call is the instruction before it.
+
+use crate::symbols::Symbols;
+
+/// A line of the console with what its address means; unchanged without one.
+/// Functions that the first one was inlined into follow on lines of their own.
+pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
+    let Some(address) = address(line) else {
+        return line.to_string();
+    };
+    let frames = symbols.frames(address);
+    let mut frames = frames.iter();
+    let Some(first) = frames.next() else {
+        return line.to_string();
+    };
+    let mut text = format!("{line} {first}");
+    if line.trim_start().starts_with('#') {
+        for outer in frames {
+            text.push_str(&format!("\n        inlined into {outer}"));
+        }
+    }
+    text
+}
+
+/// The address to name at the end of this line, if it is of one of the two forms.
+fn address(line: &str) -> Option<u64> {
+    let trimmed = line.trim_start();
+    if let Some(frame) = trimmed.strip_prefix('#') {
+        let (number, rest) = frame.split_once(' ')?;
+        let number: u32 = number.parse().ok()?;
+        let return_address = number > 0;
+        return Some(hex(rest.trim())? - u64::from(return_address));
+    }
+    let on_a_cpu = trimmed
+        .strip_prefix("cpu")
+        .is_some_and(|rest| rest.contains(':'));
+    let (_, rest) = line.split_once("rip ").filter(|_| on_a_cpu)?;
+    hex(rest.split_whitespace().next()?)
+}
+
+/// A number in the form `0x...`, with at least one bit set.
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16)
+        .ok()
+        .filter(|number| *number != 0)
+}
+
+/// Takes bytes as they come and gives whole lines without control characters
+/// and terminal escape sequences (UEFI firmware sends many).
+#[derive(Default)]
+pub(crate) struct Lines {
+    line: Vec<u8>,
+    escape: Escape,
+}
+
+#[derive(Default, PartialEq)]
+enum Escape {
+    #[default]
+    None,
+    Begun,
+    Inside,
+}
+
+impl Lines {
+    /// Takes some bytes; calls `each` with every line that they complete.
+    pub(crate) fn push(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
+        for &byte in bytes {
+            match (&self.escape, byte) {
+                (Escape::None, 0x1b) => self.escape = Escape::Begun,
+                (Escape::None, b'\n') => each(&self.take()),
+                (Escape::None, b'\t' | 0x20..=0x7e | 0x80..) => self.line.push(byte),
+                (Escape::None, _) | (Escape::Inside, 0x20..=0x3f) => {}
+                (Escape::Begun, b'[') => self.escape = Escape::Inside,
+                (Escape::Begun | Escape::Inside, _) => self.escape = Escape::None,
+            }
+        }
+    }
+
+    /// The unfinished line, if there is one: the last words of a guest that died.
+    pub(crate) fn finish(&mut self) -> Option<String> {
+        (!self.line.is_empty()).then(|| self.take())
+    }
+
+    fn take(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_forms_of_line_are_found() {
+        assert_eq!(
+            address("  #0 0xffffffff80201311"),
+            Some(0xffff_ffff_8020_1311)
+        );
+        assert_eq!(
+            address("  #1 0xffffffff8020aa00"),
+            Some(0xffff_ffff_8020_a9ff)
+        );
+        assert_eq!(address("cpu2: rip 0x10 rsp 0x20"), Some(0x10));
+        assert_eq!(address("cpu0: stopped by NMI: rip 0x30"), Some(0x30));
+        for other in [
+            "  # 0x10",
+            "#1 x",
+            "#1 0x0",
+            "a trip 0x10",
+            "cpu3: did not answer the NMI",
+        ] {
+            assert_eq!(address(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn escape_sequences_and_carriage_returns_are_taken_out() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        lines.push(b"\x1b[2J\x1b[01;01Hone\r\ntw", |line| {
+            seen.push(line.to_string());
+        });
+        lines.push(b"o\n\x1b=three", |line| seen.push(line.to_string()));
+        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(lines.finish().as_deref(), Some("three"));
+        assert_eq!(lines.finish(), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! The exception chain behind a triple fault, out of QEMU's log.
+//!
+//! A triple fault under `-no-reboot` ends QEMU in silence. The same machine is
+//! then run again with `-d int,cpu_reset`, and the log's last exceptions tell
+//! what happened: each exception of the chain was raised while the one before
+//! it was delivered, so all of them name the same instruction.
+
+use crate::symbols::Symbols;
+
+/// QEMU's arguments that make it log exceptions and resets to its standard error.
+pub(crate) const LOG_ARGS: [&str; 2] = ["-d", "int,cpu_reset"];
+
+/// A chain cannot be longer: the third failure in a row resets the CPU. One
+/// more is kept for a fault whose handler failed at its first instruction.
+const LONGEST: usize = 4;
+
+/// One exception that QEMU delivered, or tried to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Exception {
+    vector: u8,
+    error: u64,
+    ip: u64,
+    sp: u64,
+    cr2: Option<u64>,
+}
+
+/// The lines of a crash report: the chain in one line, then each exception
+/// with where it was raised. Empty if the log shows no triple fault.
+pub(crate) fn report(log: &str, symbols: &Symbols) -> Vec<String> {
+    let chain = chain(log);
+    if chain.is_empty() {
+        return Vec::new();
+    }
+    let names = chain
+        .iter()
+        .map(|e| format!("v={:02x} {}", e.vector, short_name(e.vector)));
+    let names = names
+        .chain(["Triple fault".to_string()])
+        .collect::<Vec<_>>();
+    let mut lines = vec![names.join(" -> ")];
+    for exception in &chain {
+        let cr2 = exception
+            .cr2
+            .map_or(String::new(), |cr2| format!(" cr2 {cr2:#x}"));
+        let function = symbols
+            .line(exception.ip)
+            .map_or(String::new(), |at| format!(" {at}"));
+        lines.push(format!(
+            "  {} {}, error code {:#x}{cr2}, rsp {:#x}, rip {:#x}{function}",
+            short_name(exception.vector),
+            long_name(exception.vector),
+            exception.error,
+            exception.sp,
+            exception.ip,
+        ));
+    }
+    lines
+}
+
+/// The exceptions that led to the log's last triple fault, the first one first.
+fn chain(log: &str) -> Vec<Exception> {
+    let Some((before, _)) = log.rsplit_once("Triple fault") else {
+        return Vec::new();
+    };
+    let mut chain: Vec<Exception> = Vec::new();
+    for exception in before.lines().rev().filter_map(parse) {
+        let related = chain
+            .last()
+            .is_none_or(|last| (last.ip, last.sp) == (exception.ip, exception.sp));
+        // Other CPUs write into the same log: pass over what is theirs.
+        if related {
+            chain.push(exception);
+        }
+        if chain.len() == LONGEST || (!related && chain.len() > 1) {
+            break;
+        }
+    }
+    chain.reverse();
+    chain
+}
+
+/// An exception out of a line such as
+/// `  1: v=0e e=0002 i=0 cpl=0 IP=0008:ffffffff80201234 pc=... SP=0010:... CR2=...`.
+/// Interrupts and system calls are not exceptions.
+fn parse(line: &str) -> Option<Exception> {
+    let field = |name: &str| {
+        line.split_whitespace()
+            .find_map(|word| word.strip_prefix(name))
+    };
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let far = |name: &str| hex(field(name)?.split_once(':')?.1);
+    let vector = u8::try_from(hex(field("v=")?)?)
+        .ok()
+        .filter(|vector| *vector < 32)?;
+    field("i=").filter(|software| *software == "0")?;
+    Some(Exception {
+        vector,
+        error: hex(field("e=")?)?,
+        ip: far("IP=")?,
+        sp: far("SP=")?,
+        cr2: field("CR2=").and_then(hex),
+    })
+}
+
+fn short_name(vector: u8) -> &'static str {
+    names(vector).0
+}
+
+fn long_name(vector: u8) -> &'static str {
+    names(vector).1
+}
+
+/// Mnemonic and name of an exception (Intel SDM volume 3, table 6-1).
+fn names(vector: u8) -> (&'static str, &'static str) {
+    match vector {
+        0 => ("#DE", "divide error"),
+        1 => ("#DB", "debug"),
+        2 => ("NMI", "non-maskable interrupt"),
+        3 => ("#BP", "breakpoint"),
+        4 => ("#OF", "overflow"),
+        5 => ("#BR", "bound range"),
+        6 => ("#UD", "invalid opcode"),
+        7 => ("#NM", "device not available"),
+        8 => ("#DF", "double fault"),
+        10 => ("#TS", "invalid TSS"),
+        11 => ("#NP", "segment not present"),
+        12 => ("#SS", "stack fault"),
+        13 => ("#GP", "general protection"),
+        14 => ("#PF", "page fault"),
+        16 => ("#MF", "x87 error"),
+        17 => ("#AC", "alignment check"),
+        18 => ("#MC", "machine check"),
+        19 => ("#XM", "SIMD error"),
+        21 => ("#CP", "control protection"),
+        _ => ("#??", "reserved exception"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// As QEMU 7.2 writes it, registers left out: a timer interrupt and another
+    /// CPU's page fault come before and between.
+    const LOG: &str = "\
+     3: v=20 e=0000 i=0 cpl=0 IP=0008:ffffffff80200000 pc=ffffffff80200000 SP=0010:ffff800000001000 env->regs[R_EAX]=0
+check_exception old: 0xffffffff new 0xe
+     4: v=0e e=0002 i=0 cpl=0 IP=0008:ffffffff80201234 pc=ffffffff80201234 SP=0010:ffff800000000ff8 CR2=ffff800000000ff0
+RAX=0000000000000000 RBX=0000000000000000
+     5: v=0e e=0000 i=0 cpl=0 IP=0008:ffffffff80209999 pc=ffffffff80209999 SP=0010:ffff800000009000 CR2=0000000000001000
+check_exception old: 0xe new 0xe
+     6: v=08 e=0000 i=0 cpl=0 IP=0008:ffffffff80201234 pc=ffffffff80201234 SP=0010:ffff800000000ff8 env->regs[R_EAX]=0
+check_exception old: 0x8 new 0xe
+Triple fault
+CPU Reset (CPU 0)
+";
+
+    #[test]
+    fn the_chain_is_the_exceptions_of_one_instruction() {
+        let chain = chain(LOG);
+        assert_eq!(chain.iter().map(|e| e.vector).collect::<Vec<_>>(), [14, 8]);
+        assert_eq!(chain[0].cr2, Some(0xffff_8000_0000_0ff0));
+        assert_eq!(chain[0].ip, 0xffff_ffff_8020_1234);
+    }
+
+    #[test]
+    fn the_report_names_the_exceptions() {
+        let lines = report(LOG, &Symbols::new(Path::new("/nonexistent")));
+        assert_eq!(lines[0], "v=0e #PF -> v=08 #DF -> Triple fault");
+        assert!(lines[1].contains("#PF page fault, error code 0x2 cr2 0xffff800000000ff0"));
+        assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn a_log_without_a_triple_fault_has_no_chain() {
+        assert!(chain(LOG.split("Triple").next().unwrap_or("")).is_empty());
+        assert!(report("", &Symbols::new(Path::new("/nonexistent"))).is_empty());
+    }
+}

@@ -1,0 +1,250 @@
+//! `cargo xtask doctor`: what this machine has and lacks, with the line that
+//! installs each thing that is missing.
+
+use crate::args::{Args, Word};
+use crate::cargo::{TARGET, tool};
+use crate::error::{Error, Exit, Result};
+use crate::host::{self, Tool};
+use crate::machine::BootPath;
+use crate::qemu::{self, OLDEST, Qemu, TESTED};
+use crate::{firmware, gdb, image, setup, term};
+
+/// The help text of `cargo xtask doctor`.
+pub(crate) const HELP: &str = "\
+Say what this machine has and lacks for building, running and testing the kernel.
+
+Usage: cargo xtask doctor [--install]
+
+      --install           install what is missing: Rust's parts by rustup, the rest
+                          by the system's package manager when run as root
+
+Exit codes: 0 everything that is required is there, 3 it is not.";
+
+/// How much one thing is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing works without it.
+    Required,
+    /// One command or boot path needs it.
+    Optional,
+}
+
+/// How a missing thing is installed.
+enum Remedy {
+    /// By rustup with these arguments.
+    Rustup(Vec<&'static str>),
+    /// By the system's package manager.
+    Package(Tool),
+    /// By a person: what to do.
+    Person(String),
+}
+
+/// One line of the table.
+struct Check {
+    name: &'static str,
+    need: Need,
+    /// What was found, or how the missing thing is installed.
+    found: std::result::Result<String, Remedy>,
+}
+
+/// `cargo xtask doctor`.
+///
+/// # Errors
+/// For a wrong command line, and when something required is missing in the end.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("doctor", words);
+    let mut install = false;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--install" => install = true,
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    let mut checks = checks();
+    if install && checks.iter().any(|check| check.found.is_err()) {
+        install_missing(&checks);
+        checks = self::checks();
+    }
+    print(&checks);
+    let missing = |check: &Check| check.need == Need::Required && check.found.is_err();
+    if checks.iter().any(missing) {
+        Err(Error::reported(Exit::Environment))
+    } else {
+        Ok(())
+    }
+}
+
+fn checks() -> Vec<Check> {
+    use Need::{Optional, Required};
+
+    let rustup = |args: &[&'static str]| Remedy::Rustup(args.to_vec());
+    let present = |has: bool, remedy: Remedy| {
+        if has {
+            Ok("installed".to_string())
+        } else {
+            Err(remedy)
+        }
+    };
+    let component = |name| rustup(&["component", "add", name]);
+    let target = present(
+        setup::has_target(TARGET),
+        rustup(&["target", "add", TARGET]),
+    );
+    let rustfmt = runs("cargo-fmt").ok_or_else(|| component("rustfmt"));
+    let clippy = runs("cargo-clippy").ok_or_else(|| component("clippy"));
+    let missing = image::missing_components(BootPath::Bios);
+    let part = |name| present(!missing.contains(&name), component(name));
+    let qemu = Qemu::find();
+    let ovmf = match &qemu {
+        Ok(Some(qemu)) => firmware::find(qemu)
+            .map(|(code, _)| code.display().to_string())
+            .ok(),
+        _ => None,
+    };
+    let gdb = gdb::find_gdb().map(|path| path.display().to_string());
+    vec![
+        Check {
+            name: "Rust toolchain",
+            need: Required,
+            found: toolchain(),
+        },
+        Check {
+            name: "kernel target",
+            need: Required,
+            found: target,
+        },
+        Check {
+            name: "rustfmt",
+            need: Optional,
+            found: rustfmt,
+        },
+        Check {
+            name: "clippy",
+            need: Optional,
+            found: clippy,
+        },
+        Check {
+            name: "QEMU",
+            need: Required,
+            found: describe(qemu),
+        },
+        Check {
+            name: "accelerators",
+            need: Optional,
+            found: Ok(qemu::accelerators().join(", ")),
+        },
+        Check {
+            name: "gdb",
+            need: Optional,
+            found: gdb.ok_or(Remedy::Package(Tool::Gdb)),
+        },
+        Check {
+            name: "UEFI firmware",
+            need: Optional,
+            found: ovmf.ok_or(Remedy::Package(Tool::Ovmf)),
+        },
+        Check {
+            name: "rust-src",
+            need: Optional,
+            found: part("rust-src"),
+        },
+        Check {
+            name: "llvm-tools",
+            need: Optional,
+            found: part("llvm-tools"),
+        },
+    ]
+}
+
+fn toolchain() -> std::result::Result<String, Remedy> {
+    runs("rustc").ok_or_else(|| match crate::paths::in_path("rustup") {
+        Some(_) => Remedy::Rustup(vec!["toolchain", "install"]),
+        None => Remedy::Person("install rustup: https://rustup.rs".to_string()),
+    })
+}
+
+/// The version line of a program of the toolchain.
+fn runs(program: &str) -> Option<String> {
+    let output = tool(program).arg("--version").output().ok()?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    (output.status.success() && !version.is_empty()).then_some(version)
+}
+
+fn describe(qemu: Result<Option<Qemu>>) -> std::result::Result<String, Remedy> {
+    match qemu {
+        Ok(Some(qemu)) => {
+            let ((oldest, minor), (tested, tested_minor)) = (OLDEST, TESTED);
+            Ok(format!(
+                "{} {} (needs {oldest}.{minor}, tested with {tested}.{tested_minor})",
+                qemu.program.display(),
+                qemu.version
+            ))
+        }
+        Ok(None) => Err(Remedy::Package(Tool::Qemu)),
+        Err(error) => Err(Remedy::Person(error.one_line())),
+    }
+}
+
+fn print(checks: &[Check]) {
+    for Check { name, need, found } in checks {
+        let (mark, text) = match (found, need) {
+            (Ok(text), _) => (term::green("ok     "), text.clone()),
+            (Err(remedy), Need::Required) => (term::red("MISSING"), line(remedy)),
+            (Err(remedy), Need::Optional) => (term::yellow("missing"), line(remedy)),
+        };
+        term::say(&format!(
+            "{name:<16} {mark}  {}",
+            text.replace('\n', "\n                          ")
+        ));
+    }
+    if checks.iter().any(|check| check.found.is_err()) {
+        term::say(
+            "\nrust-src and llvm-tools make the BIOS and UEFI images, the firmware boots UEFI ones,",
+        );
+        term::say(
+            "rustfmt and clippy are for `ci`, gdb is for `gdb`. To install what can be installed:",
+        );
+        term::say("    cargo xtask doctor --install");
+    }
+}
+
+/// What a person does about a missing thing.
+fn line(remedy: &Remedy) -> String {
+    match remedy {
+        Remedy::Rustup(args) => format!("rustup {}", args.join(" ")),
+        Remedy::Package(tool) => host::install_line(&[*tool]),
+        Remedy::Person(text) => text.clone(),
+    }
+}
+
+/// Installs what can be installed. What fails is reported and shows in the
+/// table that follows.
+fn install_missing(checks: &[Check]) {
+    let mut packages = Vec::new();
+    for check in checks {
+        let result = match &check.found {
+            Ok(_) | Err(Remedy::Person(_)) => Ok(()),
+            Err(Remedy::Package(tool)) => {
+                packages.push(*tool);
+                Ok(())
+            }
+            Err(Remedy::Rustup(args)) => {
+                eprintln!(
+                    "{} is missing; installing it by: rustup {}",
+                    check.name,
+                    args.join(" ")
+                );
+                setup::rustup(args)
+            }
+        };
+        if let Err(error) = result {
+            eprintln!("{error}");
+        }
+    }
+    if !packages.is_empty()
+        && let Err(error) = host::install(&packages)
+    {
+        eprintln!("{error}");
+    }
+}

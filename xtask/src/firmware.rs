@@ -1,0 +1,142 @@
+//! UEFI firmware for QEMU (OVMF): found where QEMU and the distributions put it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::host::{self, Tool};
+use crate::paths;
+use crate::qemu::Qemu;
+
+/// Firmware as two flash images: the code, which is shared and only read, and
+/// a copy of the variables for one machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    /// The code.
+    pub(crate) code: PathBuf,
+    /// The variables, to be written by the guest.
+    pub(crate) vars: PathBuf,
+}
+
+/// Code and variables, as the distributions name them.
+const PAIRS: [(&str, &str); 9] = [
+    (
+        "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "/usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    (
+        "/usr/share/OVMF/OVMF_CODE.fd",
+        "/usr/share/OVMF/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+    (
+        "/usr/share/edk2-ovmf/x64/OVMF_CODE.4m.fd",
+        "/usr/share/edk2-ovmf/x64/OVMF_VARS.4m.fd",
+    ),
+    (
+        "/usr/share/edk2-ovmf/x64/OVMF_CODE.fd",
+        "/usr/share/edk2-ovmf/x64/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2-ovmf/OVMF_CODE.fd",
+        "/usr/share/edk2-ovmf/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/qemu/ovmf-x86_64-code.bin",
+        "/usr/share/qemu/ovmf-x86_64-vars.bin",
+    ),
+    (
+        "/usr/share/ovmf/x64/OVMF_CODE.fd",
+        "/usr/share/ovmf/x64/OVMF_VARS.fd",
+    ),
+];
+
+/// The firmware of this system: `OVMF_CODE=` (with `OVMF_VARS=`, or a file
+/// beside it), else QEMU's own, else a distribution's.
+///
+/// # Errors
+/// When `OVMF_CODE=` names no file, or nothing is installed.
+pub(crate) fn find(qemu: &Qemu) -> Result<(PathBuf, PathBuf)> {
+    if let Some(code) = env::var_os("OVMF_CODE").filter(|name| !name.is_empty()) {
+        let code = PathBuf::from(code);
+        let vars = env::var_os("OVMF_VARS").map_or_else(|| beside(&code), PathBuf::from);
+        return if code.is_file() && vars.is_file() {
+            Ok((code, vars))
+        } else {
+            let text = format!(
+                "OVMF_CODE={}: this file or {}",
+                code.display(),
+                vars.display()
+            );
+            Err(Error::environment(format!("{text} does not exist"))
+                .hint("set OVMF_CODE= and OVMF_VARS= to files, or unset both"))
+        };
+    }
+    // QEMU's x86_64 firmware is used with the variables of its 32-bit one.
+    let bundled = qemu.share_dirs().into_iter();
+    let bundled = bundled.map(|dir| {
+        (
+            dir.join("edk2-x86_64-code.fd"),
+            dir.join("edk2-i386-vars.fd"),
+        )
+    });
+    let known = PAIRS
+        .iter()
+        .map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
+    bundled
+        .chain(known)
+        .find(|(code, vars)| code.is_file() && vars.is_file())
+        .ok_or_else(|| {
+            Error::environment("there is no UEFI firmware for QEMU (OVMF) on this system").hint(
+                format!(
+                    "{}\nor set OVMF_CODE= and OVMF_VARS=",
+                    host::install_line(&[Tool::Ovmf])
+                ),
+            )
+        })
+}
+
+/// The variables that belong to a code image, by its name.
+fn beside(code: &Path) -> PathBuf {
+    let name = code.file_name().unwrap_or_default().to_string_lossy();
+    code.with_file_name(name.replace("CODE", "VARS").replace("code", "vars"))
+}
+
+/// Firmware for one machine: the variables are copied into `dir`.
+///
+/// # Errors
+/// As [`find`], and when the copy fails.
+pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Firmware> {
+    let (code, source) = find(qemu)?;
+    let vars = dir.join("ovmf-vars.fd");
+    paths::create_dir(dir)?;
+    // Read and written, not copied: the source may be read-only.
+    let bytes = fs::read(&source).map_err(|e| Error::io(source.display(), &e))?;
+    paths::write(&vars, bytes)?;
+    Ok(Firmware { code, vars })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variables_are_named_like_the_code() {
+        assert_eq!(
+            beside(Path::new("/x/OVMF_CODE_4M.fd")),
+            Path::new("/x/OVMF_VARS_4M.fd")
+        );
+        assert_eq!(
+            beside(Path::new("/x/edk2-code.fd")),
+            Path::new("/x/edk2-vars.fd")
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! `cargo xtask gdb`: QEMU stopped before the first instruction, and gdb on it.
+//!
+//! All that gdb needs is in one command file, given with `-ix`; the user's own
+//! settings are neither read differently nor changed. gdb takes this process's
+//! place, so that the terminal is gdb's alone; a shell of its own process group
+//! ends QEMU when gdb is gone.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::args::{Args, Options, Word, number};
+use crate::cargo::{KERNEL, KTEST};
+use crate::error::{Error, Exit, Result};
+use crate::host::{self, Tool};
+use crate::machine::{Machine, Medium, accelerator};
+use crate::{elf, guard, image, paths, registry, setup, term};
+
+/// The help text of `cargo xtask gdb`.
+pub(crate) const HELP: &str = "\
+Debug the kernel, or one test, with gdb.
+
+Usage: cargo xtask gdb [TEST] [OPTIONS] [-- QEMU ARGS]
+
+  TEST                    debug this test (see cargo xtask test --list)
+      --smp N             number of CPUs (default 4)
+      --seed N            the test's seed
+      --append TEXT       words for the kernel's command line
+      --accel NAME        tcg (default) or kvm
+      --debug             build without optimisation
+      --batch-check       no session: check that gdb reaches the kernel's entry
+
+gdb stops at the kernel's entry. Commands of ours: `cpus` lists what every CPU
+executes; `panics` stops at a panic. The console goes to target/gdb/console.log.
+Leaving gdb ends QEMU.";
+
+/// What a command line of `cargo xtask gdb` asks for.
+struct Request {
+    options: Options,
+    smp: u32,
+    test: Option<String>,
+    seed: u64,
+    check: bool,
+    extra: Vec<String>,
+}
+
+/// `cargo xtask gdb`.
+///
+/// # Errors
+/// For a wrong command line, and when gdb, QEMU or the image is missing.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let request = parse(words)?;
+    let gdb = find_gdb().ok_or_else(|| {
+        Error::environment("gdb is missing").hint(host::install_line(&[Tool::Gdb]))
+    })?;
+    let qemu = setup::qemu()?;
+    let elf = image::built(
+        if request.test.is_some() {
+            KTEST
+        } else {
+            KERNEL
+        },
+        request.options.debug,
+    )?;
+    let (append, extra) = match &request.test {
+        Some(name) => of_test(&elf, name, &request)?,
+        None => (request.options.append.clone(), request.extra.clone()),
+    };
+    let machine = Machine {
+        smp: request.smp,
+        mem: request.options.mem,
+        accel: accelerator(request.options.accel.as_deref(), "tcg,thread=single"),
+        medium: Medium::Kernel {
+            elf: elf.clone(),
+            append,
+        },
+        extra,
+    };
+    let dir = paths::target_dir().join("gdb");
+    paths::create_dir(&dir)?;
+    let port = free_port()?;
+    let script = dir.join("tryst.gdb");
+    paths::write(
+        &script,
+        commands(&elf, elf::entry(&elf)?, port, request.check),
+    )?;
+
+    term::say(&format!(
+        "$ {} -S -gdb tcp::{port}",
+        machine.command_line(&qemu.program)
+    ));
+    let mut command = Command::new(&qemu.program);
+    let console = dir.join("console.log");
+    command
+        .args(machine.args())
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()));
+    command.args([
+        "-serial",
+        "null",
+        "-S",
+        "-gdb",
+        &format!("tcp:127.0.0.1:{port}"),
+    ]);
+    let errors = dir.join("qemu.log");
+    let errors = File::create(&errors).map_err(|e| Error::io(paths::shown(&errors), &e))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors);
+    guard::own_group(&mut command);
+    let qemu = command
+        .spawn()
+        .map_err(|e| Error::io("cannot start QEMU", &e))?;
+    term::say(&format!(
+        "console: {}; leave gdb to end QEMU",
+        paths::shown(&console)
+    ));
+    session(&gdb, &script, qemu, request.check)
+}
+
+/// Command line and QEMU's arguments for a test.
+fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<String>)> {
+    let Some(test) = registry::read(elf)?
+        .into_iter()
+        .find(|test| test.name == name)
+    else {
+        return Err(Error::usage("gdb", format!("there is no test {name}"))
+            .hint("cargo xtask test --list shows them all"));
+    };
+    let append = test.command_line(request.seed, &request.options.append);
+    Ok((
+        append,
+        test.qemu.into_iter().chain(request.extra.clone()).collect(),
+    ))
+}
+
+fn parse(words: &[String]) -> Result<Request> {
+    let mut args = Args::new("gdb", words);
+    let mut options = Options::default();
+    let (mut test, mut seed, mut check) = (None, 0, false);
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Value(name) if test.is_none() => test = Some(name.clone()),
+            Word::Option(name) if name == "--seed" => seed = args.parsed("a number", number)?,
+            Word::Option(name) if name == "--batch-check" => check = true,
+            Word::Option(name) if name == "--boot" => return Err(args.unknown(&word)),
+            _ if options.take(&word, &mut args)? => {}
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    let smp = options.one_smp(&args)?;
+    Ok(Request {
+        options,
+        smp,
+        test,
+        seed,
+        check,
+        extra: args.after,
+    })
+}
+
+/// A gdb that knows x86_64.
+pub(crate) fn find_gdb() -> Option<PathBuf> {
+    ["gdb", "x86_64-elf-gdb", "gdb-multiarch"]
+        .into_iter()
+        .find_map(paths::in_path)
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener
+        .map(|address| address.port())
+        .map_err(|e| Error::io("no free port for gdb", &e))
+}
+
+/// gdb's commands. The ELF's entry is where every boot path meets. The
+/// breakpoint is a hardware one: before the kernel's page tables are in place
+/// there is no memory at its addresses to write one into.
+fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> String {
+    let elf = elf.display();
+    let mut text = format!(
+        "\
+file \"{elf}\"
+set pagination off
+set confirm off
+set disassemble-next-line auto
+set tcp auto-retry on
+target remote 127.0.0.1:{port}
+thbreak *{entry:#x}
+
+define cpu-line
+    printf \"cpu%d rip %#lx \", $_thread - 1, $rip
+    info symbol $rip
+end
+
+define cpus
+    thread apply all -ascending -q -s cpu-line
+end
+document cpus
+List what every CPU executes.
+end
+
+define panics
+    hbreak rust_begin_unwind
+end
+document panics
+Stop at a panic, before it is reported.
+end
+"
+    );
+    text.push_str(if check {
+        "continue\nwhere 3\ncpus\nkill\n"
+    } else {
+        "continue\n"
+    });
+    text
+}
+
+/// Hands the terminal over to gdb. Returns only when that fails, or at its end
+/// where a process cannot take another's place.
+fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()> {
+    let mut command = Command::new(gdb);
+    command.args(["-q", "-ix"]).arg(script);
+    if check {
+        command.arg("-batch").stdin(Stdio::null());
+    }
+    #[cfg(unix)]
+    if !check {
+        use std::os::unix::process::CommandExt;
+
+        watch(&qemu)?;
+        let error = command.exec();
+        guard::kill_group(&mut qemu);
+        return Err(Error::io("cannot start gdb", &error));
+    }
+    guard::add(&qemu);
+    let status = command.status();
+    guard::kill_group(&mut qemu);
+    let _ = qemu.wait();
+    guard::remove(&qemu);
+    let status = status.map_err(|e| Error::io("cannot start gdb", &e))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::reported(Exit::Failed))
+    }
+}
+
+/// Starts a shell that waits until this process, which becomes gdb, is gone,
+/// and then kills QEMU.
+#[cfg(unix)]
+fn watch(qemu: &Child) -> Result<()> {
+    let (gdb, qemu) = (std::process::id(), qemu.id());
+    let script =
+        format!("while kill -0 {gdb}; do sleep 1; done 2>/dev/null; kill -s KILL -- -{qemu}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    guard::own_group(&mut command);
+    command
+        .spawn()
+        .map(|_| ())
+        .map_err(|e| Error::io("cannot start sh", &e))
+}

@@ -1,0 +1,204 @@
+//! Disk images that a BIOS or UEFI firmware boots, and the command that makes one.
+//!
+//! They are made by the package in boot/image, a workspace of its own around
+//! rust-osdev's `bootloader`. That crate builds its own stages with unstable
+//! features: `RUSTC_BOOTSTRAP` is set for this one child process only.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+
+use crate::args::{Args, Options, Word};
+use crate::cargo::{self, Image, KERNEL};
+use crate::error::{Error, Result};
+use crate::machine::BootPath;
+use crate::{elf, paths, setup, strip, term};
+
+/// The help text of `cargo xtask image`.
+pub(crate) const HELP: &str = "\
+Make a disk image of the kernel.
+
+Usage: cargo xtask image --bios|--uefi [OPTIONS]
+
+      --bios, --uefi      the firmware that will boot it
+  -o, --out FILE          where to put it (default target/images/tryst-bios.img)
+      --append TEXT       the kernel's command line, kept in the image
+      --debug             build without optimisation
+
+Write it to a USB stick with `dd`, or boot it: cargo xtask run --boot bios|uefi.";
+
+/// Makes a disk image of this kernel with this command line.
+///
+/// # Errors
+/// When the toolchain lacks a component, or the image tool fails.
+pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Result<()> {
+    let missing = missing_components(path);
+    if !missing.is_empty() {
+        let text = format!(
+            "a {} image needs the Rust components {}",
+            path.name(),
+            missing.join(", ")
+        );
+        return Err(
+            Error::environment(text).hint(format!("rustup component add {}", missing.join(" ")))
+        );
+    }
+    let cmdline_file = out.with_extension("cmdline");
+    paths::write(&cmdline_file, cmdline)?;
+    let kernel = out.with_extension("elf");
+    let bytes = fs::read(elf).map_err(|e| Error::io(paths::shown(elf), &e))?;
+    paths::write(&kernel, strip::stripped(&bytes).unwrap_or(bytes))?;
+    let _ = fs::remove_file(out);
+    let target = tool_target_dir();
+    let tool = target
+        .join("release")
+        .join(format!("image{}", env::consts::EXE_SUFFIX));
+    if !tool.exists() {
+        eprintln!(
+            "    Building the {} image tool (once; some minutes)",
+            path.name()
+        );
+    }
+    let mut command = cargo::tool("cargo");
+    command.args(["run", "--quiet", "--release", "--locked"]);
+    command
+        .args(["--manifest-path", "boot/image/Cargo.toml", "--target-dir"])
+        .arg(target);
+    command.args(["--no-default-features", "--features", path.name()]);
+    command.args(["--", &format!("--{}", path.name())]).arg(out);
+    command
+        .arg("--kernel")
+        .arg(&kernel)
+        .arg("--cmdline")
+        .arg(&cmdline_file);
+    // The loader's build script runs cargo, which must not wait for this build's lock.
+    command
+        .env_remove("CARGO_TARGET_DIR")
+        .env("RUSTC_BOOTSTRAP", "1")
+        .stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    if output.status.success() && out.is_file() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
+    Err(Error::environment(format!(
+        "the {} image cannot be made:\n{words}",
+        path.name()
+    ))
+    .hint("its first build fetches the loader's stages from crates.io: is there a network?"))
+}
+
+/// Where the image tool is built: in its own folder, or below the one that
+/// `CARGO_TARGET_DIR` names.
+fn tool_target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(_) => paths::target_dir().join("boot-image"),
+        None => paths::root().join("boot/image/target"),
+    }
+}
+
+/// The components that the loader's own build needs for this path and that the
+/// toolchain lacks, as rustup names them.
+pub(crate) fn missing_components(path: BootPath) -> Vec<&'static str> {
+    let query = cargo::tool("rustc").args(["--print", "sysroot"]).output();
+    let sysroot = query.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+    let rustlib = PathBuf::from(sysroot.unwrap_or_default()).join("lib/rustlib");
+    let mut missing = Vec::new();
+    if !rustlib.join("src/rust/library/core").is_dir() {
+        missing.push("rust-src");
+    }
+    let objcopy = format!("bin/llvm-objcopy{}", env::consts::EXE_SUFFIX);
+    let mut hosts = fs::read_dir(&rustlib).into_iter().flatten().flatten();
+    if path == BootPath::Bios && !hosts.any(|host| host.path().join(&objcopy).exists()) {
+        missing.push("llvm-tools");
+    }
+    missing
+}
+
+/// The images of one run of the tests: each distinct command line is made once.
+pub(crate) struct Images {
+    dir: PathBuf,
+    made: Mutex<HashMap<(&'static str, String), Result<PathBuf>>>,
+}
+
+impl Images {
+    /// Images in this folder; what an earlier run left there is removed.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        let _ = fs::remove_dir_all(&dir);
+        Images {
+            dir,
+            made: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The image of this kernel with this command line.
+    ///
+    /// # Errors
+    /// As [`make`]; the same error for the same image, tried once.
+    pub(crate) fn get(&self, path: BootPath, elf: &Path, cmdline: &str) -> Result<PathBuf> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = made.len();
+        let key = (path.name(), cmdline.to_string());
+        let image = made.entry(key).or_insert_with(|| {
+            let out = self.dir.join(format!("{}-{number}.img", path.name()));
+            make(path, elf, cmdline, &out).map(|()| out)
+        });
+        image.clone()
+    }
+}
+
+/// The file that `run` and `image` put an image into.
+pub(crate) fn default_file(path: BootPath, name: &str) -> PathBuf {
+    paths::target_dir()
+        .join("images")
+        .join(format!("{name}-{}.img", path.name()))
+}
+
+/// `cargo xtask image`.
+///
+/// # Errors
+/// For a wrong command line, or when the image cannot be made.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("image", words);
+    let mut options = Options::default();
+    let mut out = None;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--bios" => options.boot = Some(BootPath::Bios),
+            Word::Option(name) if name == "--uefi" => options.boot = Some(BootPath::Uefi),
+            Word::Option(name) if name == "--out" || name == "-o" => {
+                out = Some(PathBuf::from(args.value()?));
+            }
+            Word::Option(name) if name == "--append" || name == "--debug" => {
+                options.take(&word, &mut args)?;
+            }
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    let Some(path) = options.boot else {
+        return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
+    };
+    let here = env::current_dir().unwrap_or_default();
+    let out = out.map_or_else(|| default_file(path, "tryst"), |out| here.join(out));
+    let elf = built(KERNEL, options.debug)?;
+    make(path, &elf, &options.append, &out)?;
+    term::say(&paths::shown(&out));
+    Ok(())
+}
+
+/// Builds an image's ELF and checks it.
+///
+/// # Errors
+/// When the target cannot be set up, the build fails, or the result is no kernel.
+pub(crate) fn built(image: Image, debug: bool) -> Result<PathBuf> {
+    setup::kernel_target()?;
+    let elf = cargo::build(image, debug)?;
+    elf::check(&elf)?;
+    Ok(elf)
+}

@@ -1,0 +1,389 @@
+//! The layering rule: a file uses its own layer and lower ones.
+//!
+//! Two rules of the same kind go with it: instructions are written in
+//! `kernel/src/arch` and `boot` only, and kcore names the atomics in `shim` only.
+//!
+//! A module is judged by the paths in its source that begin with `crate`,
+//! `super`, `self` or `kcore`, unit tests left out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::args::Args;
+use crate::error::{Error, Exit, Result};
+use crate::rust_source::{self, Word};
+use crate::{paths, term};
+
+/// The help text of `cargo xtask layers`.
+pub(crate) const HELP: &str = "\
+Check that each file of the kernel uses lower layers only.
+
+Usage: cargo xtask layers
+
+The layers and the few listed exceptions stand at the top of xtask/src/layers.rs.";
+
+/// The layer of every module, by the longest name here that it begins with.
+const LAYERS: &[(u8, &str)] = &[
+    // What the algorithms need of the machine.
+    (0, "kcore::shim"),
+    (0, "kcore::cpu"),
+    (0, "kcore::list"),
+    (0, "kcore::port"),
+    // The algorithms.
+    (1, "kcore::lib"),
+    (1, "kcore::acpi"),
+    (1, "kcore::clock"),
+    (1, "kcore::cmdline"),
+    (1, "kcore::frame"),
+    (1, "kcore::logfilter"),
+    (1, "kcore::madt"),
+    (1, "kcore::memmap"),
+    (1, "kcore::rendezvous"),
+    (1, "kcore::spinlock"),
+    (1, "kcore::testing"),
+    // Registers, instructions, devices.
+    (2, "kernel::arch"),
+    // The machine as the algorithms see it, and what the kernel owns.
+    (3, "kernel::console"),
+    (3, "kernel::globals"),
+    (3, "kernel::mem"),
+    (3, "kernel::pcpu"),
+    (3, "kernel::port"),
+    // The machine as a whole.
+    (4, "kernel::acpi"),
+    (4, "kernel::clock"),
+    (4, "kernel::smp"),
+    // What ties them together.
+    (5, "kernel::init"),
+    (5, "kernel::ktest"),
+    (5, "kernel::lib"),
+    (5, "kernel::main"),
+    (5, "kernel::panic"),
+    (5, "kernel::trap"),
+];
+
+/// The upward edges that are meant: from, to, why.
+const UPWARD: &[(&str, &str, &str)] = &[
+    (
+        "kernel::arch::x86_64::ap",
+        "kernel::smp",
+        "a started CPU goes on there",
+    ),
+    (
+        "kernel::arch::x86_64::trap",
+        "kernel::trap",
+        "every trap is handed over there",
+    ),
+    (
+        "kernel::console",
+        "kernel::clock",
+        "each record bears the time",
+    ),
+    ("kernel::globals", "kernel::acpi", "the type of a static"),
+    ("kernel::globals", "kernel::clock", "the type of a static"),
+    ("kernel::globals", "kernel::init", "the type of a static"),
+    (
+        "kernel::mem",
+        "kernel::init",
+        "the type of the loader's record",
+    ),
+    (
+        "kernel::acpi",
+        "kernel::ktest",
+        "a test may damage the tables",
+    ),
+];
+
+/// Where the layered packages are.
+const PACKAGES: [(&str, &str); 2] = [("kcore", "kernel/core/src"), ("kernel", "kernel/src")];
+/// Where the rule on instructions is checked besides.
+const MORE_SOURCES: [&str; 1] = ["tests/src"];
+/// Where instructions may be written.
+const ASM_HOME: &str = "kernel/src/arch/";
+/// The files of kcore that may name the atomics: the shim, and the unit tests'
+/// threads, which are not part of what is checked.
+const ATOMICS_HOMES: [&str; 2] = ["kernel/core/src/shim.rs", "kernel/core/src/testing.rs"];
+
+/// `cargo xtask layers`.
+///
+/// # Errors
+/// When a rule is broken, after every breach has been printed.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("layers", words);
+    if let Some(word) = args.next()? {
+        return Err(args.unknown(&word));
+    }
+    let (files, breaches) = check()?;
+    breaches.iter().for_each(|breach| term::say(breach));
+    term::say(&format!(
+        "{files} files, {} breaches of the layering",
+        breaches.len()
+    ));
+    if breaches.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::reported(Exit::Failed))
+    }
+}
+
+/// Checks the tree: the number of files and a line for each breach.
+fn check() -> Result<(usize, Vec<String>)> {
+    let root = paths::root();
+    let (mut files, mut breaches) = (0, Vec::new());
+    let mut used = BTreeSet::new();
+    let sources = PACKAGES.map(|(package, dir)| (Some(package), dir));
+    for (package, dir) in sources
+        .into_iter()
+        .chain(MORE_SOURCES.map(|dir| (None, dir)))
+    {
+        for file in rust_files(&root.join(dir)) {
+            let text = fs::read_to_string(&file).map_err(|e| Error::io(file.display(), &e))?;
+            let name = file
+                .strip_prefix(&root)
+                .unwrap_or(&file)
+                .display()
+                .to_string();
+            let name = name.replace('\\', "/");
+            let all = rust_source::words(&text);
+            let words = rust_source::without_tests(&all);
+            breaches.extend(instructions(&name, &words));
+            if let Some(package) = package {
+                let module = module(package, dir, &name);
+                breaches.extend(edges(&name, &module, &words, &mut used));
+            }
+            if package == Some("kcore") {
+                breaches.extend(atomics(&name, &all));
+            }
+            files += 1;
+        }
+    }
+    for (from, to, _) in UPWARD
+        .iter()
+        .filter(|(from, to, _)| !used.contains(&(*from, *to)))
+    {
+        breaches.push(format!(
+            "xtask/src/layers.rs: the listed upward edge {from} -> {to} is not there any more; remove it"
+        ));
+    }
+    Ok((files, breaches))
+}
+
+/// The Rust files below a folder, sorted.
+pub(crate) fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && entry.file_name() != "target" {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The module that a file is: `kernel/src/mem/mod.rs` is `kernel::mem`.
+fn module(package: &str, dir: &str, file: &str) -> Vec<String> {
+    let inside = file
+        .strip_prefix(dir)
+        .unwrap_or(file)
+        .trim_start_matches('/');
+    let inside = inside.strip_suffix(".rs").unwrap_or(inside);
+    let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+    std::iter::once(package)
+        .chain(inside.split('/'))
+        .map(String::from)
+        .collect()
+}
+
+/// The longest module of the table that this path lies in, and its layer.
+fn layer(path: &[String]) -> Option<(u8, &'static str)> {
+    let inside = |name: &str| {
+        let names: Vec<&str> = name.split("::").collect();
+        path.len() >= names.len() && names.iter().zip(path).all(|(a, b)| a == b)
+    };
+    let fitting = LAYERS.iter().filter(|(_, name)| inside(name));
+    fitting.max_by_key(|(_, name)| name.len()).copied()
+}
+
+/// The upward edges of one file that are not listed. Listed ones go into `used`.
+fn edges(
+    file: &str,
+    module: &[String],
+    words: &[Word],
+    used: &mut BTreeSet<(&'static str, &'static str)>,
+) -> Vec<String> {
+    let Some((own, _)) = layer(module) else {
+        let name = module.join("::");
+        return vec![format!(
+            "{file}: {name} has no layer; give it one in xtask/src/layers.rs"
+        )];
+    };
+    let mut breaches = Vec::new();
+    for path in rust_source::paths(words, &["crate", "super", "self", "kcore"]) {
+        let target = absolute(module, &path.names);
+        let Some((other, to)) = layer(&target).or_else(|| at_root(&target)) else {
+            continue;
+        };
+        if other <= own {
+            continue;
+        }
+        let name = module.join("::");
+        match UPWARD
+            .iter()
+            .find(|(from, upward, _)| *from == name && *upward == to)
+        {
+            Some((from, upward, _)) => {
+                used.insert((*from, *upward));
+            }
+            None => breaches.push(format!(
+                "{file}:{}: {name} (layer {own}) uses {} (layer {other})",
+                path.line,
+                target.join("::"),
+            )),
+        }
+    }
+    breaches
+}
+
+/// What the kernel's root offers belongs to the root, which is the top.
+fn at_root(target: &[String]) -> Option<(u8, &'static str)> {
+    let named = target.len() == 2 && target[0] == "kernel";
+    named
+        .then(|| layer(&["kernel".to_string(), "lib".to_string()]))
+        .flatten()
+}
+
+/// A path from its package down.
+fn absolute(module: &[String], path: &[String]) -> Vec<String> {
+    let package = &module[..1];
+    let mut base = match path[0].as_str() {
+        "kcore" => vec!["kcore".to_string()],
+        "crate" => package.to_vec(),
+        "super" => module[..module.len() - 1].to_vec(),
+        _ => module.to_vec(),
+    };
+    for name in &path[1..] {
+        match name.as_str() {
+            "super" if base.len() > 1 => drop(base.pop()),
+            "self" | "*" => {}
+            _ => base.push(name.clone()),
+        }
+    }
+    base
+}
+
+/// Macros that write instructions, outside of their home.
+fn instructions(file: &str, words: &[Word]) -> Vec<String> {
+    const MACROS: [&str; 3] = ["asm", "global_asm", "naked_asm"];
+    if file.starts_with(ASM_HOME) {
+        return Vec::new();
+    }
+    let calls = words
+        .windows(2)
+        .filter(|pair| MACROS.contains(&pair[0].text.as_str()) && pair[1].text == "!");
+    calls
+        .map(|pair| {
+            let (line, name) = (pair[0].line, &pair[0].text);
+            format!("{file}:{line}: {name}! belongs under {ASM_HOME} or boot/")
+        })
+        .collect()
+}
+
+/// Atomics that kcore takes from elsewhere than its shim, unit tests included.
+fn atomics(file: &str, words: &[Word]) -> Vec<String> {
+    if ATOMICS_HOMES.contains(&file) {
+        return Vec::new();
+    }
+    let paths = rust_source::paths(words, &["core", "std"]);
+    let atomic = paths.iter().filter(|path| {
+        path.names.get(1).is_some_and(|name| name == "sync")
+            && path.names.get(2).is_some_and(|name| name == "atomic")
+    });
+    atomic
+        .map(|path| format!("{file}:{}: take the atomics from kcore::shim", path.line))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaches(module: &str, source: &str) -> Vec<String> {
+        let module: Vec<String> = module.split("::").map(String::from).collect();
+        edges(
+            "f.rs",
+            &module,
+            &rust_source::words(source),
+            &mut BTreeSet::new(),
+        )
+    }
+
+    #[test]
+    fn files_are_modules() {
+        let module = |file| module("kernel", "kernel/src", file).join("::");
+        assert_eq!(module("kernel/src/lib.rs"), "kernel::lib");
+        assert_eq!(module("kernel/src/mem/mod.rs"), "kernel::mem");
+        assert_eq!(
+            module("kernel/src/arch/x86_64/apic.rs"),
+            "kernel::arch::x86_64::apic"
+        );
+    }
+
+    #[test]
+    fn a_lower_layer_may_be_used_and_a_higher_one_may_not() {
+        assert!(breaches("kernel::smp", "use crate::{arch::apic, mem, clock};").is_empty());
+        assert!(
+            breaches(
+                "kernel::arch::x86_64::apic",
+                "use super::vector; use kcore::cpu;"
+            )
+            .is_empty()
+        );
+        let found = breaches("kernel::mem::heap", "\nuse crate::{port, smp::start};");
+        assert_eq!(
+            found,
+            ["f.rs:2: kernel::mem::heap (layer 3) uses kernel::smp::start (layer 4)"]
+        );
+        assert_eq!(
+            breaches("kcore::cpu", "use crate::spinlock::Spinlock;").len(),
+            1
+        );
+        assert_eq!(
+            breaches("kernel::pcpu", "fn f() { crate::start() }").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_listed_edge_is_allowed() {
+        let (from, to, _) = UPWARD[0];
+        let source = format!("use crate::{};", to.trim_start_matches("kernel::"));
+        assert!(breaches(from, &source).is_empty());
+    }
+
+    #[test]
+    fn a_file_without_a_layer_is_named() {
+        let found = breaches("kernel::novelty", "");
+        assert!(
+            found[0].contains("kernel::novelty has no layer"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn instructions_have_a_home() {
+        let words = rust_source::words("fn f() { asm!(\"hlt\") } // asm!");
+        assert_eq!(instructions("kernel/src/smp.rs", &words).len(), 1);
+        assert!(instructions("kernel/src/arch/x86_64/cpu.rs", &words).is_empty());
+    }
+
+    #[test]
+    fn atomics_have_a_home() {
+        let words = rust_source::words("use core::sync::{atomic::{AtomicU32, Ordering}};");
+        assert_eq!(atomics("kernel/core/src/cpu.rs", &words).len(), 2);
+        assert!(atomics(ATOMICS_HOMES[0], &words).is_empty());
+    }
+}

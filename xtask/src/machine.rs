@@ -1,0 +1,222 @@
+//! The machine that QEMU emulates: its command line.
+//!
+//! What a person passes after `--` goes to QEMU as it is and takes the place
+//! of the same option here.
+
+use std::path::{Path, PathBuf};
+
+use crate::firmware::Firmware;
+
+/// The way into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BootPath {
+    /// QEMU's `-kernel` enters the ELF by its PVH note.
+    Pvh,
+    /// A disk image that SeaBIOS boots.
+    Bios,
+    /// A disk image that UEFI firmware boots.
+    Uefi,
+}
+
+impl BootPath {
+    /// The path of this name, as in `--boot NAME`.
+    pub(crate) fn parse(name: &str) -> Option<BootPath> {
+        [BootPath::Pvh, BootPath::Bios, BootPath::Uefi]
+            .into_iter()
+            .find(|path| path.name() == name)
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            BootPath::Pvh => "pvh",
+            BootPath::Bios => "bios",
+            BootPath::Uefi => "uefi",
+        }
+    }
+}
+
+/// What QEMU boots.
+#[derive(Clone, Debug)]
+pub(crate) enum Medium {
+    /// The ELF itself, with its command line.
+    Kernel { elf: PathBuf, append: String },
+    /// A disk image that holds the ELF and the command line; UEFI needs firmware.
+    Disk {
+        image: PathBuf,
+        firmware: Option<Firmware>,
+    },
+}
+
+/// One emulated machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Number of CPUs.
+    pub(crate) smp: u32,
+    /// Memory in MiB.
+    pub(crate) mem: u32,
+    /// QEMU's `-accel`.
+    pub(crate) accel: String,
+    /// What it boots.
+    pub(crate) medium: Medium,
+    /// Arguments added as they are.
+    pub(crate) extra: Vec<String>,
+}
+
+impl Machine {
+    /// QEMU's arguments, without what connects the serial ports and the monitor.
+    pub(crate) fn args(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        let mut default = |option: &str, value: String| {
+            if !has_option(&self.extra, option) {
+                args.extend([option.to_string(), value]);
+            }
+        };
+        default("-cpu", "max".to_string());
+        default("-accel", self.accel.clone());
+        default("-smp", self.smp.to_string());
+        default("-m", self.mem.to_string());
+        // QEMU adds up several of these: one that sets a property keeps the type.
+        args.extend(["-machine", "q35"].map(String::from));
+        args.extend(
+            [
+                "-display",
+                "none",
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+            ]
+            .map(String::from),
+        );
+        args.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"].map(String::from));
+        match &self.medium {
+            Medium::Kernel { elf, append } => {
+                args.extend(["-kernel".to_string(), elf.display().to_string()]);
+                if !append.is_empty() {
+                    args.extend(["-append".to_string(), append.clone()]);
+                }
+            }
+            Medium::Disk { image, firmware } => {
+                // The loaders look for a display.
+                args.extend(["-vga", "std"].map(String::from));
+                if let Some(firmware) = firmware {
+                    args.extend(["-drive".to_string(), pflash(0, true, &firmware.code)]);
+                    args.extend(["-drive".to_string(), pflash(1, false, &firmware.vars)]);
+                }
+                args.extend([
+                    "-drive".to_string(),
+                    format!("format=raw,snapshot=on,file={}", file(image)),
+                ]);
+            }
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+
+    /// The command line that a person would type for the same machine, with
+    /// the console on the terminal.
+    pub(crate) fn command_line(&self, program: &Path) -> String {
+        let words = std::iter::once(program.display().to_string()).chain(self.args());
+        let words = words.chain(["-serial".to_string(), "stdio".to_string()]);
+        words
+            .map(|word| quoted(&word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Whether the CPU is emulated, so that QEMU can log its exceptions.
+    pub(crate) fn emulates(&self) -> bool {
+        let named = self
+            .extra
+            .iter()
+            .skip_while(|word| *word != "-accel")
+            .nth(1);
+        named.unwrap_or(&self.accel).starts_with("tcg")
+            && !self.extra.iter().any(|word| word == "-enable-kvm")
+    }
+}
+
+/// Whether QEMU's arguments set this option.
+pub(crate) fn has_option(args: &[String], option: &str) -> bool {
+    let long = format!("-{option}");
+    args.iter().any(|arg| arg == option || *arg == long)
+}
+
+fn pflash(unit: u32, readonly: bool, path: &Path) -> String {
+    let readonly = if readonly { ",readonly=on" } else { "" };
+    format!(
+        "if=pflash,unit={unit},format=raw{readonly},file={}",
+        file(path)
+    )
+}
+
+/// A file name as a value in QEMU's option lists, where a comma is doubled.
+fn file(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// The `-accel` that a name given by `--accel` means; `default` without one.
+/// A name that is not known goes to QEMU, which refuses it or not.
+pub(crate) fn accelerator(name: Option<&str>, default: &str) -> String {
+    match name {
+        None => default.to_string(),
+        Some("auto") => crate::qemu::accelerators()[0].to_string(),
+        Some(name) => name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(extra: &[&str]) -> Machine {
+        Machine {
+            smp: 4,
+            mem: 512,
+            accel: "tcg".to_string(),
+            medium: Medium::Kernel {
+                elf: "k".into(),
+                append: "log=info seed=1".to_string(),
+            },
+            extra: extra.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn an_extra_argument_takes_the_place_of_the_default() {
+        let args = machine(&["-smp", "6,sockets=2,cores=3"]).args();
+        assert_eq!(args.iter().filter(|arg| *arg == "-smp").count(), 1);
+        assert!(
+            args.windows(2)
+                .any(|pair| pair == ["-smp", "6,sockets=2,cores=3"])
+        );
+        assert!(args.windows(2).any(|pair| pair == ["-m", "512"]));
+    }
+
+    #[test]
+    fn the_shown_command_can_be_pasted() {
+        let line = machine(&[]).command_line(Path::new("qemu-system-x86_64"));
+        assert!(
+            line.contains("-append 'log=info seed=1' -serial stdio"),
+            "{line}"
+        );
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn only_an_emulated_cpu_logs_its_exceptions() {
+        assert!(machine(&[]).emulates());
+        assert!(!machine(&["-accel", "kvm"]).emulates());
+        assert!(!machine(&["-enable-kvm"]).emulates());
+    }
+}

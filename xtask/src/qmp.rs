@@ -1,0 +1,137 @@
+//! QEMU's monitor protocol: commands, answers and events as lines of JSON.
+//!
+//! QEMU connects to a port of ours, so there is no file to leave behind and no
+//! path that is too long for a socket. It starts paused; [`Qmp::accept`]
+//! returns once events are enabled, so none is missed after [`Qmp::cont`].
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long QEMU may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to one QEMU's monitor.
+pub(crate) struct Qmp {
+    stream: TcpStream,
+    incoming: Receiver<Value>,
+    events: Vec<Value>,
+}
+
+impl Qmp {
+    /// Takes the connection if QEMU has made it. `None` if it has not yet.
+    pub(crate) fn accept(listener: &TcpListener) -> Option<Qmp> {
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(false).ok()?;
+        stream.set_nodelay(true).ok()?;
+        let reader = BufReader::new(stream.try_clone().ok()?);
+        let (send, incoming) = channel();
+        thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if let Ok(value) = serde_json::from_str(&line)
+                    && send.send(value).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        let mut qmp = Qmp {
+            stream,
+            incoming,
+            events: Vec::new(),
+        };
+        qmp.execute("qmp_capabilities", &json!({}))?;
+        Some(qmp)
+    }
+
+    /// Runs a command and waits for its answer. `None` when QEMU refuses, is
+    /// gone or does not answer.
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Option<Value> {
+        let message = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream, "{message}").ok()?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let value = self
+                .incoming
+                .recv_timeout(end.saturating_duration_since(Instant::now()));
+            let mut value = value.ok()?;
+            if value.get("event").is_some() {
+                self.events.push(value);
+            } else if value.get("return").is_some() {
+                return Some(value["return"].take());
+            } else if value.get("error").is_some() {
+                return None;
+            }
+        }
+    }
+
+    /// Runs a command of the human monitor and returns what it prints.
+    pub(crate) fn human(&mut self, line: &str) -> Option<String> {
+        let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
+        answer.as_str().map(String::from)
+    }
+
+    /// Lets the guest run.
+    pub(crate) fn cont(&mut self) {
+        self.execute("cont", &json!({}));
+    }
+
+    /// Why QEMU shut the guest down, such as `guest-reset`, once QEMU is gone.
+    pub(crate) fn shutdown_reason(&mut self) -> Option<String> {
+        while let Ok(value) = self.incoming.recv_timeout(Duration::from_secs(1)) {
+            self.events.push(value);
+        }
+        let shutdown = self
+            .events
+            .iter()
+            .rev()
+            .find(|event| event["event"] == "SHUTDOWN")?;
+        shutdown["data"]["reason"].as_str().map(String::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A QEMU that answers as in the script: a line for each that it reads.
+    fn answering(lines: &'static [&'static str]) -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+            stream
+                .write_all(b"{\"QMP\": {\"version\": {}}}\n")
+                .expect("a reader");
+            for line in lines {
+                reader.read_line(&mut String::new()).expect("a command");
+                stream.write_all(line.as_bytes()).expect("a reader");
+            }
+        });
+        listener
+    }
+
+    #[test]
+    fn events_between_answers_are_kept() {
+        let listener = answering(&[
+            "{\"return\": {}}\n",
+            "{\"event\": \"RESUME\"}\n{\"return\": \"RIP=0\"}\n\
+             {\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-reset\"}}\n",
+        ]);
+        let mut qmp = Qmp::accept(&listener).expect("it connects");
+        assert_eq!(qmp.human("info registers").as_deref(), Some("RIP=0"));
+        assert_eq!(qmp.shutdown_reason().as_deref(), Some("guest-reset"));
+    }
+
+    #[test]
+    fn a_refusal_is_no_answer() {
+        let listener = answering(&["{\"return\": {}}\n", "{\"error\": {\"class\": \"x\"}}\n"]);
+        let mut qmp = Qmp::accept(&listener).expect("it connects");
+        assert_eq!(qmp.execute("nonsense", &json!({})), None);
+    }
+}

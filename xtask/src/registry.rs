@@ -1,0 +1,211 @@
+//! The tests of the test image, read from the ELF without booting it.
+//!
+//! Every test leaves a line in the section `.ktest_meta`:
+//! `NAME|KEY=VALUE|KEY=VALUE...`, lines end with a newline, NUL bytes between
+//! them are padding.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use object::{Object, ObjectSection};
+
+use crate::error::{Error, Result};
+use crate::machine::BootPath;
+use crate::paths;
+
+/// How a test's boot must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// The test says so and the machine ends with code 33.
+    Pass,
+    /// The test says that it failed: code 35.
+    Fail,
+    /// The kernel panics: code 37.
+    Panic,
+    /// A kernel assertion fails: code 39.
+    Assert,
+    /// A CPU resets itself.
+    TripleFault,
+    /// The guest makes no progress.
+    Hang,
+}
+
+/// One test.
+#[derive(Clone, Debug)]
+pub(crate) struct Test {
+    /// Its name, such as `smp::all_cpus_online`.
+    pub(crate) name: String,
+    /// How its boot must end.
+    pub(crate) expect: Expect,
+    /// Texts that the console log must hold.
+    pub(crate) console: Vec<String>,
+    /// The numbers of CPUs that it can run with.
+    pub(crate) smp: RangeInclusive<u32>,
+    /// How long it may be silent, in CPU time of QEMU; `None` for as long as any.
+    pub(crate) patience: Option<Duration>,
+    /// More arguments for QEMU.
+    pub(crate) qemu: Vec<String>,
+    /// More words for the kernel's command line.
+    pub(crate) append: String,
+    /// The way it is booted.
+    pub(crate) boot: BootPath,
+    /// Its attributes as they stand in the image, for `--list`.
+    pub(crate) attributes: Vec<String>,
+}
+
+impl Test {
+    /// The kernel's command line that runs this test, with more words after its own.
+    pub(crate) fn command_line(&self, seed: u64, more: &str) -> String {
+        let line = format!("test={} seed={seed:#x}", self.name);
+        let more = [&self.append, more]
+            .into_iter()
+            .filter(|words| !words.is_empty());
+        std::iter::once(line.as_str())
+            .chain(more)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// Reads the tests of a test image, in the order of their names.
+///
+/// # Errors
+/// When the file is no ELF, holds no tests, or holds a record that this tool
+/// does not understand.
+pub(crate) fn read(elf: &Path) -> Result<Vec<Test>> {
+    let wrong = |text: String| Error::environment(format!("{}: {text}", paths::shown(elf)));
+    let bytes = fs::read(elf).map_err(|e| Error::io(paths::shown(elf), &e))?;
+    let file = object::File::parse(&*bytes).map_err(|e| wrong(format!("no ELF file: {e}")))?;
+    let section = file.section_by_name(".ktest_meta");
+    let data = section
+        .and_then(|section| section.data().ok())
+        .unwrap_or(&[]);
+    let text = String::from_utf8_lossy(data);
+    let mut tests = parse(&text).map_err(wrong)?;
+    if tests.is_empty() {
+        let none = "it holds no tests: section .ktest_meta is missing or empty".to_string();
+        return Err(wrong(none).hint("kernel/link.ld must KEEP .ktest_meta"));
+    }
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tests)
+}
+
+fn parse(text: &str) -> std::result::Result<Vec<Test>, String> {
+    let lines = text
+        .lines()
+        .map(|line| line.trim_matches('\0'))
+        .filter(|line| !line.is_empty());
+    let tests = lines
+        .map(parse_test)
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    for (at, test) in tests.iter().enumerate() {
+        if tests[..at].iter().any(|other| other.name == test.name) {
+            return Err(format!("two tests have the name {}", test.name));
+        }
+    }
+    Ok(tests)
+}
+
+fn parse_test(line: &str) -> std::result::Result<Test, String> {
+    let mut fields = line.split('|');
+    let name = fields.next().unwrap_or_default().trim().to_string();
+    let mut test = Test {
+        name,
+        expect: Expect::Pass,
+        console: Vec::new(),
+        smp: 1..=u32::MAX,
+        patience: None,
+        qemu: Vec::new(),
+        append: String::new(),
+        boot: BootPath::Pvh,
+        attributes: fields.clone().map(String::from).collect(),
+    };
+    for field in fields {
+        set(&mut test, field).ok_or_else(|| {
+            format!(
+                "test {}: the attribute {field:?} is not understood",
+                test.name
+            )
+        })?;
+    }
+    if test.name.is_empty() || test.name.contains(char::is_whitespace) {
+        return Err(format!("a test's name is not a name: {line:?}"));
+    }
+    Ok(test)
+}
+
+/// Sets one attribute; `None` if it is not understood.
+fn set(test: &mut Test, field: &str) -> Option<()> {
+    let (key, value) = field.split_once('=')?;
+    match key {
+        "expect" => test.expect = expect(value)?,
+        "console" => test.console.push(value.to_string()),
+        "smp" => test.smp = counts(value)?,
+        "patience" => test.patience = Some(Duration::from_secs(value.parse().ok()?)),
+        "qemu" => test.qemu = value.split_whitespace().map(String::from).collect(),
+        "append" => test.append = value.to_string(),
+        "boot" => test.boot = BootPath::parse(value)?,
+        // For people: the guest decides about needs, a bug is a switch of its own.
+        "needs" | "bug" => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+fn expect(value: &str) -> Option<Expect> {
+    Some(match value {
+        "pass" => Expect::Pass,
+        "fail" => Expect::Fail,
+        "panic" => Expect::Panic,
+        "assert" => Expect::Assert,
+        "triple_fault" => Expect::TripleFault,
+        "hang" => Expect::Hang,
+        _ => return None,
+    })
+}
+
+/// `4`, `2..=8` or `2..`.
+fn counts(value: &str) -> Option<RangeInclusive<u32>> {
+    let Some((low, high)) = value.split_once("..") else {
+        let only = value.parse().ok()?;
+        return Some(only..=only);
+    };
+    let high = match high.strip_prefix('=') {
+        Some(high) => high.parse().ok()?,
+        None if high.is_empty() => u32::MAX,
+        None => return None,
+    };
+    Some(low.parse().ok()?..=high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_with_padding_between_them() {
+        let text = "smp::online|smp=2..=8|console=4 CPUs|console=ids\n\0\0mem::low|qemu=-m 64\n\0";
+        let tests = parse(text).expect("both are well-formed");
+        assert_eq!(tests[0].smp, 2..=8);
+        assert_eq!(tests[0].console, ["4 CPUs", "ids"]);
+        assert_eq!(tests[1].name, "mem::low");
+        assert_eq!(tests[1].qemu, ["-m", "64"]);
+        assert_eq!(tests[1].expect, Expect::Pass);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (text, word) in [
+            ("a|expect=fire\n", "expect=fire"),
+            ("a|colour=red\n", "colour=red"),
+            ("a|smp=x\n", "smp=x"),
+            ("a\na\n", "two tests"),
+            ("|expect=pass\n", "not a name"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

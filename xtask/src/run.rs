@@ -1,0 +1,148 @@
+//! `cargo xtask run` and `cargo xtask runner`: boot a kernel and watch it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::args::{Args, OPTIONS_HELP, Options, Word};
+use crate::boot::Boot;
+use crate::budget::QUIET_CPU;
+use crate::cargo::KERNEL;
+use crate::error::{Error, Exit, Result};
+use crate::machine::{BootPath, Machine, Medium, accelerator};
+use crate::qemu::Qemu;
+use crate::symbols::Symbols;
+use crate::verdict::Verdict;
+use crate::vm::Echo;
+use crate::{elf, firmware, image, paths, setup, term};
+
+/// The help text of `cargo xtask run`.
+pub(crate) fn help() -> String {
+    format!(
+        "\
+Build the kernel, boot it in QEMU and show its console.
+
+Usage: cargo xtask run [OPTIONS] [-- QEMU ARGS]
+
+      --smp N             number of CPUs (default 4)
+      --append TEXT       the kernel's command line, such as 'log=debug,smp=trace'
+{OPTIONS_HELP}
+
+Ctrl-C ends QEMU. Exit codes: 0 the kernel ended well, 1 it did not, 2 usage,
+3 something is missing on this machine, 4 the kernel hangs."
+    )
+}
+
+/// The help text of `cargo xtask runner`.
+pub(crate) const RUNNER_HELP: &str = "\
+Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
+
+Usage: cargo xtask runner ELF [OPTIONS OF run] [-- QEMU ARGS]";
+
+/// `cargo xtask run`.
+///
+/// # Errors
+/// For a wrong command line, when something cannot be set up or built, and
+/// when the kernel does not end well.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let (options, args) = parse("run", words)?;
+    let smp = options.one_smp(&args)?;
+    let qemu = setup::qemu()?;
+    let elf = image::built(KERNEL, options.debug)?;
+    boot(&qemu, &elf, &options, smp, &args.after)
+}
+
+/// `cargo xtask runner ELF`.
+///
+/// # Errors
+/// As [`command`].
+pub(crate) fn runner(words: &[String]) -> Result<()> {
+    let Some((elf, words)) = words.split_first() else {
+        return Err(Error::usage("runner", "the ELF file is missing"));
+    };
+    let (options, args) = parse("runner", words)?;
+    let smp = options.one_smp(&args)?;
+    let elf = std::env::current_dir().unwrap_or_default().join(elf);
+    elf::check(&elf)?;
+    boot(&setup::qemu()?, &elf, &options, smp, &args.after)
+}
+
+fn parse(command: &'static str, words: &[String]) -> Result<(Options, Args)> {
+    let mut args = Args::new(command, words);
+    let mut options = Options::default();
+    while let Some(word) = args.next()? {
+        if !options.take(&word, &mut args)? {
+            return Err(match &word {
+                Word::Value(value) if value.starts_with('-') => args.unknown(&word),
+                Word::Value(value) => args.wrong(format!(
+                    "unexpected argument {value:?}; words for the kernel are given by --append"
+                )),
+                Word::Option(_) => args.unknown(&word),
+            });
+        }
+    }
+    Ok((options, args))
+}
+
+fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[String]) -> Result<()> {
+    let dir = paths::target_dir().join("run");
+    let machine = Machine {
+        smp,
+        mem: options.mem,
+        accel: accelerator(options.accel.as_deref(), "tcg"),
+        medium: medium(qemu, elf, options, &dir)?,
+        extra: extra.to_vec(),
+    };
+    term::say(&format!("Ctrl-C ends QEMU ({}).", qemu.version));
+    term::say(&format!("$ {}", machine.command_line(&qemu.program)));
+    let boot = Boot {
+        qemu,
+        machine: &machine,
+        dir: &dir,
+        symbols: &Arc::new(Symbols::new(elf)),
+        echo: Echo::Prefixed(String::new()),
+        patience: QUIET_CPU,
+        timeout_scale: options.timeout_scale,
+    };
+    let ended = boot.run()?;
+    let verdict = Verdict::of(&ended.end);
+    let word = match verdict.result {
+        Ok(()) => term::green(verdict.word),
+        Err(_) => term::red(verdict.word),
+    };
+    term::say(&format!(
+        "xtask: {word}: {} ({:.2} s)",
+        verdict.text,
+        ended.time.as_secs_f64()
+    ));
+    verdict.result.map_err(|exit| {
+        if exit != Exit::Environment {
+            term::say(&format!(
+                "xtask: console log: {}",
+                paths::shown(&dir.join("console.log"))
+            ));
+        }
+        Error::reported(exit)
+    })
+}
+
+/// What the machine boots: the ELF itself, or a disk image made of it.
+fn medium(qemu: &Qemu, elf: &Path, options: &Options, dir: &Path) -> Result<Medium> {
+    let append = options.append.clone();
+    let path = options.boot.unwrap_or(BootPath::Pvh);
+    if path == BootPath::Pvh {
+        return Ok(Medium::Kernel {
+            elf: elf.to_path_buf(),
+            append,
+        });
+    }
+    let firmware = match path {
+        BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
+        _ => None,
+    };
+    let name = elf
+        .file_name()
+        .map_or("kernel".into(), |name| name.to_string_lossy());
+    let image: PathBuf = image::default_file(path, &name);
+    image::make(path, elf, &append, &image)?;
+    Ok(Medium::Disk { image, firmware })
+}

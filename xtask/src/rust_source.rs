@@ -1,0 +1,268 @@
+//! Rust source as words: as much of the language as the layering rule and the
+//! size report need, and no more.
+//!
+//! Comments and the contents of strings are gone; what stands under
+//! `#[cfg(test)] mod` can be cut out.
+
+/// A word of the source: a name, `::`, or one other character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// Its text.
+    pub(crate) text: String,
+    /// Its line, from 1.
+    pub(crate) line: usize,
+}
+
+/// A path such as `crate::mem::heap`, and its line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    /// Its names.
+    pub(crate) names: Vec<String>,
+    /// Its line, from 1.
+    pub(crate) line: usize,
+}
+
+/// The words of a source.
+pub(crate) fn words(source: &str) -> Vec<Word> {
+    let text: Vec<char> = source.chars().collect();
+    let mut words = Vec::new();
+    let (mut at, mut line) = (0, 1);
+    while at < text.len() {
+        let end = word_end(&text, at);
+        let is_word = !text[at].is_whitespace() && !skipped(&text, at);
+        if is_word {
+            words.push(Word {
+                text: text[at..end].iter().collect(),
+                line,
+            });
+        }
+        line += text[at..end].iter().filter(|c| **c == '\n').count();
+        at = end;
+    }
+    words
+}
+
+/// Whether a comment, a string or a character begins here.
+fn skipped(text: &[char], at: usize) -> bool {
+    let rest = &text[at..];
+    rest.starts_with(&['/', '/'])
+        || rest.starts_with(&['/', '*'])
+        || rest[0] == '"'
+        || raw_string(rest).is_some()
+        || (rest[0] == '\'' && character_end(rest).is_some())
+}
+
+/// Where the word, comment or string that begins at `at` ends.
+fn word_end(text: &[char], at: usize) -> usize {
+    let rest = &text[at..];
+    let name = |c: &char| c.is_alphanumeric() || *c == '_';
+    let length = if rest.starts_with(&['/', '/']) {
+        rest.iter().position(|c| *c == '\n').unwrap_or(rest.len())
+    } else if rest.starts_with(&['/', '*']) {
+        block_comment_end(rest)
+    } else if let Some(end) = raw_string(rest) {
+        end
+    } else if rest[0] == '"' {
+        string_end(rest)
+    } else if rest[0] == '\'' {
+        character_end(rest).unwrap_or(1)
+    } else if name(&rest[0]) {
+        rest.iter().position(|c| !name(c)).unwrap_or(rest.len())
+    } else if rest.starts_with(&[':', ':']) {
+        2
+    } else {
+        1
+    };
+    at + length
+}
+
+fn block_comment_end(rest: &[char]) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at + 1 < rest.len() {
+        match (rest[at], rest[at + 1]) {
+            ('/', '*') => (depth, at) = (depth + 1, at + 2),
+            ('*', '/') => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
+}
+
+fn string_end(rest: &[char]) -> usize {
+    let mut at = 1;
+    while at < rest.len() && rest[at] != '"' {
+        at += if rest[at] == '\\' { 2 } else { 1 };
+    }
+    (at + 1).min(rest.len())
+}
+
+/// The length of a raw string that begins here: `r"..."`, `br#"..."#`.
+fn raw_string(rest: &[char]) -> Option<usize> {
+    let prefix = if rest.starts_with(&['b', 'r']) { 2 } else { 1 };
+    rest.get(prefix - 1).filter(|c| **c == 'r')?;
+    let hashes = rest[prefix..].iter().take_while(|c| **c == '#').count();
+    rest.get(prefix + hashes).filter(|c| **c == '"')?;
+    let close: Vec<char> = std::iter::once('"')
+        .chain((0..hashes).map(|_| '#'))
+        .collect();
+    let body = prefix + hashes + 1;
+    let end = rest[body..]
+        .windows(close.len())
+        .position(|window| window == close);
+    Some(end.map_or(rest.len(), |end| body + end + close.len()))
+}
+
+/// The length of a character literal that begins here; `None` for a lifetime.
+fn character_end(rest: &[char]) -> Option<usize> {
+    if rest.get(1) == Some(&'\\') {
+        let end = rest.iter().skip(3).position(|c| *c == '\'')?;
+        return Some(end + 4);
+    }
+    (rest.get(2) == Some(&'\'')).then_some(3)
+}
+
+/// The words without the modules of unit tests: `#[cfg(test)] mod NAME { ... }`.
+pub(crate) fn without_tests(words: &[Word]) -> Vec<Word> {
+    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < words.len() {
+        let here = &words[at..];
+        let is_test = here.len() > 9
+            && ATTRIBUTE
+                .iter()
+                .zip(here)
+                .all(|(text, word)| word.text == *text)
+            && here[7].text == "mod"
+            && here[9].text == "{";
+        if is_test {
+            at = block_end(words, at + 9);
+        } else {
+            kept.push(words[at].clone());
+            at += 1;
+        }
+    }
+    kept
+}
+
+/// The index behind the `}` that closes the `{` at `open`.
+pub(crate) fn block_end(words: &[Word], open: usize) -> usize {
+    let mut depth = 0;
+    for (at, word) in words.iter().enumerate().skip(open) {
+        match word.text.as_str() {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    words.len()
+}
+
+/// The paths that begin with one of these names. A group, as in
+/// `use crate::{a, b::c}`, is one path for each of its members.
+pub(crate) fn paths(words: &[Word], roots: &[&str]) -> Vec<Path> {
+    let mut paths = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let inside = at > 0 && words[at - 1].text == "::";
+        if !inside && roots.contains(&word.text.as_str()) {
+            tree(words, at, &mut Vec::new(), &mut paths);
+        }
+    }
+    paths
+}
+
+/// Reads one path, or group of paths, from `at`; returns the index behind it.
+fn tree(words: &[Word], mut at: usize, names: &mut Vec<String>, paths: &mut Vec<Path>) -> usize {
+    let depth = names.len();
+    let line = words.get(at).map_or(0, |word| word.line);
+    while let Some(word) = words.get(at) {
+        if word.text == "{" {
+            at += 1;
+            while words.get(at).is_some_and(|word| word.text != "}") {
+                let next = tree(words, at, names, paths);
+                at = next.max(at + 1);
+                if words.get(at).is_some_and(|word| word.text == ",") {
+                    at += 1;
+                }
+            }
+            names.truncate(depth);
+            return at + 1;
+        }
+        if !word
+            .text
+            .starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '*')
+        {
+            break;
+        }
+        names.push(word.text.clone());
+        at += 1;
+        if words.get(at).is_none_or(|word| word.text != "::") {
+            break;
+        }
+        at += 1;
+    }
+    // A new name for the last one.
+    if words.get(at).is_some_and(|word| word.text == "as") {
+        at += 2;
+    }
+    if names.len() > depth {
+        paths.push(Path {
+            names: names.clone(),
+            line,
+        });
+    }
+    names.truncate(depth);
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(source: &str) -> Vec<String> {
+        words(source).into_iter().map(|word| word.text).collect()
+    }
+
+    fn found(source: &str) -> Vec<String> {
+        paths(&words(source), &["crate", "super"])
+            .iter()
+            .map(|p| p.names.join("::"))
+            .collect()
+    }
+
+    #[test]
+    fn comments_and_strings_are_no_words() {
+        let source =
+            "a // crate::x\n/* b /* c */ d */ \"crate::\\\" y\" r#\"e \" f\"# 'g' '\\'' 'h b";
+        assert_eq!(texts(source), ["a", "'", "h", "b"]);
+        assert_eq!(words("a\n\n\"x\ny\"\nb")[1].line, 5);
+    }
+
+    #[test]
+    fn groups_are_taken_apart() {
+        let source = "use crate::{a, b::{self, C as D}, e::*};\nfn f() { super::g::h::<u8>(); }";
+        let all = [
+            "crate::a",
+            "crate::b::self",
+            "crate::b::C",
+            "crate::e::*",
+            "super::g::h",
+        ];
+        assert_eq!(found(source), all);
+        assert_eq!(found("pub(crate) fn x() {} use a::crate_;"), ["crate"]);
+    }
+
+    #[test]
+    fn unit_tests_can_be_cut_out() {
+        let source = "fn a() {} #[cfg(test)] mod tests { fn b() { { } } } fn c() {}";
+        let kept = without_tests(&words(source));
+        assert!(kept.iter().any(|word| word.text == "c"));
+        assert!(!kept.iter().any(|word| word.text == "b"));
+    }
+}

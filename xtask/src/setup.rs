@@ -1,0 +1,82 @@
+//! What a build and a boot need, set up where that can be done without asking.
+//!
+//! The toolchain's parts come by rustup, QEMU by the system's package manager
+//! (`host`). What cannot be set up is an error that names the command.
+
+use std::process::Stdio;
+
+use crate::cargo::{TARGET, tool};
+use crate::error::{Error, Result};
+use crate::host::{self, Tool};
+use crate::qemu::Qemu;
+
+/// Makes sure that the pinned toolchain can compile for this target.
+///
+/// # Errors
+/// When the target's library is missing and rustup is missing too, or fails.
+pub(crate) fn target(target: &str) -> Result<()> {
+    if has_target(target) {
+        return Ok(());
+    }
+    eprintln!("the Rust target {target} is missing; installing it by: rustup target add {target}");
+    rustup(&["target", "add", target])
+}
+
+/// Makes sure that the kernel can be built.
+///
+/// # Errors
+/// As [`target`].
+pub(crate) fn kernel_target() -> Result<()> {
+    target(TARGET)
+}
+
+/// Whether the toolchain has the libraries of this target.
+pub(crate) fn has_target(target: &str) -> bool {
+    let query = tool("rustc")
+        .args(["--print", "target-libdir", "--target", target])
+        .output();
+    query.is_ok_and(|output| {
+        let dir = String::from_utf8_lossy(&output.stdout).trim().to_string();
+        output.status.success() && std::path::Path::new(&dir).is_dir()
+    })
+}
+
+/// Runs rustup in the workspace, where rust-toolchain.toml names the toolchain.
+///
+/// # Errors
+/// When rustup is missing or fails.
+pub(crate) fn rustup(args: &[&str]) -> Result<()> {
+    let line = format!("rustup {}", args.join(" "));
+    let status = tool("rustup")
+        .args(args)
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|_| {
+            Error::environment("rustup is missing: the Rust toolchain is installed by it").hint(
+                format!("install rustup (https://rustup.rs), then run: {line}"),
+            )
+        })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::environment(format!("`{line}` failed")).hint(format!(
+            "see rustup's message above; then run it again: {line}"
+        )))
+    }
+}
+
+/// QEMU, installed if it is missing and this process may do so.
+///
+/// # Errors
+/// When there is none and none can be installed, when `QEMU=` names none, or
+/// when it is too old.
+pub(crate) fn qemu() -> Result<Qemu> {
+    if let Some(found) = Qemu::find()? {
+        return Ok(found);
+    }
+    host::install(&[Tool::Qemu])?;
+    Qemu::find()?.ok_or_else(|| {
+        Error::environment("QEMU is installed, but qemu-system-x86_64 is not in PATH")
+            .hint("set QEMU=/path/to/qemu-system-x86_64")
+    })
+}

@@ -1,0 +1,55 @@
+//! How a source file is named to a person: short, and the same on every machine.
+
+/// The short name of a path that the debug information holds: relative to the
+/// workspace; `crate-1.2.3/src/..` for a crate of the registry; `core/src/..`
+/// for Rust's own library. Others stay as they are.
+pub(crate) fn short(path: &str, root: &str) -> String {
+    let path = path.replace('\\', "/");
+    let root = root.replace('\\', "/");
+    if let Some(inside) = path
+        .strip_prefix(&root)
+        .and_then(|rest| rest.strip_prefix('/'))
+    {
+        return inside.to_string();
+    }
+    if let Some((_, crates)) = path.split_once("/registry/src/")
+        && let Some((_, file)) = crates.split_once('/')
+    {
+        return file.to_string();
+    }
+    let library = path
+        .rsplit_once("/library/")
+        // As it was built, or as it lies in a toolchain that has rust-src.
+        .filter(|(front, _)| front.contains("/rustc/") || front.ends_with("/rustlib/src/rust"));
+    match library {
+        Some((_, file)) => file.to_string(),
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn paths_are_shortened_by_where_they_come_from() {
+        let short = |path| short(path, "/home/me/tryst");
+        assert_eq!(
+            short("/home/me/tryst/kernel/src/smp.rs"),
+            "kernel/src/smp.rs"
+        );
+        assert_eq!(
+            short("/home/me/.cargo/registry/src/index-0f/x86_64-0.15.5/src/lib.rs"),
+            "x86_64-0.15.5/src/lib.rs"
+        );
+        assert_eq!(
+            short("/rustc/59807/library/core/src/fmt/mod.rs"),
+            "core/src/fmt/mod.rs"
+        );
+        let installed =
+            "/home/me/.rustup/toolchains/x/lib/rustlib/src/rust/library/core/src/cell.rs";
+        assert_eq!(short(installed), "core/src/cell.rs");
+        assert_eq!(short("/home/me/trysting/a.rs"), "/home/me/trysting/a.rs");
+        assert_eq!(short("kernel/src/smp.rs"), "kernel/src/smp.rs");
+    }
+}

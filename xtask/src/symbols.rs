@@ -1,0 +1,107 @@
+//! Addresses of a kernel image as function, file and line.
+//!
+//! The debug information is read at the first address that is asked for, so a
+//! run without any costs nothing. Neighbours: `console` finds the addresses in
+//! the guest's output, `crash` and `hang` in QEMU's.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use addr2line::Loader;
+
+use crate::paths;
+use crate::source_path;
+
+/// Where the kernel is linked. Every address of its own is above.
+const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
+/// The kernel's physical addresses are those that it is linked at less
+/// [`KERNEL_BASE`]; the boot stub executes there. Below is the firmware.
+const PHYSICAL: std::ops::Range<u64> = 0x10_0000..0x8000_0000;
+
+enum State {
+    Untouched,
+    Missing,
+    Loaded(Box<Loader>),
+}
+
+/// The symbols of one ELF file, shared by all boots of it.
+pub(crate) struct Symbols {
+    elf: PathBuf,
+    root: String,
+    state: Mutex<State>,
+}
+
+impl Symbols {
+    /// The symbols of this file. Nothing is read yet.
+    pub(crate) fn new(elf: &Path) -> Self {
+        Symbols {
+            elf: elf.to_path_buf(),
+            root: paths::root().display().to_string(),
+            state: Mutex::new(State::Untouched),
+        }
+    }
+
+    /// The function at an address, `FUNCTION at FILE:LINE`, then each function
+    /// that the one before it was inlined into. Empty if nothing is known.
+    pub(crate) fn frames(&self, address: u64) -> Vec<String> {
+        let address = match address {
+            KERNEL_BASE.. => address,
+            _ if PHYSICAL.contains(&address) => address + KERNEL_BASE,
+            _ => return Vec::new(),
+        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Untouched) {
+            *state = match Loader::new(&self.elf) {
+                Ok(loader) => State::Loaded(Box::new(loader)),
+                Err(_) => State::Missing,
+            };
+        }
+        match &*state {
+            State::Loaded(loader) => frames(loader, address, &self.root),
+            State::Untouched | State::Missing => Vec::new(),
+        }
+    }
+
+    /// The function at an address in one line, innermost name first. `None` if
+    /// nothing is known.
+    pub(crate) fn line(&self, address: u64) -> Option<String> {
+        self.frames(address).into_iter().next()
+    }
+}
+
+fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Ok(mut frames) = loader.find_frames(address) {
+        while let Ok(Some(frame)) = frames.next() {
+            let function = frame.function.as_ref().and_then(|name| {
+                let raw = name.raw_name().ok()?;
+                Some(format!("{:#}", rustc_demangle::demangle(&raw)))
+            });
+            let place = frame.location.as_ref().and_then(|location| {
+                let file = source_path::short(location.file?, root);
+                Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
+            });
+            if let Some(function) = function {
+                lines.push(format!("{function}{}", place.unwrap_or_default()));
+            }
+        }
+    }
+    if lines.is_empty()
+        && let Some(symbol) = loader.find_symbol(address)
+    {
+        lines.push(format!("{:#}", rustc_demangle::demangle(symbol)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_symbols_names_nothing() {
+        let symbols = Symbols::new(Path::new("/nonexistent"));
+        assert!(symbols.frames(0xffff_ffff_8020_1311).is_empty());
+        assert_eq!(symbols.line(0x1000), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Makes the boots, several at a time, and hands over each as it ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use super::Done;
+use super::judge::{Failure, Outcome, judge};
+use super::plan::Job;
+use super::report::Report;
+use crate::args::Options;
+use crate::boot::{Boot, Ended};
+use crate::budget::QUIET_CPU;
+use crate::error::{Error, Exit, Result};
+use crate::firmware;
+use crate::image::Images;
+use crate::machine::{BootPath, Machine, Medium};
+use crate::qemu::Qemu;
+use crate::symbols::Symbols;
+use crate::vm::Echo;
+
+/// What all boots of a run share.
+pub(super) struct Bench {
+    /// The emulator.
+    pub(super) qemu: Qemu,
+    /// The test image.
+    pub(super) elf: PathBuf,
+    /// Its symbols.
+    pub(super) symbols: Arc<Symbols>,
+    /// Disk images made of it.
+    pub(super) images: Images,
+    /// QEMU's accelerator.
+    pub(super) accel: String,
+    /// The options of the command line.
+    pub(super) options: Options,
+    /// More arguments for every QEMU.
+    pub(super) extra: Vec<String>,
+    /// Whether the consoles are shown while they run.
+    pub(super) nocapture: bool,
+}
+
+/// Makes the boots with this many threads; each ended boot goes to the report
+/// at once. With `fail_fast` none is started after the first failure.
+pub(super) fn all(
+    bench: &Bench,
+    jobs: Vec<Job>,
+    workers: usize,
+    fail_fast: bool,
+    report: &mut Report,
+) -> Vec<Done> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let (send, receive) = channel();
+    let mut done = Vec::new();
+    thread::scope(|scope| {
+        for _ in 0..workers.min(jobs.len()) {
+            let (send, jobs, next, stop) = (send.clone(), &jobs, &next, &stop);
+            scope.spawn(move || {
+                // Relaxed: the counter only has to give each number once, and
+                // the flag may be seen late; neither guards other memory.
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let one = bench.make(job.clone(), workers);
+                    if fail_fast && one.outcome.failure().is_some() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    if send.send(one).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for one in receive {
+            report.ended(&one);
+            done.push(one);
+        }
+    });
+    done
+}
+
+impl Bench {
+    /// Makes one boot and judges it.
+    fn make(&self, job: Job, workers: usize) -> Done {
+        if let Some(reason) = job.ignored.clone() {
+            let outcome = Outcome::Ignored(reason);
+            return Done {
+                job,
+                outcome,
+                seconds: 0.0,
+                console: String::new(),
+            };
+        }
+        let machine = match self.machine(&job) {
+            Ok(machine) => machine,
+            Err(error) => {
+                let outcome = Outcome::Ignored(error.one_line());
+                return Done {
+                    job,
+                    outcome,
+                    seconds: 0.0,
+                    console: error.to_string(),
+                };
+            }
+        };
+        match self.boot(&job, &machine, workers) {
+            Ok(ended) => Done {
+                outcome: judge(&job.test, &ended),
+                seconds: ended.time.as_secs_f64(),
+                console: ended.console,
+                job,
+            },
+            Err(error) => Done {
+                outcome: setup(&error),
+                job,
+                seconds: 0.0,
+                console: String::new(),
+            },
+        }
+    }
+
+    fn boot(&self, job: &Job, machine: &Machine, workers: usize) -> Result<Ended> {
+        let prefix = if workers > 1 {
+            format!("{}| ", job.title())
+        } else {
+            String::new()
+        };
+        let echo = if self.nocapture {
+            Echo::Prefixed(prefix)
+        } else {
+            Echo::Off
+        };
+        let timeout_scale = self.options.timeout_scale;
+        let (qemu, symbols, dir) = (&self.qemu, &self.symbols, &job.dir);
+        Boot {
+            qemu,
+            machine,
+            dir,
+            symbols,
+            echo,
+            patience: job.test.patience.unwrap_or(QUIET_CPU),
+            timeout_scale,
+        }
+        .run()
+    }
+
+    /// The machine of a boot.
+    ///
+    /// # Errors
+    /// When its disk image cannot be made or its firmware is missing.
+    fn machine(&self, job: &Job) -> Result<Machine> {
+        let append = job.test.command_line(job.seed, &self.options.append);
+        let medium = match job.boot {
+            BootPath::Pvh => Medium::Kernel {
+                elf: self.elf.clone(),
+                append,
+            },
+            path => {
+                let uefi = path == BootPath::Uefi;
+                let prepare = || firmware::prepare(&self.qemu, &job.dir);
+                let firmware = if uefi { Some(prepare()?) } else { None };
+                let image = self.images.get(path, &self.elf, &append)?;
+                Medium::Disk { image, firmware }
+            }
+        };
+        let extra = job.test.qemu.iter().chain(&self.extra).cloned().collect();
+        let (smp, mem, accel) = (job.smp, self.options.mem, self.accel.clone());
+        Ok(Machine {
+            smp,
+            mem,
+            accel,
+            medium,
+            extra,
+        })
+    }
+}
+
+/// A boot that could not be made.
+fn setup(error: &Error) -> Outcome {
+    let message = format!("SETUP: {}", error.one_line());
+    Outcome::Failed(Failure {
+        message,
+        place: None,
+        exit: Exit::Environment,
+    })
+}

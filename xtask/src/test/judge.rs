@@ -1,0 +1,265 @@
+//! Whether a boot did what its test demands.
+
+use crate::boot::{End, Ended};
+use crate::error::Exit;
+use crate::registry::{Expect, Test};
+use crate::results::{Results, Said};
+use crate::verdict::{Verdict, code};
+
+/// How a boot counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It passed.
+    Passed,
+    /// It was not run, or the guest could not run it: why.
+    Ignored(String),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// Why a boot failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What happened, in one line.
+    pub(super) message: String,
+    /// Where, as FILE:LINE, if it is known.
+    pub(super) place: Option<String>,
+    /// The exit code that this kind of failure stands for.
+    pub(super) exit: Exit,
+}
+
+impl Outcome {
+    /// A failure of the kind that is the kernel's.
+    pub(super) fn failed(message: impl Into<String>) -> Outcome {
+        Outcome::Failed(Failure {
+            message: message.into(),
+            place: None,
+            exit: Exit::Failed,
+        })
+    }
+
+    /// The failure, if it is one.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Outcome::Failed(failure) => Some(failure),
+            Outcome::Passed | Outcome::Ignored(_) => None,
+        }
+    }
+}
+
+/// Judges a boot of this test.
+pub(super) fn judge(test: &Test, ended: &Ended) -> Outcome {
+    let results = Results::parse(&ended.results, &test.name);
+    let outcome = match test.expect {
+        Expect::Pass => passed(ended, &results),
+        Expect::Fail => ends_with(&End::Code(code::FAIL), "a failed test", ended, &results),
+        Expect::Panic => ends_with(&End::Code(code::PANIC), "a panic", ended, &results),
+        Expect::Assert => ends_with(
+            &End::Code(code::ASSERT),
+            "a failed assertion",
+            ended,
+            &results,
+        ),
+        Expect::TripleFault => ends_with(&End::TripleFault, "a triple fault", ended, &results),
+        Expect::Hang => match ended.end {
+            End::Hang(_) => Outcome::Passed,
+            _ => unexpected("a hang", ended, &results),
+        },
+    };
+    if outcome == Outcome::Passed
+        && let Some(text) = test
+            .console
+            .iter()
+            .find(|text| !ended.console.contains(*text))
+    {
+        return Outcome::failed(format!("the console lacks {text:?}"));
+    }
+    outcome
+}
+
+/// A test that should pass: its exit code, its own line and the end line must agree.
+fn passed(ended: &Ended, results: &Results) -> Outcome {
+    if ended.end != End::Code(code::PASS) {
+        return failure(ended, results);
+    }
+    match (&results.said, results.end) {
+        _ if !results.hello => {
+            Outcome::failed("exit code 33, but the results lack their first line")
+        }
+        (Some(Said::Ok), Some((1, 0, 0))) => Outcome::Passed,
+        (Some(Said::Skip(reason)), Some((0, 0, 1))) => Outcome::Ignored(reason.clone()),
+        (Some(Said::Fail(..)), _) => failure(ended, results),
+        (None, None) => Outcome::failed("exit code 33, but no result and no end line"),
+        (_, None) => Outcome::failed("exit code 33, but no end line"),
+        (None, Some(_)) => Outcome::failed("exit code 33, but no result for this test"),
+        (Some(said), Some((p, f, s))) => {
+            let counts = format!("passed={p} failed={f} skipped={s}");
+            Outcome::failed(format!(
+                "exit code 33, but the end line says {counts} after {said:?}"
+            ))
+        }
+    }
+}
+
+fn ends_with(expected: &End, name: &str, ended: &Ended, results: &Results) -> Outcome {
+    // A crash of its own making is told as a failure: whether it was meant is for
+    // the registry to say. `ok` and then the crash is not what is meant.
+    let told = results.end.is_none_or(|counts| counts == (0, 1, 0));
+    if ended.end == *expected && told {
+        Outcome::Passed
+    } else if matches!(
+        (&results.said, results.end),
+        (Some(Said::Skip(_)), Some((0, 0, 1)))
+    ) {
+        passed(ended, results)
+    } else {
+        unexpected(name, ended, results)
+    }
+}
+
+fn unexpected(name: &str, ended: &Ended, results: &Results) -> Outcome {
+    let Outcome::Failed(mut failure) = failure(ended, results) else {
+        return Outcome::Passed;
+    };
+    failure.message = format!("expected {name}; {}", failure.message);
+    Outcome::Failed(failure)
+}
+
+/// What the end of this boot means for a test that expected another.
+fn failure(ended: &Ended, results: &Results) -> Outcome {
+    let verdict = Verdict::of(&ended.end);
+    let exit = verdict.result.err().unwrap_or(Exit::Failed);
+    let (place, message) = match (&results.said, panic_line(&ended.console)) {
+        (Some(Said::Fail(place, message)), _) => (Some(place.clone()), message.clone()),
+        (_, Some((place, message))) => (place, format!("{}: {message}", verdict.word)),
+        _ => (None, format!("{}: {}", verdict.word, verdict.text)),
+    };
+    let place = place.filter(|place| place != "-");
+    Outcome::Failed(Failure {
+        message,
+        place,
+        exit,
+    })
+}
+
+/// Place and message out of the console's line
+/// `panic on cpu2 at kernel/src/x.rs:12:5: message` or `panic on cpu2: message`.
+fn panic_line(console: &str) -> Option<(Option<String>, String)> {
+    let line = console
+        .lines()
+        .find_map(|line| line.strip_prefix("panic on cpu"))?;
+    let (front, message) = line.split_once(": ").unwrap_or((line, ""));
+    let place = front.split_once(" at ").map(|(_, place)| {
+        // Without the column.
+        let short = place
+            .rsplit_once(':')
+            .filter(|(front, _)| front.contains(':'));
+        short.map_or(place, |(front, _)| front).to_string()
+    });
+    Some((place, message.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Stall;
+    use crate::machine::BootPath;
+    use std::time::Duration;
+
+    const OK: &str = "tryst-test 1\nstart t seed=0x1\nok t\nend passed=1 failed=0 skipped=0\n";
+
+    fn verdict(expect: Expect, end: End, results: &str, console: &str) -> Outcome {
+        let test = Test {
+            name: "t".to_string(),
+            expect,
+            console: vec!["online".to_string()],
+            smp: 1..=8,
+            patience: None,
+            qemu: Vec::new(),
+            append: String::new(),
+            boot: BootPath::Pvh,
+            attributes: Vec::new(),
+        };
+        let time = Duration::ZERO;
+        judge(
+            &test,
+            &Ended {
+                end,
+                console: console.into(),
+                results: results.into(),
+                time,
+            },
+        )
+    }
+
+    fn message(outcome: &Outcome) -> &str {
+        outcome.failure().map_or("", |failure| &failure.message)
+    }
+
+    #[test]
+    fn a_pass_needs_exit_code_result_end_line_and_console() {
+        let pass = |end, results, console| verdict(Expect::Pass, end, results, console);
+        assert_eq!(pass(End::Code(33), OK, "online"), Outcome::Passed);
+        assert!(message(&pass(End::Code(33), OK, "")).contains("console lacks"));
+        assert!(message(&pass(End::Code(33), "", "online")).contains("first line"));
+        assert!(message(&pass(End::Code(33), &OK[..40], "online")).contains("no end line"));
+        assert!(message(&pass(End::Code(35), OK, "online")).contains("FAILED"));
+        assert!(message(&pass(End::TripleFault, OK, "online")).contains("CRASH"));
+        let counts = OK.replace("passed=1", "passed=2");
+        assert!(message(&pass(End::Code(33), &counts, "online")).contains("passed=2"));
+    }
+
+    #[test]
+    fn a_skip_is_no_pass_and_no_failure() {
+        let log = "tryst-test 1\nskip t no x2APIC\nend passed=0 failed=0 skipped=1\n";
+        let ignored = Outcome::Ignored("no x2APIC".to_string());
+        assert_eq!(verdict(Expect::Pass, End::Code(33), log, ""), ignored);
+        assert_eq!(verdict(Expect::Panic, End::Code(33), log, ""), ignored);
+    }
+
+    #[test]
+    fn an_expected_end_passes_and_no_other_does() {
+        let hang = End::Hang(Stall::Cpu(Duration::from_secs(10)));
+        let ends = [
+            End::Code(37),
+            End::Code(39),
+            End::TripleFault,
+            hang,
+            End::Code(33),
+        ];
+        let expects = [
+            Expect::Panic,
+            Expect::Assert,
+            Expect::TripleFault,
+            Expect::Hang,
+        ];
+        for (at, expect) in expects.into_iter().enumerate() {
+            for (other, end) in ends.iter().enumerate() {
+                let outcome = verdict(expect, end.clone(), "", "online");
+                assert_eq!(
+                    outcome == Outcome::Passed,
+                    at == other,
+                    "{expect:?} {end:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_names_its_place() {
+        let log = "tryst-test 1\nfail t tests/src/a.rs:7 left 1, right 2\n";
+        let outcome = verdict(Expect::Pass, End::Code(35), log, "online");
+        let failure = outcome.failure().expect("it failed");
+        assert_eq!(failure.place.as_deref(), Some("tests/src/a.rs:7"));
+        let console = "panic on cpu2 at kernel/src/x.rs:12:5: no frames left: 3\n";
+        let outcome = verdict(Expect::Pass, End::Code(37), "", console);
+        let failure = outcome.failure().expect("it failed");
+        assert_eq!(failure.place.as_deref(), Some("kernel/src/x.rs:12"));
+        assert_eq!(failure.message, "PANIC: no frames left: 3");
+        let console = "panic on cpu2: #PF page fault: read from 0x8\n";
+        let outcome = verdict(Expect::Pass, End::Code(37), "", console);
+        let failure = outcome.failure().expect("it failed");
+        assert_eq!(failure.place, None);
+        assert_eq!(failure.message, "PANIC: #PF page fault: read from 0x8");
+    }
+}

@@ -1,0 +1,274 @@
+//! `cargo xtask test`: one fresh boot per test and number of CPUs.
+//!
+//! The image `ktest` holds all tests; which one runs is said on its command
+//! line. `plan` makes the list of boots, `execute` makes the boots in parallel,
+//! `judge` decides about each, `report` tells a person, `junit` and `json` tell
+//! programs.
+
+mod execute;
+mod json;
+mod judge;
+mod junit;
+mod plan;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crate::args::{Args, OPTIONS_HELP, Options, Word, number};
+use crate::cargo::KTEST;
+use crate::error::{Error, Exit, Result};
+use crate::image::{self, Images};
+use crate::machine::{accelerator, quoted};
+use crate::registry::{self, Test};
+use crate::symbols::Symbols;
+use crate::{paths, seed, setup, term};
+
+use execute::Bench;
+use judge::{Failure, Outcome};
+use plan::Job;
+use report::Report;
+
+/// The help text of `cargo xtask test`.
+pub(crate) fn help() -> String {
+    format!(
+        "\
+Boot the test image once for each test and say which passed.
+
+Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
+
+  FILTER                  run the tests whose name contains it (or one of several)
+      --exact             run the tests whose name is FILTER
+      --smp N[,N...]      numbers of CPUs to run each test with (default 4)
+      --seed N            the seed of every boot, decimal or 0x (default: random, printed)
+      --repeat N          boot each N times, each with a seed of its own
+      --jobs N            boots at a time (default: the host's cores)
+      --fail-fast         start no boot after the first failure
+      --nocapture         show the console while it runs; one boot at a time
+      --list              print the tests and their attributes, run none
+      --format terse      with --list: `NAME: test`
+      --junit FILE        write a JUnit XML report
+      --json FILE         write a JSON report
+      --append TEXT       more words for the kernel's command line
+{OPTIONS_HELP}
+
+Logs stay in target/ktest/TEST-smpN/: console.log, results.log, crash.log.
+Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang."
+    )
+}
+
+/// What a command line of `cargo xtask test` asks for.
+struct Request {
+    options: Options,
+    filters: Vec<String>,
+    exact: bool,
+    seed: Option<u64>,
+    repeat: u32,
+    jobs: Option<usize>,
+    fail_fast: bool,
+    nocapture: bool,
+    list: bool,
+    terse: bool,
+    junit: Option<PathBuf>,
+    json: Option<PathBuf>,
+    extra: Vec<String>,
+}
+
+/// One boot and how it went.
+struct Done {
+    job: Job,
+    outcome: Outcome,
+    seconds: f64,
+    console: String,
+}
+
+/// `cargo xtask test`.
+///
+/// # Errors
+/// For a wrong command line, when something cannot be set up or built, and
+/// when a test fails.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let request = parse(words)?;
+    let elf = image::built(KTEST, request.options.debug)?;
+    let all = registry::read(&elf)?;
+    let tests: Vec<Arc<Test>> = all
+        .into_iter()
+        .filter(|t| selects(&request, &t.name))
+        .map(Arc::new)
+        .collect();
+    if request.list {
+        list(&tests, request.terse);
+        return Ok(());
+    }
+    if tests.is_empty() && !request.filters.is_empty() {
+        return Err(Error::usage(
+            "test",
+            format!("no test matches {:?}", request.filters.join(" ")),
+        )
+        .hint("cargo xtask test --list shows them all"));
+    }
+    let started = Instant::now();
+    let base = request.seed.unwrap_or_else(seed::random);
+    let dir = paths::target_dir().join("ktest");
+    let jobs = plan::plan(
+        &tests,
+        &request.options,
+        &request.extra,
+        base,
+        request.repeat,
+        &dir,
+    );
+    let bench = Bench {
+        qemu: setup::qemu()?,
+        symbols: Arc::new(Symbols::new(&elf)),
+        images: Images::new(dir.join("images")),
+        elf,
+        accel: accelerator(request.options.accel.as_deref(), "tcg,thread=single"),
+        options: request.options.clone(),
+        extra: request.extra.clone(),
+        nocapture: request.nocapture,
+    };
+    let mut report = Report::new(replay_options(&request), base, request.repeat);
+    report.start(jobs.len(), &bench.qemu, &bench.accel);
+    let done = execute::all(
+        &bench,
+        jobs,
+        workers(&request),
+        request.fail_fast,
+        &mut report,
+    );
+    let seconds = started.elapsed().as_secs_f64();
+    let passed = report.finish(&done, seconds);
+    if let Some(file) = &request.junit {
+        paths::write(file, junit::document(&done, seconds))?;
+    }
+    if let Some(file) = &request.json {
+        paths::write(file, json::document(&done, base, seconds))?;
+    }
+    if passed {
+        Ok(())
+    } else {
+        Err(Error::reported(exit(&done)))
+    }
+}
+
+fn parse(words: &[String]) -> Result<Request> {
+    let mut args = Args::new("test", words);
+    let mut request = Request {
+        options: Options::default(),
+        filters: Vec::new(),
+        exact: false,
+        seed: None,
+        repeat: 1,
+        jobs: None,
+        fail_fast: false,
+        nocapture: false,
+        list: false,
+        terse: false,
+        junit: None,
+        json: None,
+        extra: args.after.clone(),
+    };
+    while let Some(word) = args.next()? {
+        let name = match &word {
+            Word::Value(filter) => {
+                request.filters.push(filter.clone());
+                continue;
+            }
+            Word::Option(name) => name.as_str(),
+        };
+        let count = |text: &str| text.parse().ok().filter(|count| *count > 0);
+        match name {
+            "--exact" => request.exact = true,
+            "--seed" => request.seed = Some(args.parsed("a number", number)?),
+            "--repeat" => request.repeat = args.parsed("a number of boots", count)?,
+            "--jobs" => request.jobs = Some(args.parsed("a number", count)? as usize),
+            "--fail-fast" => request.fail_fast = true,
+            "--nocapture" => request.nocapture = true,
+            "--list" => request.list = true,
+            "--format" => {
+                let form = |text: &str| ["terse", "pretty"].iter().position(|form| *form == text);
+                request.terse = args.parsed("terse or pretty", form)? == 0;
+            }
+            "--junit" => request.junit = Some(args.value()?.into()),
+            "--json" => request.json = Some(args.value()?.into()),
+            _ if request.options.take(&word, &mut args)? => {}
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    Ok(request)
+}
+
+fn selects(request: &Request, name: &str) -> bool {
+    let matches = |filter: &String| {
+        if request.exact {
+            name == filter
+        } else {
+            name.contains(filter)
+        }
+    };
+    request.filters.is_empty() || request.filters.iter().any(matches)
+}
+
+fn list(tests: &[Arc<Test>], terse: bool) {
+    for test in tests {
+        let attributes = test.attributes.join("  ");
+        let line = if terse {
+            format!("{}: test", test.name)
+        } else {
+            format!("{:<40} {attributes}", test.name)
+        };
+        term::say(line.trim_end());
+    }
+    if !terse {
+        term::say(&format!("\n{} tests", tests.len()));
+    }
+}
+
+fn workers(request: &Request) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    request
+        .jobs
+        .unwrap_or_else(|| if request.nocapture { 1 } else { cores() })
+}
+
+/// The options that a replay of one boot needs besides its test, CPUs and seed.
+fn replay_options(request: &Request) -> String {
+    let options = &request.options;
+    let mut words = Vec::new();
+    if let Some(boot) = options.boot {
+        words.extend(["--boot".to_string(), boot.name().to_string()]);
+    }
+    if let Some(accel) = &options.accel {
+        words.extend(["--accel".to_string(), quoted(accel)]);
+    }
+    if !options.append.is_empty() {
+        words.extend(["--append".to_string(), quoted(&options.append)]);
+    }
+    if options.mem != Options::default().mem {
+        words.extend(["--mem".to_string(), options.mem.to_string()]);
+    }
+    if options.debug {
+        words.push("--debug".to_string());
+    }
+    if !request.extra.is_empty() {
+        words.push("--".to_string());
+        words.extend(request.extra.iter().map(|word| quoted(word)));
+    }
+    words.into_iter().map(|word| format!(" {word}")).collect()
+}
+
+/// The exit code of a run with failures: that of the failures if all are of one
+/// kind, else that of a failed test.
+fn exit(done: &[Done]) -> Exit {
+    let failures = || done.iter().filter_map(|done| done.outcome.failure());
+    if failures().all(|failure: &Failure| failure.exit == Exit::Timeout) {
+        Exit::Timeout
+    } else if failures().all(|failure| failure.exit == Exit::Environment) {
+        Exit::Environment
+    } else {
+        Exit::Failed
+    }
+}

@@ -1,0 +1,234 @@
+//! The run of the tests as a person reads it: libtest's lines, and for every
+//! failure what is needed to understand it and to see it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Done;
+use super::judge::Outcome;
+use crate::paths;
+use crate::qemu::Qemu;
+use crate::term::{self, Progress};
+
+/// How much of a failed boot's console is shown, in lines.
+const EXCERPT: usize = 40;
+/// How much of it is shown before a panic, in lines.
+const BEFORE_PANIC: usize = 3;
+/// How many of the slowest tests are named.
+const SLOWEST: usize = 3;
+
+/// Prints a run of the tests.
+pub(super) struct Report {
+    progress: Progress,
+    replay: String,
+    seed: u64,
+    repeat: u32,
+    total: usize,
+    ended: usize,
+}
+
+/// How often one test passed and failed with one number of CPUs.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
+impl Report {
+    /// A report; `replay` are the options that a replay of any boot needs.
+    pub(super) fn new(replay: String, seed: u64, repeat: u32) -> Self {
+        Report {
+            progress: Progress::new(),
+            replay,
+            seed,
+            repeat,
+            total: 0,
+            ended: 0,
+        }
+    }
+
+    /// Prints the first lines.
+    pub(super) fn start(&mut self, total: usize, qemu: &Qemu, accel: &str) {
+        self.total = total;
+        let seed = self.seed;
+        let boots = if total == 1 { "boot" } else { "boots" };
+        term::say(&format!(
+            "running {total} {boots} (QEMU {}, {accel}), seed {seed:#x}",
+            qemu.version
+        ));
+    }
+
+    /// Prints the line of a boot that has ended.
+    pub(super) fn ended(&mut self, done: &Done) {
+        self.ended += 1;
+        self.progress.clear();
+        let run = match self.repeat {
+            1 => String::new(),
+            repeat => format!(" run {}/{repeat}", done.job.run + 1),
+        };
+        let result = match &done.outcome {
+            Outcome::Passed => format!("{} ({:.2} s)", term::green("ok"), done.seconds),
+            Outcome::Ignored(reason) => format!("{}, {reason}", term::yellow("ignored")),
+            Outcome::Failed(_) => format!("{} ({:.2} s)", term::red("FAILED"), done.seconds),
+        };
+        term::say(&format!("test {}{run} ... {result}", done.job.title()));
+        if self.ended < self.total {
+            self.progress
+                .show(&format!("{} of {} boots", self.ended, self.total));
+        }
+    }
+
+    /// Prints the failures and the last lines; says whether every test passed.
+    pub(super) fn finish(&mut self, done: &[Done], seconds: f64) -> bool {
+        self.progress.clear();
+        self.failures(done);
+        let tallies = tallies(done);
+        let flaky = flaky(&tallies);
+        let failed = tallies.values().filter(|tally| tally.failed > 0).count();
+        let passed = tallies.len() - failed;
+        let ignored = done
+            .iter()
+            .filter(|d| matches!(d.outcome, Outcome::Ignored(_)))
+            .count();
+        let mut line = format!("{passed} passed; {failed} failed");
+        if flaky > 0 {
+            line.push_str(&format!(" ({flaky} flaky)"));
+        }
+        line.push_str(&format!("; {ignored} ignored"));
+        if done.len() < self.total {
+            line.push_str(&format!("; {} not run", self.total - done.len()));
+        }
+        let word = if failed == 0 {
+            term::green("ok")
+        } else {
+            term::red("FAILED")
+        };
+        term::say(&format!(
+            "\ntest result: {word}. {line}; finished in {seconds:.1} s"
+        ));
+        slowest(done);
+        failed == 0
+    }
+
+    /// Prints every failed boot, then their names.
+    fn failures(&self, done: &[Done]) {
+        let failed = || done.iter().filter(|done| done.outcome.failure().is_some());
+        if failed().next().is_none() {
+            return;
+        }
+        term::say("\nfailures:\n");
+        failed().for_each(|done| self.failure(done));
+        term::say("failures:");
+        let titles: BTreeSet<String> = failed().map(|done| done.job.title()).collect();
+        titles
+            .iter()
+            .for_each(|title| term::say(&format!("    {title}")));
+    }
+
+    /// Prints all about one failed boot.
+    fn failure(&self, done: &Done) {
+        let Some(failure) = done.outcome.failure() else {
+            return;
+        };
+        let job = &done.job;
+        term::say(&format!("---- {} ----", job.title()));
+        if let Some(place) = &failure.place {
+            term::say(&format!("at {place}"));
+        }
+        term::say(&failure.message);
+        term::say(&format!("seed: {:#x}", job.seed));
+        term::say(&format!(
+            "console: {}",
+            paths::shown(&job.dir.join("console.log"))
+        ));
+        excerpt(&done.console)
+            .iter()
+            .for_each(|line| term::say(&format!("    {line}")));
+        term::say(&format!(
+            "replay: cargo xtask test {} --exact --smp {} --seed {:#x}{}\n",
+            job.test.name, job.smp, job.seed, self.replay
+        ));
+    }
+}
+
+/// The lines of a console that tell most about its end: from a little before
+/// the panic on, else the last ones.
+fn excerpt(console: &str) -> Vec<String> {
+    let lines: Vec<&str> = console.lines().collect();
+    let tail = lines.len().saturating_sub(EXCERPT);
+    let panic = lines
+        .iter()
+        .position(|line| line.starts_with("panic on cpu"));
+    let first = panic.map_or(tail, |line| tail.min(line.saturating_sub(BEFORE_PANIC)));
+    let last = lines.len().min(first + EXCERPT);
+    let more = |count: usize, word: &str| (count > 0).then(|| format!("... {count} {word}"));
+    let shown = lines[first..last].iter().map(ToString::to_string);
+    let before = more(first, "lines before").into_iter();
+    before
+        .chain(shown)
+        .chain(more(lines.len() - last, "more lines"))
+        .collect()
+}
+
+/// Prints the tests that passed and failed; returns their number.
+fn flaky(tallies: &BTreeMap<String, Tally>) -> usize {
+    let flaky: Vec<_> = tallies
+        .iter()
+        .filter(|(_, t)| t.passed > 0 && t.failed > 0)
+        .collect();
+    if !flaky.is_empty() {
+        term::say("\nflaky, counted as failed:");
+    }
+    for (title, tally) in &flaky {
+        let boots = tally.passed + tally.failed;
+        term::say(&format!(
+            "    {title}: failed {} of {boots} boots",
+            tally.failed
+        ));
+    }
+    flaky.len()
+}
+
+/// Passes and failures by test and number of CPUs; what was ignored is left out.
+fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    for done in done {
+        match &done.outcome {
+            Outcome::Passed => tallies.entry(done.job.title()).or_default().passed += 1,
+            Outcome::Failed(_) => tallies.entry(done.job.title()).or_default().failed += 1,
+            Outcome::Ignored(_) => {}
+        }
+    }
+    tallies
+}
+
+fn slowest(done: &[Done]) {
+    let mut run: Vec<&Done> = done.iter().filter(|done| done.seconds > 0.0).collect();
+    run.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let slow = run.iter().take(SLOWEST);
+    let slow = slow.map(|done| format!("{} {:.2} s", done.job.title(), done.seconds));
+    let slow = slow.collect::<Vec<_>>();
+    if run.len() > 1 {
+        term::say(&format!("slowest: {}", slow.join("; ")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_excerpt_begins_before_the_panic_or_is_the_tail() {
+        let quiet: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let shown = excerpt(&quiet);
+        assert_eq!(shown[0], "... 60 lines before");
+        assert_eq!(shown.last().map(String::as_str), Some("line 99"));
+        let panicked = quiet.replace("line 20\n", "panic on cpu1: x\n");
+        let shown = excerpt(&panicked);
+        assert_eq!(
+            shown[1..5],
+            ["line 17", "line 18", "line 19", "panic on cpu1: x"]
+        );
+        assert_eq!(shown.last().map(String::as_str), Some("... 43 more lines"));
+        assert_eq!(excerpt("one\n"), ["one"]);
+    }
+}

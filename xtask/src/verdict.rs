@@ -1,0 +1,88 @@
+//! What the end of a boot means, in one line.
+
+use crate::boot::End;
+use crate::error::Exit;
+
+/// The kernel's exit codes, as QEMU's isa-debug-exit gives them: `value << 1 | 1`.
+pub(crate) mod code {
+    /// Everything went well.
+    pub(crate) const PASS: i32 = 33;
+    /// A test failed.
+    pub(crate) const FAIL: i32 = 35;
+    /// The kernel panicked.
+    pub(crate) const PANIC: i32 = 37;
+    /// A kernel assertion failed.
+    pub(crate) const ASSERT: i32 = 39;
+}
+
+/// The one-line verdict on a boot that should have ended well.
+pub(crate) struct Verdict {
+    /// Whether it did, else the exit code to end with.
+    pub(crate) result: Result<(), Exit>,
+    /// One word in capitals, or `ok`.
+    pub(crate) word: &'static str,
+    /// The rest of the line.
+    pub(crate) text: String,
+}
+
+impl Verdict {
+    /// Judges an end.
+    pub(crate) fn of(end: &End) -> Verdict {
+        let failed = |word, text: &str| (Err(Exit::Failed), word, text.to_string());
+        let (result, word, text) = match end {
+            End::Code(code::PASS) => (Ok(()), "ok", "the kernel ended by itself".to_string()),
+            End::Code(code::FAIL) => failed("FAILED", "a test failed"),
+            End::Code(code::PANIC) => failed("PANIC", "the kernel panicked"),
+            End::Code(code::ASSERT) => failed("ASSERTION", "a kernel assertion failed"),
+            End::Code(other) => failed("FAILED", &format!("QEMU ended with exit code {other}")),
+            End::TripleFault => failed("CRASH", "triple fault"),
+            End::Off(reason) => failed(
+                "OFF",
+                &format!("the machine went off without a verdict ({reason})"),
+            ),
+            End::Hang(stall) => (Err(Exit::Timeout), "HANG", stall.to_string()),
+            End::KvmError => failed(
+                "CRASH",
+                "KVM could not go on; retry with --accel tcg for the exception chain",
+            ),
+            End::NoStart(words) => (
+                Err(Exit::Environment),
+                "SETUP",
+                format!("QEMU did not start: {}", said(words)),
+            ),
+            End::Killed(words) => failed(
+                "KILLED",
+                &format!("a signal ended QEMU, which said: {}", said(words)),
+            ),
+        };
+        Verdict { result, word, text }
+    }
+}
+
+/// QEMU's words, or that there were none.
+fn said(words: &str) -> &str {
+    if words.is_empty() { "nothing" } else { words }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_33_is_a_success() {
+        for end in [
+            End::Code(35),
+            End::Code(37),
+            End::Code(39),
+            End::Code(2),
+            End::TripleFault,
+            End::Off("guest-shutdown".to_string()),
+            End::KvmError,
+            End::NoStart(String::new()),
+            End::Killed(String::new()),
+        ] {
+            assert!(Verdict::of(&end).result.is_err(), "{end:?}");
+        }
+        assert!(Verdict::of(&End::Code(33)).result.is_ok());
+    }
+}
