@@ -347,7 +347,7 @@ boot_no_long_mode:
     .balign 8
 boot_gdt:
     .quad 0
-    .quad 0x00af9a000000ffff                # 64-bit code
+    .quad 0x00af9b000000ffff                # 64-bit code, accessed
 boot_gdt_pointer:
     .word 15
     .long boot_gdt - {vma}

@@ -158,7 +158,9 @@ ap_long_mode:
     .balign 8
 ap_gdt:
     .quad 0
-    .quad 0x00af9a000000ffff                # 64-bit code
+    # 64-bit code, marked as accessed: the page is read-only by the time the far jump
+    # loads it, and a CPU (not QEMU's TCG) that has to set the mark itself faults.
+    .quad 0x00af9b000000ffff
 ap_gdt_pointer:
     .word 15
 ap_gdt_base:
