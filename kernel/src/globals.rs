@@ -1,9 +1,10 @@
 //! Every static of the kernel, and what protects it.
 //!
-//! Three kinds live elsewhere, where the code is that alone may touch them:
+//! Some live elsewhere, where the code is that alone may touch them:
 //! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
 //! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::MAILBOX` (its own
-//! protocol). `boot::pvh::KEPT` is written before this kernel is entered.
+//! protocol). `boot::pvh::KEPT` and `pvh_entry_tsc` are
+//! written before this kernel is entered. The test runner (`ktest`) has its own.
 
 use kcore::acpi::AcpiError;
 use kcore::clock::Scale;

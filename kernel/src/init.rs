@@ -10,7 +10,7 @@ use kcore::acpi::AcpiError;
 use kcore::cmdline::{self, CommandLine};
 use kcore::cpu::CpuId;
 use kcore::logfilter::LogFilter;
-use kcore::madt::{CpuState, Madt};
+use kcore::madt::{CpuState, MAX_IO_APICS, Madt};
 use kcore::memmap::{Kind, MapFull, MemoryMap};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::Ordering;
@@ -259,17 +259,12 @@ fn calibrate(platform: &Result<acpi::Platform, AcpiError>) {
 /// Masks every input of every I/O APIC.
 fn init_io_apics(madt: Option<&Madt>) {
     let Some(madt) = madt else { return };
-    for (found, slot) in madt
-        .io_apics()
-        .iter()
-        .zip(globals::IO_APICS.lock().iter_mut())
-    {
+    let mut io_apics = [const { None }; MAX_IO_APICS];
+    for (found, slot) in madt.io_apics().iter().zip(&mut io_apics) {
         match mem::device(found.address.into()) {
-            Ok(registers) => {
-                // SAFETY: the MADT says that an I/O APIC is there; mapped as a
-                // device just now, and used under the lock only.
-                *slot = Some(unsafe { IoApic::new(registers, found.gsi_base) });
-            }
+            // SAFETY: the MADT says that an I/O APIC is there; mapped as a device just
+            // now, and from here on used under the lock only.
+            Ok(registers) => *slot = Some(unsafe { IoApic::new(registers, found.gsi_base) }),
             Err(error) => log::error!(
                 target: "kernel::acpi",
                 "I/O APIC {} at {:#x}: {error:?}, not used",
@@ -278,6 +273,7 @@ fn init_io_apics(madt: Option<&Madt>) {
             ),
         }
     }
+    *globals::IO_APICS.lock() = io_apics;
 }
 
 /// Starts the other CPUs and says which did not come.

@@ -110,7 +110,9 @@ fn tests() -> &'static [Test] {
     unsafe { slice::from_raw_parts(start, count) }
 }
 
-/// The running test.
+// The runner's own statics; they are not the kernel's (see `globals`).
+
+/// The running test. Written once, by the boot CPU.
 static RUNNING: Once<&'static Test> = Once::new();
 /// Whether a verdict has been given; the first one counts.
 static JUDGED: AtomicBool = AtomicBool::new(false);
@@ -147,7 +149,8 @@ pub fn run() -> ! {
     qemu::exit(Exit::Success)
 }
 
-/// What must hold after every test: nothing is pending, in service or held.
+/// What must hold after every test: nothing is pending or in service on this CPU,
+/// and nothing is held.
 fn check_quiet() {
     assert!(cpu::interrupts_enabled(), "the test left interrupts off");
     cpu::disable_interrupts();
@@ -155,6 +158,11 @@ fn check_quiet() {
         apic::in_service(),
         None,
         "the test left a vector in service"
+    );
+    assert_eq!(
+        apic::requested(),
+        None,
+        "the test left an interrupt pending"
     );
     cpu::enable_interrupts();
     assert_eq!(

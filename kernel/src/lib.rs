@@ -1,6 +1,6 @@
 //! The kernel of Tryst, from the first instruction after the loader to the last.
 //!
-//! Modules in layer order (see `docs/decisions/0002-layers.md`); a file uses what
+//! Modules in layer order (see `docs/decisions/0003-layers.md`); a file uses what
 //! stands above it and in [`kcore`]:
 //!
 //! * [`arch`]: registers, instructions and devices of x86_64;

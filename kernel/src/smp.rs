@@ -36,6 +36,8 @@ pub struct LeftOut {
 pub enum Reason {
     /// It did not answer its start-up IPIs in time.
     Silent,
+    /// It took its stack and then did not come online in time.
+    Stuck,
     /// Its APIC id needs x2APIC mode, which the boot CPU does not have.
     IdTooLarge,
     /// There was no memory for its stacks.
@@ -48,8 +50,13 @@ impl core::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "CPU with APIC id {}: ", self.apic_id)?;
         match self.reason {
-            Reason::Silent => {
-                write!(f, "no answer within {} ms, left out", PATIENCE / 1_000_000)
+            Reason::Silent => write!(f, "no answer within {} ms, left out", PATIENCE / 1_000_000),
+            Reason::Stuck => {
+                write!(
+                    f,
+                    "started and not online within {} ms, left out",
+                    PATIENCE / 1_000_000
+                )
             }
             Reason::IdTooLarge => f.write_str("its id needs x2APIC, left out"),
             Reason::OutOfMemory(error) => write!(f, "no stack for it ({error:?}), left out"),
@@ -74,10 +81,10 @@ pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
     let mut left_out = Vec::new();
     let mut next = 1;
     for apic_id in acpi::other_cpus(madt, apic::id()) {
-        match start(next, apic_id, page) {
-            Ok(()) => next += 1,
-            Err(reason) => left_out.push(LeftOut { apic_id, reason }),
-        }
+        let result = start(next, apic_id, page);
+        // One that is stuck has the number, and may still come with it.
+        next += usize::from(matches!(result, Ok(()) | Err(Reason::Stuck)));
+        left_out.extend(result.err().map(|reason| LeftOut { apic_id, reason }));
     }
     // A silent CPU could wake up in the page at any later time; it then finds
     // only that nobody expects it. Without such CPUs the page is free again.
@@ -110,9 +117,8 @@ fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
             return Err(Reason::Silent);
         }
     }
-    // It has its stack, so it must be waited for, whatever it takes.
-    while !globals::ONLINE.contains(id) {
-        kcore::shim::spin_loop();
+    if !clock::wait_until(PATIENCE, || globals::ONLINE.contains(id)) {
+        return Err(Reason::Stuck);
     }
     Ok(())
 }

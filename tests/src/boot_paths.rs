@@ -45,15 +45,19 @@ ktest! {
 }
 
 ktest! {
-    /// From the first instruction to all CPUs online in less than 100 ms, counted
-    /// in instructions: with icount shift=0 each takes a nanosecond.
+    /// From the first instruction to all CPUs online in less than 100 ms of guest time:
+    /// with icount shift=0 an instruction takes a nanosecond, and the figure is the
+    /// same in every run. (Most of it is not instructions: QEMU 7.2 charges the reset of
+    /// a CPU with all the time to the next timer, up to 55 ms of the firmware's PIT.
+    /// One CPU alone needs 2.5 ms, of which 2 are the calibration.)
     fn all_cpus_within_100_ms() [
-        smp = "4", qemu = "-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
+        smp = "4",
+        qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
         // Relaxed: written by this CPU during boot.
         let nanoseconds = globals::ONLINE_AFTER.load(kcore::shim::Ordering::Relaxed);
-        log::info!("{nanoseconds} instructions from entry to all CPUs online");
-        assert!(nanoseconds < 100_000_000, "{nanoseconds} instructions");
+        log::info!("{nanoseconds} ns from entry to all CPUs online");
+        assert!(nanoseconds < 100_000_000, "{nanoseconds} ns");
         assert!(nanoseconds > 1_000_000, "the clock does not count");
     }
 }

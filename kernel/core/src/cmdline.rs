@@ -20,7 +20,7 @@ pub struct CommandLine<'a> {
     pub test: Option<&'a str>,
     /// `seed=`: the seed of whatever is random, decimal or hexadecimal after `0x`.
     pub seed: Option<u64>,
-    /// `bug=`: the historic bugs to bring back, separated by commas.
+    /// `bug=`: the mistakes to bring back, separated by commas.
     pub bug: Option<&'a str>,
 }
 

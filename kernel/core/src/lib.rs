@@ -2,8 +2,8 @@
 //!
 //! `kcore` is what of the kernel needs no machine: it has no statics, allocates
 //! nothing, executes no privileged instruction and names no address. Everything a
-//! function works on is an argument, so the same source runs in the kernel, in
-//! unit tests on the host and under the model checkers.
+//! function works on is an argument, so the same source runs in the kernel and in
+//! unit tests on the host, and a model checker can drive it.
 //!
 //! Reading order, low to high; a module uses only modules above it in this list:
 //!
@@ -19,8 +19,8 @@
 //! - [`madt`]: the CPUs and interrupt controllers the firmware describes;
 //! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from.
 //!
-//! The inputs of `cmdline`, `madt` and `memmap` come from outside and are not
-//! trusted: whatever the bytes are, the answer is a value or an error, never a panic.
+//! The inputs of `cmdline`, `logfilter`, `acpi`, `madt` and `memmap` come from outside
+//! and are not trusted: whatever the bytes are, the answer is a value or an error, never a panic.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]

@@ -1,7 +1,6 @@
 //! What the algorithms need of the machine.
 //!
-//! There are two kinds of implementers: the kernel's `Machine` and the host's
-//! (unit tests, model checkers). The functions have no `self`: a port is a type,
+//! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The functions have no `self`: a port is a type,
 //! and what state a host port needs it keeps per thread.
 
 use crate::cpu::{CpuId, CpuSet};

@@ -2,8 +2,8 @@
 //!
 //! No other file names `core::sync::atomic` or `core::hint::spin_loop`. On the
 //! machine and in unit tests these are `core`'s own; a model checker (loom,
-//! shuttle) brings its own types of the same names, which record every access, and
-//! this is the only file that chooses between them.
+//! shuttle) would bring types of its own of the same names, and this is the only file
+//! that would choose between them.
 
 #![forbid(unsafe_code)]
 

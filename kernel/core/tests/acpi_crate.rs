@@ -20,7 +20,7 @@ const RSDT: usize = 64;
 const MADT: usize = 128;
 
 impl Firmware {
-    /// The tables in the lower 4 GiB, since an RSDT's pointers have 32 bits.
+    /// The tables at offsets of a buffer, which are their addresses.
     fn new(madt: &[u8]) -> Self {
         let mut memory = vec![0; MADT + madt.len()];
         memory[..8].copy_from_slice(b"RSD PTR ");

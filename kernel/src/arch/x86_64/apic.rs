@@ -41,7 +41,6 @@ const DELIVERY_INIT: u32 = 5 << 8;
 const DELIVERY_STARTUP: u32 = 6 << 8;
 const LEVEL_ASSERT: u32 = 1 << 14;
 const SEND_PENDING: u32 = 1 << 12;
-const ALL_BUT_SELF: u32 = 3 << 18;
 
 /// How long a sent IPI may stay undelivered before the sender goes on, in polls.
 const DELIVERY_POLLS: u32 = 1_000_000;
@@ -173,11 +172,6 @@ pub fn take_errors() -> u32 {
 /// the uncached store of an xAPIC command.
 pub fn send(to: u32, vector: u8) {
     command(to, u32::from(vector) | LEVEL_ASSERT);
-}
-
-/// Sends `vector` to every CPU but this one, started or not by us.
-pub fn send_all_but_self(vector: u8) {
-    command(0, ALL_BUT_SELF | LEVEL_ASSERT | u32::from(vector));
 }
 
 /// Sends an NMI to the CPU with APIC id `to`.

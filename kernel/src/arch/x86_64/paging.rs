@@ -6,7 +6,7 @@
 //! | from | what | permission |
 //! |---|---|---|
 //! | `ffff_8000_0000_0000` | physical memory: usable RAM; device registers and firmware tables only on demand | RW or R, NX |
-//! | `ffff_d000_0000_0000` | kernel stacks, an unmapped page below each | RW, NX |
+//! | `ffff_d000_0000_0000` | kernel stacks, as much unmapped below each as it has | RW, NX |
 //! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
 //!
 //! All of it is supervisor-only and global: the same in every address space.

@@ -38,14 +38,6 @@ pub struct TrapFrame {
     pub ss: u64,
 }
 
-impl TrapFrame {
-    /// Whether the interrupted code took maskable interrupts.
-    #[must_use]
-    pub fn interrupts_were_enabled(&self) -> bool {
-        self.rflags & (1 << 9) != 0
-    }
-}
-
 /// The distance between the entries of two vectors, in bytes.
 pub(super) const STUB_SIZE: u64 = 16;
 

@@ -7,7 +7,7 @@
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
 //! | 0xef | local APIC timer | before the handler |
 //! | 0xf3 | rendezvous | after the handler |
-//! | 0xfe | local APIC error | after the handler |
+//! | 0xfe | local APIC error | before the panic |
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
 //!
 //! The rendezvous keeps FreeBSD's order, action first: until its last counter a
