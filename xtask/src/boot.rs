@@ -206,7 +206,8 @@ fn end(status: ExitStatus, vm: &mut Vm) -> End {
                 None => End::Off("for no reason given".to_string()),
             }
         }
-        Some(1) => End::NoStart(own_words(vm)),
+        // QEMU's code for a refusal of its own. After console output it did start.
+        Some(1) if vm.progress() == 0 => End::NoStart(own_words(vm)),
         Some(code) => End::Code(code),
         None => End::Killed(own_words(vm)),
     }

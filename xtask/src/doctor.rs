@@ -79,81 +79,49 @@ fn checks() -> Vec<Check> {
     use Need::{Optional, Required};
 
     let rustup = |args: &[&'static str]| Remedy::Rustup(args.to_vec());
-    let present = |has: bool, remedy: Remedy| {
-        if has {
-            Ok("installed".to_string())
-        } else {
-            Err(remedy)
-        }
-    };
     let component = |name| rustup(&["component", "add", name]);
+    let present = |has: bool, remedy| has.then(|| "installed".to_string()).ok_or(remedy);
     let target = present(
         setup::has_target(TARGET),
         rustup(&["target", "add", TARGET]),
     );
-    let rustfmt = runs("cargo-fmt").ok_or_else(|| component("rustfmt"));
-    let clippy = runs("cargo-clippy").ok_or_else(|| component("clippy"));
     let missing = image::missing_components(BootPath::Bios);
     let part = |name| present(!missing.contains(&name), component(name));
+    let path = |path: std::path::PathBuf| path.display().to_string();
     let qemu = Qemu::find();
-    let ovmf = match &qemu {
-        Ok(Some(qemu)) => firmware::find(qemu)
-            .map(|(code, _)| code.display().to_string())
-            .ok(),
-        _ => None,
-    };
-    let gdb = gdb::find_gdb().map(|path| path.display().to_string());
+    let ovmf = qemu
+        .as_ref()
+        .ok()
+        .and_then(Option::as_ref)
+        .and_then(|qemu| firmware::find(qemu).ok());
+    let ovmf = ovmf
+        .map(|(code, _)| path(code))
+        .ok_or(Remedy::Package(Tool::Ovmf));
+    let gdb = gdb::find_gdb().map(path).ok_or(Remedy::Package(Tool::Gdb));
+    let check = |name, need, found| Check { name, need, found };
     vec![
-        Check {
-            name: "Rust toolchain",
-            need: Required,
-            found: toolchain(),
-        },
-        Check {
-            name: "kernel target",
-            need: Required,
-            found: target,
-        },
-        Check {
-            name: "rustfmt",
-            need: Optional,
-            found: rustfmt,
-        },
-        Check {
-            name: "clippy",
-            need: Optional,
-            found: clippy,
-        },
-        Check {
-            name: "QEMU",
-            need: Required,
-            found: describe(qemu),
-        },
-        Check {
-            name: "accelerators",
-            need: Optional,
-            found: Ok(qemu::accelerators().join(", ")),
-        },
-        Check {
-            name: "gdb",
-            need: Optional,
-            found: gdb.ok_or(Remedy::Package(Tool::Gdb)),
-        },
-        Check {
-            name: "UEFI firmware",
-            need: Optional,
-            found: ovmf.ok_or(Remedy::Package(Tool::Ovmf)),
-        },
-        Check {
-            name: "rust-src",
-            need: Optional,
-            found: part("rust-src"),
-        },
-        Check {
-            name: "llvm-tools",
-            need: Optional,
-            found: part("llvm-tools"),
-        },
+        check("Rust toolchain", Required, toolchain()),
+        check("kernel target", Required, target),
+        check(
+            "rustfmt",
+            Optional,
+            runs("cargo-fmt").ok_or_else(|| component("rustfmt")),
+        ),
+        check(
+            "clippy",
+            Optional,
+            runs("cargo-clippy").ok_or_else(|| component("clippy")),
+        ),
+        check("QEMU", Required, describe(qemu)),
+        check(
+            "accelerators",
+            Optional,
+            Ok(qemu::accelerators().join(", ")),
+        ),
+        check("gdb", Optional, gdb),
+        check("UEFI firmware", Optional, ovmf),
+        check("rust-src", Optional, part("rust-src")),
+        check("llvm-tools", Optional, part("llvm-tools")),
     ]
 }
 

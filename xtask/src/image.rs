@@ -53,10 +53,8 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     paths::write(&kernel, strip::stripped(&bytes).unwrap_or(bytes))?;
     let _ = fs::remove_file(out);
     let target = tool_target_dir();
-    let tool = target
-        .join("release")
-        .join(format!("image{}", env::consts::EXE_SUFFIX));
-    if !tool.exists() {
+    let built = target.join(format!("built-{}", path.name()));
+    if !built.exists() {
         eprintln!(
             "    Building the {} image tool (once; some minutes)",
             path.name()
@@ -66,7 +64,7 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     command.args(["run", "--quiet", "--release", "--locked"]);
     command
         .args(["--manifest-path", "boot/image/Cargo.toml", "--target-dir"])
-        .arg(target);
+        .arg(&target);
     command.args(["--no-default-features", "--features", path.name()]);
     command.args(["--", &format!("--{}", path.name())]).arg(out);
     command
@@ -83,7 +81,7 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
         .output()
         .map_err(|e| Error::io("cannot start cargo", &e))?;
     if output.status.success() && out.is_file() {
-        return Ok(());
+        return paths::write(&built, "");
     }
     let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
     Err(Error::environment(format!(

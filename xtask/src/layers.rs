@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use crate::args::Args;
 use crate::error::{Error, Exit, Result};
@@ -137,7 +136,7 @@ fn check() -> Result<(usize, Vec<String>)> {
         .into_iter()
         .chain(MORE_SOURCES.map(|dir| (None, dir)))
     {
-        for file in rust_files(&root.join(dir)) {
+        for file in rust_source::files(&root.join(dir)) {
             let text = fs::read_to_string(&file).map_err(|e| Error::io(file.display(), &e))?;
             let name = file
                 .strip_prefix(&root)
@@ -167,21 +166,6 @@ fn check() -> Result<(usize, Vec<String>)> {
         ));
     }
     Ok((files, breaches))
-}
-
-/// The Rust files below a folder, sorted.
-pub(crate) fn rust_files(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() && entry.file_name() != "target" {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
 
 /// The module that a file is: `kernel/src/mem/mod.rs` is `kernel::mem`.

@@ -110,9 +110,9 @@ fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[String]) 
         Err(_) => term::red(verdict.word),
     };
     term::say(&format!(
-        "xtask: {word}: {} ({:.2} s)",
-        verdict.text,
-        ended.time.as_secs_f64()
+        "xtask: {word} after {:.2} s: {}",
+        ended.time.as_secs_f64(),
+        verdict.text
     ));
     verdict.result.map_err(|exit| {
         if exit != Exit::Environment {

@@ -4,6 +4,9 @@
 //! Comments and the contents of strings are gone; what stands under
 //! `#[cfg(test)] mod` can be cut out.
 
+use std::fs;
+use std::path::PathBuf;
+
 /// A word of the source: a name, `::`, or one other character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Word {
@@ -20,6 +23,21 @@ pub(crate) struct Path {
     pub(crate) names: Vec<String>,
     /// Its line, from 1.
     pub(crate) line: usize,
+}
+
+/// The Rust files below a folder, sorted.
+pub(crate) fn files(dir: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && entry.file_name() != "target" {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// The words of a source.

@@ -3,7 +3,6 @@
 
 use std::fs;
 
-use crate::layers::rust_files;
 use crate::rust_source::{self, Word, block_end};
 use crate::{paths, term};
 
@@ -36,7 +35,7 @@ pub(crate) fn report() {
     let mut files = Vec::new();
     term::say("part           files  lines   code  median file");
     for (part, dir) in PARTS {
-        let below: Vec<File> = rust_files(&root.join(dir))
+        let below: Vec<File> = rust_source::files(&root.join(dir))
             .iter()
             .filter(|path| part != "kernel" || !path.starts_with(root.join("kernel/src/arch")))
             .filter_map(|path| {

@@ -22,9 +22,21 @@ pub(crate) fn short(path: &str, root: &str) -> String {
         // As it was built, or as it lies in a toolchain that has rust-src.
         .filter(|(front, _)| front.contains("/rustc/") || front.ends_with("/rustlib/src/rust"));
     match library {
-        Some((_, file)) => file.to_string(),
+        Some((_, file)) => without_detours(file),
         None => path,
     }
+}
+
+/// The path without `folder/..` in its midst.
+fn without_detours(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            ".." if !names.is_empty() => drop(names.pop()),
+            _ => names.push(name),
+        }
+    }
+    names.join("/")
 }
 
 #[cfg(test)]
@@ -49,6 +61,10 @@ mod tests {
         let installed =
             "/home/me/.rustup/toolchains/x/lib/rustlib/src/rust/library/core/src/cell.rs";
         assert_eq!(short(installed), "core/src/cell.rs");
+        assert_eq!(
+            short("/rustc/59807/library/core/src/../../stdarch/a.rs"),
+            "stdarch/a.rs"
+        );
         assert_eq!(short("/home/me/trysting/a.rs"), "/home/me/trysting/a.rs");
         assert_eq!(short("kernel/src/smp.rs"), "kernel/src/smp.rs");
     }

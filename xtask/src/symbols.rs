@@ -62,10 +62,14 @@ impl Symbols {
         }
     }
 
-    /// The function at an address in one line, innermost name first. `None` if
-    /// nothing is known.
+    /// The function at an address in one line: the innermost, and the one that
+    /// all others were inlined into. `None` if nothing is known.
     pub(crate) fn line(&self, address: u64) -> Option<String> {
-        self.frames(address).into_iter().next()
+        match &self.frames(address)[..] {
+            [] => None,
+            [only] => Some(only.clone()),
+            [inner, .., outer] => Some(format!("{inner}, inlined into {outer}")),
+        }
     }
 }
 

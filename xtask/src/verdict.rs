@@ -48,11 +48,11 @@ impl Verdict {
             End::NoStart(words) => (
                 Err(Exit::Environment),
                 "SETUP",
-                format!("QEMU did not start: {}", said(words)),
+                format!("QEMU did not start and said:\n{}", said(words)),
             ),
             End::Killed(words) => failed(
                 "KILLED",
-                &format!("a signal ended QEMU, which said: {}", said(words)),
+                &format!("a signal ended QEMU, which said:\n{}", said(words)),
             ),
         };
         Verdict { result, word, text }
