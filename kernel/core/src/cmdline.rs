@@ -22,6 +22,8 @@ pub struct CommandLine<'a> {
     pub seed: Option<u64>,
     /// `bug=`: the mistakes to bring back, separated by commas.
     pub bug: Option<&'a str>,
+    /// `heart=`: how interrupts are kept from switching threads before their end.
+    pub heart: Option<&'a str>,
 }
 
 /// One word of the command line that the kernel cannot use.
@@ -67,7 +69,7 @@ impl fmt::Display for Complaint<'_> {
             Problem::UnknownKey => {
                 write!(
                     f,
-                    "unknown key in {word:?}, ignored (known: log, test, seed, bug)"
+                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart)"
                 )
             }
             Problem::EmptyValue => write!(f, "no value in {word:?}, ignored"),
@@ -108,7 +110,7 @@ impl<'a> CommandLine<'a> {
     /// Takes one word in; `Repeated` is the one error after which it has effect.
     fn take(&mut self, word: &'a str) -> Result<(), Problem> {
         let (key, value) = word.split_once('=').ok_or(Problem::NoEquals)?;
-        if !matches!(key, "log" | "test" | "seed" | "bug") {
+        if !matches!(key, "log" | "test" | "seed" | "bug" | "heart") {
             return Err(Problem::UnknownKey);
         }
         if value.is_empty() {
@@ -118,6 +120,7 @@ impl<'a> CommandLine<'a> {
             "log" => self.log.replace(value).is_some(),
             "test" => self.test.replace(value).is_some(),
             "bug" => self.bug.replace(value).is_some(),
+            "heart" => self.heart.replace(value).is_some(),
             _ => self
                 .seed
                 .replace(number(value).ok_or(Problem::BadNumber)?)
@@ -180,6 +183,7 @@ mod tests {
             test: Some("smp::all"),
             seed: Some(7),
             bug: Some("a,b"),
+            heart: None,
         };
         assert_eq!((line, complaints.len()), (want, 0));
     }
@@ -234,11 +238,11 @@ mod tests {
         assert_eq!(
             said(b"root=/dev/sda"),
             "command line, byte 0: unknown key in \"root=/dev/sda\", ignored \
-             (known: log, test, seed, bug)"
+             (known: log, test, seed, bug, heart)"
         );
         assert_eq!(
             said(b" =x"),
-            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug)"
+            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart)"
         );
         assert_eq!(
             said(b"test="),

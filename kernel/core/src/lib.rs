@@ -29,7 +29,9 @@ pub mod acpi;
 pub mod clock;
 pub mod cmdline;
 pub mod cpu;
+pub mod critical;
 pub mod frame;
+pub mod intr;
 pub mod list;
 pub mod logfilter;
 pub mod madt;
@@ -40,11 +42,16 @@ pub mod port;
     reason = "callbacks are borrowed from another CPU's stack"
 )]
 pub mod rendezvous;
+pub mod runq;
+pub mod sched;
 pub mod shim;
 #[expect(unsafe_code, reason = "a lock hands out exclusive references")]
 pub mod spinlock;
 #[cfg(test)]
 mod testing;
+pub mod thread;
+pub mod timerq;
+pub mod waitq;
 
 /// What the message of a failed [`kassert!`] starts with: the kernel's panic handler
 /// tells it from other panics by this.

@@ -3,13 +3,56 @@
 //! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The functions have no `self`: a port is a type,
 //! and what state a host port needs it keeps per thread.
 
+use core::marker::PhantomData;
+
 use crate::cpu::{CpuId, CpuSet};
+use crate::critical::{CritState, Preempt};
+use crate::spinlock::SpinState;
+
+/// A critical section of the current thread, until the guard is dropped: no switch,
+/// no other CPU. It keeps out neither interrupts nor other CPUs.
+///
+/// The drop may switch threads, if that is owed. A guard that is forgotten leaks a
+/// level, which the thread's next sleep, its end, or the idle loop finds.
+#[derive(Debug)]
+#[must_use = "the section ends at once if the guard is not kept"]
+pub struct CriticalGuard<P: Port> {
+    port: PhantomData<P>,
+    /// The level is the thread's: the guard cannot go to another one.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<P: Port> CriticalGuard<P> {
+    /// Enters a section. Any context.
+    #[inline]
+    pub fn enter() -> Self {
+        P::crit().enter();
+        Self {
+            port: PhantomData,
+            not_send: PhantomData,
+        }
+    }
+}
+
+impl<P: Port> Drop for CriticalGuard<P> {
+    #[inline]
+    fn drop(&mut self) {
+        P::crit().exit::<P>();
+    }
+}
 
 /// The machine as seen by the CPU that calls.
-pub trait Port: 'static {
+pub trait Port: Preempt + 'static {
     /// The calling CPU. The answer holds only while the caller cannot move to
     /// another CPU.
     fn cpu() -> CpuId;
+
+    /// The critical-section state of the thread that runs on this CPU. The thread
+    /// may move to another CPU; its state comes along.
+    fn crit() -> &'static CritState;
+
+    /// The same thread's spinlock state.
+    fn spin() -> &'static SpinState;
 
     /// Whether this CPU takes maskable interrupts.
     fn interrupts_enabled() -> bool;

@@ -1,8 +1,17 @@
-//! The spinlock: one word that names its holder, held with interrupts off.
+//! The spinlock: one word that names its holder, held with interrupts off and in a
+//! critical section.
 //!
-//! A CPU that finds the lock taken lets interrupts in while it waits, if they
-//! were on when it came: two CPUs that both spin with interrupts off, while the
-//! holder waits for them to answer an IPI, would wait for ever (FreeBSD
+//! [`spinlock_enter`] and [`spinlock_exit`] are the section alone, counted per thread:
+//! the outermost saves the interrupt flag, turns it off and enters a critical section,
+//! and the outermost exit undoes that in reverse. The critical exit comes first, while
+//! interrupts are still off: what is owed is paid by a switch with interrupts off, and
+//! the thread that is switched to restores its own. (FreeBSD `sys/amd64/amd64/machdep.c`,
+//! `spinlock_enter`.) Since the thread and not the lock keeps the flag, locks may be
+//! released in any order.
+//!
+//! A CPU that finds the lock taken leaves the section while it waits, so interrupts
+//! come in if they were on when it came: two CPUs that both spin with interrupts off,
+//! while the holder waits for them to answer an IPI, would wait for ever (FreeBSD
 //! `kern_mutex.c`, `_mtx_lock_spin_cookie`: "give interrupts a chance").
 //!
 //! This is why the lock is no queue: a handler may run on top of a waiter and
@@ -16,8 +25,102 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+use crate::kassert;
 use crate::port::Port;
-use crate::shim::{AtomicU32, Ordering};
+use crate::shim::{AtomicBool, AtomicU32, Ordering};
+
+/// How many spinlocks a thread holds, and its interrupt flag from before the first.
+/// Written like [`crate::critical::CritState`]: by the thread and by the interrupts on
+/// top of it, which leave it as they found it.
+#[derive(Debug)]
+pub struct SpinState {
+    count: AtomicU32,
+    enabled: AtomicBool,
+}
+
+impl SpinState {
+    /// Of a thread that has not run: born inside the switch, with the run-queue lock
+    /// held, to run with interrupts on once it has let go of that.
+    #[must_use]
+    pub const fn newborn() -> Self {
+        Self {
+            count: AtomicU32::new(1),
+            enabled: AtomicBool::new(true),
+        }
+    }
+
+    /// Of a thread that runs already and holds nothing.
+    #[must_use]
+    pub const fn running() -> Self {
+        Self {
+            count: AtomicU32::new(0),
+            enabled: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes this the state of a [`Self::newborn`] again.
+    pub fn reset(&self) {
+        // Relaxed: the run-queue lock publishes it to the CPU that runs the thread.
+        self.count.store(1, Ordering::Relaxed);
+        self.enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// How many spinlocks the thread holds.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        // Relaxed: written on this CPU only.
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// Turns interrupts off and enters a critical section, or counts if that is done.
+/// Any context.
+#[inline]
+pub fn spinlock_enter<P: Port>() {
+    let enabled = P::disable_interrupts();
+    let spin = P::spin();
+    let count = spin.count();
+    // Relaxed here and below: written on this CPU only.
+    spin.count.store(count + 1, Ordering::Relaxed);
+    if count == 0 {
+        spin.enabled.store(enabled, Ordering::Relaxed);
+        P::crit().enter();
+    }
+}
+
+/// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
+/// interrupts on again, if they were.
+#[inline]
+pub fn spinlock_exit<P: Port>() {
+    if let Some(enabled) = last_exit::<P>() {
+        P::crit().exit::<P>();
+        P::restore_interrupts(enabled);
+    }
+}
+
+/// As [`spinlock_exit`] without looking at what is owed: for the code that pays it,
+/// which looks again itself.
+pub fn spinlock_exit_unpaid<P: Port>() {
+    if let Some(enabled) = last_exit::<P>() {
+        P::crit().leave();
+        P::restore_interrupts(enabled);
+    }
+}
+
+/// Takes one off the count; if it was the last, whether interrupts were on before the
+/// first. Read now: the payment at the critical exit takes the run-queue lock, and so
+/// saves the flag anew, which is off by then. A thread that was preempted at the
+/// release of a lock would come back deaf (test `threads::preempts_here`).
+#[inline]
+fn last_exit<P: Port>() -> Option<bool> {
+    let spin = P::spin();
+    let count = spin.count();
+    kassert!(count > 0, "spinlock_exit below zero on {}", P::cpu());
+    // Relaxed: written on this CPU only.
+    let enabled = spin.enabled.load(Ordering::Relaxed);
+    spin.count.store(count - 1, Ordering::Relaxed);
+    (count == 1).then_some(enabled)
+}
 
 /// No CPU holds the lock.
 const FREE: u32 = u32::MAX;
@@ -47,48 +150,80 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
-    /// Waits for the lock, and holds it with interrupts off until the guard is
-    /// dropped. Any context but NMI (there, [`Self::try_lock`]); the holder must
-    /// not sleep.
+    /// Waits for the lock, and holds it, in a critical section with interrupts off,
+    /// until the guard is dropped. Any context but NMI (there, [`Self::try_lock`]);
+    /// the holder must not sleep.
     ///
     /// # Panics
     /// If this CPU holds the lock already.
     #[track_caller]
+    #[inline]
     pub fn lock(&self) -> SpinlockGuard<'_, T, P> {
-        let enabled = P::disable_interrupts();
-        while !self.take() {
+        spinlock_enter::<P>();
+        if !self.take() {
+            self.wait();
+        }
+        SpinlockGuard {
+            lock: self,
+            not_send: PhantomData,
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn wait(&self) {
+        loop {
             // Relaxed: the owner is this CPU only if this CPU stored it.
-            assert!(
+            kassert!(
                 self.owner.load(Ordering::Relaxed) != P::cpu().index() as u32,
                 "spinlock: {} takes a lock that it holds",
                 P::cpu()
             );
-            P::restore_interrupts(enabled);
+            spinlock_exit::<P>();
             // Relaxed: a look that costs the holder no cache line; `take` decides.
             while self.owner.load(Ordering::Relaxed) != FREE {
                 P::relax();
             }
-            P::disable_interrupts();
-        }
-        SpinlockGuard {
-            lock: self,
-            enabled,
-            not_send: PhantomData,
+            spinlock_enter::<P>();
+            if self.take() {
+                return;
+            }
         }
     }
 
     /// Takes the lock if it is free at this moment. Any context, NMI too.
     pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
-        let enabled = P::disable_interrupts();
+        spinlock_enter::<P>();
         if self.take() {
             return Some(SpinlockGuard {
                 lock: self,
-                enabled,
                 not_send: PhantomData,
             });
         }
-        P::restore_interrupts(enabled);
+        spinlock_exit::<P>();
         None
+    }
+
+    /// Releases the lock that another context took on this CPU and handed over: the
+    /// run-queue lock, which is held across a switch. With `pay`, what is owed is paid
+    /// at the end; without, the caller looks.
+    ///
+    /// # Safety
+    /// This CPU must hold the lock, its guard must have been forgotten, and no
+    /// reference to the value may be in use.
+    pub unsafe fn unlock_handed_over(&self, pay: bool) {
+        kassert!(
+            self.is_held_here(),
+            "a lock was handed over that {} does not hold",
+            P::cpu()
+        );
+        // Release: pairs with the Acquire in `take`.
+        self.owner.store(FREE, Ordering::Release);
+        if pay {
+            spinlock_exit::<P>();
+        } else {
+            spinlock_exit_unpaid::<P>();
+        }
     }
 
     /// Makes this CPU the holder if there is none. Interrupts are off, so the
@@ -129,9 +264,14 @@ impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct SpinlockGuard<'a, T, P: Port> {
     lock: &'a Spinlock<T, P>,
-    enabled: bool,
-    /// A guard stays on its CPU: the interrupt state it restores is that CPU's.
+    /// A guard stays with its thread, whose count it is part of.
     not_send: PhantomData<*const ()>,
+}
+
+impl<T: fmt::Debug, P: Port> fmt::Debug for SpinlockGuard<'_, T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
 }
 
 impl<T, P: Port> Deref for SpinlockGuard<'_, T, P> {
@@ -154,7 +294,7 @@ impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `take`.
         self.lock.owner.store(FREE, Ordering::Release);
-        P::restore_interrupts(self.enabled);
+        spinlock_exit::<P>();
     }
 }
 

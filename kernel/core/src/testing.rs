@@ -6,8 +6,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::critical::{CritState, Preempt};
 use crate::port::Port;
 use crate::shim::{AtomicU32, AtomicUsize, Ordering};
+use crate::spinlock::SpinState;
 
 struct Machine {
     pending: [AtomicU32; MAX_CPUS],
@@ -23,6 +25,8 @@ struct Here {
 thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
     static ENABLED: Cell<bool> = const { Cell::new(true) };
+    static CRIT: &'static CritState = Box::leak(Box::new(CritState::running()));
+    static SPIN: &'static SpinState = Box::leak(Box::new(SpinState::running()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
@@ -112,7 +116,23 @@ impl HostPort {
     }
 }
 
+/// There is one thread to a CPU, so a switch ends where it began.
+impl Preempt for HostPort {
+    fn preempt(crit: &CritState) {
+        crit.paid();
+        crit.leave();
+    }
+}
+
 impl Port for HostPort {
+    fn crit() -> &'static CritState {
+        CRIT.with(|crit| *crit)
+    }
+
+    fn spin() -> &'static SpinState {
+        SPIN.with(|spin| *spin)
+    }
+
     fn cpu() -> CpuId {
         CpuId::new(here(|here| here.cpu)).expect("CPU index in range")
     }

@@ -1,0 +1,150 @@
+//! The way out of an interrupt, as types: acknowledge, then finish, then pay.
+//!
+//! ```text
+//! IntrContext::enter ──► handler ──► eoi(self) ──► Acked ──► finish(self) ──► Preempt ──► pay(self)
+//!      count + 65536                 EOI written             count − 65536                may switch
+//! ```
+//!
+//! An interrupt in progress counts in the very word that counts critical sections
+//! ([`crate::critical`]), so that no spinlock a handler takes and releases can bring
+//! it to zero: the exit of FreeBSD r222942's spinlock finds 65536 and goes on. What is
+//! owed is paid at one place, at the end, and the types leave no other order: only an
+//! [`Acked`] can be finished, only a finished interrupt gives a [`Preempt`], and a
+//! [`Preempt`] that is not paid is a warning from the compiler. A switch before the
+//! EOI would leave the vector in service on this CPU's local APIC, and with it every
+//! vector of its class and below masked, until the preempted thread happens to run
+//! again; if it runs on another CPU, for good.
+//!
+//! NMIs and exceptions have no `IntrContext`: they end where they began.
+//!
+//! Zircon's `int_handler_start`/`int_handler_finish` are the model of the one exit.
+
+use core::mem;
+
+use crate::critical::{CritState, INTERRUPT, NestedSection, Preempt as Payer};
+use crate::{KASSERT, kassert};
+
+/// How interrupts are kept from switching threads before their end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heart {
+    /// Each interrupt counts, in the word of the sections.
+    Typed,
+    /// Only the sections that FreeBSD has count, in the places where it has them.
+    Freebsd,
+}
+
+/// An interrupt that is being handled, not acknowledged yet.
+#[derive(Debug)]
+#[must_use = "an interrupt must be acknowledged"]
+pub struct IntrContext<'a> {
+    crit: &'a CritState,
+    /// What this interrupt added to the count.
+    counted: u32,
+    /// The word on entry, to which it must return.
+    entry: u32,
+}
+
+impl<'a> IntrContext<'a> {
+    /// Begins an interrupt on top of the thread whose state is `crit`. By the trap
+    /// entry only, interrupts off.
+    #[inline]
+    pub fn enter(crit: &'a CritState) -> Self {
+        let entry = crit.word();
+        crit.add(INTERRUPT);
+        Self {
+            crit,
+            counted: INTERRUPT,
+            entry,
+        }
+    }
+
+    /// As [`Self::enter`] without counting: FreeBSD's way, in which each handler
+    /// keeps from switching by sections of its own. For the test image's
+    /// `heart=freebsd`.
+    #[inline]
+    pub fn enter_uncounted(crit: &'a CritState) -> Self {
+        Self {
+            crit,
+            counted: 0,
+            entry: crit.word(),
+        }
+    }
+
+    /// The seed's nested section, around what runs before the acknowledgement.
+    pub fn nested_section(&self) -> NestedSection<'a> {
+        NestedSection::enter(self.crit)
+    }
+
+    /// Acknowledges the interrupt by `eoi`, which writes the local APIC's register;
+    /// for a vector that is not acknowledged at all it does nothing.
+    #[inline]
+    pub fn eoi(self, eoi: impl FnOnce()) -> Acked<'a> {
+        eoi();
+        let Self {
+            crit,
+            counted,
+            entry,
+        } = self;
+        mem::forget(self);
+        Acked {
+            crit,
+            counted,
+            entry,
+        }
+    }
+}
+
+impl Drop for IntrContext<'_> {
+    fn drop(&mut self) {
+        panic!("{KASSERT}an interrupt was left without being acknowledged");
+    }
+}
+
+/// An interrupt that has been acknowledged and still counts.
+#[derive(Debug)]
+#[must_use = "an interrupt must be finished"]
+pub struct Acked<'a> {
+    crit: &'a CritState,
+    counted: u32,
+    entry: u32,
+}
+
+impl<'a> Acked<'a> {
+    /// The state of the interrupted thread.
+    #[must_use]
+    pub fn crit(&self) -> &'a CritState {
+        self.crit
+    }
+
+    /// Ends the interrupt: everything it counted is given back.
+    #[inline]
+    pub fn finish(self) -> Preempt<'a> {
+        self.crit.sub(self.counted);
+        kassert!(
+            self.crit.word() == self.entry,
+            "an interrupt found a nesting of {:#x} and leaves {:#x}",
+            self.entry,
+            self.crit.word()
+        );
+        Preempt { crit: self.crit }
+    }
+}
+
+/// The last step of an interrupt: what it leaves owed can be paid now.
+#[derive(Debug)]
+#[must_use = "what is owed is paid here or not at all"]
+pub struct Preempt<'a> {
+    crit: &'a CritState,
+}
+
+impl Preempt<'_> {
+    /// Switches threads if that is owed and the interrupted code is in no section;
+    /// else that code pays at its own exit. Interrupts off; comes back when the
+    /// interrupted thread runs again.
+    #[inline]
+    pub fn pay<P: Payer>(self) {
+        if self.crit.owepreempt() {
+            self.crit.pay::<P>();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Scheduling policy: who goes before whom, and where a woken thread goes. Pure.
+
+#![forbid(unsafe_code)]
+
+use crate::cpu::{CpuId, CpuSet};
+use crate::thread::Priority;
+
+/// What follows from a thread having become runnable on a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a better thread waits until somebody acts on this"]
+pub enum Resched {
+    /// The CPU goes on with what it does.
+    None,
+    /// This CPU owes its current thread's preemption.
+    Local,
+    /// That CPU must be told.
+    Remote(CpuId),
+}
+
+/// What follows from a thread of priority `new` being queued on `target`, whose
+/// current thread has priority `current`, by code that runs on `here`.
+pub fn maybe_preempt(new: Priority, current: Priority, target: CpuId, here: CpuId) -> Resched {
+    if !new.is_better_than(current) {
+        Resched::None
+    } else if target == here {
+        Resched::Local
+    } else {
+        Resched::Remote(target)
+    }
+}
+
+/// Where a thread is queued that becomes runnable: where it ran last, if that CPU
+/// would take it up at once or it is pinned there; else on an idle CPU, the waker's
+/// first, since what the waker wrote is in its cache; else where it ran last.
+#[must_use]
+pub fn place(
+    thread: Priority,
+    last: CpuId,
+    pinned: bool,
+    here: CpuId,
+    online: &CpuSet,
+    idle: &CpuSet,
+    current_of_last: Priority,
+) -> CpuId {
+    if !online.contains(last) {
+        return here;
+    }
+    if pinned || idle.contains(last) || thread.is_better_than(current_of_last) {
+        return last;
+    }
+    if idle.contains(here) {
+        return here;
+    }
+    idle.intersection(online).iter().next().unwrap_or(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Resched, maybe_preempt, place};
+    use crate::cpu::{CpuId, CpuSet};
+    use crate::thread::Priority;
+
+    fn cpu(index: usize) -> CpuId {
+        CpuId::new(index).unwrap()
+    }
+
+    #[test]
+    fn only_a_better_thread_preempts() {
+        let (high, low) = (Priority::HIGHEST, Priority::LOWEST);
+        assert_eq!(maybe_preempt(high, low, cpu(1), cpu(1)), Resched::Local);
+        assert_eq!(
+            maybe_preempt(high, low, cpu(2), cpu(1)),
+            Resched::Remote(cpu(2))
+        );
+        assert_eq!(maybe_preempt(low, low, cpu(1), cpu(1)), Resched::None);
+        assert_eq!(maybe_preempt(low, high, cpu(2), cpu(1)), Resched::None);
+        assert_eq!(
+            maybe_preempt(low, Priority::IDLE, cpu(2), cpu(1)),
+            Resched::Remote(cpu(2))
+        );
+    }
+
+    #[test]
+    fn placement() {
+        let online = CpuSet::first_n(4);
+        let normal = Priority::NORMAL;
+        let place = |last, pinned, here, idle: &[usize], current| {
+            let idle = idle.iter().map(|&index| cpu(index)).collect();
+            place(
+                normal,
+                cpu(last),
+                pinned,
+                cpu(here),
+                &online,
+                &idle,
+                current,
+            )
+            .index()
+        };
+        assert_eq!(place(1, false, 0, &[1, 2], Priority::IDLE), 1);
+        assert_eq!(place(1, true, 0, &[2, 3], normal), 1);
+        assert_eq!(place(1, false, 0, &[2, 3], normal), 2);
+        assert_eq!(place(1, false, 3, &[2, 3], normal), 3);
+        assert_eq!(place(1, false, 0, &[2, 3], Priority::LOWEST), 1);
+        assert_eq!(place(1, false, 0, &[], normal), 1);
+        assert_eq!(place(9, true, 2, &[0], normal), 2);
+    }
+}

@@ -1,0 +1,163 @@
+//! What a thread is called, what it may be doing, and how urgent it is.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+/// How many priorities there are; 0 is the most urgent.
+pub const PRIORITIES: usize = 64;
+
+/// How urgent a thread is: 0 before 63.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// The most urgent one.
+    pub const HIGHEST: Self = Self(0);
+    /// Neither here nor there.
+    pub const NORMAL: Self = Self(32);
+    /// The least urgent one that a thread may have.
+    pub const LOWEST: Self = Self(PRIORITIES as u8 - 1);
+    /// Of the idle threads: less urgent than any.
+    pub const IDLE: Self = Self(PRIORITIES as u8);
+
+    /// The priority `value`, or `None` from [`PRIORITIES`] on.
+    #[must_use]
+    pub const fn new(value: u8) -> Option<Self> {
+        if (value as usize) < PRIORITIES {
+            Some(Self(value))
+        } else {
+            None
+        }
+    }
+
+    /// As an index of a run queue's list. The idle priority has none.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether a thread of this priority goes before one of `other`.
+    #[must_use]
+    pub const fn is_better_than(self, other: Self) -> bool {
+        self.0 < other.0
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::IDLE {
+            f.write_str("idle")
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+/// A thread's name: its place in the table, and which of the threads that had the
+/// place. An id that outlived its thread names nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ThreadId {
+    /// The place in the thread table.
+    pub index: u32,
+    /// Goes up each time the place is given to a new thread.
+    pub generation: u32,
+}
+
+impl fmt::Display for ThreadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread{}.{}", self.index, self.generation)
+    }
+}
+
+/// What a thread is doing. Changed only under the run-queue lock of its CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ThreadState {
+    /// The place in the table is free.
+    Free = 0,
+    /// On a run queue.
+    Runnable = 1,
+    /// On a CPU.
+    Running = 2,
+    /// Waits to be woken; or is about to, and still on its CPU.
+    Sleeping = 3,
+    /// Taken off one run queue and not yet on another.
+    Moving = 4,
+    /// Will not run again.
+    Dead = 5,
+}
+
+impl ThreadState {
+    /// The state of this number.
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Free,
+            1 => Self::Runnable,
+            2 => Self::Running,
+            3 => Self::Sleeping,
+            4 => Self::Moving,
+            5 => Self::Dead,
+            _ => return None,
+        })
+    }
+
+    /// Whether a thread may go from this state to `next`.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        use ThreadState::{Dead, Free, Moving, Runnable, Running, Sleeping};
+        matches!(
+            (self, next),
+            (Free, Moving)
+                | (Moving, Runnable)
+                | (Runnable, Running | Moving)
+                | (Running, Runnable | Sleeping | Dead)
+                | (Sleeping, Moving)
+                | (Dead, Free)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Priority, ThreadId, ThreadState};
+
+    #[test]
+    fn priorities_are_ordered_and_bounded() {
+        assert!(Priority::HIGHEST.is_better_than(Priority::NORMAL));
+        assert!(Priority::LOWEST.is_better_than(Priority::IDLE));
+        assert!(!Priority::NORMAL.is_better_than(Priority::NORMAL));
+        assert_eq!(Priority::new(63), Some(Priority::LOWEST));
+        assert_eq!(Priority::new(64), None);
+        assert_eq!(Priority::IDLE.to_string(), "idle");
+        assert_eq!(Priority::NORMAL.to_string(), "32");
+    }
+
+    #[test]
+    fn states_go_round() {
+        use ThreadState::{Dead, Free, Moving, Runnable, Running, Sleeping};
+        let life = [
+            Free, Moving, Runnable, Running, Sleeping, Moving, Runnable, Running, Dead, Free,
+        ];
+        assert!(life.windows(2).all(|pair| pair[0].may_become(pair[1])));
+        assert!(!Dead.may_become(Runnable));
+        assert!(!Sleeping.may_become(Runnable));
+        assert!(!Free.may_become(Running));
+        for value in 0..=255 {
+            assert!(ThreadState::from_u8(value).is_none_or(|state| state as u8 == value));
+        }
+    }
+
+    #[test]
+    fn an_id_names_place_and_generation() {
+        assert_eq!(
+            ThreadId {
+                index: 3,
+                generation: 7
+            }
+            .to_string(),
+            "thread3.7"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The threads that wait for a time, the earliest first: a binary heap.
+//!
+//! The heap is an array of the caller's, long enough for every thread; where a
+//! thread is in it stands beside the thread ([`Positions`]), so that one that is
+//! woken early is taken out at once. Under the lock of the CPU whose timer serves it.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+/// A thread is in no queue.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// Where each thread stands in its queue.
+pub trait Positions {
+    /// The place of `thread`, or [`NOWHERE`].
+    fn position(&self, thread: u32) -> u32;
+    /// Notes the place of `thread`.
+    fn set_position(&self, thread: u32, position: u32);
+}
+
+/// A thread and its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timer {
+    /// In nanoseconds of the caller's clock.
+    pub deadline: u64,
+    /// The thread's number.
+    pub thread: u32,
+}
+
+/// The queue of one CPU.
+pub struct TimerQueue<'a> {
+    heap: &'a mut [Timer],
+    len: usize,
+}
+
+impl<'a> TimerQueue<'a> {
+    /// The empty queue in `heap`, which must have room for every thread.
+    #[must_use]
+    pub const fn new(heap: &'a mut [Timer]) -> Self {
+        Self { heap, len: 0 }
+    }
+
+    /// The earliest time.
+    #[must_use]
+    pub fn next(&self) -> Option<u64> {
+        (self.len > 0).then(|| self.heap[0].deadline)
+    }
+
+    /// Adds `thread`, which must be in no queue.
+    ///
+    /// # Panics
+    /// If there is no room.
+    pub fn insert(&mut self, positions: &impl Positions, thread: u32, deadline: u64) {
+        let last = self.len;
+        self.len += 1;
+        self.put(positions, last, Timer { deadline, thread });
+        self.up(positions, last);
+    }
+
+    /// Takes out `thread`; whether it was in.
+    pub fn remove(&mut self, positions: &impl Positions, thread: u32) -> bool {
+        let place = positions.position(thread);
+        if place == NOWHERE {
+            return false;
+        }
+        self.take(positions, place as usize);
+        true
+    }
+
+    /// Takes out a thread whose time is not after `now`.
+    pub fn pop_expired(&mut self, positions: &impl Positions, now: u64) -> Option<u32> {
+        if self.next()? > now {
+            return None;
+        }
+        Some(self.take(positions, 0))
+    }
+
+    fn take(&mut self, positions: &impl Positions, place: usize) -> u32 {
+        let taken = self.heap[place].thread;
+        positions.set_position(taken, NOWHERE);
+        self.len -= 1;
+        if place < self.len {
+            let last = self.heap[self.len];
+            self.put(positions, place, last);
+            self.up(positions, place);
+            self.down(positions, place);
+        }
+        taken
+    }
+
+    fn put(&mut self, positions: &impl Positions, place: usize, timer: Timer) {
+        self.heap[place] = timer;
+        positions.set_position(timer.thread, place as u32);
+    }
+
+    fn swap(&mut self, positions: &impl Positions, a: usize, b: usize) {
+        let (first, second) = (self.heap[a], self.heap[b]);
+        self.put(positions, a, second);
+        self.put(positions, b, first);
+    }
+
+    fn up(&mut self, positions: &impl Positions, mut place: usize) {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if self.heap[parent].deadline <= self.heap[place].deadline {
+                return;
+            }
+            self.swap(positions, parent, place);
+            place = parent;
+        }
+    }
+
+    fn down(&mut self, positions: &impl Positions, mut place: usize) {
+        loop {
+            let (left, right) = (2 * place + 1, 2 * place + 2);
+            let Some(&earlier) = [left, right]
+                .iter()
+                .filter(|&&child| child < self.len)
+                .min_by_key(|&&child| self.heap[child].deadline)
+            else {
+                return;
+            };
+            if self.heap[place].deadline <= self.heap[earlier].deadline {
+                return;
+            }
+            self.swap(positions, place, earlier);
+            place = earlier;
+        }
+    }
+}
+
+impl fmt::Debug for TimerQueue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.heap[..self.len]).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NOWHERE, Positions, Timer, TimerQueue};
+    use std::cell::RefCell;
+
+    struct Places(RefCell<Vec<u32>>);
+
+    impl Positions for Places {
+        fn position(&self, thread: u32) -> u32 {
+            self.0.borrow()[thread as usize]
+        }
+
+        fn set_position(&self, thread: u32, position: u32) {
+            self.0.borrow_mut()[thread as usize] = position;
+        }
+    }
+
+    /// Against a plain list, over what a random source comes up with.
+    #[test]
+    fn as_a_plain_model() {
+        const THREADS: u32 = 40;
+        let places = Places(RefCell::new(vec![NOWHERE; THREADS as usize]));
+        let mut heap = [Timer::default(); THREADS as usize];
+        let mut queue = TimerQueue::new(&mut heap);
+        let mut model: Vec<(u64, u32)> = Vec::new();
+        let mut random = 88_172_645_463_325_252_u64;
+        for _ in 0..100_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let thread = (random >> 8) as u32 % THREADS;
+            let known = model.iter().position(|&(_, one)| one == thread);
+            match (known, random % 8) {
+                (None, _) => {
+                    let deadline = (random >> 20) % 1000;
+                    queue.insert(&places, thread, deadline);
+                    model.push((deadline, thread));
+                }
+                (Some(at), 0..4) => {
+                    assert!(queue.remove(&places, thread));
+                    assert!(!queue.remove(&places, thread));
+                    model.swap_remove(at);
+                }
+                _ => {
+                    let now = (random >> 40) % 1000;
+                    while let Some(expired) = queue.pop_expired(&places, now) {
+                        let at = model.iter().position(|&(_, one)| one == expired).unwrap();
+                        let (deadline, _) = model.swap_remove(at);
+                        assert!(deadline <= now);
+                        assert!(model.iter().all(|&(other, _)| other >= deadline));
+                    }
+                    assert!(model.iter().all(|&(deadline, _)| deadline > now));
+                }
+            }
+            assert_eq!(
+                queue.next(),
+                model.iter().map(|&(deadline, _)| deadline).min()
+            );
+        }
+    }
+}
