@@ -9,7 +9,7 @@ use raw_cpuid::CpuId;
 
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
-use crate::globals;
+use crate::{globals, pcpu};
 
 /// How long the clocks are compared, in nanoseconds: long enough to see a
 /// reference's ticks, short enough not to be noticed in a boot.
@@ -20,6 +20,8 @@ const WINDOW: u64 = 2_000_000;
 pub struct Timer {
     /// The scale of the count-down, after its divider.
     pub scale: Scale,
+    /// Its ticks per tick of the time-stamp counter, times 2^32.
+    pub per_tsc_tick: u64,
     /// Whether CPUID offers the TSC-deadline mode.
     pub has_deadline: bool,
     /// What they were measured against.
@@ -72,8 +74,10 @@ pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
         .get_feature_info()
         .is_some_and(|info| info.has_tsc_deadline());
     globals::TSC.call_once(|| tsc);
+    let per_tsc_tick = ((u128::from(scale.hz()) << 32) / u128::from(tsc.hz())) as u64;
     globals::TIMER.call_once(|| Timer {
         scale,
+        per_tsc_tick,
         has_deadline,
         reference: reference.name(),
     });
@@ -116,6 +120,63 @@ pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
         }
         spin_loop();
     }
+}
+
+/// So many ticks of the time-stamp counter are `nanoseconds`.
+#[must_use]
+pub fn ticks_of(nanoseconds: u64) -> u64 {
+    globals::TSC
+        .get()
+        .map_or(u64::MAX / 2, |scale| scale.ticks(nanoseconds))
+}
+
+/// The time-stamp counter `nanoseconds` from now.
+#[must_use]
+pub fn ticks_from_now(nanoseconds: u64) -> u64 {
+    cpu::tsc().saturating_add(ticks_of(nanoseconds))
+}
+
+/// Lets the timer of this CPU interrupt when the time-stamp counter reaches
+/// `deadline`, or earlier if it will already. Interrupts off.
+pub fn arm(deadline: u64) {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::timer_is_mine() {
+        return;
+    }
+    let armed = &pcpu::this().armed;
+    // Relaxed here and below: this CPU only, interrupts off.
+    let before = armed.load(Ordering::Relaxed);
+    if before != 0 && before <= deadline {
+        return;
+    }
+    let Some(timer) = globals::TIMER.get() else {
+        return;
+    };
+    armed.store(deadline, Ordering::Relaxed);
+    if timer.has_deadline {
+        apic::timer_deadline(deadline);
+    } else {
+        let ticks = deadline.saturating_sub(cpu::tsc());
+        let count = (u128::from(ticks) * u128::from(timer.per_tsc_tick)) >> 32;
+        apic::timer_start(u32::try_from(count.max(1)).unwrap_or(u32::MAX));
+    }
+}
+
+/// The timer has interrupted. In its handler.
+pub fn disarmed() {
+    // Relaxed: as in `arm`.
+    pcpu::this().armed.store(0, Ordering::Relaxed);
+}
+
+/// Makes this CPU's timer ready for [`arm`]. Interrupts off.
+pub fn init_this_cpu() {
+    let deadline = globals::TIMER.get().is_some_and(|timer| timer.has_deadline);
+    let mode = if deadline {
+        apic::TimerMode::TscDeadline
+    } else {
+        apic::TimerMode::OneShot
+    };
+    apic::timer_mode(mode);
 }
 
 /// Lets the local timer of this CPU interrupt once, `nanoseconds` from now.

@@ -6,6 +6,8 @@
 //! protocol). `boot::pvh::KEPT` and `pvh_entry_tsc` are
 //! written before this kernel is entered. The test runner (`ktest`) has its own.
 
+use alloc::boxed::Box;
+
 use kcore::acpi::AcpiError;
 use kcore::clock::Scale;
 use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
@@ -13,6 +15,7 @@ use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use kcore::thread::Priority;
 use log::LevelFilter;
 use spin::Once;
 
@@ -24,6 +27,8 @@ use crate::init::BootRecord;
 use crate::mem::heap::Heap;
 use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
+use crate::thread::Thread;
+use crate::waitq::WaitQueue;
 
 // Written once, by the boot CPU while it is alone; read-only afterwards.
 
@@ -42,8 +47,18 @@ pub static TIMER: Once<Timer> = Once::new();
 /// The time-stamp counter when the kernel was entered. Relaxed throughout.
 pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
+/// The thread table: place to thread. See `thread::at`.
+pub static THREADS: Once<Box<[AtomicPtr<Thread>]>> = Once::new();
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
 pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
+
+/// The heart of this boot, in the test image.
+#[cfg(feature = "ktest")]
+pub static HEART: Once<kcore::intr::Heart> = Once::new();
+
+/// Whether the running test drives the local timers itself.
+#[cfg(feature = "ktest")]
+pub static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 // Each with its own lock.
 
@@ -53,6 +68,10 @@ pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(Non
 pub static SPACE: Spinlock<Option<KernelSpace>> = Spinlock::new(None);
 /// The next unused slot for a kernel stack.
 pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
+/// The next place of the thread table that no thread has had.
+pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
+/// The places whose threads have ended.
+pub static VACANT_THREADS: WaitQueue = WaitQueue::new();
 /// The I/O APICs.
 pub static IO_APICS: Spinlock<[Option<IoApic>; kcore::madt::MAX_IO_APICS]> =
     Spinlock::new([const { None }; kcore::madt::MAX_IO_APICS]);
@@ -66,6 +85,8 @@ pub static HEAP: Heap = Heap::new();
 
 /// The CPUs that take part in everything. A CPU is put in by itself, ready.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
+/// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
+pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 /// Each CPU's block, null until there is one. See `pcpu::register`.
 pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
@@ -80,6 +101,8 @@ pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
 
 // Each used by one CPU only.
 
+/// The thread that boots the kernel, and then runs its main function.
+pub static BOOT_THREAD: Thread = Thread::running(0, "boot", 0, Priority::NORMAL);
 /// The boot CPU's block.
 pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);
 /// The boot CPU's stack for NMI, double fault and machine check, until it has

@@ -23,7 +23,7 @@ use crate::arch::qemu::{self, Exit};
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu, pic};
 use crate::mem::{self, heap, kstack};
-use crate::{acpi, clock, console, globals, pcpu, smp};
+use crate::{acpi, clock, console, globals, pcpu, sched, smp, thread};
 
 /// The most regions of a memory map that is kept; neighbours of a kind are one.
 pub const MAX_REGIONS: usize = 128;
@@ -101,11 +101,13 @@ extern "C" fn continue_boot() -> ! {
     let record = globals::BOOT.get().expect("recorded by start");
     pcpu::this().set_ist(smp::interrupt_stacks().expect("stacks for the boot CPU"));
     heap::init().expect("memory for the heap");
+    init_threads();
     pic::disable();
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
     let madt = madt_or_report(platform);
     init_local_apic(madt);
     calibrate(platform);
+    clock::init_this_cpu();
     init_io_apics(madt);
     let protections = cpu::protect();
     cpu::enable_interrupts();
@@ -122,6 +124,7 @@ extern "C" fn continue_boot() -> ! {
 /// Gives the boot CPU its descriptor tables and per-CPU block, with one stack for
 /// the interrupts that need their own until there is memory for three.
 fn install_boot_cpu() {
+    globals::BOOT_PCPU.set_curthread(&globals::BOOT_THREAD);
     let early = globals::EARLY_STACK.0.as_ptr_range().end as u64;
     // SAFETY: the first thing the kernel does, alone.
     unsafe { descriptor::init_idt() };
@@ -133,6 +136,18 @@ fn install_boot_cpu() {
     // SAFETY: the boot CPU's own block, interrupts off, the IDT is filled.
     unsafe { globals::BOOT_PCPU.install(ist) };
     pcpu::register(&globals::BOOT_PCPU);
+}
+
+/// The thread table, with this thread in it, and the boot CPU's idle thread.
+fn init_threads() {
+    let (usable, _free) = mem::usage();
+    thread::init(usable);
+    let boot = &globals::BOOT_PCPU;
+    boot.set_idle(thread::make_idle(CpuId::BOOT, sched::idle).expect("an idle thread"));
+    boot.timers.lock().init();
+    boot.runq
+        .lock()
+        .set_current(globals::BOOT_THREAD.priority());
 }
 
 /// Copies what matters of `boot_info`, which lies in the loader's memory.
@@ -195,7 +210,7 @@ fn read_command_line(record: &BootRecord) {
     #[cfg(feature = "ktest")]
     crate::ktest::bugs::report_unknown();
     #[cfg(not(feature = "ktest"))]
-    for (key, value) in [("test", words.test), ("bug", words.bug)] {
+    for (key, value) in [("test", words.test), ("bug", words.bug), ("heart", words.heart)] {
         if value.is_some() {
             log::warn!(target: "kernel", "command line: {key}= is for the test image, ignored");
         }

@@ -22,6 +22,7 @@ use core::panic::Location;
 use core::slice;
 
 use kcore::cmdline::CommandLine;
+use kcore::intr::Heart;
 use kcore::shim::{AtomicBool, Ordering};
 use spin::Once;
 
@@ -186,6 +187,34 @@ fn command_line() -> CommandLine<'static> {
 #[must_use]
 pub fn seed() -> u64 {
     command_line().seed.unwrap_or(1)
+}
+
+/// The heart that `heart=` names: `typed`, the default, or `freebsd`. Read once: an
+/// interrupt asks each time.
+#[must_use]
+pub fn heart() -> Heart {
+    *globals::HEART.call_once(|| match command_line().heart {
+        None | Some("typed") => Heart::Typed,
+        Some("freebsd") => Heart::Freebsd,
+        Some(other) => {
+            log::warn!("heart={other}: there are typed and freebsd; taking typed");
+            Heart::Typed
+        }
+    })
+}
+
+/// From now on the scheduler leaves the timers alone: they are the test's.
+pub fn take_timers() {
+    // Relaxed: a switch of the test image; the test does not depend on when others
+    // see it.
+    globals::TIMERS_TAKEN.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`take_timers`] was called.
+#[must_use]
+pub fn timer_is_mine() -> bool {
+    // Relaxed: as above.
+    globals::TIMERS_TAKEN.load(Ordering::Relaxed)
 }
 
 /// Tells the host that the test makes progress; `n` is for people.

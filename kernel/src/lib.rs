@@ -25,7 +25,10 @@ pub mod port;
 
 pub mod acpi;
 pub mod clock;
+pub mod sched;
 pub mod smp;
+pub mod thread;
+pub mod waitq;
 
 pub mod init;
 #[cfg(feature = "ktest")]

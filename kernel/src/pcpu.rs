@@ -9,11 +9,15 @@ use core::ptr;
 
 use kcore::cpu::CpuId;
 use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use kcore::spinlock::{SpinlockGuard, spinlock_enter, spinlock_exit};
 
 use crate::arch::backtrace::Registers;
-use crate::arch::cpu;
 use crate::arch::descriptor::{Descriptors, Ist};
+use crate::arch::{apic, cpu, vector};
 use crate::globals;
+use crate::port::{Machine, Spinlock};
+use crate::sched::{Counters, Runq, Timers};
+use crate::thread::Thread;
 
 /// One CPU's block.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ use crate::globals;
 pub struct Pcpu {
     /// The block's address; constant since [`Pcpu::install`].
     this: AtomicPtr<Pcpu>,
+    /// The thread that runs; the second word, where `arch::cpu::gs_curthread` looks.
+    /// Written by the switch.
+    curthread: AtomicPtr<Thread>,
 
     // Constant since the block was made.
     id: CpuId,
@@ -29,6 +36,26 @@ pub struct Pcpu {
 
     /// Loaded by `install`, then read by the CPU itself.
     descriptors: UnsafeCell<Descriptors>,
+
+    /// The thread that runs when no other does. Constant once the CPU is online.
+    idle: AtomicPtr<Thread>,
+    /// A thread that has ended in the last switch; taken by the thread after it.
+    dead: AtomicPtr<Thread>,
+    /// The runnable threads of this CPU. Other CPUs take its lock too.
+    pub runq: Spinlock<Runq>,
+    /// The sleepers that this CPU's timer wakes. Other CPUs take its lock too. Taken
+    /// before run queues, after wait queues.
+    pub timers: Spinlock<Timers>,
+    /// What the scheduler has done here.
+    pub sched: Counters,
+    /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
+    pub armed: AtomicU64,
+    /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
+    ipis: AtomicU32,
+    /// IPI vectors sent to this CPU. Written by other CPUs.
+    pub ipis_sent: AtomicU64,
+    /// IPI vectors taken.
+    pub ipis_taken: AtomicU64,
 
     /// Timer interrupts taken.
     pub timer_interrupts: AtomicU64,
@@ -52,9 +79,19 @@ impl Pcpu {
     pub const fn new(id: CpuId, apic_id: u32) -> Self {
         Self {
             this: AtomicPtr::new(ptr::null_mut()),
+            curthread: AtomicPtr::new(ptr::null_mut()),
             id,
             apic_id: AtomicU32::new(apic_id),
             descriptors: UnsafeCell::new(Descriptors::new()),
+            idle: AtomicPtr::new(ptr::null_mut()),
+            dead: AtomicPtr::new(ptr::null_mut()),
+            runq: Spinlock::new(Runq::new()),
+            timers: Spinlock::new(Timers::new()),
+            sched: Counters::new(),
+            armed: AtomicU64::new(0),
+            ipis: AtomicU32::new(0),
+            ipis_sent: AtomicU64::new(0),
+            ipis_taken: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
             rendezvous_interrupts: AtomicU64::new(0),
             stray_interrupts: AtomicU64::new(0),
@@ -101,6 +138,72 @@ impl Pcpu {
         unsafe { cpu::set_gs_base(ptr::from_ref(self) as u64) };
     }
 
+    /// The thread that runs on this CPU; on another CPU a guess.
+    #[must_use]
+    pub fn curthread(&self) -> &'static Thread {
+        // Relaxed: exact on the CPU itself and under its run-queue lock.
+        // SAFETY: set before the CPU is known to others, to threads, which are never
+        // freed.
+        unsafe { &*self.curthread.load(Ordering::Relaxed) }
+    }
+
+    /// Says which thread runs: the CPU's first one, or by the switch.
+    pub fn set_curthread(&self, thread: &'static Thread) {
+        // Relaxed: as in `curthread`.
+        self.curthread
+            .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// The CPU's idle thread.
+    #[must_use]
+    pub fn idle(&self) -> &'static Thread {
+        // SAFETY: set before the CPU takes part in scheduling, never freed.
+        // Relaxed: constant since.
+        unsafe { &*self.idle.load(Ordering::Relaxed) }
+    }
+
+    /// Sets the idle thread. Once, before the CPU takes part in scheduling.
+    pub fn set_idle(&self, thread: &'static Thread) {
+        // Relaxed: published by the CPU's coming online.
+        self.idle
+            .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Leaves a thread that has ended to the thread that runs next. Within a switch.
+    pub fn set_dead(&self, thread: &'static Thread) {
+        // Relaxed: this CPU only.
+        self.dead
+            .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Takes what [`Self::set_dead`] left.
+    pub fn take_dead(&self) -> Option<&'static Thread> {
+        // Relaxed: this CPU only.
+        let dead = self.dead.load(Ordering::Relaxed);
+        self.dead.store(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: null or a thread, never freed.
+        unsafe { dead.as_ref() }
+    }
+
+    /// Sends this CPU an IPI by bitmap: sets its bit, and interrupts only if no bit
+    /// was set, for then an interrupt is on its way already.
+    pub fn send_ipi(&self, ipi: Ipi) {
+        // AcqRel: pairs with the swap in `take_ipis`: what was written before the bit
+        // was set is seen by whoever finds the bit.
+        if self.ipis.fetch_or(ipi as u32, Ordering::AcqRel) == 0 {
+            // Relaxed: a statistic.
+            self.ipis_sent.fetch_add(1, Ordering::Relaxed);
+            apic::send(self.apic_id(), vector::IPI);
+        }
+    }
+
+    /// Takes the IPIs that wait: clear, then act. A bit set after the clear comes with
+    /// an interrupt of its own.
+    pub fn take_ipis(&self) -> u32 {
+        // AcqRel: pairs with the fetch_or in `send_ipi`.
+        self.ipis.swap(0, Ordering::AcqRel)
+    }
+
     /// Changes this CPU's interrupt stacks. Only by the CPU itself, interrupts
     /// off, not on one of the stacks.
     pub fn set_ist(&self, ist: [(Ist, u64); 3]) {
@@ -111,6 +214,25 @@ impl Pcpu {
             descriptors.set_ist(which, top);
         }
     }
+}
+
+/// The IPIs that share a vector, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ipi {
+    /// A better thread is queued: `sched::ipi_preempt`.
+    Preempt = 1,
+    /// Nothing but the interrupt: its exit is the effect.
+    Ast = 2,
+}
+
+/// This CPU's run queue, locked. One step, so that the thread cannot move to another
+/// CPU between finding the queue and locking it.
+pub fn this_runq() -> SpinlockGuard<'static, Runq, Machine> {
+    spinlock_enter::<Machine>();
+    let guard = this().runq.lock();
+    spinlock_exit::<Machine>();
+    guard
 }
 
 /// The block of the CPU that runs this. It is the caller's own only as long as

@@ -1,11 +1,13 @@
 //! The machine as kcore sees it: [`kcore::port::Port`] over [`crate::arch`].
 
 use kcore::cpu::{CpuId, CpuSet};
+use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
 use kcore::shim::spin_loop;
+use kcore::spinlock::SpinState;
 
 use crate::arch::{apic, cpu, vector};
-use crate::pcpu;
+use crate::{pcpu, sched};
 
 /// This machine.
 #[derive(Debug)]
@@ -14,7 +16,27 @@ pub struct Machine;
 /// The kernel's spinlock.
 pub type Spinlock<T> = kcore::spinlock::Spinlock<T, Machine>;
 
+/// The one deliberate step up: the end of a critical section may switch threads.
+impl Preempt for Machine {
+    fn preempt(crit: &CritState) {
+        sched::preempt(crit);
+    }
+}
+
+/// A critical section of the current thread.
+pub type CriticalGuard = kcore::port::CriticalGuard<Machine>;
+
 impl Port for Machine {
+    #[inline]
+    fn crit() -> &'static CritState {
+        &sched::curthread().crit
+    }
+
+    #[inline]
+    fn spin() -> &'static SpinState {
+        &sched::curthread().spin
+    }
+
     #[inline]
     fn cpu() -> CpuId {
         pcpu::this().id()

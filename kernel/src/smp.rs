@@ -12,7 +12,7 @@ use crate::arch::paging::{Access, MapError, PAGE_SIZE};
 use crate::arch::{ap, apic, cpu};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu};
-use crate::{acpi, clock, globals, mem};
+use crate::{acpi, clock, globals, mem, sched, thread};
 
 /// How long a CPU may take from its start-up IPI to being online, in
 /// nanoseconds. On hardware it is a millisecond; the rest is for a host that
@@ -104,6 +104,10 @@ fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
     let stack = kstack::allocate().map_err(Reason::OutOfMemory)?;
     let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
     let ist = interrupt_stacks().map_err(Reason::OutOfMemory)?;
+    let idle = thread::adopt("idle", id).ok_or(Reason::TooMany)?;
+    block.set_curthread(idle);
+    block.set_idle(idle);
+    block.timers.lock().init();
     let start: &'static Start = Box::leak(Box::new(Start { block, ist }));
     pcpu::register(block);
     ap::expect(apic_id, stack, core::ptr::from_ref(start) as u64);
@@ -162,15 +166,11 @@ pub unsafe fn ap_main(argument: u64) -> ! {
         start.block.apic_id(),
         apic::id()
     );
+    clock::init_this_cpu();
+    globals::IDLE.insert(start.block.id());
     globals::ONLINE.insert(start.block.id());
-    idle()
-}
-
-/// What a CPU does that has nothing to do.
-pub fn idle() -> ! {
-    loop {
-        cpu::wait_for_interrupt();
-    }
+    cpu::enable_interrupts();
+    sched::idle()
 }
 
 /// The CPUs that are online.

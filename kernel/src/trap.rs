@@ -4,45 +4,107 @@
 //! handlers run with interrupts off, on the interrupted stack (NMI, double fault
 //! and machine check on their own), and return to what they interrupted.
 
+use kcore::critical::CritState;
+use kcore::intr::{Heart, IntrContext};
 use kcore::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{apic, cpu, vector};
 use crate::mem::kstack;
-use crate::{globals, panic, pcpu};
+use crate::pcpu::Ipi;
+use crate::port::Machine;
+use crate::{globals, panic, pcpu, sched};
 
 /// Deals with the interrupt or exception in `frame`. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
-    let number = frame.vector as u8;
-    match number {
+    match frame.vector as u8 {
         vector::NMI => nmi(frame),
-        0..vector::FIRST_EXTERNAL => exception(number, frame),
+        number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
+        number => interrupt(number),
+    }
+}
+
+/// An interrupt, from its beginning to the one place where it may switch threads:
+/// handled, acknowledged (in the order that [`vector`] says), finished, paid.
+fn interrupt(number: u8) {
+    let crit = &sched::curthread().crit;
+    let intr = begin(crit);
+    let this = pcpu::this();
+    let acked = match number {
         vector::TIMER => {
-            apic::end_of_interrupt();
-            count(&pcpu::this().timer_interrupts);
+            let acked = intr.eoi(apic::end_of_interrupt);
+            count(&this.timer_interrupts);
+            after_eoi(crit, sched::timer_interrupt);
+            acked
+        }
+        vector::IPI => {
+            let acked = intr.eoi(apic::end_of_interrupt);
+            count(&this.ipis_taken);
+            after_eoi(crit, || ipis(this.take_ipis()));
+            acked
         }
         vector::RENDEZVOUS => {
-            count(&pcpu::this().rendezvous_interrupts);
+            count(&this.rendezvous_interrupts);
+            let section = intr.nested_section();
             if !globals::RENDEZVOUS.interrupt() {
-                count(&pcpu::this().stray_interrupts);
+                count(&this.stray_interrupts);
             }
-            apic::end_of_interrupt();
+            drop(section);
+            intr.eoi(apic::end_of_interrupt)
         }
         vector::IO_APIC_BASE..=vector::IO_APIC_LAST => {
-            count(&pcpu::this().device_interrupts);
-            apic::end_of_interrupt();
+            count(&this.device_interrupts);
+            intr.eoi(apic::end_of_interrupt)
         }
         vector::APIC_ERROR => {
-            let errors = apic::take_errors();
-            apic::end_of_interrupt();
-            panic!("local APIC error, status {errors:#x}");
+            panic!("local APIC error, status {:#x}", apic::take_errors());
         }
         vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => {
-            count(&pcpu::this().stray_interrupts);
+            count(&this.stray_interrupts);
+            intr.eoi(|| ())
         }
         _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
+    };
+    acked.finish().pay::<Machine>();
+}
+
+/// Begins an interrupt in the way of this boot's heart.
+fn begin(crit: &CritState) -> IntrContext<'_> {
+    match heart() {
+        Heart::Typed => IntrContext::enter(crit),
+        Heart::Freebsd => IntrContext::enter_uncounted(crit),
     }
+}
+
+/// Runs what a handler does after the acknowledgement. FreeBSD's heart does so in a
+/// critical section, whose exit may switch there and then.
+fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
+    match heart() {
+        Heart::Typed => handler(),
+        Heart::Freebsd => {
+            crit.enter();
+            handler();
+            crit.exit::<Machine>();
+        }
+    }
+}
+
+/// The heart of this boot: `heart=` in the test image, else the typed one.
+#[inline]
+fn heart() -> Heart {
+    #[cfg(feature = "ktest")]
+    return crate::ktest::heart();
+    #[cfg(not(feature = "ktest"))]
+    Heart::Typed
+}
+
+/// The IPIs of a bitmap.
+fn ipis(bits: u32) {
+    if bits & Ipi::Preempt as u32 != 0 {
+        sched::ipi_preempt();
+    }
+    // Ipi::Ast asks for nothing but the interrupt.
 }
 
 fn count(counter: &AtomicU64) {

@@ -22,6 +22,7 @@ const MILLISECOND: u64 = 1_000_000;
 ktest! {
     /// One interrupt, no more, and not before its time.
     fn one_shot() [] {
+        ktest::take_timers();
         for nanoseconds in [MILLISECOND, 3 * MILLISECOND, 1] {
             let (before, start) = (ticks(), clock::since_entry());
             clock::interrupt_after(nanoseconds);
@@ -40,6 +41,7 @@ ktest! {
 ktest! {
     /// Again and again, until stopped.
     fn periodic() [] {
+        ktest::take_timers();
         let before = ticks();
         clock::interrupt_every(MILLISECOND);
         while ticks() < before + 10 {
@@ -55,6 +57,7 @@ ktest! {
 ktest! {
     /// Every CPU's own timer reaches that CPU.
     fn timers_of_all_cpus() [] {
+        ktest::take_timers();
         use kcore::rendezvous::Phase;
         let start = |_: &_| clock::interrupt_every(MILLISECOND);
         let stop = |_: &_| clock::stop_timer();
@@ -72,6 +75,7 @@ ktest! {
 ktest! {
     /// The deadline mode, where there is one.
     fn tsc_deadline() [] {
+        ktest::take_timers();
         let (before, start) = (ticks(), clock::since_entry());
         if !clock::interrupt_at_deadline(MILLISECOND) {
             ktest::skip("CPUID has no TSC-deadline");

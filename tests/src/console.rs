@@ -1,5 +1,6 @@
 //! The console in bad moments.
 
+use kcore::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::{arch, globals, ktest};
 
 ktest! {
@@ -20,14 +21,21 @@ ktest! {
         smp = "2..=64", expect = "panic", console = "the one who speaks",
         console = "cpu1: stopped by NMI: rip ",
     ] {
-        use kcore::rendezvous::Phase;
-        let action = |context: &kcore::rendezvous::IpiCtx| {
-            if context.cpu().index() == 1 {
-                core::mem::forget(globals::CONSOLE.lock());
+        let held = alloc::sync::Arc::new(AtomicBool::new(false));
+        let seen = alloc::sync::Arc::clone(&held);
+        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        let holder = kernel::thread::Builder::new("holder").on(cpu1).spawn(move || {
+            let _held = globals::CONSOLE.lock();
+            // Relaxed: only that it comes.
+            seen.store(true, Ordering::Relaxed);
+            loop {
+                spin_loop();
             }
-        };
-        kernel::smp::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier)
-            .unwrap();
+        });
+        holder.unwrap();
+        while !held.load(Ordering::Relaxed) {
+            spin_loop();
+        }
         panic!("the one who speaks");
     }
 }

@@ -169,6 +169,20 @@ pub fn gs_self() -> *const () {
     block
 }
 
+/// The second word of this CPU's per-CPU block: the thread that runs. One load, so
+/// it is right even if the thread moves to another CPU before the answer is used.
+#[must_use]
+#[inline]
+pub fn gs_curthread() -> *const () {
+    let thread: *const ();
+    // SAFETY: once set_gs_base ran, GS:8 is mapped. A thread that runs always finds
+    // itself there, so the load may be repeated or left out (pure, readonly).
+    unsafe {
+        asm!("mov {}, gs:[8]", out(reg) thread, options(pure, readonly, nostack, preserves_flags));
+    };
+    thread
+}
+
 /// Whether [`set_gs_base`] ran on this CPU: a kernel address is in GS base.
 #[must_use]
 pub fn gs_is_set() -> bool {

@@ -6,6 +6,7 @@
 //! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none |
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
 //! | 0xef | local APIC timer | before the handler |
+//! | 0xf2 | IPIs by bitmap: preempt, AST | before the handler |
 //! | 0xf3 | rendezvous | after the handler |
 //! | 0xfe | local APIC error | before the panic |
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
@@ -25,6 +26,8 @@ pub const IO_APIC_BASE: u8 = 0x30;
 pub const IO_APIC_LAST: u8 = IO_APIC_BASE + 23;
 /// The local APIC timer.
 pub const TIMER: u8 = 0xef;
+/// The IPIs that share a vector and say in a word of the per-CPU block what they are.
+pub const IPI: u8 = 0xf2;
 /// The rendezvous IPI; class 15, above everything but errors.
 pub const RENDEZVOUS: u8 = 0xf3;
 /// The local APIC's error interrupt.

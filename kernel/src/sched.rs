@@ -1,0 +1,629 @@
+//! The scheduler's mechanism: switching, waking, preempting. Policy is in
+//! [`kcore::sched`] and [`kcore::runq`].
+//!
+//! Each CPU has a run queue with a lock, and that lock is everything:
+//!
+//! * A thread's state, CPU and effective priority change only under the run-queue
+//!   lock of the CPU it belongs to ([`Thread::cpu`]); who wants another CPU's thread
+//!   takes that CPU's lock and then looks whether the thread still belongs there
+//!   ([`lock_cpu_of`]).
+//! * The lock is held *across* a switch: the thread that is switched to releases it.
+//!   Whoever gets the lock of a CPU therefore sees every thread of it either running
+//!   or completely switched out, never in between. There is no "still on its CPU" flag
+//!   to wait for.
+//!
+//! A thread comes into a switch with that lock as its only spinlock and so exactly one
+//! level deep, outside any interrupt, and comes out of it the same way, maybe on
+//! another CPU. [`mi_switch`] asserts it with values: a switch anywhere else would be
+//! the bug this kernel is about.
+//!
+//! Who is told what: a better thread on this CPU makes the current one owe its
+//! preemption, paid at its next exit from a critical section or at the end of the
+//! interrupt. On another CPU it sends one IPI; none more until that CPU has switched
+//! ([`Runq::owepreempt`], cleared by the switch and not by the handler: FreeBSD r355644
+//! tells what comes of the other way).
+
+use core::mem;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::critical::CritState;
+use kcore::kassert;
+use kcore::port::Port;
+use kcore::runq::RunQueue;
+use kcore::sched::{Resched, maybe_preempt, place};
+use kcore::shim::{AtomicU64, Ordering};
+use kcore::spinlock::SpinlockGuard;
+use kcore::thread::{Priority, ThreadState};
+
+use crate::arch::{context, cpu};
+use crate::pcpu::{self, Ipi, Pcpu};
+use crate::port::Machine;
+use crate::thread::{self, RunLinks, Thread, TimerPositions};
+use crate::{clock, globals, smp};
+
+/// How long a thread runs before one of the same priority gets its turn.
+const SLICE_NANOSECONDS: u64 = 10_000_000;
+
+/// The runnable threads of one CPU, and what it is doing.
+#[derive(Debug)]
+pub struct Runq {
+    queue: RunQueue,
+    /// The priority of the thread that runs.
+    current: Priority,
+    /// A preempt IPI is on its way, and there has been no switch since.
+    owepreempt: bool,
+    /// The thread that runs has used up its slice.
+    slice_over: bool,
+}
+
+impl Runq {
+    /// Of a CPU that runs its first thread.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            queue: RunQueue::new(),
+            current: Priority::IDLE,
+            owepreempt: false,
+            slice_over: false,
+        }
+    }
+
+    /// The priority of the thread that runs.
+    #[must_use]
+    pub fn current(&self) -> Priority {
+        self.current
+    }
+
+    /// How many threads are queued.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.queue.len()
+    }
+
+    /// Whether no thread is queued.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn set_current(&mut self, priority: Priority) {
+        self.current = priority;
+    }
+}
+
+impl Default for Runq {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+type RunqGuard = SpinlockGuard<'static, Runq, Machine>;
+
+/// Why a thread stopped running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Reason {
+    /// It waits.
+    Sleep = 0,
+    /// It let others go first.
+    Yield = 1,
+    /// A better thread became runnable, or its slice was over.
+    Preempted = 2,
+    /// It has ended.
+    Exit = 3,
+    /// It was idle, and found something to do.
+    Idle = 4,
+}
+
+/// How many [`Reason`]s there are.
+pub const REASONS: usize = 5;
+
+/// What a CPU's scheduler has done. Written by the CPU itself.
+#[derive(Debug)]
+pub struct Counters {
+    /// Switches by [`Reason`].
+    pub switches: [AtomicU64; REASONS],
+    /// Better threads made runnable on this CPU.
+    pub requested: AtomicU64,
+    /// Of these, how many had to wait for the end of a critical section or interrupt.
+    pub deferred: AtomicU64,
+    /// Payments that found the better thread gone.
+    pub cancelled: AtomicU64,
+    /// Threads taken from other CPUs' queues.
+    pub stolen: AtomicU64,
+}
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            switches: [const { AtomicU64::new(0) }; REASONS],
+            requested: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            stolen: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    // Relaxed: a statistic of this CPU.
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// The thread that runs this. Right even if it moves to another CPU in between: it is
+/// the caller itself.
+#[must_use]
+#[inline]
+pub fn curthread() -> &'static Thread {
+    // SAFETY: set for each CPU before it takes its first interrupt, and at each switch,
+    // to a thread; threads are never freed.
+    unsafe { &*cpu::gs_curthread().cast::<Thread>() }
+}
+
+// Waking.
+
+/// Makes `thread` runnable if it sleeps; whether it did. Any context but NMI; may be
+/// called with the lock of the queue it waited in held.
+pub fn wakeup(thread: &'static Thread) -> bool {
+    let (owner, rq) = lock_cpu_of(thread);
+    if thread.state() != ThreadState::Sleeping {
+        return false;
+    }
+    // From before it said that it sleeps until it was off its CPU it held the lock
+    // that we hold now: it is switched out.
+    thread.set_state(ThreadState::Moving);
+    let current = rq.current;
+    let here = Machine::cpu();
+    let target = place(
+        thread.priority(),
+        owner.id(),
+        thread.is_pinned(),
+        here,
+        &smp::online(),
+        &idle_cpus(),
+        current,
+    );
+    if target == owner.id() {
+        enqueue(rq, owner, thread);
+    } else {
+        drop(rq);
+        let block = pcpu::of(target).expect("placed on a CPU that exists");
+        enqueue(block.runq.lock(), block, thread);
+    }
+    true
+}
+
+/// Queues a thread that has never run.
+pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) {
+    let here = Machine::cpu();
+    let target = cpu.unwrap_or_else(|| idle_cpus().iter().next().unwrap_or(here));
+    let block = pcpu::of(target).expect("spawned on a CPU that exists");
+    let rq = block.runq.lock();
+    thread.set_cpu(target);
+    thread.set_state(ThreadState::Moving);
+    enqueue(rq, block, thread);
+}
+
+/// The run queue of the CPU that `thread` belongs to, locked.
+fn lock_cpu_of(thread: &Thread) -> (&'static Pcpu, RunqGuard) {
+    loop {
+        let cpu = thread.cpu();
+        let owner = pcpu::of(cpu).expect("a thread is on a CPU that exists");
+        let rq = owner.runq.lock();
+        // It may have gone elsewhere before we had the lock; while we have it, not.
+        if thread.cpu() == cpu {
+            return (owner, rq);
+        }
+    }
+}
+
+/// Queues `thread`, which is on no queue, on `target`, and sees to it that it gets
+/// its turn if it is better than what runs there.
+fn enqueue(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
+    thread.set_cpu(target.id());
+    thread.set_state(ThreadState::Runnable);
+    rq.queue
+        .push_back(&RunLinks, thread.index(), thread.priority());
+    match maybe_preempt(thread.priority(), rq.current, target.id(), Machine::cpu()) {
+        Resched::None => {}
+        Resched::Local => {
+            count(&target.sched.requested);
+            // Paid when the lock is released, or later: somebody is in a section.
+            curthread().crit.owe();
+        }
+        Resched::Remote(_) => {
+            if !rq.owepreempt {
+                rq.owepreempt = true;
+                target.send_ipi(Ipi::Preempt);
+            }
+        }
+    }
+}
+
+/// The CPUs whose idle thread runs; a guess by the time it is read.
+fn idle_cpus() -> CpuSet {
+    globals::IDLE.snapshot()
+}
+
+// Switching.
+
+/// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
+/// into, and runs something else until [`wakeup`] or until `nanoseconds` are over.
+pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<u64>) {
+    let me = curthread();
+    let here = pcpu::this();
+    if let Some(nanoseconds) = nanoseconds {
+        let deadline = clock::ticks_from_now(nanoseconds);
+        // Relaxed: the thread's own.
+        me.timer_cpu
+            .store(here.id().index() as u32, Ordering::Relaxed);
+        here.timers.lock().insert(me, deadline);
+        clock::arm(deadline);
+    }
+    let rq = here.runq.lock();
+    me.set_state(ThreadState::Sleeping);
+    drop(list);
+    mi_switch(rq, Reason::Sleep, true);
+    if nanoseconds.is_some() {
+        // Relaxed: the thread's own.
+        let cpu = me.timer_cpu.load(Ordering::Relaxed) as usize;
+        if let Some(block) = CpuId::new(cpu).and_then(pcpu::of) {
+            block.timers.lock().remove(me);
+        }
+    }
+}
+
+/// Waits for `nanoseconds`. Thread context, outside critical sections.
+#[track_caller]
+pub fn sleep_for(nanoseconds: u64) {
+    let queue = crate::waitq::WaitQueue::new();
+    let _time_is_up = queue.lock().sleep_for(nanoseconds);
+}
+
+/// Lets other threads of the same priority go first. Thread context, outside critical
+/// sections.
+pub fn yield_now() {
+    assert_may_sleep(0);
+    let mut rq = pcpu::this_runq();
+    rq.slice_over = true;
+    mi_switch(rq, Reason::Yield, true);
+}
+
+/// Ends the calling thread.
+pub(crate) fn exit() -> ! {
+    assert_may_sleep(0);
+    let me = curthread();
+    me.ended();
+    let rq = pcpu::this_runq();
+    me.set_state(ThreadState::Dead);
+    mi_switch(rq, Reason::Exit, true);
+    unreachable!("a dead thread runs");
+}
+
+/// Pays an owed preemption: [`kcore::critical::Preempt`] for this machine.
+pub(crate) fn preempt(crit: &CritState) {
+    let rq = pcpu::this_runq();
+    // The level that kept the lock's own sections from coming here again.
+    crit.leave();
+    // Again, under the lock: an interrupt may have paid while we came here, and
+    // FreeBSD, which does not look, then switches once for nothing.
+    if !crit.owepreempt() {
+        return release(rq, false);
+    }
+    mi_switch(rq, Reason::Preempted, false);
+}
+
+/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's
+/// run queue; it is released in the end, on whichever CPU that is, with or without a
+/// look at what is owed.
+pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
+    let here = pcpu::this();
+    let me = curthread();
+    assert_switch_legal(me, why);
+    me.crit.paid();
+    rq.owepreempt = false;
+    let over = mem::take(&mut rq.slice_over);
+    if me.state() == ThreadState::Running {
+        me.set_state(ThreadState::Runnable);
+        if !core::ptr::eq(me, here.idle()) {
+            if over {
+                rq.queue.push_back(&RunLinks, me.index(), me.priority());
+            } else {
+                rq.queue.push_front(&RunLinks, me.index(), me.priority());
+            }
+        }
+    }
+    let next = rq
+        .queue
+        .pop(&RunLinks)
+        .map_or_else(|| here.idle(), thread::at);
+    next.set_state(ThreadState::Running);
+    rq.current = next.priority();
+    note_idle(here, next);
+    if core::ptr::eq(next, me) {
+        if why == Reason::Preempted && !over {
+            count(&here.sched.cancelled);
+        }
+        return release(rq, pay);
+    }
+    count(&here.sched.switches[why as usize]);
+    if me.state() == ThreadState::Dead {
+        here.set_dead(me);
+    }
+    start_slice(next);
+    here.set_curthread(next);
+    mem::forget(rq);
+    // SAFETY: under this CPU's run-queue lock, where alone contexts are used.
+    let load = unsafe { *next.context.get() };
+    // SAFETY: interrupts are off; `next` was saved by its last switch, or prepared, and
+    // runs on no other CPU, since it was on this queue or is this CPU's idle thread.
+    unsafe { context::switch(me.context.get(), load) };
+    after_switch(pay);
+}
+
+/// Releases the run-queue lock without a switch.
+fn release(rq: RunqGuard, pay: bool) {
+    mem::forget(rq);
+    // SAFETY: the guard was just forgotten.
+    unsafe { pcpu::this().runq.unlock_handed_over(pay) };
+}
+
+/// The first thing after a switch: on this CPU, whichever it is now, the lock that the
+/// thread before us took is ours to release.
+fn after_switch(pay: bool) {
+    let here = pcpu::this();
+    let dead = here.take_dead();
+    // SAFETY: the thread before us forgot its guard in mi_switch.
+    unsafe { here.runq.unlock_handed_over(pay) };
+    if let Some(dead) = dead {
+        thread::vacate(dead);
+    }
+}
+
+/// Where a new thread begins: inside the switch that chose it.
+pub(crate) extern "C" fn begin() -> ! {
+    after_switch(true);
+    if let Some(entry) = curthread().take_entry() {
+        entry();
+    }
+    exit()
+}
+
+/// I3: a switch happens only in thread context, or at the one exit of an interrupt,
+/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
+fn assert_switch_legal(me: &Thread, why: Reason) {
+    let (nest, depth, spin) = (
+        me.crit.critnest(),
+        me.crit.interrupt_depth(),
+        me.spin.count(),
+    );
+    kassert!(
+        nest == 1 && depth == 0 && spin == 1 && !cpu::interrupts_enabled(),
+        "mi_switch ({why:?}) of {me}: critnest {nest} (must be 1), interrupt depth {depth} \
+         (must be 0), {spin} spinlocks (must be 1), interrupts {}",
+        if cpu::interrupts_enabled() {
+            "on"
+        } else {
+            "off"
+        }
+    );
+    #[cfg(feature = "ktest")]
+    if let Some(vector) = crate::arch::apic::in_service() {
+        panic!("kassert: mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
+    }
+}
+
+/// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
+#[track_caller]
+pub(crate) fn assert_may_sleep(held: u32) {
+    let me = curthread();
+    let (nest, spin) = (me.crit.critnest(), me.spin.count());
+    kassert!(
+        nest == held && spin == held && me.crit.interrupt_depth() == 0,
+        "{me} would sleep with critnest {nest}, {spin} spinlocks (of which {held} its own), \
+         interrupt depth {}",
+        me.crit.interrupt_depth()
+    );
+}
+
+// Interrupts.
+
+/// IPI_PREEMPT: somebody queued a better thread here. In interrupt context.
+pub(crate) fn ipi_preempt() {
+    let here = pcpu::this();
+    let mut rq = here.runq.lock();
+    match rq.queue.best() {
+        Some(best) if best.is_better_than(rq.current) => {
+            count(&here.sched.requested);
+            if curthread().crit.critnest() > 1 {
+                count(&here.sched.deferred);
+            }
+            curthread().crit.owe();
+        }
+        // It has been taken elsewhere; the next one needs an IPI of its own.
+        _ => rq.owepreempt = false,
+    }
+}
+
+/// The timer: wakes whose time has come, and ends the slice. In interrupt context.
+pub(crate) fn timer_interrupt() {
+    let here = pcpu::this();
+    clock::disarmed();
+    let now = cpu::tsc();
+    {
+        let mut timers = here.timers.lock();
+        while let Some(thread) = timers.pop_expired(now) {
+            wakeup(thread);
+        }
+        if let Some(next) = timers.next() {
+            clock::arm(next);
+        }
+    }
+    let me = curthread();
+    if core::ptr::eq(me, here.idle()) {
+        return;
+    }
+    let mut rq = here.runq.lock();
+    // Relaxed: this CPU's thread.
+    if now < me.slice_end.load(Ordering::Relaxed) {
+        clock::arm(me.slice_end.load(Ordering::Relaxed));
+    } else if rq
+        .queue
+        .best()
+        .is_some_and(|best| !rq.current.is_better_than(best))
+    {
+        rq.slice_over = true;
+        me.crit.owe();
+    } else {
+        start_slice(me);
+    }
+}
+
+/// Gives `thread`, which is going to run here, a whole slice.
+fn start_slice(thread: &Thread) {
+    if thread.priority() == Priority::IDLE {
+        return;
+    }
+    let end = cpu::tsc() + clock::ticks_of(SLICE_NANOSECONDS);
+    // Relaxed: this CPU's thread.
+    thread.slice_end.store(end, Ordering::Relaxed);
+    clock::arm(end);
+}
+
+// Idling.
+
+/// Keeps the set of idle CPUs.
+fn note_idle(here: &Pcpu, next: &Thread) {
+    let idle = core::ptr::eq(next, here.idle());
+    if idle != globals::IDLE.contains(here.id()) {
+        if idle {
+            globals::IDLE.insert(here.id());
+        } else {
+            globals::IDLE.remove(here.id());
+        }
+    }
+}
+
+/// What a CPU's idle thread does, for ever: looks for work elsewhere, and halts. The
+/// timer is armed only for sleepers, so an idle CPU with none is left alone.
+pub fn idle() -> ! {
+    loop {
+        assert_may_sleep(0);
+        if steal() {
+            // Queued here, and better than idling: paid when the lock was released.
+            continue;
+        }
+        // With interrupts off a wakeup, which is an interrupt, cannot come between
+        // the look and the halt: STI lets it in only behind HLT.
+        cpu::disable_interrupts();
+        if pcpu::this().runq.lock().is_empty() {
+            cpu::wait_for_interrupt();
+        } else {
+            cpu::enable_interrupts();
+            switch_from_idle();
+        }
+    }
+}
+
+fn switch_from_idle() {
+    let rq = pcpu::this_runq();
+    if !rq.is_empty() {
+        mi_switch(rq, Reason::Idle, true);
+    }
+}
+
+/// Takes a thread that waits for its turn on another CPU; whether there was one.
+fn steal() -> bool {
+    let here = pcpu::this();
+    let others = smp::online().difference(&CpuSet::single(here.id()));
+    for victim in others.iter().filter_map(pcpu::of) {
+        let mut rq = victim.runq.lock();
+        let movable = |index: u32| !thread::at(index).is_pinned();
+        if let Some((index, priority)) = rq.queue.find(&RunLinks, movable) {
+            rq.queue.remove(&RunLinks, index, priority);
+            let thread = thread::at(index);
+            thread.set_state(ThreadState::Moving);
+            drop(rq);
+            count(&here.sched.stolen);
+            enqueue(here.runq.lock(), here, thread);
+            return true;
+        }
+    }
+    false
+}
+
+/// What must hold when nothing is going on: no CPU owes a preemption to a thread that
+/// is in no section.
+pub fn assert_quiet() {
+    for block in smp::online().iter().filter_map(pcpu::of) {
+        let rq = block.runq.lock();
+        let lost = rq
+            .queue
+            .best()
+            .is_some_and(|best| best.is_better_than(rq.current));
+        kassert!(
+            !lost || rq.owepreempt || block.id() == Machine::cpu(),
+            "{}: {:?} is queued, {:?} runs, and nobody has been told",
+            block.id(),
+            rq.queue.best(),
+            rq.current
+        );
+    }
+}
+
+/// Timers of one CPU, over threads.
+#[derive(Debug)]
+pub struct Timers(Option<kcore::timerq::TimerQueue<'static>>);
+
+impl Timers {
+    /// None yet, and no room for any.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// Makes room for every thread there can be. Once.
+    pub(crate) fn init(&mut self) {
+        let room = alloc::vec![kcore::timerq::Timer::default(); thread::capacity()];
+        self.0 = Some(kcore::timerq::TimerQueue::new(room.leak()));
+    }
+
+    fn insert(&mut self, thread: &Thread, deadline: u64) {
+        self.0.as_mut().expect("this CPU's timers").insert(
+            &TimerPositions,
+            thread.index(),
+            deadline,
+        );
+    }
+
+    fn remove(&mut self, thread: &Thread) {
+        if let Some(queue) = &mut self.0 {
+            queue.remove(&TimerPositions, thread.index());
+        }
+    }
+
+    fn pop_expired(&mut self, now: u64) -> Option<&'static Thread> {
+        self.0
+            .as_mut()?
+            .pop_expired(&TimerPositions, now)
+            .map(thread::at)
+    }
+
+    fn next(&self) -> Option<u64> {
+        self.0.as_ref()?.next()
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,535 @@
+//! Kernel threads: the table of them, their birth and their end.
+//!
+//! A [`Thread`] is made once and kept for good: when a thread ends, its place and its
+//! stack wait for the next one. [`JoinHandle`] names place and generation, so one that
+//! is kept too long finds its thread gone, and not somebody else's.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::fmt;
+
+use kcore::critical::CritState;
+use kcore::runq::{Link, Links};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::spinlock::SpinState;
+use kcore::thread::{Priority, ThreadId, ThreadState};
+use kcore::timerq::{NOWHERE, Positions};
+use kcore::{cpu::CpuId, kassert};
+
+use crate::arch::context::Context;
+use crate::globals;
+use crate::mem::kstack;
+use crate::waitq::WaitQueue;
+
+/// The longest name that is kept, in bytes.
+const NAME: usize = 16;
+
+/// What a thread runs.
+type Entry = Box<dyn FnOnce() + Send>;
+
+/// A kernel thread.
+#[repr(C)]
+pub struct Thread {
+    /// First, so that `curthread` points at the words of every critical section.
+    pub(crate) crit: CritState,
+    pub(crate) spin: SpinState,
+
+    // Constant since the place was made.
+    index: u32,
+    stack: u64,
+
+    // Under the run-queue lock of `cpu`.
+    state: AtomicU8,
+    cpu: AtomicU32,
+    pub(crate) context: UnsafeCell<Context>,
+    pub(crate) link: Link,
+    /// What counts: the better of its own and what others lend it.
+    priority: AtomicU8,
+
+    // Under the lock of the queue that the thread waits in.
+    pub(crate) wait_link: Link,
+    pub(crate) waiting: AtomicBool,
+
+    // Under the timer lock of CPU `timer_cpu`.
+    timer_position: AtomicU32,
+    pub(crate) timer_cpu: AtomicU32,
+
+    // The thread's own.
+    pinned: AtomicU32,
+    base_priority: AtomicU8,
+    /// When its time slice ends, in ticks of the time-stamp counter.
+    pub(crate) slice_end: AtomicU64,
+
+    // Written by its maker before anyone can know the thread.
+    name: UnsafeCell<([u8; NAME], usize)>,
+    entry: UnsafeCell<Option<Entry>>,
+
+    /// Goes up when the thread ends.
+    generation: AtomicU32,
+    /// Those who wait for that.
+    joiners: WaitQueue,
+}
+
+// SAFETY: the parts that are not Sync by themselves: `context` is touched by the
+// switch only, under the run-queue lock; `name` and `entry` are written by the maker,
+// before the thread is queued, and then only read (name) or taken by the thread itself.
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    /// A thread that runs already, on the stack that it is on: a CPU's first.
+    #[must_use]
+    pub const fn running(index: u32, name: &str, cpu: u32, priority: Priority) -> Self {
+        Self {
+            crit: CritState::running(),
+            spin: SpinState::running(),
+            index,
+            stack: 0,
+            state: AtomicU8::new(ThreadState::Running as u8),
+            cpu: AtomicU32::new(cpu),
+            context: UnsafeCell::new(Context::EMPTY),
+            link: Link::new(),
+            priority: AtomicU8::new(priority.index() as u8),
+            wait_link: Link::new(),
+            waiting: AtomicBool::new(false),
+            timer_position: AtomicU32::new(NOWHERE),
+            timer_cpu: AtomicU32::new(0),
+            pinned: AtomicU32::new(0),
+            base_priority: AtomicU8::new(priority.index() as u8),
+            slice_end: AtomicU64::new(u64::MAX),
+            name: UnsafeCell::new(name_bytes(name)),
+            entry: UnsafeCell::new(None),
+            generation: AtomicU32::new(0),
+            joiners: WaitQueue::new(),
+        }
+    }
+
+    /// A place for threads to come, with its stack.
+    fn vacant(index: u32, stack: u64) -> Self {
+        Self {
+            stack,
+            state: AtomicU8::new(ThreadState::Free as u8),
+            ..Self::running(index, "", 0, Priority::NORMAL)
+        }
+    }
+
+    /// The number of its place in the table.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its name for messages, place and generation.
+    #[must_use]
+    pub fn id(&self) -> ThreadId {
+        // Relaxed: for messages, and by those who own the thread.
+        let generation = self.generation.load(Ordering::Relaxed);
+        ThreadId {
+            index: self.index,
+            generation,
+        }
+    }
+
+    /// The name that its maker gave it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        // SAFETY: written before the thread could be known, and not since.
+        let (bytes, len) = unsafe { &*self.name.get() };
+        core::str::from_utf8(&bytes[..*len]).unwrap_or("?")
+    }
+
+    /// Its critical sections: of the calling thread, or a guess.
+    #[must_use]
+    pub fn crit(&self) -> &CritState {
+        &self.crit
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn state(&self) -> ThreadState {
+        // Relaxed: exact under the run-queue lock, else for messages.
+        ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
+    }
+
+    /// Changes what it is doing. Under the run-queue lock of its CPU.
+    pub(crate) fn set_state(&self, next: ThreadState) {
+        let state = self.state();
+        kassert!(
+            state.may_become(next),
+            "{self}: {state:?} cannot become {next:?}"
+        );
+        // Relaxed: under the run-queue lock.
+        self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    /// The CPU that it runs on or is queued on, or last was.
+    #[must_use]
+    pub fn cpu(&self) -> CpuId {
+        // Relaxed: exact under the run-queue lock of that CPU: see `sched`.
+        CpuId::new(self.cpu.load(Ordering::Relaxed) as usize).unwrap_or(CpuId::BOOT)
+    }
+
+    pub(crate) fn set_cpu(&self, cpu: CpuId) {
+        // Relaxed: under the run-queue lock, or while the thread is on no queue.
+        self.cpu.store(cpu.index() as u32, Ordering::Relaxed);
+    }
+
+    /// The priority that counts, inherited or its own.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        to_priority(&self.priority)
+    }
+
+    /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
+    /// queue.
+    pub(crate) fn set_priority(&self, priority: Priority) {
+        // Relaxed: under the run-queue lock.
+        self.priority
+            .store(priority.index() as u8, Ordering::Relaxed);
+    }
+
+    /// Its own priority.
+    #[must_use]
+    pub fn base_priority(&self) -> Priority {
+        to_priority(&self.base_priority)
+    }
+
+    /// Whether it must stay on its CPU.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        // Relaxed: the thread's own, changed while it runs.
+        self.pinned.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps the calling thread on its CPU, preemptible as before, until
+    /// [`Self::unpin`]. Counts.
+    pub fn pin(&self) {
+        // Relaxed: the thread's own.
+        self.pinned
+            .store(self.pinned.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Undoes one [`Self::pin`].
+    ///
+    /// # Panics
+    /// If there is none to undo.
+    pub fn unpin(&self) {
+        // Relaxed: the thread's own.
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        kassert!(pinned > 0, "{self}: unpinned more often than pinned");
+        self.pinned.store(pinned - 1, Ordering::Relaxed);
+    }
+
+    /// Prepares a vacant place for a thread. By its maker, who alone knows it.
+    fn prepare(&self, new: &Builder<'_>, entry: Entry) {
+        self.crit.reset();
+        self.spin.reset();
+        self.set_priority(new.priority);
+        // Relaxed here and below: the run-queue lock publishes it.
+        self.base_priority
+            .store(new.priority.index() as u8, Ordering::Relaxed);
+        self.pinned
+            .store(u32::from(new.cpu.is_some()), Ordering::Relaxed);
+        // SAFETY: nobody else knows the thread.
+        unsafe { *self.name.get() = name_bytes(new.name) };
+        // SAFETY: the same.
+        unsafe { *self.entry.get() = Some(entry) };
+        // SAFETY: the stack of a place that no thread has.
+        let context = unsafe { Context::new(self.stack, crate::sched::begin) };
+        // SAFETY: nobody else knows the thread.
+        unsafe { *self.context.get() = context };
+    }
+
+    /// Takes what the thread is to run. By itself, once.
+    pub(crate) fn take_entry(&self) -> Option<Entry> {
+        // SAFETY: only the thread itself calls this, after its maker is done.
+        unsafe { (*self.entry.get()).take() }
+    }
+
+    /// The thread is at its end: its handles are out of date, and whoever waits for
+    /// it goes on. By itself.
+    pub(crate) fn ended(&self) {
+        let mut joiners = self.joiners.lock();
+        // Release: pairs with the Acquire in `is_finished`.
+        self.generation.fetch_add(1, Ordering::Release);
+        while let Some(joiner) = joiners.take_best() {
+            crate::sched::wakeup(joiner);
+        }
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.id(), self.name())
+    }
+}
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn to_priority(value: &AtomicU8) -> Priority {
+    // Relaxed: see the callers.
+    Priority::new(value.load(Ordering::Relaxed)).unwrap_or(Priority::IDLE)
+}
+
+/// As much of `name` as is kept.
+const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
+    let mut bytes = [0; NAME];
+    let len = if name.len() < NAME { name.len() } else { NAME };
+    let (kept, _rest) = name.as_bytes().split_at(len);
+    bytes.split_at_mut(len).0.copy_from_slice(kept);
+    (bytes, len)
+}
+
+/// The table: place to thread. For the queues of kcore, which know numbers.
+#[derive(Debug)]
+pub struct RunLinks;
+/// As [`RunLinks`], for wait queues.
+#[derive(Debug)]
+pub struct WaitLinks;
+/// As [`RunLinks`], for timer queues.
+#[derive(Debug)]
+pub struct TimerPositions;
+
+impl Links for RunLinks {
+    fn link(&self, thread: u32) -> &Link {
+        &at(thread).link
+    }
+}
+
+impl Links for WaitLinks {
+    fn link(&self, thread: u32) -> &Link {
+        &at(thread).wait_link
+    }
+}
+
+impl Positions for TimerPositions {
+    fn position(&self, thread: u32) -> u32 {
+        // Relaxed: under the timer lock.
+        at(thread).timer_position.load(Ordering::Relaxed)
+    }
+
+    fn set_position(&self, thread: u32, position: u32) {
+        // Relaxed: under the timer lock.
+        at(thread).timer_position.store(position, Ordering::Relaxed);
+    }
+}
+
+/// The thread of a number that a queue gave.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn at(index: u32) -> &'static Thread {
+    let table = globals::THREADS
+        .get()
+        .expect("the thread table is there before any queue");
+    // Acquire: pairs with the Release in `enter`.
+    let thread = table[index as usize].load(Ordering::Acquire);
+    // SAFETY: null, or a thread, which is never freed.
+    unsafe { thread.as_ref() }.expect("a queue names threads that exist")
+}
+
+/// Makes the table, for one thread to so many bytes of memory and at least as many as
+/// CPUs need, and enters the boot thread. Once, after the heap.
+pub fn init(usable_bytes: u64) {
+    const BYTES_PER_THREAD: u64 = 256 << 10;
+    let count = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
+    let table: Vec<AtomicPtr<Thread>> = (0..count)
+        .map(|_| AtomicPtr::new(core::ptr::null_mut()))
+        .collect();
+    globals::THREADS.call_once(|| table.into_boxed_slice());
+    enter(&globals::BOOT_THREAD);
+}
+
+/// How many threads there can be.
+#[must_use]
+pub fn capacity() -> usize {
+    globals::THREADS.get().map_or(1, |table| table.len())
+}
+
+fn enter(thread: &'static Thread) {
+    if let Some(table) = globals::THREADS.get() {
+        let thread_pointer = core::ptr::from_ref(thread).cast_mut();
+        // Release: pairs with the Acquire in `at`.
+        table[thread.index as usize].store(thread_pointer, Ordering::Release);
+    }
+}
+
+/// Makes the thread that the calling CPU is running already, when it starts: it will
+/// be the CPU's idle thread. `None` if the table is full.
+#[must_use]
+pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
+    let index = next_place().ok()?;
+    let thread = Thread::running(index, name, cpu.index() as u32, Priority::IDLE);
+    let thread: &'static Thread = Box::leak(Box::new(thread));
+    enter(thread);
+    Some(thread)
+}
+
+/// A number that no thread has had.
+fn next_place() -> Result<u32, SpawnError> {
+    let mut next = globals::NEXT_THREAD.lock();
+    if *next as usize >= capacity() {
+        return Err(SpawnError::TableFull {
+            capacity: capacity(),
+        });
+    }
+    *next += 1;
+    Ok(*next - 1)
+}
+
+/// Why there is no new thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpawnError {
+    /// There are as many threads as there can be.
+    TableFull {
+        /// So many.
+        capacity: usize,
+    },
+    /// There was no memory for its stack.
+    OutOfMemory,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
+            Self::OutOfMemory => f.write_str("no memory for a thread's stack"),
+        }
+    }
+}
+
+impl core::error::Error for SpawnError {}
+
+/// A thread to be: name, priority and CPU.
+#[derive(Debug)]
+#[must_use = "nothing runs before `spawn`"]
+pub struct Builder<'a> {
+    name: &'a str,
+    priority: Priority,
+    cpu: Option<CpuId>,
+}
+
+impl<'a> Builder<'a> {
+    /// A thread called `name` (16 bytes of it), of normal priority, on any CPU.
+    pub fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            priority: Priority::NORMAL,
+            cpu: None,
+        }
+    }
+
+    /// With this priority.
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// Pinned to this CPU from the start.
+    pub fn on(self, cpu: CpuId) -> Self {
+        Self {
+            cpu: Some(cpu),
+            ..self
+        }
+    }
+
+    /// Makes the thread and lets it run `entry`. Thread context, no spinlock held:
+    /// allocates.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing will run then.
+    pub fn spawn(self, entry: impl FnOnce() + Send + 'static) -> Result<JoinHandle, SpawnError> {
+        let thread = vacant()?;
+        thread.prepare(&self, Box::new(entry));
+        let handle = JoinHandle {
+            thread,
+            generation: thread.id().generation,
+        };
+        crate::sched::add_new(thread, self.cpu);
+        Ok(handle)
+    }
+}
+
+/// Makes the idle thread of a CPU that runs another thread already. It is on no
+/// queue; the switch falls back on it.
+///
+/// # Errors
+/// [`SpawnError`].
+pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnError> {
+    let thread = vacant()?;
+    let new = Builder {
+        name: "idle",
+        priority: Priority::IDLE,
+        cpu: Some(cpu),
+    };
+    thread.prepare(&new, Box::new(move || entry()));
+    thread.set_cpu(cpu);
+    thread.set_state(ThreadState::Moving);
+    thread.set_state(ThreadState::Runnable);
+    Ok(thread)
+}
+
+/// A vacant place: one whose thread has ended, or a new one.
+fn vacant() -> Result<&'static Thread, SpawnError> {
+    let used = globals::VACANT_THREADS.lock().take_best();
+    if let Some(thread) = used {
+        return Ok(thread);
+    }
+    let index = next_place()?;
+    let stack = kstack::allocate().map_err(|_error| SpawnError::OutOfMemory)?;
+    let thread: &'static Thread = Box::leak(Box::new(Thread::vacant(index, stack)));
+    enter(thread);
+    Ok(thread)
+}
+
+/// The place of `thread`, which is dead and off its CPU, may be used again.
+pub(crate) fn vacate(thread: &'static Thread) {
+    thread.set_state(ThreadState::Free);
+    globals::VACANT_THREADS.lock().push(thread);
+}
+
+/// A thread that can be waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinHandle {
+    thread: &'static Thread,
+    generation: u32,
+}
+
+impl JoinHandle {
+    /// The thread's name for messages.
+    #[must_use]
+    pub fn id(&self) -> ThreadId {
+        ThreadId {
+            index: self.thread.index,
+            generation: self.generation,
+        }
+    }
+
+    /// The thread, as long as it is this one: `None` once it has ended.
+    #[must_use]
+    pub fn thread(&self) -> Option<&'static Thread> {
+        (!self.is_finished()).then_some(self.thread)
+    }
+
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        // Acquire: pairs with the Release in `ended`.
+        self.thread.generation.load(Ordering::Acquire) != self.generation
+    }
+
+    /// Waits until the thread has ended. Thread context, outside critical sections.
+    pub fn join(self) {
+        loop {
+            let joiners = self.thread.joiners.lock();
+            if self.is_finished() {
+                return;
+            }
+            joiners.sleep();
+        }
+    }
+}

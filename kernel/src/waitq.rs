@@ -1,0 +1,143 @@
+//! Waiting, and being woken.
+//!
+//! A waiter puts itself into the queue, goes to sleep and gives up the lock in one
+//! step, as far as a waker can see: the waker takes the same lock, so it comes either
+//! before (the waiter then finds that there is nothing to wait for, since it tests
+//! under the lock) or after (it finds the waiter). The locks are taken in the order
+//! wait queue, timers, run queue.
+
+use kcore::port::Port;
+use kcore::shim::Ordering;
+use kcore::spinlock::SpinlockGuard;
+use kcore::waitq::WaitList;
+
+use crate::port::{Machine, Spinlock};
+use crate::sched;
+use crate::thread::{self, Thread, WaitLinks};
+
+/// The threads that wait for one thing.
+#[derive(Debug)]
+pub struct WaitQueue(Spinlock<WaitList>);
+
+/// A wait queue that is locked.
+#[derive(Debug)]
+#[must_use = "the queue is unlocked at once if this is not kept"]
+pub struct WaitQueueGuard<'a> {
+    queue: &'a WaitQueue,
+    list: SpinlockGuard<'a, WaitList, Machine>,
+}
+
+impl WaitQueue {
+    /// Nobody waits.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Spinlock::new(WaitList::new()))
+    }
+
+    /// Locks the queue. What the threads wait for is tested, and changed, under it.
+    pub fn lock(&self) -> WaitQueueGuard<'_> {
+        WaitQueueGuard {
+            queue: self,
+            list: self.0.lock(),
+        }
+    }
+
+    /// Wakes the best thread that waits; whether there was one. Any context but NMI.
+    pub fn wake_one(&self) -> bool {
+        let mut guard = self.lock();
+        guard.take_best().is_some_and(sched::wakeup)
+    }
+
+    /// Wakes all threads that wait now; how many. Any context but NMI.
+    pub fn wake_all(&self) -> usize {
+        let mut guard = self.lock();
+        let mut count = 0;
+        while let Some(thread) = guard.take_best() {
+            count += usize::from(sched::wakeup(thread));
+        }
+        count
+    }
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WaitQueueGuard<'_> {
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Adds a thread.
+    pub(crate) fn push(&mut self, thread: &'static Thread) {
+        // Relaxed: under the queue's lock.
+        thread.waiting.store(true, Ordering::Relaxed);
+        self.list.push(&WaitLinks, thread.index());
+    }
+
+    fn remove(&mut self, thread: &'static Thread) {
+        self.list.remove(&WaitLinks, thread.index());
+        // Relaxed: under the queue's lock.
+        thread.waiting.store(false, Ordering::Relaxed);
+    }
+
+    /// The thread of the best priority that waits, the first of several.
+    #[must_use]
+    pub fn best(&self) -> Option<&'static Thread> {
+        self.list
+            .best(&WaitLinks, |index| thread::at(index).priority())
+            .map(thread::at)
+    }
+
+    /// Takes [`Self::best`] out of the queue.
+    pub(crate) fn take_best(&mut self) -> Option<&'static Thread> {
+        let thread = self.best()?;
+        self.remove(thread);
+        Some(thread)
+    }
+
+    /// Unlocks the queue and waits in it until woken. Thread context, outside
+    /// critical sections but for this lock.
+    #[track_caller]
+    pub fn sleep(self) {
+        self.wait(None);
+    }
+
+    /// As [`Self::sleep`], until `nanoseconds` have gone by at the latest; false if
+    /// they have.
+    #[track_caller]
+    pub fn sleep_for(self, nanoseconds: u64) -> bool {
+        self.wait(Some(nanoseconds))
+    }
+
+    #[track_caller]
+    fn wait(mut self, nanoseconds: Option<u64>) -> bool {
+        sched::assert_may_sleep(1);
+        let me = sched::curthread();
+        self.push(me);
+        let Self { queue, list } = self;
+        sched::sleep(list, nanoseconds);
+        if nanoseconds.is_none() {
+            return true;
+        }
+        // A waker takes its thread out of the queue: still in, the time was up.
+        let mut guard = queue.lock();
+        // Relaxed: under the queue's lock.
+        let timed_out = me.waiting.load(Ordering::Relaxed);
+        if timed_out {
+            guard.remove(me);
+        }
+        !timed_out
+    }
+}
+
+/// Whether the calling thread could be put to sleep here: it takes interrupts and is
+/// in no critical section.
+#[must_use]
+pub fn may_sleep() -> bool {
+    Machine::interrupts_enabled() && Machine::crit().critnest() == 0
+}

@@ -1,0 +1,365 @@
+//! Threads: birth, end, switching, waking, sleeping.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kcore::cpu::CpuId;
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::thread::Priority;
+use kernel::port::CriticalGuard;
+use kernel::thread::{Builder, JoinHandle, SpawnError};
+use kernel::waitq::WaitQueue;
+use kernel::{clock, ktest, pcpu, sched, smp};
+
+/// A thread of normal priority on any CPU.
+fn spawn(name: &str, entry: impl FnOnce() + Send + 'static) -> JoinHandle {
+    Builder::new(name).spawn(entry).expect("a thread")
+}
+
+fn cpu(index: usize) -> CpuId {
+    CpuId::new(index).expect("a CPU number")
+}
+
+/// Waits for what another CPU does.
+fn spin_until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        spin_loop();
+    }
+}
+
+ktest! {
+    /// A thread runs what it was given, under its name, and can be waited for.
+    fn spawn_and_join() [] {
+        let ran = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ran);
+        let handle = spawn("worker", move || {
+            assert_eq!(sched::curthread().name(), "worker");
+            assert_eq!(sched::curthread().crit().critnest(), 0);
+            assert!(kernel::arch::cpu::interrupts_enabled());
+            // Relaxed: the join orders it.
+            seen.store(true, Ordering::Relaxed);
+        });
+        handle.join();
+        assert!(ran.load(Ordering::Relaxed) && handle.is_finished() && handle.thread().is_none());
+        // A handle that is kept too long waits for nobody else.
+        let next = spawn("next", || sched::sleep_for(50_000_000));
+        handle.join();
+        assert!(!next.is_finished());
+        next.join();
+    }
+}
+
+ktest! {
+    /// A thousand threads at once, each with a stack of its own, on all CPUs.
+    fn a_thousand_threads() [] {
+        let gate = Arc::new(WaitQueue::new());
+        let open = Arc::new(AtomicBool::new(false));
+        let sum = Arc::new(AtomicU64::new(0));
+        let handles: Vec<_> = (0..1000_u64)
+            .map(|n| {
+                let (gate, open, sum) = (Arc::clone(&gate), Arc::clone(&open), Arc::clone(&sum));
+                spawn("many", move || {
+                    loop {
+                        let waiting = gate.lock();
+                        // Relaxed: under the queue's lock.
+                        if open.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        waiting.sleep();
+                    }
+                    sum.fetch_add(n, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        ktest::beat(1000);
+        {
+            let _closed = gate.lock();
+            open.store(true, Ordering::Relaxed);
+        }
+        gate.wake_all();
+        handles.into_iter().for_each(JoinHandle::join);
+        assert_eq!(sum.load(Ordering::Relaxed), 999 * 1000 / 2);
+    }
+}
+
+ktest! {
+    /// Places and stacks are used again.
+    fn many_lives() [] {
+        let (_usable, before) = kernel::mem::usage();
+        for _ in 0..200 {
+            let some: Vec<_> = (0..10).map(|_| spawn("short", || {})).collect();
+            some.into_iter().for_each(JoinHandle::join);
+        }
+        let (_usable, after) = kernel::mem::usage();
+        assert!(before - after < 8 << 20, "{} bytes for threads that have ended", before - after);
+    }
+}
+
+ktest! {
+    /// When all places are taken, the error says how many there are.
+    fn table_full() [qemu = "-m 512", console = "threads are in use"] {
+        let open = Arc::new(AtomicBool::new(false));
+        let mut handles = Vec::new();
+        let error = loop {
+            let open = Arc::clone(&open);
+            let wait = move || while !open.load(Ordering::Relaxed) {
+                sched::sleep_for(20_000_000);
+            };
+            match Builder::new("filler").spawn(wait) {
+                Ok(handle) => handles.push(handle),
+                Err(error) => break error,
+            }
+        };
+        log::info!("{} threads, then: {error}", handles.len());
+        assert_eq!(error, SpawnError::TableFull { capacity: kernel::thread::capacity() });
+        open.store(true, Ordering::Relaxed);
+        handles.into_iter().for_each(JoinHandle::join);
+        spawn("after", || {}).join();
+    }
+}
+
+/// Two threads that wake each other in turn, `rounds` times.
+fn ping_pong(first: CpuId, second: CpuId, rounds: u64) {
+    struct Table {
+        turn: AtomicU64,
+        queues: [WaitQueue; 2],
+    }
+    let table = Arc::new(Table {
+        turn: AtomicU64::new(0),
+        queues: [WaitQueue::new(), WaitQueue::new()],
+    });
+    let player = |me: u64, cpu: CpuId| {
+        let table = Arc::clone(&table);
+        let play = move || {
+            for round in 0..rounds {
+                loop {
+                    let waiting = table.queues[me as usize].lock();
+                    // Acquire: pairs with the Release below.
+                    if table.turn.load(Ordering::Acquire) == 2 * round + me {
+                        break;
+                    }
+                    waiting.sleep();
+                }
+                let other = table.queues[1 - me as usize].lock();
+                table.turn.fetch_add(1, Ordering::Release);
+                drop(other);
+                table.queues[1 - me as usize].wake_one();
+            }
+        };
+        Builder::new("player")
+            .on(cpu)
+            .spawn(play)
+            .expect("a thread")
+    };
+    let players = [player(0, first), player(1, second)];
+    players.into_iter().for_each(JoinHandle::join);
+    assert_eq!(table.turn.load(Ordering::Relaxed), 2 * rounds);
+}
+
+ktest! {
+    /// On one CPU.
+    fn ping_pong_on_one_cpu() [] { ping_pong(cpu(0), cpu(0), 2000); }
+}
+
+ktest! {
+    /// On two CPUs, each halted while the other plays: no wakeup is lost between the
+    /// look and the halt.
+    fn ping_pong_on_two_cpus() [smp = "2..=64"] { ping_pong(cpu(0), cpu(1), 2000); }
+}
+
+ktest! {
+    /// The same with virtual CPUs that really run at once.
+    fn ping_pong_parallel() [smp = "2", qemu = "-accel tcg,thread=multi"] {
+        ping_pong(cpu(0), cpu(1), 2000);
+    }
+}
+
+ktest! {
+    /// A better thread made runnable here runs before its maker goes on.
+    fn preempts_here() [] {
+        let order = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&order);
+        let me = pcpu::this().id();
+        sched::curthread().pin();
+        let handle = Builder::new("better").priority(Priority::HIGHEST).on(me).spawn(move || {
+            // Relaxed here and below: one CPU.
+            seen.store(1, Ordering::Relaxed);
+        });
+        assert_eq!(order.load(Ordering::Relaxed), 1);
+        sched::curthread().unpin();
+        handle.expect("a thread").join();
+    }
+}
+
+ktest! {
+    /// In a critical section it waits for the outermost exit, at every depth.
+    fn critical_sections_defer() [] {
+        let me = sched::curthread();
+        me.pin();
+        let here = pcpu::this().id();
+        for depth in [1, 2, 3, 8, 64] {
+            for owed_at in [1, depth / 2 + 1, depth] {
+                let ran = Arc::new(AtomicBool::new(false));
+                let gate = Arc::new(WaitQueue::new());
+                let (seen, waits) = (Arc::clone(&ran), Arc::clone(&gate));
+                let handle = Builder::new("better").priority(Priority::HIGHEST).on(here).spawn(
+                    move || {
+                        waits.lock().sleep();
+                        // Relaxed here and below: one CPU.
+                        seen.store(true, Ordering::Relaxed);
+                    },
+                ).expect("a thread");
+                let mut levels = Vec::new();
+                for level in 1..=depth {
+                    levels.push(CriticalGuard::enter());
+                    if level == owed_at {
+                        assert!(gate.wake_one());
+                        assert!(me.crit().owepreempt());
+                    }
+                }
+                while levels.len() > 1 {
+                    levels.pop();
+                    assert!(!ran.load(Ordering::Relaxed));
+                }
+                levels.pop();
+                assert!(ran.load(Ordering::Relaxed), "depth {depth}, owed at {owed_at}");
+                assert!(!me.crit().owepreempt());
+                handle.join();
+            }
+        }
+        me.unpin();
+    }
+}
+
+ktest! {
+    /// A better thread for another CPU gets there by IPI, and runs before what runs
+    /// there has to give up the CPU.
+    fn preempts_there() [smp = "2..=64"] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let spinner = Builder::new("spinner").on(cpu(1)).priority(Priority::LOWEST).spawn(move || {
+            spin_until(|| seen.load(Ordering::Relaxed));
+        }).expect("a thread");
+        sched::sleep_for(1_000_000);
+        for round in 0..200 {
+            let ran = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&ran);
+            let better = Builder::new("better").on(cpu(1)).priority(Priority::HIGHEST);
+            let handle = better.spawn(move || seen.store(true, Ordering::Relaxed)).expect("a thread");
+            spin_until(|| ran.load(Ordering::Relaxed));
+            handle.join();
+            if round % 50 == 0 {
+                ktest::beat(round);
+            }
+        }
+        assert!(!spinner.is_finished());
+        stop.store(true, Ordering::Relaxed);
+        spinner.join();
+    }
+}
+
+ktest! {
+    /// Threads of one priority on one CPU take turns although none gives up the CPU.
+    fn round_robin() [] {
+        let turns = Arc::new([const { AtomicU64::new(0) }; 3]);
+        let stop = Arc::new(AtomicBool::new(false));
+        let handles: Vec<_> = (0..3)
+            .map(|n| {
+                let (turns, stop) = (Arc::clone(&turns), Arc::clone(&stop));
+                let spin = move || while !stop.load(Ordering::Relaxed) {
+                    turns[n].fetch_add(1, Ordering::Relaxed);
+                    spin_loop();
+                };
+                Builder::new("turn").on(cpu(0)).priority(Priority::LOWEST).spawn(spin).unwrap()
+            })
+            .collect();
+        let all = || turns.iter().all(|turn| turn.load(Ordering::Relaxed) > 0);
+        while !all() {
+            sched::sleep_for(5_000_000);
+        }
+        stop.store(true, Ordering::Relaxed);
+        handles.into_iter().for_each(JoinHandle::join);
+    }
+}
+
+ktest! {
+    /// Idle CPUs take threads that wait for their turn elsewhere.
+    fn work_is_stolen() [smp = "2..=8"] {
+        let (stop, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let cpus = smp::online().len() as u64;
+        let handles: Vec<_> = (0..cpus)
+            .map(|_| {
+                let (stop, running) = (Arc::clone(&stop), Arc::clone(&running));
+                spawn("busy", move || {
+                    running.fetch_add(1, Ordering::Relaxed);
+                    spin_until(|| stop.load(Ordering::Relaxed));
+                })
+            })
+            .collect();
+        while running.load(Ordering::Relaxed) < cpus {
+            sched::sleep_for(1_000_000);
+        }
+        stop.store(true, Ordering::Relaxed);
+        handles.into_iter().for_each(JoinHandle::join);
+    }
+}
+
+ktest! {
+    /// A sleeper wakes in its time, not before, and in the order of the times.
+    fn sleeping() [] {
+        let order = Arc::new(AtomicU64::new(0));
+        let handles: Vec<_> = [30, 10, 20]
+            .into_iter()
+            .map(|milliseconds| {
+                let order = Arc::clone(&order);
+                Builder::new("sleeper").on(cpu(0)).spawn(move || {
+                    let start = clock::since_entry();
+                    sched::sleep_for(milliseconds * 1_000_000);
+                    let slept = clock::since_entry() - start;
+                    assert!(slept + slept / 100 >= milliseconds * 1_000_000, "{slept} ns");
+                    order.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |order| {
+                        Some(order * 100 + milliseconds)
+                    }).unwrap();
+                }).unwrap()
+            })
+            .collect();
+        handles.into_iter().for_each(JoinHandle::join);
+        assert_eq!(order.load(Ordering::Relaxed), 10_20_30);
+    }
+}
+
+ktest! {
+    /// A timed wait ends by whichever comes first, and says which.
+    fn timed_wait() [] {
+        let queue = Arc::new(WaitQueue::new());
+        assert!(!queue.lock().sleep_for(2_000_000));
+        let waker = Arc::clone(&queue);
+        let handle = spawn("waker", move || while !waker.wake_one() {
+            sched::yield_now();
+        });
+        assert!(queue.lock().sleep_for(60_000_000_000));
+        handle.join();
+        // The time of the wait that was cut short must not wake the next one.
+        assert!(!queue.lock().sleep_for(3_000_000));
+        assert!(queue.lock().is_empty());
+    }
+}
+
+ktest! {
+    /// Sleeping in a critical section is found, with the thread's name and count.
+    fn sleep_in_a_critical_section() [
+        expect = "assert", console = "thread0.0 \"boot\" would sleep with critnest 2, 1 spinlocks",
+    ] {
+        let _section = CriticalGuard::enter();
+        sched::sleep_for(1_000_000);
+    }
+}
+
+ktest! {
+    /// A thread that ends inside a critical section (a guard that was forgotten).
+    fn exit_in_a_critical_section() [
+        expect = "assert", console = "\"careless\" would sleep with critnest 1",
+    ] {
+        spawn("careless", || core::mem::forget(CriticalGuard::enter())).join();
+    }
+}
