@@ -60,6 +60,13 @@ pub static HEART: Once<kcore::intr::Heart> = Once::new();
 #[cfg(feature = "ktest")]
 pub static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// What is single-stepped.
+#[cfg(feature = "ktest")]
+pub static STEPPER: crate::ktest::step::Stepper = crate::ktest::step::Stepper::new();
+/// Which of `ktest::bugs` are brought back: a bit for each.
+#[cfg(feature = "ktest")]
+pub static BUGS: Once<u64> = Once::new();
+
 // Each with its own lock.
 
 /// Free physical memory.

@@ -208,9 +208,13 @@ fn read_command_line(record: &BootRecord) {
         log::warn!(target: "kernel", "{unused} bytes of the loader's module are not used");
     }
     #[cfg(feature = "ktest")]
-    crate::ktest::bugs::report_unknown();
+    crate::ktest::bugs::report();
     #[cfg(not(feature = "ktest"))]
-    for (key, value) in [("test", words.test), ("bug", words.bug), ("heart", words.heart)] {
+    for (key, value) in [
+        ("test", words.test),
+        ("bug", words.bug),
+        ("heart", words.heart),
+    ] {
         if value.is_some() {
             log::warn!(target: "kernel", "command line: {key}= is for the test image, ignored");
         }

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod bugs;
+pub mod step;
 
 use core::fmt::{Arguments, Write};
 use core::panic::Location;

@@ -440,6 +440,10 @@ pub(crate) fn assert_may_sleep(held: u32) {
 pub(crate) fn ipi_preempt() {
     let here = pcpu::this();
     let mut rq = here.runq.lock();
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::FlagClearedInHandler) {
+        rq.owepreempt = false;
+    }
     match rq.queue.best() {
         Some(best) if best.is_better_than(rq.current) => {
             count(&here.sched.requested);

@@ -11,6 +11,8 @@ use kcore::shim::{AtomicU64, Ordering};
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{apic, cpu, vector};
+#[cfg(feature = "ktest")]
+use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
 use crate::pcpu::Ipi;
 use crate::port::Machine;
@@ -20,6 +22,8 @@ use crate::{globals, panic, pcpu, sched};
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         vector::NMI => nmi(frame),
+        #[cfg(feature = "ktest")]
+        vector::DEBUG => crate::ktest::step::trapped(frame),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
         number => interrupt(number),
     }
@@ -38,6 +42,18 @@ fn interrupt(number: u8) {
             after_eoi(crit, sched::timer_interrupt);
             acked
         }
+        #[cfg(feature = "ktest")]
+        vector::TEST => {
+            let acked = intr.eoi(apic::end_of_interrupt);
+            after_eoi(crit, crate::ktest::step::test_interrupt);
+            acked
+        }
+        #[cfg(feature = "ktest")]
+        vector::IPI if crate::ktest::bugs::active(Bug::EoiAfterSwitch) => {
+            ipis(this.take_ipis());
+            intr.eoi(|| ()).finish().pay::<Machine>();
+            return apic::end_of_interrupt();
+        }
         vector::IPI => {
             let acked = intr.eoi(apic::end_of_interrupt);
             count(&this.ipis_taken);
@@ -46,6 +62,10 @@ fn interrupt(number: u8) {
         }
         vector::RENDEZVOUS => {
             count(&this.rendezvous_interrupts);
+            #[cfg(feature = "ktest")]
+            let section =
+                (!crate::ktest::bugs::active(Bug::NoNestedSection)).then(|| intr.nested_section());
+            #[cfg(not(feature = "ktest"))]
             let section = intr.nested_section();
             if !globals::RENDEZVOUS.interrupt() {
                 count(&this.stray_interrupts);

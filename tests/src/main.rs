@@ -17,6 +17,7 @@ mod crash;
 mod memory;
 mod rendezvous;
 mod smp;
+mod stepping;
 mod threads;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);

@@ -1,6 +1,7 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`],
+//! `bench` for the bench image,
 //! the others are for the test image. A mistake is never fatal: it is handed to the
 //! caller's `complain` as a [`Complaint`], and the boot goes on without that word.
 //!
@@ -24,6 +25,8 @@ pub struct CommandLine<'a> {
     pub bug: Option<&'a str>,
     /// `heart=`: how interrupts are kept from switching threads before their end.
     pub heart: Option<&'a str>,
+    /// `bench=`: the benchmarks to run, separated by commas; for the bench image.
+    pub bench: Option<&'a str>,
 }
 
 /// One word of the command line that the kernel cannot use.
@@ -69,7 +72,7 @@ impl fmt::Display for Complaint<'_> {
             Problem::UnknownKey => {
                 write!(
                     f,
-                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart)"
+                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart, bench)"
                 )
             }
             Problem::EmptyValue => write!(f, "no value in {word:?}, ignored"),
@@ -110,7 +113,7 @@ impl<'a> CommandLine<'a> {
     /// Takes one word in; `Repeated` is the one error after which it has effect.
     fn take(&mut self, word: &'a str) -> Result<(), Problem> {
         let (key, value) = word.split_once('=').ok_or(Problem::NoEquals)?;
-        if !matches!(key, "log" | "test" | "seed" | "bug" | "heart") {
+        if !matches!(key, "log" | "test" | "seed" | "bug" | "heart" | "bench") {
             return Err(Problem::UnknownKey);
         }
         if value.is_empty() {
@@ -121,6 +124,7 @@ impl<'a> CommandLine<'a> {
             "test" => self.test.replace(value).is_some(),
             "bug" => self.bug.replace(value).is_some(),
             "heart" => self.heart.replace(value).is_some(),
+            "bench" => self.bench.replace(value).is_some(),
             _ => self
                 .seed
                 .replace(number(value).ok_or(Problem::BadNumber)?)
@@ -238,11 +242,11 @@ mod tests {
         assert_eq!(
             said(b"root=/dev/sda"),
             "command line, byte 0: unknown key in \"root=/dev/sda\", ignored \
-             (known: log, test, seed, bug, heart)"
+             (known: log, test, seed, bug, heart, bench)"
         );
         assert_eq!(
             said(b" =x"),
-            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart)"
+            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart, bench)"
         );
         assert_eq!(
             said(b"test="),

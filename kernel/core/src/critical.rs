@@ -114,6 +114,18 @@ impl CritState {
         }
     }
 
+    /// [`Self::exit`] as it must not be: looks first, goes to zero then. For the tests
+    /// that show what is lost (`bug=test-then-zero`).
+    pub fn exit_test_first<P: Preempt>(&self) {
+        compiler_fence(Ordering::SeqCst);
+        let owed = self.owepreempt();
+        compiler_fence(Ordering::SeqCst);
+        self.sub(1);
+        if owed {
+            self.pay::<P>();
+        }
+    }
+
     /// Leaves a section without looking at owepreempt. Whoever calls this answers
     /// for somebody else looking.
     #[inline]

@@ -6,56 +6,118 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// Every bug there is, and what it does.
-pub const BUGS: [(&str, &str); 8] = [
-    ("acpi-rsdp-checksum", "the root pointer's checksum is wrong"),
+use crate::globals;
+
+/// A mistake that can be brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table below tells what each is")]
+pub enum Bug {
+    AcpiRsdpChecksum,
+    AcpiRootChecksum,
+    AcpiMadtMissing,
+    AcpiMadtChecksum,
+    AcpiMadtZeroLength,
+    AcpiMadtTruncated,
+    AcpiMadtDuplicate,
+    AcpiMadtSilentCpu,
+    TestThenZero,
+    EoiAfterSwitch,
+    FlagClearedInHandler,
+    NoNestedSection,
+}
+
+/// Every bug by its name on the command line, and what it does.
+const BUGS: [(Bug, &str, &str); 12] = [
     (
+        Bug::AcpiRsdpChecksum,
+        "acpi-rsdp-checksum",
+        "the root pointer's checksum is wrong",
+    ),
+    (
+        Bug::AcpiRootChecksum,
         "acpi-root-checksum",
         "the RSDT's or XSDT's checksum is wrong",
     ),
-    ("acpi-madt-missing", "the root table lists no MADT"),
-    ("acpi-madt-checksum", "the MADT's checksum is wrong"),
     (
+        Bug::AcpiMadtMissing,
+        "acpi-madt-missing",
+        "the root table lists no MADT",
+    ),
+    (
+        Bug::AcpiMadtChecksum,
+        "acpi-madt-checksum",
+        "the MADT's checksum is wrong",
+    ),
+    (
+        Bug::AcpiMadtZeroLength,
         "acpi-madt-zero-length",
         "the MADT's first entry has length 0",
     ),
     (
+        Bug::AcpiMadtTruncated,
         "acpi-madt-truncated",
         "the MADT ends in the middle of its last entry",
     ),
     (
+        Bug::AcpiMadtDuplicate,
         "acpi-madt-duplicate",
         "the MADT's second CPU has the first one's APIC id",
     ),
     (
+        Bug::AcpiMadtSilentCpu,
         "acpi-madt-silent-cpu",
         "the MADT's last CPU has an APIC id that nothing answers to",
     ),
+    (
+        Bug::TestThenZero,
+        "test-then-zero",
+        "critical_exit looks at owepreempt before it goes to zero",
+    ),
+    (
+        Bug::EoiAfterSwitch,
+        "eoi-after-switch",
+        "IPIs are acknowledged after the preemption",
+    ),
+    (
+        Bug::FlagClearedInHandler,
+        "flag-cleared-in-handler",
+        "the preempt IPI's handler, not the switch, says that another may be sent",
+    ),
+    (
+        Bug::NoNestedSection,
+        "no-nested-section",
+        "a rendezvous action runs without the section of r222942",
+    ),
 ];
 
-/// Whether the command line asks for the bug `name`, which must be in [`BUGS`].
+/// Whether the command line asks for `bug`. Any context: an interrupt asks.
 #[must_use]
-pub fn active(name: &str) -> bool {
-    debug_assert!(
-        BUGS.iter().any(|(bug, _)| *bug == name),
-        "{name} is not in BUGS"
-    );
-    super::command_line()
-        .bug
-        .is_some_and(|bugs| bugs.split(',').any(|bug| bug == name))
+pub fn active(bug: Bug) -> bool {
+    let bits = *globals::BUGS.call_once(|| {
+        let asked = super::command_line().bug.unwrap_or("");
+        let named = |name: &str| asked.split(',').any(|one| one == name);
+        BUGS.iter()
+            .filter(|(_, name, _)| named(name))
+            .fold(0, |bits, (bug, ..)| bits | bit(*bug))
+    });
+    bits & bit(bug) != 0
 }
 
-/// Warns of names in `bug=` that are not in [`BUGS`].
-pub fn report_unknown() {
-    for bug in super::command_line()
+fn bit(bug: Bug) -> u64 {
+    1 << bug as u64
+}
+
+/// Says which bugs are brought back, and warns of names that are none.
+pub fn report() {
+    for asked in super::command_line()
         .bug
         .unwrap_or("")
         .split(',')
         .filter(|bug| !bug.is_empty())
     {
-        match BUGS.iter().find(|(name, _)| *name == bug) {
-            Some((name, text)) => log::warn!("bug={name}: {text}"),
-            None => log::warn!("bug={bug}: there is no such bug"),
+        match BUGS.iter().find(|(_, name, _)| *name == asked) {
+            Some((_, name, text)) => log::warn!("bug={name}: {text}"),
+            None => log::warn!("bug={asked}: there is no such bug"),
         }
     }
 }
@@ -67,28 +129,28 @@ const MADT_ENTRIES: usize = 44;
 #[must_use]
 pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
     let damage: fn(&mut [u8]) = match bytes {
-        [b'R', b'S', b'D', b' ', ..] if active("acpi-rsdp-checksum") => |table| table[8] ^= 1,
-        [b'R' | b'X', b'S', b'D', b'T', ..] if active("acpi-root-checksum") => {
+        [b'R', b'S', b'D', b' ', ..] if active(Bug::AcpiRsdpChecksum) => |table| table[8] ^= 1,
+        [b'R' | b'X', b'S', b'D', b'T', ..] if active(Bug::AcpiRootChecksum) => {
             |table| table[9] ^= 1
         }
-        [b'A', b'P', b'I', b'C', ..] if active("acpi-madt-missing") => |table| table[0] = b'Z',
-        [b'A', b'P', b'I', b'C', ..] if active("acpi-madt-checksum") => |table| table[9] ^= 1,
-        [b'A', b'P', b'I', b'C', ..] if active("acpi-madt-truncated") => |table| {
+        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtMissing) => |table| table[0] = b'Z',
+        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtChecksum) => |table| table[9] ^= 1,
+        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtTruncated) => |table| {
             table[4] -= 3;
             seal(table);
         },
         [b'A', b'P', b'I', b'C', ..] if bytes.len() > MADT_ENTRIES => {
-            if active("acpi-madt-zero-length") {
+            if active(Bug::AcpiMadtZeroLength) {
                 |table| {
                     table[MADT_ENTRIES + 1] = 0;
                     seal(table);
                 }
-            } else if active("acpi-madt-duplicate") {
+            } else if active(Bug::AcpiMadtDuplicate) {
                 |table| {
                     table[MADT_ENTRIES + 8 + 3] = table[MADT_ENTRIES + 3];
                     seal(table);
                 }
-            } else if active("acpi-madt-silent-cpu") {
+            } else if active(Bug::AcpiMadtSilentCpu) {
                 |table| {
                     let last = (MADT_ENTRIES..table.len())
                         .step_by(8)

@@ -21,3 +21,17 @@ pub fn triple_fault() -> ! {
     unsafe { lidt(&nothing) };
     invalid_opcode()
 }
+
+/// Sets the trap flag: #DB after every instruction from the next but one.
+#[inline(always)]
+pub fn set_trap_flag() {
+    // SAFETY: changes the trap flag and nothing else; the test image handles #DB.
+    unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+}
+
+/// Clears the trap flag.
+#[inline(always)]
+pub fn clear_trap_flag() {
+    // SAFETY: changes the trap flag and nothing else.
+    unsafe { asm!("pushfq", "and qword ptr [rsp], ~0x100", "popfq") };
+}

@@ -5,6 +5,7 @@
 //! | 0-31 | exceptions, NMI (2), machine check (18) | none: not the local APIC's |
 //! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none |
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
+//! | 0xe0 | the test image's own | before the handler |
 //! | 0xef | local APIC timer | before the handler |
 //! | 0xf2 | IPIs by bitmap: preempt, AST | before the handler |
 //! | 0xf3 | rendezvous | after the handler |
@@ -24,6 +25,8 @@ pub const PIC_LAST: u8 = PIC_BASE + 15;
 pub const IO_APIC_BASE: u8 = 0x30;
 /// The last of them.
 pub const IO_APIC_LAST: u8 = IO_APIC_BASE + 23;
+/// For tests that need an interrupt of their own.
+pub const TEST: u8 = 0xe0;
 /// The local APIC timer.
 pub const TIMER: u8 = 0xef;
 /// The IPIs that share a vector and say in a word of the per-CPU block what they are.
@@ -35,6 +38,8 @@ pub const APIC_ERROR: u8 = 0xfe;
 /// The spurious vector; its low four bits are ones, as old APICs demand.
 pub const SPURIOUS: u8 = 0xff;
 
+/// Exception 1: a step under the trap flag.
+pub const DEBUG: u8 = 1;
 /// Exception 2: not maskable; sent on purpose to stop CPUs, or from outside.
 pub const NMI: u8 = 2;
 /// Exception 8: a fault while delivering a fault.

@@ -1,0 +1,445 @@
+//! An interrupt at every instruction boundary of the code that must stand it.
+//!
+//! Each scene is run once for each boundary: the code is single-stepped
+//! ([`kernel::ktest::step`]), and at the boundary in turn this CPU gets an interrupt
+//! that makes a better thread runnable, or another CPU's rendezvous. Whatever the
+//! boundary, the better thread must have run once, and only once, by the time the code
+//! has come to its end with interrupts on.
+
+use alloc::sync::Arc;
+
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::thread::Priority;
+use kernel::arch::{cpu, interrupt};
+use kernel::ktest::bugs::{self, Bug};
+use kernel::ktest::step;
+use kernel::port::{CriticalGuard, Machine, Spinlock};
+use kernel::thread::{Builder, JoinHandle};
+use kernel::waitq::WaitQueue;
+use kernel::{globals, ktest, pcpu, sched, smp};
+
+/// Where the better thread waits.
+static GATE: WaitQueue = WaitQueue::new();
+/// How often it has run.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+/// How often it was woken.
+static WAKES: AtomicU64 = AtomicU64::new(0);
+/// Ends it.
+static OVER: AtomicBool = AtomicBool::new(false);
+/// What handlers and actions take and release.
+static LOCK: Spinlock<u64> = Spinlock::new(0);
+
+/// A thread that is better than all others here and counts its runs. The calling
+/// thread stays on this CPU from now on.
+fn better_thread() -> JoinHandle {
+    sched::curthread().pin();
+    let here = pcpu::this().id();
+    let body = || loop {
+        let waiting = GATE.lock();
+        // Relaxed here and below: one CPU.
+        if OVER.load(Ordering::Relaxed) {
+            return;
+        }
+        waiting.sleep();
+        RUNS.fetch_add(1, Ordering::Relaxed);
+    };
+    let better = Builder::new("better")
+        .priority(Priority::HIGHEST)
+        .on(here)
+        .spawn(body);
+    better.expect("a thread")
+}
+
+fn finish(better: JoinHandle) {
+    OVER.store(true, Ordering::Relaxed);
+    GATE.wake_all();
+    better.join();
+    sched::curthread().unpin();
+}
+
+/// Makes the better thread runnable. From a handler, or from a critical section.
+fn wake() {
+    *LOCK.lock() += 1;
+    assert!(GATE.wake_one(), "the better thread was not asleep");
+    WAKES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// At a boundary: an interrupt whose handler wakes.
+fn wake_by_interrupt() {
+    step::interrupt_me(wake);
+}
+
+/// Runs `code` once for each of its boundaries, with `inject` there.
+fn at_every_boundary(name: &str, code: impl Fn(), inject: fn()) {
+    let mut at = 0;
+    loop {
+        let before = WAKES.load(Ordering::Relaxed) - RUNS.load(Ordering::Relaxed);
+        assert_eq!(before, 0);
+        let steps = step::run(&code, at, inject);
+        settled(name, at);
+        if at >= steps {
+            log::info!("{name}: {steps} boundaries");
+            assert!(steps > 5, "{name}: nothing was stepped");
+            return;
+        }
+        at += 1;
+        if at.is_multiple_of(50) {
+            ktest::beat(at);
+        }
+    }
+}
+
+/// All is as it must be after the code: paid, once, and nothing left behind.
+fn settled(name: &str, at: u64) {
+    let crit = sched::curthread().crit();
+    assert!(
+        cpu::interrupts_enabled(),
+        "{name}, boundary {at}: interrupts are off"
+    );
+    assert_eq!(crit.critnest(), 0, "{name}, boundary {at}");
+    let (runs, wakes) = (RUNS.load(Ordering::Relaxed), WAKES.load(Ordering::Relaxed));
+    assert!(
+        runs == wakes,
+        "lost preemption: {name}, boundary {at}: woken {wakes} times, ran {runs} times, \
+         owepreempt {}",
+        crit.owepreempt()
+    );
+    assert!(
+        !crit.owepreempt(),
+        "{name}, boundary {at}: owed and not paid"
+    );
+}
+
+/// `critical_exit`, or the mistake that `bug=test-then-zero` brings back.
+fn exit_by_hand() {
+    let crit = sched::curthread().crit();
+    if bugs::active(Bug::TestThenZero) {
+        crit.exit_test_first::<Machine>();
+    } else {
+        crit.exit::<Machine>();
+    }
+}
+
+/// The boundaries of the ends of critical sections and spinlocks.
+fn exits() {
+    let better = better_thread();
+    let crit = sched::curthread().crit();
+    at_every_boundary(
+        "critical_exit",
+        || {
+            crit.enter();
+            exit_by_hand();
+        },
+        wake_by_interrupt,
+    );
+    at_every_boundary(
+        "critical_exit, nested",
+        || {
+            let _outer = CriticalGuard::enter();
+            crit.enter();
+            exit_by_hand();
+        },
+        wake_by_interrupt,
+    );
+    at_every_boundary("spinlock", || *LOCK.lock() += 1, wake_by_interrupt);
+    at_every_boundary(
+        "spinlock in a critical section",
+        || {
+            let _section = CriticalGuard::enter();
+            *LOCK.lock() += 1;
+        },
+        wake_by_interrupt,
+    );
+    finish(better);
+}
+
+ktest! {
+    /// With the typed heart.
+    fn exits_typed() [append = "heart=typed"] { exits(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn exits_freebsd() [append = "heart=freebsd"] { exits(); }
+}
+
+ktest! {
+    /// Looking before going to zero loses a preemption at one boundary.
+    fn test_then_zero_is_found() [
+        bug = "test-then-zero", append = "bug=test-then-zero", expect = "panic",
+        console = "lost preemption: critical_exit, boundary ",
+    ] { exits(); }
+}
+
+/// The window W, with interrupts at every boundary from before it to behind the
+/// payment: what is owed already is paid once, whatever comes on top.
+fn window() {
+    static OTHER: WaitQueue = WaitQueue::new();
+    static OTHER_RUNS: AtomicU64 = AtomicU64::new(0);
+    let better = better_thread();
+    let here = pcpu::this().id();
+    let other = Builder::new("other")
+        .priority(Priority::new(1).unwrap())
+        .on(here)
+        .spawn(|| {
+            loop {
+                let waiting = OTHER.lock();
+                if OVER.load(Ordering::Relaxed) {
+                    return;
+                }
+                waiting.sleep();
+                OTHER_RUNS.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    let mut rounds = 0;
+    let count = core::cell::Cell::new(0);
+    at_every_boundary(
+        "the window",
+        || {
+            let crit = sched::curthread().crit();
+            crit.enter();
+            assert!(OTHER.wake_one());
+            assert!(crit.owepreempt());
+            exit_by_hand();
+            count.set(count.get() + 1);
+        },
+        wake_by_interrupt,
+    );
+    rounds += count.get();
+    assert_eq!(
+        OTHER_RUNS.load(Ordering::Relaxed),
+        rounds,
+        "what was owed was not paid once"
+    );
+    finish(better);
+    OTHER.wake_all();
+    other.expect("a thread").join();
+}
+
+ktest! {
+    /// With the typed heart.
+    fn window_typed() [append = "heart=typed"] { window(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn window_freebsd() [append = "heart=freebsd"] { window(); }
+}
+
+/// Every boundary of an interrupt's way out: the handler sets the trap flag, so what is
+/// stepped is the rest of it, up to the IRET that takes the flag away again. What is
+/// injected there waits for the end of the interrupt: interrupts are off.
+fn interrupt_exit() {
+    static AT: AtomicU64 = AtomicU64::new(0);
+    let better = better_thread();
+    let mut at = 0;
+    loop {
+        AT.store(at, Ordering::Relaxed);
+        step::interrupt_me(|| {
+            step::begin(AT.load(Ordering::Relaxed), wake_by_interrupt);
+            interrupt::set_trap_flag();
+        });
+        // The interrupt was taken before the next instruction; what it injected, behind it.
+        let steps = step::end();
+        settled("interrupt exit", at);
+        if at >= steps {
+            log::info!("interrupt exit: {steps} boundaries");
+            assert!(steps > 5, "nothing was stepped");
+            break;
+        }
+        at += 1;
+    }
+    finish(better);
+}
+
+ktest! {
+    /// With the typed heart.
+    fn interrupt_exit_typed() [append = "heart=typed"] { interrupt_exit(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn interrupt_exit_freebsd() [append = "heart=freebsd"] { interrupt_exit(); }
+}
+
+/// Another CPU's rendezvous at every boundary of a critical exit that owes: the seed's
+/// case. The action takes and releases a spinlock; it must not switch.
+fn rendezvous() {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    static HELD: AtomicU64 = AtomicU64::new(0);
+    let better = better_thread();
+    let initiator = Builder::new("initiator")
+        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .spawn(|| {
+            let me = pcpu::this().id();
+            while !OVER.load(Ordering::Relaxed) {
+                // Acquire: pairs with the Release of the boundary that asks.
+                if !ASKED.swap(false, Ordering::Acquire) {
+                    spin_loop();
+                    continue;
+                }
+                let action = |context: &IpiCtx| {
+                    if context.cpu() != me {
+                        let before = switches();
+                        *LOCK.lock() += 1;
+                        kcore::kassert!(
+                            switches() == before,
+                            "a switch inside a rendezvous action"
+                        );
+                    }
+                };
+                smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+                HELD.fetch_add(1, Ordering::Release);
+            }
+        });
+    let mut asked = 0;
+    let code = || {
+        let crit = sched::curthread().crit();
+        crit.enter();
+        wake();
+        exit_by_hand();
+    };
+    let mut at = 0;
+    loop {
+        let steps = step::run(code, at, || {
+            ASKED.store(true, Ordering::Release);
+            // The IPI is sent when this CPU is called; it is taken after the IRET.
+            while !globals::RENDEZVOUS
+                .missing()
+                .is_some_and(|who| who.contains(pcpu::this().id()))
+            {
+                spin_loop();
+            }
+            kernel::clock::delay(20_000);
+        });
+        if at >= steps {
+            log::info!("rendezvous: {steps} boundaries");
+            assert!(steps > 5, "nothing was stepped");
+            break;
+        }
+        asked += 1;
+        while HELD.load(Ordering::Acquire) < asked {
+            spin_loop();
+        }
+        settled("rendezvous", at);
+        at += 1;
+        ktest::beat(at);
+    }
+    finish(better);
+    initiator.expect("a thread").join();
+}
+
+/// How often this CPU has switched threads.
+fn switches() -> u64 {
+    // Relaxed: this CPU's own statistic.
+    pcpu::this()
+        .sched
+        .switches
+        .iter()
+        .map(|count| count.load(Ordering::Relaxed))
+        .sum()
+}
+
+ktest! {
+    /// Both layers.
+    fn rendezvous_typed() [smp = "2..=4", append = "heart=typed"] { rendezvous(); }
+}
+
+ktest! {
+    /// The seed's own cure alone.
+    fn rendezvous_freebsd() [smp = "2..=4", append = "heart=freebsd"] { rendezvous(); }
+}
+
+ktest! {
+    /// The counted interrupt alone.
+    fn rendezvous_typed_alone() [
+        smp = "2..=4", bug = "no-nested-section", append = "heart=typed bug=no-nested-section",
+    ] { rendezvous(); }
+}
+
+ktest! {
+    /// Neither: FreeBSD before r222942. A switch inside the action, before the EOI.
+    fn r222942_is_back() [
+        smp = "2..=4", bug = "no-nested-section", append = "heart=freebsd bug=no-nested-section",
+        expect = "assert", console = "vector 0xf3 is in service",
+    ] { rendezvous(); }
+}
+
+ktest! {
+    /// An IPI that is acknowledged after the switch is found at the switch.
+    fn eoi_after_switch_is_found() [
+        smp = "2..=4", bug = "eoi-after-switch", append = "bug=eoi-after-switch",
+        expect = "assert", console = "vector 0xf2 is in service",
+    ] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        let spinner = Builder::new("spinner").on(cpu1).spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                spin_loop();
+            }
+        });
+        sched::sleep_for(1_000_000);
+        let better = Builder::new("better").on(cpu1).priority(Priority::HIGHEST);
+        better.spawn(|| ()).expect("a thread").join();
+        stop.store(true, Ordering::Relaxed);
+        spinner.expect("a thread").join();
+    }
+}
+
+/// While a CPU is in a critical section it gets one preempt IPI, whatever is queued.
+fn one_ipi_outstanding() {
+    let inside = Arc::new(AtomicBool::new(false));
+    let leave = Arc::new(AtomicBool::new(false));
+    let (entered, seen) = (Arc::clone(&inside), Arc::clone(&leave));
+    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let holder = Builder::new("holder").on(cpu1).spawn(move || {
+        let _section = CriticalGuard::enter();
+        entered.store(true, Ordering::Release);
+        while !seen.load(Ordering::Acquire) {
+            spin_loop();
+        }
+    });
+    while !inside.load(Ordering::Acquire) {
+        spin_loop();
+    }
+    let block = pcpu::of(cpu1).expect("cpu1");
+    let taken = || block.ipis_taken.load(Ordering::Relaxed);
+    let before = taken();
+    let better = |priority: u8| {
+        let builder = Builder::new("better")
+            .on(cpu1)
+            .priority(Priority::new(priority).unwrap());
+        builder.spawn(|| ()).expect("a thread")
+    };
+    let first = better(9);
+    while taken() == before {
+        spin_loop();
+    }
+    let rest = [better(8), better(7), better(6)];
+    kernel::clock::delay(5_000_000);
+    let extra = taken() - before;
+    assert!(
+        extra == 1,
+        "{extra} preempt IPIs for one switch that is owed"
+    );
+    leave.store(true, Ordering::Release);
+    rest.into_iter().for_each(JoinHandle::join);
+    first.join();
+    holder.expect("a thread").join();
+}
+
+ktest! {
+    /// The flag is cleared by the switch.
+    fn one_preempt_ipi() [smp = "2..=8"] { one_ipi_outstanding(); }
+}
+
+ktest! {
+    /// FreeBSD r355644: cleared by the handler, a deferred preemption draws an IPI for
+    /// every thread that is queued.
+    fn flag_cleared_in_handler_is_found() [
+        smp = "2..=8", bug = "flag-cleared-in-handler", append = "bug=flag-cleared-in-handler",
+        expect = "panic", console = "preempt IPIs for one switch that is owed",
+    ] { one_ipi_outstanding(); }
+}
