@@ -176,6 +176,14 @@ fn check_quiet() {
         !globals::CONSOLE.is_held_here(),
         "the test left the console locked"
     );
+    for block in crate::smp::online().iter().filter_map(crate::pcpu::of) {
+        crate::sched::assert_accounts(block);
+        // Relaxed: counters, compared until the last IPI has arrived.
+        let arrived = || {
+            block.ipis_sent.load(Ordering::Relaxed) == block.ipis_taken.load(Ordering::Relaxed)
+        };
+        assert!(crate::clock::wait_until(1_000_000_000, arrived), "{}: an IPI was lost", block.id());
+    }
 }
 
 fn command_line() -> CommandLine<'static> {

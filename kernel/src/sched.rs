@@ -123,11 +123,13 @@ pub const REASONS: usize = 5;
 pub struct Counters {
     /// Switches by [`Reason`].
     pub switches: [AtomicU64; REASONS],
-    /// Better threads made runnable on this CPU.
+    /// Preemptions that came to be owed.
     pub requested: AtomicU64,
-    /// Of these, how many had to wait for the end of a critical section or interrupt.
+    /// Of these, how many by a thread in a critical section, and so not at once.
     pub deferred: AtomicU64,
-    /// Payments that found the better thread gone.
+    /// Of these, how many a switch paid, whatever its reason.
+    pub taken: AtomicU64,
+    /// And how many found the better thread gone.
     pub cancelled: AtomicU64,
     /// Threads taken from other CPUs' queues.
     pub stolen: AtomicU64,
@@ -141,6 +143,7 @@ impl Counters {
             switches: [const { AtomicU64::new(0) }; REASONS],
             requested: AtomicU64::new(0),
             deferred: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             stolen: AtomicU64::new(0),
         }
@@ -235,15 +238,27 @@ fn enqueue(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     match maybe_preempt(thread.priority(), rq.current, target.id(), Machine::cpu()) {
         Resched::None => {}
         Resched::Local => {
-            count(&target.sched.requested);
             // Paid when the lock is released, or later: somebody is in a section.
-            curthread().crit.owe();
+            owe(target);
         }
         Resched::Remote(_) => {
             if !rq.owepreempt {
                 rq.owepreempt = true;
                 target.send_ipi(Ipi::Preempt);
             }
+        }
+    }
+}
+
+/// The current thread of this CPU owes its preemption. Under the run-queue lock, which
+/// is one level of its nesting.
+fn owe(here: &Pcpu) {
+    let crit = &curthread().crit;
+    if !crit.owepreempt() {
+        crit.owe();
+        count(&here.sched.requested);
+        if crit.critnest() > 1 {
+            count(&here.sched.deferred);
         }
     }
 }
@@ -328,6 +343,7 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     let here = pcpu::this();
     let me = curthread();
     assert_switch_legal(me, why);
+    let owed = me.crit.owepreempt();
     me.crit.paid();
     rq.owepreempt = false;
     let over = mem::take(&mut rq.slice_over);
@@ -349,12 +365,15 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     rq.current = next.priority();
     note_idle(here, next);
     if core::ptr::eq(next, me) {
-        if why == Reason::Preempted && !over {
+        if owed {
             count(&here.sched.cancelled);
         }
         return release(rq, pay);
     }
     count(&here.sched.switches[why as usize]);
+    if owed {
+        count(&here.sched.taken);
+    }
     if me.state() == ThreadState::Dead {
         here.set_dead(me);
     }
@@ -446,11 +465,7 @@ pub(crate) fn ipi_preempt() {
     }
     match rq.queue.best() {
         Some(best) if best.is_better_than(rq.current) => {
-            count(&here.sched.requested);
-            if curthread().crit.critnest() > 1 {
-                count(&here.sched.deferred);
-            }
-            curthread().crit.owe();
+            owe(here);
         }
         // It has been taken elsewhere; the next one needs an IPI of its own.
         _ => rq.owepreempt = false,
@@ -485,7 +500,7 @@ pub(crate) fn timer_interrupt() {
         .is_some_and(|best| !rq.current.is_better_than(best))
     {
         rq.slice_over = true;
-        me.crit.owe();
+        owe(here);
     } else {
         start_slice(me);
     }
@@ -564,23 +579,31 @@ fn steal() -> bool {
     false
 }
 
-/// What must hold when nothing is going on: no CPU owes a preemption to a thread that
-/// is in no section.
-pub fn assert_quiet() {
-    for block in smp::online().iter().filter_map(pcpu::of) {
-        let rq = block.runq.lock();
-        let lost = rq
-            .queue
-            .best()
-            .is_some_and(|best| best.is_better_than(rq.current));
-        kassert!(
-            !lost || rq.owepreempt || block.id() == Machine::cpu(),
-            "{}: {:?} is queued, {:?} runs, and nobody has been told",
-            block.id(),
-            rq.queue.best(),
-            rq.current
-        );
-    }
+/// I14: what was requested on `block`'s CPU was taken, was cancelled, or is owed by the
+/// thread that runs there; and a better thread that is queued there is known to it. By
+/// its run-queue lock, under which all of this changes, exact at any moment.
+///
+/// # Panics
+/// If it is not so, with the counts: a preemption was lost, or paid twice.
+pub fn assert_accounts(block: &Pcpu) {
+    let rq = block.runq.lock();
+    // Relaxed: under the run-queue lock.
+    let [requested, taken, cancelled] =
+        [&block.sched.requested, &block.sched.taken, &block.sched.cancelled]
+            .map(|counter| counter.load(Ordering::Relaxed));
+    let owed = block.curthread().crit.owepreempt();
+    let better = rq.queue.best().is_some_and(|best| best.is_better_than(rq.current));
+    drop(rq);
+    kassert!(
+        requested == taken + cancelled + u64::from(owed),
+        "{}: {requested} preemptions requested, {taken} taken, {cancelled} cancelled, owed {owed}",
+        block.id()
+    );
+    kassert!(
+        !better || owed || block.runq.lock().owepreempt || block.id() == Machine::cpu(),
+        "{}: a better thread is queued and nobody has been told",
+        block.id()
+    );
 }
 
 /// Timers of one CPU, over threads.
