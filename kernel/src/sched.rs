@@ -355,6 +355,9 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
             } else {
                 rq.queue.push_front(&RunLinks, me.index(), me.priority());
             }
+            if !me.is_pinned() {
+                rouse_idle_cpu(here);
+            }
         }
     }
     let next = rq
@@ -549,6 +552,15 @@ pub fn idle() -> ! {
             cpu::enable_interrupts();
             switch_from_idle();
         }
+    }
+}
+
+/// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
+/// interrupt alone does it: the idle loop looks for work when it is through.
+fn rouse_idle_cpu(here: &Pcpu) {
+    let idle = idle_cpus().difference(&CpuSet::single(here.id()));
+    if let Some(block) = idle.iter().next().and_then(pcpu::of) {
+        block.send_ipi(Ipi::Ast);
     }
 }
 

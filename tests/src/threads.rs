@@ -305,6 +305,85 @@ ktest! {
 }
 
 ktest! {
+    /// A thread that is preempted goes on elsewhere if another CPU idles.
+    fn idle_cpus_are_roused() [smp = "3..=8"] {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        static ROUNDS: AtomicU64 = AtomicU64::new(0);
+        let me = pcpu::this().id();
+        let movable = spawn("movable", || while !STOP.load(Ordering::Relaxed) {
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
+            spin_loop();
+        });
+        // Wherever it runs, it loses that CPU to one that neither moves nor stops.
+        let hog = |cpu: CpuId| {
+            let hog = || while !STOP.load(Ordering::Relaxed) {
+                spin_loop();
+            };
+            Builder::new("hog").on(cpu).priority(Priority::HIGHEST).spawn(hog).unwrap()
+        };
+        sched::sleep_for(1_000_000);
+        let cpu = movable.thread().unwrap().cpu();
+        if cpu == me {
+            // This CPU is the boot thread's: a hog here would stop the test itself.
+            STOP.store(true, Ordering::Relaxed);
+            return movable.join();
+        }
+        let hog = hog(cpu);
+        let before = ROUNDS.load(Ordering::Relaxed);
+        // Not asleep: this CPU must not be the one that idles and looks for work.
+        spin_until(|| ROUNDS.load(Ordering::Relaxed) > before + 100_000);
+        STOP.store(true, Ordering::Relaxed);
+        hog.join();
+        movable.join();
+    }
+}
+
+ktest! {
+    /// From a wakeup to the woken thread's first instruction, on this CPU and on
+    /// another: where the time goes, as a histogram by powers of two.
+    fn wakeup_latency() [console = "wakeup here: "] {
+        static GATE: WaitQueue = WaitQueue::new();
+        static WOKEN_AT: AtomicU64 = AtomicU64::new(0);
+        static BUCKETS: [AtomicU64; 40] = [const { AtomicU64::new(0) }; 40];
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        const ROUNDS: u64 = 500;
+        sched::curthread().pin();
+        let here = pcpu::this().id();
+        for (what, target) in [("here", Some(here)), ("there", smp::online().iter().find(|&cpu| cpu != here))] {
+            let Some(target) = target else { break };
+            RUNS.store(0, Ordering::Relaxed);
+            let sleeper = Builder::new("sleeper").on(target).priority(Priority::HIGHEST).spawn(|| {
+                for _ in 0..ROUNDS {
+                    GATE.lock().sleep();
+                    let taken = clock::since_entry() - WOKEN_AT.load(Ordering::Acquire);
+                    let bucket = (u64::BITS - taken.leading_zeros()).min(39) as usize;
+                    BUCKETS[bucket].fetch_add(1, Ordering::Relaxed);
+                    RUNS.fetch_add(1, Ordering::Release);
+                }
+            });
+            for round in 0..ROUNDS {
+                loop {
+                    WOKEN_AT.store(clock::since_entry(), Ordering::Release);
+                    if GATE.wake_one() {
+                        break;
+                    }
+                    spin_loop();
+                }
+                spin_until(|| RUNS.load(Ordering::Acquire) > round);
+            }
+            sleeper.unwrap().join();
+            for (power, count) in BUCKETS.iter().enumerate() {
+                let count = count.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    log::info!("wakeup {what}: {count:5} under {} ns", 1_u64 << power);
+                }
+            }
+        }
+        sched::curthread().unpin();
+    }
+}
+
+ktest! {
     /// A sleeper wakes in its time, not before, and in the order of the times.
     fn sleeping() [] {
         let order = Arc::new(AtomicU64::new(0));
@@ -449,13 +528,19 @@ fn stress(seconds: u64) {
             }
         };
         let priority = Priority::new((number * 7 % 64) as u8).unwrap();
-        Builder::new("worker").priority(priority).spawn(work).expect("a thread")
+        Builder::new("worker")
+            .priority(priority)
+            .spawn(work)
+            .expect("a thread")
     };
     let workers: Vec<_> = (0..3 * smp::online().len() as u64).map(worker).collect();
     while clock::since_entry() < end {
         sched::sleep_for(500_000_000);
         ktest::beat(DONE.load(Ordering::Relaxed));
-        smp::online().iter().filter_map(pcpu::of).for_each(sched::assert_accounts);
+        smp::online()
+            .iter()
+            .filter_map(pcpu::of)
+            .for_each(sched::assert_accounts);
     }
     workers.into_iter().for_each(JoinHandle::join);
     log::info!("{} operations", DONE.load(Ordering::Relaxed));
