@@ -321,16 +321,12 @@ ktest! {
             };
             Builder::new("hog").on(cpu).priority(Priority::HIGHEST).spawn(hog).unwrap()
         };
-        sched::sleep_for(1_000_000);
+        // This CPU is never idle meanwhile: it spins.
+        spin_until(|| ROUNDS.load(Ordering::Relaxed) > 0);
         let cpu = movable.thread().unwrap().cpu();
-        if cpu == me {
-            // This CPU is the boot thread's: a hog here would stop the test itself.
-            STOP.store(true, Ordering::Relaxed);
-            return movable.join();
-        }
+        assert_ne!(cpu, me);
         let hog = hog(cpu);
         let before = ROUNDS.load(Ordering::Relaxed);
-        // Not asleep: this CPU must not be the one that idles and looks for work.
         spin_until(|| ROUNDS.load(Ordering::Relaxed) > before + 100_000);
         STOP.store(true, Ordering::Relaxed);
         hog.join();
