@@ -29,7 +29,7 @@ use spin::Once;
 
 use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
-use crate::arch::{apic, cpu};
+use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
 use crate::globals;
 use crate::port::Spinlock;
@@ -161,11 +161,9 @@ fn check_quiet() {
         None,
         "the test left a vector in service"
     );
-    assert_eq!(
-        apic::requested(),
-        None,
-        "the test left an interrupt pending"
-    );
+    // A time slice may end at any moment.
+    let pending = apic::requested().filter(|&vector| vector != vector::TIMER);
+    assert_eq!(pending, None, "the test left an interrupt pending");
     cpu::enable_interrupts();
     assert_eq!(
         globals::RENDEZVOUS.missing(),
@@ -179,10 +177,13 @@ fn check_quiet() {
     for block in crate::smp::online().iter().filter_map(crate::pcpu::of) {
         crate::sched::assert_accounts(block);
         // Relaxed: counters, compared until the last IPI has arrived.
-        let arrived = || {
-            block.ipis_sent.load(Ordering::Relaxed) == block.ipis_taken.load(Ordering::Relaxed)
-        };
-        assert!(crate::clock::wait_until(1_000_000_000, arrived), "{}: an IPI was lost", block.id());
+        let arrived =
+            || block.ipis_sent.load(Ordering::Relaxed) == block.ipis_taken.load(Ordering::Relaxed);
+        assert!(
+            crate::clock::wait_until(1_000_000_000, arrived),
+            "{}: an IPI was lost",
+            block.id()
+        );
     }
 }
 

@@ -600,11 +600,17 @@ fn steal() -> bool {
 pub fn assert_accounts(block: &Pcpu) {
     let rq = block.runq.lock();
     // Relaxed: under the run-queue lock.
-    let [requested, taken, cancelled] =
-        [&block.sched.requested, &block.sched.taken, &block.sched.cancelled]
-            .map(|counter| counter.load(Ordering::Relaxed));
+    let [requested, taken, cancelled] = [
+        &block.sched.requested,
+        &block.sched.taken,
+        &block.sched.cancelled,
+    ]
+    .map(|counter| counter.load(Ordering::Relaxed));
     let owed = block.curthread().crit.owepreempt();
-    let better = rq.queue.best().is_some_and(|best| best.is_better_than(rq.current));
+    let better = rq
+        .queue
+        .best()
+        .is_some_and(|best| best.is_better_than(rq.current));
     drop(rq);
     kassert!(
         requested == taken + cancelled + u64::from(owed),

@@ -34,13 +34,20 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::acpi"),
     (1, "kcore::clock"),
     (1, "kcore::cmdline"),
+    (1, "kcore::critical"),
     (1, "kcore::frame"),
+    (1, "kcore::intr"),
     (1, "kcore::logfilter"),
     (1, "kcore::madt"),
     (1, "kcore::memmap"),
     (1, "kcore::rendezvous"),
+    (1, "kcore::runq"),
+    (1, "kcore::sched"),
     (1, "kcore::spinlock"),
     (1, "kcore::testing"),
+    (1, "kcore::thread"),
+    (1, "kcore::timerq"),
+    (1, "kcore::waitq"),
     // Registers, instructions, devices.
     (2, "kernel::arch"),
     // The machine as the algorithms see it, and what the kernel owns.
@@ -52,7 +59,10 @@ const LAYERS: &[(u8, &str)] = &[
     // The machine as a whole.
     (4, "kernel::acpi"),
     (4, "kernel::clock"),
+    (4, "kernel::sched"),
     (4, "kernel::smp"),
+    (4, "kernel::thread"),
+    (4, "kernel::waitq"),
     // What ties them together.
     (5, "kernel::init"),
     (5, "kernel::ktest"),
@@ -91,6 +101,36 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::acpi",
         "kernel::ktest",
         "a test may damage the tables",
+    ),
+    (
+        "kcore::port",
+        "kcore::critical",
+        "the state of the current thread is part of the port",
+    ),
+    ("kcore::port", "kcore::spinlock", "the same"),
+    (
+        "kernel::port",
+        "kernel::sched",
+        "the end of a critical section may switch threads",
+    ),
+    ("kernel::pcpu", "kernel::sched", "the type of a field"),
+    ("kernel::pcpu", "kernel::thread", "the type of a field"),
+    ("kernel::globals", "kernel::thread", "the type of a static"),
+    ("kernel::globals", "kernel::waitq", "the type of a static"),
+    (
+        "kernel::globals",
+        "kernel::ktest",
+        "the type of a static of the test image",
+    ),
+    (
+        "kernel::clock",
+        "kernel::ktest",
+        "a test may drive the timers itself",
+    ),
+    (
+        "kernel::sched",
+        "kernel::ktest",
+        "a test may bring a mistake back",
     ),
 ];
 
