@@ -153,7 +153,7 @@ fn take_all_frames(frames: u64) -> u64 {
 
 ktest! {
     /// A frame that is freed twice is named.
-    fn double_free() [expect = "panic", console = "frame", console = "memory::double_free"] {
+    fn double_free() [expect = "panic", console = "kernel::mem::free_frame at kernel/src/mem/mod.rs:"] {
         let frame = mem::allocate_frame().expect("a frame");
         mem::free_frame(frame);
         mem::free_frame(frame);
