@@ -6,7 +6,7 @@
 //! * A thread's state, CPU and effective priority change only under the run-queue
 //!   lock of the CPU it belongs to ([`Thread::cpu`]); who wants another CPU's thread
 //!   takes that CPU's lock and then looks whether the thread still belongs there
-//!   ([`lock_cpu_of`]).
+//!   (`lock_cpu_of`).
 //! * The lock is held *across* a switch: the thread that is switched to releases it.
 //!   Whoever gets the lock of a CPU therefore sees every thread of it either running
 //!   or completely switched out, never in between. There is no "still on its CPU" flag
@@ -14,13 +14,13 @@
 //!
 //! A thread comes into a switch with that lock as its only spinlock and so exactly one
 //! level deep, outside any interrupt, and comes out of it the same way, maybe on
-//! another CPU. [`mi_switch`] asserts it with values: a switch anywhere else would be
+//! another CPU. `mi_switch` asserts it with values: a switch anywhere else would be
 //! the bug this kernel is about.
 //!
 //! Who is told what: a better thread on this CPU makes the current one owe its
 //! preemption, paid at its next exit from a critical section or at the end of the
 //! interrupt. On another CPU it sends one IPI; none more until that CPU has switched
-//! ([`Runq::owepreempt`], cleared by the switch and not by the handler: FreeBSD r355644
+//! (`Runq::owepreempt`, cleared by the switch and not by the handler: FreeBSD r355644
 //! tells what comes of the other way).
 
 use core::mem;

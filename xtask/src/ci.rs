@@ -175,7 +175,9 @@ fn lints(packages: &[&str], more: &[&str]) -> Command {
 }
 
 fn documentation(packages: &[&str]) -> Command {
-    let mut command = with(with(cargo("doc"), &["--no-deps"]), packages);
+    // For readers of the kernel, the private items are what it is about.
+    let options = ["--no-deps", "--document-private-items"];
+    let mut command = with(with(cargo("doc"), &options), packages);
     command.env("RUSTDOCFLAGS", "-Dwarnings");
     command
 }
