@@ -364,7 +364,7 @@ boot_pml4:      .skip 4096
 boot_pdpt_low:  .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pd:        .skip 4 * 4096
-boot_stack:     .skip 32768                 # until the kernel has a guarded one
+boot_stack:     .skip 131072                # until the kernel has a guarded one
 boot_stack_end:
 "#,
     vma = const KERNEL_VMA,

@@ -14,7 +14,7 @@ use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64};
 use kcore::thread::Priority;
 use log::LevelFilter;
 use spin::Once;
@@ -58,7 +58,7 @@ pub static HEART: Once<kcore::intr::Heart> = Once::new();
 
 /// Whether the running test drives the local timers itself.
 #[cfg(feature = "ktest")]
-pub static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
+pub static TIMERS_TAKEN: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
 
 /// What is single-stepped.
 #[cfg(feature = "ktest")]
@@ -99,8 +99,6 @@ pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 /// The CPU that panics, as its index plus one; 0 while none does. See `panic`.
 pub static PANICKING: AtomicU32 = AtomicU32::new(0);
-/// Whether other CPUs are being stopped by NMI. See `panic`.
-pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The rendezvous.

@@ -114,8 +114,6 @@ fn others(me: CpuId) -> CpuSet {
 
 /// Sends the others an NMI and waits, not for ever, until they have stopped.
 fn stop_others(me: CpuId) {
-    // Release: pairs with the Acquire in `stop_requested`.
-    globals::STOPPING.store(true, Ordering::Release);
     let others = others(me);
     for block in others.iter().filter_map(pcpu::of) {
         apic::send_nmi(block.apic_id());
@@ -125,11 +123,12 @@ fn stop_others(me: CpuId) {
     let _ = clock::wait_until(PATIENCE, || others.iter().all(stopped));
 }
 
-/// Whether an NMI means "stop".
+/// The CPU that panics, if one does: what an NMI means depends on it.
 #[must_use]
-pub fn stop_requested() -> bool {
-    // Acquire: pairs with the Release in `stop_others`.
-    globals::STOPPING.load(Ordering::Acquire)
+pub fn winner() -> Option<CpuId> {
+    // Acquire: pairs with the exchange in `report`.
+    let mark = globals::PANICKING.load(Ordering::Acquire);
+    CpuId::new((mark as usize).checked_sub(1)?)
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.

@@ -134,11 +134,14 @@ fn count(counter: &AtomicU64) {
 
 /// An NMI: sent by a CPU that panics, else from outside (a person's
 /// `inject-nmi`, a watchdog, a hardware error), which is a panic too.
+/// One that comes to the CPU that prints the report (the same person, once more) must
+/// not stop it.
 fn nmi(frame: &TrapFrame) {
-    if panic::stop_requested() {
-        panic::stop_this_cpu(&Snapshot::of_frame(frame));
+    match panic::winner() {
+        None => panic::at(&Snapshot::of_frame(frame), format_args!("NMI from outside")),
+        Some(cpu) if pcpu::try_this().is_some_and(|this| this.id() == cpu) => {}
+        Some(_) => panic::stop_this_cpu(&Snapshot::of_frame(frame)),
     }
-    panic::at(&Snapshot::of_frame(frame), format_args!("NMI from outside"));
 }
 
 fn exception(number: u8, frame: &TrapFrame) -> ! {

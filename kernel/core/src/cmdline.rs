@@ -188,6 +188,7 @@ mod tests {
             seed: Some(7),
             bug: Some("a,b"),
             heart: None,
+            bench: None,
         };
         assert_eq!((line, complaints.len()), (want, 0));
     }

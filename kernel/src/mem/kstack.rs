@@ -4,7 +4,7 @@ use crate::arch::paging::{Access, MapError, PAGE_SIZE, STACKS};
 use crate::{globals, mem};
 
 /// The size of a kernel stack, in bytes.
-pub const SIZE: u64 = 32 * 1024;
+pub const SIZE: u64 = 64 * 1024;
 /// The distance between stacks; what is not stack is never mapped.
 const SLOT: u64 = 2 * SIZE;
 

@@ -13,7 +13,11 @@ use core::slice;
 use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
 use kcore::memmap::{MemoryMap, Region};
 
-use crate::arch::paging::{self, Access, KernelSpace, MapError, PAGE_SIZE, physical_to_virtual};
+use boot::PHYS_OFFSET;
+
+use crate::arch::paging::{
+    self, Access, KernelSpace, MapError, PAGE_SIZE, STACKS, physical_to_virtual,
+};
 use crate::globals;
 use crate::init::{BootRecord, MAX_REGIONS};
 
@@ -50,14 +54,13 @@ impl From<MapError> for MemoryError {
 pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
     // SAFETY: the caller's promise.
     let mut frames = unsafe { frame_allocator(map)? };
-    let root = frames
-        .alloc_below(BOOT_VISIBLE)
+    let root = visible_frame(&mut frames)
         .ok_or(MapError::OutOfFrames)?
         .start_address();
     // SAFETY: a fresh frame that the present tables show.
     let mut space = unsafe { KernelSpace::new(root) };
     // Page tables come from low memory: the present tables do not show the rest.
-    let mut low = || frames.alloc_below(BOOT_VISIBLE).map(Frame::start_address);
+    let mut low = || visible_frame(&mut frames).map(Frame::start_address);
     space.map_image(&mut low)?;
     for region in map.iter() {
         let to = physical_to_virtual(region.start);
@@ -67,6 +70,19 @@ pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
     *globals::FRAMES.lock() = Some(frames);
     *globals::SPACE.lock() = Some(space);
     Ok(root)
+}
+
+/// A frame that the present tables show: from 1 MiB up, as long as there are such. What
+/// lies below is scarce, and CPUs start there.
+fn visible_frame(frames: &mut FrameAllocator<'_>) -> Option<Frame> {
+    match frames.alloc() {
+        Some(frame) if frame.start_address() < BOOT_VISIBLE => Some(frame),
+        Some(frame) => {
+            frames.free(frame).expect("just allocated");
+            frames.alloc_below(BOOT_VISIBLE)
+        }
+        None => None,
+    }
 }
 
 /// A frame allocator with all usable memory but its own bitmap.
@@ -182,7 +198,7 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     let end = address.checked_add(length as u64)?;
     let pages = (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize);
     for page in pages {
-        if !is_memory(page) {
+        if page >= STACKS - PHYS_OFFSET || !is_memory(page) {
             return None;
         }
         let to = physical_to_virtual(page);
@@ -210,14 +226,36 @@ fn is_memory(address: u64) -> bool {
 /// mapped uncached.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`]; or [`MapError::AlreadyMapped`] if what is there is
-/// RAM or was mapped as something else, so that no table can make a device of it.
+/// [`MapError::NotADevice`] if there is RAM or the kernel's image, or if no physical
+/// address can be so high; [`MapError::OutOfFrames`]; [`MapError::AlreadyMapped`] if
+/// the page was mapped already.
 pub fn device(address: u64) -> Result<u64, MapError> {
     let page = address / PAGE_SIZE * PAGE_SIZE;
-    // SAFETY: not RAM in use (that is mapped already, and an error); the caller
-    // treats it as device registers.
+    if page >= STACKS - PHYS_OFFSET || is_usable(page) || is_image(page) {
+        return Err(MapError::NotADevice(address));
+    }
+    // SAFETY: neither RAM nor the image, checked above: nothing that Rust knows of.
     unsafe { map(physical_to_virtual(page), page, PAGE_SIZE, Access::Device)? };
     Ok(physical_to_virtual(address))
+}
+
+/// Whether the memory map calls the page at physical `address` usable.
+fn is_usable(address: u64) -> bool {
+    let covers = |region: Region| (region.start..region.end).contains(&address);
+    globals::BOOT
+        .get()
+        .is_some_and(|boot| boot.memory.iter().any(covers))
+}
+
+/// Whether the page at physical `address` holds a page of the kernel's image.
+fn is_image(address: u64) -> bool {
+    paging::image_sections()
+        .iter()
+        .any(|&(start, end, _access)| {
+            (start..end)
+                .step_by(PAGE_SIZE as usize)
+                .any(|page| paging::translate(page) == Some(address))
+        })
 }
 
 /// Bytes of usable memory as the loader's map had it, and how many are free now.

@@ -201,10 +201,12 @@ fn command(to: u32, low: u32) {
             write(COMMAND_LOW, low);
         }),
         Mode::X2Apic => {
-            // SeqCst: the partner is the target's first load in its handler. A
-            // store still in the buffer would be overtaken by the WRMSR, which
-            // unlike the xAPIC's uncached store is not ordered behind it.
-            fence(Ordering::SeqCst);
+            // The partner is the target's first load in its handler. A store still in
+            // the buffer would be overtaken by the WRMSR, which unlike the xAPIC's
+            // uncached store is not ordered behind it (SDM vol. 3, 11.12.3). A fence of
+            // the language may be a locked instruction, which does not do for WRMSR.
+            // SAFETY: two fences; they change nothing.
+            unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) };
             let mut register = Msr::new(0x830);
             // SAFETY: the ICR exists in x2APIC mode; sending is the purpose.
             unsafe { register.write(u64::from(to) << 32 | u64::from(low)) };

@@ -67,6 +67,8 @@ pub enum MapError {
     AlreadyMapped(u64),
     /// The page is not mapped, or is part of a large page.
     NotMapped(u64),
+    /// There can be no device registers at this physical address.
+    NotADevice(u64),
 }
 
 /// Where page tables take their frames from: physical addresses of zeroed or
