@@ -27,6 +27,7 @@ use crate::init::BootRecord;
 use crate::mem::heap::Heap;
 use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
+use crate::sync::inherit::Chains;
 use crate::thread::Thread;
 use crate::waitq::WaitQueue;
 
@@ -60,6 +61,10 @@ pub static HEART: Once<kcore::intr::Heart> = Once::new();
 #[cfg(feature = "ktest")]
 pub static TIMERS_TAKEN: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
 
+/// In which order spinlocks have been taken.
+#[cfg(feature = "ktest")]
+pub static WITNESS: kcore::witness::Graph = kcore::witness::Graph::new();
+
 /// What is single-stepped.
 #[cfg(feature = "ktest")]
 pub static STEPPER: crate::ktest::step::Stepper = crate::ktest::step::Stepper::new();
@@ -79,6 +84,12 @@ pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
 pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
 /// The places whose threads have ended.
 pub static VACANT_THREADS: WaitQueue = WaitQueue::new();
+/// Who waits for which mutex, and whose priority follows from it. Taken after wait
+/// queues, before timers and run queues.
+pub static INHERITANCE: Spinlock<Chains> = Spinlock::new(
+    // SAFETY: this static is the one.
+    unsafe { Chains::new() },
+);
 /// The I/O APICs.
 pub static IO_APICS: Spinlock<[Option<IoApic>; kcore::madt::MAX_IO_APICS]> =
     Spinlock::new([const { None }; kcore::madt::MAX_IO_APICS]);

@@ -90,7 +90,7 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
         Ok(root) => root,
         Err(error) => panic!("no memory to boot in: {error:?}"),
     };
-    let stack = kstack::allocate().expect("a stack for the boot CPU");
+    let stack = kstack::allocate_large().expect("a stack for the boot CPU");
     // SAFETY: mem::init mapped the image and all usable memory, kstack the stack;
     // `record` is in a static.
     unsafe { paging::switch_to(root, stack, continue_boot) }

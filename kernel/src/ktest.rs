@@ -17,6 +17,7 @@
 
 pub mod bugs;
 pub mod step;
+pub mod witness;
 
 use core::fmt::{Arguments, Write};
 use core::panic::Location;

@@ -9,7 +9,7 @@ use core::ptr;
 
 use kcore::cpu::CpuId;
 use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use kcore::spinlock::{SpinlockGuard, spinlock_enter, spinlock_exit};
+use kcore::spinlock::SpinlockGuard;
 
 use crate::arch::backtrace::Registers;
 use crate::arch::descriptor::{Descriptors, Ist};
@@ -228,11 +228,10 @@ pub enum Ipi {
 
 /// This CPU's run queue, locked. One step, so that the thread cannot move to another
 /// CPU between finding the queue and locking it.
+#[track_caller]
+#[inline]
 pub fn this_runq() -> SpinlockGuard<'static, Runq, Machine> {
-    spinlock_enter::<Machine>();
-    let guard = this().runq.lock();
-    spinlock_exit::<Machine>();
-    guard
+    Spinlock::lock_here(|| &this().runq)
 }
 
 /// The block of the CPU that runs this. It is the caller's own only as long as

@@ -1,9 +1,13 @@
 //! The machine as kcore sees it: [`kcore::port::Port`] over [`crate::arch`].
 
+use core::fmt;
+
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
 use kcore::shim::spin_loop;
+#[cfg(feature = "ktest")]
+use kcore::site::Place;
 use kcore::spinlock::SpinState;
 
 use crate::arch::{apic, cpu, vector};
@@ -27,6 +31,10 @@ impl Preempt for Machine {
 pub type CriticalGuard = kcore::port::CriticalGuard<Machine>;
 
 impl Port for Machine {
+    /// Under QEMU a PAUSE gives up the host's CPU, and takes some microseconds.
+    #[cfg(feature = "ktest")]
+    const SPIN_TOO_LONG: u32 = 1 << 21;
+
     #[inline]
     fn crit() -> &'static CritState {
         &sched::curthread().crit
@@ -40,6 +48,10 @@ impl Port for Machine {
     #[inline]
     fn cpu() -> CpuId {
         pcpu::this().id()
+    }
+
+    fn thread() -> impl fmt::Display {
+        sched::curthread()
     }
 
     #[inline]
@@ -70,5 +82,15 @@ impl Port for Machine {
         for target in targets.iter().filter_map(pcpu::of) {
             apic::send(target.apic_id(), vector::RENDEZVOUS);
         }
+    }
+
+    #[cfg(feature = "ktest")]
+    fn witness_acquire(class: Place, site: Place, waits: bool) {
+        crate::ktest::witness::acquire(class, site, waits);
+    }
+
+    #[cfg(feature = "ktest")]
+    fn witness_release(class: Place) {
+        crate::ktest::witness::release(class);
     }
 }

@@ -37,12 +37,13 @@ use kcore::thread::{Priority, ThreadState};
 
 use crate::arch::{context, cpu};
 use crate::pcpu::{self, Ipi, Pcpu};
-use crate::port::Machine;
+use crate::port::{CriticalGuard, Machine};
 use crate::thread::{self, RunLinks, Thread, TimerPositions};
 use crate::{clock, globals, smp};
 
-/// How long a thread runs before one of the same priority gets its turn.
-const SLICE_NANOSECONDS: u64 = 10_000_000;
+/// How many slices a thread could have in a second before one of the same priority
+/// gets its turn: 8 ms each. A power of two, since each switch divides by it.
+const SLICES_A_SECOND: u64 = 128;
 
 /// The runnable threads of one CPU, and what it is doing.
 #[derive(Debug)]
@@ -197,6 +198,10 @@ pub fn wakeup(thread: &'static Thread) -> bool {
     if target == owner.id() {
         enqueue(rq, owner, thread);
     } else {
+        // Under the lock of the CPU that it leaves: who looks for the thread in between
+        // (`set_priority`) looks, and locks, where it is going to be queued.
+        thread.set_cpu(target);
+        let _carrying = CriticalGuard::enter();
         drop(rq);
         let block = pcpu::of(target).expect("placed on a CPU that exists");
         enqueue(block.runq.lock(), block, thread);
@@ -235,7 +240,36 @@ fn enqueue(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     thread.set_state(ThreadState::Runnable);
     rq.queue
         .push_back(&RunLinks, thread.index(), thread.priority());
-    match maybe_preempt(thread.priority(), rq.current, target.id(), Machine::cpu()) {
+    resched(&mut rq, target, thread.priority());
+}
+
+/// Changes the priority that counts of `thread`. If it is queued, its place changes; in
+/// any case, what runs there may not be the best any more. Whoever calls this holds the
+/// lock that orders such changes: see [`crate::sync::inherit`].
+pub(crate) fn set_priority(thread: &'static Thread, priority: Priority) {
+    let (owner, mut rq) = lock_cpu_of(thread);
+    match thread.state() {
+        ThreadState::Runnable => {
+            let before = thread.priority();
+            rq.queue.remove(&RunLinks, thread.index(), before);
+            thread.set_priority(priority);
+            rq.queue.push_back(&RunLinks, thread.index(), priority);
+        }
+        ThreadState::Running => {
+            thread.set_priority(priority);
+            rq.current = priority;
+        }
+        _ => thread.set_priority(priority),
+    }
+    if let Some(best) = rq.queue.best() {
+        resched(&mut rq, owner, best);
+    }
+}
+
+/// A thread of priority `queued` is on the queue of `target`: the CPU is told if that is
+/// better than what runs there.
+fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
+    match maybe_preempt(queued, rq.current, target.id(), Machine::cpu()) {
         Resched::None => {}
         Resched::Local => {
             // Paid when the lock is released, or later: somebody is in a section.
@@ -316,6 +350,8 @@ pub fn yield_now() {
 pub(crate) fn exit() -> ! {
     assert_may_sleep(0);
     let me = curthread();
+    let held = me.lending.held();
+    kassert!(held == 0, "{me} ends and holds {held} sleeping locks");
     me.ended();
     let rq = pcpu::this_runq();
     me.set_state(ThreadState::Dead);
@@ -366,7 +402,7 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         .map_or_else(|| here.idle(), thread::at);
     next.set_state(ThreadState::Running);
     rq.current = next.priority();
-    note_idle(here, next);
+    note_idle(here, me, next);
     if core::ptr::eq(next, me) {
         if owed {
             count(&here.sched.cancelled);
@@ -514,24 +550,29 @@ fn start_slice(thread: &Thread) {
     if thread.priority() == Priority::IDLE {
         return;
     }
-    let end = cpu::tsc() + clock::ticks_of(SLICE_NANOSECONDS);
+    let end = cpu::tsc() + slice_ticks();
     // Relaxed: this CPU's thread.
     thread.slice_end.store(end, Ordering::Relaxed);
     clock::arm(end);
 }
 
+/// A slice in ticks of the time-stamp counter.
+fn slice_ticks() -> u64 {
+    globals::TSC
+        .get()
+        .map_or(u64::MAX / 2, |scale| scale.hz() / SLICES_A_SECOND)
+}
+
 // Idling.
 
 /// Keeps the set of idle CPUs.
-fn note_idle(here: &Pcpu, next: &Thread) {
-    let idle = core::ptr::eq(next, here.idle());
-    if idle != globals::IDLE.contains(here.id()) {
-        if idle {
-            globals::IDLE.insert(here.id());
-        } else {
-            globals::IDLE.remove(here.id());
-        }
-    }
+fn note_idle(here: &Pcpu, last: &Thread, next: &Thread) {
+    let is_idle = |thread| core::ptr::eq(thread, here.idle());
+    match (is_idle(last), is_idle(next)) {
+        (false, true) => globals::IDLE.insert(here.id()),
+        (true, false) => globals::IDLE.remove(here.id()),
+        _ => return,
+    };
 }
 
 /// What a CPU's idle thread does, for ever: looks for work elsewhere, and halts. The
@@ -582,6 +623,10 @@ fn steal() -> bool {
             rq.queue.remove(&RunLinks, index, priority);
             let thread = thread::at(index);
             thread.set_state(ThreadState::Moving);
+            // Under the lock of the CPU that it leaves: as in `wakeup`.
+            thread.set_cpu(here.id());
+            // Preempted now, the idle thread would keep it for as long as others run here.
+            let _carrying = CriticalGuard::enter();
             drop(rq);
             count(&here.sched.stolen);
             enqueue(here.runq.lock(), here, thread);
@@ -611,6 +656,7 @@ pub fn assert_accounts(block: &Pcpu) {
         .queue
         .best()
         .is_some_and(|best| best.is_better_than(rq.current));
+    let told = owed || rq.owepreempt;
     drop(rq);
     kassert!(
         requested == taken + cancelled + u64::from(owed),
@@ -618,7 +664,7 @@ pub fn assert_accounts(block: &Pcpu) {
         block.id()
     );
     kassert!(
-        !better || owed || block.runq.lock().owepreempt || block.id() == Machine::cpu(),
+        !better || told || block.id() == Machine::cpu(),
         "{}: a better thread is queued and nobody has been told",
         block.id()
     );

@@ -20,6 +20,7 @@ use kcore::{cpu::CpuId, kassert};
 use crate::arch::context::Context;
 use crate::globals;
 use crate::mem::kstack;
+use crate::sync::inherit::Lending;
 use crate::waitq::WaitQueue;
 
 /// The longest name that is kept, in bytes.
@@ -51,9 +52,16 @@ pub struct Thread {
     pub(crate) wait_link: Link,
     pub(crate) waiting: AtomicBool,
 
+    /// What it waits for and what others wait for: says what is under which lock.
+    pub(crate) lending: Lending,
+
     // Under the timer lock of CPU `timer_cpu`.
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
+
+    /// The spinlocks that it holds.
+    #[cfg(feature = "ktest")]
+    pub(crate) held: crate::ktest::witness::HeldLocks,
 
     // The thread's own.
     pinned: AtomicU32,
@@ -92,8 +100,11 @@ impl Thread {
             priority: AtomicU8::new(priority.index() as u8),
             wait_link: Link::new(),
             waiting: AtomicBool::new(false),
+            lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
+            #[cfg(feature = "ktest")]
+            held: crate::ktest::witness::HeldLocks::new(),
             pinned: AtomicU32::new(0),
             base_priority: AtomicU8::new(priority.index() as u8),
             slice_end: AtomicU64::new(u64::MAX),
@@ -224,6 +235,8 @@ impl Thread {
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
         self.crit.reset();
         self.spin.reset();
+        #[cfg(feature = "ktest")]
+        self.held.reset(globals::BOOT_PCPU.runq.class());
         self.set_priority(new.priority);
         // Relaxed here and below: the run-queue lock publishes it.
         self.base_priority

@@ -35,6 +35,7 @@ impl WaitQueue {
     }
 
     /// Locks the queue. What the threads wait for is tested, and changed, under it.
+    #[track_caller]
     pub fn lock(&self) -> WaitQueueGuard<'_> {
         WaitQueueGuard {
             queue: self,

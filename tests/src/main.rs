@@ -18,7 +18,9 @@ mod memory;
 mod rendezvous;
 mod smp;
 mod stepping;
+mod sync;
 mod threads;
+mod witness;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);
 

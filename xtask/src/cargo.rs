@@ -86,6 +86,11 @@ pub(crate) const KTEST: Image = Image {
     package: "tests",
     bin: "ktest",
 };
+/// The kernel that measures itself.
+pub(crate) const KBENCH: Image = Image {
+    package: "bench",
+    bin: "kbench",
+};
 
 /// Builds an image and returns its ELF file. Cargo's own messages go to stderr.
 ///

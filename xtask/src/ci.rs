@@ -124,6 +124,10 @@ fn checks(fast: bool) -> Vec<Check> {
             "lints, boot and tests",
             lints(&["-p", "boot", "-p", "tests"], &["--target", TARGET]),
         ),
+        check(
+            "lints, bench",
+            lints(&["-p", "bench"], &["--target", TARGET]),
+        ),
         call("layers", || layers::command(&[])),
         check("host tests", cargo("test")),
     ];
@@ -153,13 +157,15 @@ fn checks(fast: bool) -> Vec<Check> {
 }
 
 /// The members that the host cannot compile.
-const HOST_EXCLUDES: [&str; 6] = [
+const HOST_EXCLUDES: [&str; 8] = [
     "--exclude",
     "kernel",
     "--exclude",
     "boot",
     "--exclude",
     "tests",
+    "--exclude",
+    "bench",
 ];
 
 fn with(mut command: Command, args: &[&str]) -> Command {

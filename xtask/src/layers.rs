@@ -29,6 +29,7 @@ const LAYERS: &[(u8, &str)] = &[
     (0, "kcore::cpu"),
     (0, "kcore::list"),
     (0, "kcore::port"),
+    (0, "kcore::site"),
     // The algorithms.
     (1, "kcore::lib"),
     (1, "kcore::acpi"),
@@ -48,6 +49,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::thread"),
     (1, "kcore::timerq"),
     (1, "kcore::waitq"),
+    (1, "kcore::witness"),
     // Registers, instructions, devices.
     (2, "kernel::arch"),
     // The machine as the algorithms see it, and what the kernel owns.
@@ -61,6 +63,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "kernel::clock"),
     (4, "kernel::sched"),
     (4, "kernel::smp"),
+    (4, "kernel::sync"),
     (4, "kernel::thread"),
     (4, "kernel::waitq"),
     // What ties them together.
@@ -132,12 +135,23 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::ktest",
         "a test may bring a mistake back",
     ),
+    ("kernel::globals", "kernel::sync", "the type of a static"),
+    (
+        "kernel::port",
+        "kernel::ktest",
+        "the lock-order checker of the test image",
+    ),
+    (
+        "kernel::thread",
+        "kernel::ktest",
+        "the same: the locks a thread holds",
+    ),
 ];
 
 /// Where the layered packages are.
 const PACKAGES: [(&str, &str); 2] = [("kcore", "kernel/core/src"), ("kernel", "kernel/src")];
 /// Where the rule on instructions is checked besides.
-const MORE_SOURCES: [&str; 1] = ["tests/src"];
+const MORE_SOURCES: [&str; 2] = ["tests/src", "bench/src"];
 /// Where instructions may be written.
 const ASM_HOME: &str = "kernel/src/arch/";
 /// The files of kcore that may name the atomics: the shim, and the unit tests'

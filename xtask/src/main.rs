@@ -1,7 +1,7 @@
 //! The host tool of Tryst: `cargo xtask COMMAND` builds, boots, tests and checks the kernel.
 //!
-//! How to read it: each command is a file of its own (`run`, `test`, `gdb`,
-//! `image`, `doctor`, `ci`). A boot goes through `machine` (what QEMU is told),
+//! How to read it: each command is a file of its own (`run`, `test`, `bench`,
+//! `gdb`, `image`, `doctor`, `ci`). A boot goes through `machine` (what QEMU is told),
 //! `vm` (QEMU as a process), `boot` (watching it to its end) and `verdict`
 //! (what the end means); `symbols` names addresses, `crash` and `hang` find out
 //! what a dead guest cannot say.
@@ -9,6 +9,7 @@
 use std::process::ExitCode;
 
 mod args;
+mod bench;
 mod boot;
 mod budget;
 mod cargo;
@@ -53,6 +54,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
 
   run        build the kernel, boot it in QEMU and show its console
   test       boot the test image once for each test and say which passed
+  bench      measure the release kernel, in instructions
   gdb        debug the kernel, or one test, with gdb
   image      make a disk image that a BIOS or UEFI boots
   doctor     say what this machine lacks; --install installs it
@@ -96,6 +98,7 @@ fn command(words: &[String]) -> Result<()> {
     match name.as_str() {
         "run" if help => term::say(&run::help()),
         "test" if help => term::say(&test::help()),
+        "bench" if help => term::say(bench::HELP),
         "gdb" if help => term::say(gdb::HELP),
         "image" if help => term::say(image::HELP),
         "doctor" if help => term::say(doctor::HELP),
@@ -104,6 +107,7 @@ fn command(words: &[String]) -> Result<()> {
         "runner" if help => term::say(run::RUNNER_HELP),
         "run" => return run::command(rest),
         "test" => return test::command(rest),
+        "bench" => return bench::command(rest),
         "gdb" => return gdb::command(rest),
         "image" => return image::command(rest),
         "doctor" => return doctor::command(rest),

@@ -12,12 +12,13 @@ const LONG_FILE: usize = 300;
 const LONG_FUNCTION: usize = 70;
 
 /// The parts of the tree, low to high.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 7] = [
     ("kcore", "kernel/core/src"),
     ("kernel::arch", "kernel/src/arch"),
     ("kernel", "kernel/src"),
     ("boot", "boot"),
     ("tests", "tests/src"),
+    ("bench", "bench/src"),
     ("xtask", "xtask/src"),
 ];
 

@@ -10,8 +10,10 @@
 //! - [`shim`]: the atomics, the one place a model checker replaces them;
 //! - [`cpu`]: CPU ids and sets of CPUs;
 //! - [`list`]: a list in an array;
+//! - [`site`]: a place in the source, for messages;
 //! - [`port`]: what the algorithms need of the machine;
 //! - [`spinlock`]: one CPU at a time;
+//! - [`witness`]: the order in which spinlocks are taken;
 //! - [`rendezvous`]: all CPUs at once;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
@@ -45,6 +47,11 @@ pub mod rendezvous;
 pub mod runq;
 pub mod sched;
 pub mod shim;
+#[expect(
+    unsafe_code,
+    reason = "a pointer that is null or a place in the source"
+)]
+pub mod site;
 #[expect(unsafe_code, reason = "a lock hands out exclusive references")]
 pub mod spinlock;
 #[cfg(test)]
@@ -52,6 +59,7 @@ mod testing;
 pub mod thread;
 pub mod timerq;
 pub mod waitq;
+pub mod witness;
 
 /// What the message of a failed [`kassert!`] starts with: the kernel's panic handler
 /// tells it from other panics by this.

@@ -3,10 +3,12 @@
 //! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The functions have no `self`: a port is a type,
 //! and what state a host port needs it keeps per thread.
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
+use crate::site::Place;
 use crate::spinlock::SpinState;
 
 /// A critical section of the current thread, until the guard is dropped: no switch,
@@ -43,6 +45,12 @@ impl<P: Port> Drop for CriticalGuard<P> {
 
 /// The machine as seen by the CPU that calls.
 pub trait Port: Preempt + 'static {
+    /// After how many turns of its loop a CPU that waits for a spinlock gives up. A turn
+    /// is a PAUSE, 40 to 140 cycles of a PC and so some seconds in all, where the longest
+    /// that a spinlock is held, for a line to a slow serial port, is some hundredths of
+    /// one.
+    const SPIN_TOO_LONG: u32 = 1 << 27;
+
     /// The calling CPU. The answer holds only while the caller cannot move to
     /// another CPU.
     fn cpu() -> CpuId;
@@ -53,6 +61,9 @@ pub trait Port: Preempt + 'static {
 
     /// The same thread's spinlock state.
     fn spin() -> &'static SpinState;
+
+    /// The thread that runs on this CPU, for messages.
+    fn thread() -> impl fmt::Display;
 
     /// Whether this CPU takes maskable interrupts.
     fn interrupts_enabled() -> bool;
@@ -72,4 +83,19 @@ pub trait Port: Preempt + 'static {
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt.
     fn send_rendezvous(targets: &CpuSet);
+
+    /// The current thread has taken a spinlock that was made at `class`, at `site`; or
+    /// is going to, if another CPU holds it. `waits` is false for one that it only
+    /// tried for. Interrupts are off. For [`crate::witness`].
+    #[inline(always)]
+    fn witness_acquire(class: Place, site: Place, waits: bool) {
+        let _ = (class, site, waits);
+    }
+
+    /// The current thread lets go of a spinlock that was made at `class`. Interrupts
+    /// are off. For [`crate::witness`].
+    #[inline(always)]
+    fn witness_release(class: Place) {
+        let _ = class;
+    }
 }

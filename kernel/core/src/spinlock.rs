@@ -19,15 +19,22 @@
 //! waiter's, and the waiter cannot go on before the handler is done. Here the
 //! waiter holds no place while interrupts are open, and the handler just gets
 //! the lock. The price is that the order of the waiters is up to the machine.
+//!
+//! A lock knows where it was made and where its holder took it. Who waits for longer
+//! than [`Port::SPIN_TOO_LONG`] panics with both, and what a port does with them for
+//! [`crate::witness`] is up to it.
 
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+use core::panic::Location;
 
+use crate::cpu::CpuId;
 use crate::kassert;
 use crate::port::Port;
 use crate::shim::{AtomicBool, AtomicU32, Ordering};
+use crate::site::{Line, Place, Site};
 
 /// How many spinlocks a thread holds, and its interrupt flag from before the first.
 /// Written like [`crate::critical::CritState`]: by the thread and by the interrupts on
@@ -77,15 +84,18 @@ impl SpinState {
 /// Any context.
 #[inline]
 pub fn spinlock_enter<P: Port>() {
-    let enabled = P::disable_interrupts();
     let spin = P::spin();
     let count = spin.count();
     // Relaxed here and below: written on this CPU only.
-    spin.count.store(count + 1, Ordering::Relaxed);
-    if count == 0 {
-        spin.enabled.store(enabled, Ordering::Relaxed);
-        P::crit().enter();
+    if count > 0 {
+        spin.count.store(count + 1, Ordering::Relaxed);
+        return;
     }
+    let enabled = P::disable_interrupts();
+    // First the count: an NMI in between then leaves the flag alone.
+    spin.count.store(1, Ordering::Relaxed);
+    spin.enabled.store(enabled, Ordering::Relaxed);
+    P::crit().enter();
 }
 
 /// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
@@ -117,19 +127,116 @@ fn last_exit<P: Port>() -> Option<bool> {
     let count = spin.count();
     kassert!(count > 0, "spinlock_exit below zero on {}", P::cpu());
     // Relaxed: written on this CPU only.
+    if count > 1 {
+        spin.count.store(count - 1, Ordering::Relaxed);
+        return None;
+    }
     let enabled = spin.enabled.load(Ordering::Relaxed);
-    spin.count.store(count - 1, Ordering::Relaxed);
-    (count == 1).then_some(enabled)
+    spin.count.store(0, Ordering::Relaxed);
+    Some(enabled)
 }
 
 /// No CPU holds the lock.
 const FREE: u32 = u32::MAX;
 
-/// A value that one CPU at a time can reach, with interrupts off.
-pub struct Spinlock<T, P: Port> {
+/// A spinlock without its value.
+struct Raw<P: Port> {
     /// The holder's CPU index, or [`FREE`].
     owner: AtomicU32,
+    /// Where the holder, or the last one, took it.
+    site: Site,
+    /// Where the lock was made.
+    class: Place,
     port: PhantomData<fn() -> P>,
+}
+
+impl<P: Port> Raw<P> {
+    /// Makes this CPU the holder if there is none. Interrupts are off, so the
+    /// CPU is the same when the guard is made.
+    #[inline]
+    fn take(&self) -> bool {
+        let me = P::cpu().index() as u32;
+        // Acquire: pairs with the Release of the guard's drop.
+        self.owner
+            .compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Waits until this CPU is the holder. Interrupts come in meanwhile, if they may.
+    #[cold]
+    #[track_caller]
+    fn wait(&self) {
+        let site = Location::caller();
+        kassert!(
+            !self.is_held_here(),
+            "spinlock: {} on {} takes a lock that it holds: {self}, again at {}",
+            P::thread(),
+            P::cpu(),
+            Line(site)
+        );
+        // If this is a deadlock, now is the time to find it.
+        P::witness_acquire(self.class, site, true);
+        P::witness_release(self.class);
+        let mut turns = 0;
+        loop {
+            spinlock_exit::<P>();
+            // Relaxed: a look that costs the holder no cache line; `take` decides.
+            while self.owner.load(Ordering::Relaxed) != FREE {
+                P::relax();
+                turns += 1;
+                kassert!(
+                    turns < P::SPIN_TOO_LONG,
+                    "spinlock: {} on {} spins too long for {self}, at {}",
+                    P::thread(),
+                    P::cpu(),
+                    Line(site)
+                );
+            }
+            spinlock_enter::<P>();
+            if self.take() {
+                return;
+            }
+        }
+    }
+
+    /// The lock was taken: says where. By the holder.
+    #[track_caller]
+    #[inline]
+    fn taken(&self, waits: bool) {
+        self.site.set(Location::caller());
+        P::witness_acquire(self.class, Location::caller(), waits);
+    }
+
+    /// Makes the lock free. By the holder.
+    #[inline]
+    fn release(&self) {
+        P::witness_release(self.class);
+        // Release: pairs with the Acquire in `take`.
+        self.owner.store(FREE, Ordering::Release);
+    }
+
+    /// Whether the calling CPU is the holder.
+    fn is_held_here(&self) -> bool {
+        // Relaxed: only this CPU stores its own index.
+        self.owner.load(Ordering::Relaxed) == P::cpu().index() as u32
+    }
+}
+
+/// Which lock it is, and who holds it since where. For messages: a snapshot.
+impl<P: Port> fmt::Display for Raw<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lock {}, ", Line(self.class))?;
+        // Relaxed: a snapshot for people.
+        match CpuId::new(self.owner.load(Ordering::Relaxed) as usize) {
+            Some(owner) => write!(f, "held by {owner} since {}", self.site),
+            None => f.write_str("free"),
+        }
+    }
+}
+
+/// A value that one CPU at a time can reach, with interrupts off.
+pub struct Spinlock<T, P: Port> {
+    raw: Raw<P>,
     value: UnsafeCell<T>,
 }
 
@@ -141,11 +248,18 @@ unsafe impl<T: Send, P: Port> Sync for Spinlock<T, P> {}
 unsafe impl<T: Send, P: Port> Send for Spinlock<T, P> {}
 
 impl<T, P: Port> Spinlock<T, P> {
-    /// A free lock around `value`.
+    /// A free lock around `value`. The caller's place in the source is the lock's name
+    /// in messages and, with all others that are made there, its class in the order of
+    /// locks.
+    #[track_caller]
     pub const fn new(value: T) -> Self {
         Self {
-            owner: AtomicU32::new(FREE),
-            port: PhantomData,
+            raw: Raw {
+                owner: AtomicU32::new(FREE),
+                site: Site::new(),
+                class: Location::caller(),
+                port: PhantomData,
+            },
             value: UnsafeCell::new(value),
         }
     }
@@ -155,50 +269,57 @@ impl<T, P: Port> Spinlock<T, P> {
     /// the holder must not sleep.
     ///
     /// # Panics
-    /// If this CPU holds the lock already.
+    /// If this CPU holds the lock already; if it has waited for [`Port::SPIN_TOO_LONG`].
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> SpinlockGuard<'_, T, P> {
         spinlock_enter::<P>();
-        if !self.take() {
-            self.wait();
+        if !self.raw.take() {
+            self.raw.wait();
         }
+        self.guard(true)
+    }
+
+    /// The guard of the lock, which this CPU has just taken.
+    #[track_caller]
+    #[inline]
+    fn guard(&self, waits: bool) -> SpinlockGuard<'_, T, P> {
+        self.raw.taken(waits);
         SpinlockGuard {
             lock: self,
             not_send: PhantomData,
         }
     }
 
-    #[cold]
+    /// Holds the lock that `find` names: of what belongs to the CPU that runs this. The
+    /// caller cannot move to another CPU between finding the lock and holding it.
+    ///
+    /// # Panics
+    /// As [`Self::lock`].
     #[track_caller]
-    fn wait(&self) {
+    #[inline]
+    pub fn lock_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
         loop {
-            // Relaxed: the owner is this CPU only if this CPU stored it.
-            kassert!(
-                self.owner.load(Ordering::Relaxed) != P::cpu().index() as u32,
-                "spinlock: {} takes a lock that it holds",
-                P::cpu()
-            );
-            spinlock_exit::<P>();
-            // Relaxed: a look that costs the holder no cache line; `take` decides.
-            while self.owner.load(Ordering::Relaxed) != FREE {
-                P::relax();
-            }
             spinlock_enter::<P>();
-            if self.take() {
-                return;
+            let lock = find();
+            if lock.raw.take() {
+                return lock.guard(true);
+            }
+            // Lets interrupts in, and so the thread may come to another CPU.
+            lock.raw.wait();
+            let guard = lock.guard(true);
+            if core::ptr::eq(lock, find()) {
+                return guard;
             }
         }
     }
 
     /// Takes the lock if it is free at this moment. Any context, NMI too.
+    #[track_caller]
     pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
         spinlock_enter::<P>();
-        if self.take() {
-            return Some(SpinlockGuard {
-                lock: self,
-                not_send: PhantomData,
-            });
+        if self.raw.take() {
+            return Some(self.guard(false));
         }
         spinlock_exit::<P>();
         None
@@ -217,8 +338,7 @@ impl<T, P: Port> Spinlock<T, P> {
             "a lock was handed over that {} does not hold",
             P::cpu()
         );
-        // Release: pairs with the Acquire in `take`.
-        self.owner.store(FREE, Ordering::Release);
+        self.raw.release();
         if pay {
             spinlock_exit::<P>();
         } else {
@@ -226,21 +346,15 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
-    /// Makes this CPU the holder if there is none. Interrupts are off, so the
-    /// CPU is the same when the guard is made.
-    fn take(&self) -> bool {
-        let me = P::cpu().index() as u32;
-        // Acquire: pairs with the Release of the guard's drop.
-        self.owner
-            .compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+    /// Where the lock was made.
+    pub const fn class(&self) -> Place {
+        self.raw.class
     }
 
     /// Whether the calling CPU holds the lock. For code that must not wait for
     /// itself, such as an NMI handler.
     pub fn is_held_here(&self) -> bool {
-        // Relaxed: only this CPU stores its own index.
-        self.owner.load(Ordering::Relaxed) == P::cpu().index() as u32
+        self.raw.is_held_here()
     }
 
     /// The value without the lock, when no other reference to it can exist.
@@ -251,11 +365,7 @@ impl<T, P: Port> Spinlock<T, P> {
 
 impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Relaxed: a snapshot for people.
-        let owner = self.owner.load(Ordering::Relaxed);
-        f.debug_struct("Spinlock")
-            .field("owner", &owner)
-            .finish_non_exhaustive()
+        write!(f, "Spinlock({})", self.raw)
     }
 }
 
@@ -292,8 +402,7 @@ impl<T, P: Port> DerefMut for SpinlockGuard<'_, T, P> {
 
 impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `take`.
-        self.lock.owner.store(FREE, Ordering::Release);
+        self.lock.raw.release();
         spinlock_exit::<P>();
     }
 }
@@ -351,7 +460,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "cpu0 takes a lock that it holds")]
+    #[should_panic(
+        expected = " on cpu0 takes a lock that it holds: lock kernel/core/src/spinlock.rs:"
+    )]
     fn a_second_lock_by_the_holder_is_found() {
         let lock = Spinlock::<(), HostPort>::new(());
         HostPort::become_cpu(0);

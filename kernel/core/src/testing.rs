@@ -2,6 +2,7 @@
 //! looks at wherever interrupts are on and it turns a spin loop or turns them on.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -135,6 +136,10 @@ impl Port for HostPort {
 
     fn cpu() -> CpuId {
         CpuId::new(here(|here| here.cpu)).expect("CPU index in range")
+    }
+
+    fn thread() -> impl fmt::Display {
+        "a thread"
     }
 
     fn interrupts_enabled() -> bool {

@@ -13,13 +13,26 @@ const SLOT: u64 = 2 * SIZE;
 /// # Errors
 /// [`MapError::OutOfFrames`].
 pub fn allocate() -> Result<u64, MapError> {
+    allocate_bytes(SIZE)
+}
+
+/// As [`allocate`], nearly twice the size, for the thread that boots the kernel: it
+/// holds whole tables of the firmware by value, several times in a debug build.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`].
+pub fn allocate_large() -> Result<u64, MapError> {
+    allocate_bytes(SLOT - 2 * PAGE_SIZE)
+}
+
+fn allocate_bytes(size: u64) -> Result<u64, MapError> {
     let slot = {
         let mut next = globals::STACK_SLOTS.lock();
         *next += 1;
         *next - 1
     };
     let top = STACKS + (slot + 1) * SLOT;
-    for page in (top - SIZE..top).step_by(PAGE_SIZE as usize) {
+    for page in (top - size..top).step_by(PAGE_SIZE as usize) {
         let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
         // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
         unsafe { mem::map(page, frame, PAGE_SIZE, Access::Data)? };

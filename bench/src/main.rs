@@ -1,0 +1,103 @@
+//! The bench image: the release kernel, which measures itself and powers off.
+//! `cargo xtask bench` boots it and prints its figures beside those of others.
+//!
+//! `bench=NAME[,NAME]` on the command line chooses the rows whose names contain one
+//! of these; without it all are measured. The second serial port gets lines:
+//!
+//! ```text
+//! tryst-bench 1
+//! clock 1000000000                     ticks of the time-stamp counter a second
+//! row NAME P50 MIN MAX SAMPLES         in ticks, per operation
+//! skip NAME REASON
+//! end rows=7
+//! ```
+//!
+//! What a tick is, is the host's affair: under `-icount shift=0` an instruction of
+//! any CPU. [`samples`] says how figures are made, [`sections`] and [`threads`] of what.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod samples;
+mod sections;
+mod threads;
+
+use core::fmt::Arguments;
+
+use kcore::shim::Ordering;
+use kernel::arch::qemu::{self, Exit};
+use kernel::arch::serial::Serial;
+use kernel::console::Line;
+use kernel::{globals, sched};
+
+use samples::Figures;
+
+bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);
+
+fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
+    kernel::start(boot_info, main)
+}
+
+/// A row by its name: its figures, or why this machine has none.
+type Row = (&'static str, fn() -> Result<Figures, &'static str>);
+
+const ROWS: [Row; 8] = [
+    ("empty_loop", || Ok(samples::empty_loop())),
+    ("tsc_read", || Ok(samples::tsc_read())),
+    ("critical_pair", || Ok(sections::critical_pair())),
+    ("spinlock_pair", || Ok(sections::spinlock_pair())),
+    ("thread_switch", || Ok(threads::switch())),
+    ("wake_rtt_same", || Ok(threads::wake_round_trip())),
+    ("wake_oneway_idle", threads::wake_idle_cpu),
+    ("boot_all_cpus", boot_all_cpus),
+];
+
+/// On the boot CPU, with everything up and the other CPUs halted.
+fn main() -> ! {
+    sched::curthread().pin();
+    Serial::COM2.init();
+    say(format_args!("tryst-bench 1"));
+    say(format_args!(
+        "clock {}",
+        globals::TSC.get().map_or(0, kcore::clock::Scale::hz)
+    ));
+    let mut rows = 0;
+    for (name, measure) in ROWS.iter().filter(|(name, _)| is_wanted(name)) {
+        match measure() {
+            Ok(figures) => {
+                rows += 1;
+                say(format_args!("row {name} {figures}"));
+                log::info!(target: "bench", "{name}: {figures}");
+            }
+            Err(reason) => {
+                say(format_args!("skip {name} {reason}"));
+                log::info!(target: "bench", "{name}: left out: {reason}");
+            }
+        }
+    }
+    say(format_args!("end rows={rows}"));
+    qemu::exit(Exit::Success)
+}
+
+/// Whether the command line asks for this row.
+fn is_wanted(name: &str) -> bool {
+    let words = globals::BOOT
+        .get()
+        .and_then(|record| record.command_line(&mut |_| ()).bench);
+    words.is_none_or(|words| words.split(',').any(|word| name.contains(word)))
+}
+
+/// Writes a line to the results port. By the boot thread only.
+fn say(text: Arguments<'_>) {
+    Serial::COM2.write(Line::of(text).finish());
+}
+
+/// From the kernel's entry until all CPUs were online: of this boot.
+fn boot_all_cpus() -> Result<Figures, &'static str> {
+    let scale = globals::TSC.get().ok_or("there is no clock")?;
+    // Relaxed: written by this thread.
+    let ticks = scale.ticks(globals::ONLINE_AFTER.load(Ordering::Relaxed));
+    Ok(Figures::of_one(ticks))
+}

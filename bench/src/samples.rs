@@ -1,0 +1,119 @@
+//! Samples, and the three figures that are made of them: median, least, most.
+//!
+//! What takes a few instructions is done many times between two looks at the clock
+//! ([`of_batches`]); what cannot be repeated at once is timed one by one
+//! ([`of_ticks`]). Either way the cost of measuring is measured first, by the rows
+//! [`empty_loop`] and [`tsc_read`], and taken off. Interrupts stay on: one that
+//! comes during a sample shows in the most, not in the median.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::hint::black_box;
+
+use kernel::arch::cpu;
+
+/// How many samples a row is made of.
+pub(crate) const SAMPLES: usize = 501;
+
+/// What was found out about one operation, in hundredths of a tick.
+#[derive(Clone, Copy)]
+pub(crate) struct Figures {
+    p50: u64,
+    min: u64,
+    max: u64,
+    samples: usize,
+}
+
+impl Figures {
+    /// Of something that happens once a boot.
+    pub(crate) fn of_one(ticks: u64) -> Self {
+        Self::of_hundredths([ticks * 100].into())
+    }
+
+    fn of_hundredths(mut samples: Vec<u64>) -> Self {
+        samples.sort_unstable();
+        Self {
+            p50: samples[samples.len() / 2],
+            min: samples[0],
+            max: samples[samples.len() - 1],
+            samples: samples.len(),
+        }
+    }
+}
+
+/// Median, least, most, and of how many samples.
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for value in [self.p50, self.min, self.max] {
+            write!(f, "{}.{:02} ", value / 100, value % 100)?;
+        }
+        write!(f, "{}", self.samples)
+    }
+}
+
+/// The ticks of `rounds` rounds of `operation`, those of the loop included.
+#[inline(always)]
+fn batch(rounds: u64, operation: &mut impl FnMut()) -> u64 {
+    let start = cpu::tsc();
+    for _ in 0..rounds {
+        operation();
+        // Keeps the compiler from doing several rounds in one.
+        black_box(());
+    }
+    cpu::tsc() - start
+}
+
+#[inline(always)]
+fn batches(rounds: u64, mut operation: impl FnMut()) -> Vec<u64> {
+    // The first one meets cold caches, and untranslated code under an emulator.
+    batch(rounds, &mut operation);
+    (0..SAMPLES)
+        .map(|_| batch(rounds, &mut operation))
+        .collect()
+}
+
+/// The cost of one `operation`, done `rounds` times a sample, net of the loop. A round
+/// holds `operations` of them, each with a loop of its own around it.
+#[inline(always)]
+pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) -> Figures {
+    let empty = operations * least(batches(rounds, || ()));
+    let net = batches(rounds, operation)
+        .into_iter()
+        .map(|ticks| ticks.saturating_sub(empty) * 100 / (rounds * operations));
+    Figures::of_hundredths(net.collect())
+}
+
+/// Of samples that were timed one by one, net of reading the clock.
+pub(crate) fn of_ticks(samples: Vec<u64>) -> Figures {
+    let clock = least(back_to_back());
+    let net = samples
+        .into_iter()
+        .map(|ticks| ticks.saturating_sub(clock) * 100);
+    Figures::of_hundredths(net.collect())
+}
+
+/// One round of a loop that does nothing: what is taken off where there is a loop.
+pub(crate) fn empty_loop() -> Figures {
+    const ROUNDS: u64 = 1000;
+    let samples = batches(ROUNDS, || ()).into_iter();
+    Figures::of_hundredths(samples.map(|ticks| ticks * 100 / ROUNDS).collect())
+}
+
+/// One reading of the time-stamp counter: what is taken off where there is no loop.
+pub(crate) fn tsc_read() -> Figures {
+    let samples = back_to_back().into_iter();
+    Figures::of_hundredths(samples.map(|ticks| ticks * 100).collect())
+}
+
+/// From one reading of the time-stamp counter to the next.
+fn back_to_back() -> Vec<u64> {
+    let once = |_| {
+        let start = cpu::tsc();
+        cpu::tsc() - start
+    };
+    (0..SAMPLES).map(once).collect()
+}
+
+fn least(samples: Vec<u64>) -> u64 {
+    samples.into_iter().min().unwrap_or(0)
+}

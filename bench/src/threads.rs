@@ -1,0 +1,129 @@
+//! What takes two threads: a switch, a wakeup here, a wakeup of a halted CPU.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kcore::cpu::CpuId;
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kernel::arch::cpu;
+use kernel::port::Spinlock;
+use kernel::thread::{Builder, JoinHandle};
+use kernel::waitq::WaitQueue;
+use kernel::{clock, globals, sched, smp};
+
+use crate::samples::{Figures, SAMPLES, of_batches, of_ticks};
+
+/// Rounds in a sample.
+const ROUNDS: u64 = 100;
+
+/// A thread of normal priority that is pinned to `cpu`.
+fn spawn(name: &str, cpu: CpuId, entry: impl FnOnce() + Send + 'static) -> JoinHandle {
+    Builder::new(name).on(cpu).spawn(entry).expect("a thread")
+}
+
+/// Measures in a thread on the boot CPU, while the boot thread waits for it.
+fn measured(measure: impl FnOnce() -> Figures + Send + 'static) -> Figures {
+    let slot = Arc::new(Spinlock::new(None));
+    let result = Arc::clone(&slot);
+    let run = move || {
+        let figures = measure();
+        *result.lock() = Some(figures);
+    };
+    spawn("measures", CpuId::BOOT, run).join();
+    let figures = *slot.lock();
+    figures.expect("the thread has ended")
+}
+
+/// One switch between two threads of the same priority on one CPU: each lets the other
+/// go first, in turn, so that a round is two switches.
+pub(crate) fn switch() -> Figures {
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&over);
+    let other = spawn("yields", CpuId::BOOT, move || {
+        // Relaxed: the other thread of the same CPU.
+        while !seen.load(Ordering::Relaxed) {
+            sched::yield_now();
+        }
+    });
+    let figures = measured(move || {
+        let figures = of_batches(ROUNDS, 2, sched::yield_now);
+        over.store(true, Ordering::Relaxed);
+        figures
+    });
+    other.join();
+    figures
+}
+
+/// A wakes B and sleeps, B wakes A and sleeps, on one CPU.
+pub(crate) fn wake_round_trip() -> Figures {
+    let queues = Arc::new([WaitQueue::new(), WaitQueue::new()]);
+    let over = Arc::new(AtomicBool::new(false));
+    let (theirs, seen) = (Arc::clone(&queues), Arc::clone(&over));
+    let other = spawn("answers", CpuId::BOOT, move || {
+        theirs[1].lock().sleep();
+        // Relaxed: the other thread of the same CPU.
+        while !seen.load(Ordering::Relaxed) {
+            wake_and_sleep(&theirs[0], &theirs[1]);
+        }
+        theirs[0].wake_one();
+    });
+    let figures = measured(move || {
+        let figures = of_batches(ROUNDS, 1, || wake_and_sleep(&queues[1], &queues[0]));
+        over.store(true, Ordering::Relaxed);
+        wake_and_sleep(&queues[1], &queues[0]);
+        figures
+    });
+    other.join();
+    figures
+}
+
+/// Wakes who waits in `theirs`, and waits in `mine`. That is locked first, so that the
+/// answer cannot come too early. (For threads of one CPU only: on two, each could hold
+/// its own queue and wait for the other's.)
+fn wake_and_sleep(theirs: &WaitQueue, mine: &WaitQueue) {
+    let waiting = mine.lock();
+    theirs.wake_one();
+    waiting.sleep();
+}
+
+/// From the call of wakeup on this CPU until the thread that it wakes goes on, on a CPU
+/// that was halted.
+pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
+    let far = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu));
+    let far = far.ok_or("it takes two CPUs")?;
+    let queue = Arc::new(WaitQueue::new());
+    let woken_at = Arc::new(AtomicU64::new(0));
+    let (theirs, stamp) = (Arc::clone(&queue), Arc::clone(&woken_at));
+    let sleeper = spawn("wakes up", far, move || {
+        for _ in 0..SAMPLES {
+            theirs.lock().sleep();
+            // Release: pairs with the Acquire in `wake`.
+            stamp.store(cpu::tsc(), Ordering::Release);
+        }
+    });
+    let samples: Vec<u64> = (0..SAMPLES).map(|_| wake(&queue, far, &woken_at)).collect();
+    sleeper.join();
+    Ok(of_ticks(samples))
+}
+
+/// Wakes who waits in `queue` on `far`, once that CPU is halted; the ticks until it
+/// stamps `woken_at`. This CPU has nothing to do meanwhile, and says so: that hands the
+/// emulator's one thread over to the other.
+fn wake(queue: &WaitQueue, far: CpuId, woken_at: &AtomicU64) -> u64 {
+    const UNTIL_HALTED: u64 = 50_000;
+    while queue.lock().is_empty() || !globals::IDLE.contains(far) {
+        spin_loop();
+    }
+    clock::delay(UNTIL_HALTED);
+    // Relaxed: the queue's lock publishes it.
+    woken_at.store(0, Ordering::Relaxed);
+    let start = cpu::tsc();
+    queue.wake_one();
+    loop {
+        // Acquire: pairs with the Release of the woken thread.
+        match woken_at.load(Ordering::Acquire) {
+            0 => spin_loop(),
+            end => return end - start,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A place in the source, kept for messages: where a lock was made or taken.
+
+use core::fmt;
+use core::panic::Location;
+
+use crate::shim::{AtomicPtr, Ordering};
+
+/// A place in the source as the compiler knows it.
+pub type Place = &'static Location<'static>;
+
+/// A [`Place`] that may change, or none yet. For messages: who reads it while it
+/// changes gets the old place or the new one.
+#[derive(Debug)]
+pub struct Site(AtomicPtr<Location<'static>>);
+
+impl Site {
+    /// No place yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// Changes the place.
+    #[inline]
+    pub fn set(&self, place: Place) {
+        // Relaxed: what it points at is constant, part of the program.
+        self.0
+            .store(core::ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// The place, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<Place> {
+        // Relaxed: as in `set`.
+        let place = self.0.load(Ordering::Relaxed);
+        // SAFETY: null, or made of a 'static reference in `set` or `get_or_set`.
+        unsafe { place.as_ref() }
+    }
+
+    /// Sets the place if there is none yet; the one that is there then.
+    pub fn get_or_set(&self, place: Place) -> Place {
+        if let Some(there) = self.get() {
+            return there;
+        }
+        let mine = core::ptr::from_ref(place).cast_mut();
+        let none = core::ptr::null_mut();
+        // Relaxed: as in `set`. Whether it was ours or another's, now there is one.
+        let _ = self
+            .0
+            .compare_exchange(none, mine, Ordering::Relaxed, Ordering::Relaxed);
+        self.get().unwrap_or(place)
+    }
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.get() {
+            Some(place) => Line(place).fmt(f),
+            None => f.write_str("an unknown place"),
+        }
+    }
+}
+
+/// A place as `FILE:LINE`: without the column, messages that name many stay short.
+#[derive(Clone, Copy, Debug)]
+pub struct Line(pub Place);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0.file(), self.0.line())
+    }
+}

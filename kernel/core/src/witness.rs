@@ -1,0 +1,382 @@
+//! The order in which spinlocks are taken (FreeBSD's WITNESS): finds the deadlock that
+//! might happen, the first time that both orders have been seen, and not only the one
+//! that does.
+//!
+//! Locks made at the same place in the source are of one *class*, since they are used
+//! alike: all run queues, all wait queues. [`Graph`] has an edge from class A to class B
+//! once a lock of B was taken with one of A held. A circle of edges is a deadlock that
+//! needs only the right moment, so the edge that would close one is a [`Violation`].
+//!
+//! Two locks of one class at a time are a violation too: nothing says which comes first.
+//! There is no exception. A thread that moves to another CPU is carried from one
+//! run queue to the other with neither locked, and nobody holds two wait queues.
+//!
+//! A lock that is only tried for, and not waited for, cannot be what its holder waits
+//! for: it gets no edge to it, but, held, it has edges from it like any other.
+//!
+//! Nothing here waits or takes a lock: it is called by the spinlock itself.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use crate::shim::{AtomicU64, Ordering};
+use crate::site::{Line, Place, Site};
+
+/// How many classes there can be: the kernel has some twenty, and each test a few.
+pub const CLASSES: usize = 64;
+
+/// A lock that the caller holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Where the lock was made.
+    pub class: Place,
+    /// Where it was taken.
+    pub site: Place,
+}
+
+/// Every order that has been seen. Written by all CPUs at once.
+#[derive(Debug)]
+pub struct Graph {
+    /// A hash table, by file and line: a place is at its index or behind it.
+    classes: [Site; CLASSES],
+    /// Bit b of word a: the edge from class a to class b. There is no circle in it, but
+    /// for the moment in which [`Graph::acquire`] finds that there would be one.
+    edges: [AtomicU64; CLASSES],
+    /// Of each edge, where the two locks were taken the first time.
+    sites: [[[Site; 2]; CLASSES]; CLASSES],
+}
+
+/// A class's index in the graph.
+type Class = usize;
+
+impl Graph {
+    /// No order has been seen.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            classes: [const { Site::new() }; CLASSES],
+            edges: [const { AtomicU64::new(0) }; CLASSES],
+            sites: [const { [const { [Site::new(), Site::new()] }; CLASSES] }; CLASSES],
+        }
+    }
+
+    /// A lock of class `class` is taken at `site`, by waiting for it if need be, with
+    /// the locks `held`.
+    ///
+    /// # Errors
+    /// [`Violation`]. The order is not added to the graph then.
+    pub fn acquire<'a>(
+        &'a self,
+        held: &'a [Held],
+        class: Place,
+        site: Place,
+    ) -> Result<(), Violation<'a>> {
+        for before in held {
+            let (Some(from), Some(to)) = (self.class(before.class), self.class(class)) else {
+                return Err(Violation::TooManyClasses);
+            };
+            let taken = Held { class, site };
+            if from == to {
+                return Err(Violation::SameClass { before, taken });
+            }
+            if !self.add(from, to, before.site, site) {
+                return Err(Violation::Circle {
+                    graph: self,
+                    before,
+                    taken,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an edge, unless it is there or closes a circle: false then.
+    fn add(&self, from: Class, to: Class, held_at: Place, taken_at: Place) -> bool {
+        // Relaxed: an edge once seen to close no circle stays so.
+        if self.edges[from].load(Ordering::Relaxed) & bit(to) != 0 {
+            return true;
+        }
+        // SeqCst: pairs with itself on another CPU, which adds another edge of the same
+        // circle: each adds its own and then looks, so one of the two sees both.
+        let before = self.edges[from].fetch_or(bit(to), Ordering::SeqCst);
+        if self.steps_to(from)[to].is_some() {
+            self.edges[from].fetch_and(!bit(to), Ordering::SeqCst);
+            return false;
+        }
+        if before & bit(to) == 0 {
+            let [held, taken] = &self.sites[from][to];
+            held.set(held_at);
+            taken.set(taken_at);
+        }
+        true
+    }
+
+    /// The index of a class, which is entered if it is new; none if there is no room.
+    ///
+    /// By content and not by address: the compiler keeps copies of one place.
+    fn class(&self, place: Place) -> Option<Class> {
+        let start = place.line() as usize + place.file().len();
+        (start..start + CLASSES)
+            .map(|index| index % CLASSES)
+            .find(|&index| {
+                let there = self.classes[index].get_or_set(place);
+                core::ptr::eq(there, place) || there == place
+            })
+    }
+
+    /// How many edges it is from each class to `goal`, at least; none if there is no
+    /// way.
+    fn steps_to(&self, goal: Class) -> [Option<u8>; CLASSES] {
+        let mut steps = [None; CLASSES];
+        steps[goal] = Some(0);
+        let mut near = bit(goal);
+        for count in 1..CLASSES as u8 {
+            let mut next = 0;
+            for (class, edges) in self.edges.iter().enumerate() {
+                // SeqCst: see `add`.
+                let leads_on = edges.load(Ordering::SeqCst) & near != 0;
+                if leads_on && steps[class].is_none() {
+                    steps[class] = Some(count);
+                    next |= bit(class);
+                }
+            }
+            near = next;
+        }
+        steps
+    }
+
+    /// Writes the edges of a shortest way.
+    fn write_way(&self, f: &mut fmt::Formatter<'_>, from: Class, to: Class) -> fmt::Result {
+        let steps = self.steps_to(to);
+        let mut at = from;
+        while let Some(left) = steps[at].and_then(|steps| steps.checked_sub(1)) {
+            // SeqCst: see `add`.
+            let edges = self.edges[at].load(Ordering::SeqCst);
+            let nearer = |&next: &Class| edges & bit(next) != 0 && steps[next] == Some(left);
+            let Some(next) = (0..CLASSES).find(nearer) else {
+                break;
+            };
+            let [held, taken] = &self.sites[at][next];
+            let (first, second) = (&self.classes[at], &self.classes[next]);
+            let comma = if at == from { "" } else { ", " };
+            write!(
+                f,
+                "{comma}{first} held since {held}, {second} taken at {taken}"
+            )?;
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Graph {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const fn bit(class: Class) -> u64 {
+    1 << class
+}
+
+/// Two orders that do not go together. Displayed with the places of both, each lock
+/// named by the place where it was made.
+#[derive(Clone, Copy, Debug)]
+pub enum Violation<'a> {
+    /// The opposite order is known, over one step or several.
+    Circle {
+        /// Knows it.
+        graph: &'a Graph,
+        /// The lock that is held.
+        before: &'a Held,
+        /// The lock that is taken.
+        taken: Held,
+    },
+    /// Another lock of the class is held, or the same one.
+    SameClass {
+        /// The lock that is held.
+        before: &'a Held,
+        /// The lock that is taken.
+        taken: Held,
+    },
+    /// There are more than [`CLASSES`] classes: no order can be kept.
+    TooManyClasses,
+}
+
+impl fmt::Display for Violation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Circle {
+                graph,
+                before,
+                taken,
+            } => {
+                write_order(f, before, &taken)?;
+                f.write_str("; but before: ")?;
+                match (graph.class(taken.class), graph.class(before.class)) {
+                    (Some(from), Some(to)) => graph.write_way(f, from, to),
+                    _ => Ok(()),
+                }
+            }
+            Self::SameClass { before, taken } => {
+                write_order(f, before, &taken)?;
+                f.write_str(": two of one kind")
+            }
+            Self::TooManyClasses => write!(f, "more than {CLASSES} classes of locks"),
+        }
+    }
+}
+
+fn write_order(f: &mut fmt::Formatter<'_>, before: &Held, taken: &Held) -> fmt::Result {
+    let [first, held, second, site] =
+        [before.class, before.site, taken.class, taken.site].map(Line);
+    write!(
+        f,
+        "lock {first} held since {held}, {second} taken at {site}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use core::panic::Location;
+
+    use super::{CLASSES, Graph, Held};
+    use crate::site::{Line, Place};
+
+    #[track_caller]
+    fn here() -> Place {
+        Location::caller()
+    }
+
+    /// Distinct places on distinct lines.
+    fn places() -> [Place; 4] {
+        [
+            here(), //
+            here(), //
+            here(), //
+            here(), //
+        ]
+    }
+
+    /// `class` taken with `held` held; each "taken" where it was "made".
+    fn acquire(graph: &Graph, held: &[Place], class: Place) -> Result<(), String> {
+        let held: Vec<_> = held
+            .iter()
+            .map(|class| Held { class, site: class })
+            .collect();
+        graph
+            .acquire(&held, class, class)
+            .map_err(|violation| violation.to_string())
+    }
+
+    #[test]
+    fn orders_that_go_together_are_silent() {
+        let (graph, [a, b, c, d]) = (Graph::new(), places());
+        for _ in 0..2 {
+            acquire(&graph, &[], a).unwrap();
+            acquire(&graph, &[a], b).unwrap();
+            acquire(&graph, &[a, b], c).unwrap();
+            acquire(&graph, &[a], d).unwrap();
+            acquire(&graph, &[d], c).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reversal_names_four_places() {
+        let (graph, [a, b, first, second]) = (Graph::new(), places());
+        let held = [Held {
+            class: a,
+            site: first,
+        }];
+        graph.acquire(&held, b, second).unwrap();
+        // Seen again elsewhere: the first places stay.
+        acquire(&graph, &[a], b).unwrap();
+        let (third, fourth) = (here(), here());
+        let held = [Held {
+            class: b,
+            site: third,
+        }];
+        let violation = graph.acquire(&held, a, fourth).unwrap_err();
+        let text = violation.to_string();
+        let [a, b, first, second, third, fourth] = [a, b, first, second, third, fourth].map(Line);
+        assert_eq!(
+            text,
+            format!(
+                "lock {b} held since {third}, {a} taken at {fourth}; \
+                 but before: {a} held since {first}, {b} taken at {second}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_reversal_is_reported_again_and_adds_nothing() {
+        let (graph, [a, b, ..]) = (Graph::new(), places());
+        acquire(&graph, &[a], b).unwrap();
+        for _ in 0..3 {
+            acquire(&graph, &[b], a).unwrap_err();
+        }
+        acquire(&graph, &[a], b).unwrap();
+    }
+
+    #[test]
+    fn a_circle_of_four_is_found_whichever_edge_is_last() {
+        let places = places();
+        for last in 0..4 {
+            let graph = Graph::new();
+            let edge = |n: usize| (places[n % 4], places[(n + 1) % 4]);
+            for n in 1..4 {
+                let (from, to) = edge(last + n);
+                acquire(&graph, &[from], to).unwrap();
+            }
+            let (from, to) = edge(last);
+            let text = acquire(&graph, &[from], to).unwrap_err();
+            assert_eq!(text.matches("held since").count(), 4, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_circle_through_any_held_lock_is_found() {
+        let (graph, [a, b, c, _]) = (Graph::new(), places());
+        acquire(&graph, &[a], b).unwrap();
+        acquire(&graph, &[b, c], a).unwrap_err();
+        acquire(&graph, &[c, b], a).unwrap_err();
+    }
+
+    #[test]
+    fn two_of_a_class_are_found() {
+        let (graph, [a, ..]) = (Graph::new(), places());
+        let text = acquire(&graph, &[a], a).unwrap_err();
+        assert!(text.ends_with("two of one kind"), "{text}");
+    }
+
+    #[test]
+    fn copies_of_a_place_are_one_class() {
+        let (graph, [a, b, ..]) = (Graph::new(), places());
+        let copy: Place = Box::leak(Box::new(*a));
+        acquire(&graph, &[a], b).unwrap();
+        acquire(&graph, &[b], copy).unwrap_err();
+    }
+
+    #[test]
+    fn there_is_room_for_all_classes_and_no_more() {
+        let graph = Graph::new();
+        // Many on one line, told apart by the column, and all close together.
+        #[rustfmt::skip]
+        let places: [Place; CLASSES + 2] = [
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+            here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),
+        ];
+        for pair in places[..CLASSES].windows(2) {
+            acquire(&graph, &pair[..1], pair[1]).unwrap();
+        }
+        let text = acquire(&graph, &[places[CLASSES - 1]], places[0]).unwrap_err();
+        assert_eq!(text.matches("held since").count(), CLASSES);
+        let text = acquire(&graph, &[places[0]], places[CLASSES]).unwrap_err();
+        assert_eq!(text, "more than 64 classes of locks");
+    }
+}

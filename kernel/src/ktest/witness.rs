@@ -1,0 +1,103 @@
+//! Witnesses every spinlock that is taken: keeps what each thread holds, and panics at
+//! the first order that may deadlock. The rules are in [`kcore::witness`].
+//!
+//! The run-queue lock is held across a switch, and released by the thread that is
+//! switched to. Both threads hold one lock of that class at that time, though not the
+//! same lock: each comes out of the switch with what it went in with, and a newborn
+//! starts with it ([`HeldLocks::reset`]). So what a thread holds stays with the thread.
+
+use core::cell::UnsafeCell;
+use core::panic::Location;
+
+use kcore::kassert;
+use kcore::list::List;
+use kcore::port::Port;
+use kcore::shim::Ordering;
+use kcore::site::{Line, Place};
+use kcore::witness::Held;
+
+use crate::port::Machine;
+use crate::{globals, sched};
+
+/// How many spinlocks a thread may hold at once: more than the kernel has any need for.
+const DEPTH: usize = 8;
+
+type Locks = List<Held, DEPTH>;
+
+/// The spinlocks that a thread holds, in the order in which it took them.
+#[derive(Debug)]
+pub(crate) struct HeldLocks(UnsafeCell<Locks>);
+
+// SAFETY: touched by the thread itself only, on its CPU and with interrupts off, or by
+// its maker, before anyone else knows it.
+unsafe impl Sync for HeldLocks {}
+
+impl HeldLocks {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        let filler = Location::caller();
+        Self(UnsafeCell::new(List::new(Held {
+            class: filler,
+            site: filler,
+        })))
+    }
+
+    /// Of a newborn, which holds a run queue: a lock of class `runq`. By its maker.
+    #[track_caller]
+    pub(crate) fn reset(&self, runq: Place) {
+        let held = Held {
+            class: runq,
+            site: Location::caller(),
+        };
+        // SAFETY: nobody else knows the thread.
+        let locks = unsafe { &mut *self.0.get() };
+        *locks = List::new(held);
+        let _always = locks.push(held);
+    }
+}
+
+/// The calling thread's locks, for as long as `look` takes; not at all in a panic, which
+/// must go on whatever is held.
+fn with_mine(look: impl FnOnce(&mut Locks)) {
+    // Relaxed: set before this CPU does anything for the report.
+    if globals::PANICKING.load(Ordering::Relaxed) == 0 {
+        let mine = &sched::curthread().held;
+        // SAFETY: interrupts are off, so this thread stays here and nothing comes on top
+        // of it but an NMI, which panics; and `look` takes no lock, unless it panics.
+        look(unsafe { &mut *mine.0.get() });
+    }
+}
+
+/// The calling thread takes a lock: [`Port::witness_acquire`].
+pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
+    with_mine(|locks| {
+        if waits && let Err(violation) = globals::WITNESS.acquire(locks, class, site) {
+            kassert!(false, "witness: {}: {violation}", Machine::thread());
+        }
+        kassert!(
+            locks.push(Held { class, site }).is_ok(),
+            "witness: {} takes lock {} at {}, holding {DEPTH}",
+            Machine::thread(),
+            Line(class),
+            Line(site)
+        );
+    });
+}
+
+/// The calling thread lets go of a lock: [`Port::witness_release`].
+pub(crate) fn release(class: Place) {
+    with_mine(|locks| {
+        let last = locks.iter().rposition(|held| held.class == class);
+        match last {
+            Some(last) => {
+                locks.remove(last);
+            }
+            None => kassert!(
+                false,
+                "witness: {} lets go of lock {}, which it does not hold",
+                Machine::thread(),
+                Line(class)
+            ),
+        }
+    });
+}

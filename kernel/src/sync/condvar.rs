@@ -1,0 +1,79 @@
+//! The condition variable: waiting, inside a mutex, for something to become true.
+
+use crate::sync::MutexGuard;
+use crate::sync::might_sleep;
+use crate::waitq::WaitQueue;
+
+/// The threads that wait for what a mutex protects to change.
+///
+/// The mutex is unlocked under the lock of the queue that the waiter goes to sleep in,
+/// so whoever changes something with the mutex held, and then notifies, finds the
+/// waiter there. A thread that is woken has been notified, or its time is up: nothing
+/// else wakes it. What it waits for may be over again by the time that it has the
+/// mutex, so it looks again:
+///
+/// ```text
+/// while !something(&guard) {
+///     guard = condvar.wait(guard);
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Condvar(WaitQueue);
+
+impl Condvar {
+    /// Nobody waits.
+    #[must_use]
+    #[track_caller]
+    pub const fn new() -> Self {
+        Self(WaitQueue::new())
+    }
+
+    /// Unlocks the mutex and waits, in one step, until notified; then locks it again.
+    /// Thread context, outside critical sections.
+    ///
+    /// # Panics
+    /// If the caller may not sleep here.
+    #[track_caller]
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        might_sleep();
+        let queue = self.0.lock();
+        let mutex = guard.unlock();
+        queue.sleep();
+        mutex.lock()
+    }
+
+    /// As [`Self::wait`], and not for longer than `nanoseconds`; whether it was time
+    /// that ended the wait. Locking the mutex again may take longer.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    #[track_caller]
+    pub fn wait_for<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        nanoseconds: u64,
+    ) -> (MutexGuard<'a, T>, bool) {
+        might_sleep();
+        let queue = self.0.lock();
+        let mutex = guard.unlock();
+        let notified = queue.sleep_for(nanoseconds);
+        (mutex.lock(), !notified)
+    }
+
+    /// Wakes the best thread that waits, the first of several. Any context but NMI,
+    /// with or without the mutex.
+    pub fn notify_one(&self) {
+        self.0.wake_one();
+    }
+
+    /// Wakes all threads that wait now. Any context but NMI, with or without the mutex.
+    pub fn notify_all(&self) {
+        self.0.wake_all();
+    }
+}
+
+impl Default for Condvar {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,106 @@
+//! Locks that sleep. Whoever cannot have one waits off its CPU, so none of this is for
+//! interrupts, and none for the inside of a critical section or under a spinlock: that
+//! is asserted at every `lock`, `wait` and `acquire`, whether it had to wait or not.
+//!
+//! * [`Mutex`]: one thread at a time; the waiters lend the owner their priority.
+//! * [`Condvar`]: waiting, inside a mutex, for something to become true.
+//! * [`RwLock`]: many readers or one writer, in alternating phases.
+//! * [`Semaphore`]: a number of permits; may be released by interrupts.
+//!
+//! All of them pass a lock or permit on directly: who releases picks the next owner,
+//! the best of those who wait and the first of several, and that one owns it before it
+//! runs. Nobody who comes by in between is faster, so a waiter waits for those before
+//! it and nobody else. (FreeBSD and Linux let a running thread barge in, which saves
+//! switches on locks that are fought over; Linux hands over when a waiter was passed
+//! by once already.)
+//!
+//! Order of the spinlocks underneath: the queue of a condition, semaphore or
+//! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
+
+use core::fmt;
+use core::panic::Location;
+
+use kcore::kassert;
+use kcore::port::Port;
+use kcore::shim::{AtomicPtr, Ordering};
+use kcore::thread::Priority;
+use kcore::waitq::WaitList;
+
+use crate::port::Machine;
+use crate::sched;
+use crate::thread::{self, Thread, WaitLinks};
+
+pub mod condvar;
+pub mod inherit;
+pub mod mutex;
+pub mod rwlock;
+pub mod semaphore;
+
+pub use condvar::Condvar;
+pub use mutex::{Mutex, MutexGuard};
+pub use rwlock::{ReadGuard, RwLock, WriteGuard};
+pub use semaphore::Semaphore;
+
+/// Asserts that the caller may sleep, for what will sleep only sometimes: a mistake is
+/// found where it was made, the first time, and not when the lock happens to be taken.
+#[track_caller]
+fn might_sleep() {
+    sched::assert_may_sleep(0);
+    let me = sched::curthread();
+    kassert!(
+        Machine::interrupts_enabled(),
+        "{me} would sleep with interrupts off"
+    );
+    kassert!(
+        me.base_priority() != Priority::IDLE,
+        "{me} would sleep, and its CPU has nothing else to run"
+    );
+}
+
+/// The thread of the best priority in `list`, the first of several. The priority is the
+/// one of this moment, lent or not, so nobody has to be moved when it changes.
+fn best(list: &WaitList) -> Option<&'static Thread> {
+    list.best(&WaitLinks, |index| thread::at(index).priority())
+        .map(thread::at)
+}
+
+/// Takes [`best`] out of `list`.
+fn take_best(list: &mut WaitList) -> Option<&'static Thread> {
+    let thread = best(list)?;
+    list.remove(&WaitLinks, thread.index());
+    Some(thread)
+}
+
+/// A place in the source, for messages: where a lock was taken, or is waited for.
+#[derive(Debug)]
+pub(crate) struct Site(AtomicPtr<Location<'static>>);
+
+impl Site {
+    const fn new() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    fn set(&self, site: &'static Location<'static>) {
+        // Relaxed: the place is constant.
+        self.0
+            .store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+    }
+
+    fn copy(&self, from: &Self) {
+        // Relaxed: as above.
+        self.0
+            .store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: as above.
+        let site = self.0.load(Ordering::Relaxed);
+        // SAFETY: null, or from a 'static reference in `set`.
+        match unsafe { site.as_ref() } {
+            Some(site) => fmt::Display::fmt(site, f),
+            None => f.write_str("an unknown place"),
+        }
+    }
+}
