@@ -13,7 +13,7 @@ use kcore::logfilter::LogFilter;
 use kcore::madt::{CpuState, MAX_IO_APICS, Madt};
 use kcore::memmap::{Kind, MapFull, MemoryMap};
 use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::Ordering;
+use kcore::shim::{AtomicU64, Ordering};
 
 use crate::acpi::PlatformError;
 use crate::arch::descriptor::{self, Ist};
@@ -419,20 +419,24 @@ fn meet() {
     }
 }
 
-/// The end of an ordinary run: the verdict, and the machine goes off.
+/// The end of an ordinary run: the verdict, and the machine goes off. All is well if
+/// every CPU that the firmware enables reported itself at the first rendezvous.
 pub fn report_and_power_off() -> ! {
-    let enabled = match globals::PLATFORM.get() {
-        Some(Ok(acpi::Platform { madt: Ok(madt), .. })) => madt
-            .cpus()
-            .filter(|cpu| cpu.state == CpuState::Enabled)
-            .count(),
-        _ => 1,
+    // Relaxed: published by the end of the rendezvous.
+    let reported = |report: &&AtomicU64| report.load(Ordering::Relaxed) != 0;
+    let met = globals::REPORTS.iter().filter(reported).count();
+    let Some(Ok(acpi::Platform { madt: Ok(madt), .. })) = globals::PLATFORM.get() else {
+        log::error!(target: "kernel", "verdict: {met} CPUs met, others unknown; powering off");
+        qemu::exit(Exit::Failure)
     };
-    let online = smp::online().len();
-    if online == enabled {
-        log::info!(target: "kernel", "verdict: ok, {online} of {enabled} CPUs met; powering off");
+    let enabled = madt
+        .cpus()
+        .filter(|cpu| cpu.state == CpuState::Enabled)
+        .count();
+    if met == enabled {
+        log::info!(target: "kernel", "verdict: ok, {met} of {enabled} CPUs met; powering off");
         qemu::exit(Exit::Success)
     }
-    log::error!(target: "kernel", "verdict: {online} of {enabled} CPUs met; powering off");
+    log::error!(target: "kernel", "verdict: {met} of {enabled} CPUs met; powering off");
     qemu::exit(Exit::Failure)
 }

@@ -40,6 +40,8 @@ ktest! {
     fn data_is_not_executable() [
         expect = "panic", console = "#PF page fault: instruction fetch from 0xffffffff80",
     ] {
+        // By name: a static that nobody writes would end up among the constants.
+        #[unsafe(link_section = ".data")]
         static RET: kcore::shim::AtomicU32 = kcore::shim::AtomicU32::new(0xc3);
         call(&raw const RET as u64);
     }
@@ -195,10 +197,15 @@ ktest! {
 }
 
 ktest! {
-    /// SMEP, SMAP and UMIP are on where CPUID has them; QEMU's max has them all.
+    /// SMEP, SMAP and UMIP are on, on every CPU, where CPUID has them.
     fn protections_are_on() [] {
-        let protections = kernel::arch::cpu::protect();
-        assert!(protections.smep && protections.smap && protections.umip, "{protections:?}");
-        assert_eq!(protections, kernel::arch::cpu::protections_in_force());
+        use kernel::arch::cpu;
+        let look = |context: &kcore::rendezvous::IpiCtx| {
+            let (offered, on) = (cpu::protections_offered(), cpu::protections_in_force());
+            assert_eq!(offered, on, "{}", context.cpu());
+        };
+        let (none, look) = (kcore::rendezvous::Phase::NoBarrier, kcore::rendezvous::Phase::Run(&look));
+        kernel::smp::smp_rendezvous(none, look, none).unwrap();
+        assert!(cpu::protections_offered().smep, "QEMU's max has SMEP");
     }
 }

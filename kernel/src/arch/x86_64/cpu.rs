@@ -28,18 +28,7 @@ pub struct Protections {
 /// Call once on each CPU, interrupts off, with page tables whose no-execute bits
 /// are meant.
 pub fn protect() -> Protections {
-    let features = CpuId::new().get_extended_feature_info();
-    let protections = Protections {
-        smep: features
-            .as_ref()
-            .is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
-        smap: features
-            .as_ref()
-            .is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
-        umip: features
-            .as_ref()
-            .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
-    };
+    let protections = protections_offered();
     // SAFETY: NXE gives bit 63 of a page-table entry its meaning; the tables in use
     // set it only where it is meant.
     unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
@@ -59,6 +48,23 @@ pub fn protect() -> Protections {
     // no page of the kernel is a user page, so SMEP and SMAP forbid nothing it does.
     unsafe { Cr4::update(|flags| flags.insert(wanted)) };
     protections
+}
+
+/// Which of the protections CPUID offers.
+#[must_use]
+pub fn protections_offered() -> Protections {
+    let features = CpuId::new().get_extended_feature_info();
+    Protections {
+        smep: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
+        smap: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
+        umip: features
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
+    }
 }
 
 /// Which of the protections CR4 has on at this moment, on this CPU.
