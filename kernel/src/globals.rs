@@ -108,6 +108,8 @@ pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 /// Each CPU's block, null until there is one. See `pcpu::register`.
 pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+/// Whether the panic report has panicked. Used by the CPU that reports.
+pub static PANICKED_TWICE: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
 /// The CPU that panics, as its index plus one; 0 while none does. See `panic`.
 pub static PANICKING: AtomicU32 = AtomicU32::new(0);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.

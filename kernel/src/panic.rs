@@ -53,7 +53,12 @@ fn report(
     match first {
         Ok(_) => {}
         Err(winner) if winner == mark => {
-            // The report itself panicked: say so with the least machinery.
+            // The report itself panicked: say so with the least machinery, and if that
+            // panics too, say nothing.
+            // Relaxed: this CPU only.
+            if globals::PANICKED_TWICE.swap(true, Ordering::Relaxed) {
+                qemu::exit(Exit::Panic);
+            }
             print(format_args!("panic within the panic report: {message}"));
             qemu::exit(Exit::Panic);
         }

@@ -158,6 +158,9 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     // filled the IDT before it started anyone.
     unsafe { start.block.install(start.ist) };
     cpu::protect();
+    // The trampoline's page is taken away and used for something else soon; the boot
+    // CPU, which does that, can only flush its own TLB.
+    cpu::flush_tlb();
     apic::init();
     assert!(
         apic::id() == start.block.apic_id(),

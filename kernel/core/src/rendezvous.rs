@@ -180,10 +180,11 @@ impl<P: Port> Rendezvous<P> {
             return Err(RendezvousError::NotOnline(me));
         }
         let others = online.difference(&CpuSet::single(me));
-        // SAFETY: the phases are used until `done` reaches the number of CPUs,
-        // and this function does not return before; nothing in between unwinds
-        // (the kernel aborts on panic, and a host test that panics in a callback
-        // aborts its thread scope).
+        // A callback that unwound here would end the borrows while other CPUs use them.
+        // In the kernel a panic does not unwind; on the host this one aborts.
+        let bomb = NoUnwinding;
+        // SAFETY: the phases are used until `done` reaches the number of CPUs, and this
+        // function neither returns nor unwinds before.
         let call = unsafe { Call::forget_lifetime(setup, action, teardown) };
         // SAFETY: we hold `initiator`, and the last call ended with all done, so
         // nobody reads it.
@@ -204,6 +205,7 @@ impl<P: Port> Rendezvous<P> {
         self.phases(me);
         wait_for::<P>(&self.done, online.len() as u32);
         self.active.store(false, Ordering::Relaxed);
+        core::mem::forget(bomb);
         drop(guard);
         Ok(())
     }
@@ -282,6 +284,15 @@ impl<P: Port> fmt::Debug for Rendezvous<P> {
         f.debug_struct("Rendezvous")
             .field("missing", &self.missing())
             .finish_non_exhaustive()
+    }
+}
+
+/// Panics when dropped, which within a panic is an abort.
+struct NoUnwinding;
+
+impl Drop for NoUnwinding {
+    fn drop(&mut self) {
+        panic!("a rendezvous callback panicked");
     }
 }
 
