@@ -122,6 +122,14 @@ impl Line {
         let _ = self.write_fmt(text);
     }
 
+    /// What has been written, up to the first byte that is no UTF-8: a character that
+    /// was cut.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let chunk = self.bytes[..self.len].utf8_chunks().next();
+        chunk.map_or("", |chunk| chunk.valid())
+    }
+
     /// The line with its newline.
     pub fn finish(&mut self) -> &[u8] {
         const CUT: &[u8] = b" [cut]";
@@ -137,6 +145,12 @@ impl Line {
 impl Default for Line {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -108,9 +108,11 @@ pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 /// Each CPU's block, null until there is one. See `pcpu::register`.
 pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
-/// Whether the panic report has panicked. Used by the CPU that reports.
+/// The CPUs that panic. Each puts itself in, once.
+pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
+/// Whether a panic within a panic has been told. Used by the CPU that reports.
 pub static PANICKED_TWICE: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
-/// The CPU that panics, as its index plus one; 0 while none does. See `panic`.
+/// The CPU that panics first, as its index plus one; 0 while none does. See `panic`.
 pub static PANICKING: AtomicU32 = AtomicU32::new(0);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];

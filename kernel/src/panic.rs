@@ -3,15 +3,20 @@
 //! The first CPU to panic wins ([`globals::PANICKING`]) and sends every other
 //! online CPU an NMI, which reaches it whatever it does and whatever its interrupt
 //! flag says. Each leaves its registers in its block and halts. A CPU that panics
-//! second leaves its registers and halts too. The winner prints the registers and
-//! a backtrace of each CPU: raw addresses, which `cargo xtask` turns into
-//! functions and lines, since the host has the symbols.
+//! second leaves its message there too, and no NMI stops it before it has: of two
+//! failures at once the one that comes second is as often the cause. The winner
+//! prints the registers and a backtrace of each CPU: raw addresses, which
+//! `cargo xtask` turns into functions and lines, since the host has the symbols.
+//!
+//! A CPU formats its message before it asks whether it is the first: a message that
+//! panics itself is then found before anything depends on it.
 //!
 //! Nothing here allocates or waits without a bound, and all that is read of
-//! another CPU is what it left in atomics.
+//! another CPU is what it left by atomics.
 
-use core::fmt::Arguments;
-use core::panic::PanicInfo;
+use core::fmt::{self, Arguments};
+use core::panic::{Location, PanicInfo};
+use core::ptr;
 
 use kcore::KASSERT;
 use kcore::cpu::{CpuId, CpuSet};
@@ -19,6 +24,7 @@ use kcore::shim::Ordering;
 
 use crate::arch::backtrace::{self, Snapshot};
 use crate::arch::qemu::{self, Exit};
+use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
 use crate::{clock, globals, pcpu};
@@ -29,10 +35,7 @@ const PATIENCE: u64 = 500_000_000;
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let here = Snapshot::here();
-    match info.location() {
-        Some(location) => report(&here, Some(location), format_args!("{}", info.message())),
-        None => report(&here, None, format_args!("{}", info.message())),
-    }
+    report(&here, info.location(), format_args!("{}", info.message()))
 }
 
 /// Panics on behalf of interrupted code with the registers in `snapshot`.
@@ -40,51 +43,78 @@ pub fn at(snapshot: &Snapshot, message: Arguments<'_>) -> ! {
     report(snapshot, None, message)
 }
 
-fn report(
-    snapshot: &Snapshot,
-    location: Option<&core::panic::Location<'_>>,
-    message: Arguments<'_>,
-) -> ! {
+fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Arguments<'_>) -> ! {
     cpu::disable_interrupts();
     let me = pcpu::try_this().map_or(CpuId::BOOT, pcpu::Pcpu::id);
-    let mark = me.index() as u32 + 1;
-    // AcqRel: one CPU wins; the partner is the same exchange on another CPU.
-    let first = globals::PANICKING.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Acquire);
-    match first {
-        Ok(_) => {}
-        Err(winner) if winner == mark => {
-            // The report itself panicked: say so with the least machinery, and if that
-            // panics too, say nothing.
-            // Relaxed: this CPU only.
-            if globals::PANICKED_TWICE.swap(true, Ordering::Relaxed) {
-                qemu::exit(Exit::Panic);
-            }
-            print(format_args!("panic within the panic report: {message}"));
-            qemu::exit(Exit::Panic);
-        }
-        Err(_) => stop_this_cpu(snapshot),
+    let place = Place(location);
+    if !globals::PANICKED.insert(me) {
+        again(me, snapshot, format_args!("{place}: {message}"));
+    }
+    let text = Line::of(message);
+    if !is_first(me) {
+        leave(snapshot, &Line::of(format_args!("{place}: {text}")));
     }
     stop_others(me);
     log::error!(target: "kernel::panic", "the kernel panicked on {me}; all CPUs are stopped");
-    match location {
-        Some(location) => print(format_args!("panic on {me} at {location}: {message}")),
-        None => print(format_args!("panic on {me}: {message}")),
-    }
+    print(format_args!("panic on {me}{place}: {text}"));
     print_cpu(me, "", snapshot);
     for other in &others(me) {
-        match pcpu::of(other).and_then(|block| block.stopped.read()) {
-            Some(snapshot) => print_cpu(other, "stopped by NMI: ", &snapshot),
-            None => print(format_args!("{other}: did not answer the NMI")),
-        }
+        print_other(other);
     }
-    let assertion = Line::of(message).finish().starts_with(KASSERT.as_bytes());
     #[cfg(feature = "ktest")]
-    crate::ktest::panicked(location, message);
-    qemu::exit(if assertion {
+    crate::ktest::panicked(location, format_args!("{text}"));
+    qemu::exit(if text.as_str().starts_with(KASSERT) {
         Exit::Assertion
     } else {
         Exit::Panic
     })
+}
+
+/// Whether `me` is the first CPU that panics: it reports, for all.
+fn is_first(me: CpuId) -> bool {
+    let mark = me.index() as u32 + 1;
+    // AcqRel: one CPU wins; the partner is the same exchange on another CPU.
+    match globals::PANICKING.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => true,
+        Err(first) => first == mark,
+    }
+}
+
+/// A panic within a panic: the message's, or the report's. Says so with the least
+/// machinery, and if that panics too, says only that.
+fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
+    if !is_first(me) {
+        stop_this_cpu(snapshot);
+    }
+    // Relaxed: the first CPU only.
+    if globals::PANICKED_TWICE.swap(true, Ordering::Relaxed) {
+        Serial::COM1.write(b"panic within a panic within a panic\n");
+    } else {
+        print(format_args!("panic on {me} within a panic{message}"));
+        print_cpu(me, "", snapshot);
+    }
+    qemu::exit(Exit::Panic)
+}
+
+/// Leaves `words` for the report and stops this CPU, which panics second.
+fn leave(snapshot: &Snapshot, words: &Line) -> ! {
+    if let Some(block) = pcpu::try_this() {
+        // Relaxed: published with the registers.
+        block
+            .last_words
+            .store(ptr::from_ref(words).cast_mut(), Ordering::Relaxed);
+    }
+    stop_this_cpu(snapshot)
+}
+
+/// Where a panic was, if that is known: ` at FILE:LINE:COLUMN`.
+struct Place<'a>(Option<&'a Location<'a>>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .map_or(Ok(()), |location| write!(f, " at {location}"))
+    }
 }
 
 fn print(text: Arguments<'_>) {
@@ -112,6 +142,24 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
     });
 }
 
+fn print_other(cpu: CpuId) {
+    let block = pcpu::of(cpu);
+    let Some((block, snapshot)) = block.and_then(|block| Some((block, block.stopped.read()?)))
+    else {
+        return print(format_args!("{cpu}: did not answer the NMI"));
+    };
+    // Relaxed: ordered by the read of the registers.
+    let words = block.last_words.load(Ordering::Relaxed);
+    // SAFETY: null, or on the stack of a CPU that has halted for good in `leave`.
+    match unsafe { words.as_ref() } {
+        Some(words) => {
+            print(format_args!("{cpu}: panicked too{words}"));
+            print_cpu(cpu, "", &snapshot);
+        }
+        None => print_cpu(cpu, "stopped by NMI: ", &snapshot),
+    }
+}
+
 /// The online CPUs but `me`.
 fn others(me: CpuId) -> CpuSet {
     globals::ONLINE.snapshot().difference(&CpuSet::single(me))
@@ -128,16 +176,23 @@ fn stop_others(me: CpuId) {
     let _ = clock::wait_until(PATIENCE, || others.iter().all(stopped));
 }
 
-/// The CPU that panics, if one does: what an NMI means depends on it.
-#[must_use]
-pub fn winner() -> Option<CpuId> {
-    // Acquire: pairs with the exchange in `report`.
-    let mark = globals::PANICKING.load(Ordering::Acquire);
-    CpuId::new((mark as usize).checked_sub(1)?)
+/// What an NMI means: sent by a CPU that panics, it stops this one; else it is from
+/// outside (a person's `inject-nmi`, a watchdog, a hardware error), which is a panic
+/// too. On a CPU that panics already it means nothing: the CPU reports, or is about to
+/// leave its last words and to stop.
+pub fn nmi(snapshot: &Snapshot) {
+    if pcpu::try_this().is_some_and(|this| globals::PANICKED.contains(this.id())) {
+        return;
+    }
+    // Acquire: pairs with the exchange in `is_first`.
+    if globals::PANICKING.load(Ordering::Acquire) == 0 {
+        at(snapshot, format_args!("NMI from outside"));
+    }
+    stop_this_cpu(snapshot)
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.
-pub fn stop_this_cpu(snapshot: &Snapshot) -> ! {
+fn stop_this_cpu(snapshot: &Snapshot) -> ! {
     if let Some(block) = pcpu::try_this() {
         block.stopped.record(snapshot);
     }

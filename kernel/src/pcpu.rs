@@ -14,6 +14,7 @@ use kcore::spinlock::SpinlockGuard;
 use crate::arch::backtrace::Registers;
 use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
+use crate::console::Line;
 use crate::globals;
 use crate::port::{Machine, Spinlock};
 use crate::sched::{Counters, Runq, Timers};
@@ -67,6 +68,9 @@ pub struct Pcpu {
     pub device_interrupts: AtomicU64,
     /// What this CPU was doing when a panic stopped it.
     pub stopped: Registers,
+    /// Why it panicked, if another CPU was first: a line on its stack, which it does not
+    /// leave any more. Read after `stopped`.
+    pub last_words: AtomicPtr<Line>,
 }
 
 // SAFETY: all fields are atomics but `descriptors`, which only the CPU itself
@@ -97,6 +101,7 @@ impl Pcpu {
             stray_interrupts: AtomicU64::new(0),
             device_interrupts: AtomicU64::new(0),
             stopped: Registers::new(),
+            last_words: AtomicPtr::new(ptr::null_mut()),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{globals, panic, pcpu, sched};
 /// Deals with the interrupt or exception in `frame`. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
-        vector::NMI => nmi(frame),
+        vector::NMI => panic::nmi(&Snapshot::of_frame(frame)),
         #[cfg(feature = "ktest")]
         vector::DEBUG => crate::ktest::step::trapped(frame),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
@@ -130,18 +130,6 @@ fn ipis(bits: u32) {
 fn count(counter: &AtomicU64) {
     // Relaxed: a statistic, written by this CPU only.
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// An NMI: sent by a CPU that panics, else from outside (a person's
-/// `inject-nmi`, a watchdog, a hardware error), which is a panic too.
-/// One that comes to the CPU that prints the report (the same person, once more) must
-/// not stop it.
-fn nmi(frame: &TrapFrame) {
-    match panic::winner() {
-        None => panic::at(&Snapshot::of_frame(frame), format_args!("NMI from outside")),
-        Some(cpu) if pcpu::try_this().is_some_and(|this| this.id() == cpu) => {}
-        Some(_) => panic::stop_this_cpu(&Snapshot::of_frame(frame)),
-    }
 }
 
 fn exception(number: u8, frame: &TrapFrame) -> ! {

@@ -1,8 +1,12 @@
 //! Every way to end badly has its own verdict.
 
+use core::fmt;
+
+use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
-use kernel::{arch, ktest, smp};
+use kernel::{arch, globals, ktest, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
 fn on_cpu1(action: &(dyn Fn() + Sync)) {
@@ -33,15 +37,76 @@ ktest! {
     }
 }
 
+/// A message that is not ready before both CPUs are at it; cpu1's not before cpu0 is
+/// known to be first and its NMI has come.
+struct Together<'a>(&'a AtomicU32, CpuId);
+
+impl fmt::Display for Together<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: nothing hangs on the order of these.
+        self.0.fetch_add(1, Ordering::Relaxed);
+        while self.0.load(Ordering::Relaxed) < 2 {
+            spin_loop();
+        }
+        if self.1 != CpuId::BOOT {
+            while globals::PANICKING.load(Ordering::Relaxed) == 0 {
+                spin_loop();
+            }
+            kernel::clock::delay(20_000_000);
+        }
+        write!(f, "{} panics with the other", self.1)
+    }
+}
+
 ktest! {
-    /// Two CPUs panic at once: one report, with both in it.
+    /// Two CPUs panic at once: one report, with both messages in it.
     fn two_panics_at_once() [
-        smp = "2..=8", expect = "panic", console = "panic on cpu", console = "stopped by NMI: rip ",
+        smp = "2..=8", qemu = "-accel tcg,thread=multi", expect = "panic",
+        console = "panic on cpu0 at tests/src/crash.rs:", console = ": cpu0 panics with the other",
+        console = "cpu1: panicked too at tests/src/crash.rs:", console = ": cpu1 panics with the other",
     ] {
-        let action = |context: &IpiCtx| {
-            assert!(context.cpu().index() > 1, "{} panics", context.cpu());
+        let both = AtomicU32::new(0);
+        let action = |context: &IpiCtx| if context.cpu().index() < 2 {
+            panic!("{}", Together(&both, context.cpu()));
         };
         smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+}
+
+/// A message that panics, with the next message.
+struct Hopeless;
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("{Hopeless}");
+    }
+}
+
+/// A message that panics, with one that does not.
+struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("in the message");
+    }
+}
+
+ktest! {
+    /// A panic within a panic has a short report of its own.
+    fn panic_within_a_panic() [
+        expect = "panic", console = "panic on cpu0 within a panic at tests/src/crash.rs:",
+        console = ": in the message", console = "ktest::crash::panic_within_a_panic at ",
+    ] {
+        panic!("{Broken}");
+    }
+}
+
+ktest! {
+    /// One within that is the last.
+    fn panics_within_panics() [
+        expect = "panic", console = "panic within a panic within a panic",
+    ] {
+        panic!("{Hopeless}");
     }
 }
 
@@ -86,7 +151,7 @@ ktest! {
 fn deaf() {
     arch::cpu::disable_interrupts();
     loop {
-        kcore::shim::spin_loop();
+        spin_loop();
     }
 }
 

@@ -12,7 +12,6 @@ pub const MAX_DEPTH: usize = 32;
 /// The registers that a report needs, in words that another CPU may read.
 #[derive(Debug)]
 pub struct Registers {
-    claimed: AtomicBool,
     valid: AtomicBool,
     rip: AtomicU64,
     rsp: AtomicU64,
@@ -69,7 +68,6 @@ impl Registers {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            claimed: AtomicBool::new(false),
             valid: AtomicBool::new(false),
             rip: AtomicU64::new(0),
             rsp: AtomicU64::new(0),
@@ -80,13 +78,8 @@ impl Registers {
         }
     }
 
-    /// Publishes `snapshot`; the first one stands, for a CPU that panics second is then
-    /// stopped as well, by an NMI. Any context.
+    /// Publishes `snapshot`, and what the caller wrote before. Once, by a CPU that stops.
     pub fn record(&self, snapshot: &Snapshot) {
-        // Relaxed: one caller gets false, whatever the order.
-        if self.claimed.swap(true, Ordering::Relaxed) {
-            return;
-        }
         let words = [
             (&self.rip, snapshot.rip),
             (&self.rsp, snapshot.rsp),
