@@ -61,6 +61,11 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     for other in &others(me) {
         print_other(other);
     }
+    if let Some(cpus) = globals::RENDEZVOUS.missing() {
+        print(format_args!(
+            "rendezvous: going on, and waits for CPUs: {cpus}"
+        ));
+    }
     #[cfg(feature = "ktest")]
     crate::ktest::panicked(location, format_args!("{text}"));
     qemu::exit(if text.as_str().starts_with(KASSERT) {

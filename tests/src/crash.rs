@@ -6,6 +6,7 @@ use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
+use kernel::thread::Builder;
 use kernel::{arch, globals, ktest, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
@@ -64,6 +65,7 @@ ktest! {
         smp = "2..=8", qemu = "-accel tcg,thread=multi", expect = "panic",
         console = "panic on cpu0 at tests/src/crash.rs:", console = ": cpu0 panics with the other",
         console = "cpu1: panicked too at tests/src/crash.rs:", console = ": cpu1 panics with the other",
+        console = "rendezvous: going on, and waits for CPUs: none",
     ] {
         let both = AtomicU32::new(0);
         let action = |context: &IpiCtx| if context.cpu().index() < 2 {
@@ -131,7 +133,7 @@ ktest! {
     /// A CPU that has interrupts off is stopped for the report by NMI.
     fn panic_with_a_deaf_cpu() [
         smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
-        console = "ktest::crash::deaf",
+        console = "ktest::crash::deaf", console = "rendezvous: going on, and waits for CPUs: none",
     ] {
         // The initiator itself is out of the way: it panics from its action.
         let action = |context: &IpiCtx| match context.cpu().index() {
@@ -159,6 +161,18 @@ ktest! {
     /// A hang is told from slowness by the progress that is not made.
     fn hang() [expect = "hang", patience = "2", console = "ktest::crash::deaf"] {
         deaf();
+    }
+}
+
+ktest! {
+    /// A rendezvous to which one CPU does not come: the report on the hang names it.
+    fn hang_of_a_rendezvous() [
+        smp = "2..=8", expect = "hang", patience = "2", console = "rendezvous: going on, and waits for CPUs: 1",
+    ] {
+        let _deaf = Builder::new("deaf").on(CpuId::new(1).unwrap()).spawn(deaf);
+        loop {
+            smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
+        }
     }
 }
 
