@@ -192,5 +192,5 @@ pub fn smp_rendezvous(
     action: Phase<'_>,
     teardown: Phase<'_>,
 ) -> Result<(), RendezvousError> {
-    globals::RENDEZVOUS.run(&online(), setup, action, teardown)
+    globals::RENDEZVOUS.run(&globals::ONLINE, setup, action, teardown)
 }

@@ -154,8 +154,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Runs the three phases on every CPU of `online`, the caller among them,
-    /// and returns when all have finished all of it. Effects of the callbacks
+    /// Runs the three phases on every CPU that is in `online` when the call's turn
+    /// comes, the caller among them, and returns when all have finished all of it. Effects of the callbacks
     /// are visible to the caller then; effects of setup on any CPU are visible to
     /// action on every CPU if setup has a barrier, and so for action and teardown.
     ///
@@ -166,7 +166,7 @@ impl<P: Port> Rendezvous<P> {
     /// [`RendezvousError`]; nothing has run then.
     pub fn run(
         &self,
-        online: &CpuSet,
+        online: &AtomicCpuSet,
         setup: Phase<'_>,
         action: Phase<'_>,
         teardown: Phase<'_>,
@@ -175,6 +175,8 @@ impl<P: Port> Rendezvous<P> {
             return Err(RendezvousError::InterruptsOff);
         }
         let guard = self.initiator.lock();
+        // Not before the lock: a CPU that comes online during the wait would be left out.
+        let online = online.snapshot();
         let me = P::cpu();
         if !online.contains(me) {
             return Err(RendezvousError::NotOnline(me));
@@ -333,15 +335,25 @@ mod tests {
     use std::sync::Mutex;
 
     use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
-    use crate::cpu::{CpuId, CpuSet};
+    use crate::cpu::{AtomicCpuSet, CpuId};
     use crate::port::Port;
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
     use crate::testing::{HostPort, on_cpus};
 
     const CPUS: usize = 4;
 
+    fn cpu(index: usize) -> CpuId {
+        CpuId::new(index).unwrap()
+    }
+
+    fn first_n(cpus: usize) -> AtomicCpuSet {
+        let online = AtomicCpuSet::new();
+        (0..cpus).for_each(|index| assert!(online.insert(cpu(index))));
+        online
+    }
+
     /// Runs `initiate` on cpu0 of `cpus`, the others answering interrupts.
-    fn machine(cpus: usize, initiate: impl Fn(&Rendezvous<HostPort>, &CpuSet) + Sync) {
+    fn machine(cpus: usize, initiate: impl Fn(&Rendezvous<HostPort>, &AtomicCpuSet) + Sync) {
         let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
         on_cpus(cpus, |cpu| {
             let handler = Arc::clone(&rendezvous);
@@ -350,7 +362,7 @@ mod tests {
             });
             HostPort::all_ready();
             if cpu == 0 {
-                initiate(&rendezvous, &CpuSet::first_n(cpus));
+                initiate(&rendezvous, &first_n(cpus));
             }
         });
         assert_eq!(rendezvous.missing(), None);
@@ -495,6 +507,51 @@ mod tests {
         }
     }
 
+    /// A CPU that comes online while an initiator waits for its turn is called by it.
+    #[test]
+    fn who_comes_online_during_the_wait_takes_part() {
+        let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
+        let online = first_n(2);
+        let called = AtomicBool::new(false);
+        on_cpus(3, |index| {
+            let handler = Arc::clone(&rendezvous);
+            HostPort::on_interrupt(move || {
+                handler.interrupt();
+            });
+            HostPort::all_ready();
+            let run = |action| {
+                rendezvous
+                    .run(
+                        &online,
+                        Phase::NoBarrier,
+                        Phase::Run(action),
+                        Phase::NoBarrier,
+                    )
+                    .unwrap();
+            };
+            match index {
+                // cpu1 can come to this one only from where it waits for its turn.
+                0 => run(&|context| {
+                    if context.cpu() == cpu(1) {
+                        online.insert(cpu(2));
+                    }
+                }),
+                1 => {
+                    while rendezvous.missing().is_none() {
+                        std::thread::yield_now();
+                    }
+                    run(&|context| {
+                        if context.cpu() == cpu(2) {
+                            called.store(true, Ordering::Relaxed);
+                        }
+                    });
+                }
+                _ => {}
+            }
+        });
+        assert!(called.load(Ordering::Relaxed), "cpu2 was left out");
+    }
+
     #[test]
     fn initiators_on_all_cpus_take_turns() {
         let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
@@ -511,7 +568,7 @@ mod tests {
                 };
                 rendezvous
                     .run(
-                        &CpuSet::first_n(CPUS),
+                        &first_n(CPUS),
                         Phase::Barrier,
                         Phase::Run(&count),
                         Phase::Barrier,
@@ -531,7 +588,7 @@ mod tests {
         let count = |_: &IpiCtx| {
             ran.fetch_add(1, Ordering::Relaxed);
         };
-        let online = CpuSet::first_n(1);
+        let online = first_n(1);
         rendezvous
             .run(
                 &online,
@@ -549,7 +606,7 @@ mod tests {
         HostPort::become_cpu(0);
         let rendezvous = Rendezvous::<HostPort>::new();
         let never = |_: &IpiCtx| panic!("ran");
-        let run = |online: &CpuSet| {
+        let run = |online: &AtomicCpuSet| {
             rendezvous.run(
                 online,
                 Phase::NoBarrier,
@@ -558,13 +615,10 @@ mod tests {
             )
         };
         let enabled = HostPort::disable_interrupts();
-        assert_eq!(
-            run(&CpuSet::first_n(1)),
-            Err(RendezvousError::InterruptsOff)
-        );
+        assert_eq!(run(&first_n(1)), Err(RendezvousError::InterruptsOff));
         HostPort::restore_interrupts(enabled);
         assert_eq!(
-            run(&CpuSet::EMPTY),
+            run(&AtomicCpuSet::new()),
             Err(RendezvousError::NotOnline(CpuId::BOOT))
         );
         assert_eq!(
