@@ -1,6 +1,7 @@
 //! `smp_rendezvous` on the machine. The protocol itself is tested in kcore, on
 //! the host; here, that interrupts, counters and CPUs are wired as it needs.
 
+use kcore::cpu::MAX_CPUS;
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicU64, Ordering};
 use kernel::smp::{online, smp_rendezvous};
@@ -20,7 +21,7 @@ ktest! {
 /// action; each action runs once; the next call does not disturb the last.
 fn many(rounds: u64) {
     let cpus = online().len() as u64;
-    let written = [const { AtomicU64::new(0) }; 64];
+    let written = [const { AtomicU64::new(0) }; MAX_CPUS];
     let actions = AtomicU64::new(0);
     for round in 1..=rounds {
         let setup = |context: &IpiCtx| {

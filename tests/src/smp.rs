@@ -1,5 +1,6 @@
 //! Every CPU comes up, whatever the machine looks like.
 
+use kcore::cpu::MAX_CPUS;
 use kcore::rendezvous::Phase;
 use kcore::shim::{AtomicU64, Ordering};
 use kernel::smp::{online, smp_rendezvous};
@@ -20,7 +21,7 @@ fn enabled() -> usize {
 fn all_here(expected: usize) {
     assert_eq!(enabled(), expected);
     assert_eq!(online().len(), expected);
-    static STACKS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    static STACKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
     let look = |context: &kcore::rendezvous::IpiCtx| {
         let this = pcpu::this();
         assert_eq!(this.id(), context.cpu());

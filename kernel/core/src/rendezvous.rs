@@ -19,7 +19,9 @@
 //! ```
 //!
 //! The four counters are FreeBSD's `smp_rv_waiters[0..3]` (`subr_smp.c`). The
-//! fourth says "this CPU will not touch the call any more". Without it the
+//! first, which no phase can do without, makes it a rendezvous: when anything
+//! runs, every CPU has left what it was doing and will not go back to it before the
+//! end. The fourth says "this CPU will not touch the call any more". Without it the
 //! initiator would return as soon as it has passed the last barrier, and a slow
 //! CPU still on its way out of that barrier would read closures on a stack that
 //! is gone, and spin on counters that the next call has reset. FreeBSD's stable/8
@@ -318,9 +320,10 @@ impl Call {
     /// # Safety
     /// They must not be used after the borrows they were made of have ended.
     unsafe fn forget_lifetime(setup: Phase<'_>, action: Phase<'_>, teardown: Phase<'_>) -> Self {
-        // SAFETY: only the lifetime changes; the caller answers for it.
-        let forget =
-            |phase: Phase<'_>| unsafe { core::mem::transmute::<Phase<'_>, Phase<'static>>(phase) };
+        let forget = |phase: Phase<'_>| {
+            // SAFETY: only the lifetime changes; the caller answers for it.
+            unsafe { core::mem::transmute::<Phase<'_>, Phase<'static>>(phase) }
+        };
         Self {
             setup: forget(setup),
             action: forget(action),
@@ -505,6 +508,41 @@ mod tests {
                 );
             });
         }
+    }
+
+    /// Without any barrier, the action still runs nowhere before every CPU has left
+    /// what it was doing. cpu1 takes its time. Without the first counter the initiator
+    /// does not wait for it.
+    #[test]
+    fn nobody_acts_before_all_have_arrived() {
+        let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
+        let arrived = Arc::new([const { AtomicBool::new(false) }; CPUS]);
+        on_cpus(CPUS, |index| {
+            let (handler, here) = (Arc::clone(&rendezvous), Arc::clone(&arrived));
+            HostPort::on_interrupt(move || {
+                here[index].store(true, Ordering::Relaxed);
+                handler.interrupt();
+            });
+            HostPort::all_ready();
+            match index {
+                0 => {
+                    let look = |_: &IpiCtx| {
+                        for (cpu, here) in arrived.iter().enumerate().skip(1) {
+                            assert!(here.load(Ordering::Relaxed), "it runs before cpu{cpu} came");
+                        }
+                    };
+                    let (none, action) = (Phase::NoBarrier, Phase::Run(&look));
+                    rendezvous.run(&first_n(CPUS), none, action, none).unwrap();
+                }
+                1 => {
+                    while rendezvous.missing().is_none() {
+                        std::thread::yield_now();
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                _ => {}
+            }
+        });
     }
 
     /// A CPU that comes online while an initiator waits for its turn is called by it.
