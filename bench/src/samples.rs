@@ -54,6 +54,8 @@ impl fmt::Display for Figures {
 /// The ticks of `rounds` rounds of `operation`, those of the loop included.
 #[inline(always)]
 fn batch(rounds: u64, operation: &mut impl FnMut()) -> u64 {
+    // Unknown to the compiler, so that every loop counts in the same way.
+    let rounds = black_box(rounds);
     let start = cpu::tsc();
     for _ in 0..rounds {
         operation();

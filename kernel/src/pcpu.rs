@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use kcore::cpu::CpuId;
+use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 
@@ -31,6 +31,7 @@ pub struct Pcpu {
     curthread: AtomicPtr<Thread>,
 
     // Constant since the block was made.
+    /// The third word, where `arch::cpu::gs_cpu` looks.
     id: CpuId,
     /// Constant once the CPU is online; the boot CPU's is found out late.
     apic_id: AtomicU32,
@@ -247,6 +248,16 @@ pub fn this() -> &'static Pcpu {
     // SAFETY: GS:0 holds the address of a 'static block since `install`, which
     // runs on each CPU before anything calls this.
     unsafe { &*cpu::gs_self().cast::<Pcpu>() }
+}
+
+/// The number of the CPU that runs this.
+#[must_use]
+#[inline]
+pub fn this_cpu() -> CpuId {
+    let index = cpu::gs_cpu() as usize;
+    // SAFETY: what lies there is the index of a CpuId, `Pcpu::id`.
+    unsafe { core::hint::assert_unchecked(index < MAX_CPUS) };
+    CpuId::new(index).unwrap_or(CpuId::BOOT)
 }
 
 /// As [`this`], or `None` on a CPU that has not come that far: for code that may

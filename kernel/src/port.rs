@@ -47,7 +47,7 @@ impl Port for Machine {
 
     #[inline]
     fn cpu() -> CpuId {
-        pcpu::this().id()
+        pcpu::this_cpu()
     }
 
     fn thread() -> impl fmt::Display {

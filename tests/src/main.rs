@@ -14,6 +14,7 @@ mod apic;
 mod boot_paths;
 mod console;
 mod crash;
+mod critical;
 mod memory;
 mod rendezvous;
 mod smp;

@@ -111,11 +111,13 @@ fn settled(name: &str, at: u64) {
     );
 }
 
-/// `critical_exit`, or the mistake that `bug=test-then-zero` brings back.
+/// `critical_exit`, or one of the mistakes that `bug=` brings back.
 fn exit_by_hand() {
     let crit = sched::curthread().crit();
     if bugs::active(Bug::TestThenZero) {
         crit.exit_test_first::<Machine>();
+    } else if bugs::active(Bug::SplitDecrement) {
+        crit.exit_split::<Machine>();
     } else {
         crit.exit::<Machine>();
     }
@@ -168,6 +170,14 @@ ktest! {
     /// Looking before going to zero loses a preemption at one boundary.
     fn test_then_zero_is_found() [
         bug = "test-then-zero", append = "bug=test-then-zero", expect = "panic",
+        console = "lost preemption: critical_exit, boundary ",
+    ] { exits(); }
+}
+
+ktest! {
+    /// A decrement in two instructions stores over what an interrupt in between owes.
+    fn split_decrement_is_found() [
+        bug = "split-decrement", append = "bug=split-decrement", expect = "panic",
         console = "lost preemption: critical_exit, boundary ",
     ] { exits(); }
 }

@@ -6,13 +6,11 @@
 //! It is no lock: it keeps out neither interrupt handlers nor other CPUs.
 //!
 //! [`CritState`] belongs to a thread. Two parties write it, both on the CPU that the
-//! thread runs on: the thread, and the interrupts on top of it. An interrupt leaves
-//! the count as it found it (strictly nested), so a load and a store do where other
-//! words need an atomic read-modify-write: an interrupt between the two has undone
-//! its own change before the store. The words are atomics with relaxed ordering
-//! because an interrupt is a second observer for the compiler, and the compiler
-//! fences keep the section's accesses inside it. (A plain or `Cell` word lets LLVM
-//! delete the section outright: it sees no reader.)
+//! thread runs on: the thread, and the interrupts on top of it. So it needs no locked
+//! instruction, but each change must be one instruction ([`LocalU32`]), or an interrupt
+//! in between is undone by the store behind it. Each is also a barrier to the compiler,
+//! which keeps the section's accesses inside. (Left to itself, LLVM deletes a section
+//! outright: it sees no reader.)
 //!
 //! # The window
 //!
@@ -31,6 +29,11 @@
 //! That was FreeBSD r222254 (r222942 in stable/8): see [`crate::intr`] for how it
 //! cannot happen here, and [`NestedSection`] for the cure of its time.
 //!
+//! Here the going to zero and the look are one instruction: the flag is the word's lowest
+//! bit, upside down, and SUB leaves both in the flags for one jump (Linux folds
+//! `PREEMPT_NEED_RESCHED` into `preempt_count` for the same reason). The window begins
+//! behind it and is as open as ever.
+//!
 //! Source: FreeBSD `sys/sys/systm.h` (`critical_enter`, `critical_exit`) and
 //! `sys/kern/kern_switch.c` (`critical_exit_preempt`).
 
@@ -38,11 +41,8 @@
 
 use core::marker::PhantomData;
 
-use crate::kassert;
-use crate::shim::{AtomicBool, AtomicU32, Ordering, compiler_fence};
-
-/// What one interrupt in progress adds to the count: the sections are counted below.
-pub(crate) const INTERRUPT: u32 = 1 << 16;
+use crate::shim::{LocalU32, Ordering, compiler_fence};
+use crate::{KASSERT, kassert};
 
 /// What critical sections need of the scheduler.
 pub trait Preempt {
@@ -55,17 +55,26 @@ pub trait Preempt {
     fn preempt(crit: &CritState);
 }
 
-/// A thread's critical-section count and its owed preemption.
+/// One section entered.
+const SECTION: u32 = 2;
+/// What one interrupt in progress adds: sections are counted below, up to 65,535.
+pub(crate) const INTERRUPT: u32 = SECTION << 16;
+/// Set while nothing is owed: owepreempt, upside down.
+const SETTLED: u32 = 1;
+
+/// A thread's critical-section count (`critnest`) and its owed preemption
+/// (`owepreempt`), in one word:
+///
+/// ```text
+/// 31            17 16             1  0
+/// │ interrupts    │ sections       │ 1: nothing owed
+/// ```
+///
+/// The bit is upside down so that the word is zero exactly in the window W: the exit
+/// that has to pay, and no other, brings it to zero.
 #[derive(Debug)]
-#[repr(C)]
-pub struct CritState {
-    /// Sections in the low half, interrupts in progress in the high half: nothing
-    /// that a handler does brings the word to zero.
-    nest: AtomicU32,
-    /// Written only on the thread's own CPU; set only while `nest` is above zero;
-    /// cleared only by a switch.
-    owepreempt: AtomicBool,
-}
+#[repr(transparent)]
+pub struct CritState(LocalU32);
 
 impl CritState {
     /// The state of a thread that has not run: its first instruction runs inside the
@@ -73,55 +82,67 @@ impl CritState {
     /// deep and gives that up itself (FreeBSD's `fork_exit` does).
     #[must_use]
     pub const fn newborn() -> Self {
-        Self {
-            nest: AtomicU32::new(1),
-            owepreempt: AtomicBool::new(false),
-        }
+        Self(LocalU32::new(SECTION | SETTLED))
     }
 
     /// The state of a thread that runs already, outside any section: a CPU's first.
     #[must_use]
     pub const fn running() -> Self {
-        Self {
-            nest: AtomicU32::new(0),
-            owepreempt: AtomicBool::new(false),
-        }
+        Self(LocalU32::new(SETTLED))
     }
 
     /// Makes this the state of a [`Self::newborn`] again, for the next thread in the
     /// same place. Nobody may be running on it.
     pub fn reset(&self) {
-        // Relaxed: the run-queue lock publishes it to the CPU that runs the thread.
-        self.nest.store(1, Ordering::Relaxed);
-        self.owepreempt.store(false, Ordering::Relaxed);
+        self.0.store(SECTION | SETTLED);
     }
 
     /// Enters a section: one increment. Any context.
     #[inline]
     pub fn enter(&self) {
-        self.add(1);
-        // Nothing of the section moves up before it. The partner is an interrupt on
-        // this CPU, so no CPU fence is needed.
-        compiler_fence(Ordering::SeqCst);
+        self.0.add::<SECTION>();
     }
 
-    /// Leaves a section and, if it was the outermost, pays what is owed. Any context.
+    /// Leaves a section and, if it was the outermost, pays what is owed: one decrement
+    /// and one test. Any context.
+    ///
+    /// # Panics
+    /// If there is no section to leave.
     #[inline]
     pub fn exit<P: Preempt>(&self) {
-        self.leave();
-        if self.owepreempt() {
-            self.pay::<P>();
+        if self.0.sub_and_test::<SECTION>() {
+            self.exit_slow::<P>();
         }
+    }
+
+    /// The exit that owes, or should not have been.
+    #[cold]
+    fn exit_slow<P: Preempt>(&self) {
+        if self.0.load() >= 0_u32.wrapping_sub(SECTION) {
+            self.0.add::<SECTION>();
+            panic!("{KASSERT}critical_exit below zero");
+        }
+        self.pay::<P>();
     }
 
     /// [`Self::exit`] as it must not be: looks first, goes to zero then. For the tests
     /// that show what is lost (`bug=test-then-zero`).
     pub fn exit_test_first<P: Preempt>(&self) {
-        compiler_fence(Ordering::SeqCst);
         let owed = self.owepreempt();
-        compiler_fence(Ordering::SeqCst);
-        self.sub(1);
+        self.0.sub::<SECTION>();
         if owed {
+            self.pay::<P>();
+        }
+    }
+
+    /// [`Self::exit`] as it must not be: in two instructions, as a compiler is free to
+    /// make it of a load and a store. An interrupt in between owes in vain: the store
+    /// brings back the word from before (`bug=split-decrement`).
+    pub fn exit_split<P: Preempt>(&self) {
+        let left = self.0.load() - SECTION;
+        compiler_fence(Ordering::SeqCst);
+        self.0.store(left);
+        if left == 0 {
             self.pay::<P>();
         }
     }
@@ -130,17 +151,21 @@ impl CritState {
     /// for somebody else looking.
     #[inline]
     pub fn leave(&self) {
-        compiler_fence(Ordering::SeqCst);
-        self.sub(1);
-        // Zero, then test: the load of owepreempt must not move up before the store.
-        compiler_fence(Ordering::SeqCst);
+        self.0.sub::<SECTION>();
+    }
+
+    /// Whether the thread is in the window W: nothing is held and a preemption is owed.
+    #[must_use]
+    #[inline]
+    pub fn must_pay(&self) -> bool {
+        self.0.load() == 0
     }
 
     /// Pays what is owed if nothing is held: the slow path of every exit.
     #[cold]
     pub(crate) fn pay<P: Preempt>(&self) {
         // An inner section, or a handler: whoever is outermost looks again.
-        while self.word() == 0 && self.owepreempt() {
+        while self.must_pay() {
             // Held while the lock is being taken, whose own sections end in between.
             self.enter();
             P::preempt(self);
@@ -151,63 +176,57 @@ impl CritState {
     /// or an interrupt.
     pub fn owe(&self) {
         kassert!(
-            self.word() > 0,
+            self.nesting() > 0,
             "owepreempt set outside any critical section"
         );
-        // Relaxed: read on this CPU only.
-        self.owepreempt.store(true, Ordering::Relaxed);
+        self.0.clear::<SETTLED>();
     }
 
     /// A switch has paid. By the scheduler, for the thread that it switches from.
+    #[inline]
     pub fn paid(&self) {
-        // Relaxed: read on this CPU only.
-        self.owepreempt.store(false, Ordering::Relaxed);
+        self.0.set::<SETTLED>();
     }
 
     /// Whether a preemption is owed.
     #[must_use]
     #[inline]
     pub fn owepreempt(&self) -> bool {
-        // Relaxed: written on this CPU only.
-        self.owepreempt.load(Ordering::Relaxed)
+        self.0.load() & SETTLED == 0
     }
 
     /// How many sections are entered.
     #[must_use]
     #[inline]
     pub fn critnest(&self) -> u32 {
-        self.word() & (INTERRUPT - 1)
+        self.0.load() % INTERRUPT / SECTION
     }
 
     /// How many interrupts are in progress on top of the thread.
     #[must_use]
     #[inline]
     pub fn interrupt_depth(&self) -> u32 {
-        self.word() / INTERRUPT
+        self.0.load() / INTERRUPT
     }
 
+    /// Sections and interrupts together: `critnest` in the low half, `interrupt_depth`
+    /// in the other.
+    #[must_use]
     #[inline]
-    pub(crate) fn word(&self) -> u32 {
-        // Relaxed: written on this CPU only.
-        self.nest.load(Ordering::Relaxed)
+    pub fn nesting(&self) -> u32 {
+        self.0.load() / SECTION
     }
 
-    /// One unlocked increment: see the module's text for why that is enough.
+    /// Begins an interrupt on top.
     #[inline]
-    pub(crate) fn add(&self, n: u32) {
-        // Relaxed: written on this CPU only.
-        self.nest.store(
-            self.nest.load(Ordering::Relaxed).wrapping_add(n),
-            Ordering::Relaxed,
-        );
+    pub(crate) fn begin_interrupt(&self) {
+        self.0.add::<INTERRUPT>();
     }
 
+    /// Ends it, without looking.
     #[inline]
-    pub(crate) fn sub(&self, n: u32) {
-        // Relaxed: written on this CPU only.
-        let old = self.nest.load(Ordering::Relaxed);
-        debug_assert!(old >= n, "critical_exit below zero");
-        self.nest.store(old.wrapping_sub(n), Ordering::Relaxed);
+    pub(crate) fn end_interrupt(&self) {
+        self.0.sub::<INTERRUPT>();
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! IntrContext::enter ──► handler ──► eoi(self) ──► Acked ──► finish(self) ──► Preempt ──► pay(self)
-//!      count + 65536                 EOI written             count − 65536                may switch
+//!      depth + 1                     EOI written             depth − 1                    may switch
 //! ```
 //!
 //! An interrupt in progress counts in the very word that counts critical sections
 //! ([`crate::critical`]), so that no spinlock a handler takes and releases can bring
-//! it to zero: the exit of FreeBSD r222942's spinlock finds 65536 and goes on. What is
+//! it to zero: the exit of FreeBSD r222942's spinlock finds the interrupt and goes on. What is
 //! owed is paid at one place, at the end, and the types leave no other order: only an
 //! [`Acked`] can be finished, only a finished interrupt gives a [`Preempt`], and a
 //! [`Preempt`] that is not paid is a warning from the compiler. A switch before the
@@ -21,7 +21,7 @@
 
 use core::mem;
 
-use crate::critical::{CritState, INTERRUPT, NestedSection, Preempt as Payer};
+use crate::critical::{CritState, NestedSection, Preempt as Payer};
 use crate::{KASSERT, kassert};
 
 /// How interrupts are kept from switching threads before their end.
@@ -38,9 +38,9 @@ pub enum Heart {
 #[must_use = "an interrupt must be acknowledged"]
 pub struct IntrContext<'a> {
     crit: &'a CritState,
-    /// What this interrupt added to the count.
-    counted: u32,
-    /// The word on entry, to which it must return.
+    /// Whether this interrupt is counted.
+    counted: bool,
+    /// The nesting on entry, to which it must return.
     entry: u32,
 }
 
@@ -49,11 +49,11 @@ impl<'a> IntrContext<'a> {
     /// entry only, interrupts off.
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
-        let entry = crit.word();
-        crit.add(INTERRUPT);
+        let entry = crit.nesting();
+        crit.begin_interrupt();
         Self {
             crit,
-            counted: INTERRUPT,
+            counted: true,
             entry,
         }
     }
@@ -65,8 +65,8 @@ impl<'a> IntrContext<'a> {
     pub fn enter_uncounted(crit: &'a CritState) -> Self {
         Self {
             crit,
-            counted: 0,
-            entry: crit.word(),
+            counted: false,
+            entry: crit.nesting(),
         }
     }
 
@@ -105,7 +105,7 @@ impl Drop for IntrContext<'_> {
 #[must_use = "an interrupt must be finished"]
 pub struct Acked<'a> {
     crit: &'a CritState,
-    counted: u32,
+    counted: bool,
     entry: u32,
 }
 
@@ -119,12 +119,14 @@ impl<'a> Acked<'a> {
     /// Ends the interrupt: everything it counted is given back.
     #[inline]
     pub fn finish(self) -> Preempt<'a> {
-        self.crit.sub(self.counted);
+        if self.counted {
+            self.crit.end_interrupt();
+        }
         kassert!(
-            self.crit.word() == self.entry,
+            self.crit.nesting() == self.entry,
             "an interrupt found a nesting of {:#x} and leaves {:#x}",
             self.entry,
-            self.crit.word()
+            self.crit.nesting()
         );
         Preempt { crit: self.crit }
     }
@@ -143,7 +145,7 @@ impl Preempt<'_> {
     /// interrupted thread runs again.
     #[inline]
     pub fn pay<P: Payer>(self) {
-        if self.crit.owepreempt() {
+        if self.crit.must_pay() {
             self.crit.pay::<P>();
         }
     }

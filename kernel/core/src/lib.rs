@@ -46,6 +46,7 @@ pub mod port;
 pub mod rendezvous;
 pub mod runq;
 pub mod sched;
+#[expect(unsafe_code, reason = "read-modify-writes in one instruction")]
 pub mod shim;
 #[expect(
     unsafe_code,

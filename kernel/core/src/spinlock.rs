@@ -33,50 +33,58 @@ use core::panic::Location;
 use crate::cpu::CpuId;
 use crate::kassert;
 use crate::port::Port;
-use crate::shim::{AtomicBool, AtomicU32, Ordering};
+use crate::shim::{AtomicU32, Ordering};
 use crate::site::{Line, Place, Site};
 
-/// How many spinlocks a thread holds, and its interrupt flag from before the first.
-/// Written like [`crate::critical::CritState`]: by the thread and by the interrupts on
-/// top of it, which leave it as they found it.
+/// How many spinlocks a thread holds, and its interrupt flag from before the first, in
+/// one word. Written like [`crate::critical::CritState`]: by the thread and by the
+/// interrupts on top of it, which leave it as they found it.
 #[derive(Debug)]
-pub struct SpinState {
-    count: AtomicU32,
-    enabled: AtomicBool,
-}
+pub struct SpinState(AtomicU32);
+
+/// In a [`SpinState`]: interrupts were on before the first lock. (The flag's place in
+/// RFLAGS, so that x86 needs no shift.)
+const ENABLED: u32 = 1 << 9;
+/// In a [`SpinState`]: one lock held.
+const ONE: u32 = 1 << 10;
 
 impl SpinState {
     /// Of a thread that has not run: born inside the switch, with the run-queue lock
     /// held, to run with interrupts on once it has let go of that.
     #[must_use]
     pub const fn newborn() -> Self {
-        Self {
-            count: AtomicU32::new(1),
-            enabled: AtomicBool::new(true),
-        }
+        Self(AtomicU32::new(ONE | ENABLED))
     }
 
     /// Of a thread that runs already and holds nothing.
     #[must_use]
     pub const fn running() -> Self {
-        Self {
-            count: AtomicU32::new(0),
-            enabled: AtomicBool::new(false),
-        }
+        Self(AtomicU32::new(0))
     }
 
     /// Makes this the state of a [`Self::newborn`] again.
     pub fn reset(&self) {
-        // Relaxed: the run-queue lock publishes it to the CPU that runs the thread.
-        self.count.store(1, Ordering::Relaxed);
-        self.enabled.store(true, Ordering::Relaxed);
+        self.store(ONE | ENABLED);
     }
 
     /// How many spinlocks the thread holds.
     #[must_use]
+    #[inline]
     pub fn count(&self) -> u32 {
+        self.load() / ONE
+    }
+
+    #[inline]
+    fn load(&self) -> u32 {
         // Relaxed: written on this CPU only.
-        self.count.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn store(&self, word: u32) {
+        // Relaxed: written on this CPU only; the run-queue lock publishes it to the CPU
+        // that runs the thread next.
+        self.0.store(word, Ordering::Relaxed);
     }
 }
 
@@ -85,16 +93,13 @@ impl SpinState {
 #[inline]
 pub fn spinlock_enter<P: Port>() {
     let spin = P::spin();
-    let count = spin.count();
-    // Relaxed here and below: written on this CPU only.
-    if count > 0 {
-        spin.count.store(count + 1, Ordering::Relaxed);
-        return;
+    let word = spin.load();
+    if word > 0 {
+        return spin.store(word + ONE);
     }
-    let enabled = P::disable_interrupts();
-    // First the count: an NMI in between then leaves the flag alone.
-    spin.count.store(1, Ordering::Relaxed);
-    spin.enabled.store(enabled, Ordering::Relaxed);
+    let enabled = if P::disable_interrupts() { ENABLED } else { 0 };
+    // Count and flag in one store: an NMI finds neither or both.
+    spin.store(ONE | enabled);
     P::crit().enter();
 }
 
@@ -110,6 +115,7 @@ pub fn spinlock_exit<P: Port>() {
 
 /// As [`spinlock_exit`] without looking at what is owed: for the code that pays it,
 /// which looks again itself.
+#[inline]
 pub fn spinlock_exit_unpaid<P: Port>() {
     if let Some(enabled) = last_exit::<P>() {
         P::crit().leave();
@@ -124,16 +130,14 @@ pub fn spinlock_exit_unpaid<P: Port>() {
 #[inline]
 fn last_exit<P: Port>() -> Option<bool> {
     let spin = P::spin();
-    let count = spin.count();
-    kassert!(count > 0, "spinlock_exit below zero on {}", P::cpu());
-    // Relaxed: written on this CPU only.
-    if count > 1 {
-        spin.count.store(count - 1, Ordering::Relaxed);
+    let word = spin.load();
+    if word >= 2 * ONE {
+        spin.store(word - ONE);
         return None;
     }
-    let enabled = spin.enabled.load(Ordering::Relaxed);
-    spin.count.store(0, Ordering::Relaxed);
-    Some(enabled)
+    // If there was none to leave, the critical section finds it.
+    spin.store(0);
+    Some(word & ENABLED != 0)
 }
 
 /// No CPU holds the lock.
@@ -216,6 +220,7 @@ impl<P: Port> Raw<P> {
     }
 
     /// Whether the calling CPU is the holder.
+    #[inline]
     fn is_held_here(&self) -> bool {
         // Relaxed: only this CPU stores its own index.
         self.owner.load(Ordering::Relaxed) == P::cpu().index() as u32
@@ -299,18 +304,28 @@ impl<T, P: Port> Spinlock<T, P> {
     #[track_caller]
     #[inline]
     pub fn lock_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
+        spinlock_enter::<P>();
+        let lock = find();
+        if lock.raw.take() {
+            return lock.guard(true);
+        }
+        Self::wait_here(find)
+    }
+
+    /// [`Self::lock_here`], in the section, of a lock that was taken.
+    #[cold]
+    #[track_caller]
+    fn wait_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
         loop {
-            spinlock_enter::<P>();
             let lock = find();
-            if lock.raw.take() {
-                return lock.guard(true);
-            }
             // Lets interrupts in, and so the thread may come to another CPU.
             lock.raw.wait();
             let guard = lock.guard(true);
             if core::ptr::eq(lock, find()) {
                 return guard;
             }
+            drop(guard);
+            spinlock_enter::<P>();
         }
     }
 
@@ -332,6 +347,7 @@ impl<T, P: Port> Spinlock<T, P> {
     /// # Safety
     /// This CPU must hold the lock, its guard must have been forgotten, and no
     /// reference to the value may be in use.
+    #[inline]
     pub unsafe fn unlock_handed_over(&self, pay: bool) {
         kassert!(
             self.is_held_here(),
@@ -401,6 +417,7 @@ impl<T, P: Port> DerefMut for SpinlockGuard<'_, T, P> {
 }
 
 impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
+    #[inline]
     fn drop(&mut self) {
         self.lock.raw.release();
         spinlock_exit::<P>();

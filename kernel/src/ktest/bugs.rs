@@ -21,13 +21,14 @@ pub enum Bug {
     AcpiMadtDuplicate,
     AcpiMadtSilentCpu,
     TestThenZero,
+    SplitDecrement,
     EoiAfterSwitch,
     FlagClearedInHandler,
     NoNestedSection,
 }
 
 /// Every bug by its name on the command line, and what it does.
-const BUGS: [(Bug, &str, &str); 12] = [
+const BUGS: [(Bug, &str, &str); 13] = [
     (
         Bug::AcpiRsdpChecksum,
         "acpi-rsdp-checksum",
@@ -72,6 +73,11 @@ const BUGS: [(Bug, &str, &str); 12] = [
         Bug::TestThenZero,
         "test-then-zero",
         "critical_exit looks at owepreempt before it goes to zero",
+    ),
+    (
+        Bug::SplitDecrement,
+        "split-decrement",
+        "critical_exit loads the count and stores it in two instructions",
     ),
     (
         Bug::EoiAfterSwitch,

@@ -104,7 +104,9 @@ pub fn interrupts_enabled() -> bool {
 /// Lets this CPU take maskable interrupts.
 #[inline]
 pub fn enable_interrupts() {
-    interrupts::enable();
+    // SAFETY: sets RFLAGS.IF and nothing else. Without `nomem`, so that nothing moves out
+    // of the part where interrupts are off. (The crate's has a NOP behind it.)
+    unsafe { asm!("sti", options(preserves_flags, nostack)) };
 }
 
 /// Keeps maskable interrupts from this CPU.
@@ -190,11 +192,26 @@ pub fn gs_self() -> *const () {
 pub fn gs_curthread() -> *const () {
     let thread: *const ();
     // SAFETY: once set_gs_base ran, GS:8 is mapped. A thread that runs always finds
-    // itself there, so the load may be repeated or left out (pure, readonly).
+    // itself there, on whatever CPU, so the load may be repeated, left out, or moved
+    // over any other access (pure, nomem).
     unsafe {
-        asm!("mov {}, gs:[8]", out(reg) thread, options(pure, readonly, nostack, preserves_flags));
+        asm!("mov {}, gs:[8]", out(reg) thread, options(pure, nomem, nostack, preserves_flags));
     };
     thread
+}
+
+/// The kernel's number of this CPU: the third word of its per-CPU block.
+#[must_use]
+#[inline]
+pub fn gs_cpu() -> u32 {
+    let cpu: u32;
+    // SAFETY: once set_gs_base ran, GS:16 is mapped, and constant on this CPU (pure,
+    // readonly).
+    unsafe {
+        asm!("movzx {:e}, word ptr gs:[16]", out(reg) cpu,
+            options(pure, readonly, nostack, preserves_flags));
+    };
+    cpu
 }
 
 /// Whether [`set_gs_base`] ran on this CPU: a kernel address is in GS base.
