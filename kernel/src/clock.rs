@@ -173,21 +173,24 @@ pub fn ticks_from_now(nanoseconds: u64) -> u64 {
 
 /// Lets the timer of this CPU interrupt when the time-stamp counter reaches
 /// `deadline`, or earlier if it will already. Interrupts off.
+#[inline]
 pub fn arm(deadline: u64) {
+    // Relaxed: this CPU only, interrupts off. 0, no deadline, wraps to the latest of all.
+    if deadline <= pcpu::this().armed.load(Ordering::Relaxed).wrapping_sub(1) {
+        arm_earlier(deadline);
+    }
+}
+
+fn arm_earlier(deadline: u64) {
     #[cfg(feature = "ktest")]
     if crate::ktest::timer_is_mine() {
-        return;
-    }
-    let armed = &pcpu::this().armed;
-    // Relaxed here and below: this CPU only, interrupts off.
-    let before = armed.load(Ordering::Relaxed);
-    if before != 0 && before <= deadline {
         return;
     }
     let Some(timer) = globals::TIMER.get() else {
         return;
     };
-    armed.store(deadline, Ordering::Relaxed);
+    // Relaxed: as in `arm`.
+    pcpu::this().armed.store(deadline, Ordering::Relaxed);
     if timer.has_deadline {
         apic::timer_deadline(deadline);
     } else {

@@ -38,7 +38,7 @@ use kcore::thread::{Priority, ThreadState};
 use crate::arch::{context, cpu};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
-use crate::thread::{self, RunLinks, Thread, TimerPositions};
+use crate::thread::{self, Thread, TimerPositions};
 use crate::{clock, globals, smp};
 
 /// How many slices a thread could have in a second before one of the same priority
@@ -48,7 +48,7 @@ const SLICES_A_SECOND: u64 = 128;
 /// The runnable threads of one CPU, and what it is doing.
 #[derive(Debug)]
 pub struct Runq {
-    queue: RunQueue,
+    queue: RunQueue<Thread>,
     /// The priority of the thread that runs.
     current: Priority,
     /// A preempt IPI is on its way, and there has been no switch since.
@@ -73,12 +73,6 @@ impl Runq {
     #[must_use]
     pub fn current(&self) -> Priority {
         self.current
-    }
-
-    /// How many threads are queued.
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.queue.len()
     }
 
     /// Whether no thread is queued.
@@ -191,8 +185,8 @@ pub fn wakeup(thread: &'static Thread) -> bool {
         owner.id(),
         thread.is_pinned(),
         here,
-        &smp::online(),
-        &idle_cpus(),
+        &globals::ONLINE,
+        &globals::IDLE,
         current,
     );
     if target == owner.id() {
@@ -212,7 +206,7 @@ pub fn wakeup(thread: &'static Thread) -> bool {
 /// Queues a thread that has never run.
 pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) {
     let here = Machine::cpu();
-    let target = cpu.unwrap_or_else(|| idle_cpus().iter().next().unwrap_or(here));
+    let target = cpu.unwrap_or_else(|| globals::IDLE.find(|_| true).unwrap_or(here));
     let block = pcpu::of(target).expect("spawned on a CPU that exists");
     let rq = block.runq.lock();
     thread.set_cpu(target);
@@ -238,8 +232,7 @@ fn lock_cpu_of(thread: &Thread) -> (&'static Pcpu, RunqGuard) {
 fn enqueue(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     thread.set_cpu(target.id());
     thread.set_state(ThreadState::Runnable);
-    rq.queue
-        .push_back(&RunLinks, thread.index(), thread.priority());
+    rq.queue.push_back(thread, thread.priority());
     resched(&mut rq, target, thread.priority());
 }
 
@@ -251,9 +244,9 @@ pub(crate) fn set_priority(thread: &'static Thread, priority: Priority) {
     match thread.state() {
         ThreadState::Runnable => {
             let before = thread.priority();
-            rq.queue.remove(&RunLinks, thread.index(), before);
+            rq.queue.remove(thread, before);
             thread.set_priority(priority);
-            rq.queue.push_back(&RunLinks, thread.index(), priority);
+            rq.queue.push_back(thread, priority);
         }
         ThreadState::Running => {
             thread.set_priority(priority);
@@ -295,11 +288,6 @@ fn owe(here: &Pcpu) {
             count(&here.sched.deferred);
         }
     }
-}
-
-/// The CPUs whose idle thread runs; a guess by the time it is read.
-fn idle_cpus() -> CpuSet {
-    globals::IDLE.snapshot()
 }
 
 // Switching.
@@ -387,19 +375,16 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         me.set_state(ThreadState::Runnable);
         if !core::ptr::eq(me, here.idle()) {
             if over {
-                rq.queue.push_back(&RunLinks, me.index(), me.priority());
+                rq.queue.push_back(me, me.priority());
             } else {
-                rq.queue.push_front(&RunLinks, me.index(), me.priority());
+                rq.queue.push_front(me, me.priority());
             }
             if !me.is_pinned() {
                 rouse_idle_cpu(here);
             }
         }
     }
-    let next = rq
-        .queue
-        .pop(&RunLinks)
-        .map_or_else(|| here.idle(), thread::at);
+    let next = rq.queue.pop().unwrap_or_else(|| here.idle());
     next.set_state(ThreadState::Running);
     rq.current = next.priority();
     note_idle(here, me, next);
@@ -458,15 +443,15 @@ pub(crate) extern "C" fn begin() -> ! {
 /// I3: a switch happens only in thread context, or at the one exit of an interrupt,
 /// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
 fn assert_switch_legal(me: &Thread, why: Reason) {
-    let (nest, depth, spin) = (
+    kassert!(
+        me.crit.nesting() == 1 && me.spin.count() == 1 && !cpu::interrupts_enabled(),
+        "mi_switch ({:?}) of {}: critnest {} (must be 1), interrupt depth {} (must be 0), \
+         {} spinlocks (must be 1), interrupts {}",
+        why,
+        me,
         me.crit.critnest(),
         me.crit.interrupt_depth(),
         me.spin.count(),
-    );
-    kassert!(
-        nest == 1 && depth == 0 && spin == 1 && !cpu::interrupts_enabled(),
-        "mi_switch ({why:?}) of {me}: critnest {nest} (must be 1), interrupt depth {depth} \
-         (must be 0), {spin} spinlocks (must be 1), interrupts {}",
         if cpu::interrupts_enabled() {
             "on"
         } else {
@@ -481,13 +466,17 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
 
 /// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
 #[track_caller]
+#[inline]
 pub(crate) fn assert_may_sleep(held: u32) {
     let me = curthread();
-    let (nest, spin) = (me.crit.critnest(), me.spin.count());
     kassert!(
-        nest == held && spin == held && me.crit.interrupt_depth() == 0,
-        "{me} would sleep with critnest {nest}, {spin} spinlocks (of which {held} its own), \
+        me.crit.nesting() == held && me.spin.count() == held,
+        "{} would sleep with critnest {}, {} spinlocks (of which {} its own), \
          interrupt depth {}",
+        me,
+        me.crit.critnest(),
+        me.spin.count(),
+        held,
         me.crit.interrupt_depth()
     );
 }
@@ -599,8 +588,8 @@ pub fn idle() -> ! {
 /// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
 /// interrupt alone does it: the idle loop looks for work when it is through.
 fn rouse_idle_cpu(here: &Pcpu) {
-    let idle = idle_cpus().difference(&CpuSet::single(here.id()));
-    if let Some(block) = idle.iter().next().and_then(pcpu::of) {
+    let idle = globals::IDLE.find(|cpu| cpu != here.id());
+    if let Some(block) = idle.and_then(pcpu::of) {
         block.send_ipi(Ipi::Ast);
     }
 }
@@ -618,10 +607,8 @@ fn steal() -> bool {
     let others = smp::online().difference(&CpuSet::single(here.id()));
     for victim in others.iter().filter_map(pcpu::of) {
         let mut rq = victim.runq.lock();
-        let movable = |index: u32| !thread::at(index).is_pinned();
-        if let Some((index, priority)) = rq.queue.find(&RunLinks, movable) {
-            rq.queue.remove(&RunLinks, index, priority);
-            let thread = thread::at(index);
+        if let Some((thread, priority)) = rq.queue.find(|thread| !thread.is_pinned()) {
+            rq.queue.remove(thread, priority);
             thread.set_state(ThreadState::Moving);
             // Under the lock of the CPU that it leaves: as in `wakeup`.
             thread.set_cpu(here.id());

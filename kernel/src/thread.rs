@@ -10,11 +10,13 @@ use core::cell::UnsafeCell;
 use core::fmt;
 
 use kcore::critical::CritState;
-use kcore::runq::{Link, Links};
+use kcore::runq::RunLink;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinState;
-use kcore::thread::{Priority, ThreadId, ThreadState};
+use kcore::tailq::{Link, Linked};
+use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
 use kcore::timerq::{NOWHERE, Positions};
+use kcore::waitq::WaitLink;
 use kcore::{cpu::CpuId, kassert};
 
 use crate::arch::context::Context;
@@ -44,12 +46,12 @@ pub struct Thread {
     state: AtomicU8,
     cpu: AtomicU32,
     pub(crate) context: UnsafeCell<Context>,
-    pub(crate) link: Link,
+    link: Link<Thread>,
     /// What counts: the better of its own and what others lend it.
-    priority: AtomicU8,
+    priority: AtomicPriority,
 
     // Under the lock of the queue that the thread waits in.
-    pub(crate) wait_link: Link,
+    wait_link: Link<Thread>,
     pub(crate) waiting: AtomicBool,
 
     /// What it waits for and what others wait for: says what is under which lock.
@@ -65,7 +67,7 @@ pub struct Thread {
 
     // The thread's own.
     pinned: AtomicU32,
-    base_priority: AtomicU8,
+    base_priority: AtomicPriority,
     /// When its time slice ends, in ticks of the time-stamp counter.
     pub(crate) slice_end: AtomicU64,
 
@@ -80,7 +82,8 @@ pub struct Thread {
 }
 
 // SAFETY: the parts that are not Sync by themselves: `context` is touched by the
-// switch only, under the run-queue lock; `name` and `entry` are written by the maker,
+// switch only, under the run-queue lock; the links by the one queue that the thread is
+// in, under that queue's lock; `name` and `entry` are written by the maker,
 // before the thread is queued, and then only read (name) or taken by the thread itself.
 unsafe impl Sync for Thread {}
 
@@ -97,7 +100,7 @@ impl Thread {
             cpu: AtomicU32::new(cpu),
             context: UnsafeCell::new(Context::EMPTY),
             link: Link::new(),
-            priority: AtomicU8::new(priority.index() as u8),
+            priority: AtomicPriority::new(priority),
             wait_link: Link::new(),
             waiting: AtomicBool::new(false),
             lending: Lending::new(),
@@ -106,7 +109,7 @@ impl Thread {
             #[cfg(feature = "ktest")]
             held: crate::ktest::witness::HeldLocks::new(),
             pinned: AtomicU32::new(0),
-            base_priority: AtomicU8::new(priority.index() as u8),
+            base_priority: AtomicPriority::new(priority),
             slice_end: AtomicU64::new(u64::MAX),
             name: UnsafeCell::new(name_bytes(name)),
             entry: UnsafeCell::new(None),
@@ -157,17 +160,22 @@ impl Thread {
 
     /// What it is doing.
     #[must_use]
+    #[inline]
     pub fn state(&self) -> ThreadState {
         // Relaxed: exact under the run-queue lock, else for messages.
         ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
     }
 
     /// Changes what it is doing. Under the run-queue lock of its CPU.
+    #[inline]
     pub(crate) fn set_state(&self, next: ThreadState) {
         let state = self.state();
         kassert!(
             state.may_become(next),
-            "{self}: {state:?} cannot become {next:?}"
+            "{}: {:?} cannot become {:?}",
+            self,
+            state,
+            next
         );
         // Relaxed: under the run-queue lock.
         self.state.store(next as u8, Ordering::Relaxed);
@@ -187,22 +195,21 @@ impl Thread {
 
     /// The priority that counts, inherited or its own.
     #[must_use]
+    #[inline]
     pub fn priority(&self) -> Priority {
-        to_priority(&self.priority)
+        self.priority.get()
     }
 
     /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
     /// queue.
     pub(crate) fn set_priority(&self, priority: Priority) {
-        // Relaxed: under the run-queue lock.
-        self.priority
-            .store(priority.index() as u8, Ordering::Relaxed);
+        self.priority.set(priority);
     }
 
     /// Its own priority.
     #[must_use]
     pub fn base_priority(&self) -> Priority {
-        to_priority(&self.base_priority)
+        self.base_priority.get()
     }
 
     /// Whether it must stay on its CPU.
@@ -238,9 +245,8 @@ impl Thread {
         #[cfg(feature = "ktest")]
         self.held.reset(globals::BOOT_PCPU.runq.class());
         self.set_priority(new.priority);
-        // Relaxed here and below: the run-queue lock publishes it.
-        self.base_priority
-            .store(new.priority.index() as u8, Ordering::Relaxed);
+        self.base_priority.set(new.priority);
+        // Relaxed: the run-queue lock publishes it.
         self.pinned
             .store(u32::from(new.cpu.is_some()), Ordering::Relaxed);
         // SAFETY: nobody else knows the thread.
@@ -283,11 +289,6 @@ impl fmt::Debug for Thread {
     }
 }
 
-fn to_priority(value: &AtomicU8) -> Priority {
-    // Relaxed: see the callers.
-    Priority::new(value.load(Ordering::Relaxed)).unwrap_or(Priority::IDLE)
-}
-
 /// As much of `name` as is kept.
 const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
     let mut bytes = [0; NAME];
@@ -297,27 +298,23 @@ const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
     (bytes, len)
 }
 
-/// The table: place to thread. For the queues of kcore, which know numbers.
-#[derive(Debug)]
-pub struct RunLinks;
-/// As [`RunLinks`], for wait queues.
-#[derive(Debug)]
-pub struct WaitLinks;
-/// As [`RunLinks`], for timer queues.
+impl Linked<RunLink> for Thread {
+    #[inline]
+    fn link(&self) -> &Link<Self> {
+        &self.link
+    }
+}
+
+impl Linked<WaitLink> for Thread {
+    #[inline]
+    fn link(&self) -> &Link<Self> {
+        &self.wait_link
+    }
+}
+
+/// Where the threads stand in the timer queues, which know them by their numbers.
 #[derive(Debug)]
 pub struct TimerPositions;
-
-impl Links for RunLinks {
-    fn link(&self, thread: u32) -> &Link {
-        &at(thread).link
-    }
-}
-
-impl Links for WaitLinks {
-    fn link(&self, thread: u32) -> &Link {
-        &at(thread).wait_link
-    }
-}
 
 impl Positions for TimerPositions {
     fn position(&self, thread: u32) -> u32 {

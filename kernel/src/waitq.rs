@@ -13,18 +13,18 @@ use kcore::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sched;
-use crate::thread::{self, Thread, WaitLinks};
+use crate::thread::Thread;
 
 /// The threads that wait for one thing.
 #[derive(Debug)]
-pub struct WaitQueue(Spinlock<WaitList>);
+pub struct WaitQueue(Spinlock<WaitList<Thread>>);
 
 /// A wait queue that is locked.
 #[derive(Debug)]
 #[must_use = "the queue is unlocked at once if this is not kept"]
 pub struct WaitQueueGuard<'a> {
     queue: &'a WaitQueue,
-    list: SpinlockGuard<'a, WaitList, Machine>,
+    list: SpinlockGuard<'a, WaitList<Thread>, Machine>,
 }
 
 impl WaitQueue {
@@ -77,11 +77,11 @@ impl WaitQueueGuard<'_> {
     pub(crate) fn push(&mut self, thread: &'static Thread) {
         // Relaxed: under the queue's lock.
         thread.waiting.store(true, Ordering::Relaxed);
-        self.list.push(&WaitLinks, thread.index());
+        self.list.push_back(thread);
     }
 
     fn remove(&mut self, thread: &'static Thread) {
-        self.list.remove(&WaitLinks, thread.index());
+        self.list.remove(thread);
         // Relaxed: under the queue's lock.
         thread.waiting.store(false, Ordering::Relaxed);
     }
@@ -89,9 +89,7 @@ impl WaitQueueGuard<'_> {
     /// The thread of the best priority that waits, the first of several.
     #[must_use]
     pub fn best(&self) -> Option<&'static Thread> {
-        self.list
-            .best(&WaitLinks, |index| thread::at(index).priority())
-            .map(thread::at)
+        self.list.best(Thread::priority)
     }
 
     /// Takes [`Self::best`] out of the queue.

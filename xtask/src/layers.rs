@@ -30,6 +30,7 @@ const LAYERS: &[(u8, &str)] = &[
     (0, "kcore::list"),
     (0, "kcore::port"),
     (0, "kcore::site"),
+    (0, "kcore::tailq"),
     // The algorithms.
     (1, "kcore::lib"),
     (1, "kcore::acpi"),

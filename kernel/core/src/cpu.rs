@@ -252,6 +252,23 @@ impl AtomicCpuSet {
         self.0[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
+    /// The first CPU in the set that `wanted` accepts, each looked at in turn.
+    #[inline]
+    pub fn find(&self, wanted: impl Fn(CpuId) -> bool) -> Option<CpuId> {
+        for (word, bits) in self.0.iter().enumerate() {
+            // Acquire: pairs with the Release in `insert` and `remove`.
+            let mut left = bits.load(Ordering::Acquire);
+            while left != 0 {
+                let cpu = CpuId::new(word * 64 + left.trailing_zeros() as usize)?;
+                if wanted(cpu) {
+                    return Some(cpu);
+                }
+                left &= left - 1;
+            }
+        }
+        None
+    }
+
     /// Whether `cpu` was in the set at the moment of the load.
     #[must_use]
     pub fn contains(&self, cpu: CpuId) -> bool {

@@ -10,6 +10,7 @@
 //! - [`shim`]: the atomics, the one place a model checker replaces them;
 //! - [`cpu`]: CPU ids and sets of CPUs;
 //! - [`list`]: a list in an array;
+//! - [`tailq`]: a list that is linked through its elements;
 //! - [`site`]: a place in the source, for messages;
 //! - [`port`]: what the algorithms need of the machine;
 //! - [`spinlock`]: one CPU at a time;
@@ -55,6 +56,7 @@ pub mod shim;
 pub mod site;
 #[expect(unsafe_code, reason = "a lock hands out exclusive references")]
 pub mod spinlock;
+pub mod tailq;
 #[cfg(test)]
 mod testing;
 pub mod thread;
@@ -68,11 +70,14 @@ pub const KASSERT: &str = "kassert: ";
 
 /// Asserts what must hold whatever the input: a failure is a bug of the kernel
 /// itself. In every build. The message comes after [`KASSERT`].
+///
+/// What the message names is moved into the branch that fails: a message made of
+/// references would force its values into memory on the way that does not.
 #[macro_export]
 macro_rules! kassert {
-    ($condition:expr, $($message:tt)+) => {
+    ($condition:expr, $text:literal $(, $value:expr)* $(,)?) => {
         if !$condition {
-            panic!("{}{}", $crate::KASSERT, format_args!($($message)+));
+            panic!("{}{}", $crate::KASSERT, format_args!($text $(, { $value })*));
         }
     };
 }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::cpu::{CpuId, CpuSet};
+use crate::cpu::{AtomicCpuSet, CpuId};
 use crate::thread::Priority;
 
 /// What follows from a thread having become runnable on a CPU.
@@ -19,6 +19,7 @@ pub enum Resched {
 
 /// What follows from a thread of priority `new` being queued on `target`, whose
 /// current thread has priority `current`, by code that runs on `here`.
+#[inline]
 pub fn maybe_preempt(new: Priority, current: Priority, target: CpuId, here: CpuId) -> Resched {
     if !new.is_better_than(current) {
         Resched::None
@@ -33,31 +34,32 @@ pub fn maybe_preempt(new: Priority, current: Priority, target: CpuId, here: CpuI
 /// would take it up at once or it is pinned there; else on an idle CPU, the waker's
 /// first, since what the waker wrote is in its cache; else where it ran last.
 #[must_use]
+#[inline]
 pub fn place(
     thread: Priority,
     last: CpuId,
     pinned: bool,
     here: CpuId,
-    online: &CpuSet,
-    idle: &CpuSet,
+    online: &AtomicCpuSet,
+    idle: &AtomicCpuSet,
     current_of_last: Priority,
 ) -> CpuId {
     if !online.contains(last) {
         return here;
     }
-    if pinned || idle.contains(last) || thread.is_better_than(current_of_last) {
+    if pinned || thread.is_better_than(current_of_last) || idle.contains(last) {
         return last;
     }
     if idle.contains(here) {
         return here;
     }
-    idle.intersection(online).iter().next().unwrap_or(last)
+    idle.find(|cpu| online.contains(cpu)).unwrap_or(last)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Resched, maybe_preempt, place};
-    use crate::cpu::{CpuId, CpuSet};
+    use crate::cpu::{AtomicCpuSet, CpuId};
     use crate::thread::Priority;
 
     fn cpu(index: usize) -> CpuId {
@@ -82,17 +84,23 @@ mod tests {
 
     #[test]
     fn placement() {
-        let online = CpuSet::first_n(4);
+        let set = |cpus: &[usize]| {
+            let set = AtomicCpuSet::new();
+            cpus.iter().for_each(|&index| {
+                set.insert(cpu(index));
+            });
+            set
+        };
+        let online = set(&[0, 1, 2, 3]);
         let normal = Priority::NORMAL;
         let place = |last, pinned, here, idle: &[usize], current| {
-            let idle = idle.iter().map(|&index| cpu(index)).collect();
             place(
                 normal,
                 cpu(last),
                 pinned,
                 cpu(here),
                 &online,
-                &idle,
+                &set(idle),
                 current,
             )
             .index()
@@ -104,5 +112,7 @@ mod tests {
         assert_eq!(place(1, false, 0, &[2, 3], Priority::LOWEST), 1);
         assert_eq!(place(1, false, 0, &[], normal), 1);
         assert_eq!(place(9, true, 2, &[0], normal), 2);
+        // On its way out of the machine, it is not a place to go to.
+        assert_eq!(place(1, false, 0, &[7], normal), 1);
     }
 }

@@ -28,6 +28,13 @@ impl Site {
             .store(core::ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
     }
 
+    /// Changes the place to that of `from`.
+    pub fn copy(&self, from: &Self) {
+        // Relaxed: as in `set`.
+        self.0
+            .store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// The place, if there is one.
     #[must_use]
     pub fn get(&self) -> Option<Place> {

@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use crate::shim::{AtomicU8, Ordering};
+
 /// How many priorities there are; 0 is the most urgent.
 pub const PRIORITIES: usize = 64;
 
@@ -41,6 +43,33 @@ impl Priority {
     #[must_use]
     pub const fn is_better_than(self, other: Self) -> bool {
         self.0 < other.0
+    }
+}
+
+/// A priority that may change while others look.
+#[derive(Debug)]
+pub struct AtomicPriority(AtomicU8);
+
+impl AtomicPriority {
+    /// This one.
+    #[must_use]
+    pub const fn new(priority: Priority) -> Self {
+        Self(AtomicU8::new(priority.0))
+    }
+
+    /// The priority at this moment.
+    #[must_use]
+    #[inline]
+    pub fn get(&self) -> Priority {
+        // Relaxed: exact under the lock that orders its changes.
+        Priority(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Changes it.
+    #[inline]
+    pub fn set(&self, priority: Priority) {
+        // Relaxed: as in `get`.
+        self.0.store(priority.0, Ordering::Relaxed);
     }
 }
 
@@ -91,6 +120,7 @@ pub enum ThreadState {
 impl ThreadState {
     /// The state of this number.
     #[must_use]
+    #[inline]
     pub const fn from_u8(value: u8) -> Option<Self> {
         Some(match value {
             0 => Self::Free,
@@ -105,6 +135,7 @@ impl ThreadState {
 
     /// Whether a thread may go from this state to `next`.
     #[must_use]
+    #[inline]
     pub const fn may_become(self, next: Self) -> bool {
         use ThreadState::{Dead, Free, Moving, Runnable, Running, Sleeping};
         matches!(

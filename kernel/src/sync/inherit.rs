@@ -28,11 +28,12 @@ use core::ptr;
 
 use kcore::kassert;
 use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
+use kcore::site::Site;
 use kcore::thread::Priority;
 
 use crate::sched;
+use crate::sync::best;
 use crate::sync::mutex::RawMutex;
-use crate::sync::{Site, best};
 use crate::thread::Thread;
 
 /// The proof that the caller holds the lock.

@@ -17,18 +17,14 @@
 //! Order of the spinlocks underneath: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
-use core::fmt;
-use core::panic::Location;
-
 use kcore::kassert;
 use kcore::port::Port;
-use kcore::shim::{AtomicPtr, Ordering};
 use kcore::thread::Priority;
 use kcore::waitq::WaitList;
 
 use crate::port::Machine;
 use crate::sched;
-use crate::thread::{self, Thread, WaitLinks};
+use crate::thread::Thread;
 
 pub mod condvar;
 pub mod inherit;
@@ -59,48 +55,13 @@ fn might_sleep() {
 
 /// The thread of the best priority in `list`, the first of several. The priority is the
 /// one of this moment, lent or not, so nobody has to be moved when it changes.
-fn best(list: &WaitList) -> Option<&'static Thread> {
-    list.best(&WaitLinks, |index| thread::at(index).priority())
-        .map(thread::at)
+fn best(list: &WaitList<Thread>) -> Option<&'static Thread> {
+    list.best(Thread::priority)
 }
 
 /// Takes [`best`] out of `list`.
-fn take_best(list: &mut WaitList) -> Option<&'static Thread> {
+fn take_best(list: &mut WaitList<Thread>) -> Option<&'static Thread> {
     let thread = best(list)?;
-    list.remove(&WaitLinks, thread.index());
+    list.remove(thread);
     Some(thread)
-}
-
-/// A place in the source, for messages: where a lock was taken, or is waited for.
-#[derive(Debug)]
-pub(crate) struct Site(AtomicPtr<Location<'static>>);
-
-impl Site {
-    const fn new() -> Self {
-        Self(AtomicPtr::new(core::ptr::null_mut()))
-    }
-
-    fn set(&self, site: &'static Location<'static>) {
-        // Relaxed: the place is constant.
-        self.0
-            .store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
-    }
-
-    fn copy(&self, from: &Self) {
-        // Relaxed: as above.
-        self.0
-            .store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Relaxed: as above.
-        let site = self.0.load(Ordering::Relaxed);
-        // SAFETY: null, or from a 'static reference in `set`.
-        match unsafe { site.as_ref() } {
-            Some(site) => fmt::Display::fmt(site, f),
-            None => f.write_str("an unknown place"),
-        }
-    }
 }

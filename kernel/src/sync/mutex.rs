@@ -17,12 +17,13 @@ use core::ptr;
 
 use kcore::kassert;
 use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
+use kcore::site::Site;
 use kcore::thread::ThreadId;
 use kcore::waitq::WaitList;
 
 use crate::sync::inherit::{self, Chains, Lending};
-use crate::sync::{Site, might_sleep, take_best};
-use crate::thread::{self, Thread, WaitLinks};
+use crate::sync::{might_sleep, take_best};
+use crate::thread::{self, Thread};
 use crate::{globals, sched};
 
 /// In the word of a mutex that nobody owns.
@@ -40,7 +41,7 @@ pub(super) struct RawMutex {
     pub(super) site: Site,
 
     // Under the lock of `inherit`.
-    waiters: UnsafeCell<WaitList>,
+    waiters: UnsafeCell<WaitList<Thread>>,
     /// The next of the contested mutexes of the same owner.
     pub(super) next: AtomicPtr<RawMutex>,
 }
@@ -60,21 +61,21 @@ impl RawMutex {
     }
 
     /// Those who wait.
-    pub(super) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList {
+    pub(super) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<Thread> {
         // SAFETY: there is one `Chains`, and who borrows it shares it with readers only.
         unsafe { &*self.waiters.get() }
     }
 
-    fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList {
+    fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<Thread> {
         // SAFETY: there is one `Chains`, and the caller has it for itself.
         unsafe { &mut *self.waiters.get() }
     }
 
     /// Adds `thread` to those who wait; whether it is the first.
-    pub(super) fn push_waiter(&self, chains: &mut Chains, thread: &Thread) -> bool {
+    pub(super) fn push_waiter(&self, chains: &mut Chains, thread: &'static Thread) -> bool {
         let waiters = self.waiters_mut(chains);
         let first = waiters.is_empty();
-        waiters.push(&WaitLinks, thread.index());
+        waiters.push_back(thread);
         first
     }
 
@@ -122,8 +123,9 @@ impl RawMutex {
         }
         kassert!(
             !ptr::eq(self.owner(), me),
-            "{me} locks a mutex that it holds: locked at {}, and again at {}",
-            self.site,
+            "{} locks a mutex that it holds: locked at {}, and again at {}",
+            me,
+            &self.site,
             Location::caller()
         );
         Lending::begin_wait(&mut chains, me, self);
@@ -134,7 +136,8 @@ impl RawMutex {
         }
         kassert!(
             ptr::eq(self.owner(), me),
-            "{me} was woken without the mutex that it waits for at {}",
+            "{} was woken without the mutex that it waits for at {}",
+            me,
             Location::caller()
         );
         me.lending.took();
@@ -159,7 +162,7 @@ impl RawMutex {
         if ptr::eq(owner, me) {
             return false;
         }
-        self.waiters_mut(&mut chains).remove(&WaitLinks, me.index());
+        self.waiters_mut(&mut chains).remove(me);
         me.lending.end_wait(&mut chains);
         if self.waiters(&chains).is_empty() {
             // WAITERS stays. Without it the owner could unlock, and go on, and even end,
@@ -189,9 +192,10 @@ impl RawMutex {
     fn pass_on(&self, me: &'static Thread, word: u32) {
         kassert!(
             word & !WAITERS == mark(me),
-            "{me} unlocks a mutex that {:?} locked at {}",
+            "{} unlocks a mutex that {:?} locked at {}",
+            me,
             owner_in(word),
-            self.site
+            &self.site
         );
         let mut chains = globals::INHERITANCE.lock();
         let Some(next) = take_best(self.waiters_mut(&mut chains)) else {

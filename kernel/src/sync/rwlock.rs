@@ -22,13 +22,14 @@ use core::panic::Location;
 use core::ptr;
 
 use kcore::kassert;
+use kcore::site::Site;
 use kcore::spinlock::SpinlockGuard;
 use kcore::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sched;
-use crate::sync::{Site, might_sleep, take_best};
-use crate::thread::{Thread, WaitLinks};
+use crate::sync::{might_sleep, take_best};
+use crate::thread::Thread;
 
 /// Who is in, and who waits.
 struct State {
@@ -38,8 +39,8 @@ struct State {
     writer: Option<&'static Thread>,
     /// Where it locked.
     site: Site,
-    waiting_readers: WaitList,
-    waiting_writers: WaitList,
+    waiting_readers: WaitList<Thread>,
+    waiting_writers: WaitList<Thread>,
 }
 
 impl State {
@@ -112,7 +113,7 @@ impl<T> RwLock<T> {
     pub fn read(&self) -> ReadGuard<'_, T> {
         let (me, mut state) = self.enter();
         if !state.admit_reader() {
-            state.waiting_readers.push(&WaitLinks, me.index());
+            state.waiting_readers.push_back(me);
             sched::sleep(state, None);
         }
         me.lending.took();
@@ -133,7 +134,7 @@ impl<T> RwLock<T> {
         if state.readers == 0 && state.writer.is_none() {
             state.admit_writer(me);
         } else {
-            state.waiting_writers.push(&WaitLinks, me.index());
+            state.waiting_writers.push_back(me);
             sched::sleep(state, None);
         }
         me.lending.took();
@@ -152,8 +153,9 @@ impl<T> RwLock<T> {
         if let Some(writer) = state.writer {
             kassert!(
                 !ptr::eq(writer, me),
-                "{me} waits for itself: it is the writer, since {}, and locks again at {}",
-                state.site,
+                "{} waits for itself: it is the writer, since {}, and locks again at {}",
+                me,
+                &state.site,
                 Location::caller()
             );
         }

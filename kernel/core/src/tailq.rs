@@ -1,0 +1,204 @@
+//! A list that is linked through its elements, in the order they came: FreeBSD's TAILQ.
+//!
+//! An element is in one list at a time by way of each of its [`Link`]s; `Via` says by
+//! which. The list costs its element nothing but the link, and neither push nor removal
+//! can fail.
+//!
+//! Nothing here is atomic: a list, and the links of what is in it, are under one lock,
+//! which is the caller's. Who declares its elements `Sync` answers for that.
+//!
+//! Source: FreeBSD `sys/sys/queue.h`.
+
+#![forbid(unsafe_code)]
+
+use core::cell::Cell;
+use core::fmt;
+use core::iter::successors;
+use core::marker::PhantomData;
+use core::ptr;
+
+/// The neighbours of an element, which is in one list at most.
+pub struct Link<T: 'static> {
+    next: Cell<Option<&'static T>>,
+    previous: Cell<Option<&'static T>>,
+}
+
+impl<T> Link<T> {
+    /// Of an element that is in no list.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            next: Cell::new(None),
+            previous: Cell::new(None),
+        }
+    }
+}
+
+impl<T> Default for Link<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What can be in a list by way of its link `Via`.
+pub trait Linked<Via>: Sized + 'static {
+    /// That link.
+    fn link(&self) -> &Link<Self>;
+}
+
+/// The list: first and last element.
+pub struct TailQueue<T: 'static, Via> {
+    first: Option<&'static T>,
+    last: Option<&'static T>,
+    via: PhantomData<fn() -> Via>,
+}
+
+impl<T: Linked<Via>, Via> TailQueue<T, Via> {
+    /// The empty list.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            first: None,
+            last: None,
+            via: PhantomData,
+        }
+    }
+
+    /// The first element.
+    #[must_use]
+    pub const fn first(&self) -> Option<&'static T> {
+        self.first
+    }
+
+    /// Whether nothing is in the list.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Adds `element`, which is in no list, at the end.
+    #[inline]
+    pub fn push_back(&mut self, element: &'static T) {
+        element.link().next.set(None);
+        element.link().previous.set(self.last);
+        match self.last {
+            None => self.first = Some(element),
+            Some(last) => last.link().next.set(Some(element)),
+        }
+        self.last = Some(element);
+    }
+
+    /// Adds `element`, which is in no list, at the beginning.
+    #[inline]
+    pub fn push_front(&mut self, element: &'static T) {
+        element.link().next.set(self.first);
+        element.link().previous.set(None);
+        match self.first {
+            None => self.last = Some(element),
+            Some(first) => first.link().previous.set(Some(element)),
+        }
+        self.first = Some(element);
+    }
+
+    /// Takes out `element`, which is in this list.
+    #[inline]
+    pub fn remove(&mut self, element: &'static T) {
+        let (next, previous) = (element.link().next.get(), element.link().previous.get());
+        match previous {
+            None => self.first = next,
+            Some(previous) => previous.link().next.set(next),
+        }
+        match next {
+            None => self.last = previous,
+            Some(next) => next.link().previous.set(previous),
+        }
+    }
+
+    /// The elements from the first to the last.
+    pub fn iter(&self) -> impl Iterator<Item = &'static T> + use<T, Via> {
+        successors(self.first, |element| element.link().next.get())
+    }
+
+    /// Whether `element` is in this list: looks at all.
+    #[must_use]
+    pub fn contains(&self, element: &T) -> bool {
+        self.iter().any(|one| ptr::eq(one, element))
+    }
+}
+
+impl<T: Linked<Via>, Via> Default for TailQueue<T, Via> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Linked<Via> + fmt::Debug, Via> fmt::Debug for TailQueue<T, Via> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::{Link, Linked, TailQueue};
+
+    struct Item {
+        number: usize,
+        link: Link<Item>,
+    }
+
+    enum Here {}
+
+    impl Linked<Here> for Item {
+        fn link(&self) -> &Link<Self> {
+            &self.link
+        }
+    }
+
+    /// Against a list of numbers, over every sequence a random source comes up with.
+    #[test]
+    fn as_a_plain_model() {
+        let items: &'static [Item] = Vec::leak(
+            (0..8)
+                .map(|number| Item {
+                    number,
+                    link: Link::new(),
+                })
+                .collect(),
+        );
+        let mut queue = TailQueue::<Item, Here>::new();
+        let mut model = VecDeque::new();
+        let mut random = 88_172_645_463_325_252_u64;
+        for _ in 0..50_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let number = (random >> 8) as usize % 8;
+            let item = &items[number];
+            if let Some(place) = model.iter().position(|&one| one == number) {
+                assert!(queue.contains(item));
+                queue.remove(item);
+                model.remove(place);
+            } else if random & 1 == 0 {
+                queue.push_back(item);
+                model.push_back(number);
+            } else {
+                queue.push_front(item);
+                model.push_front(number);
+            }
+            assert!(
+                queue
+                    .iter()
+                    .map(|item| item.number)
+                    .eq(model.iter().copied())
+            );
+            assert_eq!(queue.is_empty(), model.is_empty());
+            assert_eq!(
+                queue.first().map(|item| item.number),
+                model.front().copied()
+            );
+        }
+    }
+}
