@@ -9,7 +9,8 @@ use raw_cpuid::CpuId;
 
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
-use crate::{globals, pcpu};
+use crate::globals;
+use crate::pcpu::{self, Pcpu};
 
 /// How long the clocks are compared, in nanoseconds: long enough to see a
 /// reference's ticks, short enough not to be noticed in a boot.
@@ -173,15 +174,21 @@ pub fn ticks_from_now(nanoseconds: u64) -> u64 {
 
 /// Lets the timer of this CPU interrupt when the time-stamp counter reaches
 /// `deadline`, or earlier if it will already. Interrupts off.
-#[inline]
 pub fn arm(deadline: u64) {
+    arm_on(pcpu::this(), deadline);
+}
+
+/// As [`arm`], for code that knows the block of this CPU, `here`.
+#[inline]
+pub(crate) fn arm_on(here: &Pcpu, deadline: u64) {
     // Relaxed: this CPU only, interrupts off. 0, no deadline, wraps to the latest of all.
-    if deadline <= pcpu::this().armed.load(Ordering::Relaxed).wrapping_sub(1) {
-        arm_earlier(deadline);
+    if deadline <= here.armed.load(Ordering::Relaxed).wrapping_sub(1) {
+        arm_earlier(here, deadline);
     }
 }
 
-fn arm_earlier(deadline: u64) {
+#[cold]
+fn arm_earlier(here: &Pcpu, deadline: u64) {
     #[cfg(feature = "ktest")]
     if crate::ktest::timer_is_mine() {
         return;
@@ -190,7 +197,7 @@ fn arm_earlier(deadline: u64) {
         return;
     };
     // Relaxed: as in `arm`.
-    pcpu::this().armed.store(deadline, Ordering::Relaxed);
+    here.armed.store(deadline, Ordering::Relaxed);
     if timer.has_deadline {
         apic::timer_deadline(deadline);
     } else {

@@ -27,13 +27,13 @@ use core::mem;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::CritState;
-use kcore::kassert;
 use kcore::port::Port;
 use kcore::runq::RunQueue;
 use kcore::sched::{Resched, maybe_preempt, place};
 use kcore::shim::{AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 use kcore::thread::{Priority, ThreadState};
+use kcore::{KASSERT, kassert};
 
 use crate::arch::{context, cpu};
 use crate::pcpu::{self, Ipi, Pcpu};
@@ -371,9 +371,11 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     me.crit.paid();
     rq.owepreempt = false;
     let over = mem::take(&mut rq.slice_over);
-    if me.state() == ThreadState::Running {
+    let idle = here.idle();
+    let ran = me.state();
+    if ran == ThreadState::Running {
         me.set_state(ThreadState::Runnable);
-        if !core::ptr::eq(me, here.idle()) {
+        if !core::ptr::eq(me, idle) {
             if over {
                 rq.queue.push_back(me, me.priority());
             } else {
@@ -384,24 +386,24 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
             }
         }
     }
-    let next = rq.queue.pop().unwrap_or_else(|| here.idle());
+    let next = rq.queue.pop().unwrap_or(idle);
     next.set_state(ThreadState::Running);
     rq.current = next.priority();
-    note_idle(here, me, next);
     if core::ptr::eq(next, me) {
         if owed {
             count(&here.sched.cancelled);
         }
         return release(rq, pay);
     }
+    note_idle(here, core::ptr::eq(me, idle), core::ptr::eq(next, idle));
     count(&here.sched.switches[why as usize]);
     if owed {
         count(&here.sched.taken);
     }
-    if me.state() == ThreadState::Dead {
+    if ran == ThreadState::Dead {
         here.set_dead(me);
     }
-    start_slice(next);
+    start_slice(here, next);
     here.set_curthread(next);
     mem::forget(rq);
     // SAFETY: under this CPU's run-queue lock, where alone contexts are used.
@@ -442,13 +444,22 @@ pub(crate) extern "C" fn begin() -> ! {
 
 /// I3: a switch happens only in thread context, or at the one exit of an interrupt,
 /// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
+#[inline]
 fn assert_switch_legal(me: &Thread, why: Reason) {
-    kassert!(
-        me.crit.nesting() == 1 && me.spin.count() == 1 && !cpu::interrupts_enabled(),
-        "mi_switch ({:?}) of {}: critnest {} (must be 1), interrupt depth {} (must be 0), \
-         {} spinlocks (must be 1), interrupts {}",
-        why,
-        me,
+    if me.crit.nesting() != 1 || me.spin.count() != 1 || cpu::interrupts_enabled() {
+        illegal_switch(me, why);
+    }
+    #[cfg(feature = "ktest")]
+    if let Some(vector) = crate::arch::apic::in_service() {
+        panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
+    }
+}
+
+#[cold]
+fn illegal_switch(me: &Thread, why: Reason) -> ! {
+    panic!(
+        "{KASSERT}mi_switch ({why:?}) of {me}: critnest {} (must be 1), interrupt depth {} \
+         (must be 0), {} spinlocks (must be 1), interrupts {}",
         me.crit.critnest(),
         me.crit.interrupt_depth(),
         me.spin.count(),
@@ -458,10 +469,6 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
             "off"
         }
     );
-    #[cfg(feature = "ktest")]
-    if let Some(vector) = crate::arch::apic::in_service() {
-        panic!("kassert: mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
-    }
 }
 
 /// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
@@ -469,14 +476,19 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
 #[inline]
 pub(crate) fn assert_may_sleep(held: u32) {
     let me = curthread();
-    kassert!(
-        me.crit.nesting() == held && me.spin.count() == held,
-        "{} would sleep with critnest {}, {} spinlocks (of which {} its own), \
+    if me.crit.nesting() != held || me.spin.count() != held {
+        may_not_sleep(me, held);
+    }
+}
+
+#[cold]
+#[track_caller]
+fn may_not_sleep(me: &Thread, held: u32) -> ! {
+    panic!(
+        "{KASSERT}{me} would sleep with critnest {}, {} spinlocks (of which {held} its own), \
          interrupt depth {}",
-        me,
         me.crit.critnest(),
         me.spin.count(),
-        held,
         me.crit.interrupt_depth()
     );
 }
@@ -530,19 +542,20 @@ pub(crate) fn timer_interrupt() {
         rq.slice_over = true;
         owe(here);
     } else {
-        start_slice(me);
+        start_slice(here, me);
     }
 }
 
 /// Gives `thread`, which is going to run here, a whole slice.
-fn start_slice(thread: &Thread) {
+#[inline]
+fn start_slice(here: &Pcpu, thread: &Thread) {
     if thread.priority() == Priority::IDLE {
         return;
     }
     let end = cpu::tsc() + slice_ticks();
     // Relaxed: this CPU's thread.
     thread.slice_end.store(end, Ordering::Relaxed);
-    clock::arm(end);
+    clock::arm_on(here, end);
 }
 
 /// A slice in ticks of the time-stamp counter.
@@ -555,13 +568,13 @@ fn slice_ticks() -> u64 {
 // Idling.
 
 /// Keeps the set of idle CPUs.
-fn note_idle(here: &Pcpu, last: &Thread, next: &Thread) {
-    let is_idle = |thread| core::ptr::eq(thread, here.idle());
-    match (is_idle(last), is_idle(next)) {
-        (false, true) => globals::IDLE.insert(here.id()),
-        (true, false) => globals::IDLE.remove(here.id()),
-        _ => return,
-    };
+#[inline]
+fn note_idle(here: &Pcpu, was_idle: bool, is_idle: bool) {
+    if is_idle {
+        globals::IDLE.insert(here.id());
+    } else if was_idle {
+        globals::IDLE.remove(here.id());
+    }
 }
 
 /// What a CPU's idle thread does, for ever: looks for work elsewhere, and halts. The
@@ -587,6 +600,7 @@ pub fn idle() -> ! {
 
 /// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
 /// interrupt alone does it: the idle loop looks for work when it is through.
+#[inline(never)]
 fn rouse_idle_cpu(here: &Pcpu) {
     let idle = globals::IDLE.find(|cpu| cpu != here.id());
     if let Some(block) = idle.and_then(pcpu::of) {

@@ -17,7 +17,7 @@ use kcore::tailq::{Link, Linked};
 use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
 use kcore::timerq::{NOWHERE, Positions};
 use kcore::waitq::WaitLink;
-use kcore::{cpu::CpuId, kassert};
+use kcore::{KASSERT, cpu::CpuId, kassert};
 
 use crate::arch::context::Context;
 use crate::globals;
@@ -170,15 +170,16 @@ impl Thread {
     #[inline]
     pub(crate) fn set_state(&self, next: ThreadState) {
         let state = self.state();
-        kassert!(
-            state.may_become(next),
-            "{}: {:?} cannot become {:?}",
-            self,
-            state,
-            next
-        );
+        if !state.may_become(next) {
+            self.cannot_become(next);
+        }
         // Relaxed: under the run-queue lock.
         self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn cannot_become(&self, next: ThreadState) -> ! {
+        panic!("{KASSERT}{self}: {:?} cannot become {next:?}", self.state());
     }
 
     /// The CPU that it runs on or is queued on, or last was.

@@ -347,7 +347,7 @@ impl<T, P: Port> Spinlock<T, P> {
     /// # Safety
     /// This CPU must hold the lock, its guard must have been forgotten, and no
     /// reference to the value may be in use.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn unlock_handed_over(&self, pay: bool) {
         kassert!(
             self.is_held_here(),

@@ -140,11 +140,10 @@ impl ThreadState {
         use ThreadState::{Dead, Free, Moving, Runnable, Running, Sleeping};
         matches!(
             (self, next),
-            (Free, Moving)
-                | (Moving, Runnable)
-                | (Runnable, Running | Moving)
-                | (Running, Runnable | Sleeping | Dead)
-                | (Sleeping, Moving)
+            (Free | Runnable | Sleeping, Moving)
+                | (Moving | Running, Runnable)
+                | (Runnable, Running)
+                | (Running, Sleeping | Dead)
                 | (Dead, Free)
         )
     }
