@@ -46,7 +46,7 @@ pub struct Thread {
     state: AtomicU8,
     cpu: AtomicU32,
     pub(crate) context: UnsafeCell<Context>,
-    link: Link<Thread>,
+    run_link: Link<Thread>,
     /// What counts: the better of its own and what others lend it.
     priority: AtomicPriority,
 
@@ -99,7 +99,7 @@ impl Thread {
             state: AtomicU8::new(ThreadState::Running as u8),
             cpu: AtomicU32::new(cpu),
             context: UnsafeCell::new(Context::EMPTY),
-            link: Link::new(),
+            run_link: Link::new(),
             priority: AtomicPriority::new(priority),
             wait_link: Link::new(),
             waiting: AtomicBool::new(false),
@@ -302,7 +302,7 @@ const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
 impl Linked<RunLink> for Thread {
     #[inline]
     fn link(&self) -> &Link<Self> {
-        &self.link
+        &self.run_link
     }
 }
 
