@@ -16,6 +16,7 @@
 //! ```
 
 pub mod bugs;
+pub mod spans;
 pub mod step;
 pub mod witness;
 
@@ -145,6 +146,7 @@ pub fn run() -> ! {
     result(format_args!("start {} seed={:#x}", test.name(), seed()));
     (test.run)();
     check_quiet();
+    spans::report();
     if judge() {
         result(format_args!("ok {}", test.name()));
         result(format_args!("end passed=1 failed=0 skipped=0"));

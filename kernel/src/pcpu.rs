@@ -69,6 +69,13 @@ pub struct Pcpu {
     pub device_interrupts: AtomicU64,
     /// What this CPU was doing when a panic stopped it.
     pub stopped: Registers,
+
+    /// The longest critical section here.
+    #[cfg(feature = "ktest")]
+    pub longest_section: crate::ktest::spans::Spans,
+    /// The longest time with interrupts off.
+    #[cfg(feature = "ktest")]
+    pub longest_off: crate::ktest::spans::Spans,
     /// Why it panicked, if another CPU was first: a line on its stack, which it does not
     /// leave any more. Read after `stopped`.
     pub last_words: AtomicPtr<Line>,
@@ -102,6 +109,10 @@ impl Pcpu {
             stray_interrupts: AtomicU64::new(0),
             device_interrupts: AtomicU64::new(0),
             stopped: Registers::new(),
+            #[cfg(feature = "ktest")]
+            longest_section: crate::ktest::spans::Spans::new(),
+            #[cfg(feature = "ktest")]
+            longest_off: crate::ktest::spans::Spans::new(),
             last_words: AtomicPtr::new(ptr::null_mut()),
         }
     }

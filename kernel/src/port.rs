@@ -1,6 +1,8 @@
 //! The machine as kcore sees it: [`kcore::port::Port`] over [`crate::arch`].
 
 use core::fmt;
+#[cfg(feature = "ktest")]
+use core::panic::Location;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
@@ -63,12 +65,18 @@ impl Port for Machine {
     fn disable_interrupts() -> bool {
         let enabled = cpu::interrupts_enabled();
         cpu::disable_interrupts();
+        #[cfg(feature = "ktest")]
+        if enabled {
+            pcpu::this().longest_off.begin(Location::caller());
+        }
         enabled
     }
 
     #[inline]
     fn restore_interrupts(enabled: bool) {
         if enabled {
+            #[cfg(feature = "ktest")]
+            pcpu::this().longest_off.end();
             cpu::enable_interrupts();
         }
     }
@@ -82,6 +90,16 @@ impl Port for Machine {
         for target in targets.iter().filter_map(pcpu::of) {
             apic::send(target.apic_id(), vector::RENDEZVOUS);
         }
+    }
+
+    #[cfg(feature = "ktest")]
+    fn section_entered(site: Place) {
+        crate::ktest::spans::section_entered(site);
+    }
+
+    #[cfg(feature = "ktest")]
+    fn section_leaves() {
+        crate::ktest::spans::section_leaves();
     }
 
     #[cfg(feature = "ktest")]

@@ -35,6 +35,8 @@ fn interrupt(number: u8) {
     let crit = &sched::curthread().crit;
     let intr = begin(crit);
     let this = pcpu::this();
+    #[cfg(feature = "ktest")]
+    this.longest_off.begin(core::panic::Location::caller());
     let acked = match number {
         vector::TIMER => {
             let acked = intr.eoi(apic::end_of_interrupt);
@@ -87,6 +89,9 @@ fn interrupt(number: u8) {
         _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
     };
     acked.finish().pay::<Machine>();
+    // On whichever CPU it goes on.
+    #[cfg(feature = "ktest")]
+    pcpu::this().longest_off.end();
 }
 
 /// Begins an interrupt in the way of this boot's heart.

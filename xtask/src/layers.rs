@@ -119,6 +119,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
     ),
     ("kernel::pcpu", "kernel::sched", "the type of a field"),
     ("kernel::pcpu", "kernel::thread", "the type of a field"),
+    (
+        "kernel::pcpu",
+        "kernel::ktest",
+        "the type of a field of the test image",
+    ),
     ("kernel::globals", "kernel::thread", "the type of a static"),
     ("kernel::globals", "kernel::waitq", "the type of a static"),
     (

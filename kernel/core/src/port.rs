@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::panic::Location;
 
 use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
@@ -26,9 +27,11 @@ pub struct CriticalGuard<P: Port> {
 
 impl<P: Port> CriticalGuard<P> {
     /// Enters a section. Any context.
+    #[track_caller]
     #[inline]
     pub fn enter() -> Self {
         P::crit().enter();
+        P::section_entered(Location::caller());
         Self {
             port: PhantomData,
             not_send: PhantomData,
@@ -39,6 +42,7 @@ impl<P: Port> CriticalGuard<P> {
 impl<P: Port> Drop for CriticalGuard<P> {
     #[inline]
     fn drop(&mut self) {
+        P::section_leaves();
         P::crit().exit::<P>();
     }
 }
@@ -70,6 +74,7 @@ pub trait Port: Preempt + 'static {
 
     /// Keeps interrupts from this CPU; true if it took them before. Pair with
     /// [`Self::restore_interrupts`], in the reverse order.
+    #[track_caller]
     fn disable_interrupts() -> bool;
 
     /// Lets this CPU take interrupts again if `enabled`, the answer of the
@@ -83,6 +88,16 @@ pub trait Port: Preempt + 'static {
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt.
     fn send_rendezvous(targets: &CpuSet);
+
+    /// The current thread has entered a critical section at `site`. For measuring them.
+    #[inline(always)]
+    fn section_entered(site: Place) {
+        let _ = site;
+    }
+
+    /// The current thread is about to leave one.
+    #[inline(always)]
+    fn section_leaves() {}
 
     /// The current thread has taken a spinlock that was made at `class`, at `site`; or
     /// is going to, if another CPU holds it. `waits` is false for one that it only

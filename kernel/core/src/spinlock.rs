@@ -90,6 +90,7 @@ impl SpinState {
 
 /// Turns interrupts off and enters a critical section, or counts if that is done.
 /// Any context.
+#[track_caller]
 #[inline]
 pub fn spinlock_enter<P: Port>() {
     let spin = P::spin();
@@ -101,6 +102,7 @@ pub fn spinlock_enter<P: Port>() {
     // Count and flag in one store: an NMI finds neither or both.
     spin.store(ONE | enabled);
     P::crit().enter();
+    P::section_entered(Location::caller());
 }
 
 /// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
@@ -137,6 +139,7 @@ fn last_exit<P: Port>() -> Option<bool> {
     }
     // If there was none to leave, the critical section finds it.
     spin.store(0);
+    P::section_leaves();
     Some(word & ENABLED != 0)
 }
 

@@ -1,0 +1,129 @@
+//! How long CPUs were kept: the longest critical section and the longest span with
+//! interrupts off, by CPU, with their owner.
+//!
+//! Both begin and end on one CPU, so the beginning is kept with the CPU: a section that
+//! is held across a switch is ended by the thread that is switched to. What does not go
+//! through [`kcore::port::Port`] is not measured: the boot, the halt of an idle CPU.
+
+use core::fmt;
+
+use kcore::cpu::CpuId;
+use kcore::shim::{AtomicU32, AtomicU64, Ordering};
+use kcore::site::{Place, Site};
+use kcore::thread::ThreadId;
+
+use crate::arch::cpu;
+use crate::{globals, pcpu, sched};
+
+/// The longest span of one kind on one CPU, and the one that is going on. Written by the
+/// CPU itself, with interrupts off or in a critical section: relaxed throughout.
+#[derive(Debug)]
+pub struct Spans {
+    /// When the present span began, by the time-stamp counter; 0: there is none.
+    begin: AtomicU64,
+    /// Where.
+    site: Site,
+    /// Whose it is: place and generation of the thread.
+    owner: (AtomicU32, AtomicU32),
+    /// The longest so far, in ticks, and its site and owner.
+    longest: AtomicU64,
+    longest_site: Site,
+    longest_owner: (AtomicU32, AtomicU32),
+}
+
+impl Spans {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            begin: AtomicU64::new(0),
+            site: Site::new(),
+            owner: (AtomicU32::new(0), AtomicU32::new(0)),
+            longest: AtomicU64::new(0),
+            longest_site: Site::new(),
+            longest_owner: (AtomicU32::new(0), AtomicU32::new(0)),
+        }
+    }
+
+    /// A span begins, at `site`.
+    pub(crate) fn begin(&self, site: Place) {
+        self.site.set(site);
+        let me = sched::curthread().id();
+        self.owner.0.store(me.index, Ordering::Relaxed);
+        self.owner.1.store(me.generation, Ordering::Relaxed);
+        self.begin.store(cpu::tsc(), Ordering::Relaxed);
+    }
+
+    /// It ends.
+    pub(crate) fn end(&self) {
+        let begin = self.begin.load(Ordering::Relaxed);
+        self.begin.store(0, Ordering::Relaxed);
+        let ticks = cpu::tsc().saturating_sub(begin);
+        if begin == 0 || ticks <= self.longest.load(Ordering::Relaxed) {
+            return;
+        }
+        self.longest.store(ticks, Ordering::Relaxed);
+        self.longest_site.copy(&self.site);
+        let copy = |to: &AtomicU32, from: &AtomicU32| {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        copy(&self.longest_owner.0, &self.owner.0);
+        copy(&self.longest_owner.1, &self.owner.1);
+    }
+
+    /// The longest so far: nanoseconds, where it began, and the thread that ran. Of
+    /// another CPU, a guess.
+    #[must_use]
+    pub fn longest(&self) -> Option<(u64, Place, ThreadId)> {
+        let ticks = self.longest.load(Ordering::Relaxed);
+        let owner = ThreadId {
+            index: self.longest_owner.0.load(Ordering::Relaxed),
+            generation: self.longest_owner.1.load(Ordering::Relaxed),
+        };
+        let nanoseconds = globals::TSC.get()?.nanoseconds(ticks);
+        Some((nanoseconds, self.longest_site.get()?, owner))
+    }
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for Spans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.longest() {
+            Some((nanoseconds, site, owner)) => write!(
+                f,
+                "{} us by {owner} at {}",
+                nanoseconds / 1000,
+                kcore::site::Line(site)
+            ),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// The current thread has entered a section; it counts if it is the outermost.
+pub(crate) fn section_entered(site: Place) {
+    if sched::curthread().crit.critnest() == 1 {
+        pcpu::this().longest_section.begin(site);
+    }
+}
+
+/// The current thread is about to leave a section.
+pub(crate) fn section_leaves() {
+    if sched::curthread().crit.critnest() == 1 {
+        pcpu::this().longest_section.end();
+    }
+}
+
+/// Prints what each CPU came to. Thread context.
+pub(crate) fn report() {
+    for block in crate::smp::online().iter().filter_map(pcpu::of) {
+        let (cpu, section, off): (CpuId, _, _) =
+            (block.id(), &block.longest_section, &block.longest_off);
+        log::info!("{cpu}: longest critical section {section}; interrupts off {off}");
+    }
+}
