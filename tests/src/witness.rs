@@ -60,6 +60,14 @@ fn in_thread(name: &str, body: impl FnOnce() + Send + 'static) {
     Builder::new(name).spawn(body).expect("a thread").join();
 }
 
+/// Starts `body`, which does not end, on a CPU on which the caller is not and will not be.
+fn on_another_cpu(body: impl FnOnce() + Send + 'static) {
+    sched::curthread().pin();
+    let other = smp::online().iter().find(|&cpu| cpu != pcpu::this().id());
+    let holder = Builder::new("holder").on(other.expect("two CPUs"));
+    holder.spawn(body).expect("a thread");
+}
+
 ktest! {
     /// Two threads take two locks in opposite orders, one after the other: no deadlock,
     /// this time. Both orders are reported, with the four places.
@@ -82,10 +90,7 @@ ktest! {
         smp = "2..=8", expect = "assert",
         console = " held since tests/src/witness.rs:49, ", console = " taken at tests/src/witness.rs:55; but before: ",
     ] {
-        sched::curthread().pin();
-        let other = smp::online().iter().find(|&cpu| cpu != pcpu::this().id());
-        let holder = Builder::new("holder").on(other.expect("two CPUs"));
-        let _never_ends = holder.spawn(|| meet_between(&B, &A));
+        on_another_cpu(|| meet_between(&B, &A));
         meet_between(&A, &B);
     }
 }
@@ -131,7 +136,7 @@ ktest! {
     /// But who holds a lock, tried for or not, lets others wait.
     fn a_tried_lock_is_held() [
         expect = "assert",
-        console = "lock tests/src/witness.rs:13 held since tests/src/witness.rs:137, tests/src/witness.rs:14 taken at tests/src/witness.rs:138; but before: ",
+        console = "lock tests/src/witness.rs:13 held since tests/src/witness.rs:142, tests/src/witness.rs:14 taken at tests/src/witness.rs:143; but before: ",
     ] {
         second_then_first(&A, &B);
         let _tried = A.try_lock().expect("a free lock");
@@ -173,13 +178,10 @@ ktest! {
     fn spin_too_long() [
         smp = "2..=8", expect = "assert",
         console = "kassert: spinlock: thread0.0 \"boot\" on cpu0 spins too long for lock tests/src/witness.rs:13, ",
-        console = "held by cpu1 since tests/src/witness.rs:39, at tests/src/witness.rs:187",
+        console = "held by cpu1 since tests/src/witness.rs:39, at tests/src/witness.rs:189",
     ] {
         static HELD: AtomicBool = AtomicBool::new(false);
-        sched::curthread().pin();
-        let other = smp::online().iter().find(|&cpu| cpu != pcpu::this().id());
-        let holder = Builder::new("holder").on(other.expect("two CPUs"));
-        let _never_ends = holder.spawn(|| for_ever(&A, &HELD));
+        on_another_cpu(|| for_ever(&A, &HELD));
         // Acquire: pairs with the Release in `for_ever`.
         while !HELD.load(Ordering::Acquire) {
             spin_loop();
