@@ -110,7 +110,7 @@ extern "C" fn continue_boot() -> ! {
     clock::init_this_cpu();
     init_io_apics(madt);
     let protections = cpu::protect();
-    cpu::enable_interrupts();
+    take_leftovers();
     globals::ONLINE.insert(CpuId::BOOT);
     start_others(madt);
     // Relaxed: for the summary and for tests.
@@ -244,11 +244,29 @@ fn init_local_apic(madt: Option<&Madt>) {
         Ok(registers) => apic::init_boot(registers),
         Err(error) => panic!("local APIC at {address:#x}: {error:?}"),
     }
-    apic::init();
+    let ended = apic::init();
+    if ended > 0 {
+        log::warn!(target: "kernel::apic", "firmware left {ended} interrupts in service, ended");
+    }
     globals::BOOT_PCPU.set_apic_id(apic::id());
     let listed = |madt: &Madt| madt.cpus().any(|cpu| cpu.apic_id == apic::id());
     if !madt.is_none_or(listed) {
         log::warn!(target: "kernel::acpi", "MADT does not list the boot CPU, APIC id {}", apic::id());
+    }
+}
+
+/// Turns interrupts on. What firmware left pending comes now, before this CPU is online,
+/// and is a stray: with interrupts off there is no way to withdraw it (SDM vol. 3, 11.8.4).
+fn take_leftovers() {
+    #[cfg(feature = "ktest")]
+    crate::ktest::bugs::leave_interrupts();
+    cpu::enable_interrupts();
+    // Bounded: if they do not end, there is a device behind them.
+    let _quiet = (0..1000).any(|_| apic::requested().is_none());
+    // Relaxed: this CPU's own.
+    let strays = globals::BOOT_PCPU.stray_interrupts.load(Ordering::Relaxed);
+    if strays > 0 {
+        log::warn!(target: "kernel::apic", "firmware left {strays} interrupts pending, taken");
     }
 }
 

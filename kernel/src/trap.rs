@@ -82,9 +82,23 @@ fn interrupt(number: u8) {
         vector::APIC_ERROR => {
             panic!("local APIC error, status {:#x}", apic::take_errors());
         }
-        vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => {
+        vector::SPURIOUS => {
             count(&this.stray_interrupts);
             intr.eoi(|| ())
+        }
+        // Spurious ones of a PIC, which are not the local APIC's, or left by firmware.
+        vector::PIC_BASE..=vector::PIC_LAST => {
+            count(&this.stray_interrupts);
+            intr.eoi(|| {
+                if apic::in_service() == Some(number) {
+                    apic::end_of_interrupt();
+                }
+            })
+        }
+        // What firmware left pending comes as soon as interrupts are on.
+        _ if !globals::ONLINE.contains(this.id()) => {
+            count(&this.stray_interrupts);
+            intr.eoi(apic::end_of_interrupt)
         }
         _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
     };

@@ -131,6 +131,28 @@ ktest! {
 }
 
 ktest! {
+    /// What firmware left pending is taken before the boot CPU is online, and no more.
+    fn left_pending() [
+        append = "bug=firmware-interrupts", console = "apic: firmware left 2 interrupts pending",
+    ] {
+        assert_eq!(apic::in_service(), None);
+    }
+}
+
+ktest! {
+    /// What is in service, here a rendezvous, can be ended without knowing what it is.
+    fn left_in_service() [smp = "2..=64"] {
+        let action = |context: &kcore::rendezvous::IpiCtx| if context.cpu().index() == 1 {
+            assert_eq!(apic::in_service(), Some(vector::RENDEZVOUS));
+            assert_eq!(apic::end_all(), 1);
+            assert_eq!(apic::in_service(), None);
+        };
+        let none = kcore::rendezvous::Phase::NoBarrier;
+        smp_rendezvous(none, kcore::rendezvous::Phase::Run(&action), none).unwrap();
+    }
+}
+
+ktest! {
     /// ISA interrupt 0, the PIT, arrives where the MADT's override says.
     fn io_apic_follows_the_override() [] {
         let Some(Ok(acpi::Platform { madt: Ok(madt), .. })) = globals::PLATFORM.get() else {

@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::arch::{apic, vector};
 use crate::globals;
 
 /// A mistake that can be brought back.
@@ -20,6 +21,7 @@ pub enum Bug {
     AcpiMadtTruncated,
     AcpiMadtDuplicate,
     AcpiMadtSilentCpu,
+    FirmwareInterrupts,
     TestThenZero,
     SplitDecrement,
     EoiAfterSwitch,
@@ -28,7 +30,7 @@ pub enum Bug {
 }
 
 /// Every bug by its name on the command line, and what it does.
-const BUGS: [(Bug, &str, &str); 13] = [
+const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::AcpiRsdpChecksum,
         "acpi-rsdp-checksum",
@@ -68,6 +70,11 @@ const BUGS: [(Bug, &str, &str); 13] = [
         Bug::AcpiMadtSilentCpu,
         "acpi-madt-silent-cpu",
         "the MADT's last CPU has an APIC id that nothing answers to",
+    ),
+    (
+        Bug::FirmwareInterrupts,
+        "firmware-interrupts",
+        "firmware leaves interrupts pending",
     ),
     (
         Bug::TestThenZero,
@@ -125,6 +132,15 @@ pub fn report() {
             Some((_, name, text)) => log::warn!("bug={name}: {text}"),
             None => log::warn!("bug={asked}: there is no such bug"),
         }
+    }
+}
+
+/// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by
+/// one where only spurious ones are expected. Interrupts off.
+pub fn leave_interrupts() {
+    if active(Bug::FirmwareInterrupts) {
+        apic::send(apic::id(), 0xd0);
+        apic::send(apic::id(), vector::PIC_BASE);
     }
 }
 

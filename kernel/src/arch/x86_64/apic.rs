@@ -93,17 +93,19 @@ pub fn init_boot(registers: u64) {
 
 /// Enables this CPU's local APIC: all priorities pass, LINT0 (the PIC) is
 /// masked, LINT1 is the NMI, errors interrupt, the timer is stopped. Interrupts
-/// off.
-pub fn init() {
-    let enable = match mode() {
-        Mode::XApic => BASE_ENABLE,
-        Mode::X2Apic => BASE_ENABLE | BASE_X2APIC,
-    };
+/// off. Returns how many interrupts firmware had left in service.
+pub fn init() -> usize {
     let mut register = APIC_BASE;
     // SAFETY: the MSR exists on every CPU with an APIC.
-    let base = unsafe { register.read() };
-    // SAFETY: enabling the APIC where it is, in x2APIC mode only if CPUID has it.
-    unsafe { register.write(base | enable) };
+    let base = unsafe { register.read() } | BASE_ENABLE;
+    // SAFETY: enabling the APIC where it is.
+    unsafe { register.write(base) };
+    if mode() == Mode::X2Apic {
+        // In a second step: both bits at once, where firmware had the APIC off, is a
+        // general protection fault (SDM vol. 3, 11.12.5).
+        // SAFETY: CPUID has x2APIC mode, and the APIC is on.
+        unsafe { register.write(base | BASE_X2APIC) };
+    }
     write(TASK_PRIORITY, 0);
     write(SPURIOUS, 1 << 8 | u32::from(vector::SPURIOUS));
     write(LVT_TIMER, MASKED);
@@ -111,7 +113,22 @@ pub fn init() {
     write(LVT_LINT1, DELIVERY_NMI);
     write(LVT_ERROR, u32::from(vector::APIC_ERROR));
     write(ERROR_STATUS, 0);
-    write(END_OF_INTERRUPT, 0);
+    end_all()
+}
+
+/// Acknowledges every interrupt that is in service on this CPU, and returns how many
+/// there were: one that nobody acknowledges keeps all of its class and below out for
+/// ever (SDM vol. 3, 11.8.3.1). Each EOI ends the highest (11.8.5), so there are no more
+/// than vectors. Interrupts off.
+pub fn end_all() -> usize {
+    let ended = (0..256).take_while(|_| {
+        let found = in_service().is_some();
+        if found {
+            end_of_interrupt();
+        }
+        found
+    });
+    ended.count()
 }
 
 /// The id of this CPU's local APIC, as interrupts are addressed to it.

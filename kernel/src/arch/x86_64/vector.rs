@@ -3,7 +3,7 @@
 //! | vector | what | end of interrupt |
 //! |---|---|---|
 //! | 0-31 | exceptions, NMI (2), machine check (18) | none: not the local APIC's |
-//! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none |
+//! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none, if in service the handler |
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
 //! | 0xe0 | the test image's own | before the handler |
 //! | 0xef | local APIC timer | before the handler |
