@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::paths;
+use crate::{image_paths, paths};
 
 /// The kernel's target.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -69,6 +69,13 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
+/// The folder of the toolchain; an empty path if rustc does not say.
+pub(crate) fn sysroot() -> PathBuf {
+    let query = tool("rustc").args(["--print", "sysroot"]).output();
+    let sysroot = query.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+    PathBuf::from(sysroot.unwrap_or_default())
+}
+
 /// One kernel image of the workspace.
 #[derive(Clone, Copy)]
 pub(crate) struct Image {
@@ -105,6 +112,7 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
         TARGET,
     ]);
     command.args(["-p", image.package, "--bin", image.bin]);
+    command.args(["--config", &image_paths::cargo_config()]);
     if !debug {
         command.arg("--release");
     }

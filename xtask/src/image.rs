@@ -103,9 +103,7 @@ fn tool_target_dir() -> PathBuf {
 /// The components that the loader's own build needs for this path and that the
 /// toolchain lacks, as rustup names them.
 pub(crate) fn missing_components(path: BootPath) -> Vec<&'static str> {
-    let query = cargo::tool("rustc").args(["--print", "sysroot"]).output();
-    let sysroot = query.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
-    let rustlib = PathBuf::from(sysroot.unwrap_or_default()).join("lib/rustlib");
+    let rustlib = cargo::sysroot().join("lib/rustlib");
     let mut missing = Vec::new();
     if !rustlib.join("src/rust/library/core").is_dir() {
         missing.push("rust-src");

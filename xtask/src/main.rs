@@ -25,6 +25,7 @@ mod guard;
 mod hang;
 mod host;
 mod image;
+mod image_paths;
 mod layers;
 mod machine;
 mod paths;
