@@ -482,7 +482,7 @@ fn stress(seconds: u64) {
     static DONE: AtomicU64 = AtomicU64::new(0);
     let end = clock::since_entry() + seconds * 1_000_000_000;
     let worker = |number: u64| {
-        let mut state = ktest::seed().wrapping_add(number * 0x9e37_79b9_7f4a_7c15) | 1;
+        let mut state = ktest::seed().wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
         let work = move || {
             while clock::since_entry() < end {
                 let dice = random(&mut state);

@@ -17,8 +17,8 @@ Run every check: formatting, lints, documentation, layering, host tests, QEMU te
 
 Usage: cargo xtask ci [--fast]
 
-      --fast              leave out the documentation and the image tool, and run the
-                          QEMU tests with 4 CPUs only
+      --fast              leave out the documentation, the image tool and the QEMU tests
+                          without optimisation, and run the others with 4 CPUs only
 
 The last line is `N passed, N failed`. Nothing stops the list; the exit code is 1 if
 a check failed.";
@@ -150,6 +150,12 @@ fn checks(fast: bool) -> Vec<Check> {
             image_check("clippy", &["--all-targets", "--", "-Dwarnings"]),
         ),
         check("tests of boot/image", image_check("test", &[])),
+        // Where debug assertions are checked.
+        call("QEMU tests, dev", || {
+            test::command(
+                &["--debug", "rendezvous::ten", "threads::short_stress"].map(String::from),
+            )
+        }),
         call("QEMU tests, 1 2 4 CPUs", || {
             test::command(&["--smp", "1,2,4"].map(String::from))
         }),
