@@ -61,7 +61,11 @@ pub static HEART: Once<kcore::intr::Heart> = Once::new();
 #[cfg(feature = "ktest")]
 pub static TIMERS_TAKEN: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
 
-/// In which order spinlocks have been taken.
+/// Whether the order of sleeping locks is watched too.
+#[cfg(feature = "ktest")]
+pub static WATCH_SLEEPING: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(true);
+
+/// In which order locks have been taken.
 #[cfg(feature = "ktest")]
 pub static WITNESS: kcore::witness::Graph = kcore::witness::Graph::new();
 

@@ -1,4 +1,4 @@
-//! The order in which spinlocks are taken (FreeBSD's WITNESS): finds the deadlock that
+//! The order in which locks are taken (FreeBSD's WITNESS): finds the deadlock that
 //! might happen, the first time that both orders have been seen, and not only the one
 //! that does.
 //!
@@ -14,7 +14,9 @@
 //! A lock that is only tried for, and not waited for, cannot be what its holder waits
 //! for: it gets no edge to it, but, held, it has edges from it like any other.
 //!
-//! Nothing here waits or takes a lock: it is called by the spinlock itself.
+//! Sleeping locks are in the same graph as spinlocks.
+//!
+//! Nothing here waits or takes a lock: it is called by the locks themselves.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Witnesses every spinlock that is taken: keeps what each thread holds, and panics at
+//! Witnesses every lock that is taken: keeps what each thread holds, and panics at
 //! the first order that may deadlock. The rules are in [`kcore::witness`].
 //!
 //! The run-queue lock is held across a switch, and released by the thread that is
@@ -19,12 +19,12 @@ use kcore::witness::Held;
 use crate::port::Machine;
 use crate::{globals, sched};
 
-/// How many spinlocks a thread may hold at once: more than the kernel has any need for.
+/// How many locks a thread may hold at once: more than the kernel has any need for.
 const DEPTH: usize = 8;
 
 type Locks = List<Held, DEPTH>;
 
-/// The spinlocks that a thread holds, in the order in which it took them.
+/// The locks that a thread holds, in the order in which it took them.
 #[derive(Debug)]
 pub(crate) struct HeldLocks(UnsafeCell<Locks>);
 
@@ -82,6 +82,33 @@ pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
             Line(site)
         );
     });
+}
+
+/// The calling thread takes a sleeping lock, unless [`watch_sleeping_locks`] says not to
+/// look. Thread context.
+pub(crate) fn acquire_sleeping(class: Place, site: Place, waits: bool) {
+    without_interrupts(|| acquire(class, site, waits));
+}
+
+/// The calling thread lets go of a sleeping lock.
+pub(crate) fn release_sleeping(class: Place) {
+    without_interrupts(|| release(class));
+}
+
+fn without_interrupts(look: impl FnOnce()) {
+    // Relaxed: changed by the test before it makes threads.
+    if globals::WATCH_SLEEPING.load(Ordering::Relaxed) {
+        let enabled = Machine::disable_interrupts();
+        look();
+        Machine::restore_interrupts(enabled);
+    }
+}
+
+/// Whether the order of sleeping locks is watched, as it is from the start: not by a test
+/// that wants a deadlock to happen. While no sleeping lock is held.
+pub fn watch_sleeping_locks(watch: bool) {
+    // Relaxed: as in `without_interrupts`.
+    globals::WATCH_SLEEPING.store(watch, Ordering::Relaxed);
 }
 
 /// The calling thread lets go of a lock: [`Port::witness_release`].

@@ -19,6 +19,7 @@
 
 use kcore::kassert;
 use kcore::port::Port;
+use kcore::site::Place;
 use kcore::thread::Priority;
 use kcore::waitq::WaitList;
 
@@ -51,6 +52,24 @@ fn might_sleep() {
         me.base_priority() != Priority::IDLE,
         "{me} would sleep, and its CPU has nothing else to run"
     );
+}
+
+/// The caller takes a sleeping lock that was made at `class`; with `waits`, it may have to
+/// wait for it. For the lock-order checker of the test image.
+#[track_caller]
+#[inline(always)]
+fn witness_acquire(class: Place, waits: bool) {
+    #[cfg(feature = "ktest")]
+    crate::ktest::witness::acquire_sleeping(class, core::panic::Location::caller(), waits);
+    let _ = (class, waits);
+}
+
+/// The caller lets go of it.
+#[inline(always)]
+fn witness_release(class: Place) {
+    #[cfg(feature = "ktest")]
+    crate::ktest::witness::release_sleeping(class);
+    let _ = class;
 }
 
 /// The thread of the best priority in `list`, the first of several. The priority is the

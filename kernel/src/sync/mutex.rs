@@ -17,12 +17,12 @@ use core::ptr;
 
 use kcore::kassert;
 use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
-use kcore::site::Site;
+use kcore::site::{Place, Site};
 use kcore::thread::ThreadId;
 use kcore::waitq::WaitList;
 
 use crate::sync::inherit::{self, Chains, Lending};
-use crate::sync::{might_sleep, take_best};
+use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
 use crate::thread::{self, Thread};
 use crate::{globals, sched};
 
@@ -37,6 +37,8 @@ const WAITERS: u32 = 1 << 31;
 pub(super) struct RawMutex {
     /// [`FREE`], or the owner's place in the thread table plus one, and [`WAITERS`].
     word: AtomicU32,
+    /// Where the mutex was made: its class in the order of locks.
+    class: Place,
     /// Where the owner locked it. Written by the owner, or for it.
     pub(super) site: Site,
 
@@ -51,9 +53,11 @@ pub(super) struct RawMutex {
 unsafe impl Sync for RawMutex {}
 
 impl RawMutex {
+    #[track_caller]
     const fn new() -> Self {
         Self {
             word: AtomicU32::new(FREE),
+            class: Location::caller(),
             site: Site::new(),
             waiters: UnsafeCell::new(WaitList::new()),
             next: AtomicPtr::new(ptr::null_mut()),
@@ -107,7 +111,11 @@ impl RawMutex {
     #[inline]
     fn lock(&self, nanoseconds: Option<u64>) -> bool {
         might_sleep();
-        self.take() || self.wait(nanoseconds)
+        if self.take() {
+            witness_acquire(self.class, true);
+            return true;
+        }
+        self.wait(nanoseconds)
     }
 
     /// Waits until the mutex is the caller's, or until the time is up: false then.
@@ -115,23 +123,28 @@ impl RawMutex {
     #[track_caller]
     fn wait(&self, nanoseconds: Option<u64>) -> bool {
         let me = sched::curthread();
+        // Relaxed: a mutex that is not the caller's does not become so meanwhile.
+        let owner = owner_in(self.word.load(Ordering::Relaxed));
+        kassert!(
+            !owner.is_some_and(|owner| ptr::eq(owner, me)),
+            "{} locks a mutex that it holds: locked at {}, and again at {}",
+            me,
+            &self.site,
+            Location::caller()
+        );
+        // If this may come to a deadlock, now is the time to find it.
+        witness_acquire(self.class, true);
         let mut chains = globals::INHERITANCE.lock();
         while !self.mark_contested() {
             if self.take() {
                 return true;
             }
         }
-        kassert!(
-            !ptr::eq(self.owner(), me),
-            "{} locks a mutex that it holds: locked at {}, and again at {}",
-            me,
-            &self.site,
-            Location::caller()
-        );
         Lending::begin_wait(&mut chains, me, self);
         sched::sleep(chains, nanoseconds);
         // An untimed wait ends in one way only.
         if nanoseconds.is_some() && self.give_up(me) {
+            witness_release(self.class);
             return false;
         }
         kassert!(
@@ -178,6 +191,7 @@ impl RawMutex {
     fn unlock(&self) {
         let me = sched::curthread();
         me.lending.released();
+        witness_release(self.class);
         // Release: pairs with the Acquire in `take`.
         let freed =
             self.word
@@ -238,8 +252,10 @@ pub struct Mutex<T> {
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 impl<T> Mutex<T> {
-    /// A free mutex around `value`.
+    /// A free mutex around `value`. The caller's place in the source is its class in the
+    /// order of locks.
     #[must_use]
+    #[track_caller]
     pub const fn new(value: T) -> Self {
         Self {
             raw: RawMutex::new(),
@@ -285,7 +301,11 @@ impl<T> Mutex<T> {
             me.crit().interrupt_depth() == 0,
             "an interrupt on top of {me} takes a mutex"
         );
-        self.raw.take().then(|| MutexGuard::new(self))
+        let taken = self.raw.take();
+        if taken {
+            witness_acquire(self.raw.class, false);
+        }
+        taken.then(|| MutexGuard::new(self))
     }
 
     /// Who owns the mutex at this moment. For messages, and for the owner itself.

@@ -12,7 +12,8 @@
 //! bounded waiting matters, use a [`Mutex`](crate::sync::Mutex).
 //!
 //! A thread that reads already must not read again: a writer that came in between waits
-//! for it, and it for the writer.
+//! for it, and it for the writer. The lock-order checker finds it, as two locks of one
+//! kind.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -22,13 +23,13 @@ use core::panic::Location;
 use core::ptr;
 
 use kcore::kassert;
-use kcore::site::Site;
+use kcore::site::{Place, Site};
 use kcore::spinlock::SpinlockGuard;
 use kcore::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sched;
-use crate::sync::{might_sleep, take_best};
+use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
 use crate::thread::Thread;
 
 /// Who is in, and who waits.
@@ -76,8 +77,22 @@ impl State {
     }
 }
 
+/// The state of a free lock. Not made where the lock is made, which would put the two
+/// in one class.
+const fn nobody() -> Spinlock<State> {
+    Spinlock::new(State {
+        readers: 0,
+        writer: None,
+        site: Site::new(),
+        waiting_readers: WaitList::new(),
+        waiting_writers: WaitList::new(),
+    })
+}
+
 /// A value that many threads may read at once, or one may change.
 pub struct RwLock<T> {
+    /// Where the lock was made: its class in the order of locks.
+    class: Place,
     state: Spinlock<State>,
     value: UnsafeCell<T>,
 }
@@ -92,13 +107,8 @@ impl<T> RwLock<T> {
     #[track_caller]
     pub const fn new(value: T) -> Self {
         Self {
-            state: Spinlock::new(State {
-                readers: 0,
-                writer: None,
-                site: Site::new(),
-                waiting_readers: WaitList::new(),
-                waiting_writers: WaitList::new(),
-            }),
+            class: Location::caller(),
+            state: nobody(),
             value: UnsafeCell::new(value),
         }
     }
@@ -148,6 +158,7 @@ impl<T> RwLock<T> {
     #[track_caller]
     fn enter(&self) -> (&'static Thread, SpinlockGuard<'_, State, Machine>) {
         might_sleep();
+        witness_acquire(self.class, true);
         let me = sched::curthread();
         let state = self.state.lock();
         if let Some(writer) = state.writer {
@@ -197,6 +208,7 @@ impl<T> Deref for ReadGuard<'_, T> {
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
         sched::curthread().lending.released();
+        witness_release(self.lock.class);
         let mut state = self.lock.state.lock();
         state.readers -= 1;
         // Readers wait only for writers, so it is a writer's turn, if any.
@@ -237,6 +249,7 @@ impl<T> DerefMut for WriteGuard<'_, T> {
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
         sched::curthread().lending.released();
+        witness_release(self.lock.class);
         let mut state = self.lock.state.lock();
         state.writer = None;
         state.next_readers();

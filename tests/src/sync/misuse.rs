@@ -64,6 +64,8 @@ ktest! {
 
 /// `threads` threads, each of which locks one mutex and then the next one's.
 fn circle(threads: usize, limit: u64) {
+    // It would find the order wrong before anybody waits.
+    ktest::witness::watch_sleeping_locks(false);
     let mutexes: Arc<Vec<Mutex<()>>> = Arc::new((0..threads).map(|_| Mutex::new(())).collect());
     let mut handles = Vec::new();
     let gate = Arc::new(Semaphore::new(0));
@@ -105,6 +107,7 @@ ktest! {
         expect = "assert",
         console = "thread0.0 \"boot\" waits for itself: it is the writer, since tests/src/sync/misuse.rs:",
     ] {
+        ktest::witness::watch_sleeping_locks(false);
         let lock = RwLock::new(());
         let _writer = lock.write();
         let _reader = lock.read();

@@ -4,6 +4,7 @@ mod condvar;
 mod inherit;
 mod misuse;
 mod mutex;
+mod order;
 mod rwlock;
 mod semaphore;
 
