@@ -198,9 +198,7 @@ extern "C" fn pvh_main(start_info: u64) -> ! {
     unsafe { _start(boot_info) }
 }
 
-/// The memory map of `info`, sorted and without overlaps. The first page is
-/// taken out: it holds the BIOS's vectors, and no allocator should ever return
-/// physical address 0.
+/// The memory map of `info`, sorted and without overlaps.
 fn read_memory_map(info: &StartInfo) -> MemoryMap<MAX_REGIONS> {
     let mut map = MemoryMap::new();
     for i in 0..u64::from(info.memory_map_entries) {
@@ -216,8 +214,6 @@ fn read_memory_map(info: &StartInfo) -> MemoryMap<MAX_REGIONS> {
         map.insert(entry.address, end, kind)
             .expect("PVH: more than 128 memory regions");
     }
-    map.carve(0, 0x1000)
-        .expect("PVH: memory map too fragmented");
     map
 }
 

@@ -20,6 +20,7 @@ use log::LevelFilter;
 use spin::Once;
 
 use crate::acpi::Platform;
+use crate::arch::ap::Trampoline;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::KernelSpace;
 use crate::clock::Timer;
@@ -41,6 +42,8 @@ pub static LOG_FILTER: Once<LogFilter> = Once::new();
 pub static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
 /// The CPUs and interrupt controllers, or why the firmware's word on them is useless.
 pub static PLATFORM: Once<Result<Platform, AcpiError>> = Once::new();
+/// Where CPUs start. Kept for good: see `arch::ap`.
+pub static TRAMPOLINE: Once<Trampoline> = Once::new();
 /// The time-stamp counter's scale.
 pub static TSC: Once<Scale> = Once::new();
 /// The local timers' scale and kind.

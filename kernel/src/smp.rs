@@ -7,8 +7,9 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::madt::Madt;
 use kcore::rendezvous::{Phase, RendezvousError};
 
+use crate::arch::ap::Trampoline;
 use crate::arch::descriptor::Ist;
-use crate::arch::paging::{Access, MapError, PAGE_SIZE};
+use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu};
@@ -70,14 +71,9 @@ impl core::fmt::Display for LeftOut {
 /// [`clock::calibrate`].
 ///
 /// # Errors
-/// [`MapError`] if there is no page below 1 MiB to start in; no CPU was started.
+/// [`MapError`] if there is no memory to start in; no CPU was started.
 pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
-    let page = mem::allocate_frame_below(1 << 20).ok_or(MapError::OutOfFrames)?;
-    // SAFETY: a frame of our own, at its own address, which is in the lower half
-    // and so nobody else's.
-    unsafe { mem::map(page, page, PAGE_SIZE, Access::Code)? };
-    // SAFETY: the frame is unused and below 1 MiB; the root is below 4 GiB.
-    unsafe { ap::install(page, mem::page_table_root()) };
+    let page = trampoline()?.page;
     let mut left_out = Vec::new();
     let mut next = 1;
     for apic_id in acpi::other_cpus(madt, apic::id()) {
@@ -86,13 +82,21 @@ pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
         next += usize::from(matches!(result, Ok(()) | Err(Reason::Stuck)));
         left_out.extend(result.err().map(|reason| LeftOut { apic_id, reason }));
     }
-    // A silent CPU could wake up in the page at any later time; it then finds
-    // only that nobody expects it. Without such CPUs the page is free again.
-    if left_out.is_empty() {
-        mem::unmap(page)?;
-        mem::free_frame(page);
-    }
     Ok(left_out)
+}
+
+/// The page that CPUs start in, with its tables, kept for good: a CPU that was left out
+/// may wake up in it at any later time.
+fn trampoline() -> Result<Trampoline, MapError> {
+    let page = mem::allocate_frame_below(1 << 20).ok_or(MapError::OutOfFrames)?;
+    // SAFETY: a frame of our own, never given back; write-protected below.
+    let tables = unsafe { mem::starting_tables(page)? };
+    let trampoline = Trampoline { page, tables };
+    // SAFETY: the frame and its tables, as made above; both have the kernel half.
+    unsafe { ap::install(trampoline, mem::page_table_root()) };
+    // SAFETY: our own, and there is no other CPU yet.
+    unsafe { mem::write_protect(page)? };
+    Ok(*globals::TRAMPOLINE.call_once(|| trampoline))
 }
 
 /// Starts the CPU with `apic_id` as number `index`, and waits until it is online.
@@ -158,9 +162,6 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     // filled the IDT before it started anyone.
     unsafe { start.block.install(start.ist) };
     cpu::protect();
-    // The trampoline's page is taken away and used for something else soon; the boot
-    // CPU, which does that, can only flush its own TLB.
-    cpu::flush_tlb();
     apic::init();
     assert!(
         apic::id() == start.block.apic_id(),

@@ -16,6 +16,7 @@ mod console;
 mod crash;
 mod critical;
 mod memory;
+mod page_tables;
 mod rendezvous;
 mod smp;
 mod stepping;

@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use kcore::frame::Frame;
 use kernel::arch::paging::{self, physical_to_virtual};
 use kernel::{ktest, mem};
 
@@ -115,17 +114,15 @@ ktest! {
 fn take_all_frames(frames: u64) -> u64 {
     let (_usable, free) = mem::usage();
     let take = || {
-        mem::with_frames(|all| {
-            if frames == 1 {
-                all.alloc()
-            } else {
-                all.alloc_contiguous(frames, 1)
-            }
-        })
+        if frames == 1 {
+            mem::allocate_frame()
+        } else {
+            mem::allocate_frames(frames)
+        }
     };
     let (mut last, mut count, mut highest) = (0, 0, 0);
-    while let Some(piece) = take() {
-        let address = piece.start_address();
+    while let Some(address) = take() {
+        assert_ne!(address, 0, "the page of the BIOS was given out");
         let link = physical_to_virtual(address) as *mut u64;
         let mark = physical_to_virtual(address + 8) as *mut u64;
         // SAFETY: memory of our own.
@@ -146,7 +143,8 @@ fn take_all_frames(frames: u64) -> u64 {
         assert_eq!(mark, !last, "frame {last:#x} was given out twice");
         // SAFETY: as above.
         let next = unsafe { link.read() };
-        mem::with_frames(|all| all.free_contiguous(Frame::containing(last), frames)).unwrap();
+        // SAFETY: as it was taken; its memory is not used again.
+        unsafe { mem::free_frames(last, frames) };
         last = next;
     }
     assert_eq!(mem::usage().1, free);
@@ -155,10 +153,12 @@ fn take_all_frames(frames: u64) -> u64 {
 
 ktest! {
     /// A frame that is freed twice is named.
-    fn double_free() [expect = "panic", console = "kernel::mem::free_frame at kernel/src/mem/mod.rs:"] {
+    fn double_free() [expect = "panic", console = "kernel::mem::free_frames at kernel/src/mem/mod.rs:"] {
         let frame = mem::allocate_frame().expect("a frame");
-        mem::free_frame(frame);
-        mem::free_frame(frame);
+        for _ in 0..2 {
+            // SAFETY: the second time it is not: this must be found.
+            unsafe { mem::free_frames(frame, 1) };
+        }
     }
 }
 

@@ -84,3 +84,33 @@ ktest! {
     /// A CPU without SMEP, SMAP, UMIP, x2APIC or a topology leaf.
     fn plain_cpu() [qemu = "-cpu qemu64", smp = "1..=4"] { all_here(enabled()); }
 }
+
+ktest! {
+    /// A CPU that wakes up when nobody expects it any more finds the page that CPUs start
+    /// in and its tables as they were, and parks.
+    fn a_late_cpu_parks() [smp = "2..=8"] {
+        const ACCESSED: u64 = 1 << 5;
+        let trampoline = globals::TRAMPOLINE.get().expect("made with a MADT");
+        let mut entry = trampoline.tables;
+        for shift in [39, 30, 21, 12] {
+            let table = arch::paging::physical_to_virtual(entry & !0xfff);
+            let index = trampoline.page >> shift & 0x1ff;
+            let place = (table + 8 * index) as *mut u64;
+            // SAFETY: an entry of tables that nobody changes and no CPU has in use.
+            entry = unsafe { place.read_volatile() };
+            // SAFETY: the same; the CPU sets the bit when it uses the entry.
+            unsafe { place.write_volatile(entry & !ACCESSED) };
+            if shift == 12 {
+                assert_ne!(entry & ACCESSED, 0, "no CPU has started here");
+                let late = pcpu::of(kcore::cpu::CpuId::new(1).unwrap()).unwrap().apic_id();
+                arch::apic::send_init(late);
+                arch::apic::send_startup(late, trampoline.page);
+                // SAFETY: the same.
+                let used = || unsafe { place.read_volatile() } & ACCESSED != 0;
+                assert!(kernel::clock::wait_until(2_000_000_000, used), "it did not start");
+            }
+        }
+        // A CPU that finds no code, or goes on, ends the machine.
+        kernel::clock::delay(20_000_000);
+    }
+}

@@ -8,7 +8,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
-use kcore::frame::{FRAME_SIZE, Frame};
+use kcore::frame::FRAME_SIZE;
 
 use crate::arch::paging::{MapError, physical_to_virtual};
 use crate::mem;
@@ -56,9 +56,7 @@ impl core::fmt::Debug for Heap {
 pub fn init() -> Result<(), MapError> {
     let (usable, _free) = mem::usage();
     let bytes = (usable / SHARE).clamp(LEAST, MOST) / FRAME_SIZE * FRAME_SIZE;
-    let start = mem::with_frames(|frames| frames.alloc_contiguous(bytes / FRAME_SIZE, 1))
-        .map(Frame::start_address)
-        .ok_or(MapError::OutOfFrames)?;
+    let start = mem::allocate_frames(bytes / FRAME_SIZE).ok_or(MapError::OutOfFrames)?;
     let start = physical_to_virtual(start) as *mut u8;
     // SAFETY: fresh frames in a row, mapped as data for good, given to nobody
     // else; and init is called once.

@@ -11,6 +11,7 @@ pub mod kstack;
 use core::slice;
 
 use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
+use kcore::kassert;
 use kcore::memmap::{MemoryMap, Region};
 
 use boot::PHYS_OFFSET;
@@ -135,18 +136,29 @@ pub fn allocate_frame() -> Option<u64> {
     with_frames(|frames| frames.alloc().map(Frame::start_address))
 }
 
+/// Takes `count` frames in a row; the physical address of the first.
+#[must_use]
+pub fn allocate_frames(count: u64) -> Option<u64> {
+    with_frames(|frames| frames.alloc_contiguous(count, 1).map(Frame::start_address))
+}
+
 /// Takes a frame below physical `limit`.
 #[must_use]
 pub fn allocate_frame_below(limit: u64) -> Option<u64> {
     with_frames(|frames| frames.alloc_below(limit).map(Frame::start_address))
 }
 
-/// Gives a frame back.
+/// Gives back `count` frames from physical `address` on.
 ///
 /// # Panics
-/// If it is not in use, naming it.
-pub fn free_frame(address: u64) {
-    if let Err(error) = with_frames(|frames| frames.free(Frame::containing(address))) {
+/// If one is not in use, naming it.
+///
+/// # Safety
+/// They were taken by the functions above and nobody refers to their memory any more:
+/// whoever takes them next has it alone.
+pub unsafe fn free_frames(address: u64, count: u64) {
+    let first = Frame::containing(address);
+    if let Err(error) = with_frames(|frames| frames.free_contiguous(first, count)) {
         panic!("{error}");
     }
 }
@@ -155,7 +167,7 @@ pub fn free_frame(address: u64) {
 ///
 /// # Panics
 /// Before [`init`].
-pub fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
+fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
     act(globals::FRAMES.lock().as_mut().expect("mem::init has run"))
 }
 
@@ -163,10 +175,40 @@ fn with_space<T>(act: impl FnOnce(&mut KernelSpace) -> T) -> T {
     act(globals::SPACE.lock().as_mut().expect("mem::init has run"))
 }
 
-/// The physical address of the kernel's page tables, for a CPU that starts.
+/// The physical address of the kernel's page tables.
 #[must_use]
 pub fn page_table_root() -> u64 {
     with_space(|space| space.root())
+}
+
+/// Makes the page tables that CPUs start on, with the frame at `page` to be run at its
+/// own address; gives back the physical address of their root, which is below 4 GiB.
+///
+/// # Errors
+/// [`MapError`].
+///
+/// # Safety
+/// The frame must be the caller's for good, and go through [`write_protect`] before it
+/// is run.
+pub unsafe fn starting_tables(page: u64) -> Result<u64, MapError> {
+    let root = with_frames(visible_frame).ok_or(MapError::OutOfFrames)?;
+    let root = root.start_address();
+    // SAFETY: a fresh frame that is visible; the page as the caller promises.
+    with_space(|space| unsafe { space.starting(root, page, &mut allocate_frame) })?;
+    Ok(root)
+}
+
+/// Makes the frame at physical `address` read-only where physical memory is mapped.
+///
+/// # Errors
+/// [`MapError::NotMapped`] if it is not there in a page of its own.
+///
+/// # Safety
+/// The frame must be the caller's for good, and no other CPU has touched it.
+pub unsafe fn write_protect(address: u64) -> Result<(), MapError> {
+    let page = physical_to_virtual(address);
+    // SAFETY: the caller's promise.
+    with_space(|space| unsafe { space.restrict(page, Access::ReadOnly) })
 }
 
 /// Maps memory into the kernel's page tables.
@@ -177,17 +219,9 @@ pub fn page_table_root() -> u64 {
 /// # Safety
 /// As [`KernelSpace::map`].
 pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), MapError> {
+    kassert!(to >= PHYS_OFFSET, "{to:#x} is not in the kernel half");
     // SAFETY: the caller's promise.
     with_space(|space| unsafe { space.map(to, from, length, access, &mut allocate_frame) })
-}
-
-/// Unmaps a page that no other CPU has touched, and gives back the physical
-/// address it mapped.
-///
-/// # Errors
-/// [`MapError::NotMapped`].
-pub fn unmap(address: u64) -> Result<u64, MapError> {
-    with_space(|space| space.unmap(address))
 }
 
 /// The bytes that firmware left at physical `address`, mapped read-only if they

@@ -33,6 +33,8 @@ pub struct Mailbox {
     stack: AtomicU64,
     /// The argument of `ap_main`.
     argument: AtomicU64,
+    /// The physical address of the kernel's page tables.
+    root: AtomicU64,
 }
 
 /// The one mailbox; `ap_claim` reads it by this name.
@@ -40,6 +42,7 @@ static MAILBOX: Mailbox = Mailbox {
     expected: AtomicU64::new(NOBODY),
     stack: AtomicU64::new(0),
     argument: AtomicU64::new(0),
+    root: AtomicU64::new(0),
 };
 
 /// Expects the CPU with `apic_id`: it will call `ap_main(argument)` on the stack
@@ -74,12 +77,26 @@ pub fn give_up(apic_id: u32) -> bool {
     exchange.is_ok()
 }
 
-/// Copies the trampoline to the frame at physical `page` and patches in what it
-/// cannot know: its own address and the page tables'.
+/// The page that CPUs start in.
+#[derive(Clone, Copy, Debug)]
+pub struct Trampoline {
+    /// Its physical address, below 1 MiB.
+    pub page: u64,
+    /// The physical address of the page tables that it turns on, below 4 GiB.
+    pub tables: u64,
+}
+
+/// Copies the trampoline to its page at physical `page` and patches in what it
+/// cannot know: its own address and that of the page tables. `root` is where the kernel's
+/// are, which the CPU goes over to.
 ///
 /// # Safety
-/// The frame must be unused, below 1 MiB and visible; `root` below 4 GiB.
-pub unsafe fn install(page: u64, root: u64) {
+/// The page must be a frame of ours that is visible; both tables must map the kernel,
+/// and the trampoline's its page at its own address.
+pub unsafe fn install(trampoline: Trampoline, root: u64) {
+    let Trampoline { page, tables } = trampoline;
+    // Relaxed: published with the first CPU that is expected.
+    MAILBOX.root.store(root, Ordering::Relaxed);
     let start = addr_of!(ap_trampoline) as usize;
     let offset = |symbol: *const u8| symbol as usize - start;
     let copy = physical_to_virtual(page) as *mut u8;
@@ -94,7 +111,7 @@ pub unsafe fn install(page: u64, root: u64) {
         // SAFETY: those four bytes; unaligned, as the linker left them.
         unsafe { place.write_unaligned(value) };
     };
-    patch(addr_of!(ap_root), root as u32);
+    patch(addr_of!(ap_root), tables as u32);
     patch(
         addr_of!(ap_gdt_base),
         page as u32 + offset(addr_of!(ap_gdt)) as u32,
@@ -176,8 +193,10 @@ ap_trampoline_end:
     .set AP_LONG_MODE_POINTER, ap_long_mode_pointer - ap_trampoline
 
     .text
-ap_claim:                                   # this CPU's APIC id, as cpu::apic_id
-    xor     eax, eax
+ap_claim:
+    mov     rax, qword ptr [rip + {mailbox} + 24]
+    mov     cr3, rax                        # the kernel's: here ends the trampoline's page
+    xor     eax, eax                        # this CPU's APIC id, as cpu::apic_id
     mov     ds, eax
     mov     es, eax
     mov     ss, eax

@@ -78,14 +78,6 @@ pub fn protections_in_force() -> Protections {
     }
 }
 
-/// Empties this CPU's TLB, global entries too.
-pub fn flush_tlb() {
-    // SAFETY: without PGE nothing is global; all mappings stay valid.
-    unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::PAGE_GLOBAL)) };
-    // SAFETY: as `protect` had it.
-    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::PAGE_GLOBAL)) };
-}
-
 /// Whether CPUID offers x2APIC mode.
 #[must_use]
 pub fn has_x2apic() -> bool {

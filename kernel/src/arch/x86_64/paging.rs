@@ -9,11 +9,13 @@
 //! | `ffff_d000_0000_0000` | kernel stacks, as much unmapped below each as it has | RW, NX |
 //! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
 //!
-//! All of it is supervisor-only and global: the same in every address space.
+//! All of it is supervisor-only and global: the same in every address space. The
+//! lower half is empty, but for CPUs that start: [`KernelSpace::starting`].
 
 use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
+use kcore::kassert;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{
@@ -42,7 +44,9 @@ pub enum Access {
 }
 
 impl Access {
-    fn flags(self) -> PageTableFlags {
+    /// The flags of a page at `address`. The kernel half is the same in every address
+    /// space, so it is global.
+    fn flags(self, address: u64) -> PageTableFlags {
         let access = match self {
             Self::Code => PageTableFlags::empty(),
             Self::ReadOnly => PageTableFlags::NO_EXECUTE,
@@ -54,7 +58,9 @@ impl Access {
                     | PageTableFlags::WRITE_THROUGH
             }
         };
-        PageTableFlags::PRESENT | PageTableFlags::GLOBAL | access
+        let mut flags = PageTableFlags::PRESENT | access;
+        flags.set(PageTableFlags::GLOBAL, address >= PHYS_OFFSET);
+        flags
     }
 }
 
@@ -146,8 +152,7 @@ impl KernelSpace {
     /// Empty tables whose level 4 table is the frame at `root`.
     ///
     /// # Safety
-    /// The frame must be unused and visible at [`PHYS_OFFSET`], below 4 GiB: a
-    /// starting CPU loads it into CR3 by a 32-bit move.
+    /// The frame must be unused and visible at [`PHYS_OFFSET`].
     #[must_use]
     pub unsafe fn new(root: u64) -> Self {
         let table = physical_to_virtual(root) as *mut PageTable;
@@ -185,8 +190,11 @@ impl KernelSpace {
         access: Access,
         mut frames: FrameSource<'_>,
     ) -> Result<(), MapError> {
-        debug_assert!((to | from | length).is_multiple_of(PAGE_SIZE));
-        let flags = access.flags();
+        kassert!(
+            (to | from | length).is_multiple_of(PAGE_SIZE),
+            "mapping {to:#x} to {from:#x}, {length:#x} bytes: not whole pages"
+        );
+        let flags = access.flags(to);
         let mut tables = self.tables();
         let mut frames = Source(&mut frames);
         let mut done = 0;
@@ -218,20 +226,50 @@ impl KernelSpace {
         Ok(())
     }
 
-    /// Takes the 4 KiB page at `address` out of the tables and out of this CPU's
-    /// TLB, and gives back the physical address it mapped. Other CPUs may keep
-    /// it in their TLBs: for pages that only this CPU has touched.
+    /// Changes what the 4 KiB page at `address` allows, and flushes it from this CPU's
+    /// TLB only: for a page that no other CPU has touched.
     ///
     /// # Errors
     /// [`MapError::NotMapped`].
-    pub fn unmap(&mut self, address: u64) -> Result<u64, MapError> {
+    ///
+    /// # Safety
+    /// As [`Self::map`], and whoever uses the page must do with the new access.
+    pub unsafe fn restrict(&mut self, address: u64, access: Access) -> Result<(), MapError> {
         let page = Page::<Size4KiB>::containing_address(VirtAddr::new(address));
-        let (frame, flush) = self
-            .tables()
-            .unmap(page)
-            .map_err(|_error| MapError::NotMapped(address))?;
-        flush.flush();
-        Ok(frame.start_address().as_u64())
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.tables().update_flags(page, access.flags(address)) };
+        result
+            .map(MapperFlush::flush)
+            .map_err(|_error| MapError::NotMapped(address))
+    }
+
+    /// Makes the frame at `root` the level 4 table of what a CPU starts on: the kernel
+    /// half as it is now, and of the lower half the page at physical `page` at its own
+    /// address, to be run. The kernel's own tables never have it.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfFrames`].
+    ///
+    /// # Safety
+    /// As [`Self::new`] for `root`; `page` must be a frame that nobody writes any more
+    /// when a CPU starts.
+    pub unsafe fn starting(
+        &mut self,
+        root: u64,
+        page: u64,
+        frames: FrameSource<'_>,
+    ) -> Result<(), MapError> {
+        // SAFETY: the caller's promise.
+        let mut space = unsafe { Self::new(root) };
+        let kernel = self.tables();
+        let kernel_half = kernel.level_4_table().iter().skip(256);
+        let mut tables = space.tables();
+        let entries = tables.level_4_table_mut().iter_mut().skip(256);
+        for (entry, kernel_entry) in entries.zip(kernel_half) {
+            *entry = kernel_entry.clone();
+        }
+        // SAFETY: the caller's promise; nothing else is in the lower half.
+        unsafe { space.map(page, page, PAGE_SIZE, Access::Code, frames) }
     }
 
     /// Maps the kernel image, by its sections, at the addresses it runs at now,
