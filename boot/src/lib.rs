@@ -27,11 +27,16 @@ pub const PHYS_OFFSET: u64 = 0xffff_8000_0000_0000;
 /// under PVH. Must equal `KERNEL_VMA` in `kernel/link.ld`.
 pub const KERNEL_VMA: u64 = 0xffff_ffff_8000_0000;
 
+/// The size of the stack that `_start` is entered on, in bytes: by PVH the one in
+/// `kernel/link.ld`. A release build uses 22 KiB of it, a debug build 45 (the test image
+/// measures this: `stacks:` in any console log). Below it is an unmapped page.
+pub const STACK_SIZE: u64 = 64 * 1024;
+
 /// What rust-osdev's loader is asked for. Pass it to
 /// [`bootloader_api::entry_point!`].
 pub const CONFIG: BootloaderConfig = {
     let mut config = BootloaderConfig::new_default();
     config.mappings.physical_memory = Some(Mapping::FixedAddress(PHYS_OFFSET));
-    config.kernel_stack_size = 128 * 1024;
+    config.kernel_stack_size = STACK_SIZE;
     config
 };

@@ -6,7 +6,7 @@
 //! first 4 GiB (RAM the boot needs, and the hole with the APICs), at three
 //! places: at 0 because paging is turned on while running there, at
 //! [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the
-//! image is linked. `pvh_main` then copies what start_info points to, before
+//! image is linked; the page below each of the boot's stacks is in none. `pvh_main` then copies what start_info points to, before
 //! anything can hand out the frames that it lies in.
 //!
 //! The memory map marks neither the kernel image nor the module as in use, so
@@ -64,29 +64,19 @@ struct MapEntry {
     reserved: u32,
 }
 
-/// What [`pvh_main`] keeps for the rest of the run. Written by the boot CPU
-/// before `_start`, read-only afterwards.
-struct Kept {
-    regions: [MemoryRegion; MAX_REGIONS],
-    command_line: [u8; MAX_COMMAND_LINE],
-    command_line_len: usize,
-    boot_info: Option<BootInfo>,
-    entered: bool,
-}
+/// What [`pvh_main`] writes, and only reads or hands over afterwards.
+struct Kept<T>(UnsafeCell<T>);
 
-static KEPT: KeptCell = KeptCell(UnsafeCell::new(Kept {
-    regions: [MemoryRegion::empty(); MAX_REGIONS],
-    command_line: [0; MAX_COMMAND_LINE],
-    command_line_len: 0,
-    boot_info: None,
-    entered: false,
-}));
+// SAFETY: written by pvh_main, before there is a second CPU or an interrupt. Then
+// the command line is only read, and the other two are _start's alone.
+unsafe impl<T> Sync for Kept<T> {}
 
-struct KeptCell(UnsafeCell<Kept>);
-
-// SAFETY: written by pvh_main, before there is a second CPU or an interrupt, and
-// only read afterwards.
-unsafe impl Sync for KeptCell {}
+static REGIONS: Kept<[MemoryRegion; MAX_REGIONS]> =
+    Kept(UnsafeCell::new([MemoryRegion::empty(); MAX_REGIONS]));
+static BOOT_INFO: Kept<Option<BootInfo>> = Kept(UnsafeCell::new(None));
+/// The command line and its length, which is `None` if the entry was not by PVH.
+static COMMAND_LINE: Kept<([u8; MAX_COMMAND_LINE], Option<usize>)> =
+    Kept(UnsafeCell::new(([0; MAX_COMMAND_LINE], None)));
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -101,11 +91,10 @@ unsafe extern "C" {
 /// `None` if the kernel was not entered by PVH.
 #[must_use]
 pub fn command_line() -> Option<&'static [u8]> {
-    // SAFETY: KEPT is written only by pvh_main, which ran to its end on this CPU
-    // before _start, or never; a shared reference to it races with nothing.
-    let kept = unsafe { &*KEPT.0.get() };
-    kept.entered
-        .then(|| &kept.command_line[..kept.command_line_len])
+    // SAFETY: written only by pvh_main, which ran to its end on this CPU before
+    // _start, or never; from then on there are shared references only.
+    let (bytes, len) = unsafe { &*COMMAND_LINE.0.get() };
+    len.map(|len| &bytes[..len])
 }
 
 /// The time-stamp counter at the first instruction of the PVH entry; `None` if
@@ -127,14 +116,24 @@ unsafe fn read_physical<T>(address: u64) -> T {
     unsafe { ((PHYS_OFFSET + address) as *const T).read_unaligned() }
 }
 
-/// Fills a `BootInfo` from the start_info at `start_info`, a physical address,
-/// and goes to `_start`. Called once, by `pvh_start`, on the stub's stack.
+/// Goes to `_start` with what the start_info at physical `start_info` says. Called
+/// once, by `pvh_start`, on the stub's stack.
+extern "C" fn pvh_main(start_info: u64) -> ! {
+    let boot_info = fill_boot_info(start_info);
+    // SAFETY: _start is the entry of this very image (entry_point! defines it),
+    // and boot_info lives in a static that nobody else touches.
+    unsafe { _start(boot_info) }
+}
+
+/// Fills the `BootInfo`. By itself, so that its memory maps are off the stack when the
+/// kernel goes on.
 ///
 /// # Panics
 /// If start_info has not its magic number, no memory map (version 0), or a map
 /// with more than 128 regions. The console is not set up yet, but the panic
 /// handler brings up a serial port by itself.
-extern "C" fn pvh_main(start_info: u64) -> ! {
+#[inline(never)]
+fn fill_boot_info(start_info: u64) -> &'static mut BootInfo {
     // SAFETY: PVH passes the address of a start_info in low memory.
     let info: StartInfo = unsafe { read_physical(start_info) };
     assert!(
@@ -147,10 +146,10 @@ extern "C" fn pvh_main(start_info: u64) -> ! {
         "PVH: start_info version {} has no memory map",
         info.version
     );
-    // SAFETY: pvh_main runs once, before anything else can name KEPT.
-    let kept = unsafe { &mut *KEPT.0.get() };
-    kept.entered = true;
-    kept.command_line_len = copy_command_line(info.command_line, &mut kept.command_line);
+    // SAFETY: this runs once, before anything else can name the static, and does
+    // not keep the reference.
+    let (bytes, len) = unsafe { &mut *COMMAND_LINE.0.get() };
+    *len = Some(copy_command_line(info.command_line, bytes));
 
     let mut map = read_memory_map(&info);
     let (start, end) = (addr_of!(__image_start) as u64, addr_of!(__image_end) as u64);
@@ -166,21 +165,23 @@ extern "C" fn pvh_main(start_info: u64) -> ! {
             .expect("PVH: memory map too fragmented");
     }
 
-    let mut count = 0;
-    for region in map.regions() {
+    // SAFETY: as above, and nothing else ever names this static.
+    let regions: &'static mut [MemoryRegion] = unsafe { &mut *REGIONS.0.get() };
+    for (kept, region) in regions.iter_mut().zip(map.regions()) {
         let kind = match region.kind {
             Kind::Usable => MemoryRegionKind::Usable,
             Kind::Reclaimable | Kind::Reserved => MemoryRegionKind::UnknownBios(2),
         };
-        kept.regions[count] = MemoryRegion {
+        *kept = MemoryRegion {
             start: region.start,
             end: region.end,
             kind,
         };
-        count += 1;
     }
-    let regions: &'static mut [MemoryRegion] = &mut kept.regions[..count];
-    let boot_info = kept.boot_info.insert(BootInfo::new(regions.into()));
+    let regions = &mut regions[..map.regions().len()];
+    // SAFETY: as above; _start alone gets the reference.
+    let boot_info = unsafe { &mut *BOOT_INFO.0.get() };
+    let boot_info = boot_info.insert(BootInfo::new(regions.into()));
     boot_info.physical_memory_offset = Optional::Some(PHYS_OFFSET);
     boot_info.rsdp_addr = match info.rsdp {
         0 => Optional::None,
@@ -193,9 +194,7 @@ extern "C" fn pvh_main(start_info: u64) -> ! {
     boot_info.kernel_addr = start - KERNEL_VMA;
     boot_info.kernel_len = end - start;
     boot_info.kernel_image_offset = start;
-    // SAFETY: _start is the entry of this very image (entry_point! defines it),
-    // and boot_info lives in a static that nobody else touches.
-    unsafe { _start(boot_info) }
+    boot_info
 }
 
 /// The memory map of `info`, sorted and without overlaps.
@@ -249,7 +248,7 @@ global_asm!(
 pvh_start:
     cli
     cld
-    mov     esp, offset boot_stack_end - {vma}
+    mov     esp, offset __boot_stack_end - {vma}
     mov     esi, ebx                        # start_info; CPUID overwrites EBX
     rdtsc
     mov     dword ptr [pvh_entry_tsc - {vma}], eax
@@ -297,6 +296,29 @@ pvh_start:
     cmp     ecx, 4
     jb      6b
 
+    # The first large page of the image by small ones, without the page below each of
+    # its two stacks: an overflow faults.
+    mov     edi, offset boot_pt - {vma}
+    mov     eax, offset __image_start - {vma} + 3
+    xor     ecx, ecx
+7:  mov     dword ptr [edi + ecx * 8], eax
+    add     eax, 0x1000
+    inc     ecx
+    cmp     ecx, 512
+    jb      7b
+    mov     eax, offset __early_stack_start - {vma} - 4096
+    shr     eax, 9                          # 8 bytes for each 4 KiB
+    and     eax, 511 * 8
+    mov     dword ptr [edi + eax], 0
+    mov     eax, offset __boot_stack_start - {vma} - 4096
+    shr     eax, 9
+    and     eax, 511 * 8
+    mov     dword ptr [edi + eax], 0
+    mov     eax, offset __image_start - {vma}
+    shr     eax, 18                         # 8 bytes for each 2 MiB
+    add     edi, 3
+    mov     dword ptr [boot_pd + eax - {vma}], edi
+
     mov     eax, offset boot_pdpt_low - {vma} + 3
     mov     dword ptr [boot_pml4 - {vma}], eax
     mov     dword ptr [boot_pml4 + 256 * 8 - {vma}], eax
@@ -330,7 +352,7 @@ boot_64:
     mov     ss, eax
     mov     fs, eax
     mov     gs, eax
-    movabs  rsp, offset boot_stack_end
+    movabs  rsp, offset __boot_stack_end
     xor     ebp, ebp                        # the backtrace ends here
     mov     edi, esi
     movabs  rax, offset {main}
@@ -360,8 +382,7 @@ boot_pml4:      .skip 4096
 boot_pdpt_low:  .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pd:        .skip 4 * 4096
-boot_stack:     .skip 131072                # until the kernel has a guarded one
-boot_stack_end:
+boot_pt:        .skip 4096
 "#,
     vma = const KERNEL_VMA,
     main = sym pvh_main,

@@ -4,6 +4,7 @@
 //! tables are broken still has the CPU it runs on: the error is reported, and the
 //! kernel goes on with that one.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use kcore::acpi::{AcpiError, Problem, RootTable, hpet_address};
@@ -16,8 +17,8 @@ use crate::mem;
 pub struct Platform {
     /// `RSDT` or `XSDT`.
     pub root: &'static str,
-    /// The checked MADT, or what is wrong with it.
-    pub madt: Result<Madt, PlatformError>,
+    /// The checked MADT, or what is wrong with it. Boxed: it has 8 KiB.
+    pub madt: Result<Box<Madt>, PlatformError>,
     /// The physical address of the HPET's registers, or why there is none.
     pub hpet: Result<u64, AcpiError>,
 }
@@ -56,7 +57,9 @@ pub fn discover(rsdp: Option<u64>) -> Result<Platform, AcpiError> {
     let mut read = read_memory;
     let root = RootTable::read(rsdp.ok_or(missing)?, &mut read)?;
     let madt = match root.find(*b"APIC", &mut read) {
-        Ok((_address, table)) => madt::parse(table).map_err(PlatformError::Madt),
+        Ok((_address, table)) => madt::parse(table)
+            .map(Box::new)
+            .map_err(PlatformError::Madt),
         Err(error) => Err(PlatformError::Acpi(error)),
     };
     let hpet = root

@@ -3,8 +3,9 @@
 //! Some live elsewhere, where the code is that alone may touch them:
 //! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
 //! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::MAILBOX` (its own
-//! protocol). `boot::pvh::KEPT` and `pvh_entry_tsc` are
-//! written before this kernel is entered. The test runner (`ktest`) has its own.
+//! protocol). `boot::pvh::{REGIONS, BOOT_INFO, COMMAND_LINE}` and
+//! `pvh_entry_tsc` are written before this kernel is entered. The test runner (`ktest`)
+//! has its own.
 
 use alloc::boxed::Box;
 
@@ -132,11 +133,3 @@ pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
 pub static BOOT_THREAD: Thread = Thread::running(0, "boot", 0, Priority::NORMAL);
 /// The boot CPU's block.
 pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);
-/// The boot CPU's stack for NMI, double fault and machine check, until it has
-/// guarded ones.
-pub static EARLY_STACK: EarlyStack = EarlyStack([const { AtomicU64::new(0) }; 1024]);
-
-/// A stack as words that the CPU may write behind the compiler's back.
-#[derive(Debug)]
-#[repr(align(16))]
-pub struct EarlyStack(pub [AtomicU64; 1024]);

@@ -70,10 +70,7 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     clock::set_entry(boot::pvh::entry_tsc().unwrap_or_else(cpu::tsc));
     console::init();
     install_boot_cpu();
-    let record = match record(boot_info, main) {
-        Ok(record) => globals::BOOT.call_once(|| record),
-        Err(error) => panic!("{error}"),
-    };
+    let record = globals::BOOT.call_once(|| record(boot_info, main));
     log::info!(
         target: "kernel",
         "Tryst {} (commit {}, rustc {}) booted by {}",
@@ -90,7 +87,7 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
         Ok(root) => root,
         Err(error) => panic!("no memory to boot in: {error:?}"),
     };
-    let stack = kstack::allocate_large().expect("a stack for the boot CPU");
+    let stack = kstack::allocate().expect("a stack for the boot CPU");
     // SAFETY: mem::init mapped the image and all usable memory, kstack the stack;
     // `record` is in a static.
     unsafe { paging::switch_to(root, stack, continue_boot) }
@@ -99,7 +96,9 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
 /// On the kernel's own page tables and a guarded stack.
 extern "C" fn continue_boot() -> ! {
     let record = globals::BOOT.get().expect("recorded by start");
-    pcpu::this().set_ist(smp::interrupt_stacks().expect("stacks for the boot CPU"));
+    let stacks = smp::interrupt_stacks().expect("stacks for the boot CPU");
+    // SAFETY: this CPU's own block, interrupts off, on the stack of the boot thread.
+    unsafe { pcpu::this().set_ist(stacks) };
     heap::init().expect("memory for the heap");
     init_threads();
     pic::disable();
@@ -125,7 +124,7 @@ extern "C" fn continue_boot() -> ! {
 /// the interrupts that need their own until there is memory for three.
 fn install_boot_cpu() {
     globals::BOOT_PCPU.set_curthread(&globals::BOOT_THREAD);
-    let early = globals::EARLY_STACK.0.as_ptr_range().end as u64;
+    let [(_, early), _] = paging::early_stacks();
     // SAFETY: the first thing the kernel does, alone.
     unsafe { descriptor::init_idt() };
     let ist = [
@@ -151,8 +150,50 @@ fn init_threads() {
 }
 
 /// Copies what matters of `boot_info`, which lies in the loader's memory.
-fn record(boot_info: &'static BootInfo, main: fn() -> !) -> Result<BootRecord, MapFull> {
-    let mut memory = MemoryMap::new();
+///
+/// # Panics
+/// If its memory map is too long.
+fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
+    // Filled in place: the stack of the boot is small.
+    let mut record = BootRecord {
+        path: "pvh",
+        memory: MemoryMap::new(),
+        rsdp: boot_info.rsdp_addr.into_option(),
+        command_line: [0; MAX_COMMAND_LINE],
+        command_line_len: 0,
+        unused: 0,
+        main,
+    };
+    let uefi = match read_memory_map(boot_info, &mut record.memory) {
+        Ok(uefi) => uefi,
+        Err(error) => panic!("{error}"),
+    };
+    let ramdisk: &[u8] = match boot_info.ramdisk_addr {
+        // SAFETY: the loader mapped its ramdisk there, and nobody writes it.
+        Optional::Some(address) => unsafe {
+            core::slice::from_raw_parts(address as *const u8, boot_info.ramdisk_len as usize)
+        },
+        Optional::None => &[],
+    };
+    let mut text = ramdisk;
+    if let Some(given) = boot::pvh::command_line() {
+        text = given;
+        record.unused = ramdisk.len() as u64;
+    } else {
+        record.path = if uefi { "uefi" } else { "bios" };
+    }
+    let len = text.len().min(MAX_COMMAND_LINE);
+    record.command_line[..len].copy_from_slice(&text[..len]);
+    record.command_line_len = len;
+    record.unused += (text.len() - len) as u64;
+    record
+}
+
+/// Fills `memory` from the loader's map, and says whether UEFI made that.
+fn read_memory_map(
+    boot_info: &BootInfo,
+    memory: &mut MemoryMap<MAX_REGIONS>,
+) -> Result<bool, MapFull> {
     let mut uefi = false;
     for region in boot_info.memory_regions.iter() {
         let kind = match region.kind {
@@ -167,29 +208,7 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> Result<BootRecord, M
     }
     // The BIOS's vectors and data; and no allocator should return address 0.
     memory.carve(0, 0x1000)?;
-    let ramdisk: &[u8] = match boot_info.ramdisk_addr {
-        // SAFETY: the loader mapped its ramdisk there, and nobody writes it.
-        Optional::Some(address) => unsafe {
-            core::slice::from_raw_parts(address as *const u8, boot_info.ramdisk_len as usize)
-        },
-        Optional::None => &[],
-    };
-    let (path, text, unused) = match boot::pvh::command_line() {
-        Some(text) => ("pvh", text, ramdisk.len()),
-        None => (if uefi { "uefi" } else { "bios" }, ramdisk, 0),
-    };
-    let len = text.len().min(MAX_COMMAND_LINE);
-    let mut command_line = [0; MAX_COMMAND_LINE];
-    command_line[..len].copy_from_slice(&text[..len]);
-    Ok(BootRecord {
-        path,
-        memory,
-        rsdp: boot_info.rsdp_addr.into_option(),
-        command_line,
-        command_line_len: len,
-        unused: (unused + text.len() - len) as u64,
-        main,
-    })
+    Ok(uefi)
 }
 
 /// Takes `log=` to heart and says what of the command line is not understood.

@@ -17,6 +17,7 @@
 
 pub mod bugs;
 pub mod spans;
+pub mod stacks;
 pub mod step;
 pub mod witness;
 
@@ -147,6 +148,7 @@ pub fn run() -> ! {
     (test.run)();
     check_quiet();
     spans::report();
+    stacks::check();
     if judge() {
         result(format_args!("ok {}", test.name()));
         result(format_args!("end passed=1 failed=0 skipped=0"));

@@ -143,7 +143,8 @@ impl Pcpu {
     /// Once per block, on the CPU it is for, interrupts off; the IDT is filled,
     /// and the stacks are this CPU's alone.
     pub unsafe fn install(&'static self, ist: [(Ist, u64); 3]) {
-        self.set_ist(ist);
+        // SAFETY: the caller's promise; not one of the stacks, nobody has used them.
+        unsafe { self.set_ist(ist) };
         // Relaxed: read through GS by this CPU only.
         self.this
             .store(ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
@@ -221,9 +222,12 @@ impl Pcpu {
         self.ipis.swap(0, Ordering::AcqRel)
     }
 
-    /// Changes this CPU's interrupt stacks. Only by the CPU itself, interrupts
-    /// off, not on one of the stacks.
-    pub fn set_ist(&self, ist: [(Ist, u64); 3]) {
+    /// Changes this CPU's interrupt stacks.
+    ///
+    /// # Safety
+    /// On the CPU that the block is for, interrupts off, not on one of its interrupt
+    /// stacks; the new ones are 16-aligned tops of stacks that are this CPU's alone.
+    pub unsafe fn set_ist(&self, ist: [(Ist, u64); 3]) {
         // SAFETY: only the own CPU makes references to its descriptors, and not
         // two at once: this does not nest.
         let descriptors = unsafe { &mut *self.descriptors.get() };

@@ -21,6 +21,8 @@ use crate::{globals, panic, pcpu, sched};
 /// Deals with the interrupt or exception in `frame`. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
+        #[cfg(feature = "ktest")]
+        vector::NMI if crate::ktest::stacks::takes_nmi(frame) => {}
         vector::NMI => panic::nmi(&Snapshot::of_frame(frame)),
         #[cfg(feature = "ktest")]
         vector::DEBUG => crate::ktest::step::trapped(frame),
@@ -155,17 +157,20 @@ fn exception(number: u8, frame: &TrapFrame) -> ! {
     let name = vector::exception_name(number);
     let snapshot = Snapshot::of_frame(frame);
     let address = cpu::fault_address();
+    let overflow = match number {
+        vector::PAGE_FAULT | vector::DOUBLE_FAULT => kstack::overflow(address),
+        _ => None,
+    };
+    if let Some(below) = overflow {
+        panic::at(
+            &snapshot,
+            format_args!(
+                "kernel stack overflow: {name} at {address:#x}, \
+                 {below} bytes below the end of a stack"
+            ),
+        );
+    }
     match number {
-        vector::PAGE_FAULT | vector::DOUBLE_FAULT if kstack::overflow(address).is_some() => {
-            let below = kstack::overflow(address).unwrap_or(0);
-            panic::at(
-                &snapshot,
-                format_args!(
-                    "kernel stack overflow: {name} at {address:#x}, \
-                     {below} bytes below the end of a stack"
-                ),
-            )
-        }
         vector::PAGE_FAULT => panic::at(
             &snapshot,
             format_args!(

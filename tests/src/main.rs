@@ -19,6 +19,7 @@ mod memory;
 mod page_tables;
 mod rendezvous;
 mod smp;
+mod stacks;
 mod stepping;
 mod sync;
 mod threads;

@@ -97,6 +97,15 @@ ktest! {
 }
 
 ktest! {
+    /// So does the first stack of the boot, which is in the image.
+    fn boot_stack_overflow() [
+        append = "bug=boot-stack-overflow", expect = "panic",
+        console = "kernel stack overflow: #DF double fault at 0xffffffff80205",
+        console = "bugs::never_return",
+    ] {}
+}
+
+ktest! {
     /// All memory can be taken, each frame once, and given back.
     fn all_frames_are_distinct() [qemu = "-m 64"] { take_all_frames(1); }
 }

@@ -134,9 +134,11 @@ impl<const N: usize> MemoryMap<N> {
         }
         let entry = Region { start, end, kind };
         if let Some(new) = entry.in_pages() {
-            self.regions = self
-                .overlaid(new)
+            let mut result = Self::new();
+            result
+                .overlay(&self.regions, new)
                 .map_err(|Full| MapFull { entry, capacity: N })?;
+            *self = result;
         }
         Ok(())
     }
@@ -150,20 +152,19 @@ impl<const N: usize> MemoryMap<N> {
         self.insert(start, end, Kind::Reserved)
     }
 
-    /// The regions with `new` laid over them; where they overlap the greater kind wins.
-    fn overlaid(&self, new: Region) -> Result<List<Region, N>, Full> {
-        let mut result = Self::new();
-        let mut done = new.start; // What of `new` lies below is in `result`.
-        for &old in self.regions.iter() {
-            result.append(done, old.start.min(new.end), new.kind)?;
-            result.append(old.start, old.end.min(new.start), old.kind)?;
+    /// Fills an empty map with `regions` and `new` laid over them; where they overlap the
+    /// greater kind wins.
+    fn overlay(&mut self, regions: &[Region], new: Region) -> Result<(), Full> {
+        let mut done = new.start; // What of `new` lies below is in the map.
+        for &old in regions {
+            self.append(done, old.start.min(new.end), new.kind)?;
+            self.append(old.start, old.end.min(new.start), old.kind)?;
             let (start, end) = (old.start.max(new.start), old.end.min(new.end));
-            result.append(start, end, old.kind.max(new.kind))?;
-            result.append(old.start.max(new.end), old.end, old.kind)?;
+            self.append(start, end, old.kind.max(new.kind))?;
+            self.append(old.start.max(new.end), old.end, old.kind)?;
             done = done.max(end);
         }
-        result.append(done, new.end, new.kind)?;
-        Ok(result.regions)
+        self.append(done, new.end, new.kind)
     }
 
     /// Adds a region above all others, or makes the last one longer; an empty one is

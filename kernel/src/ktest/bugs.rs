@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hint::black_box;
 
 use crate::arch::{apic, vector};
 use crate::globals;
@@ -27,6 +28,7 @@ pub enum Bug {
     EoiAfterSwitch,
     FlagClearedInHandler,
     NoNestedSection,
+    BootStackOverflow,
 }
 
 /// Every bug by its name on the command line, and what it does.
@@ -101,6 +103,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "no-nested-section",
         "a rendezvous action runs without the section of r222942",
     ),
+    (
+        Bug::BootStackOverflow,
+        "boot-stack-overflow",
+        "the boot never returns from a call while it is on its first stack",
+    ),
 ];
 
 /// Whether the command line asks for `bug`. Any context: an interrupt asks.
@@ -120,7 +127,8 @@ fn bit(bug: Bug) -> u64 {
     1 << bug as u64
 }
 
-/// Says which bugs are brought back, and warns of names that are none.
+/// Says which bugs are brought back, and warns of names that are none. On the first stack
+/// of the boot.
 pub fn report() {
     for asked in super::command_line()
         .bug
@@ -133,6 +141,14 @@ pub fn report() {
             None => log::warn!("bug={asked}: there is no such bug"),
         }
     }
+    if active(Bug::BootStackOverflow) {
+        never_return(0);
+    }
+}
+
+#[expect(unconditional_recursion, reason = "the stack must overflow")]
+fn never_return(depth: u64) -> u64 {
+    never_return(black_box(depth) + 1) + black_box(depth)
 }
 
 /// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by

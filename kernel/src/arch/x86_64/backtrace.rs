@@ -129,13 +129,17 @@ pub fn walk(rbp: u64, mut each: impl FnMut(u64)) {
     let mut frame = rbp;
     for _ in 0..MAX_DEPTH {
         let kernel = frame >> 47 == 0x1_ffff && frame.is_multiple_of(8);
-        if !kernel || !is_mapped(frame) || !is_mapped(frame + 8) {
+        // Checked: the last 8 bytes of the address space are aligned, too.
+        let Some(above) = frame.checked_add(8).filter(|_| kernel) else {
+            return;
+        };
+        if !is_mapped(frame) || !is_mapped(above) {
             return;
         }
         // SAFETY: aligned and mapped, checked above; whatever is there is only read.
         let next = unsafe { (frame as *const u64).read_volatile() };
         // SAFETY: the same for the word above it.
-        let address = unsafe { ((frame + 8) as *const u64).read_volatile() };
+        let address = unsafe { (above as *const u64).read_volatile() };
         if address == 0 {
             return;
         }

@@ -156,8 +156,9 @@ impl KernelSpace {
     #[must_use]
     pub unsafe fn new(root: u64) -> Self {
         let table = physical_to_virtual(root) as *mut PageTable;
-        // SAFETY: an unused, visible, page-aligned frame (the caller's promise).
-        unsafe { table.write(PageTable::new()) };
+        // SAFETY: an unused, visible, page-aligned frame (the caller's promise). Zeroes
+        // are a table with no entry; a `PageTable` by value would be on the stack.
+        unsafe { table.write_bytes(0, 1) };
         Self { root }
     }
 
@@ -290,23 +291,49 @@ impl KernelSpace {
     }
 }
 
+/// The stacks in the image as (start, end), each with an unmapped page below it: the
+/// boot CPU's for NMI, double fault and machine check until it has one for each, and
+/// the one that PVH boots on.
+#[must_use]
+pub fn early_stacks() -> [(u64, u64); 2] {
+    unsafe extern "C" {
+        safe static __early_stack_start: u8;
+        safe static __early_stack_end: u8;
+        safe static __boot_stack_start: u8;
+        safe static __boot_stack_end: u8;
+    }
+    [
+        (
+            addr_of!(__early_stack_start) as u64,
+            addr_of!(__early_stack_end) as u64,
+        ),
+        (
+            addr_of!(__boot_stack_start) as u64,
+            addr_of!(__boot_stack_end) as u64,
+        ),
+    ]
+}
+
 /// The image's sections as (start, end, access), page-aligned.
 #[must_use]
-pub fn image_sections() -> [(u64, u64, Access); 3] {
+pub fn image_sections() -> [(u64, u64, Access); 5] {
     unsafe extern "C" {
-        safe static __image_start: u8;
+        safe static __text_start: u8;
         safe static __rodata_start: u8;
         safe static __data_start: u8;
         safe static __image_end: u8;
     }
-    let start = addr_of!(__image_start) as u64;
+    let text = addr_of!(__text_start) as u64;
     let rodata = addr_of!(__rodata_start) as u64;
     let data = addr_of!(__data_start) as u64;
     let end = addr_of!(__image_end) as u64;
+    let [early, boot] = early_stacks();
     [
-        (start, rodata, Access::Code),
+        (text, rodata, Access::Code),
         (rodata, data, Access::ReadOnly),
         (data, end, Access::Data),
+        (early.0, early.1, Access::Data),
+        (boot.0, boot.1, Access::Data),
     ]
 }
 

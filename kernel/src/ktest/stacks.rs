@@ -1,0 +1,75 @@
+//! How much of the kernel's stacks is used.
+//!
+//! In the test image a stack is zero when it is made, so all of it below the deepest
+//! word that is not zero has never been used.
+
+use kcore::shim::{AtomicU64, Ordering, spin_loop};
+
+use crate::arch::apic;
+use crate::arch::paging::{PAGE_SIZE, early_stacks, is_mapped, physical_to_virtual};
+use crate::arch::trap::TrapFrame;
+use crate::mem::kstack;
+
+/// Makes the fresh frame at physical `frame`, which will be part of a stack, zero.
+pub(crate) fn paint(frame: u64) {
+    let frame = physical_to_virtual(frame) as *mut u8;
+    // SAFETY: a fresh frame, which is visible.
+    unsafe { frame.write_bytes(0, PAGE_SIZE as usize) };
+}
+
+/// What must hold after every test: of every stack a quarter has never been used. Says
+/// how much was.
+pub(super) fn check() {
+    let mapped = |top: &u64| is_mapped(top - kstack::SIZE);
+    let used = |top| used(top - kstack::SIZE, top);
+    let deepest = kstack::tops().filter(mapped).map(used).max();
+    let [_early, (start, end)] = early_stacks();
+    log::info!(
+        target: "kernel",
+        "stacks: at most {} of {} bytes used, at boot {} of {}",
+        deepest.unwrap_or(0),
+        kstack::SIZE,
+        self::used(start, end),
+        end - start
+    );
+}
+
+/// How many bytes of the stack from `start` to `end` have been used.
+fn used(start: u64, end: u64) -> u64 {
+    // SAFETY: the stack is mapped; the CPU that is on it may write it meanwhile.
+    let touched = |at: &u64| unsafe { (*at as *const u64).read_volatile() } != 0;
+    let used = (start..end)
+        .step_by(8)
+        .find(touched)
+        .map_or(0, |at| end - at);
+    assert!(
+        used <= (end - start) / 4 * 3,
+        "the stack below {end:#x} is too small: {used} of {} bytes used",
+        end - start
+    );
+    used
+}
+
+/// Where the frame of the NMI lies that a test expects; 0 while it expects none, or
+/// [`EXPECTED`].
+static NMI_FRAME: AtomicU64 = AtomicU64::new(0);
+const EXPECTED: u64 = 1;
+
+/// Sends this CPU an NMI, and gives back where its frame was put. One CPU at a time.
+#[must_use]
+pub fn nmi_frame() -> u64 {
+    // Relaxed, here and below: this CPU interrupts itself.
+    NMI_FRAME.store(EXPECTED, Ordering::Relaxed);
+    apic::send_nmi(apic::id());
+    while NMI_FRAME.load(Ordering::Relaxed) == EXPECTED {
+        spin_loop();
+    }
+    NMI_FRAME.swap(0, Ordering::Relaxed)
+}
+
+/// Whether the NMI with this frame is the one that a test expects.
+pub(crate) fn takes_nmi(frame: &TrapFrame) -> bool {
+    let here = core::ptr::from_ref(frame) as u64;
+    let expected = NMI_FRAME.compare_exchange(EXPECTED, here, Ordering::Relaxed, Ordering::Relaxed);
+    expected.is_ok()
+}
