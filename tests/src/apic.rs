@@ -1,8 +1,8 @@
 //! Local APIC, I/O APIC, timers.
 
 use kcore::shim::{AtomicU64, Ordering};
-use kernel::arch::ioapic::Trigger;
-use kernel::arch::{apic, cpu, timer, vector};
+use kernel::arch::ioapic::{IoApic, Trigger};
+use kernel::arch::{apic, cpu, paging, timer, vector};
 use kernel::pcpu::{self, Pcpu};
 use kernel::smp::{online, smp_rendezvous};
 use kernel::{acpi, clock, globals, ktest};
@@ -165,7 +165,7 @@ ktest! {
             low: found.flags.active_low().unwrap_or(false),
         };
         let gsi = found.gsi;
-        let with_io_apic = |act: &dyn Fn(&mut kernel::arch::ioapic::IoApic)| {
+        let with_io_apic = |act: &dyn Fn(&mut IoApic)| {
             let mut io_apics = globals::IO_APICS.lock();
             act(io_apics.iter_mut().flatten().find(|one| one.serves(gsi)).expect("an I/O APIC"));
         };
@@ -185,6 +185,41 @@ ktest! {
         let masked = device();
         clock::delay(5 * MILLISECOND);
         assert_eq!(device(), masked);
+    }
+}
+
+ktest! {
+    /// After the boot the legacy PICs are masked, and every input of every I/O APIC is;
+    /// one that the firmware left open would be masked, too.
+    fn nothing_is_unmasked() [] {
+        for port in [0x21, 0xa1] {
+            // SAFETY: the mask of a PIC; reading it changes nothing.
+            let mask: u8 = unsafe { x86_64::instructions::port::PortReadOnly::new(port).read() };
+            assert_eq!(mask, 0xff, "the PIC at port {port:#x} minus one");
+        }
+        let Some(Ok(acpi::Platform { madt: Ok(madt), .. })) = globals::PLATFORM.get() else {
+            panic!("no MADT")
+        };
+        let mut io_apics = globals::IO_APICS.lock();
+        for (found, io_apic) in madt.io_apics().iter().zip(io_apics.iter_mut().flatten()) {
+            let registers = paging::physical_to_virtual(found.address.into());
+            let masked = |input| {
+                let index = registers as *mut u32;
+                // SAFETY: the I/O APIC's index register, mapped at boot, under the lock.
+                unsafe { index.write_volatile(0x10 + 2 * input) };
+                // SAFETY: its window.
+                unsafe { ((registers + 0x10) as *mut u32).read_volatile() & 1 << 16 != 0 }
+            };
+            assert!(io_apic.inputs() >= 24);
+            assert!((0..io_apic.inputs()).all(masked));
+            let last = io_apic.inputs() - 1;
+            let trigger = Trigger { level: false, low: false };
+            io_apic.route(found.gsi_base + last, vector::IO_APIC_BASE, 0, trigger);
+            assert!(!masked(last));
+            // SAFETY: the mapping of the boot; the one before is gone.
+            *io_apic = unsafe { IoApic::new(registers, found.gsi_base) };
+            assert!(masked(last), "input {last} is left open");
+        }
     }
 }
 

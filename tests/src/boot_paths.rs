@@ -19,6 +19,7 @@ ktest! {
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
     ] {
         assert_eq!(smp::online().len(), 4);
+        crate::memory::protections();
     }
 }
 
@@ -29,6 +30,7 @@ ktest! {
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
     ] {
         assert_eq!(smp::online().len(), 4);
+        crate::memory::protections();
     }
 }
 

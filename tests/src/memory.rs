@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::hint::black_box;
 
+use kernel::arch::cpu;
 use kernel::arch::paging::{self, physical_to_virtual};
 use kernel::{ktest, mem};
 
@@ -208,13 +209,27 @@ ktest! {
 ktest! {
     /// SMEP, SMAP and UMIP are on, on every CPU, where CPUID has them.
     fn protections_are_on() [] {
-        use kernel::arch::cpu;
-        let look = |context: &kcore::rendezvous::IpiCtx| {
-            let (offered, on) = (cpu::protections_offered(), cpu::protections_in_force());
-            assert_eq!(offered, on, "{}", context.cpu());
-        };
-        let (none, look) = (kcore::rendezvous::Phase::NoBarrier, kcore::rendezvous::Phase::Run(&look));
-        kernel::smp::smp_rendezvous(none, look, none).unwrap();
+        protections();
         assert!(cpu::protections_offered().smep, "QEMU's max has SMEP");
     }
+}
+
+/// CR4 of every CPU is what the kernel makes it, whatever the loader left in it.
+pub(crate) fn protections() {
+    use x86_64::registers::control::Cr4;
+    let look = |context: &kcore::rendezvous::IpiCtx| {
+        let offered = cpu::protections_offered();
+        let expected = 1 << 5 // physical address extension
+            | 1 << 6 // machine check
+            | 1 << 7 // global pages
+            | u64::from(offered.umip) << 11
+            | u64::from(offered.smep) << 20
+            | u64::from(offered.smap) << 21;
+        assert_eq!(Cr4::read_raw(), expected, "CR4 of {}", context.cpu());
+    };
+    let (none, look) = (
+        kcore::rendezvous::Phase::NoBarrier,
+        kcore::rendezvous::Phase::Run(&look),
+    );
+    kernel::smp::smp_rendezvous(none, look, none).unwrap();
 }

@@ -21,12 +21,14 @@ pub struct Protections {
     pub umip: bool,
 }
 
-/// Sets the control registers every CPU runs with: write protection for the
-/// kernel too, no-execute, global pages, machine checks, and of SMEP, SMAP and
-/// UMIP what CPUID offers (SDM vol. 3, 2.5 and 4.6).
+/// Sets the control registers every CPU runs with: no-execute, write protection for the
+/// kernel too, and in CR4, exactly, physical address extension (the paging of long mode),
+/// global pages, machine checks, and of SMEP, SMAP and UMIP what CPUID offers (SDM vol. 3,
+/// 2.5 and 4.6). What else a loader may have left in CR4 is for units that the kernel
+/// does not use (SSE, XSAVE, FSGSBASE, VMX) or does not expect (PCID, protection keys).
 ///
-/// Call once on each CPU, interrupts off, with page tables whose no-execute bits
-/// are meant.
+/// Call once on each CPU, interrupts off, with four-level page tables whose no-execute
+/// bits are meant.
 pub fn protect() -> Protections {
     let protections = protections_offered();
     // SAFETY: NXE gives bit 63 of a page-table entry its meaning; the tables in use
@@ -34,7 +36,9 @@ pub fn protect() -> Protections {
     unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
     // SAFETY: all kernel data is mapped writable; caching stays on.
     unsafe { Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT)) };
-    let mut wanted = Cr4Flags::PAGE_GLOBAL | Cr4Flags::MACHINE_CHECK_EXCEPTION;
+    let mut wanted = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
+        | Cr4Flags::PAGE_GLOBAL
+        | Cr4Flags::MACHINE_CHECK_EXCEPTION;
     wanted.set(
         Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
         protections.smep,
@@ -44,9 +48,10 @@ pub fn protect() -> Protections {
         protections.smap,
     );
     wanted.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, protections.umip);
-    // SAFETY: each bit was found in CPUID (PGE and MCE are part of every x86_64);
-    // no page of the kernel is a user page, so SMEP and SMAP forbid nothing it does.
-    unsafe { Cr4::update(|flags| flags.insert(wanted)) };
+    // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64) and
+    // the paging mode stays. No page of the kernel is a user page, so SMEP and SMAP forbid
+    // nothing it does, and it uses none of what is turned off.
+    unsafe { Cr4::write_raw(wanted.bits()) };
     protections
 }
 
@@ -64,17 +69,6 @@ pub fn protections_offered() -> Protections {
         umip: features
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
-    }
-}
-
-/// Which of the protections CR4 has on at this moment, on this CPU.
-#[must_use]
-pub fn protections_in_force() -> Protections {
-    let flags = Cr4::read();
-    Protections {
-        smep: flags.contains(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
-        smap: flags.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
-        umip: flags.contains(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
     }
 }
 
