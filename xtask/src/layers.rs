@@ -143,6 +143,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
     ),
     ("kernel::globals", "kernel::sync", "the type of a static"),
     (
+        "kernel::mem::kstack",
+        "kernel::ktest",
+        "the test image measures stacks",
+    ),
+    (
         "kernel::sync",
         "kernel::ktest",
         "the lock-order checker of the test image",
