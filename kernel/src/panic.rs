@@ -45,7 +45,12 @@ pub fn at(snapshot: &Snapshot, message: Arguments<'_>) -> ! {
 
 fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Arguments<'_>) -> ! {
     cpu::disable_interrupts();
-    let me = pcpu::try_this().map_or(CpuId::BOOT, pcpu::Pcpu::id);
+    let this = pcpu::try_this();
+    if this.is_none() {
+        // Perhaps before `console::init`; harmless after it.
+        Serial::COM1.init();
+    }
+    let me = this.map_or(CpuId::BOOT, pcpu::Pcpu::id);
     let place = Place(location);
     if !globals::PANICKED.insert(me) {
         again(me, snapshot, format_args!("{place}: {message}"));
