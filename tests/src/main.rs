@@ -21,6 +21,7 @@ mod rendezvous;
 mod smp;
 mod stacks;
 mod stepping;
+mod stress;
 mod sync;
 mod threads;
 mod witness;

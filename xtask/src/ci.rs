@@ -152,9 +152,7 @@ fn checks(fast: bool) -> Vec<Check> {
         check("tests of boot/image", image_check("test", &[])),
         // Where debug assertions are checked.
         call("QEMU tests, dev", || {
-            test::command(
-                &["--debug", "rendezvous::ten", "threads::short_stress"].map(String::from),
-            )
+            test::command(&["--debug", "rendezvous::ten", "stress::short"].map(String::from))
         }),
         call("QEMU tests, 1 2 4 CPUs", || {
             test::command(&["--smp", "1,2,4"].map(String::from))
