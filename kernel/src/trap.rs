@@ -84,12 +84,8 @@ fn interrupt(number: u8) {
         vector::APIC_ERROR => {
             panic!("local APIC error, status {:#x}", apic::take_errors());
         }
-        vector::SPURIOUS => {
-            count(&this.stray_interrupts);
-            intr.eoi(|| ())
-        }
-        // Spurious ones of a PIC, which are not the local APIC's, or left by firmware.
-        vector::PIC_BASE..=vector::PIC_LAST => {
+        // In service only if firmware left it: spurious ones are not.
+        vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => {
             count(&this.stray_interrupts);
             intr.eoi(|| {
                 if apic::in_service() == Some(number) {
