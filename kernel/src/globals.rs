@@ -2,8 +2,8 @@
 //!
 //! Some live elsewhere, where the code is that alone may touch them:
 //! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
-//! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::MAILBOX` (its own
-//! protocol). `boot::pvh::{REGIONS, BOOT_INFO, COMMAND_LINE}` and
+//! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::{MAILBOX, LATE}` (their
+//! own protocol). `boot::pvh::{REGIONS, BOOT_INFO, COMMAND_LINE}` and
 //! `pvh_entry_tsc` are written before this kernel is entered. The test runner (`ktest`)
 //! has its own.
 

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::madt::Madt;
 use kcore::rendezvous::{Phase, RendezvousError};
+use kcore::shim::{AtomicBool, Ordering};
 
 use crate::arch::ap::Trampoline;
 use crate::arch::descriptor::Ist;
@@ -78,7 +79,7 @@ pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
     let mut next = 1;
     for apic_id in acpi::other_cpus(madt, apic::id()) {
         let result = start(next, apic_id, page);
-        // One that is stuck has the number, and may still come with it.
+        // One that is stuck has the block with the number.
         next += usize::from(matches!(result, Ok(()) | Err(Reason::Stuck)));
         left_out.extend(result.err().map(|reason| LeftOut { apic_id, reason }));
     }
@@ -112,23 +113,37 @@ fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
     block.set_curthread(idle);
     block.set_idle(idle);
     block.timers.lock().init();
-    let start: &'static Start = Box::leak(Box::new(Start { block, ist }));
+    let start: &'static Start = Box::leak(Box::new(Start {
+        block,
+        ist,
+        decided: AtomicBool::new(false),
+    }));
     pcpu::register(block);
     ap::expect(apic_id, stack, core::ptr::from_ref(start) as u64);
     apic::send_init(apic_id);
     // The 10 ms of the old MP specification are for external APICs; CPUs of this
     // century take the start-up IPI at once, and have the second one for luck.
-    apic::send_startup(apic_id, page);
+    send_startup(apic_id, page);
     if !clock::wait_until(SECOND_TRY, ap::claimed) {
-        apic::send_startup(apic_id, page);
+        send_startup(apic_id, page);
         if !clock::wait_until(PATIENCE, ap::claimed) && ap::give_up(apic_id) {
             return Err(Reason::Silent);
         }
     }
-    if !clock::wait_until(PATIENCE, || globals::ONLINE.contains(id)) {
+    let online = || globals::ONLINE.contains(id);
+    if !clock::wait_until(PATIENCE, online) && start.decide() {
         return Err(Reason::Stuck);
     }
     Ok(())
+}
+
+/// Sends the start-up IPI, unless a test wants it to come late.
+fn send_startup(apic_id: u32, page: u64) {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::startup_is_late(apic_id) {
+        return;
+    }
+    apic::send_startup(apic_id, page);
 }
 
 /// Three fresh stacks for the interrupts that have their own.
@@ -148,6 +163,17 @@ pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
 struct Start {
     block: &'static Pcpu,
     ist: [(Ist, u64); 3],
+    /// Whether it is known that this CPU takes part, or that it does not.
+    decided: AtomicBool,
+}
+
+impl Start {
+    /// True for the first caller only: the CPU, which then comes online, or the boot CPU,
+    /// which then leaves it out.
+    fn decide(&self) -> bool {
+        // AcqRel: one of the two wins; each is the other's partner.
+        !self.decided.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// Where a CPU other than the boot CPU enters the kernel: on its own stack,
@@ -171,6 +197,11 @@ pub unsafe fn ap_main(argument: u64) -> ! {
         apic::id()
     );
     clock::init_this_cpu();
+    #[cfg(feature = "ktest")]
+    crate::ktest::bugs::hold_up(start.block.apic_id());
+    if !start.decide() {
+        ap::park();
+    }
     globals::IDLE.insert(start.block.id());
     globals::ONLINE.insert(start.block.id());
     cpu::enable_interrupts();

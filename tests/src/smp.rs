@@ -2,7 +2,8 @@
 
 use kcore::cpu::MAX_CPUS;
 use kcore::rendezvous::Phase;
-use kcore::shim::{AtomicU64, Ordering};
+use kcore::shim::{AtomicU64, Ordering, spin_loop};
+use kernel::arch::ap;
 use kernel::smp::{online, smp_rendezvous};
 use kernel::{acpi, arch, globals, ktest, pcpu};
 
@@ -111,6 +112,50 @@ ktest! {
             }
         }
         // A CPU that finds no code, or goes on, ends the machine.
-        kernel::clock::delay(20_000_000);
+        assert!(kernel::clock::wait_until(2_000_000_000, || ap::late() == 1), "it did not park");
+    }
+}
+
+/// The CPU with APIC id 1 was left out: it parks, whenever it comes, and the others meet.
+fn all_but_one() {
+    while ap::late() == 0 {
+        assert_eq!(
+            online().len(),
+            enabled() - 1,
+            "a CPU that was left out came online"
+        );
+        spin_loop();
+    }
+    let met = AtomicU64::new(0);
+    let look = |_: &kcore::rendezvous::IpiCtx| {
+        assert_ne!(pcpu::this().apic_id(), 1);
+        // Relaxed: the end of the rendezvous publishes it.
+        met.fetch_add(1, Ordering::Relaxed);
+    };
+    smp_rendezvous(Phase::Barrier, Phase::Run(&look), Phase::Barrier).unwrap();
+    assert_eq!(met.into_inner(), enabled() as u64 - 1);
+    assert_eq!(ap::late(), 1);
+}
+
+ktest! {
+    /// A CPU that answers after its time, when the next one is expected if there is one,
+    /// takes nothing of that one's.
+    fn late_cpu() [
+        smp = "2..=8", append = "bug=smp-late-cpu",
+        console = "CPU with APIC id 1: no answer within 2000 ms, left out",
+    ] {
+        ktest::bugs::start_late();
+        all_but_one();
+    }
+}
+
+ktest! {
+    /// A CPU that answers, and is not online in time, does not come online later.
+    fn stuck_cpu() [
+        smp = "2..=8", append = "bug=smp-stuck-cpu",
+        console = "CPU with APIC id 1: started and not online within 2000 ms, left out",
+    ] {
+        ktest::bugs::go_on();
+        all_but_one();
     }
 }

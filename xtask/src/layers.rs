@@ -141,6 +141,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::ktest",
         "a test may bring a mistake back",
     ),
+    (
+        "kernel::smp",
+        "kernel::ktest",
+        "a test may delay a CPU that starts",
+    ),
     ("kernel::globals", "kernel::sync", "the type of a static"),
     (
         "kernel::mem::kstack",

@@ -1,14 +1,16 @@
 //! `bug=NAME[,NAME]`: mistakes brought back on purpose, in the test image only.
 //!
-//! Here: what broken firmware does. [`damage_table`] is between physical memory
-//! and the parsers, and hands them a damaged copy of a table.
+//! Here: what broken firmware does, and CPUs that come late. [`damage_table`] is between
+//! physical memory and the parsers, and hands them a damaged copy of a table.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use crate::arch::{apic, vector};
-use crate::globals;
+use kcore::shim::{AtomicBool, Ordering, spin_loop};
+
+use crate::arch::{ap, apic, vector};
+use crate::{clock, globals};
 
 /// A mistake that can be brought back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Bug {
     AcpiMadtDuplicate,
     AcpiMadtSilentCpu,
     FirmwareInterrupts,
+    SmpLateCpu,
+    SmpStuckCpu,
     TestThenZero,
     SplitDecrement,
     EoiAfterSwitch,
@@ -77,6 +81,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::FirmwareInterrupts,
         "firmware-interrupts",
         "firmware leaves interrupts pending",
+    ),
+    (
+        Bug::SmpLateCpu,
+        "smp-late-cpu",
+        "the CPU with APIC id 1 starts when another is expected",
+    ),
+    (
+        Bug::SmpStuckCpu,
+        "smp-stuck-cpu",
+        "the CPU with APIC id 1 starts, and is held up before it is online",
     ),
     (
         Bug::TestThenZero,
@@ -158,6 +172,48 @@ pub fn leave_interrupts() {
         apic::send(apic::id(), 0xd0);
         apic::send(apic::id(), vector::PIC_BASE);
     }
+}
+
+/// The APIC id of the CPU that comes late.
+const LATE: u32 = 1;
+
+/// Whether the CPU that comes late may go on.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// Whether the start-up IPI to the CPU with APIC id `to` is not to be sent now: that of
+/// the late CPU is sent when the next one is expected, and before that one's own.
+#[must_use]
+pub fn startup_is_late(to: u32) -> bool {
+    let bug = active(Bug::SmpLateCpu);
+    if bug && to != LATE {
+        start_late();
+    }
+    bug && to == LATE
+}
+
+/// Starts the late CPU, if it has not come.
+pub fn start_late() {
+    if let (0, Some(trampoline)) = (ap::late(), globals::TRAMPOLINE.get()) {
+        apic::send_startup(LATE, trampoline.page);
+        // If it does not park, what it does instead is the test's failure.
+        let _parked = clock::wait_until(1_000_000_000, || ap::late() > 0);
+    }
+}
+
+/// Holds up the late CPU, just before it comes online, until [`go_on`].
+pub fn hold_up(apic_id: u32) {
+    if active(Bug::SmpStuckCpu) && apic_id == LATE {
+        // Relaxed: nothing hangs on the order.
+        while !GO_ON.load(Ordering::Relaxed) {
+            spin_loop();
+        }
+    }
+}
+
+/// Lets the CPU go on that [`hold_up`] holds up.
+pub fn go_on() {
+    // Relaxed: as above.
+    GO_ON.store(true, Ordering::Relaxed);
 }
 
 /// Where a MADT's entries start.

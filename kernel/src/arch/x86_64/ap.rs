@@ -10,13 +10,16 @@
 //! next one's stack: so a CPU takes what is in the mailbox only by exchanging
 //! its own APIC id for "claimed", and parks if that fails. The boot CPU gives up
 //! by the same exchange the other way; whoever wins, both agree. (The obvious
-//! counter that each arriving CPU increments puts two CPUs on one stack.)
+//! counter that each arriving CPU increments puts two CPUs on one stack.) A CPU that took
+//! its stack in time may still be too late to come online: `smp` decides that in the
+//! same way, by an exchange that one of the two wins.
 
 use core::arch::global_asm;
 use core::ptr::{addr_of, copy_nonoverlapping};
 
 use kcore::shim::{AtomicU64, Ordering};
 
+use super::cpu;
 use super::paging::{PAGE_SIZE, physical_to_virtual};
 
 /// No CPU is expected.
@@ -44,6 +47,9 @@ static MAILBOX: Mailbox = Mailbox {
     argument: AtomicU64::new(0),
     root: AtomicU64::new(0),
 };
+
+/// How many CPUs came too late, and are parked.
+static LATE: AtomicU64 = AtomicU64::new(0);
 
 /// Expects the CPU with `apic_id`: it will call `ap_main(argument)` on the stack
 /// that ends at `stack`.
@@ -75,6 +81,20 @@ pub fn give_up(apic_id: u32) -> bool {
         Ordering::Acquire,
     );
     exchange.is_ok()
+}
+
+/// How many CPUs came after the boot CPU had given them up. They are parked for good.
+#[must_use]
+pub fn late() -> u64 {
+    // Acquire: pairs with the locked increment in ap_claim, and the Release in `park`.
+    LATE.load(Ordering::Acquire)
+}
+
+/// Parks this CPU, which came too late, for good. Interrupts off.
+pub fn park() -> ! {
+    // Release: pairs with the Acquire in `late`.
+    LATE.fetch_add(1, Ordering::Release);
+    cpu::halt_forever()
 }
 
 /// The page that CPUs start in.
@@ -218,17 +238,20 @@ ap_claim:
     shr     eax, 24
 3:  mov     rcx, {claimed}
     lea     rdx, [rip + {mailbox}]
+    mov     rsi, qword ptr [rdx + 8]        # before the claim, after which the boot CPU
+    mov     rdi, qword ptr [rdx + 16]       # may give up and write what is the next one's
     lock cmpxchg qword ptr [rdx], rcx
     jne     4f
-    mov     rsp, qword ptr [rdx + 8]
-    mov     rdi, qword ptr [rdx + 16]
+    mov     rsp, rsi
     xor     ebp, ebp                        # the backtrace ends here
     call    {entry}
-4:  cli                                     # late: another CPU is expected by now
+4:  lock inc qword ptr [rip + {late}]       # late: another CPU is expected by now
+5:  cli
     hlt
-    jmp     4b
+    jmp     5b
 "#,
     claimed = const CLAIMED as i64,
     mailbox = sym MAILBOX,
+    late = sym LATE,
     entry = sym ap_entry,
 );
