@@ -3,7 +3,7 @@
 //! | vector | what | end of interrupt |
 //! |---|---|---|
 //! | 0-31 | exceptions, NMI (2), machine check (18) | none: not the local APIC's |
-//! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none, if in service the handler |
+//! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none, unless firmware left one in service |
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
 //! | 0xe0 | the test image's own | before the handler |
 //! | 0xef | local APIC timer | before the handler |
@@ -11,6 +11,7 @@
 //! | 0xf3 | rendezvous | after the handler |
 //! | 0xfe | local APIC error | before the panic |
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
+//! | others | nothing: a panic, or left by firmware until a CPU is online | after the handler |
 //!
 //! The rendezvous keeps FreeBSD's order, action first: until its last counter a
 //! CPU touches the initiator's stack, and a second rendezvous must not nest on it.
