@@ -144,6 +144,16 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
         "{cpu}: {how}rip {rip:#x} rsp {rsp:#x} rbp {rbp:#x} rflags {rflags:#x} \
          cr2 {cr2:#x} cr3 {cr3:#x}"
     ));
+    if let Some(thread) = pcpu::of(cpu).and_then(pcpu::Pcpu::current) {
+        let crit = thread.crit();
+        print(format_args!(
+            "{cpu}: {thread}, critnest {}, owepreempt {}, interrupt depth {}, {} spinlocks",
+            crit.critnest(),
+            crit.owepreempt(),
+            crit.interrupt_depth(),
+            thread.spinlocks()
+        ));
+    }
     print(format_args!("  #0 {rip:#x}"));
     let mut depth = 0;
     backtrace::walk(*rbp, |address| {

@@ -165,6 +165,14 @@ impl Pcpu {
         unsafe { &*self.curthread.load(Ordering::Relaxed) }
     }
 
+    /// As [`Self::curthread`], or `None` on a CPU that has not come so far. For reports.
+    #[must_use]
+    pub fn current(&self) -> Option<&'static Thread> {
+        // Relaxed: a snapshot.
+        // SAFETY: null, or a thread, which is never freed.
+        unsafe { self.curthread.load(Ordering::Relaxed).as_ref() }
+    }
+
     /// Says which thread runs: the CPU's first one, or by the switch.
     pub fn set_curthread(&self, thread: &'static Thread) {
         // Relaxed: as in `curthread`.

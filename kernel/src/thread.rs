@@ -158,6 +158,12 @@ impl Thread {
         &self.crit
     }
 
+    /// How many spinlocks it holds: of the calling thread, or a guess.
+    #[must_use]
+    pub fn spinlocks(&self) -> u32 {
+        self.spin.count()
+    }
+
     /// What it is doing.
     #[must_use]
     #[inline]
