@@ -27,6 +27,13 @@ pub const PHYS_OFFSET: u64 = 0xffff_8000_0000_0000;
 /// under PVH. Must equal `KERNEL_VMA` in `kernel/link.ld`.
 pub const KERNEL_VMA: u64 = 0xffff_ffff_8000_0000;
 
+/// The longest command line that is kept, in bytes; QEMU's own limit is 2048.
+pub const MAX_COMMAND_LINE: usize = 2048;
+
+/// The most regions of a memory map that are kept; neighbours of a kind are one. QEMU
+/// gives about ten.
+pub const MAX_REGIONS: usize = 128;
+
 /// The size of the stack that `_start` is entered on, in bytes: by PVH the one in
 /// `kernel/link.ld`. A release build uses 22 KiB of it, a debug build 45 (the test image
 /// measures this: `stacks:` in any console log). Below it is an unmapped page.

@@ -21,13 +21,7 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
 use kcore::memmap::{Kind, MemoryMap};
 
-use crate::{KERNEL_VMA, PHYS_OFFSET};
-
-/// The most regions of the firmware's memory map; QEMU gives about ten.
-const MAX_REGIONS: usize = 128;
-
-/// The longest command line that is kept, in bytes; QEMU's own limit is 2048.
-const MAX_COMMAND_LINE: usize = 2048;
+use crate::{KERNEL_VMA, MAX_COMMAND_LINE, MAX_REGIONS, PHYS_OFFSET};
 
 const START_INFO_MAGIC: u32 = 0x336e_c578;
 
@@ -75,8 +69,8 @@ static REGIONS: Kept<[MemoryRegion; MAX_REGIONS]> =
     Kept(UnsafeCell::new([MemoryRegion::empty(); MAX_REGIONS]));
 static BOOT_INFO: Kept<Option<BootInfo>> = Kept(UnsafeCell::new(None));
 /// The command line and its length, which is `None` if the entry was not by PVH.
-static COMMAND_LINE: Kept<([u8; MAX_COMMAND_LINE], Option<usize>)> =
-    Kept(UnsafeCell::new(([0; MAX_COMMAND_LINE], None)));
+static COMMAND_LINE: Kept<([u8; MAX_COMMAND_LINE + 1], Option<usize>)> =
+    Kept(UnsafeCell::new(([0; MAX_COMMAND_LINE + 1], None)));
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -87,7 +81,8 @@ unsafe extern "C" {
     fn _start(boot_info: &'static mut BootInfo) -> !;
 }
 
-/// The command line that PVH passed (QEMU's `-append`), without its NUL;
+/// The command line that PVH passed (QEMU's `-append`), without its NUL, or the first
+/// [`MAX_COMMAND_LINE`] bytes and one, from which the kernel sees that it is longer;
 /// `None` if the kernel was not entered by PVH.
 #[must_use]
 pub fn command_line() -> Option<&'static [u8]> {
@@ -170,7 +165,7 @@ fn fill_boot_info(start_info: u64) -> &'static mut BootInfo {
     for (kept, region) in regions.iter_mut().zip(map.regions()) {
         let kind = match region.kind {
             Kind::Usable => MemoryRegionKind::Usable,
-            Kind::Reclaimable | Kind::Reserved => MemoryRegionKind::UnknownBios(2),
+            Kind::Reserved => MemoryRegionKind::UnknownBios(2),
         };
         *kept = MemoryRegion {
             start: region.start,

@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use kcore::acpi::{AcpiError, Problem, RootTable, hpet_address};
+use kcore::acpi::{AcpiError, Hpet, Problem, RootTable, hpet};
 use kcore::madt::{self, Madt, MadtError};
 
 use crate::mem;
@@ -17,10 +17,10 @@ use crate::mem;
 pub struct Platform {
     /// `RSDT` or `XSDT`.
     pub root: &'static str,
-    /// The checked MADT, or what is wrong with it. Boxed: it has 8 KiB.
+    /// The checked MADT, or what is wrong with it. Boxed: it has 5 KiB.
     pub madt: Result<Box<Madt>, PlatformError>,
-    /// The physical address of the HPET's registers, or why there is none.
-    pub hpet: Result<u64, AcpiError>,
+    /// Where the HPET is, or why there is none.
+    pub hpet: Result<Hpet, AcpiError>,
 }
 
 /// What keeps the MADT from being used.
@@ -52,7 +52,7 @@ pub fn discover(rsdp: Option<u64>) -> Result<Platform, AcpiError> {
         table: *b"RSDP",
         address: 0,
         offset: 0,
-        problem: Problem::NotMemory,
+        problem: Problem::NoPointer,
     };
     let mut read = read_memory;
     let root = RootTable::read(rsdp.ok_or(missing)?, &mut read)?;
@@ -64,7 +64,7 @@ pub fn discover(rsdp: Option<u64>) -> Result<Platform, AcpiError> {
     };
     let hpet = root
         .find(*b"HPET", &mut read)
-        .and_then(|(address, table)| hpet_address(address, table));
+        .and_then(|(address, table)| hpet(address, table));
     Ok(Platform {
         root: root.name(),
         madt,

@@ -4,31 +4,26 @@
 //! them; `continue_boot` goes on with those. Both read as a list, whose order
 //! is the documentation of what needs what.
 
+mod devices;
+mod summary;
+
+use boot::{MAX_COMMAND_LINE, MAX_REGIONS};
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegionKind, Optional};
-use kcore::acpi::AcpiError;
 use kcore::cmdline::{self, CommandLine};
 use kcore::cpu::CpuId;
 use kcore::logfilter::LogFilter;
-use kcore::madt::{CpuState, MAX_IO_APICS, Madt};
+use kcore::madt::Madt;
 use kcore::memmap::{Kind, MapFull, MemoryMap};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicU64, Ordering};
 
-use crate::acpi::PlatformError;
 use crate::arch::descriptor::{self, Ist};
-use crate::arch::ioapic::IoApic;
 use crate::arch::paging;
 use crate::arch::qemu::{self, Exit};
-use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu, pic};
 use crate::mem::{self, heap, kstack};
 use crate::{acpi, clock, console, globals, pcpu, sched, smp, thread};
-
-/// The most regions of a memory map that is kept; neighbours of a kind are one.
-pub const MAX_REGIONS: usize = 128;
-/// The longest command line that is kept, in bytes.
-const MAX_COMMAND_LINE: usize = 2048;
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -41,8 +36,10 @@ pub struct BootRecord {
     pub rsdp: Option<u64>,
     command_line: [u8; MAX_COMMAND_LINE],
     command_line_len: usize,
-    /// Bytes that did not fit, or of a module that nothing uses.
-    unused: u64,
+    /// Bytes of it that did not fit.
+    cut: usize,
+    /// Bytes of a module that nothing uses.
+    unused: usize,
     /// What the kernel proper, or the test image, does once all is up.
     main: fn() -> !,
 }
@@ -103,18 +100,18 @@ extern "C" fn continue_boot() -> ! {
     init_threads();
     pic::disable();
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
-    let madt = madt_or_report(platform);
-    init_local_apic(madt);
-    calibrate(platform);
+    let madt = devices::madt_or_report(platform);
+    devices::init_local_apic(madt);
+    devices::calibrate(platform);
     clock::init_this_cpu();
-    init_io_apics(madt);
+    devices::init_io_apics(madt);
     let protections = cpu::protect();
-    take_leftovers();
+    devices::take_leftovers();
     globals::ONLINE.insert(CpuId::BOOT);
     start_others(madt);
     // Relaxed: for the summary and for tests.
     globals::ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
-    summarize(madt);
+    summary::print(madt);
     log::debug!("{protections:?}");
     meet();
     (record.main)()
@@ -161,6 +158,7 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
         rsdp: boot_info.rsdp_addr.into_option(),
         command_line: [0; MAX_COMMAND_LINE],
         command_line_len: 0,
+        cut: 0,
         unused: 0,
         main,
     };
@@ -178,14 +176,14 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
     let mut text = ramdisk;
     if let Some(given) = boot::pvh::command_line() {
         text = given;
-        record.unused = ramdisk.len() as u64;
+        record.unused = ramdisk.len();
     } else {
         record.path = if uefi { "uefi" } else { "bios" };
     }
     let len = text.len().min(MAX_COMMAND_LINE);
     record.command_line[..len].copy_from_slice(&text[..len]);
     record.command_line_len = len;
-    record.unused += (text.len() - len) as u64;
+    record.cut = text.len() - len;
     record
 }
 
@@ -220,7 +218,11 @@ fn read_command_line(record: &BootRecord) {
         let filter = LogFilter::parse(text, &mut |complaint| {
             log::warn!(target: "kernel", "{complaint}");
         });
+        log::set_max_level(filter.max_level());
         globals::LOG_FILTER.call_once(|| filter);
+    }
+    if record.cut > 0 {
+        log::warn!(target: "kernel", "command line: cut after {MAX_COMMAND_LINE} bytes");
     }
     if record.unused > 0 {
         let unused = record.unused;
@@ -240,98 +242,6 @@ fn read_command_line(record: &BootRecord) {
     }
 }
 
-/// The MADT; without one that is of use, says why, and the machine has one CPU.
-fn madt_or_report(platform: &Result<acpi::Platform, AcpiError>) -> Option<&Madt> {
-    let error = match platform {
-        Ok(acpi::Platform { madt: Ok(madt), .. }) => return Some(madt),
-        Ok(acpi::Platform {
-            madt: Err(error), ..
-        }) => *error,
-        Err(error) => PlatformError::Acpi(*error),
-    };
-    log::error!(target: "kernel::acpi", "{error}; going on with one CPU");
-    None
-}
-
-/// Where every local APIC is unless the MADT says otherwise.
-const LOCAL_APIC: u64 = 0xfee0_0000;
-
-/// Maps and enables the boot CPU's local APIC.
-fn init_local_apic(madt: Option<&Madt>) {
-    let address = madt.map_or(LOCAL_APIC, |madt| madt.local_apic_address);
-    match mem::device(address) {
-        Ok(registers) => apic::init_boot(registers),
-        Err(error) => panic!("local APIC at {address:#x}: {error:?}"),
-    }
-    let ended = apic::init();
-    if ended > 0 {
-        log::warn!(target: "kernel::apic", "firmware left {ended} interrupts in service, ended");
-    }
-    globals::BOOT_PCPU.set_apic_id(apic::id());
-    let listed = |madt: &Madt| madt.cpus().any(|cpu| cpu.apic_id == apic::id());
-    if !madt.is_none_or(listed) {
-        log::warn!(target: "kernel::acpi", "MADT does not list the boot CPU, APIC id {}", apic::id());
-    }
-}
-
-/// Turns interrupts on. What firmware left pending comes now, before this CPU is online,
-/// and is a stray: with interrupts off there is no way to withdraw it (SDM vol. 3, 11.8.4).
-fn take_leftovers() {
-    #[cfg(feature = "ktest")]
-    crate::ktest::bugs::leave_interrupts();
-    cpu::enable_interrupts();
-    // Bounded: if they do not end, there is a device behind them.
-    let _quiet = (0..1000).any(|_| apic::requested().is_none());
-    // Relaxed: this CPU's own.
-    let strays = globals::BOOT_PCPU.stray_interrupts.load(Ordering::Relaxed);
-    if strays > 0 {
-        log::warn!(target: "kernel::apic", "firmware left {strays} interrupts pending, taken");
-    }
-}
-
-/// Measures the clocks against the HPET, or against the PIT if there is none.
-fn calibrate(platform: &Result<acpi::Platform, AcpiError>) {
-    let hpet = platform
-        .as_ref()
-        .ok()
-        .and_then(|platform| match platform.hpet {
-            Ok(address) => Some(address),
-            Err(error) => {
-                log::debug!(target: "kernel::clock", "{error}; using the PIT");
-                None
-            }
-        });
-    let hpet = hpet.and_then(|address| {
-        let registers = mem::device(address).ok()?;
-        // SAFETY: ACPI says that the HPET is there; mapped as a device just now.
-        unsafe { Reference::hpet(registers) }
-    });
-    let reference = hpet.unwrap_or_else(Reference::pit);
-    if let Err(error) = clock::calibrate(&reference) {
-        log::error!(target: "kernel::clock", "{error}; going on without a clock");
-    }
-}
-
-/// Masks every input of every I/O APIC.
-fn init_io_apics(madt: Option<&Madt>) {
-    let Some(madt) = madt else { return };
-    let mut io_apics = [const { None }; MAX_IO_APICS];
-    for (found, slot) in madt.io_apics().iter().zip(&mut io_apics) {
-        match mem::device(found.address.into()) {
-            // SAFETY: the MADT says that an I/O APIC is there; mapped as a device just
-            // now, and from here on used under the lock only.
-            Ok(registers) => *slot = Some(unsafe { IoApic::new(registers, found.gsi_base) }),
-            Err(error) => log::error!(
-                target: "kernel::acpi",
-                "I/O APIC {} at {:#x}: {error:?}, not used",
-                found.id,
-                found.address
-            ),
-        }
-    }
-    *globals::IO_APICS.lock() = io_apics;
-}
-
 /// Starts the other CPUs and says which did not come.
 fn start_others(madt: Option<&Madt>) {
     let Some(madt) = madt else { return };
@@ -345,87 +255,6 @@ fn start_others(madt: Option<&Madt>) {
             target: "kernel::smp",
             "no page below 1 MiB to start CPUs in ({error:?}); going on with one"
         ),
-    }
-}
-
-/// The summary of the boot: CPUs, memory, timer.
-fn summarize(madt: Option<&Madt>) {
-    let online = smp::online().len();
-    // Relaxed: written by this CPU.
-    let microseconds = globals::ONLINE_AFTER.load(Ordering::Relaxed) / 1000;
-    log::info!(
-        target: "kernel",
-        "summary: {online} CPU{} online {}, {}, APIC ids {ApicIds}, after {microseconds} us",
-        if online == 1 { "" } else { "s" },
-        OfListed(madt),
-        apic::mode().name(),
-    );
-    let (usable, free) = mem::usage();
-    let (heap, _used) = globals::HEAP.usage();
-    log::info!(
-        target: "kernel",
-        "summary: {} MiB usable memory, {} MiB free, heap {} KiB",
-        usable >> 20,
-        free >> 20,
-        heap >> 10
-    );
-    match (globals::TIMER.get(), globals::TSC.get()) {
-        (Some(timer), Some(tsc)) => log::info!(
-            target: "kernel",
-            "summary: TSC {} kHz, local timer {} kHz by the {}, TSC-deadline {}",
-            tsc.hz() / 1000,
-            timer.scale.hz() / 1000,
-            timer.reference,
-            if timer.has_deadline { "yes" } else { "no" }
-        ),
-        _ => log::info!(target: "kernel", "summary: no clock"),
-    }
-}
-
-/// How many CPUs the firmware lists.
-struct OfListed<'a>(Option<&'a Madt>);
-
-impl core::fmt::Display for OfListed<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Some(madt) = self.0 else {
-            return f.write_str("(no MADT)");
-        };
-        let enabled = madt
-            .cpus()
-            .filter(|cpu| cpu.state == CpuState::Enabled)
-            .count();
-        write!(
-            f,
-            "of {enabled} enabled in MADT ({} disabled)",
-            madt.cpus().len() - enabled
-        )
-    }
-}
-
-/// The APIC ids of the online CPUs in the order of their numbers: `0-2,4-6`.
-struct ApicIds;
-
-impl core::fmt::Display for ApicIds {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let online = smp::online();
-        let mut ids = online
-            .iter()
-            .filter_map(pcpu::of)
-            .map(pcpu::Pcpu::apic_id)
-            .peekable();
-        let mut separator = "";
-        while let Some(first) = ids.next() {
-            let mut last = first;
-            while let Some(next) = ids.next_if_eq(&(last + 1)) {
-                last = next;
-            }
-            write!(f, "{separator}{first}")?;
-            if last > first {
-                write!(f, "-{last}")?;
-            }
-            separator = ",";
-        }
-        Ok(())
     }
 }
 
@@ -466,10 +295,7 @@ pub fn report_and_power_off() -> ! {
         log::error!(target: "kernel", "verdict: {met} CPUs met, others unknown; powering off");
         qemu::exit(Exit::Failure)
     };
-    let enabled = madt
-        .cpus()
-        .filter(|cpu| cpu.state == CpuState::Enabled)
-        .count();
+    let enabled = madt.enabled();
     if met == enabled {
         log::info!(target: "kernel", "verdict: ok, {met} of {enabled} CPUs met; powering off");
         qemu::exit(Exit::Success)

@@ -1,7 +1,16 @@
 //! Broken firmware: each fault is named by table and offset, and the machine goes
 //! on with the one CPU that it knows of.
 
-use kernel::{ktest, smp};
+use kcore::madt::Madt;
+use kernel::{acpi, globals, ktest, smp};
+
+/// What the firmware says.
+pub(crate) fn madt() -> &'static Madt {
+    match globals::PLATFORM.get() {
+        Some(Ok(acpi::Platform { madt: Ok(madt), .. })) => madt,
+        other => panic!("no MADT: {other:?}"),
+    }
+}
 
 fn one_cpu() {
     assert_eq!(smp::online().len(), 1);
@@ -65,11 +74,46 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that does not answer is left out by its APIC id, and the others meet.
+    /// A CPU in the middle that does not answer is left out by its APIC id, and the others
+    /// meet.
     fn silent_cpu() [
         smp = "2..=8", append = "bug=acpi-madt-silent-cpu",
         console = "smp: CPU with APIC id 63: no answer within 2000 ms, left out",
     ] {
-        assert!(!smp::online().is_empty());
+        let listed = madt().enabled();
+        assert!(listed > 1);
+        assert_eq!(smp::online().len(), listed - 1);
+    }
+}
+
+ktest! {
+    /// Where the local APIC is, the CPU itself knows better.
+    fn local_apic_in_memory() [
+        append = "bug=acpi-madt-lapic-address",
+        console = "MADT at offset 0x24: local APIC at 0x100000, but the CPU has it at 0xfee00000",
+    ] {
+        assert_eq!(smp::online().len(), madt().enabled());
+    }
+}
+
+ktest! {
+    /// An I/O APIC in the middle of memory is not written to.
+    fn io_apic_in_memory() [
+        append = "bug=acpi-madt-io-apic-address",
+        console = "MADT at offset 0x", console = ": registers at 0x100000, where there is no device; I/O APIC 0 not used",
+    ] {
+        assert_eq!(smp::online().len(), madt().enabled());
+        assert!(globals::IO_APICS.lock().iter().flatten().next().is_none());
+    }
+}
+
+ktest! {
+    /// So is an HPET, and the PIT takes its place.
+    fn hpet_in_memory() [
+        append = "bug=acpi-hpet-address",
+        console = "HPET at 0x", console = ", offset 0x2c: registers at 0x100000, where there is no device; using the PIT",
+        console = "by the PIT",
+    ] {
+        assert_eq!(smp::online().len(), madt().enabled());
     }
 }

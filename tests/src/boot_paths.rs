@@ -6,7 +6,8 @@ ktest! {
     /// QEMU's -kernel.
     fn pvh() [
         smp = "4", console = "kernel: Tryst 0.1.0 (commit ", console = ") booted by pvh",
-        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
+        qemu = "-cpu max,-x2apic",
     ] {
         assert_eq!(smp::online().len(), 4);
     }
@@ -16,7 +17,8 @@ ktest! {
     /// rust-osdev's BIOS image; the command line comes in its ramdisk.
     fn bios() [
         boot = "bios", console = ") booted by bios",
-        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
+        qemu = "-cpu max,-x2apic",
     ] {
         assert_eq!(smp::online().len(), 4);
         crate::memory::protections();
@@ -27,7 +29,8 @@ ktest! {
     /// rust-osdev's UEFI image.
     fn uefi() [
         boot = "uefi", console = ") booted by uefi",
-        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), ",
+        console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
+        qemu = "-cpu max,-x2apic",
     ] {
         assert_eq!(smp::online().len(), 4);
         crate::memory::protections();

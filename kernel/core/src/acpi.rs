@@ -3,7 +3,7 @@
 //! The way is RSDP → XSDT (RSDT before ACPI 2.0) → the table. Every length and
 //! checksum on it is checked before what it covers is believed (ACPI
 //! specification 6.5, sections 5.2.5 to 5.2.8). What a table says is for others:
-//! [`crate::madt`], and [`hpet_address`] here.
+//! [`crate::madt`], and [`hpet()`] here.
 //!
 //! Physical memory is reached through a [`Reader`], which says no to what is not
 //! memory: a table may claim to be anywhere, and of any length.
@@ -45,23 +45,30 @@ pub enum Problem {
     Checksum(u8),
     /// Its length field has this value, less than a header or beyond all reason.
     Length(usize),
-    /// It, or part of it, is not in memory.
+    /// The loader named no root pointer.
+    NoPointer,
+    /// It, or part of it, is not in memory that the firmware keeps.
     NotMemory,
     /// No table of the signature is listed in the root table.
     Missing,
     /// The HPET's registers are in this address space, not in memory (0).
     AddressSpace(u8),
+    /// The HPET's registers are at this address: memory, or beyond all addresses.
+    NotADevice(u64),
+    /// The HPET at this address does not count.
+    StandsStill(u64),
 }
 
 impl fmt::Display for AcpiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.table.escape_ascii();
-        if self.problem == Problem::Missing {
-            return write!(
-                f,
-                "{table}: not listed in the root table at {:#x}",
-                self.address
-            );
+        match self.problem {
+            Problem::NoPointer => return f.write_str("RSDP: the loader named none"),
+            Problem::Missing => {
+                let root = self.address;
+                return write!(f, "{table}: not listed in the root table at {root:#x}");
+            }
+            _ => {}
         }
         write!(
             f,
@@ -74,7 +81,9 @@ impl fmt::Display for AcpiError {
             Problem::Length(length) => write!(f, "length {length} is impossible"),
             Problem::NotMemory => f.write_str("not in memory"),
             Problem::AddressSpace(space) => write!(f, "registers in address space {space}"),
-            Problem::Missing => unreachable!("dealt with above"),
+            Problem::NotADevice(at) => write!(f, "registers at {at:#x}, where there is no device"),
+            Problem::StandsStill(at) => write!(f, "the counter at {at:#x} stands still"),
+            Problem::NoPointer | Problem::Missing => Ok(()),
         }
     }
 }
@@ -91,7 +100,9 @@ pub struct RootTable<'a> {
 }
 
 impl<'a> RootTable<'a> {
-    /// Checks the root pointer at `rsdp` and the table that it points to.
+    /// Checks the root pointer at `rsdp` and the table that it points to: the XSDT if it
+    /// has one, else the RSDT. (Some firmware says revision 2 and leaves the XSDT's address
+    /// 0.)
     ///
     /// # Errors
     /// [`AcpiError`] naming RSDP, RSDT or XSDT.
@@ -107,14 +118,18 @@ impl<'a> RootTable<'a> {
             return Err(error(0, Problem::Signature));
         }
         check_sum(old).map_err(|problem| error(8, problem))?;
-        let (address, signature, entry) = if old[15] < 2 {
-            (u64::from(u32_at(old, 16)), *b"RSDT", 4)
+        let xsdt = if old[15] < 2 {
+            0
         } else {
             let new = read(rsdp, 36).ok_or(error(20, Problem::NotMemory))?;
             check_sum(new).map_err(|problem| error(32, problem))?;
-            (u64_at(new, 24), *b"XSDT", 8)
+            u64_at(new, 24)
         };
-        let table = table_at(address, Some(signature), read)?;
+        let (address, signature, entry) = match xsdt {
+            0 => (u64::from(u32_at(old, 16)), *b"RSDT", 4),
+            address => (address, *b"XSDT", 8),
+        };
+        let table = table_at(address, signature, read)?;
         check_sum(table).map_err(|problem| AcpiError {
             table: signature,
             address,
@@ -167,25 +182,24 @@ impl<'a> RootTable<'a> {
             .addresses()
             .find(|&address| read(address, HEADER).is_some_and(|bytes| bytes[..4] == signature))
             .ok_or(missing)?;
-        Ok((address, table_at(address, Some(signature), read)?))
+        Ok((address, table_at(address, signature, read)?))
     }
 }
 
-/// The whole table at `address`; if `signature` is given it must be that one.
+/// The whole table at `address`, which must be the one with `signature`.
 fn table_at<'a>(
     address: u64,
-    signature: Option<[u8; 4]>,
+    signature: [u8; 4],
     read: Reader<'_, 'a>,
 ) -> Result<&'a [u8], AcpiError> {
-    let name = signature.unwrap_or(*b"????");
     let error = |offset, problem| AcpiError {
-        table: name,
+        table: signature,
         address,
         offset,
         problem,
     };
     let header = read(address, HEADER).ok_or(error(0, Problem::NotMemory))?;
-    if signature.is_some_and(|signature| header[..4] != signature) {
+    if header[..4] != signature {
         return Err(error(0, Problem::Signature));
     }
     let length = u32_at(header, LENGTH_AT) as usize;
@@ -195,11 +209,36 @@ fn table_at<'a>(
     read(address, length).ok_or(error(LENGTH_AT, Problem::NotMemory))
 }
 
-/// The physical address of the HPET's registers, from its table at `address`.
+/// Where the HPET is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hpet {
+    /// The physical address of its registers.
+    pub registers: u64,
+    /// The physical address of its table.
+    table: u64,
+}
+
+impl Hpet {
+    /// The error of a table whose registers turned out to be of no use.
+    #[must_use]
+    pub fn useless(&self, problem: Problem) -> AcpiError {
+        AcpiError {
+            table: *b"HPET",
+            address: self.table,
+            offset: REGISTERS_AT,
+            problem,
+        }
+    }
+}
+
+/// Where in the HPET's table the address of its registers stands.
+const REGISTERS_AT: usize = 44;
+
+/// What the HPET's table at `address` says.
 ///
 /// # Errors
 /// [`AcpiError`] naming HPET.
-pub fn hpet_address(address: u64, table: &[u8]) -> Result<u64, AcpiError> {
+pub fn hpet(address: u64, table: &[u8]) -> Result<Hpet, AcpiError> {
     let error = |offset, problem| AcpiError {
         table: *b"HPET",
         address,
@@ -211,7 +250,10 @@ pub fn hpet_address(address: u64, table: &[u8]) -> Result<u64, AcpiError> {
         return Err(error(LENGTH_AT, Problem::Length(table.len())));
     }
     match table[40] {
-        0 => Ok(u64_at(table, 44)),
+        0 => Ok(Hpet {
+            registers: u64_at(table, REGISTERS_AT),
+            table: address,
+        }),
         space => Err(error(40, Problem::AddressSpace(space))),
     }
 }
@@ -236,7 +278,7 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{AcpiError, Problem, RootTable, hpet_address};
+    use super::{AcpiError, Problem, RootTable, hpet};
 
     /// Physical memory from 0x1000: an RSDP, its root table, and an HPET table.
     struct Memory(Vec<u8>);
@@ -300,7 +342,7 @@ mod tests {
             let read = &mut |address, length| self.bytes(address, length);
             let root = RootTable::read(RSDP, read)?;
             let (address, table) = root.find(*b"HPET", read)?;
-            hpet_address(address, table)
+            hpet(address, table).map(|hpet| hpet.registers)
         }
     }
 
@@ -315,6 +357,24 @@ mod tests {
         for revision in [0, 2] {
             assert_eq!(Memory::new(revision).hpet(), Ok(0xfed0_0000));
         }
+    }
+
+    #[test]
+    fn without_an_xsdt_the_rsdt_will_do() {
+        let mut memory = Memory::new(0);
+        memory.put(RSDP + 15, &[2]);
+        memory.seal();
+        assert_eq!(memory.hpet(), Ok(0xfed0_0000));
+    }
+
+    #[test]
+    fn useless_registers_are_named_with_table_and_offset() {
+        let memory = Memory::new(2);
+        let found = hpet(HPET, memory.bytes(HPET, 56).unwrap()).unwrap();
+        assert_eq!(
+            found.useless(Problem::NotADevice(0x5000)).to_string(),
+            "HPET at 0x1100, offset 0x2c: registers at 0x5000, where there is no device"
+        );
     }
 
     #[test]

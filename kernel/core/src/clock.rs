@@ -15,21 +15,17 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The scale of a counter that ticks `hz` times a second; `None` for 0 and
-    /// below 1 Hz resolution of the multiplier (above 4.2 EHz).
+    /// The scale of a counter that ticks `hz` times a second; `None` for 0, and where a
+    /// tick is less than the multiplier can say (above 4.2 EHz).
     #[must_use]
     pub const fn new(hz: u64) -> Option<Self> {
         if hz == 0 {
             return None;
         }
-        let multiplier = ((SECOND as u128) << 32) / hz as u128;
-        if multiplier == 0 || multiplier > u64::MAX as u128 {
-            return None;
+        match (SECOND << 32) / hz {
+            0 => None,
+            multiplier => Some(Self { hz, multiplier }),
         }
-        Some(Self {
-            hz,
-            multiplier: multiplier as u64,
-        })
     }
 
     /// Ticks a second.

@@ -15,14 +15,17 @@
 //!   x2APIC entries (type 9), but some firmware lists a CPU in both. The two are one
 //!   CPU, as usable as the more usable of them, with the UID of the first usable one.
 //! - Disabled CPUs give way: if the list is full, a usable CPU replaces the last
-//!   disabled one, and only more than [`MAX_CPUS`] usable CPUs are an error.
+//!   disabled one. Of more than [`MAX_CPUS`] usable CPUs the first are kept, and the
+//!   others counted.
+//! - Which input of the local APICs is the NMI is said per CPU. It is the same for all in
+//!   every machine we know of, so the first entry decides.
 
 #![forbid(unsafe_code)]
 
 mod entry;
 mod error;
 
-pub use entry::{CpuState, Flags, IoApic, LapicNmi, MadtCpu, NmiSource, Override};
+pub use entry::{CpuState, Flags, IoApic, Isa, MadtCpu, Override};
 pub use error::{MadtError, Problem};
 
 use crate::cpu::MAX_CPUS;
@@ -32,10 +35,6 @@ use crate::list::List;
 pub const MAX_IO_APICS: usize = 16;
 /// The most interrupt source overrides a table may list.
 pub const MAX_OVERRIDES: usize = 32;
-/// The most NMI sources a table may list.
-pub const MAX_NMI_SOURCES: usize = 16;
-/// The most local APIC NMIs a table may list: LINT0 and LINT1 of every CPU.
-pub const MAX_LAPIC_NMIS: usize = 2 * MAX_CPUS;
 
 /// The table's header and its two own fields; entries follow.
 const HEADER: usize = 44;
@@ -43,7 +42,6 @@ const HEADER: usize = 44;
 const LOCAL_APIC: u8 = 0;
 const IO_APIC: u8 = 1;
 const OVERRIDE: u8 = 2;
-const NMI_SOURCE: u8 = 3;
 const LAPIC_NMI: u8 = 4;
 const LAPIC_ADDRESS: u8 = 5;
 const LOCAL_X2APIC: u8 = 9;
@@ -54,15 +52,17 @@ const X2APIC_NMI: u8 = 10;
 pub struct Madt {
     /// Physical address of every CPU's local APIC (the 64-bit override if there is one).
     pub local_apic_address: u64,
-    /// Whether the machine also has a pair of 8259 interrupt controllers to be masked.
-    pub pcat_compat: bool,
-    /// How many entries were skipped because their type is unknown here.
-    pub unknown_entries: usize,
+    /// The offset at which that address stands.
+    pub local_apic_address_at: usize,
+    /// The input of the local APICs that is the NMI, LINT0 or LINT1, if an entry says so.
+    pub nmi_lint: Option<u8>,
+    /// How many usable CPUs there are beyond [`MAX_CPUS`].
+    pub left_out: usize,
+    /// How many entries were skipped because nothing here uses their type.
+    pub unused_entries: usize,
     cpus: List<Listed, MAX_CPUS>,
     io_apics: List<IoApic, MAX_IO_APICS>,
     overrides: List<Override, MAX_OVERRIDES>,
-    nmi_sources: List<NmiSource, MAX_NMI_SOURCES>,
-    lapic_nmis: List<LapicNmi, MAX_LAPIC_NMIS>,
 }
 
 /// A CPU and which types of entry have listed it as usable, a bit each.
@@ -94,6 +94,28 @@ impl Madt {
         )
     }
 
+    /// How many CPUs are enabled.
+    #[must_use]
+    pub fn enabled(&self) -> usize {
+        let enabled = |cpu: &MadtCpu| cpu.state == CpuState::Enabled;
+        self.cpus().filter(enabled).count()
+    }
+
+    /// Where ISA interrupt `irq` arrives: as an override says, or else at the global
+    /// system interrupt of its number, by a rising edge.
+    #[must_use]
+    pub fn isa(&self, irq: u8) -> Isa {
+        let entry = self.overrides.iter();
+        let entry = entry
+            .rev()
+            .find(|entry| entry.source == irq && entry.bus == 0);
+        Isa {
+            gsi: entry.map_or(irq.into(), |entry| entry.gsi),
+            level: entry.is_some_and(|entry| entry.flags.level_triggered() == Some(true)),
+            low: entry.is_some_and(|entry| entry.flags.active_low() == Some(true)),
+        }
+    }
+
     /// The I/O APICs in the table's order.
     #[must_use]
     pub fn io_apics(&self) -> &[IoApic] {
@@ -105,18 +127,6 @@ impl Madt {
     pub fn overrides(&self) -> &[Override] {
         &self.overrides
     }
-
-    /// The I/O APIC inputs that are NMIs, in the table's order.
-    #[must_use]
-    pub fn nmi_sources(&self) -> &[NmiSource] {
-        &self.nmi_sources
-    }
-
-    /// The local APIC inputs that are NMIs, in the table's order.
-    #[must_use]
-    pub fn lapic_nmis(&self) -> &[LapicNmi] {
-        &self.lapic_nmis
-    }
 }
 
 /// Reads a MADT. `table` starts at its signature and may be longer than the table.
@@ -127,8 +137,10 @@ pub fn parse(table: &[u8]) -> Result<Madt, MadtError> {
     let table = checked(table)?;
     let mut madt = Madt {
         local_apic_address: u32_at(table, 36).into(),
-        pcat_compat: u32_at(table, 40) & 1 != 0,
-        unknown_entries: 0,
+        local_apic_address_at: 36,
+        nmi_lint: None,
+        left_out: 0,
+        unused_entries: 0,
         cpus: List::new(Listed {
             apic_id: 0,
             acpi_uid: 0,
@@ -139,6 +151,7 @@ pub fn parse(table: &[u8]) -> Result<Madt, MadtError> {
             address: 0,
             gsi_base: 0,
             id: 0,
+            offset: 0,
         }),
         overrides: List::new(Override {
             gsi: 0,
@@ -146,20 +159,11 @@ pub fn parse(table: &[u8]) -> Result<Madt, MadtError> {
             bus: 0,
             source: 0,
         }),
-        nmi_sources: List::new(NmiSource {
-            gsi: 0,
-            flags: Flags(0),
-        }),
-        lapic_nmis: List::new(LapicNmi {
-            acpi_uid: 0,
-            flags: Flags(0),
-            lint: 0,
-        }),
     };
     let mut offset = HEADER;
     while offset < table.len() {
         offset += entry_at(table, offset)
-            .and_then(|entry| madt.take(entry).map(|()| entry.len()))
+            .and_then(|entry| madt.take(entry, offset).map(|()| entry.len()))
             .map_err(|problem| MadtError { offset, problem })?;
     }
     Ok(madt)
@@ -200,7 +204,7 @@ fn entry_at(table: &[u8], offset: usize) -> Result<&[u8], Problem> {
     let length = usize::from(length);
     let needed = match kind {
         LAPIC_NMI => 6,
-        LOCAL_APIC | NMI_SOURCE => 8,
+        LOCAL_APIC => 8,
         OVERRIDE => 10,
         IO_APIC | LAPIC_ADDRESS | X2APIC_NMI => 12,
         LOCAL_X2APIC => 16,
@@ -223,84 +227,49 @@ fn entry_at(table: &[u8], offset: usize) -> Result<&[u8], Problem> {
 }
 
 impl Madt {
-    /// Takes in one entry, which is as long as its type needs.
-    fn take(&mut self, entry: &[u8]) -> Result<(), Problem> {
-        let kind = entry[0];
-        match kind {
+    /// Takes in the entry at `offset`, which is as long as its type needs.
+    fn take(&mut self, entry: &[u8], offset: usize) -> Result<(), Problem> {
+        match entry[0] {
             LOCAL_APIC => {
-                let state = cpu_state(u32_at(entry, 4));
                 let cpu = MadtCpu {
                     apic_id: entry[3].into(),
                     acpi_uid: entry[2].into(),
-                    state,
+                    state: cpu_state(u32_at(entry, 4)),
                 };
-                self.take_cpu(cpu, IN_LOCAL_APIC, u8::MAX.into())
+                self.take_cpu(cpu, IN_LOCAL_APIC, u8::MAX.into())?;
             }
             LOCAL_X2APIC => {
-                let state = cpu_state(u32_at(entry, 8));
                 let cpu = MadtCpu {
                     apic_id: u32_at(entry, 4),
                     acpi_uid: u32_at(entry, 12),
-                    state,
+                    state: cpu_state(u32_at(entry, 8)),
                 };
-                self.take_cpu(cpu, IN_LOCAL_X2APIC, u32::MAX)
+                self.take_cpu(cpu, IN_LOCAL_X2APIC, u32::MAX)?;
             }
             IO_APIC => self.take_io_apic(IoApic {
                 address: u32_at(entry, 4),
                 gsi_base: u32_at(entry, 8),
                 id: entry[2],
-            }),
+                offset,
+            })?,
             OVERRIDE => {
-                let (gsi, flags) = (u32_at(entry, 4), flags_at(entry, 8));
                 let value = Override {
-                    gsi,
-                    flags,
+                    gsi: u32_at(entry, 4),
+                    flags: Flags(u16::from_le_bytes(array_at(entry, 8))),
                     bus: entry[2],
                     source: entry[3],
                 };
-                push(&mut self.overrides, value, kind)
+                push(&mut self.overrides, value, OVERRIDE)?;
             }
-            NMI_SOURCE => {
-                let value = NmiSource {
-                    gsi: u32_at(entry, 4),
-                    flags: flags_at(entry, 2),
-                };
-                push(&mut self.nmi_sources, value, kind)
-            }
-            LAPIC_NMI => {
-                let acpi_uid = if entry[2] == u8::MAX {
-                    LapicNmi::ALL_CPUS
-                } else {
-                    entry[2].into()
-                };
-                let value = LapicNmi {
-                    acpi_uid,
-                    flags: flags_at(entry, 3),
-                    lint: entry[5],
-                };
-                push(&mut self.lapic_nmis, value, kind)
-            }
-            X2APIC_NMI => {
-                let (acpi_uid, flags) = (u32_at(entry, 4), flags_at(entry, 2));
-                push(
-                    &mut self.lapic_nmis,
-                    LapicNmi {
-                        acpi_uid,
-                        flags,
-                        lint: entry[8],
-                    },
-                    kind,
-                )
-            }
+            LAPIC_NMI => self.take_nmi(entry[5]),
+            X2APIC_NMI => self.take_nmi(entry[8]),
             LAPIC_ADDRESS => {
                 self.local_apic_address = u64::from_le_bytes(array_at(entry, 4));
-                Ok(())
+                self.local_apic_address_at = offset;
             }
-            _ => {
-                self.unknown_entries += 1;
-                Ok(())
-            }
+            _ => self.unused_entries += 1,
         }
+        Ok(())
     }
 
     /// Takes in a CPU from the type of entry `usable_in`, in which the id `broadcast`
@@ -321,12 +290,13 @@ impl Madt {
         }
         let usable_in = if usable { source } else { 0 };
         let Some(known) = self.cpus.iter_mut().find(|known| known.apic_id == apic_id) else {
-            return self.add_cpu(Listed {
+            self.add_cpu(Listed {
                 apic_id,
                 acpi_uid,
                 state,
                 usable_in,
             });
+            return Ok(());
         };
         if known.usable_in & usable_in != 0 {
             return Err(Problem::DuplicateApicId { apic_id });
@@ -340,21 +310,34 @@ impl Madt {
     }
 
     /// Adds a CPU with a new id; when the list is full, disabled CPUs give way.
-    fn add_cpu(&mut self, listed: Listed) -> Result<(), Problem> {
+    fn add_cpu(&mut self, listed: Listed) {
         if self.cpus.len() == MAX_CPUS {
             if listed.usable_in == 0 {
-                return Ok(());
+                return;
             }
-            let disabled = self.cpus.iter().rposition(|known| known.usable_in == 0);
-            self.cpus.remove(disabled.ok_or(Problem::TooManyCpus)?);
+            match self.cpus.iter().rposition(|known| known.usable_in == 0) {
+                Some(disabled) => drop(self.cpus.remove(disabled)),
+                None => self.left_out += 1,
+            }
         }
-        self.cpus.push(listed).map_err(|_| Problem::TooManyCpus)
+        // Full: left out, and counted.
+        let _ = self.cpus.push(listed);
+    }
+
+    fn take_nmi(&mut self, lint: u8) {
+        if lint < 2 {
+            self.nmi_lint.get_or_insert(lint);
+        }
     }
 
     fn take_io_apic(&mut self, io_apic: IoApic) -> Result<(), Problem> {
         let gsi_base = io_apic.gsi_base;
         if self.io_apics.iter().any(|other| other.gsi_base == gsi_base) {
             return Err(Problem::SameGsiBase { gsi_base });
+        }
+        let address = io_apic.address;
+        if self.io_apics.iter().any(|other| other.address == address) {
+            return Err(Problem::SameAddress { address });
         }
         push(&mut self.io_apics, io_apic, IO_APIC)
     }
@@ -384,16 +367,12 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, offset))
 }
 
-fn flags_at(bytes: &[u8], offset: usize) -> Flags {
-    Flags(u16::from_le_bytes(array_at(bytes, offset)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_result_is_small_enough_for_a_boot_stack() {
-        assert!(size_of::<Madt>() < 8192, "{}", size_of::<Madt>());
+        assert!(size_of::<Madt>() < 5120, "{}", size_of::<Madt>());
     }
 }

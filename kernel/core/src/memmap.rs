@@ -24,8 +24,6 @@ pub const ADDRESS_LIMIT: u64 = 1 << 52;
 pub enum Kind {
     /// Free memory.
     Usable,
-    /// Memory that holds what boot still needs (the loader's data, ACPI tables).
-    Reclaimable,
     /// Not memory, or memory that must never be handed out.
     Reserved,
 }
@@ -68,7 +66,7 @@ impl Region {
         );
         let (start, end) = match kind {
             Kind::Usable => (up(start), down(end)),
-            Kind::Reclaimable | Kind::Reserved => (down(start), up(end)),
+            Kind::Reserved => (down(start), up(end)),
         };
         (start < end).then_some(Self { start, end, kind })
     }
@@ -201,18 +199,6 @@ impl<const N: usize> MemoryMap<N> {
     pub fn usable_bytes(&self) -> u64 {
         self.iter().map(|region| region.bytes()).sum()
     }
-
-    /// The largest usable region; the lowest of several.
-    #[must_use]
-    pub fn largest(&self) -> Option<Region> {
-        self.iter().reduce(|best, next| {
-            if next.bytes() > best.bytes() {
-                next
-            } else {
-                best
-            }
-        })
-    }
 }
 
 impl<const N: usize> Default for MemoryMap<N> {
@@ -223,7 +209,7 @@ impl<const N: usize> Default for MemoryMap<N> {
 
 #[cfg(test)]
 mod tests {
-    use super::Kind::{Reclaimable, Reserved, Usable};
+    use super::Kind::{Reserved, Usable};
     use super::*;
 
     fn map(entries: &[(u64, u64, Kind)]) -> MemoryMap<8> {
@@ -254,7 +240,7 @@ mod tests {
     fn order_does_not_matter() {
         let (a, b) = ((0, 0x8000, Usable), (0x2000, 0x3000, Reserved));
         assert_eq!(map(&[a, b]), map(&[b, a]));
-        let (c, d) = ((0x6000, 0xa000, Usable), (0x2000, 0x9000, Reclaimable));
+        let (c, d) = ((0x6000, 0xa000, Usable), (0x2000, 0x9000, Reserved));
         assert_eq!(map(&[a, b, c, d]), map(&[d, c, b, a]));
         assert_eq!(usable(&[a, b, c, d]), [(0, 0x2000), (0x9000, 0xa000)]);
     }
@@ -274,7 +260,7 @@ mod tests {
     fn one_entry_over_several_regions_and_gaps() {
         let entries = [
             (0x1000, 0x2000, Reserved),
-            (0x3000, 0x4000, Reclaimable),
+            (0x3000, 0x4000, Reserved),
             (0x5000, 0x6000, Usable),
             (0, 0x7000, Usable),
         ];
@@ -315,10 +301,8 @@ mod tests {
         map.carve(0x1800, 0x2800).unwrap();
         map.insert(0, 0x8000, Usable).unwrap();
         assert_eq!(map.usable_bytes(), 0x6000);
-        assert_eq!(
-            map.largest().map(|region| region.to_string()).unwrap(),
-            "0x3000-0x8000 Usable"
-        );
+        let regions: Vec<_> = map.iter().map(|region| region.to_string()).collect();
+        assert_eq!(regions, ["0x0-0x1000 Usable", "0x3000-0x8000 Usable"]);
     }
 
     #[test]
@@ -337,13 +321,6 @@ mod tests {
     }
 
     #[test]
-    fn largest_is_the_lowest_of_equals() {
-        assert_eq!(map(&[]).largest(), None);
-        let equal = map(&[(0x4000, 0x6000, Usable), (0, 0x2000, Usable)]);
-        assert_eq!(equal.largest().unwrap().start, 0);
-    }
-
-    #[test]
     fn the_map_of_a_small_pc() {
         let pc = map(&[
             (0, 0x9fc00, Usable),
@@ -354,6 +331,5 @@ mod tests {
             (0xfffc0000, 0x1_0000_0000, Reserved),
         ]);
         assert_eq!(pc.usable_bytes(), 0x9f000 + 0x1fedf000);
-        assert_eq!(pc.largest().unwrap().start, 0x100000);
     }
 }

@@ -24,6 +24,9 @@ pub enum Bug {
     AcpiMadtTruncated,
     AcpiMadtDuplicate,
     AcpiMadtSilentCpu,
+    AcpiMadtLapicAddress,
+    AcpiMadtIoApicAddress,
+    AcpiHpetAddress,
     FirmwareInterrupts,
     SmpLateCpu,
     SmpStuckCpu,
@@ -75,7 +78,7 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::AcpiMadtSilentCpu,
         "acpi-madt-silent-cpu",
-        "the MADT's last CPU has an APIC id that nothing answers to",
+        "the MADT's second CPU has an APIC id that nothing answers to",
     ),
     (
         Bug::FirmwareInterrupts,
@@ -91,6 +94,21 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::SmpStuckCpu,
         "smp-stuck-cpu",
         "the CPU with APIC id 1 starts, and is held up before it is online",
+    ),
+    (
+        Bug::AcpiMadtLapicAddress,
+        "acpi-madt-lapic-address",
+        "the MADT says that the local APIC is where memory is",
+    ),
+    (
+        Bug::AcpiMadtIoApicAddress,
+        "acpi-madt-io-apic-address",
+        "the MADT says that the I/O APIC is where memory is",
+    ),
+    (
+        Bug::AcpiHpetAddress,
+        "acpi-hpet-address",
+        "the HPET's table says that it is where memory is",
     ),
     (
         Bug::TestThenZero,
@@ -233,6 +251,12 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
             table[4] -= 3;
             seal(table);
         },
+        [b'H', b'P', b'E', b'T', ..] if bytes.len() > 52 && active(Bug::AcpiHpetAddress) => {
+            |table| {
+                table[44..52].copy_from_slice(&0x0010_0000_u64.to_le_bytes());
+                seal(table);
+            }
+        }
         [b'A', b'P', b'I', b'C', ..] if bytes.len() > MADT_ENTRIES => {
             if active(Bug::AcpiMadtZeroLength) {
                 |table| {
@@ -246,11 +270,21 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
                 }
             } else if active(Bug::AcpiMadtSilentCpu) {
                 |table| {
-                    let last = (MADT_ENTRIES..table.len())
+                    table[MADT_ENTRIES + 8 + 3] = 63;
+                    seal(table);
+                }
+            } else if active(Bug::AcpiMadtLapicAddress) {
+                |table| {
+                    table[36..40].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
+                    seal(table);
+                }
+            } else if active(Bug::AcpiMadtIoApicAddress) {
+                |table| {
+                    let io_apic = (MADT_ENTRIES..table.len())
                         .step_by(8)
-                        .take_while(|&entry| table[entry] == 0)
-                        .last();
-                    table[last.expect("a MADT lists a CPU") + 3] = 63;
+                        .find(|&entry| table[entry] == 1)
+                        .expect("a MADT lists an I/O APIC");
+                    table[io_apic + 4..io_apic + 8].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
                     seal(table);
                 }
             } else {

@@ -14,13 +14,13 @@ use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
 use kcore::kassert;
 use kcore::memmap::{MemoryMap, Region};
 
-use boot::PHYS_OFFSET;
+use boot::{MAX_REGIONS, PHYS_OFFSET};
 
 use crate::arch::paging::{
     self, Access, KernelSpace, MapError, PAGE_SIZE, STACKS, physical_to_virtual,
 };
 use crate::globals;
-use crate::init::{BootRecord, MAX_REGIONS};
+use crate::init::BootRecord;
 
 /// Physical addresses below this are visible on every boot path before the
 /// kernel's own tables are.
@@ -226,13 +226,15 @@ pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(),
 
 /// The bytes that firmware left at physical `address`, mapped read-only if they
 /// were not; `None` if the memory map knows of no memory there (below 1 MiB it
-/// need not), or no page table could be made. The mapping stays.
+/// need not), if it says that the memory is free (it will be overwritten), or if no page
+/// table could be made. The mapping stays.
 #[must_use]
 pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     let end = address.checked_add(length as u64)?;
     let pages = (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize);
     for page in pages {
-        if page >= STACKS - PHYS_OFFSET || !is_memory(page) {
+        let free = page >= ONE_MIB && is_usable(page);
+        if page >= STACKS - PHYS_OFFSET || !is_memory(page) || free {
             return None;
         }
         let to = physical_to_virtual(page);

@@ -7,7 +7,7 @@
 pub struct MadtCpu {
     /// The id interrupts are addressed to.
     pub apic_id: u32,
-    /// The number by which ACPI objects and [`LapicNmi`] name the CPU.
+    /// The number by which ACPI objects name the CPU.
     pub acpi_uid: u32,
     /// Whether the CPU can be started.
     pub state: CpuState,
@@ -33,6 +33,8 @@ pub struct IoApic {
     pub gsi_base: u32,
     /// Its APIC id.
     pub id: u8,
+    /// The offset of its entry in the table.
+    pub offset: usize,
 }
 
 /// An ISA interrupt that is not wired to the global system interrupt of its number.
@@ -48,35 +50,15 @@ pub struct Override {
     pub source: u8,
 }
 
-/// An I/O APIC input to be programmed as NMI.
+/// Where an ISA interrupt arrives, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NmiSource {
-    /// The input.
+pub struct Isa {
+    /// The global system interrupt.
     pub gsi: u32,
-    /// Polarity and trigger mode.
-    pub flags: Flags,
-}
-
-/// A local APIC input to be programmed as NMI.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LapicNmi {
-    /// The CPU by its ACPI UID; [`LapicNmi::ALL_CPUS`] means every CPU.
-    pub acpi_uid: u32,
-    /// Polarity and trigger mode.
-    pub flags: Flags,
-    /// 0 for LINT0, 1 for LINT1; as listed, not checked.
-    pub lint: u8,
-}
-
-impl LapicNmi {
-    /// The `acpi_uid` that stands for every CPU, in both types of entry.
-    pub const ALL_CPUS: u32 = u32::MAX;
-
-    /// Whether this is about the CPU with this ACPI UID.
-    #[must_use]
-    pub fn is_for(&self, acpi_uid: u32) -> bool {
-        self.acpi_uid == Self::ALL_CPUS || self.acpi_uid == acpi_uid
-    }
+    /// While the line is at its level, rather than at its edge.
+    pub level: bool,
+    /// Low or falling, rather than high or rising.
+    pub low: bool,
 }
 
 /// Polarity and trigger mode of an interrupt input ("MPS INTI flags").
@@ -131,16 +113,5 @@ mod tests {
             (Flags(0xa).active_low(), Flags(0xa).level_triggered()),
             (None, None)
         );
-    }
-
-    #[test]
-    fn an_nmi_entry_for_all_is_for_each() {
-        let nmi = |acpi_uid| LapicNmi {
-            acpi_uid,
-            flags: Flags(0),
-            lint: 1,
-        };
-        assert!(nmi(LapicNmi::ALL_CPUS).is_for(3));
-        assert!(nmi(3).is_for(3) && !nmi(3).is_for(4));
     }
 }

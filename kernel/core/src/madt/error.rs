@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use super::HEADER;
-use crate::cpu::MAX_CPUS;
 use core::fmt;
 
 /// Why a table cannot be used.
@@ -80,8 +79,6 @@ pub enum Problem {
         /// The id.
         apic_id: u32,
     },
-    /// More usable CPUs than the kernel can use, [`MAX_CPUS`].
-    TooManyCpus,
     /// More entries of one type than there is room for.
     TooManyEntries {
         /// The entries' type.
@@ -93,6 +90,23 @@ pub enum Problem {
     SameGsiBase {
         /// The first interrupt of both.
         gsi_base: u32,
+    },
+    /// Two I/O APICs claim the same registers.
+    SameAddress {
+        /// Their physical address.
+        address: u32,
+    },
+    /// There are no registers at this address: it is memory, or beyond all addresses.
+    NotADevice {
+        /// The physical address.
+        address: u64,
+    },
+    /// The CPU's own word (IA32_APIC_BASE) is another one.
+    LocalApicElsewhere {
+        /// The physical address that the table has.
+        address: u64,
+        /// The one that the CPU has.
+        actual: u64,
     },
 }
 
@@ -151,13 +165,22 @@ impl fmt::Display for Problem {
             Self::BroadcastApicId { apic_id } => {
                 write!(f, "a usable CPU has the broadcast APIC id {apic_id:#x}")
             }
-            Self::TooManyCpus => write!(f, "more than {MAX_CPUS} usable CPUs"),
             Self::TooManyEntries { kind, max } => {
                 write!(f, "more than {max} entries of type {kind}")
             }
             Self::SameGsiBase { gsi_base } => {
                 write!(f, "a second I/O APIC has interrupts from {gsi_base}")
             }
+            Self::SameAddress { address } => {
+                write!(f, "a second I/O APIC has its registers at {address:#x}")
+            }
+            Self::NotADevice { address } => {
+                write!(f, "registers at {address:#x}, where there is no device")
+            }
+            Self::LocalApicElsewhere { address, actual } => write!(
+                f,
+                "local APIC at {address:#x}, but the CPU has it at {actual:#x}"
+            ),
         }
     }
 }

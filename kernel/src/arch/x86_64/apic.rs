@@ -50,6 +50,9 @@ static X2APIC: AtomicBool = AtomicBool::new(false);
 /// The address the xAPIC registers are mapped at; as [`X2APIC`].
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
+/// Whether LINT0 is the NMI, and not LINT1; as [`X2APIC`].
+static NMI_ON_LINT0: AtomicBool = AtomicBool::new(false);
+
 /// How the local APIC is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -83,16 +86,27 @@ pub fn mode() -> Mode {
     }
 }
 
+/// Where this CPU's local APIC is, physically (IA32_APIC_BASE, SDM vol. 3, 11.4.4).
+#[must_use]
+pub fn base_address() -> u64 {
+    let register = APIC_BASE;
+    // SAFETY: the MSR exists on every CPU with an APIC; bits 12 to 51 are the address.
+    let base = unsafe { register.read() };
+    base & 0x000f_ffff_ffff_f000
+}
+
 /// Chooses the mode. `registers` is where the xAPIC's page is mapped, as a
-/// device. Once, on the boot CPU, before [`init`].
-pub fn init_boot(registers: u64) {
+/// device; `nmi_lint` is the input that firmware says is the NMI (LINT1 if it says
+/// nothing). Once, on the boot CPU, before [`init`].
+pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     // Relaxed: as in `mode`.
     REGISTERS.store(registers, Ordering::Relaxed);
+    NMI_ON_LINT0.store(nmi_lint == Some(0), Ordering::Relaxed);
     X2APIC.store(cpu::has_x2apic(), Ordering::Relaxed);
 }
 
-/// Enables this CPU's local APIC: all priorities pass, LINT0 (the PIC) is
-/// masked, LINT1 is the NMI, errors interrupt, the timer is stopped. Interrupts
+/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI
+/// and LINT0 (the PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
 /// off. Returns how many interrupts firmware had left in service.
 pub fn init() -> usize {
     let mut register = APIC_BASE;
@@ -109,8 +123,13 @@ pub fn init() -> usize {
     write(TASK_PRIORITY, 0);
     write(SPURIOUS, 1 << 8 | u32::from(vector::SPURIOUS));
     write(LVT_TIMER, MASKED);
-    write(LVT_LINT0, MASKED);
-    write(LVT_LINT1, DELIVERY_NMI);
+    // Relaxed: as in `mode`.
+    let (nmi, other) = match NMI_ON_LINT0.load(Ordering::Relaxed) {
+        true => (LVT_LINT0, LVT_LINT1),
+        false => (LVT_LINT1, LVT_LINT0),
+    };
+    write(other, MASKED);
+    write(nmi, DELIVERY_NMI);
     write(LVT_ERROR, u32::from(vector::APIC_ERROR));
     write(ERROR_STATUS, 0);
     end_all()

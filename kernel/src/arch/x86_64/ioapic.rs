@@ -3,6 +3,10 @@
 //! Registers are reached through an index and a window, so two CPUs at once
 //! would mix theirs up: the caller holds the lock in [`crate::globals`].
 
+use core::fmt;
+
+use kcore::madt::Isa;
+
 /// An I/O APIC whose registers are mapped.
 #[derive(Debug)]
 pub struct IoApic {
@@ -12,13 +16,29 @@ pub struct IoApic {
     inputs: u32,
 }
 
-/// When an input interrupts.
+/// Why an interrupt was not routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trigger {
-    /// While the line is at its level, rather than at its edge.
-    pub level: bool,
-    /// Low or falling, rather than high or rising.
-    pub low: bool,
+pub enum RouteError {
+    /// This I/O APIC, whose first interrupt is `base`, does not serve `gsi`.
+    NotServed {
+        /// The interrupt that was to be routed.
+        gsi: u32,
+        /// The first one of this I/O APIC.
+        base: u32,
+    },
+    /// A redirection entry has eight bits for the APIC id; more take interrupt remapping.
+    IdTooLarge(u32),
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotServed { gsi, base } => {
+                write!(f, "I/O APIC at GSI {base} does not serve GSI {gsi}")
+            }
+            Self::IdTooLarge(id) => write!(f, "an I/O APIC cannot reach APIC id {id}"),
+        }
+    }
 }
 
 impl IoApic {
@@ -50,38 +70,39 @@ impl IoApic {
     /// Whether it serves this global system interrupt.
     #[must_use]
     pub fn serves(&self, gsi: u32) -> bool {
-        gsi.checked_sub(self.base)
-            .is_some_and(|input| input < self.inputs)
+        self.input(gsi).is_ok()
     }
 
-    /// Sends the interrupt `gsi` as `vector` to the CPU with APIC id `to`.
+    /// Sends the interrupt that arrives as `wire` says as `vector` to the CPU with APIC id
+    /// `to`.
     ///
-    /// # Panics
-    /// If it does not serve `gsi`.
-    pub fn route(&mut self, gsi: u32, vector: u8, to: u8, trigger: Trigger) {
-        assert!(
-            self.serves(gsi),
-            "I/O APIC at GSI {} does not serve GSI {gsi}",
-            self.base
-        );
+    /// # Errors
+    /// [`RouteError`]; nothing has changed then.
+    pub fn route(&mut self, wire: Isa, vector: u8, to: u32) -> Result<(), RouteError> {
+        let input = self.input(wire.gsi)?;
+        let to = u8::try_from(to).map_err(|_| RouteError::IdTooLarge(to))?;
         let entry = u64::from(vector)
-            | u64::from(trigger.low) << 13
-            | u64::from(trigger.level) << 15
+            | u64::from(wire.low) << 13
+            | u64::from(wire.level) << 15
             | u64::from(to) << 56;
-        self.set_entry(gsi - self.base, entry);
+        self.set_entry(input, entry);
+        Ok(())
     }
 
     /// Masks the interrupt `gsi`.
     ///
-    /// # Panics
-    /// If it does not serve `gsi`.
-    pub fn mask(&mut self, gsi: u32) {
-        assert!(
-            self.serves(gsi),
-            "I/O APIC at GSI {} does not serve GSI {gsi}",
-            self.base
-        );
-        self.set_entry(gsi - self.base, MASKED);
+    /// # Errors
+    /// [`RouteError::NotServed`].
+    pub fn mask(&mut self, gsi: u32) -> Result<(), RouteError> {
+        let input = self.input(gsi)?;
+        self.set_entry(input, MASKED);
+        Ok(())
+    }
+
+    fn input(&self, gsi: u32) -> Result<u32, RouteError> {
+        let base = self.base;
+        let input = gsi.checked_sub(base).filter(|&input| input < self.inputs);
+        input.ok_or(RouteError::NotServed { gsi, base })
     }
 
     /// Writes a redirection entry, its mask bit first so that no half of an old

@@ -1,0 +1,68 @@
+//! The summary of the boot, for people: CPUs, memory, timer.
+
+use kcore::cpu::write_ranges;
+use kcore::madt::Madt;
+use kcore::shim::Ordering;
+
+use crate::arch::apic;
+use crate::{globals, mem, pcpu, smp};
+
+/// The summary of the boot: CPUs, memory, timer.
+pub(super) fn print(madt: Option<&Madt>) {
+    let online = smp::online().len();
+    log::info!(
+        target: "kernel",
+        "summary: {online} CPU{} online {}, {}, APIC ids {ApicIds}",
+        if online == 1 { "" } else { "s" },
+        OfListed(madt),
+        apic::mode().name(),
+    );
+    // Relaxed: written by this CPU.
+    let microseconds = globals::ONLINE_AFTER.load(Ordering::Relaxed) / 1000;
+    log::info!(target: "kernel", "summary: all online {microseconds} us after the kernel's entry");
+    let (usable, free) = mem::usage();
+    let (heap, _used) = globals::HEAP.usage();
+    log::info!(
+        target: "kernel",
+        "summary: {} MiB usable memory, {} MiB free, heap {} KiB",
+        usable >> 20,
+        free >> 20,
+        heap >> 10
+    );
+    match (globals::TIMER.get(), globals::TSC.get()) {
+        (Some(timer), Some(tsc)) => log::info!(
+            target: "kernel",
+            "summary: TSC {} kHz, local timer {} kHz by the {}, TSC-deadline {}",
+            tsc.hz() / 1000,
+            timer.scale.hz() / 1000,
+            timer.reference,
+            if timer.has_deadline { "yes" } else { "no" }
+        ),
+        _ => log::info!(target: "kernel", "summary: no clock"),
+    }
+}
+
+/// How many CPUs the firmware lists.
+struct OfListed<'a>(Option<&'a Madt>);
+
+impl core::fmt::Display for OfListed<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Some(madt) = self.0 else {
+            return f.write_str("(no MADT)");
+        };
+        let enabled = madt.enabled();
+        let disabled = madt.cpus().len() - enabled;
+        write!(f, "of {enabled} enabled in MADT ({disabled} disabled)")
+    }
+}
+
+/// The APIC ids of the online CPUs in the order of their numbers: `0-2,4-6`.
+struct ApicIds;
+
+impl core::fmt::Display for ApicIds {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let online = smp::online();
+        let blocks = online.iter().filter_map(pcpu::of);
+        write_ranges(f, blocks.map(pcpu::Pcpu::apic_id))
+    }
+}
