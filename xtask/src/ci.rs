@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
-use crate::{image_paths, layers, paths, setup, size, term, test};
+use crate::{emitted, image_paths, layers, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
@@ -130,6 +130,7 @@ fn checks(fast: bool) -> Vec<Check> {
         ),
         call("layers", || layers::command(&[])),
         call("paths in the kernel", image_paths::check),
+        call("emitted code", || emitted::command(&[])),
         check("host tests", cargo("test")),
     ];
     if fast {

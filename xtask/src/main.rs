@@ -18,6 +18,7 @@ mod console;
 mod crash;
 mod doctor;
 mod elf;
+mod emitted;
 mod error;
 mod firmware;
 mod gdb;
@@ -61,6 +62,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   doctor     say what this machine lacks; --install installs it
   ci         every check there is, in one list
   layers     check that each file uses lower layers only
+  emitted    check the instructions of a critical section and of a spinlock
   runner     boot a kernel ELF; cargo calls this
 
 `cargo xtask COMMAND --help` tells more. Exit codes: 0 ok, 1 something failed,
@@ -105,6 +107,7 @@ fn command(words: &[String]) -> Result<()> {
         "doctor" if help => term::say(doctor::HELP),
         "ci" if help => term::say(ci::HELP),
         "layers" if help => term::say(layers::HELP),
+        "emitted" if help => term::say(emitted::HELP),
         "runner" if help => term::say(run::RUNNER_HELP),
         "run" => return run::command(rest),
         "test" => return test::command(rest),
@@ -114,6 +117,7 @@ fn command(words: &[String]) -> Result<()> {
         "doctor" => return doctor::command(rest),
         "ci" => return ci::command(rest),
         "layers" => return layers::command(rest),
+        "emitted" => return emitted::command(rest),
         "runner" => return run::runner(rest),
         "help" | "--help" | "-h" => term::say(HELP),
         other => return Err(Error::usage("", format!("there is no command {other:?}"))),

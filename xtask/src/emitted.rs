@@ -1,0 +1,269 @@
+//! `cargo xtask emitted`: what the compiler made of a critical section and of a spinlock.
+//!
+//! The source says that entering a section is one unlocked addition, and leaving it one
+//! unlocked subtraction with a jump behind it (decision 4). What runs is the compiler's
+//! word, so this reads the release kernel's instructions and compares. The listing of the
+//! section stands in `docs/critical-sections.md` too, and is compared with what is there.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
+};
+use object::{Object, ObjectSection, ObjectSymbol};
+
+use crate::args::{Args, Word};
+use crate::cargo::KBENCH;
+use crate::error::{Error, Result};
+use crate::{image, paths, term};
+
+/// The help text of `cargo xtask emitted`.
+pub(crate) const HELP: &str = "\
+Check the instructions of critical_enter, critical_exit and the spinlock.
+
+Usage: cargo xtask emitted [--write]
+
+      --write             bring the listing in docs/critical-sections.md up to date
+
+Builds the benchmark's kernel, which is the release kernel, and disassembles it.";
+
+/// Where the listing of the section is shown.
+const DOCUMENT: &str = "docs/critical-sections.md";
+/// The lines around it there.
+const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
+
+/// `cargo xtask emitted`.
+///
+/// # Errors
+/// When the kernel does not build, a rule is broken, or the document shows something else.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("emitted", words);
+    let mut write = false;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--write" => write = true,
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    let elf = image::built(KBENCH, false)?;
+    let bytes = fs::read(&elf).map_err(|e| Error::io(paths::shown(&elf), &e))?;
+    let section = function(&bytes, "emitted_critical_section")?;
+    let spinlock = function(&bytes, "emitted_spinlock")?;
+    judge("a critical section", &section, section_rules(&section))?;
+    judge("a spinlock", &spinlock, spinlock_rules(&spinlock))?;
+    document(&listing(&section), write)
+}
+
+/// The instructions of the function that the symbol names.
+fn function(elf: &[u8], name: &str) -> Result<Vec<Instruction>> {
+    let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what} {name}"));
+    let file = object::File::parse(elf).map_err(|_| wrong("no ELF file with"))?;
+    let symbol = file
+        .symbol_by_name(name)
+        .ok_or_else(|| wrong("no symbol"))?;
+    let (start, size) = (symbol.address(), symbol.size());
+    let code = file
+        .sections()
+        .find_map(|section| section.data_range(start, size).ok().flatten())
+        .ok_or_else(|| wrong("no code for"))?;
+    Ok(Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .iter()
+        .collect())
+}
+
+/// Fails with the whole listing if a rule is broken.
+fn judge(
+    what: &str,
+    code: &[Instruction],
+    verdict: std::result::Result<usize, String>,
+) -> Result<()> {
+    match verdict {
+        Ok(count) => {
+            term::say(&format!("{what}: {count} instructions, as they should be"));
+            Ok(())
+        }
+        Err(broken) => Err(
+            Error::failed(format!("{what}: {broken}\n{}", listing(code)))
+                .hint("kernel/core/src/shim.rs says what each should be"),
+        ),
+    }
+}
+
+/// One unlocked ADD, one unlocked SUB, and the jump of the one that must pay; nothing else
+/// touches memory but the load of curthread before. The number of instructions from the
+/// ADD to the jump.
+fn section_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
+    let path = straight(code);
+    if let Some(locked) = path.iter().find(|one| one.has_lock_prefix()) {
+        return Err(format!("`{}` is locked", text(locked)));
+    }
+    let at = |code: Code| path.iter().position(|one| one.code() == code);
+    let (Some(enter), Some(exit)) = (at(Code::Add_rm32_imm8), at(Code::Sub_rm32_imm8)) else {
+        return Err("no ADD or no SUB of a word in memory".to_string());
+    };
+    let changes =
+        |one: &&Instruction| one.op0_kind() == OpKind::Memory && one.mnemonic() != Mnemonic::Nop;
+    match path.iter().filter(changes).count() {
+        2 => {}
+        count => return Err(format!("{count} instructions change memory, not two")),
+    }
+    if path.get(exit + 1).map(Instruction::mnemonic) != Some(Mnemonic::Jbe) {
+        return Err("the SUB is not followed by JBE".to_string());
+    }
+    if exit != enter + 1 {
+        return Err("the ADD is not followed by the SUB".to_string());
+    }
+    Ok(exit + 2 - enter)
+}
+
+/// Nothing locked but the CMPXCHG (of which there is one to a way in: nested, or not), and
+/// one section's unlocked SUB and JBE. The number of instructions in all.
+fn spinlock_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
+    let mut locked = code.iter().filter(|one| one.has_lock_prefix()).peekable();
+    if locked.peek().is_none() {
+        return Err("no locked instruction".to_string());
+    }
+    if let Some(other) = locked.find(|one| one.mnemonic() != Mnemonic::Cmpxchg) {
+        return Err(format!("`{}` is locked", text(other)));
+    }
+    let exit = code
+        .iter()
+        .position(|one| one.code() == Code::Sub_rm32_imm8);
+    let jump = exit.and_then(|exit| code.get(exit + 1));
+    if jump.map(Instruction::mnemonic) != Some(Mnemonic::Jbe) {
+        return Err("no SUB with a JBE behind it".to_string());
+    }
+    Ok(code.len())
+}
+
+/// The instructions up to the first return: the way on which nothing has to be done.
+fn straight(code: &[Instruction]) -> &[Instruction] {
+    let end = code.iter().position(|one| one.mnemonic() == Mnemonic::Ret);
+    &code[..end.map_or(code.len(), |end| end + 1)]
+}
+
+fn text(one: &Instruction) -> String {
+    let mut formatter = IntelFormatter::new();
+    formatter
+        .options_mut()
+        .set_space_after_operand_separator(true);
+    let mut out = String::new();
+    formatter.format(one, &mut out);
+    out
+}
+
+/// The instructions, a line each. A jump within the function names the line it goes to,
+/// one to elsewhere only that.
+fn listing(code: &[Instruction]) -> String {
+    let mut out = String::new();
+    for (number, one) in code.iter().enumerate() {
+        let line = if one.op0_kind() == OpKind::NearBranch64 {
+            let target = one.near_branch_target();
+            let place = code.iter().position(|other| other.ip() == target);
+            let place = place.map_or("elsewhere".to_string(), |line| format!("line {}", line + 1));
+            format!("{} {place}", format!("{:?}", one.mnemonic()).to_lowercase())
+        } else {
+            text(one)
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{:>2}  {line}", number + 1);
+    }
+    out
+}
+
+/// Compares the listing in the document, or writes it.
+fn document(listing: &str, write: bool) -> Result<()> {
+    let path = paths::root().join(DOCUMENT);
+    let page = fs::read_to_string(&path).map_err(|e| Error::io(DOCUMENT, &e))?;
+    let updated = replaced(&page, listing).ok_or_else(|| {
+        Error::failed(format!("{DOCUMENT}: no listing between ```x86asm and ```"))
+    })?;
+    if updated == page {
+        return Ok(());
+    }
+    if !write {
+        return Err(Error::failed(format!(
+            "{DOCUMENT} shows another listing; now it is\n{listing}"
+        ))
+        .hint("cargo xtask emitted --write"));
+    }
+    fs::write(&path, updated).map_err(|e| Error::io(DOCUMENT, &e))
+}
+
+/// The page with `listing` between the fences.
+fn replaced(page: &str, listing: &str) -> Option<String> {
+    let start = page.find(FENCES[0])? + FENCES[0].len();
+    let end = start + page[start..].find(FENCES[1])?;
+    Some(format!("{}{listing}{}", &page[..start], &page[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(bytes: &[u8]) -> Vec<Instruction> {
+        Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE)
+            .iter()
+            .collect()
+    }
+
+    const ADD: [u8; 3] = [0x83, 0x07, 2];
+    const SUB: [u8; 3] = [0x83, 0x2f, 2];
+    const JBE: [u8; 2] = [0x76, 1];
+    const RET: [u8; 1] = [0xc3];
+
+    fn section(parts: &[&[u8]]) -> std::result::Result<usize, String> {
+        section_rules(&code(&parts.concat()))
+    }
+
+    #[test]
+    fn what_it_should_be() {
+        assert_eq!(section(&[&ADD, &SUB, &JBE, &RET, &RET]), Ok(3));
+        let lock_cmpxchg = [0xf0, 0x0f, 0xb1, 0x0f];
+        let good = [&ADD[..], &lock_cmpxchg, &SUB, &JBE, &RET].concat();
+        assert_eq!(spinlock_rules(&code(&good)), Ok(5));
+    }
+
+    #[test]
+    fn what_it_should_not_be() {
+        let locked = [0xf0, 0x83, 0x07, 2];
+        let broken = section(&[&locked, &SUB, &JBE, &RET]).unwrap_err();
+        assert!(broken.contains("is locked"), "{broken}");
+        // cmp dword ptr [rdi], 0 and je, where the flags would do
+        let compare = [0x83, 0x3f, 0, 0x74, 1];
+        let broken = section(&[&ADD, &SUB, &compare, &RET]).unwrap_err();
+        assert!(
+            broken.contains("JBE") || broken.contains("change"),
+            "{broken}"
+        );
+        // mov eax, [rdi]; sub eax, 2; mov [rdi], eax
+        let split = [0x8b, 0x07, 0x83, 0xe8, 2, 0x89, 0x07];
+        assert!(section(&[&ADD, &split, &JBE, &RET]).is_err());
+        assert!(section(&[&SUB, &JBE, &RET]).is_err());
+        // Something between the two.
+        let broken = section(&[&ADD, &[0x90], &SUB, &JBE, &RET]).unwrap_err();
+        assert!(broken.contains("not followed by the SUB"), "{broken}");
+        assert!(spinlock_rules(&code(&[&ADD[..], &SUB, &JBE, &RET].concat())).is_err());
+        let twice = [&[0xf0, 0x0f, 0xb1, 0x0f][..], &locked, &SUB, &JBE, &RET].concat();
+        assert!(spinlock_rules(&code(&twice)).unwrap_err().contains("add"));
+    }
+
+    #[test]
+    fn jumps_name_lines() {
+        let listing = listing(&code(&[&JBE[..], &RET, &RET, &[0xe9, 0, 1, 0, 0]].concat()));
+        assert_eq!(
+            listing,
+            " 1  jbe line 3\n 2  ret\n 3  ret\n 4  jmp elsewhere\n"
+        );
+    }
+
+    #[test]
+    fn a_listing_is_replaced_in_its_place() {
+        let page = "a\n```x86asm\nold\n```\nb\n```\nc\n```\n";
+        let new = replaced(page, "new\n").unwrap();
+        assert_eq!(new, "a\n```x86asm\nnew\n```\nb\n```\nc\n```\n");
+        assert_eq!(replaced("none", ""), None);
+    }
+}
