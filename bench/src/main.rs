@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+mod calls;
 mod samples;
 mod sections;
 mod threads;
@@ -43,7 +44,7 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 /// A row by its name: its figures, or why this machine has none.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 12] = [
     ("empty_loop", || Ok(samples::empty_loop())),
     ("tsc_read", || Ok(samples::tsc_read())),
     ("critical_pair", || Ok(sections::critical_pair())),
@@ -51,6 +52,10 @@ const ROWS: [Row; 8] = [
     ("thread_switch", || Ok(threads::switch())),
     ("wake_rtt_same", || Ok(threads::wake_round_trip())),
     ("wake_oneway_idle", threads::wake_idle_cpu),
+    ("rendezvous_full_busy", calls::full_busy),
+    ("rendezvous_full_idle", calls::full_idle),
+    ("call_all_busy", calls::all_busy),
+    ("call_one_busy", calls::one_busy),
     ("boot_all_cpus", boot_all_cpus),
 ];
 

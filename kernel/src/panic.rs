@@ -66,10 +66,8 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     for other in &others(me) {
         print_other(other);
     }
-    if let Some(cpus) = globals::RENDEZVOUS.missing() {
-        print(format_args!(
-            "rendezvous: going on, and waits for CPUs: {cpus}"
-        ));
+    for call in globals::RENDEZVOUS.calls() {
+        print(format_args!("{call}"));
     }
     #[cfg(feature = "ktest")]
     crate::ktest::panicked(location, format_args!("{text}"));
@@ -202,6 +200,9 @@ fn stop_others(me: CpuId) {
 /// leave its last words and to stop.
 pub fn nmi(snapshot: &Snapshot) {
     if pcpu::try_this().is_some_and(|this| globals::PANICKED.contains(this.id())) {
+        return;
+    }
+    if pcpu::try_this().is_some_and(|this| this.trace.answer(snapshot)) {
         return;
     }
     // Acquire: pairs with the exchange in `is_first`.

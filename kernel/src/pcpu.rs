@@ -11,7 +11,7 @@ use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 
-use crate::arch::backtrace::Registers;
+use crate::arch::backtrace::{Registers, Trace};
 use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
@@ -67,6 +67,8 @@ pub struct Pcpu {
     pub stray_interrupts: AtomicU64,
     /// Interrupts of I/O APIC inputs taken.
     pub device_interrupts: AtomicU64,
+    /// Where this CPU was when another one asked.
+    pub trace: Trace,
     /// What this CPU was doing when a panic stopped it.
     pub stopped: Registers,
 
@@ -108,6 +110,7 @@ impl Pcpu {
             rendezvous_interrupts: AtomicU64::new(0),
             stray_interrupts: AtomicU64::new(0),
             device_interrupts: AtomicU64::new(0),
+            trace: Trace::new(),
             stopped: Registers::new(),
             #[cfg(feature = "ktest")]
             longest_section: crate::ktest::spans::Spans::new(),

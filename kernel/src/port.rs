@@ -37,6 +37,18 @@ impl Port for Machine {
     #[cfg(feature = "ktest")]
     const SPIN_TOO_LONG: u32 = 1 << 21;
 
+    #[cfg(feature = "ktest")]
+    const CALL_TOO_LONG: u32 = 1 << 20;
+
+    #[cfg(feature = "ktest")]
+    fn mistake(mistake: kcore::port::Mistake) -> bool {
+        use crate::ktest::bugs::{Bug, active};
+        active(match mistake {
+            kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
+            kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
+        })
+    }
+
     #[inline]
     fn crit() -> &'static CritState {
         &sched::curthread().crit

@@ -1,10 +1,15 @@
 //! `smp_rendezvous` on the machine. The protocol itself is tested in kcore, on
 //! the host; here, that interrupts, counters and CPUs are wired as it needs.
 
-use kcore::cpu::MAX_CPUS;
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicU64, Ordering};
-use kernel::smp::{online, smp_rendezvous};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use kernel::smp::{
+    online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
+};
+use kernel::thread::Builder;
 use kernel::{arch, ktest, pcpu};
 
 ktest! {
@@ -105,5 +110,162 @@ ktest! {
         let result = smp_rendezvous(Phase::Barrier, Phase::Run(&never), Phase::Barrier);
         arch::cpu::enable_interrupts();
         assert_eq!(result, Err(RendezvousError::InterruptsOff));
+    }
+}
+
+ktest! {
+    /// A CPU that does not answer is named, with where it is, and is no part of it later.
+    /// The machine goes on, and when it answers again, it is called again.
+    fn silent_cpu() [
+        smp = "2..=8",
+        console = "smp: rendezvous: CPUs 1 did not come to setup in time, for tests/src/rendezvous.rs:",
+        console = "smp: cpu1: interrupted by NMI, ", console = "ktest::rendezvous::deaf",
+    ] {
+        static DEAF: AtomicBool = AtomicBool::new(false);
+        static ENOUGH: AtomicBool = AtomicBool::new(false);
+        let cpu1 = CpuId::new(1).unwrap();
+        let thread = Builder::new("deaf").on(cpu1).spawn(|| deaf(&DEAF, &ENOUGH)).unwrap();
+        // Acquire: pairs with the Release in `deaf`.
+        while !DEAF.load(Ordering::Acquire) {
+            kcore::shim::spin_loop();
+        }
+        let ran = AtomicU64::new(0);
+        let count = |_: &IpiCtx| {
+            ran.fetch_add(1, Ordering::Relaxed);
+        };
+        let (none, action) = (Phase::NoBarrier, Phase::Run(&count));
+        let result = smp_rendezvous_cpus(&CpuSet::single(cpu1), Phase::Barrier, action, none);
+        assert!(matches!(result, Err(RendezvousError::Timeout { phase: 0, .. })), "{result:?}");
+        let result = smp_rendezvous_cpu(cpu1, &count);
+        let Err(RendezvousError::Timeout { silent, .. }) = result else { panic!("{result:?}") };
+        assert_eq!(silent, CpuSet::single(cpu1));
+        ENOUGH.store(true, Ordering::Release);
+        thread.join();
+        assert_eq!(ran.load(Ordering::Relaxed), 0, "it ran what was given up");
+        smp_rendezvous(none, action, none).unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), online().len() as u64);
+    }
+}
+
+/// Spins with interrupts off until it is enough.
+#[inline(never)]
+fn deaf(deaf: &AtomicBool, enough: &AtomicBool) {
+    arch::cpu::disable_interrupts();
+    deaf.store(true, Ordering::Release);
+    while !enough.load(Ordering::Acquire) {
+        kcore::shim::spin_loop();
+    }
+    arch::cpu::enable_interrupts();
+}
+
+ktest! {
+    /// Only where it was not acknowledged it runs again.
+    fn retry() [smp = "2..=8"] {
+        let ran = [const { AtomicU64::new(0) }; MAX_CPUS];
+        // CPU n acknowledges the n+1st time.
+        let action = |context: &IpiCtx| {
+            let index = context.cpu().index();
+            ran[index].fetch_add(1, Ordering::Relaxed) == index as u64
+        };
+        let mut waits = 0;
+        smp_rendezvous_cpus_retry(&online(), &action, |_left| waits += 1).unwrap();
+        for cpu in &online() {
+            assert_eq!(ran[cpu.index()].load(Ordering::Relaxed), cpu.index() as u64 + 1);
+        }
+        assert_eq!(waits, online().len() - 1);
+    }
+}
+
+ktest! {
+    /// Every set, from every CPU: the actions run on exactly these.
+    fn sets() [smp = "2..=4"] {
+        let cpus = online().len();
+        for from in &online() {
+            let test = move || for bits in 1..1_usize << cpus {
+                let wanted = |cpu: &CpuId| bits >> cpu.index() & 1 == 1;
+                let set: CpuSet = online().iter().filter(wanted).collect();
+                let ran = AtomicU64::new(0);
+                let note = |context: &IpiCtx| {
+                    let bit = 1 << context.cpu().index();
+                    assert_eq!(ran.fetch_or(bit, Ordering::Relaxed) & bit, 0, "it ran twice");
+                };
+                smp_rendezvous_cpus(&set, Phase::Barrier, Phase::Run(&note), Phase::NoBarrier).unwrap();
+                assert_eq!(ran.load(Ordering::Relaxed) as usize, bits);
+            };
+            Builder::new("initiator").on(from).spawn(test).unwrap().join();
+        }
+        assert_eq!(
+            smp_rendezvous_cpus(&CpuSet::EMPTY, Phase::Barrier, Phase::Barrier, Phase::Barrier),
+            Err(RendezvousError::EmptySet)
+        );
+        let absent = CpuId::new(200).unwrap();
+        assert_eq!(smp_rendezvous_cpu(absent, &|_| ()), Err(RendezvousError::NotOnline(absent)));
+    }
+}
+
+/// All CPUs call all others with barriers, at the same time.
+fn all_at_once(rounds: u64) {
+    let threads = online().iter().map(|cpu| {
+        let test = move || {
+            for _ in 0..rounds {
+                let (arrived, acted) = (AtomicU64::new(0), AtomicU64::new(0));
+                let cpus = online().len() as u64;
+                let setup = |context: &IpiCtx| {
+                    // The initiator, which has interrupts off here, gives the others the
+                    // time to call it.
+                    if context.cpu() == cpu {
+                        kernel::clock::delay(20_000);
+                    }
+                    arrived.fetch_add(1, Ordering::Relaxed);
+                };
+                let action = |_: &IpiCtx| {
+                    assert_eq!(arrived.load(Ordering::Relaxed), cpus);
+                    acted.fetch_add(1, Ordering::Relaxed);
+                };
+                let teardown = |_: &IpiCtx| assert_eq!(acted.load(Ordering::Relaxed), cpus);
+                smp_rendezvous(
+                    Phase::Run(&setup),
+                    Phase::Run(&action),
+                    Phase::Run(&teardown),
+                )
+                .unwrap();
+            }
+        };
+        Builder::new("initiator").on(cpu).spawn(test).unwrap()
+    });
+    let threads: Vec<_> = threads.collect();
+    threads
+        .into_iter()
+        .for_each(kernel::thread::JoinHandle::join);
+}
+
+ktest! {
+    /// Opposite orders of arrival (FreeBSD r221951).
+    fn initiators_at_once() [smp = "2..=8"] { all_at_once(300); }
+}
+
+ktest! {
+    /// The same, really in parallel.
+    fn initiators_at_once_parallel() [smp = "2", qemu = "-accel tcg,thread=multi"] { all_at_once(500); }
+}
+
+ktest! {
+    /// Without the last count the initiator is back while others are in the teardown.
+    fn no_completion_is_found() [
+        smp = "2..=8", bug = "no-completion", append = "bug=no-completion", expect = "panic",
+        console = "the initiator returned before all had left",
+    ] {
+        let left = AtomicU64::new(0);
+        let teardown = |context: &IpiCtx| {
+            if context.cpu() != CpuId::BOOT {
+                kernel::clock::delay(1_000_000);
+            }
+            left.fetch_add(1, Ordering::Relaxed);
+        };
+        smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Run(&teardown)).unwrap();
+        let cpus = online().len() as u64;
+        let left_now = left.load(Ordering::Relaxed);
+        kernel::clock::delay(50_000_000);
+        assert!(left_now == cpus, "the initiator returned before all had left");
     }
 }

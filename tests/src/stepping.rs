@@ -315,9 +315,10 @@ fn rendezvous() {
         let steps = step::run(code, at, || {
             ASKED.store(true, Ordering::Release);
             // The IPI is sent when this CPU is called; it is taken after the IRET.
+            let me = pcpu::this().id();
             while !globals::RENDEZVOUS
-                .missing()
-                .is_some_and(|who| who.contains(pcpu::this().id()))
+                .calls()
+                .any(|call| call.left.contains(me))
             {
                 spin_loop();
             }
@@ -338,6 +339,69 @@ fn rendezvous() {
     }
     finish(better);
     initiator.expect("a thread").join();
+}
+
+/// Another CPU's rendezvous, with barriers, at every boundary of this CPU's own: the orders
+/// in which the two calls arrive are opposite (FreeBSD r221951).
+fn opposite_orders() {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    static ANSWERED: AtomicU64 = AtomicU64::new(0);
+    /// So many boundaries: beyond them this CPU is in the wait for the others, whose length
+    /// is not the code's.
+    const BOUNDARIES: u64 = 500;
+    sched::curthread().pin();
+    let all_barriers =
+        || smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
+    let other = Builder::new("initiator")
+        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .spawn(move || {
+            while !OVER.load(Ordering::Relaxed) {
+                // Acquire: pairs with the Release of the boundary that asks.
+                if ASKED.swap(false, Ordering::Acquire) {
+                    all_barriers();
+                    ANSWERED.fetch_add(1, Ordering::Release);
+                }
+                spin_loop();
+            }
+        });
+    for at in 0..BOUNDARIES {
+        let steps = step::run(all_barriers, at, || {
+            ASKED.store(true, Ordering::Release);
+            // Where this CPU has called it already, the other one takes part first.
+            let me = pcpu::this().id();
+            let called =
+                |call: kcore::rendezvous::Pending| call.initiator != me && call.left.contains(me);
+            let _ = kernel::clock::wait_until(100_000, || globals::RENDEZVOUS.calls().any(called));
+        });
+        if at < steps {
+            while ANSWERED.load(Ordering::Acquire) <= at {
+                spin_loop();
+            }
+        }
+        if at.is_multiple_of(50) {
+            ktest::beat(at);
+        }
+    }
+    OVER.store(true, Ordering::Relaxed);
+    other.expect("a thread").join();
+    sched::curthread().unpin();
+}
+
+ktest! {
+    /// Both calls come to their end.
+    fn opposite_initiators() [smp = "2..=4"] { opposite_orders(); }
+}
+
+ktest! {
+    /// An initiator that is kept by the other's barrier, before it has opened its own: each
+    /// waits for the other, and the report names both. (On more CPUs the first may be kept
+    /// before it has interrupted the third, and the second gives that one up.)
+    fn deaf_initiators_are_found() [
+        smp = "2", bug = "deaf-initiator", append = "bug=deaf-initiator",
+        expect = "hang", patience = "2",
+        console = "rendezvous of cpu0, for tests/src/stepping.rs:",
+        console = "rendezvous of cpu1, for tests/src/stepping.rs:",
+    ] { opposite_orders(); }
 }
 
 /// How often this CPU has switched threads.

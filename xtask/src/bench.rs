@@ -47,7 +47,7 @@ struct Known {
 
 /// The rows. The figures of Linux 6.1 (as Debian ships it) and FreeBSD 15 were measured
 /// in QEMU 7.2 in the same way, by modules in their kernels, at 4 CPUs.
-const KNOWN: [Known; 8] = [
+const KNOWN: [Known; 12] = [
     known("empty_loop", "what is taken off", None, "2", "2"),
     known("tsc_read", "what is taken off", None, "-", "-"),
     known("critical_pair", "enter and exit", Some(3), "3", "4"),
@@ -66,6 +66,34 @@ const KNOWN: [Known; 8] = [
         Some(500),
         "3239",
         "-",
+    ),
+    known(
+        "rendezvous_full_busy",
+        "three phases with barriers, others running",
+        Some(600),
+        "1348",
+        "1087",
+    ),
+    known(
+        "rendezvous_full_idle",
+        "the same, others halted",
+        Some(900),
+        "3820",
+        "-",
+    ),
+    known(
+        "call_all_busy",
+        "action on all, no barrier",
+        Some(400),
+        "1327",
+        "964",
+    ),
+    known(
+        "call_one_busy",
+        "action on one other CPU",
+        Some(180),
+        "424",
+        "548",
     ),
     known(
         "boot_all_cpus",

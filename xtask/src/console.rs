@@ -19,7 +19,7 @@ pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
         return line.to_string();
     };
     let mut text = format!("{line} {first}");
-    if line.trim_start().starts_with('#') {
+    if frame(line).starts_with('#') {
         for outer in frames {
             text.push_str(&format!("\n        inlined into {outer}"));
         }
@@ -27,9 +27,19 @@ pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
     text
 }
 
+/// The line without what a log record begins with, `[ seconds][cpuN][LEVEL] module: `: a
+/// backtrace may be part of the log.
+fn frame(line: &str) -> &str {
+    let text = line.trim_start();
+    match text.split_once(": ") {
+        Some((record, rest)) if record.starts_with('[') => rest.trim_start(),
+        _ => text,
+    }
+}
+
 /// The address to name at the end of this line, if it is of one of the two forms.
 fn address(line: &str) -> Option<u64> {
-    let trimmed = line.trim_start();
+    let trimmed = frame(line);
     if let Some(frame) = trimmed.strip_prefix('#') {
         let (number, rest) = frame.split_once(' ')?;
         let number: u32 = number.parse().ok()?;
@@ -105,6 +115,8 @@ mod tests {
             address("  #1 0xffffffff8020aa00"),
             Some(0xffff_ffff_8020_a9ff)
         );
+        let record = "[    0.551729][cpu0][ERROR] smp:   #0 0xffffffff80201311";
+        assert_eq!(address(record), Some(0xffff_ffff_8020_1311));
         assert_eq!(address("cpu2: rip 0x10 rsp 0x20"), Some(0x10));
         assert_eq!(address("cpu0: stopped by NMI: rip 0x30"), Some(0x30));
         for other in [

@@ -122,8 +122,10 @@ impl CpuSet {
 
     /// Whether no CPU is in the set.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        *self == Self::EMPTY
+        // Not by ==, which is a call of memcmp.
+        self.0.iter().all(|&word| word == 0)
     }
 
     /// Whether every CPU of this set is in `other`.
@@ -146,8 +148,12 @@ impl CpuSet {
 
     /// The CPUs in ascending order.
     #[must_use]
+    #[inline]
     pub fn iter(&self) -> Iter {
-        Iter(*self)
+        Iter {
+            left: *self,
+            word: 0,
+        }
     }
 }
 
@@ -201,22 +207,32 @@ impl IntoIterator for &CpuSet {
     }
 }
 
-/// The CPUs of a [`CpuSet`] in ascending order; what is left is its state.
+/// The CPUs of a [`CpuSet`] in ascending order.
 #[derive(Clone, Debug)]
-pub struct Iter(CpuSet);
+pub struct Iter {
+    left: CpuSet,
+    /// The first word that may have a CPU left.
+    word: usize,
+}
 
 impl Iterator for Iter {
     type Item = CpuId;
 
+    #[inline]
     fn next(&mut self) -> Option<CpuId> {
-        let word = self.0.0.iter().position(|&word| word != 0)?;
-        let cpu = CpuId::new(word * 64 + self.0.0[word].trailing_zeros() as usize)?;
-        self.0.remove(cpu);
-        Some(cpu)
+        while let Some(bits) = self.left.0.get_mut(self.word) {
+            if *bits != 0 {
+                let cpu = CpuId::new(self.word * 64 + bits.trailing_zeros() as usize);
+                *bits &= *bits - 1;
+                return cpu;
+            }
+            self.word += 1;
+        }
+        None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.0.len(), Some(self.0.len()))
+        (self.left.len(), Some(self.left.len()))
     }
 }
 
@@ -252,6 +268,39 @@ impl AtomicCpuSet {
         // AcqRel: pairs with the Acquire in `contains` and `snapshot`, and with the
         // Release in `insert`.
         self.0[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// Makes this `set`. Nobody else may change it meanwhile.
+    pub fn assign(&self, set: &CpuSet) {
+        for (word, &bits) in self.0.iter().zip(&set.0) {
+            // Relaxed: the caller publishes it.
+            word.store(bits, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all CPUs out of the set, and calls `each` for them. One that is put in
+    /// meanwhile may stay.
+    #[inline]
+    pub fn drain(&self, mut each: impl FnMut(CpuId)) {
+        for (word, bits) in self.0.iter().enumerate() {
+            // Relaxed: a look, so that words that nobody uses cost no locked instruction.
+            if bits.load(Ordering::Relaxed) != 0 {
+                // AcqRel: pairs with the Release in `insert`, and as in `remove`.
+                let mut left = bits.swap(0, Ordering::AcqRel);
+                while left != 0 {
+                    CpuId::new(word * 64 + left.trailing_zeros() as usize).map(&mut each);
+                    left &= left - 1;
+                }
+            }
+        }
+    }
+
+    /// Whether no CPU was in the set at the moment of the loads.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        // Acquire: pairs with the Release in `insert` and `remove`.
+        self.0.iter().all(|word| word.load(Ordering::Acquire) == 0)
     }
 
     /// The first CPU in the set that `wanted` accepts, each looked at in turn.

@@ -47,6 +47,15 @@ impl<P: Port> Drop for CriticalGuard<P> {
     }
 }
 
+/// A mistake that a test may bring back: see [`Port::mistake`]. Of [`crate::rendezvous`]:.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mistake {
+    /// The initiator returns without waiting for the last phase's end.
+    NoCompletion,
+    /// The interrupt of another call keeps an initiator until that call has ended.
+    DeafInitiator,
+}
+
 /// The machine as seen by the CPU that calls.
 pub trait Port: Preempt + 'static {
     /// After how many turns of its loop a CPU that waits for a spinlock gives up. A turn
@@ -54,6 +63,10 @@ pub trait Port: Preempt + 'static {
     /// that a spinlock is held, for a line to a slow serial port, is some hundredths of
     /// one.
     const SPIN_TOO_LONG: u32 = 1 << 27;
+
+    /// After how many turns an initiator gives up CPUs that do not answer its rendezvous. A
+    /// turn is a PAUSE, as above; a CPU answers when it next has interrupts on.
+    const CALL_TOO_LONG: u32 = 1 << 27;
 
     /// The calling CPU. The answer holds only while the caller cannot move to
     /// another CPU.
@@ -88,6 +101,14 @@ pub trait Port: Preempt + 'static {
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt.
     fn send_rendezvous(targets: &CpuSet);
+
+    /// Whether `mistake` is to be made, for the tests that show what comes of it.
+    #[inline(always)]
+    #[must_use]
+    fn mistake(mistake: Mistake) -> bool {
+        let _ = mistake;
+        false
+    }
 
     /// The current thread has entered a critical section at `site`. For measuring them.
     #[inline(always)]

@@ -126,6 +126,9 @@ impl Preempt for HostPort {
 }
 
 impl Port for HostPort {
+    /// A turn gives up the host's CPU: about a second.
+    const CALL_TOO_LONG: u32 = 1 << 20;
+
     fn crit() -> &'static CritState {
         CRIT.with(|crit| *crit)
     }

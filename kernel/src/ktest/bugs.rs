@@ -35,6 +35,8 @@ pub enum Bug {
     EoiAfterSwitch,
     FlagClearedInHandler,
     NoNestedSection,
+    NoCompletion,
+    DeafInitiator,
     BootStackOverflow,
 }
 
@@ -134,6 +136,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoNestedSection,
         "no-nested-section",
         "a rendezvous action runs without the section of r222942",
+    ),
+    (
+        Bug::NoCompletion,
+        "no-completion",
+        "a rendezvous' initiator does not wait for the end of the last phase",
+    ),
+    (
+        Bug::DeafInitiator,
+        "deaf-initiator",
+        "an initiator is kept by the barriers of other calls",
     ),
     (
         Bug::BootStackOverflow,

@@ -1,6 +1,6 @@
 //! What a CPU was doing: its registers, and the calls that led there.
 
-use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use kcore::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::cpu;
 use super::paging::is_mapped;
@@ -145,5 +145,101 @@ pub fn walk(rbp: u64, mut each: impl FnMut(u64)) {
         }
         each(address);
         frame = next;
+    }
+}
+
+/// How deep a [`Trace`] goes.
+const TRACE: usize = 16;
+
+/// Where a CPU was when another one asked by an NMI. Filled by the CPU itself, in the NMI;
+/// one asks at a time.
+#[derive(Debug)]
+pub struct Trace {
+    state: AtomicU32,
+    addresses: [AtomicU64; TRACE],
+}
+
+/// States of a [`Trace`].
+const IDLE: u32 = 0;
+const ASKED: u32 = 1;
+const ANSWERED: u32 = 2;
+
+impl Trace {
+    /// Nobody asks.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            state: AtomicU32::new(IDLE),
+            addresses: [const { AtomicU64::new(0) }; TRACE],
+        }
+    }
+
+    /// Asks: the next NMI, which the caller sends, is for this. False if another CPU asks
+    /// already.
+    #[must_use]
+    pub fn ask(&self) -> bool {
+        self.change(IDLE, ASKED)
+    }
+
+    /// Takes the question back. False if it has been answered.
+    #[must_use]
+    pub fn withdraw(&self) -> bool {
+        self.change(ASKED, IDLE)
+    }
+
+    fn change(&self, from: u32, to: u32) -> bool {
+        // AcqRel: pairs with itself on another CPU, and with the Acquire in `answer`.
+        let changed = self
+            .state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
+        changed.is_ok()
+    }
+
+    /// In an NMI: answers if somebody asks; whether somebody did.
+    pub fn answer(&self, snapshot: &Snapshot) -> bool {
+        // Acquire: pairs with the exchange in `ask`.
+        if self.state.load(Ordering::Acquire) != ASKED {
+            return false;
+        }
+        let mut slots = self.addresses.iter();
+        let mut put = |address| {
+            if let Some(slot) = slots.next() {
+                // Relaxed: published by the state.
+                slot.store(address, Ordering::Relaxed);
+            }
+        };
+        put(snapshot.rip);
+        walk(snapshot.rbp, &mut put);
+        slots.for_each(|slot| slot.store(0, Ordering::Relaxed));
+        // Release: pairs with the Acquire in `has_answer`.
+        self.state.store(ANSWERED, Ordering::Release);
+        true
+    }
+
+    /// Whether the answer is there.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        // Acquire: pairs with the Release in `answer`.
+        self.state.load(Ordering::Acquire) == ANSWERED
+    }
+
+    /// Hands the addresses to `see`, the innermost first.
+    pub fn take(&self, mut see: impl FnMut(usize, u64)) {
+        // Relaxed: ordered by `has_answer`.
+        let addresses = self
+            .addresses
+            .iter()
+            .map(|slot| slot.load(Ordering::Relaxed));
+        addresses
+            .take_while(|&address| address != 0)
+            .enumerate()
+            .for_each(|(depth, address)| see(depth, address));
+        self.state.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::new()
     }
 }
