@@ -15,7 +15,7 @@ use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 use kcore::thread::Priority;
 use log::LevelFilter;
 use spin::Once;
@@ -52,6 +52,8 @@ pub static TIMER: Once<Timer> = Once::new();
 /// The time-stamp counter when the kernel was entered. Relaxed throughout.
 pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
+/// Whether idle CPUs rest by MWAIT: `idle::choose`. Relaxed throughout.
+pub static IDLE_BY_MWAIT: AtomicBool = AtomicBool::new(false);
 /// The thread table: place to thread. See `thread::at`.
 pub static THREADS: Once<Box<[AtomicPtr<Thread>]>> = Once::new();
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
@@ -63,11 +65,11 @@ pub static HEART: Once<kcore::intr::Heart> = Once::new();
 
 /// Whether the running test drives the local timers itself.
 #[cfg(feature = "ktest")]
-pub static TIMERS_TAKEN: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
+pub static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Whether the order of sleeping locks is watched too.
 #[cfg(feature = "ktest")]
-pub static WATCH_SLEEPING: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(true);
+pub static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
 
 /// In which order locks have been taken.
 #[cfg(feature = "ktest")]
@@ -119,7 +121,7 @@ pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
 /// The CPUs that panic. Each puts itself in, once.
 pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
 /// Whether a panic within a panic has been told. Used by the CPU that reports.
-pub static PANICKED_TWICE: kcore::shim::AtomicBool = kcore::shim::AtomicBool::new(false);
+pub static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 /// The CPU that panics first, as its index plus one; 0 while none does. See `panic`.
 pub static PANICKING: AtomicU32 = AtomicU32::new(0);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.

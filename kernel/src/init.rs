@@ -23,7 +23,7 @@ use crate::arch::paging;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::{apic, cpu, pic};
 use crate::mem::{self, heap, kstack};
-use crate::{acpi, clock, console, globals, pcpu, sched, smp, thread};
+use crate::{acpi, clock, console, globals, idle, pcpu, smp, thread};
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ fn init_threads() {
     let (usable, _free) = mem::usage();
     thread::init(usable);
     let boot = &globals::BOOT_PCPU;
-    boot.set_idle(thread::make_idle(CpuId::BOOT, sched::idle).expect("an idle thread"));
+    boot.set_idle(thread::make_idle(CpuId::BOOT, idle::idle).expect("an idle thread"));
     boot.timers.lock().init();
     boot.runq
         .lock()
@@ -224,6 +224,7 @@ fn read_command_line(record: &BootRecord) {
     if record.cut > 0 {
         log::warn!(target: "kernel", "command line: cut after {MAX_COMMAND_LINE} bytes");
     }
+    idle::choose(words.idle);
     if record.unused > 0 {
         let unused = record.unused;
         log::warn!(target: "kernel", "{unused} bytes of the loader's module are not used");

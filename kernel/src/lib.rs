@@ -25,6 +25,7 @@ pub mod port;
 
 pub mod acpi;
 pub mod clock;
+pub mod idle;
 pub mod sched;
 pub mod smp;
 pub mod sync;

@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 use core::ptr;
 
 use kcore::cpu::{CpuId, MAX_CPUS};
+use kcore::ipi::Ipis;
 use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 
@@ -53,7 +54,7 @@ pub struct Pcpu {
     /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
     pub armed: AtomicU64,
     /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
-    ipis: AtomicU32,
+    pub ipis: Ipis,
     /// IPI vectors sent to this CPU. Written by other CPUs.
     pub ipis_sent: AtomicU64,
     /// IPI vectors taken.
@@ -103,7 +104,7 @@ impl Pcpu {
             timers: Spinlock::new(Timers::new()),
             sched: Counters::new(),
             armed: AtomicU64::new(0),
-            ipis: AtomicU32::new(0),
+            ipis: Ipis::new(),
             ipis_sent: AtomicU64::new(0),
             ipis_taken: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
@@ -214,23 +215,14 @@ impl Pcpu {
         unsafe { dead.as_ref() }
     }
 
-    /// Sends this CPU an IPI by bitmap: sets its bit, and interrupts only if no bit
-    /// was set, for then an interrupt is on its way already.
+    /// Asks this CPU for `ipi`, and interrupts it if it must be.
+    #[inline]
     pub fn send_ipi(&self, ipi: Ipi) {
-        // AcqRel: pairs with the swap in `take_ipis`: what was written before the bit
-        // was set is seen by whoever finds the bit.
-        if self.ipis.fetch_or(ipi as u32, Ordering::AcqRel) == 0 {
+        if self.ipis.post(ipi as u32) {
             // Relaxed: a statistic.
             self.ipis_sent.fetch_add(1, Ordering::Relaxed);
             apic::send(self.apic_id(), vector::IPI);
         }
-    }
-
-    /// Takes the IPIs that wait: clear, then act. A bit set after the clear comes with
-    /// an interrupt of its own.
-    pub fn take_ipis(&self) -> u32 {
-        // AcqRel: pairs with the fetch_or in `send_ipi`.
-        self.ipis.swap(0, Ordering::AcqRel)
     }
 
     /// Changes this CPU's interrupt stacks.

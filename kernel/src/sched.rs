@@ -574,26 +574,10 @@ fn note_idle(here: &Pcpu, was_idle: bool, is_idle: bool) {
         globals::IDLE.insert(here.id());
     } else if was_idle {
         globals::IDLE.remove(here.id());
-    }
-}
-
-/// What a CPU's idle thread does, for ever: looks for work elsewhere, and halts. The
-/// timer is armed only for sleepers, so an idle CPU with none is left alone.
-pub fn idle() -> ! {
-    loop {
-        assert_may_sleep(0);
-        if steal() {
-            // Queued here, and better than idling: paid when the lock was released.
-            continue;
-        }
-        // With interrupts off a wakeup, which is an interrupt, cannot come between
-        // the look and the halt: STI lets it in only behind HLT.
-        cpu::disable_interrupts();
-        if pcpu::this().runq.lock().is_empty() {
-            cpu::wait_for_interrupt();
-        } else {
-            cpu::enable_interrupts();
-            switch_from_idle();
+        // An interrupt has ended its MWAIT. From here on it must be interrupted; what it
+        // was asked for was to switch, or to take from others what it now does not need.
+        if here.ipis.is_polling() {
+            here.ipis.take();
         }
     }
 }
@@ -608,15 +592,20 @@ fn rouse_idle_cpu(here: &Pcpu) {
     }
 }
 
-fn switch_from_idle() {
-    let rq = pcpu::this_runq();
-    if !rq.is_empty() {
+/// Runs what is queued here, if there is anything. The idle thread, outside critical
+/// sections.
+pub(crate) fn switch_from_idle() {
+    let mut rq = pcpu::this_runq();
+    if rq.is_empty() {
+        // What this CPU was told of has been taken elsewhere: as in `ipi_preempt`.
+        rq.owepreempt = false;
+    } else {
         mi_switch(rq, Reason::Idle, true);
     }
 }
 
 /// Takes a thread that waits for its turn on another CPU; whether there was one.
-fn steal() -> bool {
+pub(crate) fn steal() -> bool {
     let here = pcpu::this();
     let others = smp::online().difference(&CpuSet::single(here.id()));
     for victim in others.iter().filter_map(pcpu::of) {

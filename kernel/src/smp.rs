@@ -14,7 +14,7 @@ use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu};
-use crate::{acpi, clock, globals, mem, sched, thread};
+use crate::{acpi, clock, globals, idle, mem, thread};
 
 /// How long a CPU may take from its start-up IPI to being online, in
 /// nanoseconds. On hardware it is a millisecond; the rest is for a host that
@@ -208,7 +208,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     globals::IDLE.insert(start.block.id());
     globals::ONLINE.insert(start.block.id());
     cpu::enable_interrupts();
-    sched::idle()
+    idle::idle()
 }
 
 /// The CPUs that are online.

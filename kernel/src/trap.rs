@@ -54,14 +54,14 @@ fn interrupt(number: u8) {
         }
         #[cfg(feature = "ktest")]
         vector::IPI if crate::ktest::bugs::active(Bug::EoiAfterSwitch) => {
-            ipis(this.take_ipis());
+            ipis(this.ipis.take());
             intr.eoi(|| ()).finish().pay::<Machine>();
             return apic::end_of_interrupt();
         }
         vector::IPI => {
             let acked = intr.eoi(apic::end_of_interrupt);
             count(&this.ipis_taken);
-            after_eoi(crit, || ipis(this.take_ipis()));
+            after_eoi(crit, || ipis(this.ipis.take()));
             acked
         }
         vector::RENDEZVOUS => {

@@ -15,6 +15,7 @@ mod boot_paths;
 mod console;
 mod crash;
 mod critical;
+mod idle;
 mod memory;
 mod page_tables;
 mod rendezvous;

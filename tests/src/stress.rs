@@ -90,6 +90,11 @@ ktest! {
 }
 
 ktest! {
+    /// The same with CPUs that rest by MWAIT, and so are woken without an interrupt.
+    fn short_mwait() [qemu = "-cpu max,+monitor", append = "idle=mwait"] { stress(2); }
+}
+
+ktest! {
     /// The same with FreeBSD's heart.
     fn short_freebsd() [append = "heart=freebsd"] { stress(2); }
 }

@@ -39,6 +39,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::critical"),
     (1, "kcore::frame"),
     (1, "kcore::intr"),
+    (1, "kcore::ipi"),
     (1, "kcore::logfilter"),
     (1, "kcore::madt"),
     (1, "kcore::memmap"),
@@ -62,6 +63,7 @@ const LAYERS: &[(u8, &str)] = &[
     // The machine as a whole.
     (4, "kernel::acpi"),
     (4, "kernel::clock"),
+    (4, "kernel::idle"),
     (4, "kernel::sched"),
     (4, "kernel::smp"),
     (4, "kernel::sync"),
@@ -135,6 +137,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::clock",
         "kernel::ktest",
         "a test may drive the timers itself",
+    ),
+    (
+        "kernel::idle",
+        "kernel::ktest",
+        "a test may bring a mistake back, or step through it",
     ),
     (
         "kernel::sched",

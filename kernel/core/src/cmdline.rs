@@ -1,7 +1,7 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`],
-//! `bench` for the bench image,
+//! `bench` for the bench image, `idle` for every image,
 //! the others are for the test image. A mistake is never fatal: it is handed to the
 //! caller's `complain` as a [`Complaint`], and the boot goes on without that word.
 //!
@@ -25,6 +25,8 @@ pub struct CommandLine<'a> {
     pub bug: Option<&'a str>,
     /// `heart=`: how interrupts are kept from switching threads before their end.
     pub heart: Option<&'a str>,
+    /// `idle=`: how a CPU rests that has nothing to do, `mwait` or `hlt`.
+    pub idle: Option<&'a str>,
     /// `bench=`: the benchmarks to run, separated by commas; for the bench image.
     pub bench: Option<&'a str>,
 }
@@ -72,7 +74,7 @@ impl fmt::Display for Complaint<'_> {
             Problem::UnknownKey => {
                 write!(
                     f,
-                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart, bench)"
+                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart, idle, bench)"
                 )
             }
             Problem::EmptyValue => write!(f, "no value in {word:?}, ignored"),
@@ -113,7 +115,10 @@ impl<'a> CommandLine<'a> {
     /// Takes one word in; `Repeated` is the one error after which it has effect.
     fn take(&mut self, word: &'a str) -> Result<(), Problem> {
         let (key, value) = word.split_once('=').ok_or(Problem::NoEquals)?;
-        if !matches!(key, "log" | "test" | "seed" | "bug" | "heart" | "bench") {
+        if !matches!(
+            key,
+            "log" | "test" | "seed" | "bug" | "heart" | "idle" | "bench"
+        ) {
             return Err(Problem::UnknownKey);
         }
         if value.is_empty() {
@@ -124,6 +129,7 @@ impl<'a> CommandLine<'a> {
             "test" => self.test.replace(value).is_some(),
             "bug" => self.bug.replace(value).is_some(),
             "heart" => self.heart.replace(value).is_some(),
+            "idle" => self.idle.replace(value).is_some(),
             "bench" => self.bench.replace(value).is_some(),
             _ => self
                 .seed
@@ -181,13 +187,15 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let (line, complaints) = parsed(b"log=info,smp=trace test=smp::all seed=7 bug=a,b");
+        let (line, complaints) =
+            parsed(b"log=info,smp=trace test=smp::all seed=7 bug=a,b idle=hlt");
         let want = CommandLine {
             log: Some("info,smp=trace"),
             test: Some("smp::all"),
             seed: Some(7),
             bug: Some("a,b"),
             heart: None,
+            idle: Some("hlt"),
             bench: None,
         };
         assert_eq!((line, complaints.len()), (want, 0));
@@ -243,11 +251,11 @@ mod tests {
         assert_eq!(
             said(b"root=/dev/sda"),
             "command line, byte 0: unknown key in \"root=/dev/sda\", ignored \
-             (known: log, test, seed, bug, heart, bench)"
+             (known: log, test, seed, bug, heart, idle, bench)"
         );
         assert_eq!(
             said(b" =x"),
-            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart, bench)"
+            "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart, idle, bench)"
         );
         assert_eq!(
             said(b"test="),

@@ -16,6 +16,7 @@
 //! - [`spinlock`]: one CPU at a time;
 //! - [`witness`]: the order in which spinlocks are taken;
 //! - [`rendezvous`]: all CPUs at once;
+//! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
 //! - [`acpi`]: the firmware's tables, from the root pointer down;
@@ -35,6 +36,7 @@ pub mod cpu;
 pub mod critical;
 pub mod frame;
 pub mod intr;
+pub mod ipi;
 pub mod list;
 pub mod logfilter;
 pub mod madt;

@@ -37,6 +37,7 @@ pub enum Bug {
     NoNestedSection,
     NoCompletion,
     DeafInitiator,
+    IdleFence,
     BootStackOverflow,
 }
 
@@ -146,6 +147,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::DeafInitiator,
         "deaf-initiator",
         "an initiator is kept by the barriers of other calls",
+    ),
+    (
+        Bug::IdleFence,
+        "idle-fence",
+        "an idle CPU looks for what it is asked for before it says that it does not poll",
     ),
     (
         Bug::BootStackOverflow,

@@ -6,6 +6,7 @@
 //! Handlers run without the flag (the CPU clears it), so it is the interrupted code
 //! that is stepped, at full machine precision, without luck and without hooks in it.
 
+use kcore::cpu::CpuId;
 use kcore::shim::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::arch::interrupt::{clear_trap_flag, set_trap_flag};
@@ -26,6 +27,10 @@ pub struct Stepper {
     at: AtomicU64,
     /// The function to call there, as an address.
     inject: AtomicU64,
+    /// Which CPU's idle thread is stepped next, as its number plus one; 0: none.
+    idle_on: AtomicU64,
+    /// At which boundary to act then.
+    idle_at: AtomicU64,
     /// The function that [`vector::TEST`] calls, as an address; 0: none.
     handler: AtomicU64,
 }
@@ -39,6 +44,8 @@ impl Stepper {
             count: AtomicU64::new(0),
             at: AtomicU64::new(0),
             inject: AtomicU64::new(0),
+            idle_on: AtomicU64::new(0),
+            idle_at: AtomicU64::new(0),
             handler: AtomicU64::new(0),
         }
     }
@@ -82,6 +89,60 @@ pub fn end() -> u64 {
     globals::STEPPER.count.load(Ordering::Relaxed)
 }
 
+/// Has the idle thread of `cpu` stepped when it next goes to rest, from its look
+/// elsewhere until it has looked for what to switch to, with `inject` called, with
+/// interrupts off, at boundary `at`.
+pub fn idle(cpu: CpuId, at: u64, inject: fn()) {
+    let stepper = &globals::STEPPER;
+    stepper.idle_at.store(at, Ordering::Relaxed);
+    stepper
+        .inject
+        .store(inject as usize as u64, Ordering::Relaxed);
+    // Release: pairs with the Acquire in `idle_begins`.
+    stepper
+        .idle_on
+        .store(cpu.index() as u64 + 1, Ordering::Release);
+}
+
+/// Whether what [`idle`] asked for has not begun, or is going on.
+pub fn idle_is_stepped() -> bool {
+    // Acquire: pairs with the Release of the stores.
+    let stepper = &globals::STEPPER;
+    stepper.idle_on.load(Ordering::Acquire) != 0
+        || !stepper.thread.load(Ordering::Acquire).is_null()
+}
+
+/// The idle thread goes to rest.
+#[inline]
+pub(crate) fn idle_begins() {
+    let stepper = &globals::STEPPER;
+    let me = crate::pcpu::this_cpu().index() as u64 + 1;
+    // Acquire: pairs with the Release in `idle`.
+    if stepper.idle_on.load(Ordering::Acquire) != me {
+        return;
+    }
+    stepper.count.store(0, Ordering::Relaxed);
+    let at = stepper.idle_at.load(Ordering::Relaxed);
+    stepper.at.store(at, Ordering::Relaxed);
+    let me = core::ptr::from_ref(sched::curthread()).cast_mut();
+    stepper.thread.store(me, Ordering::Relaxed);
+    stepper.idle_on.store(0, Ordering::Release);
+    set_trap_flag();
+}
+
+/// It has rested.
+#[inline]
+pub(crate) fn idle_ends() {
+    let stepped = globals::STEPPER.thread.load(Ordering::Relaxed);
+    if core::ptr::eq(stepped, sched::curthread()) {
+        clear_trap_flag();
+        end();
+    }
+}
+
+/// The one byte of the instruction.
+const HLT: u8 = 0xf4;
+
 /// #DB: counts, and acts if this is the boundary.
 pub(crate) fn trapped(frame: &mut TrapFrame) {
     let stepper = &globals::STEPPER;
@@ -95,6 +156,13 @@ pub(crate) fn trapped(frame: &mut TrapFrame) {
     stepper.count.store(count + 1, Ordering::Relaxed);
     if count == stepper.at.load(Ordering::Relaxed) {
         call(&stepper.inject);
+    }
+    // STI keeps interrupts out until behind the next instruction; this exception ends that
+    // early, and what is pending would come before a HLT that it should end.
+    // SAFETY: what the CPU is going to execute can be read.
+    let next = unsafe { *(frame.rip as *const u8) };
+    if next == HLT && apic::requested().is_some() {
+        frame.rip += 1;
     }
 }
 

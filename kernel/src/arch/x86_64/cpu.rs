@@ -108,6 +108,50 @@ pub fn wait_for_interrupt() {
     interrupts::enable_and_hlt();
 }
 
+/// Whether this CPU knows MONITOR and MWAIT (CPUID leaf 1).
+#[must_use]
+pub fn has_mwait() -> bool {
+    CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_monitor_mwait())
+}
+
+/// Whether MWAIT waits, as far as CPUID tells: there is a line that MONITOR can watch
+/// (leaf 5), and no hypervisor below, which may have made the two do nothing (QEMU's TCG
+/// has, unless there is one CPU only).
+#[must_use]
+pub fn mwait_waits() -> bool {
+    let cpuid = CpuId::new();
+    let line = cpuid.get_monitor_mwait_info();
+    let info = cpuid.get_feature_info();
+    has_mwait()
+        && line.is_some_and(|line| line.largest_monitor_line() > 0)
+        && info.is_some_and(|info| !info.has_hypervisor())
+}
+
+/// Watches the line of `word` from now on: see [`wait_for_store_or_interrupt`]. Only
+/// where [`has_mwait`].
+#[inline]
+pub fn monitor(word: *const u32) {
+    // SAFETY: MONITOR loads one byte there, as a hint; a word that is not mapped faults as
+    // a load does. Without `nomem`, so that no look at the word moves before it.
+    unsafe {
+        asm!("monitor", in("rax") word, in("ecx") 0, in("edx") 0,
+            options(nostack, preserves_flags));
+    };
+}
+
+/// Enables interrupts and waits until one comes, or another CPU stores into the line that
+/// [`monitor`] watches, or for no reason. STI takes effect behind the MWAIT. C1, no
+/// extensions: what every CPU with MWAIT has.
+#[inline]
+pub fn wait_for_store_or_interrupt() {
+    // SAFETY: as in `enable_interrupts`; MWAIT changes no register.
+    unsafe {
+        asm!("sti", "mwait", in("eax") 0, in("ecx") 0, options(nostack, preserves_flags));
+    };
+}
+
 /// Stops this CPU for good: interrupts off, halted, halted again after an NMI.
 pub fn halt_forever() -> ! {
     loop {

@@ -1,0 +1,299 @@
+//! IPIs by bitmap: what other CPUs ask of one, and whether it must be interrupted for it,
+//! in one word.
+//!
+//! Who asks sets a bit, and interrupts only if the word was zero: else an interrupt is on
+//! its way already, or the CPU is [`POLLING`]: it idles, watches the word, and will look
+//! at it before it sleeps. The CPU takes the whole word in one step and acts then; a bit
+//! that is set after the step finds zero and comes with an interrupt of its own.
+//!
+//! Where the state of the idle CPU and the work for it are two words (FreeBSD's
+//! `tdq_cpu_idle` and `tdq_load`), each side stores one and then looks at the other, and
+//! needs a store-load fence in between: without it both may find the old value, and the
+//! CPU sleeps over its work. In one word it is [`Ipis::take`] that ends the polling and
+//! looks, and a locked instruction is that fence. The model below has both forms, on
+//! a CPU with a store buffer.
+
+#![forbid(unsafe_code)]
+
+use crate::shim::{AtomicU32, Ordering};
+
+/// The bit that says: this CPU looks before it sleeps.
+pub const POLLING: u32 = 1 << 31;
+
+/// The word of one CPU. The bits but [`POLLING`] are its user's.
+#[derive(Debug, Default)]
+pub struct Ipis(AtomicU32);
+
+impl Ipis {
+    /// Nothing is asked, and the CPU does not poll.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Asks for `bits`, on any CPU, in any context; true if the CPU must be interrupted.
+    #[must_use = "without the interrupt nobody looks"]
+    #[inline]
+    pub fn post(&self, bits: u32) -> bool {
+        // AcqRel: pairs with `take` and `poll`: what was written before is seen by whoever
+        // finds the bits.
+        self.0.fetch_or(bits, Ordering::AcqRel) == 0
+    }
+
+    /// Takes what was asked for: clear, then act. Ends the polling. On the CPU itself.
+    #[inline]
+    pub fn take(&self) -> u32 {
+        // AcqRel: pairs with `post`.
+        self.0.swap(0, Ordering::AcqRel) & !POLLING
+    }
+
+    /// Begins to poll, unless something is asked for already; whether it did. On the CPU
+    /// itself, which must call [`Self::take`] before it runs a thread or halts.
+    #[must_use]
+    pub fn poll(&self) -> bool {
+        // AcqRel, as above. Relaxed: an interrupt is on its way and will take it.
+        self.0
+            .compare_exchange(0, POLLING, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Whether the CPU polls, whatever is asked for.
+    #[must_use]
+    #[inline]
+    pub fn is_polling(&self) -> bool {
+        // Relaxed: exact on the CPU itself, else a guess.
+        self.0.load(Ordering::Relaxed) & POLLING != 0
+    }
+
+    /// Whether the CPU polls and nothing is asked for: it may wait until the word changes.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        // Relaxed: `take` follows.
+        self.0.load(Ordering::Relaxed) == POLLING
+    }
+
+    /// Where the word is, for a CPU that watches it.
+    #[must_use]
+    pub fn address(&self) -> *const u32 {
+        self.0.as_ptr()
+    }
+
+    /// [`Self::take`] as it must not be: looks first, ends the polling then, which a CPU
+    /// is free to make of a store and a load without a fence. For the tests that show
+    /// what is lost `between` the two (`bug=idle-fence`).
+    pub fn take_look_first(&self, between: impl FnOnce()) -> u32 {
+        // Relaxed: it is wrong whatever the order.
+        let bits = self.0.load(Ordering::Relaxed) & !POLLING;
+        between();
+        self.0.store(0, Ordering::Relaxed);
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ipis, POLLING};
+    use crate::shim::{AtomicU32, AtomicU64, Ordering};
+    use std::collections::HashSet;
+    use std::thread;
+
+    #[test]
+    fn one_interrupt_for_many_bits() {
+        let ipis = Ipis::new();
+        assert!(ipis.post(1));
+        assert!(!ipis.post(2));
+        assert!(!ipis.post(1));
+        assert_eq!(ipis.take(), 3);
+        assert_eq!(ipis.take(), 0);
+        assert!(ipis.post(2), "after the step it takes another interrupt");
+    }
+
+    #[test]
+    fn who_polls_is_not_interrupted() {
+        let ipis = Ipis::new();
+        assert!(ipis.poll() && ipis.is_quiet() && ipis.is_polling());
+        assert!(!ipis.post(2));
+        assert!(ipis.is_polling() && !ipis.is_quiet());
+        assert_eq!(ipis.take(), 2);
+        assert!(!ipis.is_polling());
+        assert!(ipis.post(1));
+        assert!(!ipis.poll(), "an interrupt is on its way");
+    }
+
+    #[test]
+    fn looking_first_loses_what_comes_between() {
+        let ipis = Ipis::new();
+        assert!(ipis.poll());
+        let bits = ipis.take_look_first(|| assert!(!ipis.post(1)));
+        assert_eq!((bits, ipis.take()), (0, 0));
+    }
+
+    /// Three CPUs post while one takes: each bit is found as soon as a word was, and
+    /// no more interrupts are asked for than bits posted.
+    #[test]
+    fn no_bit_is_lost() {
+        const ROUNDS: u64 = if cfg!(miri) { 50 } else { 20_000 };
+        let (ipis, pending) = (Ipis::new(), AtomicU32::new(0));
+        let seen = [const { AtomicU64::new(0) }; 3];
+        let interrupts = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for (number, seen) in seen.iter().enumerate() {
+                let (ipis, pending, interrupts) = (&ipis, &pending, &interrupts);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        if ipis.post(1 << number) {
+                            interrupts.fetch_add(1, Ordering::Relaxed);
+                            pending.fetch_add(1, Ordering::SeqCst);
+                        }
+                        while seen.load(Ordering::Acquire) <= round {
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut left = 3 * ROUNDS;
+            while left > 0 {
+                if pending.swap(0, Ordering::SeqCst) == 0 {
+                    thread::yield_now();
+                    continue;
+                }
+                let bits = ipis.take();
+                for (number, seen) in seen.iter().enumerate() {
+                    if bits & 1 << number != 0 {
+                        seen.fetch_add(1, Ordering::Release);
+                        left -= 1;
+                    }
+                }
+            }
+        });
+        assert!(interrupts.load(Ordering::Relaxed) <= 3 * ROUNDS);
+    }
+
+    // The model: an idle CPU and a waker, every interleaving, under x86-TSO. A store goes
+    // into its CPU's buffer and reaches memory at any later moment, in order; a load finds
+    // the own buffer first; a locked operation and a fence wait until the buffer is empty.
+
+    #[derive(Clone, Copy)]
+    enum Op {
+        Store(usize, u32),
+        Load(usize),
+        Swap(usize, u32),
+        Or(usize, u32),
+        Fence,
+    }
+
+    #[derive(Clone, Default, PartialEq, Eq, Hash)]
+    struct Cpu {
+        at: usize,
+        /// What its last load, swap or or has found.
+        found: u32,
+        buffer: Vec<(usize, u32)>,
+    }
+
+    #[derive(Clone, Default, PartialEq, Eq, Hash)]
+    struct State {
+        memory: [u32; 2],
+        cpus: [Cpu; 2],
+    }
+
+    /// What can follow when `cpu` does its next operation, if it can.
+    fn execute(state: &State, cpu: usize, op: Op) -> Option<State> {
+        let mut next = state.clone();
+        let me = &mut next.cpus[cpu];
+        me.at += 1;
+        if !me.buffer.is_empty() && !matches!(op, Op::Store(..) | Op::Load(_)) {
+            return None;
+        }
+        match op {
+            Op::Store(word, value) => me.buffer.push((word, value)),
+            Op::Load(word) => {
+                let own = me.buffer.iter().rev().find(|(to, _)| *to == word);
+                me.found = own.map_or(next.memory[word], |(_, value)| *value);
+            }
+            Op::Swap(word, value) => {
+                me.found = core::mem::replace(&mut next.memory[word], value);
+            }
+            Op::Or(word, value) => {
+                me.found = next.memory[word];
+                next.memory[word] |= value;
+            }
+            Op::Fence => {}
+        }
+        Some(next)
+    }
+
+    /// Whether there is an interleaving in which the idle CPU halts, since what it found
+    /// last has none of `wake`, and the waker does not interrupt it, since `interrupts`
+    /// says no to what that found last.
+    fn sleeps_over(
+        start: [u32; 2],
+        [idle, waker]: [&[Op]; 2],
+        wake: u32,
+        interrupts: fn(u32) -> bool,
+    ) -> bool {
+        let programs = [idle, waker];
+        let (mut seen, mut left) = (
+            HashSet::new(),
+            vec![State {
+                memory: start,
+                ..State::default()
+            }],
+        );
+        while let Some(state) = left.pop() {
+            if !seen.insert(state.clone()) {
+                continue;
+            }
+            let [idle, waker] = &state.cpus;
+            if idle.at == programs[0].len() && waker.at == programs[1].len() {
+                if idle.found & wake == 0 && !interrupts(waker.found) {
+                    return true;
+                }
+                continue;
+            }
+            for (cpu, program) in programs.iter().enumerate() {
+                if let Some(&op) = program.get(state.cpus[cpu].at) {
+                    left.extend(execute(&state, cpu, op));
+                }
+                if !state.cpus[cpu].buffer.is_empty() {
+                    let mut next = state.clone();
+                    let (word, value) = next.cpus[cpu].buffer.remove(0);
+                    next.memory[word] = value;
+                    left.push(next);
+                }
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn in_two_words_both_need_the_fence() {
+        const ASLEEP: usize = 0;
+        const WORK: usize = 1;
+        let idle = [Op::Store(ASLEEP, 1), Op::Fence, Op::Load(WORK)];
+        let waker = [Op::Store(WORK, 1), Op::Fence, Op::Load(ASLEEP)];
+        let without = |ops: [Op; 3]| [ops[0], ops[2]];
+        let lost =
+            |idle: &[Op], waker: &[Op]| sleeps_over([0, 0], [idle, waker], 1, |asleep| asleep != 0);
+        assert!(!lost(&idle, &waker));
+        assert!(lost(&without(idle), &waker), "idle without its fence");
+        assert!(lost(&idle, &without(waker)), "waker without its fence");
+        let [store, fence, load] = idle;
+        assert!(
+            lost(&[load, fence, store], &waker),
+            "the look before the store"
+        );
+    }
+
+    #[test]
+    fn in_one_word_no_wakeup_is_lost() {
+        let take = [Op::Swap(0, 0)];
+        let post = [Op::Or(0, 1)];
+        let lost =
+            |idle: &[Op], start| sleeps_over([start, 0], [idle, &post], !POLLING, |old| old == 0);
+        // From polling to the halt; without polling, `STI; HLT` takes the interrupt.
+        assert!(!lost(&take, POLLING));
+        assert!(!lost(&take, 0));
+        let look_first = [Op::Load(0), Op::Store(0, 0)];
+        assert!(lost(&look_first, POLLING));
+    }
+}

@@ -1,0 +1,331 @@
+//! An idle CPU: that it sleeps over nothing, and what it is asked for by bitmap.
+
+use alloc::sync::Arc;
+
+use kcore::cpu::CpuId;
+use kcore::ipi::Ipis;
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::thread::Priority;
+use kernel::arch::{apic, cpu, vector};
+use kernel::ktest::step;
+use kernel::thread::{Builder, JoinHandle};
+use kernel::waitq::WaitQueue;
+use kernel::{clock, globals, ktest, pcpu, sched, smp};
+
+/// Where a thread of the idle CPU waits.
+static GATE: WaitQueue = WaitQueue::new();
+/// How often it has run.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+/// Ends it.
+static OVER: AtomicBool = AtomicBool::new(false);
+/// Set at a boundary, taken back when that is dealt with.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// How many turns another CPU is given to do its part. A turn of this loop hands the
+/// emulator's one thread on, so it is a measure of what the other CPU has executed, and
+/// not of time.
+const TURNS: u64 = 100_000;
+
+/// Whether `done` within [`TURNS`].
+fn soon(mut done: impl FnMut() -> bool) -> bool {
+    (0..TURNS).any(|_| {
+        spin_loop();
+        done()
+    })
+}
+
+fn cpu1() -> CpuId {
+    CpuId::new(1).expect("a CPU number")
+}
+
+/// Ends the test where there is no MWAIT to test.
+fn needs_mwait() {
+    if !cpu::has_mwait() {
+        ktest::skip("this CPU has no MONITOR/MWAIT");
+    }
+    assert!(
+        globals::IDLE_BY_MWAIT.load(Ordering::Relaxed),
+        "idle=mwait has no effect"
+    );
+}
+
+/// A thread of CPU 1 that waits in the gate and counts its runs.
+fn sleeper() -> JoinHandle {
+    let body = || loop {
+        let waiting = GATE.lock();
+        // Relaxed: under the queue's lock.
+        if OVER.load(Ordering::Relaxed) {
+            return;
+        }
+        waiting.sleep();
+        // Release: pairs with the Acquire of who waits for it.
+        RUNS.fetch_add(1, Ordering::Release);
+    };
+    let sleeper = Builder::new("sleeper")
+        .on(cpu1())
+        .priority(Priority::HIGHEST);
+    let sleeper = sleeper.spawn(body).expect("a thread");
+    sched::curthread().pin();
+    sleeper
+}
+
+fn finish(sleeper: JoinHandle) {
+    OVER.store(true, Ordering::Relaxed);
+    GATE.wake_all();
+    sleeper.join();
+    sched::curthread().unpin();
+}
+
+fn runs() -> u64 {
+    RUNS.load(Ordering::Acquire)
+}
+
+/// At a boundary of CPU 1's idle thread: asks the test's CPU for a wakeup. If that takes
+/// a lock that is held here, it cannot come before the next boundaries.
+fn ask() {
+    ASKED.store(true, Ordering::Release);
+    for _ in 0..1000 {
+        if !ASKED.load(Ordering::Acquire) {
+            return;
+        }
+        spin_loop();
+    }
+}
+
+/// At every instruction boundary of CPU 1's way from its look elsewhere to its rest, this
+/// CPU does `act`. Each time `done` must become true, and `ready` after it.
+fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl Fn() -> bool) {
+    // A time slice that ends would wake the CPU that has slept over something.
+    ktest::take_timers();
+    clock::delay(20_000_000);
+    let block = pcpu::of(cpu1()).expect("CPU 1");
+    let mut at = 0;
+    loop {
+        let idle = || ready() && globals::IDLE.contains(cpu1());
+        assert!(soon(idle), "CPU 1 does not become idle");
+        step::idle(cpu1(), at, ask);
+        // If it halts, it must come to its loop once more.
+        block.send_ipi(pcpu::Ipi::Ast);
+        let asked = || ASKED.load(Ordering::Acquire);
+        let _over = soon(|| asked() || !step::idle_is_stepped());
+        if !asked() {
+            // It rests, or has rested, without having come so far.
+            break;
+        }
+        act();
+        ASKED.store(false, Ordering::Release);
+        assert!(
+            soon(&done),
+            "lost wakeup: idle, boundary {at}: CPU 1 rests, and a thread waits for it"
+        );
+        at += 1;
+        if at.is_multiple_of(20) {
+            ktest::beat(at);
+        }
+    }
+    log::info!("idle: {at} boundaries");
+    assert!(at > 20, "nothing was stepped");
+}
+
+/// A thread of CPU 1 is woken.
+fn every_boundary() {
+    let sleeper = sleeper();
+    let woken = AtomicU64::new(0);
+    let wake = || {
+        assert!(GATE.wake_one(), "the sleeper was not asleep");
+        woken.fetch_add(1, Ordering::Relaxed);
+    };
+    let done = || runs() == woken.load(Ordering::Relaxed);
+    at_every_boundary(|| !GATE.lock().is_empty(), wake, done);
+    finish(sleeper);
+}
+
+ktest! {
+    /// Up to the halt.
+    fn every_boundary_hlt() [smp = "2..=4", append = "idle=hlt"] { every_boundary(); }
+}
+
+ktest! {
+    /// Through the MWAIT, which TCG ends at once.
+    fn every_boundary_mwait() [
+        smp = "2..=4", qemu = "-cpu max,+monitor", append = "idle=mwait",
+    ] {
+        needs_mwait();
+        every_boundary();
+    }
+}
+
+ktest! {
+    /// Looking before it says that it does not poll any more, the CPU overwrites what it
+    /// is asked for in between, and halts.
+    fn fence_is_found() [
+        smp = "2..=4", bug = "idle-fence", append = "idle=hlt bug=idle-fence",
+        expect = "panic", console = "lost wakeup: idle, boundary ",
+    ] { every_boundary(); }
+}
+
+ktest! {
+    /// A CPU that waits by MWAIT is woken by the store alone.
+    fn mwait_saves_the_ipi() [
+        smp = "2..=4", qemu = "-cpu max,+monitor", append = "idle=mwait",
+    ] {
+        const ROUNDS: u64 = 200;
+        needs_mwait();
+        let sleeper = sleeper();
+        let block = pcpu::of(cpu1()).expect("CPU 1");
+        let sent = || block.ipis_sent.load(Ordering::Relaxed);
+        let mut saved = 0;
+        for round in 0..ROUNDS {
+            let idle = || !GATE.lock().is_empty() && block.ipis.is_polling();
+            assert!(soon(idle), "CPU 1 does not poll");
+            let before = sent();
+            assert!(GATE.wake_one(), "the sleeper was not asleep");
+            assert!(soon(|| runs() > round), "lost wakeup: round {round}");
+            saved += u64::from(sent() == before);
+        }
+        log::info!("{saved} of {ROUNDS} wakeups without an IPI");
+        assert!(saved > ROUNDS / 2, "only {saved} of {ROUNDS} wakeups without an IPI");
+        finish(sleeper);
+    }
+}
+
+ktest! {
+    /// Preempted in its MWAIT, by an interrupt of its own, a CPU does not count as
+    /// polling while it runs the thread: it must be interrupted for a better one.
+    fn preempted_in_mwait() [
+        smp = "2..=4", qemu = "-cpu max,+monitor", append = "idle=mwait",
+    ] {
+        needs_mwait();
+        let stop = Arc::new(AtomicBool::new(false));
+        let block = pcpu::of(cpu1()).expect("CPU 1");
+        for _ in 0..20 {
+            let (napped, over) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stop));
+            let woke = Arc::clone(&napped);
+            let spinner = Builder::new("spinner").on(cpu1()).spawn(move || {
+                sched::sleep_for(1_000_000);
+                woke.store(true, Ordering::Release);
+                while !over.load(Ordering::Acquire) {
+                    spin_loop();
+                }
+            });
+            while !napped.load(Ordering::Acquire) {
+                spin_loop();
+            }
+            assert!(!block.ipis.is_polling(), "CPU 1 polls and runs a thread");
+            let better = Builder::new("better").on(cpu1()).priority(Priority::HIGHEST);
+            better.spawn(|| ()).expect("a thread").join();
+            stop.store(true, Ordering::Release);
+            spinner.expect("a thread").join();
+            stop.store(false, Ordering::Release);
+        }
+    }
+}
+
+ktest! {
+    /// A thread comes to wait for CPU 0, which rouses CPU 1 to take it.
+    fn roused_at_every_boundary() [qemu = "-smp 2", append = "idle=hlt"] {
+        static MOVED: AtomicU64 = AtomicU64::new(0);
+        sched::curthread().pin();
+        let here = pcpu::this().id();
+        let queued = AtomicU64::new(0);
+        let queue = || {
+            let movable = Builder::new("movable").on(here).spawn(|| {
+                sched::curthread().unpin();
+                // From here on it waits for CPU 0, and may run on CPU 1.
+                sched::yield_now();
+                MOVED.fetch_add(1, Ordering::Release);
+            });
+            movable.expect("a thread");
+            queued.fetch_add(1, Ordering::Relaxed);
+            sched::yield_now();
+        };
+        let moved = || MOVED.load(Ordering::Acquire) == queued.load(Ordering::Relaxed);
+        at_every_boundary(|| true, queue, moved);
+        sched::curthread().unpin();
+    }
+}
+
+/// The word of the bitmap test, and how often each of its bits was taken.
+static WORD: Ipis = Ipis::new();
+static TAKEN: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+/// In which round the senders are, and how many have sent in all.
+static ROUND: AtomicU64 = AtomicU64::new(0);
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// The handler: clear, then act.
+fn take_word() {
+    let bits = WORD.take();
+    for (number, taken) in TAKEN.iter().enumerate() {
+        // Relaxed: this CPU only.
+        taken.fetch_add(u64::from(bits >> number & 1), Ordering::Relaxed);
+    }
+}
+
+/// At a boundary of CPU 0's handler: up to three other CPUs send a bit each.
+fn three_send() {
+    let senders = (smp::online().len() as u64 - 1).min(3);
+    let round = ROUND.fetch_add(1, Ordering::Release) + 1;
+    while SENT.load(Ordering::Acquire) < round * senders {
+        spin_loop();
+    }
+}
+
+ktest! {
+    /// Scenario 27: bits from three CPUs at each boundary of the handler's clear-then-act.
+    /// Each is taken once, and there are no more interrupts than bits.
+    fn bitmap_at_every_boundary() [smp = "2..=8"] {
+        static VECTORS: AtomicU64 = AtomicU64::new(0);
+        sched::curthread().pin();
+        let target = apic::id();
+        // What comes by the vector is dealt with like what is stepped.
+        step::interrupt_me(take_word);
+        let senders = smp::online().len().saturating_sub(1).min(3);
+        let sender = |number: usize| {
+            let body = move || {
+                let mut round = 0;
+                while !OVER.load(Ordering::Acquire) {
+                    if ROUND.load(Ordering::Acquire) == round {
+                        spin_loop();
+                        continue;
+                    }
+                    round += 1;
+                    if WORD.post(1 << number) {
+                        VECTORS.fetch_add(1, Ordering::Relaxed);
+                        apic::send(target, vector::TEST);
+                    }
+                    SENT.fetch_add(1, Ordering::Release);
+                }
+            };
+            let builder = Builder::new("sender").on(CpuId::new(number + 1).expect("a CPU"));
+            builder.spawn(body).expect("a thread")
+        };
+        let handles: alloc::vec::Vec<_> = (0..senders).map(sender).collect();
+        for at in 0.. {
+            let code = || {
+                cpu::disable_interrupts();
+                take_word();
+                cpu::enable_interrupts();
+            };
+            let steps = step::run(code, at, three_send);
+            let rounds = ROUND.load(Ordering::Relaxed);
+            for (number, taken) in TAKEN.iter().take(senders).enumerate() {
+                let all = || taken.load(Ordering::Relaxed) >= rounds;
+                assert!(
+                    soon(all) && taken.load(Ordering::Relaxed) == rounds,
+                    "lost IPI: boundary {at}: bit {number} sent {rounds} times, taken {} times",
+                    taken.load(Ordering::Relaxed)
+                );
+            }
+            if at >= steps {
+                log::info!("bitmap: {steps} boundaries, {rounds} rounds");
+                assert!(steps > 5, "nothing was stepped");
+                break;
+            }
+        }
+        let vectors = VECTORS.load(Ordering::Relaxed);
+        assert!(vectors <= SENT.load(Ordering::Relaxed), "{vectors} interrupts");
+        OVER.store(true, Ordering::Release);
+        handles.into_iter().for_each(JoinHandle::join);
+        sched::curthread().unpin();
+    }
+}
