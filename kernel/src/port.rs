@@ -13,7 +13,7 @@ use kcore::site::Place;
 use kcore::spinlock::SpinState;
 
 use crate::arch::{apic, cpu, vector};
-use crate::{pcpu, sched};
+use crate::{globals, pcpu, sched};
 
 /// This machine.
 #[derive(Debug)]
@@ -99,9 +99,16 @@ impl Port for Machine {
     }
 
     fn send_rendezvous(targets: &CpuSet) {
-        for target in targets.iter().filter_map(pcpu::of) {
-            apic::send(target.apic_id(), vector::RENDEZVOUS);
+        let mut all = *targets;
+        all.insert(Self::cpu());
+        if globals::ONLINE.is(&all) {
+            return apic::send_to_all_others(vector::RENDEZVOUS);
         }
+        targets.each(|cpu| {
+            if let Some(target) = pcpu::of(cpu) {
+                apic::send(target.apic_id(), vector::RENDEZVOUS);
+            }
+        });
     }
 
     #[cfg(feature = "ktest")]

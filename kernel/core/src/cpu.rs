@@ -146,6 +146,14 @@ impl CpuSet {
         Self(core::array::from_fn(|i| self.0[i] & !other.0[i]))
     }
 
+    /// Calls `each` for the CPUs in ascending order: with less ado than by [`Self::iter`].
+    #[inline]
+    pub fn each(&self, mut each: impl FnMut(CpuId)) {
+        for (word, &bits) in self.0.iter().enumerate() {
+            each_of(word, bits, &mut each);
+        }
+    }
+
     /// The CPUs in ascending order.
     #[must_use]
     #[inline]
@@ -154,6 +162,15 @@ impl CpuSet {
             left: *self,
             word: 0,
         }
+    }
+}
+
+/// The CPUs whose bits are set in the word of that number.
+#[inline]
+fn each_of(word: usize, mut bits: u64, each: &mut impl FnMut(CpuId)) {
+    while bits != 0 {
+        CpuId::new(word * 64 + bits.trailing_zeros() as usize).map(&mut *each);
+        bits &= bits - 1;
     }
 }
 
@@ -286,13 +303,18 @@ impl AtomicCpuSet {
             // Relaxed: a look, so that words that nobody uses cost no locked instruction.
             if bits.load(Ordering::Relaxed) != 0 {
                 // AcqRel: pairs with the Release in `insert`, and as in `remove`.
-                let mut left = bits.swap(0, Ordering::AcqRel);
-                while left != 0 {
-                    CpuId::new(word * 64 + left.trailing_zeros() as usize).map(&mut each);
-                    left &= left - 1;
-                }
+                each_of(word, bits.swap(0, Ordering::AcqRel), &mut each);
             }
         }
+    }
+
+    /// Whether the set was `set` at the moment of the loads.
+    #[must_use]
+    #[inline]
+    pub fn is(&self, set: &CpuSet) -> bool {
+        // Acquire: pairs with the Release in `insert` and `remove`.
+        let same = |(word, bits): (&AtomicU64, &u64)| word.load(Ordering::Acquire) == *bits;
+        self.0.iter().zip(&set.0).all(same)
     }
 
     /// Whether no CPU was in the set at the moment of the loads.

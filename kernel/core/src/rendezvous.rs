@@ -58,7 +58,6 @@
 //! Callbacks run in interrupt context: they must not sleep, wait for another CPU,
 //! allocate, log, or start a rendezvous. [`IpiCtx`] is what they may use.
 
-use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
@@ -66,7 +65,7 @@ use core::panic::Location;
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::{CriticalGuard, Mistake, Port};
-use crate::shim::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use crate::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use crate::site::{Line, Place, Site};
 
 /// What a callback is given: which CPU it runs on, with interrupts off.
@@ -187,9 +186,9 @@ struct Slot {
     // Calls others.
     /// Whether this CPU is an initiator, with a call of its own. Its own.
     driving: AtomicBool,
-    /// What it asks for. Written while nobody is called; read by those called, until they
-    /// have left for good.
-    call: UnsafeCell<Call>,
+    /// What it asks for, on its stack. Changed while nobody is called; followed by those
+    /// called, until they have left for good.
+    call: AtomicPtr<Call>,
     /// The first phase that may not run yet, or [`GIVEN_UP`].
     open: AtomicU8,
     /// Who has not come to the end of what is open.
@@ -209,7 +208,7 @@ impl Slot {
             held: AtomicCpuSet::new(),
             holders: AtomicU32::new(0),
             driving: AtomicBool::new(false),
-            call: UnsafeCell::new([Phase::NoBarrier; 3]),
+            call: AtomicPtr::new(core::ptr::null_mut()),
             open: AtomicU8::new(0),
             left: AtomicCpuSet::new(),
             site: Site::new(),
@@ -238,11 +237,6 @@ pub struct Rendezvous<P: Port> {
     slots: [Slot; MAX_CPUS],
     port: PhantomData<fn() -> P>,
 }
-
-// SAFETY: `call` is the only part that is not Sync by itself. It is written only by the
-// slot's CPU while nobody is called (the last call ended with all gone), and read only by
-// those in `left` or by itself: see `run` and `take_part`.
-unsafe impl<P: Port> Sync for Rendezvous<P> {}
 
 impl<P: Port> Rendezvous<P> {
     /// No calls.
@@ -310,11 +304,11 @@ impl<P: Port> Rendezvous<P> {
         // SAFETY: the phases are used until `left` is empty of the last of them, and this
         // function neither returns nor unwinds before.
         let call = unsafe { &*core::ptr::from_ref(phases).cast::<Call>() };
-        // SAFETY: the last call of this CPU ended with nobody left, so nobody reads it.
-        unsafe { slot.call.get().write(*call) };
+        // Relaxed, and so for the site, `open` and `left`: published by the Release in `post`.
+        slot.call
+            .store(core::ptr::from_ref(call).cast_mut(), Ordering::Relaxed);
         slot.site.set(site);
         let mut open = end_of_run(call, 0);
-        // Relaxed, and so for `left`: published by the Release in `post`.
         slot.open.store(open, Ordering::Relaxed);
         slot.left.assign(&others);
         // Relaxed: read on this CPU only.
@@ -368,7 +362,7 @@ impl<P: Port> Rendezvous<P> {
     /// told that somebody does.
     fn post(&self, me: CpuId, others: &CpuSet) {
         let mut unaware = CpuSet::EMPTY;
-        for cpu in others {
+        others.each(|cpu| {
             let slot = self.slot(cpu);
             // Release, in insert: pairs with the Acquire in `drain`: who finds us there
             // sees the call.
@@ -377,7 +371,7 @@ impl<P: Port> Rendezvous<P> {
             if !slot.posted.swap(true, Ordering::AcqRel) {
                 unaware.insert(cpu);
             }
-        }
+        });
         if !unaware.is_empty() {
             P::send_rendezvous(&unaware);
         }
@@ -466,6 +460,7 @@ impl<P: Port> Rendezvous<P> {
     /// is held by none. False if there was none: the interrupt was stray, or what it was
     /// for has been done. Interrupts off; the interrupt is acknowledged after this returns,
     /// so that the next one cannot come on top of it.
+    #[inline]
     pub fn interrupt(&self) -> bool {
         let me = P::cpu();
         let slot = self.slot(me);
@@ -482,6 +477,7 @@ impl<P: Port> Rendezvous<P> {
 
     /// Begins the calls that have come in, and goes on with those whose next phase is open;
     /// whether any came in. Interrupts off.
+    #[inline]
     fn serve(&self, slot: &Slot, me: CpuId) -> bool {
         let mut any = false;
         // Relaxed: a look that costs nothing; the swap decides.
@@ -490,51 +486,60 @@ impl<P: Port> Rendezvous<P> {
             slot.posted.swap(false, Ordering::AcqRel);
             slot.callers.drain(|initiator| {
                 any = true;
-                self.take_part(slot, me, initiator, 0);
+                self.begin(slot, me, initiator);
             });
-        }
-        if slot.is_held() {
+        } else if slot.is_held() {
             self.go_on(slot, me);
         }
         any
     }
 
-    /// Goes on with each call in which this CPU takes part, if its next phase is open.
-    fn go_on(&self, slot: &Slot, me: CpuId) {
-        slot.held.find(|initiator| {
-            // Relaxed: written by this CPU.
-            let from = slot.next[initiator.index()].load(Ordering::Relaxed);
-            // Acquire: pairs with the Release in `drive`.
-            if self.slot(initiator).open.load(Ordering::Acquire) > from {
-                slot.held.remove(initiator);
-                slot.count(-1);
-                self.take_part(slot, me, initiator, from);
-            }
-            false
-        });
-    }
-
-    /// Runs what is open of the call of `initiator`, from phase `from` on.
-    fn take_part(&self, slot: &Slot, me: CpuId, initiator: CpuId, from: u8) {
+    /// Takes part in the call of `initiator`, up to its first barrier.
+    fn begin(&self, slot: &Slot, me: CpuId, initiator: CpuId) {
         let caller = self.slot(initiator);
-        // Relaxed: the caller of this has synchronised with it.
+        // Relaxed: what has brought us here has synchronised with it.
         let open = caller.open.load(Ordering::Relaxed);
-        if open <= ALL {
-            // SAFETY: this CPU is in `left`, so the initiator neither writes the call nor
-            // returns.
-            let call = unsafe { &*caller.call.get() };
-            run_phases(call, from..open, me);
-        }
+        run_phases(self.call(caller), 0..open, me);
         if open < ALL {
             // Relaxed: written and read by this CPU.
             slot.next[initiator.index()].store(open, Ordering::Relaxed);
             slot.held.insert(initiator);
             slot.count(1);
         }
-        // Release, in remove: pairs with the Acquire in `wait_for_others`. Everything
-        // above is over when the initiator sees this; if all is open, this CPU touches
-        // nothing of the call from here on.
-        caller.left.remove(me);
+        leave(caller, me);
+    }
+
+    /// Goes on with each call in which this CPU takes part, if its next phase is open.
+    fn go_on(&self, slot: &Slot, me: CpuId) {
+        slot.held.find(|initiator| {
+            let (caller, next) = (self.slot(initiator), &slot.next[initiator.index()]);
+            // Relaxed: written by this CPU.
+            let from = next.load(Ordering::Relaxed);
+            // Acquire: pairs with the Release in `drive`.
+            let open = caller.open.load(Ordering::Acquire);
+            if open == from {
+                return false;
+            }
+            if open <= ALL {
+                run_phases(self.call(caller), from..open, me);
+            }
+            if open < ALL {
+                next.store(open, Ordering::Relaxed);
+            } else {
+                slot.held.remove(initiator);
+                slot.count(-1);
+            }
+            leave(caller, me);
+            false
+        });
+    }
+
+    /// The call that `caller` makes. For those who are in its `left`.
+    #[inline]
+    fn call<'a>(&self, caller: &'a Slot) -> &'a Call {
+        // SAFETY: the calling CPU is in `left`, so the initiator has not returned, on whose
+        // stack it is. Relaxed: what has brought us here has synchronised with it.
+        unsafe { &*caller.call.load(Ordering::Relaxed) }
     }
 
     /// The calls that are going on. For reports: a snapshot.
@@ -602,6 +607,15 @@ impl Drop for NoUnwinding {
     }
 }
 
+/// Says that `me` has come to the end of what is open of the call of `caller`. If all is,
+/// it touches nothing of the call from here on.
+#[inline]
+fn leave(caller: &Slot, me: CpuId) {
+    // Release, in remove: pairs with the Acquire in `wait_for_others`. Everything before is
+    // over when the initiator sees this.
+    caller.left.remove(me);
+}
+
 /// The phase before which the next barrier lies, if phase `from` is the first to run.
 fn end_of_run(call: &Call, from: u8) -> u8 {
     // The barrier behind setup belongs to setup, the one before teardown to teardown.
@@ -611,6 +625,7 @@ fn end_of_run(call: &Call, from: u8) -> u8 {
 }
 
 /// Runs some phases on this CPU, `me`. Interrupts off.
+#[inline]
 fn run_phases(call: &Call, phases: core::ops::Range<u8>, me: CpuId) {
     let context = IpiCtx { cpu: me };
     for phase in phases {

@@ -41,6 +41,7 @@ const DELIVERY_INIT: u32 = 5 << 8;
 const DELIVERY_STARTUP: u32 = 6 << 8;
 const LEVEL_ASSERT: u32 = 1 << 14;
 const SEND_PENDING: u32 = 1 << 12;
+const ALL_BUT_SELF: u32 = 3 << 18;
 
 /// How long a sent IPI may stay undelivered before the sender goes on, in polls.
 const DELIVERY_POLLS: u32 = 1_000_000;
@@ -208,6 +209,13 @@ pub fn take_errors() -> u32 {
 /// the uncached store of an xAPIC command.
 pub fn send(to: u32, vector: u8) {
     command(to, u32::from(vector) | LEVEL_ASSERT);
+}
+
+/// As [`send`], to every CPU of the machine but this one, by one command. One that was
+/// left out of the boot gets it too, and does not take it: it waits for its start-up IPI,
+/// or is parked with interrupts off.
+pub fn send_to_all_others(vector: u8) {
+    command(0, u32::from(vector) | LEVEL_ASSERT | ALL_BUT_SELF);
 }
 
 /// Sends an NMI to the CPU with APIC id `to`.
