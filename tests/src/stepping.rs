@@ -441,6 +441,29 @@ ktest! {
 }
 
 ktest! {
+    /// A section whose exit looks at what is owed moves the bug to the end of the action.
+    fn regular_section_is_found() [
+        smp = "2..=4", bug = "regular-section", append = "heart=freebsd bug=regular-section",
+        expect = "assert", console = "vector 0xf3 is in service",
+    ] { rendezvous(); }
+}
+
+ktest! {
+    /// The counted interrupt makes even that harmless.
+    fn regular_section_typed() [
+        smp = "2..=4", bug = "regular-section", append = "heart=typed bug=regular-section",
+    ] { rendezvous(); }
+}
+
+ktest! {
+    /// A level that the handler leaves behind is found before it returns.
+    fn leaked_level_is_found() [
+        smp = "2..=4", bug = "leaked-level", append = "bug=leaked-level",
+        expect = "assert", console = "an interrupt found a nesting of 0x0 and leaves 0x1",
+    ] { rendezvous(); }
+}
+
+ktest! {
     /// An IPI that is acknowledged after the switch is found at the switch.
     fn eoi_after_switch_is_found() [
         smp = "2..=4", bug = "eoi-after-switch", append = "bug=eoi-after-switch",

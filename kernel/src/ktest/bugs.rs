@@ -35,6 +35,8 @@ pub enum Bug {
     EoiAfterSwitch,
     FlagClearedInHandler,
     NoNestedSection,
+    RegularSection,
+    LeakedLevel,
     NoCompletion,
     DeafInitiator,
     IdleFence,
@@ -137,6 +139,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoNestedSection,
         "no-nested-section",
         "a rendezvous action runs without the section of r222942",
+    ),
+    (
+        Bug::RegularSection,
+        "regular-section",
+        "a rendezvous action runs in a section whose exit pays",
+    ),
+    (
+        Bug::LeakedLevel,
+        "leaked-level",
+        "a rendezvous leaves the level of its section behind",
     ),
     (
         Bug::NoCompletion,
