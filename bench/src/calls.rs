@@ -8,6 +8,8 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::arch::cpu;
+use kernel::arch::paging::{PAGE_SIZE, STACKS};
+use kernel::shootdown::shootdown;
 use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpu};
 use kernel::thread::Builder;
 use kernel::{clock, pcpu};
@@ -76,6 +78,26 @@ pub(crate) fn all_busy() -> Result<Figures, &'static str> {
     let (none, action) = (Phase::NoBarrier, Phase::Run(&nothing));
     let call = || smp_rendezvous(none, action, none).expect("all CPUs answer");
     busy(|| of_batches(ROUNDS, 1, call))
+}
+
+/// Lets all CPUs forget `pages` pages of the kernel's half, which need not be mapped.
+fn shootdown_busy(pages: u64) -> Result<Figures, &'static str> {
+    let addresses = STACKS..STACKS + pages * PAGE_SIZE;
+    busy(|| {
+        of_batches(ROUNDS, 1, || {
+            shootdown(&addresses).expect("all CPUs answer");
+        })
+    })
+}
+
+/// One page.
+pub(crate) fn shootdown_page_busy() -> Result<Figures, &'static str> {
+    shootdown_busy(1)
+}
+
+/// Sixteen pages.
+pub(crate) fn shootdown_range_busy() -> Result<Figures, &'static str> {
+    shootdown_busy(16)
 }
 
 /// An action on one other CPU.

@@ -44,7 +44,7 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 /// A row by its name: its figures, or why this machine has none.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     ("empty_loop", || Ok(samples::empty_loop())),
     ("tsc_read", || Ok(samples::tsc_read())),
     ("critical_pair", || Ok(sections::critical_pair())),
@@ -56,6 +56,8 @@ const ROWS: [Row; 12] = [
     ("rendezvous_full_idle", calls::full_idle),
     ("call_all_busy", calls::all_busy),
     ("call_one_busy", calls::one_busy),
+    ("shootdown_page_busy", calls::shootdown_page_busy),
+    ("shootdown_range_busy", calls::shootdown_range_busy),
     ("boot_all_cpus", boot_all_cpus),
 ];
 

@@ -27,6 +27,7 @@ pub mod acpi;
 pub mod clock;
 pub mod idle;
 pub mod sched;
+pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;

@@ -46,6 +46,7 @@ impl Port for Machine {
         active(match mistake {
             kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
             kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
+            kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
         })
     }
 

@@ -19,6 +19,7 @@ mod idle;
 mod memory;
 mod page_tables;
 mod rendezvous;
+mod shootdown;
 mod smp;
 mod stacks;
 mod stepping;

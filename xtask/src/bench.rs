@@ -47,7 +47,7 @@ struct Known {
 
 /// The rows. The figures of Linux 6.1 (as Debian ships it) and FreeBSD 15 were measured
 /// in QEMU 7.2 in the same way, by modules in their kernels, at 4 CPUs.
-const KNOWN: [Known; 12] = [
+const KNOWN: [Known; 14] = [
     known("empty_loop", "what is taken off", None, "2", "2"),
     known("tsc_read", "what is taken off", None, "-", "-"),
     known("critical_pair", "enter and exit", Some(3), "3", "4"),
@@ -95,6 +95,14 @@ const KNOWN: [Known; 12] = [
         "424",
         "548",
     ),
+    known(
+        "shootdown_page_busy",
+        "one kernel page, all CPUs",
+        Some(400),
+        "1493",
+        "966",
+    ),
+    known("shootdown_range_busy", "16 pages", Some(600), "-", "1229"),
     known(
         "boot_all_cpus",
         "entry to all online",

@@ -65,6 +65,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "kernel::clock"),
     (4, "kernel::idle"),
     (4, "kernel::sched"),
+    (4, "kernel::shootdown"),
     (4, "kernel::smp"),
     (4, "kernel::sync"),
     (4, "kernel::thread"),

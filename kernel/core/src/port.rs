@@ -47,13 +47,15 @@ impl<P: Port> Drop for CriticalGuard<P> {
     }
 }
 
-/// A mistake that a test may bring back: see [`Port::mistake`]. Of [`crate::rendezvous`]:.
+/// A mistake that a test may bring back: see [`Port::mistake`]..
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mistake {
     /// The initiator returns without waiting for the last phase's end.
     NoCompletion,
     /// The interrupt of another call keeps an initiator until that call has ended.
     DeafInitiator,
+    /// What is unmapped is forgotten by one CPU only.
+    LocalShootdown,
 }
 
 /// The machine as seen by the CPU that calls.

@@ -37,6 +37,7 @@ pub enum Bug {
     NoNestedSection,
     RegularSection,
     LeakedLevel,
+    LocalShootdown,
     NoCompletion,
     DeafInitiator,
     IdleFence,
@@ -149,6 +150,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::LeakedLevel,
         "leaked-level",
         "a rendezvous leaves the level of its section behind",
+    ),
+    (
+        Bug::LocalShootdown,
+        "local-shootdown",
+        "what is unmapped is forgotten by one CPU only",
     ),
     (
         Bug::NoCompletion,

@@ -224,6 +224,37 @@ pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(),
     with_space(|space| unsafe { space.map(to, from, length, access, &mut allocate_frame) })
 }
 
+/// Makes the kernel page at `address` unreachable. It is forgotten by no CPU yet:
+/// [`crate::shootdown`].
+///
+/// # Errors
+/// [`MapError::NotMapped`].
+///
+/// # Safety
+/// As [`KernelSpace::hide`].
+pub unsafe fn hide(address: u64) -> Result<(), MapError> {
+    kassert!(
+        address >= PHYS_OFFSET,
+        "{address:#x} is not in the kernel half"
+    );
+    // SAFETY: the caller's promise.
+    with_space(|space| unsafe { space.hide(address) })
+}
+
+/// Frees the frame of a page that was hidden, and the page for another one.
+///
+/// # Errors
+/// [`MapError::NotMapped`] if it was not hidden.
+///
+/// # Safety
+/// As [`free_frames`], and every CPU has forgotten the page.
+pub unsafe fn free_hidden(address: u64) -> Result<(), MapError> {
+    let frame = with_space(|space| space.take_hidden(address))?;
+    // SAFETY: the caller's promise.
+    unsafe { free_frames(frame, 1) };
+    Ok(())
+}
+
 /// The bytes that firmware left at physical `address`, mapped read-only if they
 /// were not; `None` if the memory map knows of no memory there (below 1 MiB it
 /// need not), if it says that the memory is free (it will be overwritten), or if no page

@@ -16,7 +16,7 @@ use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
 use kcore::kassert;
-use x86_64::registers::control::Cr3;
+use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,
@@ -88,6 +88,25 @@ unsafe impl FrameAllocator<Size4KiB> for Source<'_, '_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         (self.0)().map(|address| PhysFrame::containing_address(PhysAddr::new(address)))
     }
+}
+
+/// The bits of an entry that are a physical address.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Lets this CPU forget what it knows of the page at `address`, global or not.
+#[inline]
+pub fn forget(address: u64) {
+    x86_64::instructions::tlb::flush(VirtAddr::new(address));
+}
+
+/// Lets this CPU forget all pages, global ones too. Interrupts off: one between the two
+/// writes would run without global pages, which is harmless, and one that did the same
+/// would turn them on too early.
+pub fn forget_all() {
+    // SAFETY: without PGE nothing is global; all mappings stay valid.
+    unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::PAGE_GLOBAL)) };
+    // SAFETY: as `cpu::protect` had it.
+    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::PAGE_GLOBAL)) };
 }
 
 /// The address at which physical `address` is mapped, if it is.
@@ -242,6 +261,65 @@ impl KernelSpace {
         result
             .map(MapperFlush::flush)
             .map_err(|_error| MapError::NotMapped(address))
+    }
+
+    /// Makes the 4 KiB page at `address` unreachable, and keeps its frame's number in the
+    /// entry for [`Self::take_hidden`]. Flushes nothing.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`].
+    ///
+    /// # Safety
+    /// Nobody may use the page any more.
+    pub unsafe fn hide(&mut self, address: u64) -> Result<(), MapError> {
+        let page = Page::<Size4KiB>::containing_address(VirtAddr::new(address));
+        // The flags are kept, but for the one that counts.
+        let flags = PageTableFlags::GLOBAL | PageTableFlags::NO_EXECUTE;
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.tables().update_flags(page, flags) };
+        result
+            .map(MapperFlush::ignore)
+            .map_err(|_error| MapError::NotMapped(address))
+    }
+
+    /// Empties the entry of a page that was hidden; the physical address of its frame.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`] if it was not.
+    pub fn take_hidden(&mut self, address: u64) -> Result<u64, MapError> {
+        let entry = self.entry(address).ok_or(MapError::NotMapped(address))?;
+        // SAFETY: an entry of the lowest level, of tables that are never freed and that the
+        // caller has for itself. CPUs read entries by themselves, and see either state.
+        let old = unsafe { entry.read_volatile() };
+        let flags = PageTableFlags::from_bits_truncate(old);
+        if flags.contains(PageTableFlags::PRESENT) || !flags.contains(PageTableFlags::GLOBAL) {
+            return Err(MapError::NotMapped(address));
+        }
+        // SAFETY: as above.
+        unsafe { entry.write_volatile(0) };
+        Ok(old & ADDRESS)
+    }
+
+    /// Where the entry of the 4 KiB page at `address` is.
+    fn entry(&self, address: u64) -> Option<*mut u64> {
+        let mut table = self.root;
+        for level in (1..=4).rev() {
+            let index = (address >> (12 + 9 * (level - 1))) & 0x1ff;
+            let entry = physical_to_virtual(table + 8 * index) as *mut u64;
+            if level == 1 {
+                return Some(entry);
+            }
+            // SAFETY: the kernel's tables lie in memory that is visible at PHYS_OFFSET, and
+            // are never freed.
+            let value = unsafe { entry.read_volatile() };
+            let flags = PageTableFlags::from_bits_truncate(value);
+            if !flags.contains(PageTableFlags::PRESENT) || flags.contains(PageTableFlags::HUGE_PAGE)
+            {
+                return None;
+            }
+            table = value & ADDRESS;
+        }
+        None
     }
 
     /// Makes the frame at `root` the level 4 table of what a CPU starts on: the kernel

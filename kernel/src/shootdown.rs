@@ -1,0 +1,81 @@
+//! TLB shootdown: what is unmapped on one CPU is forgotten by all.
+//!
+//! A CPU may keep what a page table said until it is told to forget it, and the page
+//! tables of the kernel's half are everybody's. So a page is taken out of them first, then
+//! every CPU forgets it, and only then may its frame be used for something else: a CPU that
+//! is told too late would write into another one's memory.
+//!
+//! The telling is a rendezvous without barriers: each initiator has its own, so that many
+//! CPUs may shoot down at once (FreeBSD r363195 gave each a descriptor of its own for the
+//! same reason). An idle CPU is told too: all pages here are the kernel's, and an interrupt
+//! may use them before the CPU leaves its rest.
+
+use core::ops::Range;
+
+use kcore::port::{Mistake, Port};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+
+use crate::arch::paging::{self, MapError, PAGE_SIZE};
+use crate::port::Machine;
+use crate::{mem, smp};
+
+/// From how many pages on it is cheaper to forget everything.
+const ALL: u64 = 32;
+
+/// Lets every CPU forget what it knows of the pages in `addresses`, global ones too; of
+/// more than 32, of all pages. Thread context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`]; after a timeout the CPUs in it may still know the pages.
+#[track_caller]
+pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
+    let (start, pages) = (
+        addresses.start,
+        (addresses.end - addresses.start) / PAGE_SIZE,
+    );
+    let forget = |_: &IpiCtx| {
+        if pages > ALL {
+            paging::forget_all();
+        } else {
+            (0..pages).for_each(|page| paging::forget(start + page * PAGE_SIZE));
+        }
+    };
+    let none = Phase::NoBarrier;
+    if Machine::mistake(Mistake::LocalShootdown) {
+        return smp::smp_rendezvous_cpu(Machine::cpu(), &forget);
+    }
+    smp::smp_rendezvous(none, Phase::Run(&forget), none)
+}
+
+/// Why pages are still mapped, or their frames not free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmapError {
+    /// This one was not mapped, or not as a page of 4 KiB; those before it are unmapped.
+    NotMapped(MapError),
+    /// Some CPUs may still use the frames, which are lost to everybody else.
+    StillKnown(RendezvousError),
+}
+
+/// Unmaps the kernel pages in `addresses` and frees their frames, once no CPU can reach
+/// them any more. Thread context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`UnmapError`].
+///
+/// # Safety
+/// Nobody may use the pages any more, and their frames must be those that
+/// [`mem::allocate_frame`] gave.
+#[track_caller]
+pub unsafe fn unmap(addresses: &Range<u64>) -> Result<(), UnmapError> {
+    let pages = || addresses.clone().step_by(PAGE_SIZE as usize);
+    for page in pages() {
+        // SAFETY: the caller's promise.
+        unsafe { mem::hide(page) }.map_err(UnmapError::NotMapped)?;
+    }
+    shootdown(addresses).map_err(UnmapError::StillKnown)?;
+    for page in pages() {
+        // SAFETY: hidden above, and forgotten by all CPUs; the frame is the caller's.
+        unsafe { mem::free_hidden(page) }.map_err(UnmapError::NotMapped)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! TLB shootdown: after it no CPU reads what was there.
+
+use alloc::vec::Vec;
+
+use kcore::cpu::CpuId;
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{AtomicU64, Ordering};
+use kernel::arch::paging::{self, Access, MapError, PAGE_SIZE};
+use kernel::ktest::bugs::{self, Bug};
+use kernel::shootdown::{self, UnmapError};
+use kernel::smp::{online, smp_rendezvous};
+use kernel::thread::{Builder, JoinHandle};
+use kernel::{ktest, mem};
+
+/// Addresses that nothing else uses: beyond all stacks, a stretch to each CPU.
+fn place(cpu: CpuId) -> u64 {
+    0xffff_e000_0000_0000 + cpu.index() as u64 * (1 << 21)
+}
+
+/// Maps fresh pages at `start`, each with `value` in its first word.
+fn map(start: u64, pages: u64, value: u64) {
+    for page in 0..pages {
+        let frame = mem::allocate_frame().expect("a frame");
+        let word = paging::physical_to_virtual(frame) as *mut u64;
+        // SAFETY: a fresh frame, visible where all memory is.
+        unsafe { word.write_volatile(value) };
+        // SAFETY: the frame is ours, at an address that nothing else is ever mapped at.
+        unsafe { mem::map(start + page * PAGE_SIZE, frame, PAGE_SIZE, Access::ReadOnly) }
+            .expect("a page table");
+    }
+}
+
+/// All CPUs read the first words of the pages; whether all were `value`.
+fn all_read(start: u64, pages: u64, value: u64) -> bool {
+    let wrong = AtomicU64::new(0);
+    let read = |_: &IpiCtx| {
+        for page in 0..pages {
+            let word = (start + page * PAGE_SIZE) as *const u64;
+            // SAFETY: mapped by `map`, and not unmapped before this returns.
+            if unsafe { word.read_volatile() } != value {
+                wrong.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let none = Phase::NoBarrier;
+    smp_rendezvous(none, Phase::Run(&read), none).unwrap();
+    wrong.load(Ordering::Relaxed) == 0
+}
+
+/// Maps, lets all CPUs read, unmaps, and again at the same addresses with other frames.
+fn rounds(start: u64, pages: u64, rounds: u64) {
+    // The frame of the round before is taken meanwhile, so that no round gets it again.
+    let mut kept = Vec::new();
+    for round in 1..=rounds {
+        map(start, pages, round);
+        assert!(
+            all_read(start, pages, round),
+            "round {round}: a CPU reads from a frame that was unmapped"
+        );
+        // SAFETY: nobody reads them any more; the frames are those of `map`.
+        unsafe { shootdown::unmap(&(start..start + pages * PAGE_SIZE)) }.unwrap();
+        assert!(!paging::is_mapped(start));
+        kept.push(mem::allocate_frame().expect("a frame"));
+        if round.is_multiple_of(50) {
+            ktest::beat(round);
+        }
+    }
+    for frame in kept {
+        // SAFETY: taken above and used by nobody.
+        unsafe { mem::free_frames(frame, 1) };
+    }
+}
+
+ktest! {
+    /// One page, some, and so many that all is forgotten.
+    fn no_stale_page() [] {
+        for (pages, times) in [(1, 200), (5, 50), (40, 20)] {
+            rounds(place(CpuId::BOOT), pages, times);
+        }
+    }
+}
+
+ktest! {
+    /// Forgotten on this CPU only, the page is still read by others.
+    fn local_only_is_found() [
+        smp = "2..=8", bug = "local-shootdown", append = "bug=local-shootdown", expect = "panic",
+        console = "a CPU reads from a frame that was unmapped",
+    ] {
+        assert!(bugs::active(Bug::LocalShootdown));
+        rounds(place(CpuId::BOOT), 1, 50);
+    }
+}
+
+ktest! {
+    /// All CPUs at once, each its own pages.
+    fn all_at_once() [smp = "2..=8"] {
+        let threads = online().iter().map(|cpu| {
+            let body = move || rounds(place(cpu), 3, 40);
+            Builder::new("shooter").on(cpu).spawn(body).unwrap()
+        });
+        let threads: Vec<JoinHandle> = threads.collect();
+        threads.into_iter().for_each(JoinHandle::join);
+    }
+}
+
+ktest! {
+    /// What is not mapped is named, and no frame is lost.
+    fn not_mapped() [] {
+        let start = place(CpuId::BOOT);
+        let (_, before) = mem::usage();
+        // SAFETY: nobody uses the page.
+        let result = unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) };
+        assert_eq!(result, Err(UnmapError::NotMapped(MapError::NotMapped(start))));
+        map(start, 1, 7);
+        // SAFETY: the frame is that of `map`.
+        unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) }.unwrap();
+        map(start, 1, 8);
+        // SAFETY: as above.
+        unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) }.unwrap();
+        let (_, after) = mem::usage();
+        // Page tables stay: one of each level at most.
+        assert!(before - after <= 3 * PAGE_SIZE, "{before} bytes free, then {after}");
+    }
+}
