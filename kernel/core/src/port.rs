@@ -47,7 +47,7 @@ impl<P: Port> Drop for CriticalGuard<P> {
     }
 }
 
-/// A mistake that a test may bring back: see [`Port::mistake`]..
+/// A mistake that a test may bring back: see [`Port::mistake`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mistake {
     /// The initiator returns without waiting for the last phase's end.
