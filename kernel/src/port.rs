@@ -38,7 +38,7 @@ impl Port for Machine {
     const SPIN_TOO_LONG: u32 = 1 << 21;
 
     #[cfg(feature = "ktest")]
-    const CALL_TOO_LONG: u32 = 1 << 20;
+    const CALL_TOO_LONG: u32 = 1 << 21;
 
     #[cfg(feature = "ktest")]
     fn mistake(mistake: kcore::port::Mistake) -> bool {

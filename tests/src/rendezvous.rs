@@ -239,6 +239,51 @@ fn all_at_once(rounds: u64) {
         .for_each(kernel::thread::JoinHandle::join);
 }
 
+/// One call of a random set with random phases, by `state`, a source of random numbers:
+/// each phase runs exactly once on each CPU of the set, and nowhere else.
+pub(crate) fn random_call(mut next: impl FnMut() -> u64) {
+    let cpus = online();
+    assert!(cpus.len() <= 8, "a byte of the count for each CPU");
+    let bits = next();
+    let mut set: CpuSet = cpus
+        .iter()
+        .filter(|cpu| bits >> cpu.index() & 1 == 1)
+        .collect();
+    if set.is_empty() {
+        set = cpus;
+    }
+    let ran = [const { AtomicU64::new(0) }; 3];
+    let note = |phase: usize| {
+        let (ran, set) = (&ran, &set);
+        move |context: &IpiCtx| {
+            assert!(
+                set.contains(context.cpu()),
+                "{} is not called",
+                context.cpu()
+            );
+            // Relaxed: read behind the end of the call.
+            ran[phase].fetch_add(1 << (8 * context.cpu().index()), Ordering::Relaxed);
+        }
+    };
+    let notes = [note(0), note(1), note(2)];
+    let mut choose = |phase: usize| match next() % 3 {
+        0 => Phase::NoBarrier,
+        1 => Phase::Barrier,
+        _ => Phase::Run(&notes[phase]),
+    };
+    let phases = [choose(0), choose(1), choose(2)];
+    smp_rendezvous_cpus(&set, phases[0], phases[1], phases[2]).unwrap();
+    for (phase, ran) in phases.iter().zip(&ran) {
+        let once = set.iter().map(|cpu| 1_u64 << (8 * cpu.index())).sum();
+        let expected = if matches!(phase, Phase::Run(_)) {
+            once
+        } else {
+            0
+        };
+        assert_eq!(ran.load(Ordering::Relaxed), expected, "of {set}, {phase:?}");
+    }
+}
+
 ktest! {
     /// Opposite orders of arrival (FreeBSD r221951).
     fn initiators_at_once() [smp = "2..=8"] { all_at_once(300); }
@@ -268,4 +313,56 @@ ktest! {
         kernel::clock::delay(50_000_000);
         assert!(left_now == cpus, "the initiator returned before all had left");
     }
+}
+
+/// All CPUs call random sets with random phases and shoot down pages, for so many seconds.
+fn storm(seconds: u64) {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let end = kernel::clock::since_entry() + seconds * 1_000_000_000;
+    let body = move |cpu: CpuId| {
+        let mut state =
+            ktest::seed() ^ (cpu.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        while kernel::clock::since_entry() < end {
+            random_call(&mut next);
+            if next() % 8 == 0 {
+                let start = 0xffff_e800_0000_0000;
+                kernel::shootdown::shootdown(&(start..start + next() % 40 * 4096)).unwrap();
+            }
+            if CALLS.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
+                ktest::beat(CALLS.load(Ordering::Relaxed));
+            }
+        }
+    };
+    let callers = online().iter().map(|cpu| {
+        Builder::new("caller")
+            .on(cpu)
+            .spawn(move || body(cpu))
+            .unwrap()
+    });
+    let callers: Vec<_> = callers.collect();
+    callers
+        .into_iter()
+        .for_each(kernel::thread::JoinHandle::join);
+    log::info!("{} calls", CALLS.load(Ordering::Relaxed));
+}
+
+ktest! {
+    /// Every action exactly once, whatever overlaps.
+    fn storm_short() [smp = "2..=8"] { storm(2); }
+}
+
+ktest! {
+    /// Really in parallel.
+    fn storm_parallel() [smp = "2", qemu = "-accel tcg,thread=multi"] { storm(2); }
+}
+
+ktest! {
+    /// Half a minute on eight CPUs.
+    fn storm_on_8() [qemu = "-smp 8"] { storm(30); }
 }

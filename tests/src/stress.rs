@@ -43,12 +43,7 @@ fn stress(seconds: u64) {
                         let _section = CriticalGuard::enter();
                         clock::delay((dice >> 16) % 100_000);
                     }
-                    12 => {
-                        let nothing = |_: &_| ();
-                        let action = kcore::rendezvous::Phase::Run(&nothing);
-                        let barrier = kcore::rendezvous::Phase::Barrier;
-                        smp::smp_rendezvous(barrier, action, barrier).unwrap();
-                    }
+                    12 => crate::rendezvous::random_call(|| random(&mut state)),
                     13 => {
                         let priority = Priority::new((dice >> 16) as u8 % 64).unwrap();
                         let child = Builder::new("child").priority(priority).spawn(|| ());

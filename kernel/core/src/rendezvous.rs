@@ -389,7 +389,7 @@ impl<P: Port> Rendezvous<P> {
                 return false;
             }
             kassert!(
-                turns < 4 * P::CALL_TOO_LONG,
+                turns < 2 * P::CALL_TOO_LONG,
                 "rendezvous: CPUs {} do not come to the end of a phase, for {}",
                 slot.left.snapshot(),
                 &slot.site
