@@ -19,7 +19,7 @@ use crate::samples::{Figures, SAMPLES, of_batches, of_ticks};
 /// Rounds in a sample.
 const ROUNDS: u64 = 20;
 /// Until CPUs with nothing to do are halted, in nanoseconds.
-const UNTIL_HALTED: u64 = 50_000;
+const UNTIL_HALTED: u64 = 5_000;
 
 /// Runs `measure` while every other CPU spins.
 fn busy(measure: impl FnOnce() -> Figures) -> Result<Figures, &'static str> {

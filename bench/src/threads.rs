@@ -110,7 +110,7 @@ pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
 /// stamps `woken_at`. This CPU has nothing to do meanwhile, and says so: that hands the
 /// emulator's one thread over to the other.
 fn wake(queue: &WaitQueue, far: CpuId, woken_at: &AtomicU64) -> u64 {
-    const UNTIL_HALTED: u64 = 50_000;
+    const UNTIL_HALTED: u64 = 5_000;
     while queue.lock().is_empty() || !globals::IDLE.contains(far) {
         spin_loop();
     }
