@@ -1,9 +1,12 @@
-//! Sections that do not balance, and sections that are long.
+//! Sections that do not balance, sections that are long, and what becomes of what is owed.
 
+use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use kcore::thread::Priority;
 use kernel::ktest::spans::Spans;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
-use kernel::sched;
-use kernel::{clock, ktest, pcpu};
+use kernel::thread::{Builder, JoinHandle};
+use kernel::waitq::WaitQueue;
+use kernel::{clock, ktest, pcpu, sched, smp};
 
 ktest! {
     /// One exit more than enters.
@@ -55,6 +58,89 @@ ktest! {
         assert_longest(&here.longest_off, line, 2 * LONG);
         let (longest, ..) = here.longest_off.longest().expect("there was one");
         assert!(longest < 4 * LONG, "{longest} ns: more than the lock was held");
+        sched::curthread().unpin();
+    }
+}
+
+/// What this CPU's scheduler has counted: switches, requested, taken, cancelled.
+fn counts() -> [u64; 4] {
+    // Relaxed: this CPU's own.
+    let sched = &pcpu::this().sched;
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    [
+        sched.switches.iter().map(load).sum(),
+        load(&sched.requested),
+        load(&sched.taken),
+        load(&sched.cancelled),
+    ]
+}
+
+/// A better thread on this CPU, which has never run: the calling thread, in a critical
+/// section, owes its preemption. It sets `ran`.
+fn owe(ran: &'static AtomicBool) -> JoinHandle {
+    let better = Builder::new("better").priority(Priority::HIGHEST);
+    let handle = better.on(pcpu::this().id()).spawn(move || {
+        // Release: pairs with the Acquire of the test.
+        ran.store(true, Ordering::Release);
+    });
+    assert!(sched::curthread().crit().owepreempt());
+    handle.expect("a thread")
+}
+
+ktest! {
+    /// A switch that is made anyway pays what is owed: the exit finds nothing left.
+    fn voluntary_switch_pays() [] {
+        static RAN: AtomicBool = AtomicBool::new(false);
+        ktest::take_timers();
+        sched::curthread().pin();
+        let crit = sched::curthread().crit();
+        let [switches, requested, taken, cancelled] = counts();
+        crit.enter();
+        let better = owe(&RAN);
+        // Into the window, and on: nobody has looked.
+        crit.leave();
+        sched::yield_now();
+        assert!(RAN.load(Ordering::Acquire) && !crit.owepreempt());
+        // To the better thread, and back at its end.
+        assert_eq!(counts(), [switches + 2, requested + 1, taken + 1, cancelled]);
+        drop(CriticalGuard::enter());
+        assert_eq!(counts(), [switches + 2, requested + 1, taken + 1, cancelled]);
+        better.join();
+        sched::curthread().unpin();
+    }
+}
+
+ktest! {
+    /// If the better thread has been taken elsewhere, the exit switches nothing, and what
+    /// was owed is gone.
+    fn taken_elsewhere_is_cancelled() [smp = "2..=8"] {
+        static RAN: AtomicBool = AtomicBool::new(false);
+        static GATE: WaitQueue = WaitQueue::new();
+        ktest::take_timers();
+        sched::curthread().pin();
+        let crit = sched::curthread().crit();
+        let better = Builder::new("better").priority(Priority::HIGHEST).on(pcpu::this().id());
+        let better = better.spawn(|| {
+            sched::curthread().unpin();
+            GATE.lock().sleep();
+            RAN.store(true, Ordering::Release);
+        }).expect("a thread");
+        while GATE.lock().is_empty() {
+            sched::yield_now();
+        }
+        let [switches, requested, taken, cancelled] = counts();
+        crit.enter();
+        assert!(GATE.wake_one() && crit.owepreempt());
+        let others = smp::online().iter().filter(|&cpu| cpu != pcpu::this().id());
+        others.filter_map(pcpu::of).for_each(|other| other.send_ipi(pcpu::Ipi::Ast));
+        while !RAN.load(Ordering::Acquire) {
+            kcore::shim::spin_loop();
+        }
+        assert!(crit.owepreempt(), "paid inside the section");
+        crit.exit::<Machine>();
+        assert!(!crit.owepreempt());
+        assert_eq!(counts(), [switches, requested + 1, taken, cancelled + 1]);
+        better.join();
         sched::curthread().unpin();
     }
 }
