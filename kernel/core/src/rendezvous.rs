@@ -324,7 +324,7 @@ impl<P: Port> Rendezvous<P> {
             if P::mistake(Mistake::NoCompletion) && open == ALL {
                 break Ok(());
             }
-            if !self.wait_for_others(slot, me) {
+            if !self.wait_for_others(slot, me, true) {
                 break Err(self.give_up(slot, me, from));
             }
             if open == ALL {
@@ -377,15 +377,19 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Waits until all have come to the end of what is open; false if some did not in time.
-    fn wait_for_others(&self, slot: &Slot, me: CpuId) -> bool {
+    /// Waits until all have come to the end of what is open. With `give_up`, false if some
+    /// have not even begun in time.
+    ///
+    /// # Panics
+    /// If one that has begun does not come to the end: it cannot be given up, since it has a
+    /// borrow of our stack.
+    fn wait_for_others(&self, slot: &Slot, me: CpuId, give_up: bool) -> bool {
         let mut turns = 0;
         // Acquire: pairs with the Release of each CPU's `left.remove`.
         while !slot.left.is_empty() {
             self.look_after_others(slot, me);
             turns += 1;
-            // Who has begun cannot be given up: it has a borrow of our stack.
-            if turns == P::CALL_TOO_LONG && self.silent(slot, me).is_some() {
+            if give_up && turns == P::CALL_TOO_LONG && self.silent(slot, me).is_some() {
                 return false;
             }
             kassert!(
@@ -419,15 +423,11 @@ impl<P: Port> Rendezvous<P> {
             }
         }
         // Those who have begun come to the end of what is open, and find that it is over.
-        while !slot.left.is_empty() {
-            self.look_after_others(slot, me);
-        }
+        self.wait_for_others(slot, me, false);
         slot.left.assign(&self.taking_part(me));
         // Release: as in `drive`.
         slot.open.store(GIVEN_UP, Ordering::Release);
-        while !slot.left.is_empty() {
-            self.look_after_others(slot, me);
-        }
+        self.wait_for_others(slot, me, false);
         RendezvousError::Timeout {
             silent,
             phase: phase.into(),
