@@ -118,8 +118,8 @@ ktest! {
     /// The machine goes on, and when it answers again, it is called again.
     fn silent_cpu() [
         smp = "2..=8",
-        console = "smp: rendezvous: CPUs 1 did not come to setup in time, for tests/src/rendezvous.rs:",
-        console = "smp: cpu1: interrupted by NMI, ", console = "ktest::rendezvous::deaf",
+        console = "rendezvous: CPUs 1 did not come to setup in time, for tests/src/rendezvous.rs:",
+        console = "cpu1: interrupted by NMI, ", console = "ktest::rendezvous::deaf",
     ] {
         static DEAF: AtomicBool = AtomicBool::new(false);
         static ENOUGH: AtomicBool = AtomicBool::new(false);

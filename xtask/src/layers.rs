@@ -150,7 +150,7 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "a test may bring a mistake back",
     ),
     (
-        "kernel::smp",
+        "kernel::smp::start",
         "kernel::ktest",
         "a test may delay a CPU that starts",
     ),

@@ -1,11 +1,10 @@
-//! All CPUs: starting them, and bringing them together.
+//! Starting the other CPUs, one after the other.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use kcore::cpu::CpuId;
 use kcore::madt::Madt;
-use kcore::rendezvous::{Callback, IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, Ordering};
 
 use crate::arch::ap::Trampoline;
@@ -20,9 +19,6 @@ use crate::{acpi, clock, globals, idle, mem, thread};
 /// nanoseconds. On hardware it is a millisecond; the rest is for a host that
 /// gives a virtual CPU its turn late.
 const PATIENCE: u64 = 2_000_000_000;
-
-/// How long a CPU may take to answer an NMI, in nanoseconds.
-const NMI_PATIENCE: u64 = 500_000_000;
 
 /// How long a CPU has after the first start-up IPI before it gets the second.
 const SECOND_TRY: u64 = 10_000_000;
@@ -209,99 +205,4 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     globals::ONLINE.insert(start.block.id());
     cpu::enable_interrupts();
     idle::idle()
-}
-
-/// The CPUs that are online.
-#[must_use]
-pub fn online() -> CpuSet {
-    globals::ONLINE.snapshot()
-}
-
-/// Runs the three phases on every online CPU: [`kcore::rendezvous`]. Thread
-/// context, interrupts on, no spinlock held.
-///
-/// # Errors
-/// [`RendezvousError`]; after a timeout the backtraces of the silent CPUs are in the log.
-#[track_caller]
-pub fn smp_rendezvous(
-    setup: Phase<'_>,
-    action: Phase<'_>,
-    teardown: Phase<'_>,
-) -> Result<(), RendezvousError> {
-    smp_rendezvous_cpus(&online(), setup, action, teardown)
-}
-
-/// As [`smp_rendezvous`], on the CPUs of `set`.
-///
-/// # Errors
-/// As [`smp_rendezvous`].
-#[track_caller]
-pub fn smp_rendezvous_cpus(
-    set: &CpuSet,
-    setup: Phase<'_>,
-    action: Phase<'_>,
-    teardown: Phase<'_>,
-) -> Result<(), RendezvousError> {
-    let result = globals::RENDEZVOUS.run(&globals::ONLINE, set, &[setup, action, teardown]);
-    if let Err(error @ RendezvousError::Timeout { silent, .. }) = &result {
-        log::error!("{error}");
-        silent.iter().for_each(backtrace);
-    }
-    result
-}
-
-/// Runs `action` on `cpu`, which may be this one, and waits until it has run.
-///
-/// # Errors
-/// As [`smp_rendezvous`].
-#[track_caller]
-pub fn smp_rendezvous_cpu(cpu: CpuId, action: Callback<'_>) -> Result<(), RendezvousError> {
-    let none = Phase::NoBarrier;
-    smp_rendezvous_cpus(&CpuSet::single(cpu), none, Phase::Run(action), none)
-}
-
-/// Runs `action` on the CPUs of `set`, and again, after `wait`, on those where it returned
-/// false, until it has returned true on each once (FreeBSD's `smp_rendezvous_cpus_retry`).
-///
-/// # Errors
-/// As [`smp_rendezvous`].
-#[track_caller]
-pub fn smp_rendezvous_cpus_retry(
-    set: &CpuSet,
-    action: &(dyn Fn(&IpiCtx) -> bool + Sync),
-    mut wait: impl FnMut(&CpuSet),
-) -> Result<(), RendezvousError> {
-    let left = AtomicCpuSet::new();
-    left.assign(set);
-    let acknowledged = |context: &IpiCtx| {
-        if action(context) {
-            left.remove(context.cpu());
-        }
-    };
-    let none = Phase::NoBarrier;
-    loop {
-        let again = left.snapshot();
-        smp_rendezvous_cpus(&again, none, Phase::Run(&acknowledged), none)?;
-        let again = left.snapshot();
-        if again.is_empty() {
-            return Ok(());
-        }
-        wait(&again);
-    }
-}
-
-/// Fetches where `cpu` is by an NMI, and prints it.
-fn backtrace(cpu: CpuId) {
-    let Some(block) = pcpu::of(cpu) else { return };
-    if !block.trace.ask() {
-        return log::error!("{cpu}: another CPU asks where it is");
-    }
-    apic::send_nmi(block.apic_id());
-    if !clock::wait_until(NMI_PATIENCE, || block.trace.has_answer()) && block.trace.withdraw() {
-        return log::error!("{cpu}: does not answer an NMI");
-    }
-    log::error!("{cpu}: interrupted by NMI, {}", block.curthread());
-    block
-        .trace
-        .take(|depth, address| log::error!("  #{depth} {address:#x}"));
 }
