@@ -44,11 +44,12 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 /// A row by its name: its figures, or why this machine has none.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 15] = [
     ("empty_loop", || Ok(samples::empty_loop())),
     ("tsc_read", || Ok(samples::tsc_read())),
     ("critical_pair", || Ok(sections::critical_pair())),
     ("spinlock_pair", || Ok(sections::spinlock_pair())),
+    ("rmlock_read_pair", || Ok(sections::rmlock_read_pair())),
     ("thread_switch", || Ok(threads::switch())),
     ("wake_rtt_same", || Ok(threads::wake_round_trip())),
     ("wake_oneway_idle", threads::wake_idle_cpu),

@@ -1,6 +1,7 @@
-//! What one CPU does alone: a critical section, a spinlock.
+//! What one CPU does alone: a critical section, a spinlock, a read.
 
 use kernel::port::{CriticalGuard, Spinlock};
+use kernel::sync::{RmLock, rmlock};
 
 use crate::samples::{Figures, of_batches};
 
@@ -32,4 +33,10 @@ pub(crate) fn critical_pair() -> Figures {
 pub(crate) fn spinlock_pair() -> Figures {
     static LOCK: Spinlock<u64> = Spinlock::new(0);
     of_batches(ROUNDS, 1, || drop(LOCK.lock()))
+}
+
+/// A read of a lock that nobody writes, by a CPU with a token.
+pub(crate) fn rmlock_read_pair() -> Figures {
+    static LOCK: RmLock<u64> = rmlock(0);
+    of_batches(ROUNDS, 1, || LOCK.read(|_| ()))
 }

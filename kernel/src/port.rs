@@ -7,6 +7,7 @@ use core::panic::Location;
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
+use kcore::rmlock::{Reader, Reads};
 use kcore::shim::spin_loop;
 #[cfg(feature = "ktest")]
 use kcore::site::Place;
@@ -29,6 +30,13 @@ impl Preempt for Machine {
     }
 }
 
+impl Reader for Machine {
+    #[inline]
+    fn reads() -> &'static Reads {
+        &sched::curthread().reads
+    }
+}
+
 /// A critical section of the current thread.
 pub type CriticalGuard = kcore::port::CriticalGuard<Machine>;
 
@@ -47,6 +55,8 @@ impl Port for Machine {
             kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
             kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
+            kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
+            kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
         })
     }
 

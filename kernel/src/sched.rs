@@ -403,6 +403,9 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     if ran == ThreadState::Dead {
         here.set_dead(me);
     }
+    if !me.reads.is_empty() {
+        me.reads.count_all();
+    }
     start_slice(here, next);
     here.set_curthread(next);
     mem::forget(rq);

@@ -10,6 +10,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 
 use kcore::critical::CritState;
+use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinState;
@@ -61,6 +62,9 @@ pub struct Thread {
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
 
+    /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
+    pub(crate) reads: Reads,
+
     /// The spinlocks that it holds.
     #[cfg(feature = "ktest")]
     pub(crate) held: crate::ktest::witness::HeldLocks,
@@ -106,6 +110,7 @@ impl Thread {
             lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
+            reads: Reads::new(),
             #[cfg(feature = "ktest")]
             held: crate::ktest::witness::HeldLocks::new(),
             pinned: AtomicU32::new(0),

@@ -32,7 +32,7 @@ static LOCK: Spinlock<u64> = Spinlock::new(0);
 
 /// A thread that is better than all others here and counts its runs. The calling
 /// thread stays on this CPU from now on.
-fn better_thread() -> JoinHandle {
+pub(crate) fn better_thread() -> JoinHandle {
     sched::curthread().pin();
     let here = pcpu::this().id();
     let body = || loop {
@@ -51,7 +51,7 @@ fn better_thread() -> JoinHandle {
     better.expect("a thread")
 }
 
-fn finish(better: JoinHandle) {
+pub(crate) fn finish(better: JoinHandle) {
     OVER.store(true, Ordering::Relaxed);
     GATE.wake_all();
     better.join();
@@ -59,7 +59,7 @@ fn finish(better: JoinHandle) {
 }
 
 /// Makes the better thread runnable. From a handler, or from a critical section.
-fn wake() {
+pub(crate) fn wake() {
     *LOCK.lock() += 1;
     assert!(GATE.wake_one(), "the better thread was not asleep");
     WAKES.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +91,7 @@ fn at_every_boundary(name: &str, code: impl Fn(), inject: fn()) {
 }
 
 /// All is as it must be after the code: paid, once, and nothing left behind.
-fn settled(name: &str, at: u64) {
+pub(crate) fn settled(name: &str, at: u64) {
     let crit = sched::curthread().crit();
     assert!(
         cpu::interrupts_enabled(),

@@ -47,11 +47,18 @@ struct Known {
 
 /// The rows. The figures of Linux 6.1 (as Debian ships it) and FreeBSD 15 were measured
 /// in QEMU 7.2 in the same way, by modules in their kernels, at 4 CPUs.
-const KNOWN: [Known; 14] = [
+const KNOWN: [Known; 15] = [
     known("empty_loop", "what is taken off", None, "2", "2"),
     known("tsc_read", "what is taken off", None, "-", "-"),
     known("critical_pair", "enter and exit", Some(3), "3", "4"),
     known("spinlock_pair", "lock and unlock", Some(14), "31", "44"),
+    known(
+        "rmlock_read_pair",
+        "uncontended reader",
+        Some(12),
+        "18 (RCU)",
+        "40 (rw)",
+    ),
     known("thread_switch", "one, same CPU", Some(100), "1248", "215"),
     known(
         "wake_rtt_same",

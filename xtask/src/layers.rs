@@ -44,6 +44,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::madt"),
     (1, "kcore::memmap"),
     (1, "kcore::rendezvous"),
+    (1, "kcore::rmlock"),
     (1, "kcore::runq"),
     (1, "kcore::sched"),
     (1, "kcore::spinlock"),

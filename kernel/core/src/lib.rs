@@ -16,6 +16,7 @@
 //! - [`spinlock`]: one CPU at a time;
 //! - [`witness`]: the order in which spinlocks are taken;
 //! - [`rendezvous`]: all CPUs at once;
+//! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
@@ -47,6 +48,11 @@ pub mod port;
     reason = "callbacks are borrowed from another CPU's stack"
 )]
 pub mod rendezvous;
+#[expect(
+    unsafe_code,
+    reason = "trackers on stacks, and a value that is shared or lent"
+)]
+pub mod rmlock;
 pub mod runq;
 pub mod sched;
 #[expect(unsafe_code, reason = "read-modify-writes in one instruction")]

@@ -56,6 +56,10 @@ pub enum Mistake {
     DeafInitiator,
     /// What is unmapped is forgotten by one CPU only.
     LocalShootdown,
+    /// A reader looks whether it was counted before its tracker leaves the list.
+    FlagBeforeUnlink,
+    /// A writer takes the tokens and interrupts nobody.
+    NoRevoke,
 }
 
 /// The machine as seen by the CPU that calls.

@@ -5,7 +5,7 @@
 //! shuttle) would bring types of its own of the same names, and this is the only file
 //! that would choose between them.
 //!
-//! [`LocalU32`] is the one thing here that `core` does not have.
+//! [`LocalU32`] and [`LowBit`] are what `core` does not have.
 
 pub use core::hint::spin_loop;
 pub use core::sync::atomic::{
@@ -49,6 +49,47 @@ impl LocalU32 {
         // Relaxed: whoever brings it into use publishes it.
         self.0.store(value, Ordering::Relaxed);
     }
+}
+
+/// A look at the lowest bit of an atomic in one instruction, and the jump behind it. Of a
+/// load and a test of its value LLVM makes two, which a reader of [`crate::rmlock`] does
+/// twice.
+pub trait LowBit {
+    /// Whether the bit is set: a load with [`Ordering::Acquire`].
+    fn low_bit(&self) -> bool;
+}
+
+impl LowBit for AtomicBool {
+    #[inline(always)]
+    fn low_bit(&self) -> bool {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        return low_bit(self.as_ptr().cast());
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        self.load(Ordering::Acquire)
+    }
+}
+
+impl<T> LowBit for AtomicPtr<T> {
+    #[inline(always)]
+    fn low_bit(&self) -> bool {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        return low_bit(self.as_ptr().cast());
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        return self.load(Ordering::Acquire).addr() & 1 != 0;
+    }
+}
+
+/// The lowest bit of the byte there.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+fn low_bit(byte: *const u8) -> bool {
+    // SAFETY: one load from a live atomic (both callers'); the jump goes to the label that is
+    // given. On x86 every load is an Acquire, and without `readonly` to the compiler too.
+    unsafe {
+        core::arch::asm!("test byte ptr [{}], 1", "jne {}", in(reg) byte,
+            label { return true }, options(nostack));
+    }
+    false
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -133,7 +174,16 @@ impl LocalU32 {
 
 #[cfg(test)]
 mod tests {
-    use super::LocalU32;
+    use super::{AtomicBool, AtomicPtr, LocalU32, LowBit};
+
+    #[test]
+    fn the_lowest_bit() {
+        assert!(AtomicBool::new(true).low_bit() && !AtomicBool::new(false).low_bit());
+        let mut word = 0_u64;
+        let pointer = AtomicPtr::new(&raw mut word);
+        assert!(!pointer.low_bit());
+        assert!(AtomicPtr::new((&raw mut word).map_addr(|at| at | 1)).low_bit());
+    }
 
     #[test]
     fn a_local_word() {

@@ -38,6 +38,8 @@ pub enum Bug {
     RegularSection,
     LeakedLevel,
     LocalShootdown,
+    FlagBeforeUnlink,
+    NoRevoke,
     NoCompletion,
     DeafInitiator,
     IdleFence,
@@ -155,6 +157,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::LocalShootdown,
         "local-shootdown",
         "what is unmapped is forgotten by one CPU only",
+    ),
+    (
+        Bug::FlagBeforeUnlink,
+        "flag-before-unlink",
+        "a reader of an rmlock looks whether it was counted before it leaves the list",
+    ),
+    (
+        Bug::NoRevoke,
+        "no-revoke",
+        "a writer of an rmlock interrupts no reader",
     ),
     (
         Bug::NoCompletion,

@@ -5,6 +5,8 @@
 //! * [`Mutex`]: one thread at a time; the waiters lend the owner their priority.
 //! * [`Condvar`]: waiting, inside a mutex, for something to become true.
 //! * [`RwLock`]: many readers or one writer, in alternating phases.
+//! * [`RmLock`]: for what is hardly ever written: readers that execute some plain
+//!   instructions, a writer that interrupts them.
 //! * [`Semaphore`]: a number of permits; may be released by interrupts.
 //!
 //! All of them pass a lock or permit on directly: who releases picks the next owner,
@@ -30,11 +32,13 @@ use crate::thread::Thread;
 pub mod condvar;
 pub mod inherit;
 pub mod mutex;
+pub mod rmlock;
 pub mod rwlock;
 pub mod semaphore;
 
 pub use condvar::Condvar;
 pub use mutex::{Mutex, MutexGuard};
+pub use rmlock::{RmLock, rmlock};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 pub use semaphore::Semaphore;
 

@@ -233,8 +233,10 @@ pub fn gs_curthread() -> *const () {
 /// The kernel's number of this CPU: the third word of its per-CPU block.
 #[must_use]
 #[inline]
-pub fn gs_cpu() -> u32 {
-    let cpu: u32;
+pub fn gs_cpu() -> u64 {
+    // The whole register, or the compiler, which does not know that the upper half is zero,
+    // clears it again.
+    let cpu: u64;
     // SAFETY: once set_gs_base ran, GS:16 is mapped, and constant on this CPU (pure,
     // readonly).
     unsafe {
