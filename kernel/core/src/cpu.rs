@@ -8,14 +8,14 @@
 
 #![forbid(unsafe_code)]
 
-use crate::shim::{AtomicU64, Ordering};
+use crate::shim::{self, AtomicU64, Ordering};
 use core::fmt;
 use core::iter::FusedIterator;
 
 /// The most CPUs the kernel can use; sizes every per-CPU array.
-pub const MAX_CPUS: usize = 256;
+pub const MAX_CPUS: usize = shim::MAX_CPUS;
 
-const WORDS: usize = MAX_CPUS / 64;
+const WORDS: usize = MAX_CPUS.div_ceil(64);
 
 /// The kernel's number of a CPU: dense from 0, always below [`MAX_CPUS`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -27,7 +27,7 @@
 //! The inputs of `cmdline`, `logfilter`, `acpi`, `madt` and `memmap` come from outside
 //! and are not trusted: whatever the bytes are, the answer is a value or an error, never a panic.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "model")), no_std)]
 #![deny(unsafe_code)]
 
 pub mod acpi;

@@ -65,7 +65,7 @@ use core::panic::Location;
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::{CriticalGuard, Mistake, Port};
-use crate::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use crate::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site};
 
 /// What a callback is given: which CPU it runs on, with interrupts off.
@@ -384,11 +384,11 @@ impl<P: Port> Rendezvous<P> {
     /// If one that has begun does not come to the end: it cannot be given up, since it has a
     /// borrow of our stack.
     fn wait_for_others(&self, slot: &Slot, me: CpuId, give_up: bool) -> bool {
-        let mut turns = 0;
+        let mut turns = Turns::new();
         // Acquire: pairs with the Release of each CPU's `left.remove`.
         while !slot.left.is_empty() {
             self.look_after_others(slot, me);
-            turns += 1;
+            let turns = turns.count();
             if give_up && turns == P::CALL_TOO_LONG && self.silent(slot, me).is_some() {
                 return false;
             }

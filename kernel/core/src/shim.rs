@@ -1,17 +1,47 @@
 //! The atomics and the spin hint, from one place.
 //!
 //! No other file names `core::sync::atomic` or `core::hint::spin_loop`. On the
-//! machine and in unit tests these are `core`'s own; a model checker (loom,
-//! shuttle) would bring types of its own of the same names, and this is the only file
-//! that would choose between them.
+//! machine and in unit tests these are `core`'s own; under the feature `model` they are
+//! `hooked`, types of the same names that hand each operation to a hook, behind
+//! which any model checker may stand. This is the only file that chooses between them.
 //!
-//! [`LocalU32`] and [`LowBit`] are what `core` does not have.
+//! [`LocalU32`], [`LowBit`] and [`Turns`] are what `core` does not have.
 
 pub use core::hint::spin_loop;
+#[cfg(not(feature = "model"))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
     fence,
 };
+
+#[cfg(feature = "model")]
+mod hooked;
+#[cfg(feature = "model")]
+pub use hooked::*;
+
+/// The most CPUs that there can be; small for a model checker, whose states hold it all.
+pub const MAX_CPUS: usize = if cfg!(feature = "model") { 4 } else { 256 };
+
+/// Counts the turns of a loop that waits.
+#[cfg(not(feature = "model"))]
+#[derive(Debug, Default)]
+pub struct Turns(u32);
+
+#[cfg(not(feature = "model"))]
+impl Turns {
+    /// None so far.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(0)
+    }
+
+    /// One more: how many there were.
+    #[inline]
+    pub fn count(&mut self) -> u32 {
+        self.0 += 1;
+        self.0
+    }
+}
 
 /// A word that one CPU writes: a thread, and the interrupts on top of it (Linux's
 /// `local_t`).
@@ -24,10 +54,12 @@ pub use core::sync::atomic::{
 /// Rust has no such operation: `fetch_add` is locked, six times as dear on the way of
 /// every spinlock, and a load and a store are two instructions unless the compiler
 /// happens to fuse them. So on x86 it is written out; elsewhere (Miri) `fetch_add` does.
+#[cfg(not(feature = "model"))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct LocalU32(AtomicU32);
 
+#[cfg(not(feature = "model"))]
 impl LocalU32 {
     /// The word.
     #[must_use]
@@ -62,9 +94,9 @@ pub trait LowBit {
 impl LowBit for AtomicBool {
     #[inline(always)]
     fn low_bit(&self) -> bool {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[cfg(all(target_arch = "x86_64", not(miri), not(feature = "model")))]
         return low_bit(self.as_ptr().cast());
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri), not(feature = "model"))))]
         self.load(Ordering::Acquire)
     }
 }
@@ -72,15 +104,15 @@ impl LowBit for AtomicBool {
 impl<T> LowBit for AtomicPtr<T> {
     #[inline(always)]
     fn low_bit(&self) -> bool {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[cfg(all(target_arch = "x86_64", not(miri), not(feature = "model")))]
         return low_bit(self.as_ptr().cast());
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri), not(feature = "model"))))]
         return self.load(Ordering::Acquire).addr() & 1 != 0;
     }
 }
 
 /// The lowest bit of the byte there.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(miri), not(feature = "model")))]
 #[inline(always)]
 fn low_bit(byte: *const u8) -> bool {
     // SAFETY: one load from a live atomic (both callers'); the jump goes to the label that is
@@ -92,7 +124,7 @@ fn low_bit(byte: *const u8) -> bool {
     false
 }
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(miri), not(feature = "model")))]
 impl LocalU32 {
     /// Adds `N`.
     #[inline(always)]
@@ -147,7 +179,7 @@ impl LocalU32 {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(not(any(all(target_arch = "x86_64", not(miri)), feature = "model")))]
 #[expect(missing_docs, reason = "as above")]
 impl LocalU32 {
     // Relaxed throughout: written on this CPU only.
@@ -174,7 +206,7 @@ impl LocalU32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{AtomicBool, AtomicPtr, LocalU32, LowBit};
+    use super::{AtomicBool, AtomicPtr, LocalU32, LowBit, Turns};
 
     #[test]
     fn the_lowest_bit() {
@@ -183,6 +215,30 @@ mod tests {
         let pointer = AtomicPtr::new(&raw mut word);
         assert!(!pointer.low_bit());
         assert!(AtomicPtr::new((&raw mut word).map_addr(|at| at | 1)).low_bit());
+    }
+
+    #[test]
+    #[cfg(not(feature = "model"))]
+    fn turns_are_counted() {
+        let mut turns = Turns::new();
+        assert_eq!([turns.count(), turns.count()], [1, 2]);
+    }
+
+    #[test]
+    #[cfg(feature = "model")]
+    fn a_hook_says_what_is_found() {
+        use super::{Access, AtomicU32, Operation, Ordering, set_hook};
+        let word = AtomicU32::new(5);
+        let hook = |access: &Access| match access.operation {
+            Operation::Turns => 9,
+            _ => access.perform() + u64::from(!access.local),
+        };
+        set_hook(Some(hook));
+        let found = word.fetch_sub(2, Ordering::Relaxed);
+        let turns = Turns::new().count();
+        set_hook(None);
+        assert_eq!((found, turns), (6, 9));
+        assert_eq!(word.into_inner(), 3);
     }
 
     #[test]

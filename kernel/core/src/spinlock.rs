@@ -33,7 +33,7 @@ use core::panic::Location;
 use crate::cpu::CpuId;
 use crate::kassert;
 use crate::port::Port;
-use crate::shim::{AtomicU32, Ordering};
+use crate::shim::{AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site};
 
 /// How many spinlocks a thread holds, and its interrupt flag from before the first, in
@@ -184,15 +184,14 @@ impl<P: Port> Raw<P> {
         // If this is a deadlock, now is the time to find it.
         P::witness_acquire(self.class, site, true);
         P::witness_release(self.class);
-        let mut turns = 0;
+        let mut turns = Turns::new();
         loop {
             spinlock_exit::<P>();
             // Relaxed: a look that costs the holder no cache line; `take` decides.
             while self.owner.load(Ordering::Relaxed) != FREE {
                 P::relax();
-                turns += 1;
                 kassert!(
-                    turns < P::SPIN_TOO_LONG,
+                    turns.count() < P::SPIN_TOO_LONG,
                     "spinlock: {} on {} spins too long for {self}, at {}",
                     P::thread(),
                     P::cpu(),
