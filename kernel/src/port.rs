@@ -57,6 +57,7 @@ impl Port for Machine {
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
+            kcore::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }
 

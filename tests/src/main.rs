@@ -15,6 +15,7 @@ mod boot_paths;
 mod console;
 mod crash;
 mod critical;
+mod fence;
 mod idle;
 mod memory;
 mod page_tables;

@@ -51,6 +51,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::testing"),
     (1, "kcore::thread"),
     (1, "kcore::timerq"),
+    (1, "kcore::tso"),
     (1, "kcore::waitq"),
     (1, "kcore::witness"),
     // Registers, instructions, devices.
@@ -64,6 +65,7 @@ const LAYERS: &[(u8, &str)] = &[
     // The machine as a whole.
     (4, "kernel::acpi"),
     (4, "kernel::clock"),
+    (4, "kernel::fence"),
     (4, "kernel::idle"),
     (4, "kernel::sched"),
     (4, "kernel::shootdown"),

@@ -94,7 +94,7 @@ impl Ipis {
 mod tests {
     use super::{Ipis, POLLING};
     use crate::shim::{AtomicU32, AtomicU64, Ordering};
-    use std::collections::HashSet;
+    use crate::tso::{self, Op};
     use std::thread;
 
     #[test]
@@ -169,100 +169,17 @@ mod tests {
         assert!(interrupts.load(Ordering::Relaxed) <= 3 * ROUNDS);
     }
 
-    // The model: an idle CPU and a waker, every interleaving, under x86-TSO. A store goes
-    // into its CPU's buffer and reaches memory at any later moment, in order; a load finds
-    // the own buffer first; a locked operation and a fence wait until the buffer is empty.
-
-    #[derive(Clone, Copy)]
-    enum Op {
-        Store(usize, u32),
-        Load(usize),
-        Swap(usize, u32),
-        Or(usize, u32),
-        Fence,
-    }
-
-    #[derive(Clone, Default, PartialEq, Eq, Hash)]
-    struct Cpu {
-        at: usize,
-        /// What its last load, swap or or has found.
-        found: u32,
-        buffer: Vec<(usize, u32)>,
-    }
-
-    #[derive(Clone, Default, PartialEq, Eq, Hash)]
-    struct State {
-        memory: [u32; 2],
-        cpus: [Cpu; 2],
-    }
-
-    /// What can follow when `cpu` does its next operation, if it can.
-    fn execute(state: &State, cpu: usize, op: Op) -> Option<State> {
-        let mut next = state.clone();
-        let me = &mut next.cpus[cpu];
-        me.at += 1;
-        if !me.buffer.is_empty() && !matches!(op, Op::Store(..) | Op::Load(_)) {
-            return None;
-        }
-        match op {
-            Op::Store(word, value) => me.buffer.push((word, value)),
-            Op::Load(word) => {
-                let own = me.buffer.iter().rev().find(|(to, _)| *to == word);
-                me.found = own.map_or(next.memory[word], |(_, value)| *value);
-            }
-            Op::Swap(word, value) => {
-                me.found = core::mem::replace(&mut next.memory[word], value);
-            }
-            Op::Or(word, value) => {
-                me.found = next.memory[word];
-                next.memory[word] |= value;
-            }
-            Op::Fence => {}
-        }
-        Some(next)
-    }
-
-    /// Whether there is an interleaving in which the idle CPU halts, since what it found
-    /// last has none of `wake`, and the waker does not interrupt it, since `interrupts`
-    /// says no to what that found last.
+    /// Whether the idle CPU may halt, since what it found last has none of `wake`, and the
+    /// waker not interrupt it, since `interrupts` says no to what that found last.
     fn sleeps_over(
         start: [u32; 2],
-        [idle, waker]: [&[Op]; 2],
+        programs: [&[Op]; 2],
         wake: u32,
         interrupts: fn(u32) -> bool,
     ) -> bool {
-        let programs = [idle, waker];
-        let (mut seen, mut left) = (
-            HashSet::new(),
-            vec![State {
-                memory: start,
-                ..State::default()
-            }],
-        );
-        while let Some(state) = left.pop() {
-            if !seen.insert(state.clone()) {
-                continue;
-            }
-            let [idle, waker] = &state.cpus;
-            if idle.at == programs[0].len() && waker.at == programs[1].len() {
-                if idle.found & wake == 0 && !interrupts(waker.found) {
-                    return true;
-                }
-                continue;
-            }
-            for (cpu, program) in programs.iter().enumerate() {
-                if let Some(&op) = program.get(state.cpus[cpu].at) {
-                    left.extend(execute(&state, cpu, op));
-                }
-                if !state.cpus[cpu].buffer.is_empty() {
-                    let mut next = state.clone();
-                    let (word, value) = next.cpus[cpu].buffer.remove(0);
-                    next.memory[word] = value;
-                    left.push(next);
-                }
-            }
-        }
-        false
+        tso::may_end(start, programs, |[idle, waker]| {
+            idle & wake == 0 && !interrupts(waker)
+        })
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub mod tailq;
 mod testing;
 pub mod thread;
 pub mod timerq;
+#[cfg(test)]
+mod tso;
 pub mod waitq;
 pub mod witness;
 

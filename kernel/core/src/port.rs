@@ -60,6 +60,8 @@ pub enum Mistake {
     FlagBeforeUnlink,
     /// A writer takes the tokens and interrupts nobody.
     NoRevoke,
+    /// A remote fence is executed by one CPU only.
+    LocalFence,
 }
 
 /// The machine as seen by the CPU that calls.

@@ -40,6 +40,7 @@ pub enum Bug {
     LocalShootdown,
     FlagBeforeUnlink,
     NoRevoke,
+    LocalFence,
     NoCompletion,
     DeafInitiator,
     IdleFence,
@@ -167,6 +168,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoRevoke,
         "no-revoke",
         "a writer of an rmlock interrupts no reader",
+    ),
+    (
+        Bug::LocalFence,
+        "local-fence",
+        "a fence for all CPUs is executed by one only",
     ),
     (
         Bug::NoCompletion,

@@ -1,0 +1,46 @@
+//! Fences that other CPUs execute.
+//!
+//! Where one side of an agreement is on a hot path and the other is not, the fence that both
+//! need (each stores, then looks at what the other has stored) can be the cold side's alone:
+//! it makes every CPU execute one. The hot side keeps the order in its code, by a compiler
+//! fence, and an interrupt comes before or after each of its instructions. (FreeBSD's
+//! `cpus_fence_seq_cst`, `sys/kern/subr_smp.c`; Linux's `membarrier`.)
+
+use kcore::cpu::CpuSet;
+use kcore::port::{Mistake, Port};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shim::{Ordering, fence};
+
+use crate::port::Machine;
+use crate::smp;
+
+/// Makes each online CPU, this one too, execute a sequentially consistent fence, and returns
+/// when all have: what was done anywhere before its fence is seen by whoever looks after the
+/// call, and what was done before the call is seen by whatever a CPU does after its fence.
+/// Thread context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`]; after a timeout the CPUs in it may not have executed one.
+#[track_caller]
+pub fn cpus_fence_seq_cst() -> Result<(), RendezvousError> {
+    cpus_fence_seq_cst_on(&smp::online())
+}
+
+/// As [`cpus_fence_seq_cst`], with the CPUs of `set` and this one: those that run the hot side
+/// (Linux's `MEMBARRIER_CMD_PRIVATE_EXPEDITED`).
+///
+/// # Errors
+/// As [`cpus_fence_seq_cst`].
+#[track_caller]
+pub fn cpus_fence_seq_cst_on(set: &CpuSet) -> Result<(), RendezvousError> {
+    // SeqCst, here and below: with those of the other CPUs. The taking of the interrupt is
+    // a fence in fact; this one says so.
+    let fence_here = |_: &IpiCtx| fence(Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    let none = Phase::NoBarrier;
+    if !set.is_empty() && !Machine::mistake(Mistake::LocalFence) {
+        smp::smp_rendezvous_cpus(set, none, Phase::Run(&fence_here), none)?;
+    }
+    fence(Ordering::SeqCst);
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! The remote fence: the litmus test of the store buffer, with one side that has a fence
+//! for the compiler only.
+
+use kcore::cpu::CpuId;
+use kcore::shim::{AtomicU64, Ordering, compiler_fence, spin_loop};
+use kernel::fence::cpus_fence_seq_cst;
+use kernel::ktest::bugs::{Bug, active};
+use kernel::thread::Builder;
+use kernel::{ktest, sched};
+
+/// A word in a line of its own.
+#[repr(align(128))]
+struct Word(AtomicU64);
+
+/// What the two sides store into, and look at.
+static FAST: Word = Word(AtomicU64::new(0));
+static SLOW: Word = Word(AtomicU64::new(0));
+/// The round that is on: set by the slow side, once both words are as before.
+static ROUND: Word = Word(AtomicU64::new(0));
+/// The last round that the fast side has ended, twice, plus what it has found.
+static FOUND: Word = Word(AtomicU64::new(0));
+/// When to end.
+const OVER: u64 = u64::MAX;
+
+/// The fast side: stores, and looks, in that order to the compiler.
+fn fast() {
+    let mut last = 0;
+    loop {
+        // Acquire: pairs with the Release in `missed`.
+        let round = ROUND.0.load(Ordering::Acquire);
+        if round == OVER {
+            return;
+        }
+        if round == last {
+            spin_loop();
+            continue;
+        }
+        last = round;
+        FAST.0.store(1, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        let found = SLOW.0.load(Ordering::Relaxed);
+        // Release: pairs with the Acquire in `missed`.
+        FOUND.0.store(2 * round + found, Ordering::Release);
+    }
+}
+
+/// In how many of `rounds` neither side has seen the other's store, with `fence` in between
+/// on the slow side; at the first, with `first`.
+fn missed(rounds: u64, first: bool, fence: impl Fn()) -> u64 {
+    let mut missed = 0;
+    let body = fast;
+    let other = Builder::new("fast").on(CpuId::new(1).unwrap()).spawn(body);
+    let other = other.expect("a thread");
+    for round in 1..=rounds {
+        SLOW.0.store(0, Ordering::Relaxed);
+        FAST.0.store(0, Ordering::Relaxed);
+        ROUND.0.store(round, Ordering::Release);
+        // From before the other side has seen the round to after it has ended it.
+        for _ in 0..round % 64 {
+            core::hint::black_box(round);
+        }
+        SLOW.0.store(1, Ordering::Relaxed);
+        fence();
+        let slow_found = FAST.0.load(Ordering::Relaxed);
+        let mut found = FOUND.0.load(Ordering::Acquire);
+        while found / 2 != round {
+            spin_loop();
+            found = FOUND.0.load(Ordering::Acquire);
+        }
+        missed += u64::from(slow_found == 0 && found.is_multiple_of(2));
+        if first && missed > 0 {
+            break;
+        }
+        if round.is_multiple_of(1000) {
+            ktest::beat(round);
+        }
+    }
+    ROUND.0.store(OVER, Ordering::Release);
+    other.join();
+    missed
+}
+
+fn all_fence() {
+    cpus_fence_seq_cst().expect("all CPUs answer");
+}
+
+ktest! {
+    /// Whatever the two sides do at the same time, one of them sees the other.
+    fn one_of_two_sees_the_other() [smp = "2..=8", qemu = "-accel tcg,thread=multi"] {
+        sched::curthread().pin();
+        assert_eq!(missed(2_000, false, all_fence), 0, "neither side has seen the other");
+    }
+}
+
+ktest! {
+    /// With a fence on the slow side alone both miss, sooner or later.
+    fn local_fence_is_found() [
+        smp = "2", qemu = "-accel tcg,thread=multi", bug = "local-fence",
+        append = "bug=local-fence", expect = "panic",
+        console = "neither side has seen the other",
+    ] {
+        assert!(active(Bug::LocalFence));
+        sched::curthread().pin();
+        let missed = missed(2_000_000, true, all_fence);
+        if missed == 0 {
+            ktest::skip("no store was seen to wait in its buffer: one host core, or luck");
+        }
+        assert_eq!(missed, 0, "neither side has seen the other");
+    }
+}
