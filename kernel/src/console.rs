@@ -10,7 +10,7 @@
 
 use core::fmt::{self, Write};
 
-use kcore::shim::{Ordering, spin_loop};
+use kcore::shim::spin_loop;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::arch::serial::Serial;
@@ -57,7 +57,7 @@ impl Log for Console {
 /// another CPU writes.
 pub fn write(bytes: &[u8]) {
     // Relaxed: whether to be polite is not a matter of order.
-    let panicking = globals::PANICKING.load(Ordering::Relaxed) != 0;
+    let panicking = globals::STOPS.panicking().is_some();
     if pcpu::try_this().is_none() {
         // Before there is a second CPU, or on one that never got so far.
         Serial::COM1.write(bytes);

@@ -15,7 +15,8 @@ use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64};
+use kcore::stop::Stops;
 use kcore::thread::Priority;
 use log::LevelFilter;
 use spin::Once;
@@ -122,8 +123,8 @@ pub static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] =
 pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
 /// Whether a panic within a panic has been told. Used by the CPU that reports.
 pub static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
-/// The CPU that panics first, as its index plus one; 0 while none does. See `panic`.
-pub static PANICKING: AtomicU32 = AtomicU32::new(0);
+/// Which CPUs are stopped, by whom, and which panics first.
+pub static STOPS: Stops<Machine> = Stops::new();
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The rendezvous.

@@ -1,10 +1,14 @@
 //! The end: one CPU reports, the others are stopped.
 //!
-//! The first CPU to panic wins ([`globals::PANICKING`]) and sends every other
+//! The first CPU to panic wins ([`kcore::stop::Stops::panics_first`]) and sends every other
 //! online CPU an NMI, which reaches it whatever it does and whatever its interrupt
-//! flag says. Each leaves its registers in its block and halts. A CPU that panics
+//! flag says. Each leaves its registers in its block and stops, as for any stop, but for
+//! good; so does one that is stopped already, or waits to stop others. A CPU that panics
 //! second leaves its message there too, and no NMI stops it before it has: of two
-//! failures at once the one that comes second is as often the cause. The winner
+//! failures at once the one that comes second is as often the cause.
+//!
+//! A CPU that panics is in a critical section from then on, so that no lock which the report
+//! tries for ends in a switch, and waits for no lock that another CPU may hold. The winner
 //! prints the registers and a backtrace of each CPU: raw addresses, which
 //! `cargo xtask` turns into functions and lines, since the host has the symbols.
 //!
@@ -23,11 +27,11 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::shim::Ordering;
 
 use crate::arch::backtrace::{self, Snapshot};
+use crate::arch::cpu;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
-use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
-use crate::{clock, globals, pcpu};
+use crate::{clock, globals, pcpu, smp};
 
 /// How long the other CPUs may take to stop, in nanoseconds.
 const PATIENCE: u64 = 500_000_000;
@@ -52,11 +56,14 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     }
     let me = this.map_or(CpuId::BOOT, pcpu::Pcpu::id);
     let place = Place(location);
+    if let Some(thread) = this.and_then(pcpu::Pcpu::current) {
+        thread.crit.enter();
+    }
     if !globals::PANICKED.insert(me) {
         again(me, snapshot, format_args!("{place}: {message}"));
     }
     let text = Line::of(message);
-    if !is_first(me) {
+    if !globals::STOPS.panics_first(me) {
         leave(snapshot, &Line::of(format_args!("{place}: {text}")));
     }
     stop_others(me);
@@ -78,20 +85,10 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     })
 }
 
-/// Whether `me` is the first CPU that panics: it reports, for all.
-fn is_first(me: CpuId) -> bool {
-    let mark = me.index() as u32 + 1;
-    // AcqRel: one CPU wins; the partner is the same exchange on another CPU.
-    match globals::PANICKING.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => true,
-        Err(first) => first == mark,
-    }
-}
-
 /// A panic within a panic: the message's, or the report's. Says so with the least
 /// machinery, and if that panics too, says only that.
 fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
-    if !is_first(me) {
+    if !globals::STOPS.panics_first(me) {
         stop_this_cpu(snapshot);
     }
     // Relaxed: the first CPU only.
@@ -144,11 +141,15 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
     ));
     if let Some(thread) = pcpu::of(cpu).and_then(pcpu::Pcpu::current) {
         let crit = thread.crit();
+        // What the panic itself has added, or the NMI that stopped it.
+        // Relaxed: the CPU stands.
+        let nmi = pcpu::of(cpu).is_some_and(|block| block.in_nmi.load(Ordering::Relaxed));
+        let panicked = globals::PANICKED.contains(cpu);
         print(format_args!(
             "{cpu}: {thread}, critnest {}, owepreempt {}, interrupt depth {}, {} spinlocks",
-            crit.critnest(),
+            crit.critnest().saturating_sub(panicked.into()),
             crit.owepreempt(),
-            crit.interrupt_depth(),
+            crit.interrupt_depth().saturating_sub(nmi.into()),
             thread.spinlocks()
         ));
     }
@@ -187,35 +188,41 @@ fn others(me: CpuId) -> CpuSet {
 fn stop_others(me: CpuId) {
     let others = others(me);
     for block in others.iter().filter_map(pcpu::of) {
-        apic::send_nmi(block.apic_id());
+        block.send_nmi();
     }
-    let stopped = |cpu| pcpu::of(cpu).is_some_and(|block| block.stopped.read().is_some());
     // What a CPU that did not stop means is said per CPU by the report.
-    let _ = clock::wait_until(PATIENCE, || others.iter().all(stopped));
+    let _ = clock::wait_until(PATIENCE, || others.iter().all(smp::is_stopped));
 }
 
-/// What an NMI means: sent by a CPU that panics, it stops this one; else it is from
-/// outside (a person's `inject-nmi`, a watchdog, a hardware error), which is a panic
-/// too. On a CPU that panics already it means nothing: the CPU reports, or is about to
-/// leave its last words and to stop.
+/// What an NMI means: a CPU that has sent it asks where this one is, or stops it, for a
+/// time or, if it panics, for good. One that nobody has sent is from outside (a person's
+/// `inject-nmi`, a watchdog, a hardware error), which is a panic too. On a CPU that panics
+/// already it means nothing: the CPU reports, or is about to leave its last words and to
+/// stop.
 pub fn nmi(snapshot: &Snapshot) {
-    if pcpu::try_this().is_some_and(|this| globals::PANICKED.contains(this.id())) {
-        return;
+    if let Some(this) = pcpu::try_this() {
+        if globals::PANICKED.contains(this.id()) {
+            return;
+        }
+        let sent = this.take_nmi();
+        let asked = this.trace.answer(snapshot);
+        let stopped = smp::stop_here(snapshot);
+        #[cfg(feature = "ktest")]
+        crate::ktest::step::nmi();
+        if sent || asked || stopped {
+            return;
+        }
+    } else if globals::STOPS.panicking().is_some() {
+        cpu::halt_forever();
     }
-    if pcpu::try_this().is_some_and(|this| this.trace.answer(snapshot)) {
-        return;
-    }
-    // Acquire: pairs with the exchange in `is_first`.
-    if globals::PANICKING.load(Ordering::Acquire) == 0 {
-        at(snapshot, format_args!("NMI from outside"));
-    }
-    stop_this_cpu(snapshot)
+    at(snapshot, format_args!("NMI from outside"));
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.
 fn stop_this_cpu(snapshot: &Snapshot) -> ! {
     if let Some(block) = pcpu::try_this() {
         block.stopped.record(snapshot);
+        let _stands = globals::STOPS.for_good(block.id());
     }
     cpu::halt_forever()
 }

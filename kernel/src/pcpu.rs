@@ -9,7 +9,7 @@ use core::ptr;
 
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
-use kcore::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 
 use crate::arch::backtrace::{Registers, Trace};
@@ -68,9 +68,15 @@ pub struct Pcpu {
     pub stray_interrupts: AtomicU64,
     /// Interrupts of I/O APIC inputs taken.
     pub device_interrupts: AtomicU64,
+    /// Stop interrupts taken.
+    pub stop_interrupts: AtomicU64,
+    /// An NMI is on its way here. Set by other CPUs.
+    nmi_posted: AtomicBool,
+    /// Whether this CPU is in an NMI.
+    pub in_nmi: AtomicBool,
     /// Where this CPU was when another one asked.
     pub trace: Trace,
-    /// What this CPU was doing when a panic stopped it.
+    /// What this CPU was doing when it was stopped.
     pub stopped: Registers,
 
     /// The longest critical section here.
@@ -111,6 +117,9 @@ impl Pcpu {
             rendezvous_interrupts: AtomicU64::new(0),
             stray_interrupts: AtomicU64::new(0),
             device_interrupts: AtomicU64::new(0),
+            stop_interrupts: AtomicU64::new(0),
+            nmi_posted: AtomicBool::new(false),
+            in_nmi: AtomicBool::new(false),
             trace: Trace::new(),
             stopped: Registers::new(),
             #[cfg(feature = "ktest")]
@@ -223,6 +232,21 @@ impl Pcpu {
             self.ipis_sent.fetch_add(1, Ordering::Relaxed);
             apic::send(self.apic_id(), vector::IPI);
         }
+    }
+
+    /// Sends this CPU an NMI, unless one is on its way: it looks at all that it may be for.
+    /// So each one that is sent is taken once, and one that nobody sent is from outside.
+    pub fn send_nmi(&self) {
+        // AcqRel: set, then send. Pairs with `take_nmi`: clear, then look.
+        if !self.nmi_posted.swap(true, Ordering::AcqRel) {
+            apic::send_nmi(self.apic_id());
+        }
+    }
+
+    /// In an NMI, before the look at what it is for: whether a CPU has sent it.
+    pub fn take_nmi(&self) -> bool {
+        // AcqRel: as in `send_nmi`.
+        self.nmi_posted.swap(false, Ordering::AcqRel)
     }
 
     /// Changes this CPU's interrupt stacks.

@@ -14,7 +14,7 @@ use kcore::site::Place;
 use kcore::spinlock::SpinState;
 
 use crate::arch::{apic, cpu, vector};
-use crate::{globals, pcpu, sched};
+use crate::{globals, pcpu, sched, smp};
 
 /// This machine.
 #[derive(Debug)]
@@ -108,6 +108,19 @@ impl Port for Machine {
     #[inline]
     fn relax() {
         spin_loop();
+    }
+
+    #[inline]
+    fn stop_if_asked() {
+        smp::stop_if_asked();
+    }
+
+    #[inline]
+    fn stopped(cpus: &CpuSet) -> Option<CpuId> {
+        if globals::STOPS.is_quiet() {
+            return None;
+        }
+        cpus.iter().find(|&cpu| globals::STOPS.is_stopped(cpu))
     }
 
     fn send_rendezvous(targets: &CpuSet) {

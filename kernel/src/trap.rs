@@ -5,7 +5,7 @@
 //! and machine check on their own), and return to what they interrupted.
 
 use kcore::critical::CritState;
-use kcore::intr::{Heart, IntrContext};
+use kcore::intr::{Heart, IntrContext, NmiContext};
 use kcore::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
@@ -16,24 +16,41 @@ use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
 use crate::pcpu::Ipi;
 use crate::port::Machine;
-use crate::{globals, panic, pcpu, sched};
+use crate::{globals, panic, pcpu, sched, smp};
 
 /// Deals with the interrupt or exception in `frame`. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         #[cfg(feature = "ktest")]
         vector::NMI if crate::ktest::stacks::takes_nmi(frame) => {}
-        vector::NMI => panic::nmi(&Snapshot::of_frame(frame)),
+        vector::NMI => nmi(&Snapshot::of_frame(frame)),
         #[cfg(feature = "ktest")]
         vector::DEBUG => crate::ktest::step::trapped(frame),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
-        number => interrupt(number),
+        number => interrupt(number, frame),
     }
+}
+
+/// An NMI: counted, and without an exit of its own.
+fn nmi(snapshot: &Snapshot) {
+    let Some((this, thread)) = pcpu::try_this().and_then(|this| Some((this, this.current()?)))
+    else {
+        return panic::nmi(snapshot);
+    };
+    // The same thread's at both ends, also in the middle of a switch.
+    let counted = NmiContext::enter(&thread.crit);
+    #[cfg(feature = "ktest")]
+    let counted = crate::ktest::bugs::uncount(counted);
+    // Relaxed: this CPU's own; read by a report after it has stopped.
+    this.in_nmi.store(true, Ordering::Relaxed);
+    panic::nmi(snapshot);
+    this.in_nmi.store(false, Ordering::Relaxed);
+    drop(counted);
 }
 
 /// An interrupt, from its beginning to the one place where it may switch threads:
 /// handled, acknowledged (in the order that [`vector`] says), finished, paid.
-fn interrupt(number: u8) {
+fn interrupt(number: u8, frame: &TrapFrame) {
     let crit = &sched::curthread().crit;
     let intr = begin(crit);
     let this = pcpu::this();
@@ -72,6 +89,14 @@ fn interrupt(number: u8) {
                 }
             });
             intr.eoi(apic::end_of_interrupt)
+        }
+        vector::STOP => {
+            let acked = intr.eoi(apic::end_of_interrupt);
+            count(&this.stop_interrupts);
+            after_eoi(crit, || {
+                smp::stop_here(&Snapshot::of_frame(frame));
+            });
+            acked
         }
         vector::IO_APIC_BASE..=vector::IO_APIC_LAST => {
             count(&this.device_interrupts);

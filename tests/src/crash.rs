@@ -4,8 +4,9 @@ use core::fmt;
 
 use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicU32, Ordering, spin_loop};
+use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
+use kernel::thread::Builder;
 use kernel::{arch, globals, ktest, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
@@ -49,7 +50,7 @@ impl fmt::Display for Together<'_> {
             spin_loop();
         }
         if self.1 != CpuId::BOOT {
-            while globals::PANICKING.load(Ordering::Relaxed) == 0 {
+            while globals::STOPS.panicking().is_none() {
                 spin_loop();
             }
             kernel::clock::delay(20_000_000);
@@ -72,6 +73,58 @@ ktest! {
             panic!("{}", Together(&both, context.cpu()));
         };
         smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+}
+
+/// A message that is not ready before four CPUs are at it.
+struct AllTogether<'a>(&'a AtomicU32, CpuId);
+
+impl fmt::Display for AllTogether<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: a count.
+        self.0.fetch_add(1, Ordering::Relaxed);
+        while self.0.load(Ordering::Relaxed) < 4 {
+            spin_loop();
+        }
+        write!(f, "{} panics with all others", self.1)
+    }
+}
+
+ktest! {
+    /// All CPUs panic at once: one reports, for all.
+    fn all_panic_at_once() [
+        smp = "4", expect = "panic", console = "panic on cpu", console = "panicked too at ",
+        console = "cpu0: rip ", console = "cpu1: rip ", console = "cpu2: rip ", console = "cpu3: rip ",
+    ] {
+        let at_it = AtomicU32::new(0);
+        let action = |context: &IpiCtx| panic!("{}", AllTogether(&at_it, context.cpu()));
+        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+}
+
+ktest! {
+    /// A CPU panics while another one is stopping it and has stopped the third: the report has
+    /// the stopper, whose right to stop it does not wait for, and the one that stands.
+    fn panic_in_a_stop() [
+        smp = "3..=8", expect = "panic", console = "panic on cpu1 at tests/src/crash.rs:",
+        console = "cpu0: stopped by NMI: rip ", console = "kcore::stop::Stops<P>::stop at ",
+        console = "cpu2: stopped by NMI: rip ", console = "critnest 0, owepreempt false, interrupt depth 1",
+    ] {
+        static DEAF: AtomicBool = AtomicBool::new(false);
+        let cpu1 = CpuId::new(1).unwrap();
+        let deaf = Builder::new("deaf").on(cpu1).spawn(|| {
+            arch::cpu::disable_interrupts();
+            DEAF.store(true, Ordering::Relaxed);
+            while globals::STOPS.stopped().is_empty() {
+                spin_loop();
+            }
+            panic!("in a stop");
+        });
+        while !DEAF.load(Ordering::Relaxed) {
+            spin_loop();
+        }
+        let _stopped = smp::stop_cpus(&smp::online());
+        deaf.expect("a thread").join();
     }
 }
 

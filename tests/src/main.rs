@@ -24,6 +24,7 @@ mod shootdown;
 mod smp;
 mod stacks;
 mod stepping;
+mod stop;
 mod stress;
 mod sync;
 mod threads;

@@ -18,7 +18,7 @@ fn place(cpu: CpuId) -> u64 {
 }
 
 /// Maps fresh pages at `start`, each with `value` in its first word.
-fn map(start: u64, pages: u64, value: u64) {
+pub(crate) fn map(start: u64, pages: u64, value: u64) {
     for page in 0..pages {
         let frame = mem::allocate_frame().expect("a frame");
         let word = paging::physical_to_virtual(frame) as *mut u64;

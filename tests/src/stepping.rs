@@ -463,6 +463,108 @@ ktest! {
     ] { rendezvous(); }
 }
 
+/// How many NMIs have come.
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// At a boundary: an NMI, which enters and leaves a section, as every spinlock does, and
+/// must not switch.
+fn nmi_me() {
+    fn handler() {
+        let before = switches();
+        let crit = sched::curthread().crit();
+        crit.enter();
+        crit.exit::<Machine>();
+        kcore::kassert!(switches() == before, "a switch in an NMI");
+        NMIS.fetch_add(1, Ordering::Relaxed);
+    }
+    step::on_nmi(handler);
+    let before = NMIS.load(Ordering::Relaxed);
+    pcpu::this().send_nmi();
+    while NMIS.load(Ordering::Relaxed) == before {
+        spin_loop();
+    }
+}
+
+/// An NMI at every boundary of a critical exit that owes, and of an interrupt from its
+/// handler to its end, before and behind the acknowledgement: what is owed is paid once, by
+/// whoever would have without it.
+fn nmi() {
+    static AT: AtomicU64 = AtomicU64::new(0);
+    let better = better_thread();
+    let code = || {
+        let crit = sched::curthread().crit();
+        crit.enter();
+        wake();
+        exit_by_hand();
+    };
+    at_every_boundary("NMI in a critical exit", code, nmi_me);
+    at_every_boundary("NMI in a spinlock", || *LOCK.lock() += 1, nmi_me);
+    // From its beginning: before the acknowledgement. The self-IPI is taken behind the
+    // instruction that turns interrupts on, with the trap flag set by `step::run`.
+    for at in 0.. {
+        AT.store(at, Ordering::Relaxed);
+        step::interrupt_me(|| {
+            step::begin(AT.load(Ordering::Relaxed), nmi_me);
+            interrupt::set_trap_flag();
+            wake();
+        });
+        let steps = step::end();
+        settled("NMI in an interrupt", at);
+        if at >= steps {
+            log::info!("NMI in an interrupt: {steps} boundaries");
+            assert!(steps > 5, "nothing was stepped");
+            break;
+        }
+        ktest::beat(at);
+    }
+    // Of the rendezvous interrupt, whose acknowledgement comes last.
+    let me = pcpu::this().id();
+    let from = Builder::new("initiator")
+        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .spawn(move || {
+            for at in 0.. {
+                let action = |_: &IpiCtx| {
+                    step::begin(at, nmi_me);
+                    interrupt::set_trap_flag();
+                    *LOCK.lock() += 1;
+                };
+                let steps = AtomicU64::new(0);
+                smp::smp_rendezvous_cpu(me, &action).unwrap();
+                let read = |_: &IpiCtx| steps.store(step::end(), Ordering::Relaxed);
+                smp::smp_rendezvous_cpu(me, &read).unwrap();
+                let steps = steps.into_inner();
+                if at >= steps {
+                    log::info!("NMI in a rendezvous: {steps} boundaries");
+                    assert!(steps > 5, "nothing was stepped");
+                    return;
+                }
+                ktest::beat(at);
+            }
+        });
+    from.expect("a thread").join();
+    settled("NMI in a rendezvous", 0);
+    log::info!("{} NMIs", NMIS.load(Ordering::Relaxed));
+    finish(better);
+}
+
+ktest! {
+    /// With the typed heart.
+    fn nmi_typed() [smp = "2..=4", append = "heart=typed"] { nmi(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn nmi_freebsd() [smp = "2..=4", append = "heart=freebsd"] { nmi(); }
+}
+
+ktest! {
+    /// An NMI that does not count, in the window W, pays at the end of its first section.
+    fn uncounted_nmi_is_found() [
+        smp = "2..=4", bug = "uncounted-nmi", append = "bug=uncounted-nmi",
+        expect = "assert", console = "kassert: a switch in an NMI",
+    ] { nmi(); }
+}
+
 ktest! {
     /// An IPI that is acknowledged after the switch is found at the switch.
     fn eoi_after_switch_is_found() [

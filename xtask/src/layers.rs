@@ -48,6 +48,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::runq"),
     (1, "kcore::sched"),
     (1, "kcore::spinlock"),
+    (1, "kcore::stop"),
     (1, "kcore::testing"),
     (1, "kcore::thread"),
     (1, "kcore::timerq"),
@@ -123,6 +124,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::sched",
         "the end of a critical section may switch threads",
     ),
+    (
+        "kernel::port",
+        "kernel::smp",
+        "a CPU that waits may be asked to stop",
+    ),
     ("kernel::pcpu", "kernel::sched", "the type of a field"),
     ("kernel::pcpu", "kernel::thread", "the type of a field"),
     (
@@ -156,6 +162,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::smp::start",
         "kernel::ktest",
         "a test may delay a CPU that starts",
+    ),
+    (
+        "kernel::smp::stop",
+        "kernel::ktest",
+        "a test may bring a mistake back",
     ),
     ("kernel::globals", "kernel::sync", "the type of a static"),
     (

@@ -274,7 +274,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::{CritState, NestedSection, Preempt};
-    use crate::intr::IntrContext;
+    use crate::intr::{IntrContext, NmiContext};
 
     thread_local! {
         static SWITCHES: Cell<u32> = const { Cell::new(0) };
@@ -444,6 +444,35 @@ mod tests {
         let intr = IntrContext::enter(&crit);
         crit.enter();
         let _ = intr.eoi(|| ()).finish();
+    }
+
+    #[test]
+    fn an_nmi_in_the_window_pays_nothing_and_leaves_all_as_it_was() {
+        let crit = in_window();
+        let nmi = NmiContext::enter(&crit);
+        crit.enter();
+        crit.exit::<Scheduler>();
+        drop(nmi);
+        assert_eq!(switches(), 0);
+        assert!(crit.must_pay());
+        // The same on top of FreeBSD's interrupt, which does not count.
+        let intr = IntrContext::enter_uncounted(&crit);
+        let nmi = NmiContext::enter(&crit);
+        crit.enter();
+        crit.exit::<Scheduler>();
+        drop(nmi);
+        assert_eq!(switches(), 0);
+        intr.eoi(|| ()).finish().pay::<Scheduler>();
+        assert_eq!(switches(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "an NMI found a nesting of 0x0, owepreempt false, and leaves 0x1")]
+    fn a_level_that_an_nmi_leaks_is_found() {
+        let crit = CritState::running();
+        let nmi = NmiContext::enter(&crit);
+        crit.enter();
+        drop(nmi);
     }
 
     #[test]

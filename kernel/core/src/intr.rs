@@ -15,7 +15,8 @@
 //! vector of its class and below masked, until the preempted thread happens to run
 //! again; if it runs on another CPU, for good.
 //!
-//! NMIs and exceptions have no `IntrContext`: they end where they began.
+//! NMIs and exceptions have no `IntrContext`: they end where they began. An NMI counts all
+//! the same ([`NmiContext`]).
 //!
 //! Zircon's `int_handler_start`/`int_handler_finish` are the model of the one exit.
 
@@ -97,6 +98,42 @@ impl<'a> IntrContext<'a> {
 impl Drop for IntrContext<'_> {
     fn drop(&mut self) {
         panic!("{KASSERT}an interrupt was left without being acknowledged");
+    }
+}
+
+/// An NMI in progress. It comes at any boundary, also in the window W, within a switch, and
+/// on top of an interrupt that is not acknowledged; so it must not pay. It counts as an
+/// interrupt, whatever the heart, so that nothing it does reaches zero, and its end does
+/// not look: what it found owed is paid by whoever would have paid it.
+#[derive(Debug)]
+#[must_use = "the NMI counts until this is dropped"]
+pub struct NmiContext<'a> {
+    crit: &'a CritState,
+    entry: u32,
+    owed: bool,
+}
+
+impl<'a> NmiContext<'a> {
+    /// Begins an NMI on top of the thread whose state is `crit`. By the trap entry only.
+    pub fn enter(crit: &'a CritState) -> Self {
+        let (entry, owed) = (crit.nesting(), crit.owepreempt());
+        crit.begin_interrupt();
+        Self { crit, entry, owed }
+    }
+}
+
+impl Drop for NmiContext<'_> {
+    fn drop(&mut self) {
+        self.crit.end_interrupt();
+        let (nesting, owes) = (self.crit.nesting(), self.crit.owepreempt());
+        kassert!(
+            (nesting, owes) == (self.entry, self.owed),
+            "an NMI found a nesting of {:#x}, owepreempt {}, and leaves {:#x}, {}",
+            self.entry,
+            self.owed,
+            nesting,
+            owes
+        );
     }
 }
 

@@ -64,6 +64,7 @@ pub mod shim;
 pub mod site;
 #[expect(unsafe_code, reason = "a lock hands out exclusive references")]
 pub mod spinlock;
+pub mod stop;
 pub mod tailq;
 #[cfg(test)]
 mod testing;

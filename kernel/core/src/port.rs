@@ -110,6 +110,19 @@ pub trait Port: Preempt + 'static {
     /// handlers. Two sends may become one interrupt.
     fn send_rendezvous(targets: &CpuSet);
 
+    /// Stops this CPU, until it is let go, if another one asks it to: [`crate::stop`]. In
+    /// waits that may last until a stopped CPU goes on, where the interrupt that asks might
+    /// not come. A CPU that has to stop for good does not come back.
+    fn stop_if_asked();
+
+    /// A CPU of `cpus` that stands, stopped by another one. Any context.
+    #[inline(always)]
+    #[must_use]
+    fn stopped(cpus: &CpuSet) -> Option<CpuId> {
+        let _ = cpus;
+        None
+    }
+
     /// Whether `mistake` is to be made, for the tests that show what comes of it.
     #[inline(always)]
     #[must_use]

@@ -125,6 +125,8 @@ pub enum RendezvousError {
     EmptySet,
     /// A CPU of the set is not online.
     NotOnline(CpuId),
+    /// A CPU of the set is stopped: [`crate::stop`].
+    Stopped(CpuId),
     /// CPUs that did not answer in time. They have not run anything and will not; the
     /// others have run the phases before this one.
     Timeout {
@@ -145,6 +147,7 @@ impl fmt::Display for RendezvousError {
             Self::InInterrupt => f.write_str("called in an interrupt"),
             Self::EmptySet => f.write_str("of no CPU"),
             Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
+            Self::Stopped(cpu) => write!(f, "{cpu} is stopped"),
             Self::Timeout {
                 silent,
                 phase,
@@ -283,6 +286,9 @@ impl<P: Port> Rendezvous<P> {
         if let Some(cpu) = set.difference(&online.snapshot()).iter().next() {
             return Err(RendezvousError::NotOnline(cpu));
         }
+        if let Some(cpu) = P::stopped(set) {
+            return Err(RendezvousError::Stopped(cpu));
+        }
         // A callback that unwound here would end the borrows while other CPUs use them.
         // In the kernel a panic does not unwind; on the host this one aborts.
         let bomb = NoUnwinding;
@@ -384,11 +390,16 @@ impl<P: Port> Rendezvous<P> {
     /// If one that has begun does not come to the end: it cannot be given up, since it has a
     /// borrow of our stack.
     fn wait_for_others(&self, slot: &Slot, me: CpuId, give_up: bool) -> bool {
-        let mut turns = Turns::new();
+        let mut count = Turns::new();
         // Acquire: pairs with the Release of each CPU's `left.remove`.
         while !slot.left.is_empty() {
             self.look_after_others(slot, me);
-            let turns = turns.count();
+            let turns = count.count();
+            // Stopped since, it answers when it is let go: that takes as long as it takes.
+            if turns == P::CALL_TOO_LONG && P::stopped(&slot.left.snapshot()).is_some() {
+                count = Turns::new();
+                continue;
+            }
             if give_up && turns == P::CALL_TOO_LONG && self.silent(slot, me).is_some() {
                 return false;
             }
@@ -470,6 +481,8 @@ impl<P: Port> Rendezvous<P> {
             && (!slot.driving.load(Ordering::Relaxed) || P::mistake(Mistake::DeafInitiator))
         {
             P::relax();
+            // What is interrupted had interrupts on, and holds no spinlock.
+            P::stop_if_asked();
             self.serve(slot, me);
         }
         any

@@ -3,6 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -28,6 +30,7 @@ thread_local! {
     static ENABLED: Cell<bool> = const { Cell::new(true) };
     static CRIT: &'static CritState = Box::leak(Box::new(CritState::running()));
     static SPIN: &'static SpinState = Box::leak(Box::new(SpinState::running()));
+    static STOP: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
@@ -85,6 +88,22 @@ impl HostPort {
         HANDLER.set(Some(Box::new(handler)));
     }
 
+    /// What this CPU does where it looks whether it is to stop, with interrupts off: true
+    /// if for good.
+    pub(crate) fn on_stop(handler: impl Fn() -> bool + 'static) {
+        STOP.set(Some(Rc::new(handler)));
+    }
+
+    /// Runs `code`; `None` if this CPU was stopped for good in the middle of it. It has
+    /// interrupts off then.
+    pub(crate) fn until_stopped<T>(code: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(code)) {
+            Ok(value) => Some(value),
+            Err(reason) if reason.is::<ForGood>() => None,
+            Err(reason) => resume_unwind(reason),
+        }
+    }
+
     /// Waits until every CPU has its handler.
     pub(crate) fn all_ready() {
         here(|here| Arc::clone(&here.machine)).ready.wait();
@@ -116,6 +135,9 @@ impl HostPort {
         }
     }
 }
+
+/// What unwinds a CPU that stops for good.
+struct ForGood;
 
 /// There is one thread to a CPU, so a switch ends where it began.
 impl Preempt for HostPort {
@@ -161,6 +183,17 @@ impl Port for HostPort {
     fn relax() {
         Self::poll();
         thread::yield_now();
+    }
+
+    fn stop_if_asked() {
+        let Some(stop) = STOP.with_borrow(Clone::clone) else {
+            return;
+        };
+        let enabled = ENABLED.replace(false);
+        if stop() {
+            resume_unwind(Box::new(ForGood));
+        }
+        ENABLED.set(enabled);
     }
 
     fn send_rendezvous(targets: &CpuSet) {

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
+use kcore::intr::NmiContext;
 use kcore::shim::{AtomicBool, Ordering, spin_loop};
 
 use crate::arch::{ap, apic, vector};
@@ -35,6 +36,8 @@ pub enum Bug {
     EoiAfterSwitch,
     FlagClearedInHandler,
     NoNestedSection,
+    UncountedNmi,
+    StaleRestart,
     RegularSection,
     LeakedLevel,
     LocalShootdown,
@@ -145,6 +148,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "a rendezvous action runs without the section of r222942",
     ),
     (
+        Bug::StaleRestart,
+        "stale-restart",
+        "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::UncountedNmi,
+        "uncounted-nmi",
+        "an NMI does not count as an interrupt",
+    ),
+    (
         Bug::RegularSection,
         "regular-section",
         "a rendezvous action runs in a section whose exit pays",
@@ -235,6 +248,13 @@ pub fn report() {
 #[expect(unconditional_recursion, reason = "the stack must overflow")]
 fn never_return(depth: u64) -> u64 {
     never_return(black_box(depth) + 1) + black_box(depth)
+}
+
+/// The NMI that has begun, as it is to count.
+#[must_use]
+pub fn uncount(counted: NmiContext<'_>) -> Option<NmiContext<'_>> {
+    // Ends the count at once, on top of what it found.
+    (!active(Bug::UncountedNmi)).then_some(counted)
 }
 
 /// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by

@@ -33,6 +33,8 @@ pub struct Stepper {
     idle_at: AtomicU64,
     /// The function that [`vector::TEST`] calls, as an address; 0: none.
     handler: AtomicU64,
+    /// The function that each NMI calls, in the same way.
+    nmi_handler: AtomicU64,
 }
 
 impl Stepper {
@@ -47,6 +49,7 @@ impl Stepper {
             idle_on: AtomicU64::new(0),
             idle_at: AtomicU64::new(0),
             handler: AtomicU64::new(0),
+            nmi_handler: AtomicU64::new(0),
         }
     }
 }
@@ -173,6 +176,20 @@ pub fn interrupt_me(handler: fn()) {
         .handler
         .store(handler as usize as u64, Ordering::Relaxed);
     apic::send(apic::id(), vector::TEST);
+}
+
+/// From now on every NMI, on any CPU, calls `handler`, once it is through with what it was
+/// sent for.
+pub fn on_nmi(handler: fn()) {
+    // Relaxed: the NMI that is to call it is sent behind this.
+    globals::STEPPER
+        .nmi_handler
+        .store(handler as usize as u64, Ordering::Relaxed);
+}
+
+/// An NMI that another CPU, or this one, has sent.
+pub(crate) fn nmi() {
+    call(&globals::STEPPER.nmi_handler);
 }
 
 /// [`vector::TEST`].

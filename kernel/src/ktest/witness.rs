@@ -60,7 +60,7 @@ impl HeldLocks {
 /// must go on whatever is held.
 fn with_mine(look: impl FnOnce(&mut Locks)) {
     // Relaxed: set before this CPU does anything for the report.
-    if globals::PANICKING.load(Ordering::Relaxed) == 0 {
+    if globals::STOPS.panicking().is_none() {
         let mine = &sched::curthread().held;
         // SAFETY: interrupts are off, so this thread stays here and nothing comes on top
         // of it but an NMI, which panics; and `look` takes no lock, unless it panics.

@@ -1,12 +1,16 @@
-//! All CPUs: starting them, and bringing them together.
+//! All CPUs: starting them, bringing them together, and stopping them.
 
 mod rendezvous;
 mod start;
+mod stop;
 
 pub use rendezvous::{
     smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
 pub use start::{LeftOut, Reason, ap_main, interrupt_stacks, start_others};
+pub use stop::{
+    StoppedCpus, is_stopped, restart_cpus, stop_cpus, stop_cpus_hard, stop_here, stop_if_asked,
+};
 
 use kcore::cpu::CpuSet;
 

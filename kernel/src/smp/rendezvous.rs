@@ -4,7 +4,6 @@ use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::rendezvous::{Callback, IpiCtx, Phase, RendezvousError};
 
 use super::online;
-use crate::arch::apic;
 use crate::{clock, globals, pcpu};
 
 /// How long a CPU may take to answer an NMI, in nanoseconds.
@@ -89,7 +88,7 @@ fn backtrace(cpu: CpuId) {
     if !block.trace.ask() {
         return log::error!("{cpu}: another CPU asks where it is");
     }
-    apic::send_nmi(block.apic_id());
+    block.send_nmi();
     if !clock::wait_until(NMI_PATIENCE, || block.trace.has_answer()) && block.trace.withdraw() {
         return log::error!("{cpu}: does not answer an NMI");
     }

@@ -78,7 +78,7 @@ impl Registers {
         }
     }
 
-    /// Publishes `snapshot`, and what the caller wrote before. Once, by a CPU that stops.
+    /// Publishes `snapshot`, and what the caller wrote before. By a CPU that stops.
     pub fn record(&self, snapshot: &Snapshot) {
         let words = [
             (&self.rip, snapshot.rip),
@@ -94,6 +94,12 @@ impl Registers {
         }
         // Release: pairs with the Acquire in `read`.
         self.valid.store(true, Ordering::Release);
+    }
+
+    /// The CPU goes on: nothing is recorded any more.
+    pub fn forget(&self) {
+        // Relaxed: it says so before it is asked to stop again.
+        self.valid.store(false, Ordering::Relaxed);
     }
 
     /// What was recorded, if anything was.

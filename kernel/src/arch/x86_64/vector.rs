@@ -9,6 +9,7 @@
 //! | 0xef | local APIC timer | before the handler |
 //! | 0xf2 | IPIs by bitmap: preempt, AST | before the handler |
 //! | 0xf3 | rendezvous | after the handler |
+//! | 0xf4 | stop | before the handler, which may last |
 //! | 0xfe | local APIC error | before the panic |
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
 //! | others | nothing: a panic, or left by firmware until a CPU is online | after the handler |
@@ -32,8 +33,10 @@ pub const TEST: u8 = 0xe0;
 pub const TIMER: u8 = 0xef;
 /// The IPIs that share a vector and say in a word of the per-CPU block what they are.
 pub const IPI: u8 = 0xf2;
-/// The rendezvous IPI; class 15, above everything but errors.
+/// The rendezvous IPI; class 15, above everything but stops and errors.
 pub const RENDEZVOUS: u8 = 0xf3;
+/// Stops a CPU until it is let go.
+pub const STOP: u8 = 0xf4;
 /// The local APIC's error interrupt.
 pub const APIC_ERROR: u8 = 0xfe;
 /// The spurious vector; its low four bits are ones, as old APICs demand.

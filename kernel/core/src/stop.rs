@@ -1,0 +1,517 @@
+//! Stopping other CPUs, and letting them go on: who may, who has, and who panics first.
+//!
+//! ```text
+//!             the stopper                     the CPU itself
+//! Running ──────────────► Asked ──────────────────► Stopped
+//!    ▲  ◄────────────────── │                          │
+//!    │     takes it back                 the stopper   │
+//!    └─────────────────── LetGo ◄──────────────────────┘
+//!       the CPU itself
+//! ```
+//!
+//! Each step is one exchange in the one word of the CPU, so the two sides never differ about
+//! it. FreeBSD has two sets, `stopped_cpus` and `started_cpus`, and a timeout after which
+//! the stopper goes on. With sets a request that is taken back can be lost track of: the CPU
+//! has seen that it is asked, the stopper takes that back, another one asks again, and now
+//! the CPU says that it has stopped, looks, finds (of the first) that it may go on, and goes,
+//! while the second believes that it stands. The interrupt is only a poke: what it means is
+//! here, and one that comes late means nothing.
+//!
+//! # Who stops whom
+//!
+//! There is one stopper at a time; it may stop more CPUs on top (an NMI in the middle of a
+//! stop, say). Who has to wait for that is asked to stop itself, most likely, and may be
+//! where no interrupt reaches it: with interrupts off, or in an NMI. So every wait here looks
+//! after the CPU's own word ([`Port::stop_if_asked`]). Without that two CPUs that stop each
+//! other out of their NMIs wait for ever (FreeBSD r221677): see
+//! `two_deaf_cpus_that_stop_each_other`.
+//!
+//! # What a stopped CPU has missed
+//!
+//! Shootdowns do not wait for it. So when it is let go it says first that it runs again, and
+//! forgets its whole TLB then, before anything else. The other order loses one: it forgets,
+//! another CPU changes a page table and sees that this one stands, and this one, which has
+//! looked at the old entry again meanwhile, goes on with it.
+//!
+//! # Panic
+//!
+//! The first CPU that panics wins ([`Stops::panics_first`]). It asks for no right to stop,
+//! since whoever has it may be what is broken; from then on every other CPU that looks
+//! stops, for good, and no stopper lets it go.
+//!
+//! Source: FreeBSD `sys/kern/subr_smp.c` (`generic_stop_cpus`, `restart_cpus`),
+//! `sys/x86/x86/mp_x86.c` (`cpustop_handler`).
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::kassert;
+use crate::port::Port;
+use crate::shim::{AtomicU8, AtomicU32, Ordering};
+
+/// The CPU does what it does.
+const RUNNING: u8 = 0;
+/// It is asked to stop.
+const ASKED: u8 = 1;
+/// It has, and does nothing but look at its word.
+const STOPPED: u8 = 2;
+/// It may go on, and has not yet.
+const LET_GO: u8 = 3;
+
+/// What came of a CPU's look at its word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a CPU that has to stop for good must"]
+pub enum Outcome {
+    /// Nobody asked it to stop, or not any more.
+    NotAsked,
+    /// It was stopped, and goes on.
+    Resumed,
+    /// Another CPU panics: this one must do nothing any more.
+    ForGood,
+}
+
+/// Why no CPU is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopError {
+    /// This CPU is not online.
+    NotOnline(CpuId),
+    /// These CPUs did not stop in time. The others have been let go.
+    Silent(CpuSet),
+}
+
+impl fmt::Display for StopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOnline(cpu) => write!(f, "stop: {cpu} is not online"),
+            Self::Silent(cpus) => write!(f, "stop: CPUs {cpus} did not stop in time"),
+        }
+    }
+}
+
+impl core::error::Error for StopError {}
+
+/// The machine's stops.
+#[derive(Debug)]
+pub struct Stops<P: Port> {
+    /// Who stops others, as its index plus one; 0: nobody.
+    stopper: AtomicU32,
+    /// How many stops it has begun and not ended. Its own.
+    depth: AtomicU32,
+    /// Who panics first, in the same way.
+    panicking: AtomicU32,
+    cpus: [AtomicU8; MAX_CPUS],
+    port: PhantomData<fn() -> P>,
+}
+
+impl<P: Port> Stops<P> {
+    /// All run.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            stopper: AtomicU32::new(0),
+            depth: AtomicU32::new(0),
+            panicking: AtomicU32::new(0),
+            cpus: [const { AtomicU8::new(RUNNING) }; MAX_CPUS],
+            port: PhantomData,
+        }
+    }
+
+    fn word(&self, cpu: CpuId) -> &AtomicU8 {
+        &self.cpus[cpu.index()]
+    }
+
+    fn change(&self, cpu: CpuId, from: u8, to: u8) -> bool {
+        // AcqRel: pairs with itself on the other side: what each wrote before its step is
+        // seen behind the other's next one. Relaxed: nothing has happened then.
+        self.word(cpu)
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Stops the CPUs of `set` but this one, by `send`, which interrupts those it is given;
+    /// gives back those that this call has stopped, for [`Self::restart`]. A CPU that is
+    /// stopped already, by this same CPU, stays so.
+    ///
+    /// Any context; the caller must not move to another CPU before it has called
+    /// [`Self::restart`]. The CPUs must be such that they answer, and stay so.
+    ///
+    /// # Errors
+    /// [`StopError::Silent`]; none is stopped then that was not before.
+    pub fn stop(&self, set: &CpuSet, send: impl FnOnce(&CpuSet)) -> Result<CpuSet, StopError> {
+        let me = P::cpu();
+        self.acquire(me);
+        let mut asked = CpuSet::EMPTY;
+        set.difference(&CpuSet::single(me)).each(|cpu| {
+            // Else it stands already, for a stop of ours around this one.
+            if self.change(cpu, RUNNING, ASKED) {
+                asked.insert(cpu);
+            }
+        });
+        if !asked.is_empty() {
+            send(&asked);
+        }
+        let mut turns = 0;
+        loop {
+            let silent: CpuSet = asked.iter().filter(|&cpu| !self.is_stopped(cpu)).collect();
+            if silent.is_empty() {
+                return Ok(asked);
+            }
+            if turns == P::CALL_TOO_LONG {
+                self.let_go(me, &asked);
+                return Err(StopError::Silent(silent));
+            }
+            turns += 1;
+            P::stop_if_asked();
+            P::relax();
+        }
+    }
+
+    /// Lets the CPUs go on that [`Self::stop`] has stopped, on the same CPU, the last stop
+    /// first, and waits until they do.
+    pub fn restart(&self, stopped: &CpuSet) {
+        self.let_go(P::cpu(), stopped);
+    }
+
+    /// Becomes the stopper, or goes one deeper.
+    fn acquire(&self, me: CpuId) {
+        let mark = mark(me);
+        loop {
+            // Acquire: pairs with the Release in `release`: what the one before has done is
+            // over.
+            let found =
+                self.stopper
+                    .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
+            if found.is_ok() || found == Err(mark) {
+                break;
+            }
+            P::stop_if_asked();
+            P::relax();
+        }
+        // Relaxed: the stopper's own, published with `stopper`.
+        self.depth
+            .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Takes back what is asked of `cpus`, waits until all run, and gives up the right.
+    fn let_go(&self, me: CpuId, cpus: &CpuSet) {
+        // Relaxed: the stopper's own.
+        kassert!(
+            self.stopper.load(Ordering::Relaxed) == mark(me),
+            "{me} lets CPUs {cpus} go, which it did not stop"
+        );
+        cpus.each(|cpu| {
+            if !self.change(cpu, ASKED, RUNNING) {
+                self.change(cpu, STOPPED, LET_GO);
+            }
+        });
+        let going = |&cpu: &CpuId| {
+            // Acquire: pairs with the exchange with which the CPU says that it runs.
+            self.word(cpu).load(Ordering::Acquire) == LET_GO
+        };
+        while cpus.iter().any(|cpu| going(&cpu)) {
+            P::stop_if_asked();
+            P::relax();
+        }
+        let depth = self.depth.load(Ordering::Relaxed) - 1;
+        self.depth.store(depth, Ordering::Relaxed);
+        if depth == 0 {
+            // Release: pairs with the Acquire in `acquire`.
+            self.stopper.store(0, Ordering::Release);
+        }
+    }
+
+    /// Stops this CPU if it is asked to, until it is let go: `save` is called before
+    /// others see that it stands, `resume` when it goes on, before it may do anything else.
+    /// Interrupts off, or in an NMI.
+    pub fn stop_here(&self, save: impl FnOnce(), resume: impl FnOnce()) -> Outcome {
+        let me = P::cpu();
+        if self.is_panicking(me) {
+            return Outcome::NotAsked;
+        }
+        // Relaxed: a look; the exchange decides.
+        let asked = self.word(me).load(Ordering::Relaxed) == ASKED;
+        if !asked && self.panicking().is_none() {
+            return Outcome::NotAsked;
+        }
+        save();
+        if self.panicking().is_some() {
+            return self.for_good(me);
+        }
+        if !self.change(me, ASKED, STOPPED) {
+            return Outcome::NotAsked;
+        }
+        // Acquire: pairs with the exchange that lets go.
+        while self.word(me).load(Ordering::Acquire) == STOPPED {
+            if self.panicking().is_some() {
+                return self.for_good(me);
+            }
+            P::relax();
+        }
+        if self.panicking().is_some() {
+            return self.for_good(me);
+        }
+        // SeqCst: this CPU runs, and only then forgets: whoever changed a page table, and
+        // then saw it standing, did so before `resume`. Pairs with `is_stopped`.
+        self.word(me).swap(RUNNING, Ordering::SeqCst);
+        resume();
+        Outcome::Resumed
+    }
+
+    /// Says that this CPU stands, and will not go on: another one panics, and what this one
+    /// leaves for the report has been written.
+    pub fn for_good(&self, me: CpuId) -> Outcome {
+        // Release: pairs with the Acquire in `is_stopped`.
+        self.word(me).store(STOPPED, Ordering::Release);
+        Outcome::ForGood
+    }
+
+    /// Whether `cpu` stands. What it had written before is seen then. Who has changed a
+    /// page table before, and fenced, need not tell it: it forgets everything when it goes
+    /// on.
+    #[must_use]
+    pub fn is_stopped(&self, cpu: CpuId) -> bool {
+        // Acquire: pairs with the exchange in `stop_here`.
+        self.word(cpu).load(Ordering::Acquire) == STOPPED
+    }
+
+    /// Whether no CPU stops others and none panics: a look that costs little.
+    #[must_use]
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        // Relaxed: a snapshot.
+        self.stopper.load(Ordering::Relaxed) == 0 && self.panicking.load(Ordering::Relaxed) == 0
+    }
+
+    /// The CPUs that stand at this moment.
+    #[must_use]
+    pub fn stopped(&self) -> CpuSet {
+        (0..MAX_CPUS)
+            .filter_map(CpuId::new)
+            .filter(|&cpu| self.is_stopped(cpu))
+            .collect()
+    }
+
+    /// Whether this CPU, `me`, is the first that panics: it reports, for all. True again
+    /// whenever the first one asks.
+    pub fn panics_first(&self, me: CpuId) -> bool {
+        // AcqRel: one CPU wins; the partner is the same exchange on another CPU.
+        let found =
+            self.panicking
+                .compare_exchange(0, mark(me), Ordering::AcqRel, Ordering::Acquire);
+        found.is_ok() || found == Err(mark(me))
+    }
+
+    /// The CPU that panicked first.
+    #[must_use]
+    pub fn panicking(&self) -> Option<CpuId> {
+        // Acquire: pairs with the exchange in `panics_first`.
+        let mark = self.panicking.load(Ordering::Acquire);
+        (mark as usize).checked_sub(1).and_then(CpuId::new)
+    }
+
+    fn is_panicking(&self, cpu: CpuId) -> bool {
+        self.panicking() == Some(cpu)
+    }
+}
+
+fn mark(cpu: CpuId) -> u32 {
+    cpu.index() as u32 + 1
+}
+
+impl<P: Port> Default for Stops<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Outcome, StopError, Stops};
+    use crate::cpu::{CpuId, CpuSet};
+    use crate::port::Port;
+    use crate::shim::{AtomicBool, AtomicU32, Ordering};
+    use crate::testing::{HostPort, on_cpus};
+
+    const CPUS: usize = 4;
+
+    fn cpu(index: usize) -> CpuId {
+        CpuId::new(index).unwrap()
+    }
+
+    fn all() -> CpuSet {
+        (0..CPUS).map(cpu).collect()
+    }
+
+    /// How often each CPU has gone on.
+    type Resumed = [AtomicU32; CPUS];
+
+    /// Runs `body` on each CPU. They stop when they are interrupted or look, and, for good,
+    /// end.
+    fn machine(body: impl Fn(usize, &Stops<HostPort>, &Resumed) + Sync) {
+        let stops = Arc::new(Stops::<HostPort>::new());
+        let resumed: Arc<Resumed> = Arc::new([const { AtomicU32::new(0) }; CPUS]);
+        on_cpus(CPUS, |index| {
+            let (stops_here, resumed_here) = (Arc::clone(&stops), Arc::clone(&resumed));
+            HostPort::on_stop(move || {
+                assert!(!HostPort::interrupts_enabled());
+                let count = || {
+                    resumed_here[index].fetch_add(1, Ordering::Relaxed);
+                };
+                stops_here.stop_here(|| (), count) == Outcome::ForGood
+            });
+            HostPort::on_interrupt(HostPort::stop_if_asked);
+            HostPort::all_ready();
+            body(index, &stops, &resumed);
+        });
+    }
+
+    fn interrupt(cpus: &CpuSet) {
+        cpus.each(|cpu| HostPort::interrupt(cpu.index()));
+    }
+
+    #[test]
+    fn a_stopped_cpu_stands_until_it_is_let_go() {
+        let work = [const { AtomicU32::new(0) }; CPUS];
+        let over = AtomicBool::new(false);
+        machine(|index, stops, resumed| {
+            if index != 0 {
+                while !over.load(Ordering::Relaxed) {
+                    work[index].fetch_add(1, Ordering::Relaxed);
+                    HostPort::relax();
+                }
+                return;
+            }
+            let counts = || work.each_ref().map(|count| count.load(Ordering::Relaxed));
+            for round in 1..=50 {
+                let stopped = stops.stop(&all(), interrupt).unwrap();
+                assert_eq!(stopped.len(), CPUS - 1);
+                assert_eq!(stops.stopped(), stopped);
+                let before = counts();
+                (0..50).for_each(|_| std::thread::yield_now());
+                assert_eq!(counts(), before, "a stopped CPU worked");
+                // On top, by the same CPU: nobody is left to stop, and nobody is let go.
+                let more = stops.stop(&all(), interrupt).unwrap();
+                assert!(more.is_empty());
+                stops.restart(&more);
+                assert_eq!(stops.stopped(), stopped);
+                stops.restart(&stopped);
+                assert!(stops.stopped().is_empty() && stops.is_quiet());
+                for count in &resumed[1..] {
+                    assert_eq!(count.load(Ordering::Relaxed), round);
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+
+    /// All CPUs stop all others, over and over, with interrupts on or off.
+    fn mutual(deaf: bool) {
+        let standing = AtomicU32::new(0);
+        machine(|_, stops, _| {
+            for _ in 0..200 {
+                let enabled = deaf && HostPort::disable_interrupts();
+                let stopped = stops.stop(&all(), interrupt).unwrap();
+                assert_eq!(standing.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
+                assert_eq!(stopped.len(), CPUS - 1);
+                standing.fetch_sub(1, Ordering::Relaxed);
+                stops.restart(&stopped);
+                if deaf {
+                    HostPort::restore_interrupts(enabled);
+                }
+            }
+            // Those who are not through yet stop those who are.
+        });
+    }
+
+    #[test]
+    fn cpus_that_stop_each_other() {
+        mutual(false);
+    }
+
+    /// FreeBSD r221677: no interrupt reaches the CPU that waits for its turn.
+    #[test]
+    fn two_deaf_cpus_that_stop_each_other() {
+        mutual(true);
+    }
+
+    #[test]
+    fn a_cpu_that_does_not_stop_is_named_and_the_others_go_on() {
+        let (deaf, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        machine(|index, stops, resumed| match index {
+            0 => {
+                while !deaf.load(Ordering::Relaxed) {
+                    HostPort::relax();
+                }
+                let result = stops.stop(&all(), interrupt);
+                assert_eq!(result, Err(StopError::Silent(CpuSet::single(cpu(1)))));
+                assert!(stops.stopped().is_empty() && stops.is_quiet());
+                assert_eq!(resumed[2].load(Ordering::Relaxed), 1);
+                over.store(true, Ordering::Relaxed);
+                // Its interrupt comes late and means nothing; the next one does.
+                let stopped = stops.stop(&all(), interrupt).unwrap();
+                assert_eq!(stopped.len(), CPUS - 1);
+                stops.restart(&stopped);
+                assert_eq!(resumed[1].load(Ordering::Relaxed), 1);
+            }
+            1 => {
+                let enabled = HostPort::disable_interrupts();
+                deaf.store(true, Ordering::Relaxed);
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                HostPort::restore_interrupts(enabled);
+            }
+            _ => {}
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "cpu0 lets CPUs 1 go, which it did not stop")]
+    fn restarting_without_having_stopped_is_found() {
+        HostPort::become_cpu(0);
+        Stops::<HostPort>::new().restart(&CpuSet::single(cpu(1)));
+    }
+
+    /// Whatever they are at, stops included: one wins, and the others stand.
+    #[test]
+    fn one_of_many_panics_wins() {
+        for _ in 0..50 {
+            let winners = AtomicU32::new(0);
+            let standing = AtomicU32::new(0);
+            machine(|index, stops, _| {
+                if index < 2 {
+                    // One may be in the middle of a stop when the other panics.
+                    let stopped = HostPort::until_stopped(|| {
+                        let stopped = stops.stop(&all(), interrupt).unwrap();
+                        stops.restart(&stopped);
+                    });
+                    if stopped.is_none() {
+                        standing.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                }
+                HostPort::disable_interrupts();
+                if stops.panics_first(cpu(index)) {
+                    winners.fetch_add(1, Ordering::Relaxed);
+                    interrupt(&all().difference(&CpuSet::single(cpu(index))));
+                    while stops.stopped().len() < CPUS - 1 {
+                        std::thread::yield_now();
+                    }
+                    assert!(!stops.is_quiet());
+                    assert_eq!(stops.panicking(), Some(cpu(index)));
+                    assert_eq!(stops.stop_here(|| (), || ()), Outcome::NotAsked);
+                } else {
+                    let _stands = stops.for_good(cpu(index));
+                    standing.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert_eq!(winners.into_inner(), 1);
+            assert_eq!(standing.into_inner(), CPUS as u32 - 1);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Stopping CPUs and letting them go on: [`kcore::stop`] for this machine.
+//!
+//! [`stop_cpus`] asks by an interrupt, which a CPU takes where it holds no spinlock.
+//! [`stop_cpus_hard`] asks by an NMI, which it takes anywhere: it may hold any lock then,
+//! and whoever has stopped it must wait for none. Only for what cannot wait: a debugger, a
+//! panic.
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::port::Port;
+use kcore::stop::{Outcome, StopError};
+
+use crate::arch::backtrace::Snapshot;
+use crate::arch::{apic, cpu, paging, vector};
+use crate::pcpu::{self, Pcpu};
+use crate::port::{CriticalGuard, Machine};
+use crate::{globals, smp};
+
+/// CPUs that are stopped. They go on when this is dropped or given to [`restart_cpus`].
+#[derive(Debug)]
+#[must_use = "the CPUs go on at once if this is not kept"]
+pub struct StoppedCpus {
+    cpus: CpuSet,
+    /// The stopper stays on its CPU; given up behind the restart.
+    _here: CriticalGuard,
+}
+
+impl StoppedCpus {
+    /// Those whom this stop has stopped: not this CPU, and none that stood already.
+    #[must_use]
+    pub fn cpus(&self) -> &CpuSet {
+        &self.cpus
+    }
+}
+
+impl Drop for StoppedCpus {
+    fn drop(&mut self) {
+        globals::STOPS.restart(&self.cpus);
+    }
+}
+
+/// Stops the CPUs of `set` but this one, each where it next has interrupts on or waits at
+/// the barrier of a rendezvous. They stand when this returns; the calling thread is in a
+/// critical section until it lets them go. Any context; a CPU that waits for a spinlock of the
+/// caller's is one that does not stop.
+///
+/// One CPU stops others at a time, and may do so again on top. A second one waits, and is
+/// stopped meanwhile if the first wants that.
+///
+/// # Errors
+/// [`StopError`], after which all go on: [`StopError::Silent`] names those that kept
+/// interrupts off for too long.
+pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
+    stop(set, |block| apic::send(block.apic_id(), vector::STOP))
+}
+
+/// As [`stop_cpus`], by NMI: each wherever it is, spinlocks held or not.
+///
+/// # Errors
+/// As [`stop_cpus`]; silent is one that is in an NMI and stays there.
+pub fn stop_cpus_hard(set: &CpuSet) -> Result<StoppedCpus, StopError> {
+    stop(set, Pcpu::send_nmi)
+}
+
+fn stop(set: &CpuSet, send: fn(&Pcpu)) -> Result<StoppedCpus, StopError> {
+    let here = CriticalGuard::enter();
+    if let Some(cpu) = set.difference(&smp::online()).iter().next() {
+        return Err(StopError::NotOnline(cpu));
+    }
+    let cpus = globals::STOPS.stop(set, |asked| {
+        asked.each(|cpu| {
+            pcpu::of(cpu).map(send);
+        });
+    })?;
+    Ok(StoppedCpus { cpus, _here: here })
+}
+
+/// Lets the CPUs of `stopped` go on, and waits until they do. Each has forgotten its whole
+/// TLB, global pages too, before it does anything else. What they owe they pay then.
+pub fn restart_cpus(stopped: StoppedCpus) {
+    drop(stopped);
+}
+
+/// Whether `cpu` is stopped, by a stop or a panic.
+#[must_use]
+pub fn is_stopped(cpu: CpuId) -> bool {
+    globals::STOPS.is_stopped(cpu)
+}
+
+/// Stops this CPU, which was doing what `snapshot` says, if it is asked to; whether it
+/// was. Interrupts off, or in an NMI.
+pub fn stop_here(snapshot: &Snapshot) -> bool {
+    let this = pcpu::this();
+    let save = || {
+        // By an NMI on top of a stop: what the CPU was doing is there already.
+        if this.stopped.read().is_none() {
+            this.stopped.record(snapshot);
+        }
+    };
+    let resume = || {
+        this.stopped.forget();
+        #[cfg(feature = "ktest")]
+        if crate::ktest::bugs::active(crate::ktest::bugs::Bug::StaleRestart) {
+            return;
+        }
+        paging::forget_all();
+    };
+    match globals::STOPS.stop_here(save, resume) {
+        Outcome::NotAsked => false,
+        Outcome::Resumed => true,
+        Outcome::ForGood => cpu::halt_forever(),
+    }
+}
+
+/// As [`stop_here`], for a wait: [`Port::stop_if_asked`].
+#[inline]
+pub fn stop_if_asked() {
+    if !globals::STOPS.is_quiet() {
+        let enabled = Machine::disable_interrupts();
+        stop_here(&Snapshot::here());
+        Machine::restore_interrupts(enabled);
+    }
+}

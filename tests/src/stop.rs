@@ -1,0 +1,350 @@
+//! Stopping CPUs: wherever they are, and whoever else does so. The protocol itself is tested
+//! in kcore.
+
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::stop::StopError;
+use kcore::thread::Priority;
+use kernel::port::{CriticalGuard, Spinlock};
+use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
+use kernel::thread::{Builder, JoinHandle};
+use kernel::{arch, clock, globals, ktest, mem, pcpu};
+
+fn cpu1() -> CpuId {
+    CpuId::new(1).unwrap()
+}
+
+/// A thread on cpu1 that turns `wheel` for ever between `before` and `after`, until `over`.
+struct Busy {
+    inside: AtomicBool,
+    over: AtomicBool,
+    wheel: AtomicU64,
+}
+
+impl Busy {
+    const fn new() -> Self {
+        Self {
+            inside: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            wheel: AtomicU64::new(0),
+        }
+    }
+
+    /// Turns the wheel until it is over.
+    #[inline(never)]
+    fn turn(&self) {
+        self.inside.store(true, Ordering::Release);
+        while !self.over.load(Ordering::Acquire) {
+            // Relaxed here and below: a count.
+            self.wheel.fetch_add(1, Ordering::Relaxed);
+            spin_loop();
+        }
+    }
+
+    fn wait_for_it(&self) {
+        while !self.inside.load(Ordering::Acquire) {
+            spin_loop();
+        }
+    }
+
+    fn end(&self, thread: JoinHandle) {
+        self.over.store(true, Ordering::Release);
+        thread.join();
+    }
+
+    /// Whether the wheel turns.
+    fn turns(&self) -> bool {
+        let before = self.wheel.load(Ordering::Relaxed);
+        clock::wait_until(20_000_000, || self.wheel.load(Ordering::Relaxed) != before)
+    }
+}
+
+/// cpu1 is stopped where `scene` has brought it, stands, and goes on.
+fn stop_in(hard: bool, scene: fn(&'static Busy)) {
+    let busy: &'static Busy = alloc::boxed::Box::leak(alloc::boxed::Box::new(Busy::new()));
+    let thread = Builder::new("busy").on(cpu1()).spawn(move || scene(busy));
+    busy.wait_for_it();
+    for _ in 0..20 {
+        assert!(busy.turns(), "it does not go on");
+        let stop = if hard { stop_cpus_hard } else { stop_cpus };
+        let stopped = stop(&CpuSet::single(cpu1())).expect("it stops");
+        assert!(smp::is_stopped(cpu1()));
+        assert!(!busy.turns(), "a stopped CPU works");
+        let saved = pcpu::of(cpu1()).unwrap().stopped.read();
+        assert!(saved.is_some(), "it has left no registers");
+        restart_cpus(stopped);
+        assert!(!smp::is_stopped(cpu1()));
+    }
+    busy.end(thread.expect("a thread"));
+}
+
+ktest! {
+    /// In thread context, and in a critical section, by an interrupt.
+    fn soft() [smp = "2..=8"] {
+        stop_in(false, Busy::turn);
+        stop_in(false, |busy| {
+            let _section = CriticalGuard::enter();
+            busy.turn();
+        });
+    }
+}
+
+static LOCK: Spinlock<()> = Spinlock::new(());
+
+ktest! {
+    /// The same by NMI; and with interrupts off, and with a spinlock held.
+    fn hard() [smp = "2..=8"] {
+        stop_in(true, Busy::turn);
+        stop_in(true, |busy| {
+            let _section = CriticalGuard::enter();
+            busy.turn();
+        });
+        stop_in(true, |busy| {
+            arch::cpu::disable_interrupts();
+            busy.turn();
+            arch::cpu::enable_interrupts();
+        });
+        stop_in(true, |busy| {
+            let _lock = LOCK.lock();
+            busy.turn();
+        });
+    }
+}
+
+ktest! {
+    /// A CPU that has interrupts off is named by the soft stop, all go on, and the hard one
+    /// reaches it.
+    fn a_deaf_cpu_is_named() [smp = "2..=8"] {
+        static BUSY: Busy = Busy::new();
+        let thread = Builder::new("busy").on(cpu1()).spawn(|| {
+            arch::cpu::disable_interrupts();
+            BUSY.turn();
+            arch::cpu::enable_interrupts();
+        });
+        BUSY.wait_for_it();
+        let silent = CpuSet::single(cpu1());
+        assert_eq!(stop_cpus(&online()).unwrap_err(), StopError::Silent(silent));
+        assert!(globals::STOPS.stopped().is_empty());
+        assert!(BUSY.turns());
+        let stopped = stop_cpus_hard(&online()).unwrap();
+        assert_eq!(stopped.cpus().len(), online().len() - 1);
+        assert!(!BUSY.turns());
+        restart_cpus(stopped);
+        BUSY.end(thread.expect("a thread"));
+        // The interrupt of the stop that was given up has come by now.
+        restart_cpus(stop_cpus(&online()).unwrap());
+    }
+}
+
+ktest! {
+    /// A preemption that is owed when the CPU is stopped is paid when it leaves its section.
+    fn owed_across_a_stop() [smp = "2..=8"] {
+        static BUSY: Busy = Busy::new();
+        static RAN: AtomicBool = AtomicBool::new(false);
+        for stop in [stop_cpus, stop_cpus_hard] {
+            for flag in [&BUSY.inside, &BUSY.over, &RAN] {
+                flag.store(false, Ordering::Relaxed);
+            }
+            let thread = Builder::new("busy").on(cpu1()).spawn(|| {
+                let section = CriticalGuard::enter();
+                BUSY.turn();
+                assert!(!RAN.load(Ordering::Relaxed), "paid inside the section");
+                drop(section);
+                assert!(RAN.load(Ordering::Relaxed), "what was owed was not paid");
+            });
+            BUSY.wait_for_it();
+            let better = Builder::new("better").on(cpu1()).priority(Priority::HIGHEST);
+            let better = better.spawn(|| RAN.store(true, Ordering::Relaxed)).expect("a thread");
+            let crit = || pcpu::of(cpu1()).unwrap().curthread().crit();
+            while !crit().owepreempt() {
+                spin_loop();
+            }
+            let stopped = stop(&CpuSet::single(cpu1())).unwrap();
+            clock::delay(1_000_000);
+            assert!(crit().owepreempt() && !RAN.load(Ordering::Relaxed));
+            restart_cpus(stopped);
+            BUSY.end(thread.expect("a thread"));
+            better.join();
+        }
+    }
+}
+
+ktest! {
+    /// A CPU that waits at a barrier is stopped there, softly too; the call ends when it goes
+    /// on. A stopped CPU is not called.
+    fn at_a_barrier() [smp = "3..=8"] {
+        static HELD: AtomicBool = AtomicBool::new(false);
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        let cpu2 = CpuId::new(2).unwrap();
+        let call = || {
+            // cpu2 keeps the others at the barrier.
+            let setup = |context: &IpiCtx| {
+                if context.cpu().index() == 2 {
+                    HELD.store(true, Ordering::Release);
+                    while !GO_ON.load(Ordering::Acquire) {
+                        spin_loop();
+                    }
+                }
+            };
+            let set = [1, 2].into_iter().filter_map(CpuId::new).collect();
+            smp::smp_rendezvous_cpus(&set, Phase::Run(&setup), Phase::Barrier, Phase::Barrier)
+                .unwrap();
+        };
+        for stop in [stop_cpus, stop_cpus_hard] {
+            HELD.store(false, Ordering::Relaxed);
+            GO_ON.store(false, Ordering::Relaxed);
+            let initiator = Builder::new("initiator").on(cpu1()).spawn(call).expect("a thread");
+            while !HELD.load(Ordering::Acquire) {
+                spin_loop();
+            }
+            let stopped = stop(&CpuSet::single(cpu1())).unwrap();
+            GO_ON.store(true, Ordering::Release);
+            assert_eq!(
+                smp::smp_rendezvous_cpu(cpu1(), &|_| panic!("it ran")),
+                Err(RendezvousError::Stopped(cpu1()))
+            );
+            assert_eq!(smp::smp_rendezvous_cpu(cpu2, &|_| ()), Ok(()));
+            restart_cpus(stopped);
+            initiator.join();
+        }
+    }
+}
+
+/// All CPUs stop all others, at once and over and over; one at a time does.
+fn mutual(rounds: u64, around: fn(&dyn Fn())) {
+    static STOPPERS: AtomicU64 = AtomicU64::new(0);
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    let body = move || {
+        for round in 0..rounds {
+            around(&|| {
+                let stop = if round % 2 == 0 {
+                    stop_cpus
+                } else {
+                    stop_cpus_hard
+                };
+                let stopped = stop(&online()).expect("all stop");
+                assert_eq!(STOPPERS.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
+                assert_eq!(stopped.cpus().len(), online().len() - 1);
+                STOPPERS.fetch_sub(1, Ordering::Relaxed);
+                restart_cpus(stopped);
+            });
+            if DONE.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
+                ktest::beat(DONE.load(Ordering::Relaxed));
+            }
+        }
+    };
+    let threads = online()
+        .iter()
+        .map(|cpu| Builder::new("stopper").on(cpu).spawn(body).unwrap());
+    let threads: Vec<_> = threads.collect();
+    threads.into_iter().for_each(JoinHandle::join);
+    assert_eq!(DONE.load(Ordering::Relaxed), rounds * online().len() as u64);
+}
+
+ktest! {
+    /// With interrupts on.
+    fn mutual_on() [smp = "2..=8"] { mutual(100, |stop| stop()); }
+}
+
+ktest! {
+    /// With interrupts off, where the stop interrupt does not reach whoever waits.
+    fn mutual_off() [smp = "2..=8"] {
+        mutual(100, |stop| {
+            arch::cpu::disable_interrupts();
+            stop();
+            arch::cpu::enable_interrupts();
+        });
+    }
+}
+
+ktest! {
+    /// Out of NMIs, where nothing reaches whoever waits (FreeBSD r221677).
+    fn mutual_nmi() [smp = "2..=8"] {
+        static ROUNDS: AtomicU64 = AtomicU64::new(0);
+        static IN_NMI: AtomicU64 = AtomicU64::new(0);
+        /// Of two NMIs that are sent at once, each stops all other CPUs.
+        fn stop_from_nmi() {
+            if IN_NMI.fetch_add(1, Ordering::Relaxed) < 2 {
+                while IN_NMI.load(Ordering::Relaxed) < 2 {
+                    spin_loop();
+                }
+                let stopped = stop_cpus_hard(&online()).expect("all stop");
+                assert_eq!(stopped.cpus().len(), online().len() - 1);
+                restart_cpus(stopped);
+                ROUNDS.fetch_add(1, Ordering::Release);
+            }
+        }
+        let _here = CriticalGuard::enter();
+        ktest::step::on_nmi(stop_from_nmi);
+        let me = pcpu::this().id();
+        for round in 1..=50 {
+            IN_NMI.store(0, Ordering::Relaxed);
+            let other = online().iter().find(|&cpu| cpu != me).unwrap();
+            pcpu::of(other).unwrap().send_nmi();
+            pcpu::this().send_nmi();
+            // The second may come late, as an NMI of the first's stop.
+            while ROUNDS.load(Ordering::Acquire) < 2 * round {
+                spin_loop();
+            }
+        }
+    }
+}
+
+/// A page gets another frame while a CPU is stopped that knows the page, and nobody tells it:
+/// it forgets everything before it goes on.
+fn stale_page() {
+    static OVER: AtomicBool = AtomicBool::new(false);
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    const PAGE: u64 = 0xffff_e000_4000_0000;
+    crate::shootdown::map(PAGE, 1, 1);
+    let thread = Builder::new("reader").on(cpu1()).spawn(|| {
+        while !OVER.load(Ordering::Acquire) {
+            // SAFETY: mapped, but for the time in which this CPU is stopped.
+            let value = unsafe { (PAGE as *const u64).read_volatile() };
+            SEEN.store(value, Ordering::Relaxed);
+            spin_loop();
+        }
+    });
+    // What was mapped before, so that it is not used, nor changed, again.
+    let mut kept = Vec::new();
+    for round in 1..=20 {
+        let seen = || SEEN.load(Ordering::Relaxed) == round;
+        assert!(
+            clock::wait_until(1_000_000_000, seen),
+            "round {round}: a restarted CPU reads {}",
+            SEEN.load(Ordering::Relaxed)
+        );
+        let stop = if round % 2 == 0 {
+            stop_cpus
+        } else {
+            stop_cpus_hard
+        };
+        let stopped = stop(&CpuSet::single(cpu1())).unwrap();
+        // SAFETY: its one user stands.
+        unsafe { mem::hide(PAGE) }.expect("mapped");
+        // SAFETY: hidden; its one user stands, and forgets it when it goes on.
+        unsafe { mem::free_hidden(PAGE) }.expect("hidden");
+        arch::paging::forget(PAGE);
+        kept.push(mem::allocate_frame().expect("a frame"));
+        crate::shootdown::map(PAGE, 1, round + 1);
+        restart_cpus(stopped);
+    }
+    OVER.store(true, Ordering::Release);
+    thread.expect("a thread").join();
+}
+
+ktest! {
+    /// It does.
+    fn the_tlb_is_forgotten() [smp = "2..=8"] { stale_page(); }
+}
+
+ktest! {
+    /// One that does not goes on with the old frame.
+    fn a_stale_tlb_is_found() [
+        smp = "2..=8", bug = "stale-restart", append = "bug=stale-restart", expect = "panic",
+        console = "round 2: a restarted CPU reads 1",
+    ] { stale_page(); }
+}
