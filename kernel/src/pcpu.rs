@@ -272,6 +272,8 @@ pub enum Ipi {
     Preempt = 1,
     /// Nothing but the interrupt: its exit is the effect.
     Ast = 2,
+    /// The CPU is to come into the scheduler: `sched::ipi_quiesce`.
+    Quiesce = 4,
 }
 
 /// This CPU's run queue, locked. One step, so that the thread cannot move to another

@@ -128,6 +128,8 @@ pub struct Counters {
     pub cancelled: AtomicU64,
     /// Threads taken from other CPUs' queues.
     pub stolen: AtomicU64,
+    /// How often its idle thread found nothing to switch to.
+    pub rests: AtomicU64,
 }
 
 impl Counters {
@@ -141,6 +143,7 @@ impl Counters {
             taken: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             stolen: AtomicU64::new(0),
+            rests: AtomicU64::new(0),
         }
     }
 }
@@ -515,6 +518,30 @@ pub(crate) fn ipi_preempt() {
     }
 }
 
+/// IPI_QUIESCE: this CPU is to come into the scheduler as soon as it is in no critical
+/// section, though nobody better may wait. In interrupt context.
+pub(crate) fn ipi_quiesce() {
+    let here = pcpu::this();
+    let _rq = here.runq.lock();
+    owe(here);
+}
+
+/// How often the CPU of `block` has come into the scheduler, outside of all sections, and
+/// paid, switched, or found nothing to do. By its run-queue lock: whoever finds the number
+/// changed sees what the CPU did before, and it sees what was written before the first look.
+pub(crate) fn payments(block: &Pcpu) -> u64 {
+    let _rq = block.runq.lock();
+    let Counters {
+        switches,
+        cancelled,
+        rests,
+        ..
+    } = &block.sched;
+    // Relaxed: under the run-queue lock.
+    let counters = switches.iter().chain([cancelled, rests]);
+    counters.map(|count| count.load(Ordering::Relaxed)).sum()
+}
+
 /// The timer: wakes whose time has come, and ends the slice. In interrupt context.
 pub(crate) fn timer_interrupt() {
     let here = pcpu::this();
@@ -602,6 +629,7 @@ pub(crate) fn switch_from_idle() {
     if rq.is_empty() {
         // What this CPU was told of has been taken elsewhere: as in `ipi_preempt`.
         rq.owepreempt = false;
+        count(&pcpu::this().sched.rests);
     } else {
         mi_switch(rq, Reason::Idle, true);
     }

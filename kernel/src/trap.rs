@@ -182,6 +182,9 @@ fn ipis(bits: u32) {
     if bits & Ipi::Preempt as u32 != 0 {
         sched::ipi_preempt();
     }
+    if bits & Ipi::Quiesce as u32 != 0 {
+        sched::ipi_quiesce();
+    }
     // Ipi::Ast asks for nothing but the interrupt.
 }
 

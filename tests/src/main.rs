@@ -19,6 +19,7 @@ mod fence;
 mod idle;
 mod memory;
 mod page_tables;
+mod quiesce;
 mod rendezvous;
 mod shootdown;
 mod smp;

@@ -164,6 +164,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "a test may delay a CPU that starts",
     ),
     (
+        "kernel::smp::quiesce",
+        "kernel::ktest",
+        "a test may bring a mistake back",
+    ),
+    (
         "kernel::smp::stop",
         "kernel::ktest",
         "a test may bring a mistake back",

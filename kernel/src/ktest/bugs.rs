@@ -37,6 +37,7 @@ pub enum Bug {
     FlagClearedInHandler,
     NoNestedSection,
     UncountedNmi,
+    QuiesceNobody,
     StaleRestart,
     RegularSection,
     LeakedLevel,
@@ -151,6 +152,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::StaleRestart,
         "stale-restart",
         "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::QuiesceNobody,
+        "quiesce-nobody",
+        "who waits for all critical sections waits for none",
     ),
     (
         Bug::UncountedNmi,

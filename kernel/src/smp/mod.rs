@@ -1,9 +1,12 @@
 //! All CPUs: starting them, bringing them together, and stopping them.
 
+mod quiesce;
 mod rendezvous;
 mod start;
 mod stop;
+mod tsc;
 
+pub use quiesce::{quiesce_all_cpus, quiesce_all_critical};
 pub use rendezvous::{
     smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
@@ -11,6 +14,7 @@ pub use start::{LeftOut, Reason, ap_main, interrupt_stacks, start_others};
 pub use stop::{
     StoppedCpus, is_stopped, restart_cpus, stop_cpus, stop_cpus_hard, stop_here, stop_if_asked,
 };
+pub use tsc::{Skew, tsc_skew};
 
 use kcore::cpu::CpuSet;
 

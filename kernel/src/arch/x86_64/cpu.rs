@@ -1,7 +1,7 @@
 //! This CPU: its interrupt flag, its features, its clock, its GS base.
 
 use core::arch::asm;
-use core::arch::x86_64::_rdtsc;
+use core::arch::x86_64::{_mm_lfence, _rdtsc};
 
 use kcore::shim::spin_loop;
 use raw_cpuid::CpuId;
@@ -167,6 +167,18 @@ pub fn halt_forever() -> ! {
 pub fn tsc() -> u64 {
     // SAFETY: every x86_64 has RDTSC, and CR4.TSD is never set.
     unsafe { _rdtsc() }
+}
+
+/// [`tsc`], read behind everything before it and before everything behind it (SDM vol. 2,
+/// RDTSC: an LFENCE on each side).
+#[must_use]
+pub fn tsc_in_order() -> u64 {
+    // SAFETY: orders loads and touches nothing; every x86_64 has it.
+    unsafe { _mm_lfence() };
+    let ticks = tsc();
+    // SAFETY: the same.
+    unsafe { _mm_lfence() };
+    ticks
 }
 
 /// Spins for about `ticks` of the time-stamp counter. For waits before there is

@@ -1,0 +1,74 @@
+//! Waiting until what other CPUs were in the middle of is over.
+//!
+//! Who has made something unreachable, and wants to know that nobody uses it any more, waits
+//! until every CPU has been at a point where it cannot: has left the critical section that
+//! it was in ([`quiesce_all_critical`]), or has switched threads ([`quiesce_all_cpus`]).
+//!
+//! To look at another CPU's `critnest` from outside is no way to find out. It is a word that
+//! changes without a fence: it may read as zero for a section that has been entered already
+//! and has used what was there before. And the thread to look at must be that CPU's:
+//! FreeBSD's `quiesce_all_critical` looked for some years at a thread of its own, and waited
+//! for nobody. So here the CPU is made to owe a preemption. It pays at its next exit from a
+//! section, or at once if it is in none, and the run-queue lock, under which it does and
+//! counts, orders what came before and after. That comes soon, also if the CPU enters sections
+//! all the time, where one that looks from time to time may look for long.
+//!
+//! Source: FreeBSD `sys/kern/subr_smp.c` (`quiesce_cpus`, `quiesce_all_critical`).
+
+use kcore::cpu::CpuSet;
+use kcore::port::Port;
+use kcore::thread::Priority;
+
+use super::online;
+use crate::pcpu::{self, Ipi};
+use crate::port::Machine;
+use crate::sched;
+use crate::thread::{Builder, SpawnError};
+
+/// Waits until every online CPU has left the critical section that it is in, if it is in one
+/// now. Sections that begin after this call are not waited for, and see what the caller has
+/// written before. A spinlock that is held is a section; so is a call of other CPUs, until
+/// it ends. A CPU that is stopped is waited for.
+///
+/// Thread context, interrupts on, in no critical section.
+#[track_caller]
+pub fn quiesce_all_critical() {
+    sched::assert_may_sleep(0);
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::QuiesceNobody) {
+        return;
+    }
+    let me = sched::curthread();
+    // So this CPU is in no section as long as this thread runs.
+    me.pin();
+    let others = online().difference(&CpuSet::single(Machine::cpu()));
+    // All at once: they leave at the same time.
+    let before: alloc::vec::Vec<_> = others
+        .iter()
+        .filter_map(pcpu::of)
+        .map(|block| (block, sched::payments(block)))
+        .collect();
+    for (block, _) in &before {
+        block.send_ipi(Ipi::Quiesce);
+    }
+    for (block, before) in before {
+        while sched::payments(block) == before && online().contains(block.id()) {
+            Machine::relax();
+        }
+    }
+    me.unpin();
+}
+
+/// Waits until every online CPU has switched threads at least once: what ran there when this
+/// was called has been switched out, or has come into the scheduler by itself. Thread
+/// context, interrupts on, in no critical section; allocates.
+///
+/// # Errors
+/// [`SpawnError`]: there is no thread for a CPU to switch to.
+pub fn quiesce_all_cpus() -> Result<(), SpawnError> {
+    for cpu in &online() {
+        let visitor = Builder::new("quiesce").priority(Priority::HIGHEST).on(cpu);
+        visitor.spawn(|| ())?.join();
+    }
+    Ok(())
+}
