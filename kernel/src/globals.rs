@@ -30,6 +30,7 @@ use crate::init::BootRecord;
 use crate::mem::heap::Heap;
 use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
+use crate::sync::Mutex;
 use crate::sync::inherit::Chains;
 use crate::thread::Thread;
 use crate::waitq::WaitQueue;
@@ -89,6 +90,8 @@ pub static BUGS: Once<u64> = Once::new();
 pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
 /// The kernel's page tables. Taken before [`FRAMES`].
 pub static SPACE: Spinlock<Option<KernelSpace>> = Spinlock::new(None);
+/// Who takes a CPU offline, or brings one back.
+pub static HOTPLUG: Mutex<()> = Mutex::new(());
 /// The next unused slot for a kernel stack.
 pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
 /// The next place of the thread table that no thread has had.
@@ -112,7 +115,7 @@ pub static HEAP: Heap = Heap::new();
 
 // Atomic in themselves.
 
-/// The CPUs that take part in everything. A CPU is put in by itself, ready.
+/// The CPUs that take part in everything. Each changes its own bit: `kcore::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
 pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();

@@ -14,8 +14,8 @@ use crate::ktest::{
     bugs::{Bug, active},
     step,
 };
-use crate::pcpu::{self, Pcpu};
-use crate::{globals, sched};
+use crate::pcpu::{self, Pcpu, Presence};
+use crate::{globals, sched, smp};
 
 /// Chooses how all CPUs rest: `asked` is `idle=` of the command line, `mwait` or `hlt`.
 /// By default as CPUID says ([`cpu::mwait_waits`]). The boot CPU, once.
@@ -46,6 +46,9 @@ pub fn idle() -> ! {
     let here = pcpu::this();
     loop {
         sched::assert_may_sleep(0);
+        if here.presence() == Presence::Leaving {
+            smp::halt(here);
+        }
         #[cfg(feature = "ktest")]
         step::idle_begins();
         let before = interrupts(here);

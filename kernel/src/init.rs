@@ -107,6 +107,7 @@ extern "C" fn continue_boot() -> ! {
     devices::init_io_apics(madt);
     let protections = cpu::protect();
     devices::take_leftovers();
+    pcpu::this().set_presence(pcpu::Presence::Online);
     globals::ONLINE.insert(CpuId::BOOT);
     start_others(madt);
     // Relaxed: for the summary and for tests.

@@ -23,7 +23,7 @@ use core::panic::{Location, PanicInfo};
 use core::ptr;
 
 use kcore::KASSERT;
-use kcore::cpu::{CpuId, CpuSet};
+use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::shim::Ordering;
 
 use crate::arch::backtrace::{self, Snapshot};
@@ -179,9 +179,17 @@ fn print_other(cpu: CpuId) {
     }
 }
 
-/// The online CPUs but `me`.
+/// The CPUs that run, but `me`: those that are online, come, or go.
 fn others(me: CpuId) -> CpuSet {
-    globals::ONLINE.snapshot().difference(&CpuSet::single(me))
+    let runs = |block: &&pcpu::Pcpu| {
+        matches!(
+            block.presence(),
+            pcpu::Presence::Online | pcpu::Presence::Leaving
+        )
+    };
+    let all = (0..MAX_CPUS).filter_map(CpuId::new).filter_map(pcpu::of);
+    let running: CpuSet = all.filter(runs).map(pcpu::Pcpu::id).collect();
+    running.difference(&CpuSet::single(me))
 }
 
 /// Sends the others an NMI and waits, not for ever, until they have stopped.

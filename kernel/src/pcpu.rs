@@ -9,7 +9,7 @@ use core::ptr;
 
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 
 use crate::arch::backtrace::{Registers, Trace};
@@ -74,6 +74,12 @@ pub struct Pcpu {
     nmi_posted: AtomicBool,
     /// Whether this CPU is in an NMI.
     pub in_nmi: AtomicBool,
+    /// Whether the CPU is there: a [`Presence`].
+    presence: AtomicU8,
+    /// The number of the thread that kept it from going offline.
+    pub kept_by: AtomicU32,
+    /// The address of what `smp::start` starts it with.
+    pub start: AtomicU64,
     /// Where this CPU was when another one asked.
     pub trace: Trace,
     /// What this CPU was doing when it was stopped.
@@ -120,6 +126,9 @@ impl Pcpu {
             stop_interrupts: AtomicU64::new(0),
             nmi_posted: AtomicBool::new(false),
             in_nmi: AtomicBool::new(false),
+            presence: AtomicU8::new(Presence::Absent as u8),
+            kept_by: AtomicU32::new(0),
+            start: AtomicU64::new(0),
             trace: Trace::new(),
             stopped: Registers::new(),
             #[cfg(feature = "ktest")]
@@ -153,7 +162,7 @@ impl Pcpu {
     /// with `ist` as the three interrupt stacks.
     ///
     /// # Safety
-    /// Once per block, on the CPU it is for, interrupts off; the IDT is filled,
+    /// Once per block and start, on the CPU it is for, interrupts off; the IDT is filled,
     /// and the stacks are this CPU's alone.
     pub unsafe fn install(&'static self, ist: [(Ist, u64); 3]) {
         // SAFETY: the caller's promise; not one of the stacks, nobody has used them.
@@ -243,6 +252,35 @@ impl Pcpu {
         }
     }
 
+    /// Whether it is there.
+    #[must_use]
+    #[inline]
+    pub fn presence(&self) -> Presence {
+        // Acquire: pairs with the Release in `set_presence`.
+        match self.presence.load(Ordering::Acquire) {
+            1 => Presence::Online,
+            2 => Presence::Leaving,
+            3 => Presence::Halted,
+            _ => Presence::Absent,
+        }
+    }
+
+    /// Says so. On the CPU itself.
+    pub fn set_presence(&self, presence: Presence) {
+        // Release: pairs with the Acquire in `presence`.
+        self.presence.store(presence as u8, Ordering::Release);
+    }
+
+    /// Forgets what an earlier time online has left. On the CPU itself when it starts.
+    pub fn begin_anew(&self) {
+        self.ipis.take();
+        self.take_nmi();
+        // Relaxed: this CPU's own.
+        self.in_nmi.store(false, Ordering::Relaxed);
+        self.armed.store(0, Ordering::Relaxed);
+        self.stopped.forget();
+    }
+
     /// In an NMI, before the look at what it is for: whether a CPU has sent it.
     pub fn take_nmi(&self) -> bool {
         // AcqRel: as in `send_nmi`.
@@ -262,6 +300,20 @@ impl Pcpu {
             descriptors.set_ist(which, top);
         }
     }
+}
+
+/// Where a CPU is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Presence {
+    /// It has never been online.
+    Absent = 0,
+    /// It is online, or about to be.
+    Online = 1,
+    /// It is offline, and about to halt.
+    Leaving = 2,
+    /// It is offline, halted, and can be started again.
+    Halted = 3,
 }
 
 /// The IPIs that share a vector, as bits.

@@ -55,6 +55,8 @@ pub struct Runq {
     owepreempt: bool,
     /// The thread that runs has used up its slice.
     slice_over: bool,
+    /// The CPU goes offline, or is: only what is pinned there comes here.
+    closed: bool,
 }
 
 impl Runq {
@@ -66,6 +68,7 @@ impl Runq {
             current: Priority::IDLE,
             owepreempt: false,
             slice_over: false,
+            closed: false,
         }
     }
 
@@ -207,14 +210,21 @@ pub fn wakeup(thread: &'static Thread) -> bool {
 }
 
 /// Queues a thread that has never run.
-pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) {
+///
+/// # Errors
+/// The CPU that it is pinned to, if that is not online; the thread is on no queue.
+pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) -> Result<(), CpuId> {
     let here = Machine::cpu();
     let target = cpu.unwrap_or_else(|| globals::IDLE.find(|_| true).unwrap_or(here));
-    let block = pcpu::of(target).expect("spawned on a CPU that exists");
+    let block = pcpu::of(target).ok_or(target)?;
     let rq = block.runq.lock();
+    if rq.closed && cpu.is_some() {
+        return Err(target);
+    }
     thread.set_cpu(target);
     thread.set_state(ThreadState::Moving);
     enqueue(rq, block, thread);
+    Ok(())
 }
 
 /// The run queue of the CPU that `thread` belongs to, locked.
@@ -232,7 +242,15 @@ fn lock_cpu_of(thread: &Thread) -> (&'static Pcpu, RunqGuard) {
 
 /// Queues `thread`, which is on no queue, on `target`, and sees to it that it gets
 /// its turn if it is better than what runs there.
-fn enqueue(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
+fn enqueue(mut rq: RunqGuard, mut target: &'static Pcpu, thread: &'static Thread) {
+    if rq.closed && !thread.is_pinned() {
+        // The boot CPU's is never closed. The order is that of `wakeup`.
+        target = &globals::BOOT_PCPU;
+        thread.set_cpu(target.id());
+        let _carrying = CriticalGuard::enter();
+        drop(rq);
+        return enqueue(target.runq.lock(), target, thread);
+    }
     thread.set_cpu(target.id());
     thread.set_state(ThreadState::Runnable);
     rq.queue.push_back(thread, thread.priority());
@@ -313,12 +331,76 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
     drop(list);
     mi_switch(rq, Reason::Sleep, true);
     if nanoseconds.is_some() {
-        // Relaxed: the thread's own.
-        let cpu = me.timer_cpu.load(Ordering::Relaxed) as usize;
-        if let Some(block) = CpuId::new(cpu).and_then(pcpu::of) {
-            block.timers.lock().remove(me);
+        take_off_timer(me);
+    }
+}
+
+/// The timer of `me` is not needed any more, on whichever CPU it is.
+fn take_off_timer(me: &Thread) {
+    loop {
+        // Acquire: pairs with the Release in `take_over_timers`.
+        let cpu = me.timer_cpu.load(Ordering::Acquire);
+        let Some(block) = CpuId::new(cpu as usize).and_then(pcpu::of) else {
+            // It is carried from one CPU to another.
+            Machine::relax();
+            continue;
+        };
+        let mut timers = block.timers.lock();
+        // Relaxed: it leaves a CPU under that CPU's lock.
+        if me.timer_cpu.load(Ordering::Relaxed) == cpu {
+            return timers.remove(me);
         }
     }
+}
+
+/// The `timer_cpu` of a thread whose timer is carried from one CPU to another.
+const ON_THE_WAY: u32 = u32::MAX;
+
+/// Lets this CPU wake the sleepers whose timers are on the CPU of `gone`, which is offline.
+/// One at a time is carried, in no lock: two CPUs' timers have no order. Its thread, if it is
+/// woken meanwhile, waits for that.
+pub(crate) fn take_over_timers(gone: &Pcpu) {
+    loop {
+        let _carrying = CriticalGuard::enter();
+        let mut timers = gone.timers.lock();
+        let Some(deadline) = timers.next() else {
+            return;
+        };
+        let Some(thread) = timers.pop_expired(deadline) else {
+            return;
+        };
+        // Relaxed: under the lock of the CPU that it leaves.
+        thread.timer_cpu.store(ON_THE_WAY, Ordering::Relaxed);
+        drop(timers);
+        let here = pcpu::this();
+        let mut timers = here.timers.lock();
+        timers.insert(thread, deadline);
+        // Release: pairs with the Acquire in `take_off_timer`.
+        thread
+            .timer_cpu
+            .store(here.id().index() as u32, Ordering::Release);
+        clock::arm(deadline);
+    }
+}
+
+/// Closes the run queue of this CPU: it goes offline. What waits there and is not pinned is
+/// moved elsewhere. In a critical section.
+pub(crate) fn close(here: &'static Pcpu) {
+    here.runq.lock().closed = true;
+    loop {
+        let mut rq = here.runq.lock();
+        let Some((thread, priority)) = rq.queue.find(|thread| !thread.is_pinned()) else {
+            return;
+        };
+        rq.queue.remove(thread, priority);
+        thread.set_state(ThreadState::Moving);
+        enqueue(rq, here, thread);
+    }
+}
+
+/// Undoes [`close`].
+pub(crate) fn open(here: &Pcpu) {
+    here.runq.lock().closed = false;
 }
 
 /// Waits for `nanoseconds`. Thread context, outside critical sections.
@@ -398,7 +480,11 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         }
         return release(rq, pay);
     }
-    note_idle(here, core::ptr::eq(me, idle), core::ptr::eq(next, idle));
+    note_idle(
+        here,
+        core::ptr::eq(me, idle),
+        core::ptr::eq(next, idle) && !rq.closed,
+    );
     count(&here.sched.switches[why as usize]);
     if owed {
         count(&here.sched.taken);

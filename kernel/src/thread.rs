@@ -58,7 +58,8 @@ pub struct Thread {
     /// What it waits for and what others wait for: says what is under which lock.
     pub(crate) lending: Lending,
 
-    // Under the timer lock of CPU `timer_cpu`.
+    // Under the timer lock of CPU `timer_cpu`, which changes under its own lock, or is
+    // `sched::ON_THE_WAY`.
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
 
@@ -355,6 +356,17 @@ pub fn at(index: u32) -> &'static Thread {
     unsafe { thread.as_ref() }.expect("a queue names threads that exist")
 }
 
+/// Every thread that there has been, ended ones too.
+pub fn all() -> impl Iterator<Item = &'static Thread> {
+    let table = globals::THREADS.get().map_or(&[][..], |table| &table[..]);
+    table.iter().filter_map(|place| {
+        // Acquire: pairs with the Release in `enter`.
+        let thread = place.load(Ordering::Acquire);
+        // SAFETY: null, or a thread, which is never freed.
+        unsafe { thread.as_ref() }
+    })
+}
+
 /// Makes the table, for one thread to so many bytes of memory and at least as many as
 /// CPUs need, and enters the boot thread. Once, after the heap.
 pub fn init(usable_bytes: u64) {
@@ -414,12 +426,15 @@ pub enum SpawnError {
     },
     /// There was no memory for its stack.
     OutOfMemory,
+    /// The CPU that it is to be pinned to is not online.
+    NotOnline(CpuId),
 }
 
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
+            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
             Self::OutOfMemory => f.write_str("no memory for a thread's stack"),
         }
     }
@@ -471,7 +486,11 @@ impl<'a> Builder<'a> {
             thread,
             generation: thread.id().generation,
         };
-        crate::sched::add_new(thread, self.cpu);
+        if let Err(closed) = crate::sched::add_new(thread, self.cpu) {
+            drop(thread.take_entry());
+            globals::VACANT_THREADS.lock().push(thread);
+            return Err(SpawnError::NotOnline(closed));
+        }
         Ok(handle)
     }
 }

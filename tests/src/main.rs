@@ -16,6 +16,7 @@ mod console;
 mod crash;
 mod critical;
 mod fence;
+mod hotplug;
 mod idle;
 mod memory;
 mod page_tables;

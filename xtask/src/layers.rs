@@ -38,6 +38,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::cmdline"),
     (1, "kcore::critical"),
     (1, "kcore::frame"),
+    (1, "kcore::hotplug"),
     (1, "kcore::intr"),
     (1, "kcore::ipi"),
     (1, "kcore::logfilter"),

@@ -36,6 +36,7 @@ pub mod cmdline;
 pub mod cpu;
 pub mod critical;
 pub mod frame;
+pub mod hotplug;
 pub mod intr;
 pub mod ipi;
 pub mod list;

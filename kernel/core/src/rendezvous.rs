@@ -260,8 +260,8 @@ impl<P: Port> Rendezvous<P> {
     /// CPU are visible to action on every CPU if setup has a barrier, and so for action and
     /// teardown. The caller takes part if it is in the set.
     ///
-    /// Thread context, interrupts on, no spinlock held. `online` must not lose a CPU of the
-    /// set during the call.
+    /// Thread context, interrupts on, no spinlock held. A CPU leaves `online` by
+    /// [`crate::hotplug::leave`], which waits for the calls that have seen it there.
     ///
     /// # Errors
     /// [`RendezvousError`]; but for a timeout, nothing has run then.
@@ -272,6 +272,32 @@ impl<P: Port> Rendezvous<P> {
         set: &CpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
+        let _here = Self::check_context()?;
+        if set.is_empty() {
+            return Err(RendezvousError::EmptySet);
+        }
+        if let Some(cpu) = set.difference(&online.snapshot()).iter().next() {
+            return Err(RendezvousError::NotOnline(cpu));
+        }
+        self.hold(set, phases, Location::caller())
+    }
+
+    /// As [`Self::run`], on all CPUs that are online at one moment: `online` is read once.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    #[track_caller]
+    pub fn run_on_all(
+        &self,
+        online: &AtomicCpuSet,
+        phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        let _here = Self::check_context()?;
+        self.hold(&online.snapshot(), phases, Location::caller())
+    }
+
+    /// The section in which a call is made, if it may be made here.
+    fn check_context() -> Result<CriticalGuard<P>, RendezvousError> {
         if !P::interrupts_enabled() {
             return Err(RendezvousError::InterruptsOff);
         }
@@ -279,20 +305,31 @@ impl<P: Port> Rendezvous<P> {
             return Err(RendezvousError::InInterrupt);
         }
         // This thread stays here: the slot is the CPU's.
-        let _here = CriticalGuard::<P>::enter();
-        if set.is_empty() {
-            return Err(RendezvousError::EmptySet);
-        }
-        if let Some(cpu) = set.difference(&online.snapshot()).iter().next() {
-            return Err(RendezvousError::NotOnline(cpu));
-        }
+        Ok(CriticalGuard::enter())
+    }
+
+    /// Whether somebody has called `me`, the calling CPU, and it has not answered, or takes
+    /// part in a call that has not ended.
+    #[must_use]
+    pub fn is_called(&self, me: CpuId) -> bool {
+        let slot = self.slot(me);
+        // Acquire: pairs with the swap in `post`.
+        slot.posted.load(Ordering::Acquire) || slot.is_held()
+    }
+
+    fn hold(
+        &self,
+        set: &CpuSet,
+        phases: &[Phase<'_>; 3],
+        site: Place,
+    ) -> Result<(), RendezvousError> {
         if let Some(cpu) = P::stopped(set) {
             return Err(RendezvousError::Stopped(cpu));
         }
         // A callback that unwound here would end the borrows while other CPUs use them.
         // In the kernel a panic does not unwind; on the host this one aborts.
         let bomb = NoUnwinding;
-        let result = self.drive(P::cpu(), set, phases, Location::caller());
+        let result = self.drive(P::cpu(), set, phases, site);
         core::mem::forget(bomb);
         result
     }

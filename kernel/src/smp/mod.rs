@@ -1,11 +1,14 @@
-//! All CPUs: starting them, bringing them together, and stopping them.
+//! All CPUs: starting them, bringing them together, stopping them, and doing without them.
 
+mod hotplug;
 mod quiesce;
 mod rendezvous;
 mod start;
 mod stop;
 mod tsc;
 
+pub(crate) use hotplug::halt;
+pub use hotplug::{HotplugError, bring_online, take_offline};
 pub use quiesce::{quiesce_all_cpus, quiesce_all_critical};
 pub use rendezvous::{
     smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,

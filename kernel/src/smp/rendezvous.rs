@@ -3,7 +3,6 @@
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::rendezvous::{Callback, IpiCtx, Phase, RendezvousError};
 
-use super::online;
 use crate::{clock, globals, pcpu};
 
 /// How long a CPU may take to answer an NMI, in nanoseconds.
@@ -20,7 +19,7 @@ pub fn smp_rendezvous(
     action: Phase<'_>,
     teardown: Phase<'_>,
 ) -> Result<(), RendezvousError> {
-    smp_rendezvous_cpus(&online(), setup, action, teardown)
+    report(globals::RENDEZVOUS.run_on_all(&globals::ONLINE, &[setup, action, teardown]))
 }
 
 /// As [`smp_rendezvous`], on the CPUs of `set`.
@@ -34,7 +33,11 @@ pub fn smp_rendezvous_cpus(
     action: Phase<'_>,
     teardown: Phase<'_>,
 ) -> Result<(), RendezvousError> {
-    let result = globals::RENDEZVOUS.run(&globals::ONLINE, set, &[setup, action, teardown]);
+    report(globals::RENDEZVOUS.run(&globals::ONLINE, set, &[setup, action, teardown]))
+}
+
+/// Prints where the CPUs are that did not answer.
+fn report(result: Result<(), RendezvousError>) -> Result<(), RendezvousError> {
     if let Err(error @ RendezvousError::Timeout { silent, .. }) = &result {
         log::error!("{error}");
         silent.iter().for_each(backtrace);

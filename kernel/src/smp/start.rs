@@ -10,10 +10,10 @@ use kcore::shim::{AtomicBool, Ordering};
 use crate::arch::ap::Trampoline;
 use crate::arch::descriptor::Ist;
 use crate::arch::paging::MapError;
-use crate::arch::{ap, apic, cpu};
+use crate::arch::{ap, apic, cpu, paging};
 use crate::mem::kstack;
-use crate::pcpu::{self, Pcpu};
-use crate::{acpi, clock, globals, idle, mem, thread};
+use crate::pcpu::{self, Pcpu, Presence};
+use crate::{acpi, clock, globals, idle, mem, sched, thread};
 
 /// How long a CPU may take from its start-up IPI to being online, in
 /// nanoseconds. On hardware it is a millisecond; the rest is for a host that
@@ -114,11 +114,37 @@ fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
     block.timers.lock().init();
     let start: &'static Start = Box::leak(Box::new(Start {
         block,
+        stack,
         ist,
         decided: AtomicBool::new(false),
     }));
+    // Relaxed: read by the CPU that writes it, or under the lock of `hotplug`.
+    block
+        .start
+        .store(core::ptr::from_ref(start) as u64, Ordering::Relaxed);
     pcpu::register(block);
-    ap::expect(apic_id, stack, core::ptr::from_ref(start) as u64);
+    wake(start, page)
+}
+
+/// Starts a CPU again that has halted: [`super::hotplug`].
+///
+/// # Errors
+/// [`Reason`]; it is still halted, or it parks when it comes.
+pub(super) fn again(block: &'static Pcpu) -> Result<(), Reason> {
+    // Relaxed: as in `start`.
+    let start = block.start.load(Ordering::Relaxed);
+    // SAFETY: what `start` made for this CPU, never freed.
+    let start: &'static Start = unsafe { &*(start as *const Start) };
+    let trampoline = globals::TRAMPOLINE.get().ok_or(Reason::Silent)?;
+    // Relaxed: the CPU does not run; the mailbox publishes it.
+    start.decided.store(false, Ordering::Relaxed);
+    wake(start, trampoline.page)
+}
+
+/// Resets the CPU of `start`, has it start in `page`, and waits until it is online.
+fn wake(start: &'static Start, page: u64) -> Result<(), Reason> {
+    let (id, apic_id) = (start.block.id(), start.block.apic_id());
+    ap::expect(apic_id, start.stack, core::ptr::from_ref(start) as u64);
     apic::send_init(apic_id);
     // The 10 ms of the old MP specification are for external APICs; CPUs of this
     // century take the start-up IPI at once, and have the second one for luck.
@@ -161,6 +187,7 @@ pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
 #[derive(Debug)]
 struct Start {
     block: &'static Pcpu,
+    stack: u64,
     ist: [(Ist, u64); 3],
     /// Whether it is known that this CPU takes part, or that it does not.
     decided: AtomicBool,
@@ -179,7 +206,8 @@ impl Start {
 /// interrupts off, the kernel's page tables on.
 ///
 /// # Safety
-/// `argument` must be the address of the `Start` that `start` made for this CPU.
+/// `argument` must be the address of the `Start` that `start` made for this CPU, which runs
+/// nothing else, and whose stack nobody uses.
 pub unsafe fn ap_main(argument: u64) -> ! {
     // SAFETY: the caller's promise; it is never freed.
     let start: &'static Start = unsafe { &*(argument as *const Start) };
@@ -201,8 +229,12 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     if !start.decide() {
         ap::park();
     }
-    globals::IDLE.insert(start.block.id());
-    globals::ONLINE.insert(start.block.id());
+    let block = start.block;
+    block.begin_anew();
+    sched::open(block);
+    block.set_presence(Presence::Online);
+    globals::IDLE.insert(block.id());
+    kcore::hotplug::come(&globals::ONLINE, block.id(), paging::forget_all);
     cpu::enable_interrupts();
     idle::idle()
 }

@@ -1,0 +1,247 @@
+//! CPUs go offline and come back: nothing is lost, whatever they were doing. The leaving of
+//! the set is tested in kcore.
+
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::stop::StopError;
+use kernel::pcpu::Presence;
+use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
+use kernel::thread::{Builder, JoinHandle, SpawnError};
+use kernel::{clock, ktest, pcpu, sched};
+
+fn cpu(index: usize) -> CpuId {
+    CpuId::new(index).unwrap()
+}
+
+/// The last CPU.
+fn last() -> CpuId {
+    online().iter().last().unwrap()
+}
+
+/// A call of all that are online: who takes part.
+fn call_all() -> CpuSet {
+    let ran = [const { AtomicU64::new(0) }; MAX_CPUS];
+    let note = |context: &IpiCtx| {
+        // Relaxed: the end of the call publishes it.
+        ran[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
+    };
+    smp::smp_rendezvous(Phase::Barrier, Phase::Run(&note), Phase::Barrier).unwrap();
+    assert!(ran.iter().all(|count| count.load(Ordering::Relaxed) <= 1));
+    let here = |index: &usize| ran[*index].load(Ordering::Relaxed) == 1;
+    (0..MAX_CPUS).filter(here).filter_map(CpuId::new).collect()
+}
+
+ktest! {
+    /// Each CPU but the boot CPU goes and comes back, over and over. Meanwhile it takes part in
+    /// nothing, and says so.
+    fn off_and_on() [smp = "2..=8"] {
+        let all = online();
+        for round in 0..20 {
+            for cpu in all.iter().skip(1) {
+                take_offline(cpu).unwrap();
+                let mut left = all;
+                left.remove(cpu);
+                assert_eq!((online(), call_all()), (left, left));
+                assert_eq!(pcpu::of(cpu).unwrap().presence(), Presence::Halted);
+                assert_eq!(
+                    smp::smp_rendezvous_cpu(cpu, &|_| ()),
+                    Err(RendezvousError::NotOnline(cpu))
+                );
+                let spawned = Builder::new("pinned").on(cpu).spawn(|| ());
+                assert_eq!(spawned.unwrap_err(), SpawnError::NotOnline(cpu));
+                assert_eq!(
+                    smp::stop_cpus(&CpuSet::single(cpu)).unwrap_err(),
+                    StopError::NotOnline(cpu)
+                );
+                assert_eq!(take_offline(cpu), Err(HotplugError::NotOnline(cpu)));
+                bring_online(cpu).unwrap();
+                assert_eq!((online(), call_all()), (all, all));
+                assert_eq!(bring_online(cpu), Err(HotplugError::Online(cpu)));
+                let back = Builder::new("pinned").on(cpu).spawn(move || {
+                    assert_eq!(pcpu::this().id(), cpu);
+                });
+                back.unwrap().join();
+            }
+            ktest::beat(round);
+        }
+    }
+}
+
+ktest! {
+    /// All of them at a time, and back.
+    fn down_to_one() [smp = "2..=8"] {
+        let all = online();
+        for round in 0..10 {
+            for cpu in all.iter().skip(1) {
+                take_offline(cpu).unwrap();
+            }
+            assert_eq!(call_all(), CpuSet::single(CpuId::BOOT));
+            sched::sleep_for(1_000_000);
+            for cpu in all.iter().skip(1) {
+                bring_online(cpu).unwrap();
+            }
+            assert_eq!(call_all(), all);
+            ktest::beat(round);
+        }
+    }
+}
+
+ktest! {
+    /// What cannot go, or come, says why.
+    fn refusals() [smp = "2..=8"] {
+        assert_eq!(take_offline(CpuId::BOOT), Err(HotplugError::BootCpu));
+        for absent in [take_offline, bring_online] {
+            assert_eq!(absent(cpu(200)), Err(HotplugError::Absent(cpu(200))));
+        }
+        static OVER: AtomicBool = AtomicBool::new(false);
+        for sleeps in [false, true] {
+            OVER.store(false, Ordering::Relaxed);
+            let pinned = Builder::new("pinned").on(last()).spawn(move || {
+                while !OVER.load(Ordering::Relaxed) {
+                    if sleeps {
+                        sched::sleep_for(5_000_000);
+                    }
+                    spin_loop();
+                }
+            });
+            let pinned = pinned.unwrap();
+            sched::sleep_for(2_000_000);
+            assert_eq!(take_offline(last()), Err(HotplugError::Pinned(last(), pinned.id())));
+            assert!(online().contains(last()));
+            assert_eq!(call_all(), online());
+            OVER.store(true, Ordering::Relaxed);
+            pinned.join();
+        }
+        take_offline(last()).unwrap();
+    }
+}
+
+ktest! {
+    /// Threads that run, wait for their turn, and sleep on a CPU go on elsewhere; who sleeps
+    /// for a time is woken in time, on time.
+    fn threads_go_on() [smp = "2..=8"] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        static TURNS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+        const NAP: u64 = 50_000_000;
+        let all = online();
+        let busy = (0..8).map(|number: usize| {
+            Builder::new("busy").spawn(move || {
+                while !OVER.load(Ordering::Relaxed) {
+                    TURNS[number].fetch_add(1, Ordering::Relaxed);
+                    spin_loop();
+                }
+            })
+        });
+        let busy: Vec<_> = busy.map(Result::unwrap).collect();
+        let sleepers = (0..16).map(|_| {
+            Builder::new("sleeper").spawn(|| {
+                while !OVER.load(Ordering::Relaxed) {
+                    let before = clock::since_entry();
+                    sched::sleep_for(NAP);
+                    let slept = clock::since_entry() - before;
+                    assert!(slept >= NAP, "woken after {slept} ns");
+                }
+            })
+        });
+        let sleepers: Vec<_> = sleepers.map(Result::unwrap).collect();
+        sched::sleep_for(20_000_000);
+        for round in 0..5 {
+            for cpu in all.iter().skip(1) {
+                take_offline(cpu).unwrap();
+            }
+            let turns = || TURNS.each_ref().map(|count| count.load(Ordering::Relaxed));
+            let before = turns();
+            let all_turn = || turns().iter().zip(before).all(|(now, before)| *now > before);
+            let in_time = clock::since_entry() + 5_000_000_000;
+            while !all_turn() {
+                assert!(clock::since_entry() < in_time, "a thread does not go on");
+                sched::sleep_for(10_000_000);
+            }
+            for cpu in all.iter().skip(1) {
+                bring_online(cpu).unwrap();
+            }
+            sched::sleep_for(20_000_000);
+            ktest::beat(round);
+        }
+        OVER.store(true, Ordering::Relaxed);
+        // None sleeps for ever.
+        busy.into_iter().chain(sleepers).for_each(JoinHandle::join);
+    }
+}
+
+ktest! {
+    /// Who asks runs on the CPU that goes, and goes on on another one.
+    fn the_own_cpu() [smp = "2..=8"] {
+        let all = online();
+        for cpu in all.iter().skip(1) {
+            let asks = Builder::new("asks").on(cpu).spawn(move || {
+                sched::curthread().unpin();
+                take_offline(cpu).unwrap();
+                assert_ne!(pcpu::this().id(), cpu);
+                sched::curthread().pin();
+            });
+            asks.unwrap().join();
+            assert!(!online().contains(cpu));
+            bring_online(cpu).unwrap();
+        }
+    }
+}
+
+ktest! {
+    /// All CPUs call all who are online, with barriers, while others go and come back: each
+    /// call comes to its end, and nobody is called who is gone.
+    fn calls_in_flight() [smp = "2..=8"] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let all = online();
+        let callers = all.iter().map(|_| {
+            Builder::new("caller").spawn(move || {
+                while !OVER.load(Ordering::Relaxed) {
+                    let ran = call_all();
+                    assert!(ran.contains(CpuId::BOOT) && ran.difference(&all).is_empty());
+                    CALLS.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let callers: Vec<_> = callers.map(Result::unwrap).collect();
+        for round in 0..15 {
+            for cpu in all.iter().skip(1) {
+                take_offline(cpu).unwrap();
+                bring_online(cpu).unwrap();
+            }
+            ktest::beat(round);
+        }
+        OVER.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(JoinHandle::join);
+        log::info!("{} calls", CALLS.load(Ordering::Relaxed));
+        assert_eq!(call_all(), all);
+    }
+}
+
+ktest! {
+    /// A page that gets another frame while a CPU is away is read right when it is back.
+    fn a_shootdown_missed() [smp = "2..=8"] {
+        const PAGE: u64 = 0xffff_e000_5000_0000;
+        static READ: AtomicU64 = AtomicU64::new(0);
+        let read = |_: &IpiCtx| {
+            // SAFETY: mapped whenever a CPU is asked to read.
+            let value = unsafe { (PAGE as *const u64).read_volatile() };
+            READ.store(value, Ordering::Relaxed);
+        };
+        let mut kept = Vec::new();
+        for round in 1..=10 {
+            crate::shootdown::map(PAGE, 1, round);
+            smp::smp_rendezvous_cpu(last(), &read).unwrap();
+            assert_eq!(READ.load(Ordering::Relaxed), round);
+            let cpu = last();
+            take_offline(cpu).unwrap();
+            // SAFETY: nobody reads it any more; the frame is that of `map`.
+            unsafe { kernel::shootdown::unmap(&(PAGE..PAGE + 4096)) }.unwrap();
+            kept.push(kernel::mem::allocate_frame().expect("a frame"));
+            bring_online(cpu).unwrap();
+        }
+    }
+}
