@@ -116,6 +116,11 @@ impl Port for Machine {
     }
 
     #[inline]
+    fn is_stopper() -> bool {
+        globals::STOPS.is_stopper(Self::cpu())
+    }
+
+    #[inline]
     fn stopped(cpus: &CpuSet) -> Option<CpuId> {
         if globals::STOPS.is_quiet() {
             return None;

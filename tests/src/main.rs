@@ -24,6 +24,7 @@ mod quiesce;
 mod rendezvous;
 mod shootdown;
 mod smp;
+mod soak;
 mod stacks;
 mod stepping;
 mod stop;

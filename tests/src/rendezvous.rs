@@ -239,10 +239,13 @@ fn all_at_once(rounds: u64) {
         .for_each(kernel::thread::JoinHandle::join);
 }
 
-/// One call of a random set with random phases, by `state`, a source of random numbers:
-/// each phase runs exactly once on each CPU of the set, and nowhere else.
-pub(crate) fn random_call(mut next: impl FnMut() -> u64) {
-    let cpus = online();
+/// One call of a random set of `cpus` with random phases, by `next`, a source of random
+/// numbers: each phase runs exactly once on each CPU of the set, and nowhere else; if the call
+/// is refused, on none.
+pub(crate) fn random_call(
+    cpus: &CpuSet,
+    mut next: impl FnMut() -> u64,
+) -> Result<(), RendezvousError> {
     assert!(cpus.len() <= 8, "a byte of the count for each CPU");
     let bits = next();
     let mut set: CpuSet = cpus
@@ -250,7 +253,7 @@ pub(crate) fn random_call(mut next: impl FnMut() -> u64) {
         .filter(|cpu| bits >> cpu.index() & 1 == 1)
         .collect();
     if set.is_empty() {
-        set = cpus;
+        set = *cpus;
     }
     let ran = [const { AtomicU64::new(0) }; 3];
     let note = |phase: usize| {
@@ -272,16 +275,17 @@ pub(crate) fn random_call(mut next: impl FnMut() -> u64) {
         _ => Phase::Run(&notes[phase]),
     };
     let phases = [choose(0), choose(1), choose(2)];
-    smp_rendezvous_cpus(&set, phases[0], phases[1], phases[2]).unwrap();
+    let result = smp_rendezvous_cpus(&set, phases[0], phases[1], phases[2]);
     for (phase, ran) in phases.iter().zip(&ran) {
         let once = set.iter().map(|cpu| 1_u64 << (8 * cpu.index())).sum();
-        let expected = if matches!(phase, Phase::Run(_)) {
+        let expected = if matches!(phase, Phase::Run(_)) && result.is_ok() {
             once
         } else {
             0
         };
         assert_eq!(ran.load(Ordering::Relaxed), expected, "of {set}, {phase:?}");
     }
+    result
 }
 
 ktest! {
@@ -329,7 +333,7 @@ fn storm(seconds: u64) {
             state
         };
         while kernel::clock::since_entry() < end {
-            random_call(&mut next);
+            random_call(&online(), &mut next).unwrap();
             if next() % 8 == 0 {
                 let start = 0xffff_e800_0000_0000;
                 kernel::shootdown::shootdown(&(start..start + next() % 40 * 4096)).unwrap();

@@ -206,10 +206,43 @@ ktest! {
                 smp::smp_rendezvous_cpu(cpu1(), &|_| panic!("it ran")),
                 Err(RendezvousError::Stopped(cpu1()))
             );
-            assert_eq!(smp::smp_rendezvous_cpu(cpu2, &|_| ()), Ok(()));
+            assert_eq!(
+                smp::smp_rendezvous_cpu(cpu2, &|_| panic!("it ran")),
+                Err(RendezvousError::InterruptsOff)
+            );
             restart_cpus(stopped);
             initiator.join();
         }
+    }
+}
+
+ktest! {
+    /// A stopper that is called, with barriers, while it waits for others to stop, and while they
+    /// stand: it is not kept at a barrier for one that waits for it.
+    fn a_stopper_is_not_kept_at_a_barrier() [smp = "3..=8"] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let callers = online().iter().skip(1).map(|cpu| {
+            let call = || while !OVER.load(Ordering::Relaxed) {
+                smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
+                CALLS.fetch_add(1, Ordering::Relaxed);
+            };
+            Builder::new("caller").on(cpu).spawn(call).expect("a thread")
+        });
+        let callers: Vec<_> = callers.collect();
+        for round in 0..2000 {
+            let stop = if round % 2 == 0 { stop_cpus } else { stop_cpus_hard };
+            let set: CpuSet = online().iter().filter(|cpu| cpu.index() > 1 || round % 3 > 0).collect();
+            let stopped = stop(&set).expect("all stop");
+            clock::delay(round % 7 * 3_000);
+            restart_cpus(stopped);
+            if round.is_multiple_of(100) {
+                ktest::beat(round);
+            }
+        }
+        OVER.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(JoinHandle::join);
+        log::info!("{} calls", CALLS.load(Ordering::Relaxed));
     }
 }
 
@@ -293,8 +326,8 @@ ktest! {
     }
 }
 
-/// A page gets another frame while a CPU is stopped that knows the page, and nobody tells it:
-/// it forgets everything before it goes on.
+/// A page gets another frame while a CPU is stopped that knows the page, and is not told: it
+/// forgets everything before it goes on.
 fn stale_page() {
     static OVER: AtomicBool = AtomicBool::new(false);
     static SEEN: AtomicU64 = AtomicU64::new(0);

@@ -10,7 +10,7 @@ use kernel::waitq::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched, smp};
 
 /// A random number from `state`.
-fn random(state: &mut u64) -> u64 {
+pub(crate) fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -43,7 +43,10 @@ fn stress(seconds: u64) {
                         let _section = CriticalGuard::enter();
                         clock::delay((dice >> 16) % 100_000);
                     }
-                    12 => crate::rendezvous::random_call(|| random(&mut state)),
+                    12 => {
+                        crate::rendezvous::random_call(&smp::online(), || random(&mut state))
+                            .unwrap();
+                    }
                     13 => {
                         let priority = Priority::new((dice >> 16) as u8 % 64).unwrap();
                         let child = Builder::new("child").priority(priority).spawn(|| ());

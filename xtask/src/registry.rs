@@ -45,6 +45,8 @@ pub(crate) struct Test {
     pub(crate) smp: RangeInclusive<u32>,
     /// How long it may be silent, in CPU time of QEMU; `None` for as long as any.
     pub(crate) patience: Option<Duration>,
+    /// Whether it runs only where it is named in full.
+    pub(crate) long: bool,
     /// More arguments for QEMU.
     pub(crate) qemu: Vec<String>,
     /// More words for the kernel's command line.
@@ -117,6 +119,7 @@ fn parse_test(line: &str) -> std::result::Result<Test, String> {
         console: Vec::new(),
         smp: 1..=u32::MAX,
         patience: None,
+        long: false,
         qemu: Vec::new(),
         append: String::new(),
         boot: BootPath::Pvh,
@@ -145,6 +148,7 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "smp" => test.smp = counts(value)?,
         "patience" => test.patience = Some(Duration::from_secs(value.parse().ok()?)),
         "qemu" => test.qemu = value.split_whitespace().map(String::from).collect(),
+        "tier" if value == "long" => test.long = true,
         "append" => test.append = value.to_string(),
         "boot" => test.boot = BootPath::parse(value)?,
         // For people: the guest decides about needs, a bug is a switch of its own.

@@ -115,6 +115,13 @@ pub trait Port: Preempt + 'static {
     /// not come. A CPU that has to stop for good does not come back.
     fn stop_if_asked();
 
+    /// Whether this CPU has stopped others: it must not wait for those.
+    #[inline(always)]
+    #[must_use]
+    fn is_stopper() -> bool {
+        false
+    }
+
     /// A CPU of `cpus` that stands, stopped by another one. Any context.
     #[inline(always)]
     #[must_use]

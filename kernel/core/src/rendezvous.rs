@@ -125,7 +125,7 @@ pub enum RendezvousError {
     EmptySet,
     /// A CPU of the set is not online.
     NotOnline(CpuId),
-    /// A CPU of the set is stopped: [`crate::stop`].
+    /// A CPU of the set is stopped, by the one that calls: [`crate::stop`].
     Stopped(CpuId),
     /// CPUs that did not answer in time. They have not run anything and will not; the
     /// others have run the phases before this one.
@@ -272,7 +272,7 @@ impl<P: Port> Rendezvous<P> {
         set: &CpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
-        let _here = Self::check_context()?;
+        let _here = Self::check_context(|| *set)?;
         if set.is_empty() {
             return Err(RendezvousError::EmptySet);
         }
@@ -292,13 +292,20 @@ impl<P: Port> Rendezvous<P> {
         online: &AtomicCpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
-        let _here = Self::check_context()?;
+        let _here = Self::check_context(|| online.snapshot())?;
         self.hold(&online.snapshot(), phases, Location::caller())
     }
 
-    /// The section in which a call is made, if it may be made here.
-    fn check_context() -> Result<CriticalGuard<P>, RendezvousError> {
+    /// The section in which a call of `set` is made, if it may be made here.
+    #[inline]
+    fn check_context(set: impl FnOnce() -> CpuSet) -> Result<CriticalGuard<P>, RendezvousError> {
         if !P::interrupts_enabled() {
+            // Whom another CPU has stopped is waited for: it will be let go.
+            if P::is_stopper()
+                && let Some(cpu) = P::stopped(&set())
+            {
+                return Err(RendezvousError::Stopped(cpu));
+            }
             return Err(RendezvousError::InterruptsOff);
         }
         if P::crit().interrupt_depth() > 0 {
@@ -323,9 +330,6 @@ impl<P: Port> Rendezvous<P> {
         phases: &[Phase<'_>; 3],
         site: Place,
     ) -> Result<(), RendezvousError> {
-        if let Some(cpu) = P::stopped(set) {
-            return Err(RendezvousError::Stopped(cpu));
-        }
         // A callback that unwound here would end the borrows while other CPUs use them.
         // In the kernel a panic does not unwind; on the host this one aborts.
         let bomb = NoUnwinding;

@@ -26,6 +26,11 @@
 //! other out of their NMIs wait for ever (FreeBSD r221677): see
 //! `two_deaf_cpus_that_stop_each_other`.
 //!
+//! The stopper has interrupts off. Else it might take the interrupt of a rendezvous and wait
+//! at a barrier for a CPU that it has stopped, which it lets go when the wait is over: see
+//! `a_stopper_is_not_kept_at_a_barrier` (tests/src/stop.rs). A CPU that waits at a barrier, on
+//! the other hand, holds no lock and may stop there.
+//!
 //! # What a stopped CPU has missed
 //!
 //! Shootdowns do not wait for it. So when it is let go it says first that it runs again, and
@@ -93,6 +98,23 @@ impl fmt::Display for StopError {
 
 impl core::error::Error for StopError {}
 
+/// CPUs that [`Stops::stop`] has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "they stand until `restart`"]
+pub struct Stopped {
+    cpus: CpuSet,
+    /// Whether the stopper had interrupts on.
+    enabled: bool,
+}
+
+impl Stopped {
+    /// Those that stand by this stop.
+    #[must_use]
+    pub fn cpus(&self) -> &CpuSet {
+        &self.cpus
+    }
+}
+
 /// The machine's stops.
 #[derive(Debug)]
 pub struct Stops<P: Port> {
@@ -133,16 +155,16 @@ impl<P: Port> Stops<P> {
 
     /// Stops the CPUs of `set` but this one, by `send`, which interrupts those it is given;
     /// gives back those that this call has stopped, for [`Self::restart`]. A CPU that is
-    /// stopped already, by this same CPU, stays so.
+    /// stopped already, by this same CPU, stays so. From now until then this CPU has
+    /// interrupts off.
     ///
-    /// Any context; the caller must not move to another CPU before it has called
-    /// [`Self::restart`]. The CPUs must be such that they answer, and stay so.
+    /// Any context; the CPUs must be such that they answer, and stay so.
     ///
     /// # Errors
     /// [`StopError::Silent`]; none is stopped then that was not before.
-    pub fn stop(&self, set: &CpuSet, send: impl FnOnce(&CpuSet)) -> Result<CpuSet, StopError> {
+    pub fn stop(&self, set: &CpuSet, send: impl FnOnce(&CpuSet)) -> Result<Stopped, StopError> {
         let me = P::cpu();
-        self.acquire(me);
+        let enabled = self.acquire(me);
         let mut asked = CpuSet::EMPTY;
         set.difference(&CpuSet::single(me)).each(|cpu| {
             // Else it stands already, for a stop of ours around this one.
@@ -157,10 +179,13 @@ impl<P: Port> Stops<P> {
         loop {
             let silent: CpuSet = asked.iter().filter(|&cpu| !self.is_stopped(cpu)).collect();
             if silent.is_empty() {
-                return Ok(asked);
+                return Ok(Stopped {
+                    cpus: asked,
+                    enabled,
+                });
             }
             if turns == P::CALL_TOO_LONG {
-                self.let_go(me, &asked);
+                self.let_go(me, &asked, enabled);
                 return Err(StopError::Silent(silent));
             }
             turns += 1;
@@ -171,32 +196,35 @@ impl<P: Port> Stops<P> {
 
     /// Lets the CPUs go on that [`Self::stop`] has stopped, on the same CPU, the last stop
     /// first, and waits until they do.
-    pub fn restart(&self, stopped: &CpuSet) {
-        self.let_go(P::cpu(), stopped);
+    pub fn restart(&self, stopped: &Stopped) {
+        self.let_go(P::cpu(), &stopped.cpus, stopped.enabled);
     }
 
-    /// Becomes the stopper, or goes one deeper.
-    fn acquire(&self, me: CpuId) {
+    /// Becomes the stopper, with interrupts off, or goes one deeper; whether they were on.
+    fn acquire(&self, me: CpuId) -> bool {
         let mark = mark(me);
-        loop {
+        let enabled = loop {
+            let enabled = P::disable_interrupts();
             // Acquire: pairs with the Release in `release`: what the one before has done is
             // over.
             let found =
                 self.stopper
                     .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
             if found.is_ok() || found == Err(mark) {
-                break;
+                break enabled;
             }
+            P::restore_interrupts(enabled);
             P::stop_if_asked();
             P::relax();
-        }
+        };
         // Relaxed: the stopper's own, published with `stopper`.
         self.depth
             .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        enabled
     }
 
     /// Takes back what is asked of `cpus`, waits until all run, and gives up the right.
-    fn let_go(&self, me: CpuId, cpus: &CpuSet) {
+    fn let_go(&self, me: CpuId, cpus: &CpuSet, enabled: bool) {
         // Relaxed: the stopper's own.
         kassert!(
             self.stopper.load(Ordering::Relaxed) == mark(me),
@@ -221,6 +249,7 @@ impl<P: Port> Stops<P> {
             // Release: pairs with the Acquire in `acquire`.
             self.stopper.store(0, Ordering::Release);
         }
+        P::restore_interrupts(enabled);
     }
 
     /// Stops this CPU if it is asked to, until it is let go: `save` is called before
@@ -285,6 +314,14 @@ impl<P: Port> Stops<P> {
         self.stopper.load(Ordering::Relaxed) == 0 && self.panicking.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether `me`, the calling CPU, has stopped others.
+    #[must_use]
+    #[inline]
+    pub fn is_stopper(&self, me: CpuId) -> bool {
+        // Relaxed: its own doing, or somebody else's.
+        self.stopper.load(Ordering::Relaxed) == mark(me)
+    }
+
     /// The CPUs that stand at this moment.
     #[must_use]
     pub fn stopped(&self) -> CpuSet {
@@ -331,7 +368,7 @@ impl<P: Port> Default for Stops<P> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Outcome, StopError, Stops};
+    use super::{Outcome, StopError, Stopped, Stops};
     use crate::cpu::{CpuId, CpuSet};
     use crate::port::Port;
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
@@ -389,16 +426,19 @@ mod tests {
             let counts = || work.each_ref().map(|count| count.load(Ordering::Relaxed));
             for round in 1..=50 {
                 let stopped = stops.stop(&all(), interrupt).unwrap();
-                assert_eq!(stopped.len(), CPUS - 1);
-                assert_eq!(stops.stopped(), stopped);
+                assert!(!HostPort::interrupts_enabled());
+                assert_eq!(stopped.cpus().len(), CPUS - 1);
+                assert_eq!(stops.stopped(), *stopped.cpus());
                 let before = counts();
                 (0..50).for_each(|_| std::thread::yield_now());
                 assert_eq!(counts(), before, "a stopped CPU worked");
+                assert!(stops.is_stopper(cpu(0)) && !stops.is_stopper(cpu(1)));
                 // On top, by the same CPU: nobody is left to stop, and nobody is let go.
                 let more = stops.stop(&all(), interrupt).unwrap();
-                assert!(more.is_empty());
+                assert!(more.cpus().is_empty());
                 stops.restart(&more);
-                assert_eq!(stops.stopped(), stopped);
+                assert!(!HostPort::interrupts_enabled());
+                assert_eq!(stops.stopped(), *stopped.cpus());
                 stops.restart(&stopped);
                 assert!(stops.stopped().is_empty() && stops.is_quiet());
                 for count in &resumed[1..] {
@@ -417,7 +457,7 @@ mod tests {
                 let enabled = deaf && HostPort::disable_interrupts();
                 let stopped = stops.stop(&all(), interrupt).unwrap();
                 assert_eq!(standing.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
-                assert_eq!(stopped.len(), CPUS - 1);
+                assert_eq!(stopped.cpus().len(), CPUS - 1);
                 standing.fetch_sub(1, Ordering::Relaxed);
                 stops.restart(&stopped);
                 if deaf {
@@ -454,8 +494,9 @@ mod tests {
                 over.store(true, Ordering::Relaxed);
                 // Its interrupt comes late and means nothing; the next one does.
                 let stopped = stops.stop(&all(), interrupt).unwrap();
-                assert_eq!(stopped.len(), CPUS - 1);
+                assert_eq!(stopped.cpus().len(), CPUS - 1);
                 stops.restart(&stopped);
+                assert!(HostPort::interrupts_enabled());
                 assert_eq!(resumed[1].load(Ordering::Relaxed), 1);
             }
             1 => {
@@ -474,7 +515,11 @@ mod tests {
     #[should_panic(expected = "cpu0 lets CPUs 1 go, which it did not stop")]
     fn restarting_without_having_stopped_is_found() {
         HostPort::become_cpu(0);
-        Stops::<HostPort>::new().restart(&CpuSet::single(cpu(1)));
+        let stopped = Stopped {
+            cpus: CpuSet::single(cpu(1)),
+            enabled: true,
+        };
+        Stops::<HostPort>::new().restart(&stopped);
     }
 
     /// Whatever they are at, stops included: one wins, and the others stand.

@@ -21,7 +21,7 @@ use kcore::thread::Priority;
 
 use super::online;
 use crate::pcpu::{self, Ipi};
-use crate::port::Machine;
+use crate::port::{CriticalGuard, Machine};
 use crate::sched;
 use crate::thread::{Builder, SpawnError};
 
@@ -49,7 +49,11 @@ pub fn quiesce_all_critical() {
         .map(|block| (block, sched::payments(block)))
         .collect();
     for (block, _) in &before {
-        block.send_ipi(Ipi::Quiesce);
+        // In one section with the look: one that has halted takes no interrupt, and counts it.
+        let _looked = CriticalGuard::enter();
+        if online().contains(block.id()) {
+            block.send_ipi(Ipi::Quiesce);
+        }
     }
     for (block, before) in before {
         while sched::payments(block) == before && online().contains(block.id()) {

@@ -7,7 +7,7 @@
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::port::Port;
-use kcore::stop::{Outcome, StopError};
+use kcore::stop::{Outcome, StopError, Stopped};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, paging, vector};
@@ -19,8 +19,8 @@ use crate::{globals, smp};
 #[derive(Debug)]
 #[must_use = "the CPUs go on at once if this is not kept"]
 pub struct StoppedCpus {
-    cpus: CpuSet,
-    /// The stopper stays on its CPU; given up behind the restart.
+    cpus: Stopped,
+    /// For reports and the lock-order checker: given up behind the restart.
     _here: CriticalGuard,
 }
 
@@ -28,7 +28,7 @@ impl StoppedCpus {
     /// Those whom this stop has stopped: not this CPU, and none that stood already.
     #[must_use]
     pub fn cpus(&self) -> &CpuSet {
-        &self.cpus
+        self.cpus.cpus()
     }
 }
 
@@ -39,9 +39,10 @@ impl Drop for StoppedCpus {
 }
 
 /// Stops the CPUs of `set` but this one, each where it next has interrupts on or waits at
-/// the barrier of a rendezvous. They stand when this returns; the calling thread is in a
-/// critical section until it lets them go. Any context; a CPU that waits for a spinlock of the
-/// caller's is one that does not stop.
+/// the barrier of a rendezvous. They stand when this returns; the caller has interrupts off
+/// and is in a critical section until it lets them go. What it changes in page tables
+/// meanwhile it must forget itself; they will. Any context; a CPU that waits for a spinlock of
+/// the caller's is one that does not stop.
 ///
 /// One CPU stops others at a time, and may do so again on top. A second one waits, and is
 /// stopped meanwhile if the first wants that.

@@ -175,6 +175,7 @@ mod tests {
             console: vec!["online".to_string()],
             smp: 1..=8,
             patience: None,
+            long: false,
             qemu: Vec::new(),
             append: String::new(),
             boot: BootPath::Pvh,

@@ -114,6 +114,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     let dir = paths::target_dir().join("ktest");
     let jobs = plan::plan(
         &tests,
+        &request.filters,
         &request.options,
         &request.extra,
         base,

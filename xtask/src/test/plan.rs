@@ -40,9 +40,11 @@ impl Job {
 
 /// The boots of these tests: each with each number of CPUs; each `repeat`
 /// times. Tests that bring their own `-smp` or are booted from an image because
-/// they say so run with one number of CPUs.
+/// they say so run with one number of CPUs. Those that take long run if they are among the
+/// `named`.
 pub(super) fn plan(
     tests: &[Arc<Test>],
+    named: &[String],
     options: &Options,
     extra: &[String],
     base: u64,
@@ -61,7 +63,13 @@ pub(super) fn plan(
                 };
                 let name = format!("{}-smp{smp}{suffix}", test.name.replace("::", "."));
                 let seed = seed::nth(base, run);
-                let ignored = reason_to_ignore(test, smp);
+                let named = !test.long || named.contains(&test.name);
+                let long = || Some("takes long: give its whole name".to_string());
+                let ignored = if named {
+                    reason_to_ignore(test, smp)
+                } else {
+                    long()
+                };
                 let ignored = ignored.filter(|_| run == 0 || repeat == 1);
                 jobs.push(Job {
                     test: test.clone(),
@@ -126,6 +134,7 @@ mod tests {
             expect: Expect::Pass,
             console: Vec::new(),
             patience: None,
+            long: false,
             smp: 2..=8,
             qemu: qemu.iter().map(ToString::to_string).collect(),
             append: String::new(),
@@ -139,7 +148,7 @@ mod tests {
             smp: vec![1, 2, 4],
             ..Options::default()
         };
-        plan(&[test], &options, &[], 7, repeat, Path::new("d"))
+        plan(&[test], &[], &options, &[], 7, repeat, Path::new("d"))
     }
 
     #[test]
@@ -153,6 +162,27 @@ mod tests {
         assert_eq!(jobs[1].ignored, None);
         assert_eq!(jobs[2].dir, Path::new("d/a.b-smp4"));
         assert_eq!(jobs[2].title(), "a::b (smp 4)");
+    }
+
+    #[test]
+    fn a_test_that_takes_long_runs_if_it_is_named() {
+        let mut long = test(&["-smp", "8"], BootPath::Pvh);
+        Arc::make_mut(&mut long).long = true;
+        let options = Options::default();
+        let named = |name: &str| {
+            let long = std::slice::from_ref(&long);
+            plan(
+                long,
+                &[name.to_string()],
+                &options,
+                &[],
+                7,
+                1,
+                Path::new("d"),
+            )
+        };
+        assert!(named("a::").iter().all(|job| job.ignored.is_some()));
+        assert!(named("a::b").iter().all(|job| job.ignored.is_none()));
     }
 
     #[test]
