@@ -89,7 +89,7 @@ fn rest(here: &Pcpu) {
         if here.ipis.is_quiet() {
             cpu::wait_for_store_or_interrupt();
         }
-        here.ipis.take();
+        here.ipis.end_polling();
     } else if end_polling(here) == 0 {
         // With interrupts off the interrupt that a bit comes with now cannot come between
         // the look and the halt: STI lets it in only behind HLT.

@@ -47,6 +47,19 @@ impl Ipis {
         self.0.swap(0, Ordering::AcqRel) & !POLLING
     }
 
+    /// Ends the polling, if an interrupt has not ended it, and takes what was asked for during
+    /// it. On the CPU itself, where it takes interrupts. What somebody asks for after
+    /// the polling comes with an interrupt, which is to find it: who has asked may not have
+    /// sent it yet, and if its bit were gone, the next one who asks would send another.
+    pub fn end_polling(&self) -> u32 {
+        let polling = |word| (word & POLLING != 0).then_some(0);
+        // AcqRel: pairs with `post`. Relaxed: nothing is taken.
+        let taken = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, polling);
+        taken.map_or(0, |word| word & !POLLING)
+    }
+
     /// Begins to poll, unless something is asked for already; whether it did. On the CPU
     /// itself, which must call [`Self::take`] before it runs a thread or halts.
     #[must_use]
@@ -96,6 +109,22 @@ mod tests {
     use crate::shim::{AtomicU32, AtomicU64, Ordering};
     use crate::tso::{self, Op};
     use std::thread;
+
+    #[test]
+    fn the_end_of_polling_leaves_what_an_interrupt_is_on_its_way_for() {
+        let ipis = Ipis::new();
+        assert!(ipis.poll());
+        assert!(!ipis.post(1));
+        assert_eq!(ipis.end_polling(), 1);
+        assert!(!ipis.is_polling());
+        // An interrupt has ended it before, and somebody has asked, and not sent yet.
+        assert!(ipis.poll());
+        assert_eq!(ipis.take(), 0);
+        assert!(ipis.post(2));
+        assert_eq!(ipis.end_polling(), 0);
+        assert!(!ipis.post(4), "two interrupts for one look");
+        assert_eq!(ipis.take(), 6);
+    }
 
     #[test]
     fn one_interrupt_for_many_bits() {
