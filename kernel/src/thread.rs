@@ -73,8 +73,9 @@ pub struct Thread {
     // The thread's own.
     pinned: AtomicU32,
     base_priority: AtomicPriority,
-    /// When its time slice ends, in ticks of the time-stamp counter.
-    pub(crate) slice_end: AtomicU64,
+    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
+    /// a whole one. In ticks of the time-stamp counter.
+    pub(crate) slice: AtomicU64,
 
     // Written by its maker before anyone can know the thread.
     name: UnsafeCell<([u8; NAME], usize)>,
@@ -116,7 +117,7 @@ impl Thread {
             held: crate::ktest::witness::HeldLocks::new(),
             pinned: AtomicU32::new(0),
             base_priority: AtomicPriority::new(priority),
-            slice_end: AtomicU64::new(u64::MAX),
+            slice: AtomicU64::new(0),
             name: UnsafeCell::new(name_bytes(name)),
             entry: UnsafeCell::new(None),
             generation: AtomicU32::new(0),
