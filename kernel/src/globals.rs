@@ -2,7 +2,7 @@
 //!
 //! Some live elsewhere, where the code is that alone may touch them:
 //! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
-//! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::{MAILBOX, LATE}` (their
+//! `arch::apic::{X2APIC, REGISTERS}` and `arch::paging::TAGGED` (the same), and `arch::ap::{MAILBOX, LATE}` (their
 //! own protocol). `boot::pvh::{REGIONS, BOOT_INFO, COMMAND_LINE}` and
 //! `pvh_entry_tsc` are written before this kernel is entered. The test runner (`ktest`)
 //! has its own.
@@ -24,7 +24,7 @@ use spin::Once;
 use crate::acpi::Platform;
 use crate::arch::ap::Trampoline;
 use crate::arch::ioapic::IoApic;
-use crate::arch::paging::KernelSpace;
+use crate::arch::paging::PageTables;
 use crate::clock::Timer;
 use crate::init::BootRecord;
 use crate::mem::heap::Heap;
@@ -89,7 +89,7 @@ pub static BUGS: Once<u64> = Once::new();
 /// Free physical memory.
 pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
 /// The kernel's page tables. Taken before [`FRAMES`].
-pub static SPACE: Spinlock<Option<KernelSpace>> = Spinlock::new(None);
+pub static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 /// Who takes a CPU offline, or brings one back.
 pub static HOTPLUG: Mutex<()> = Mutex::new(());
 /// The next unused slot for a kernel stack.
@@ -128,6 +128,8 @@ pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
 pub static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 /// Which CPUs are stopped, by whom, and which panics first.
 pub static STOPS: Stops<Machine> = Stops::new();
+/// The number of the next address space. Relaxed throughout.
+pub static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The rendezvous.

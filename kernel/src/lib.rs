@@ -32,6 +32,7 @@ pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;
+pub mod vspace;
 pub mod waitq;
 
 pub mod init;

@@ -10,6 +10,7 @@ use core::ptr;
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shootdown::Spaces;
 use kcore::spinlock::SpinlockGuard;
 
 use crate::arch::backtrace::{Registers, Trace};
@@ -53,6 +54,8 @@ pub struct Pcpu {
     pub sched: Counters,
     /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
     pub armed: AtomicU64,
+    /// The address spaces of this CPU. See `vspace`.
+    pub spaces: Spaces,
     /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
     pub ipis: Ipis,
     /// IPI vectors sent to this CPU. Written by other CPUs.
@@ -116,6 +119,7 @@ impl Pcpu {
             timers: Spinlock::new(Timers::new()),
             sched: Counters::new(),
             armed: AtomicU64::new(0),
+            spaces: Spaces::new(),
             ipis: Ipis::new(),
             ipis_sent: AtomicU64::new(0),
             ipis_taken: AtomicU64::new(0),

@@ -9,11 +9,12 @@ use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
 use kcore::rmlock::{Reader, Reads};
 use kcore::shim::spin_loop;
+use kcore::shootdown::Mmu;
 #[cfg(feature = "ktest")]
 use kcore::site::Place;
 use kcore::spinlock::SpinState;
 
-use crate::arch::{apic, cpu, vector};
+use crate::arch::{apic, cpu, paging, vector};
 use crate::{globals, pcpu, sched, smp};
 
 /// This machine.
@@ -27,6 +28,33 @@ pub type Spinlock<T> = kcore::spinlock::Spinlock<T, Machine>;
 impl Preempt for Machine {
     fn preempt(crit: &CritState) {
         sched::preempt(crit);
+    }
+}
+
+impl Mmu for Machine {
+    #[inline]
+    fn tags() -> usize {
+        // As many as there are numbers, but for 0.
+        if paging::tagged() { 0xfff } else { 0 }
+    }
+
+    fn load(root: u64, tag: usize, keep: bool) {
+        // SAFETY: all spaces have the kernel's half, and are not freed while they are loaded
+        // (`kcore::shootdown::Space::retire`).
+        unsafe { paging::load(root, tag as u16, keep) };
+    }
+
+    #[inline]
+    fn forget_page(address: u64) {
+        paging::forget(address);
+    }
+
+    fn forget_loaded() {
+        paging::forget_loaded();
+    }
+
+    fn forget_all() {
+        paging::forget_all();
     }
 }
 
@@ -57,6 +85,8 @@ impl Port for Machine {
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
+            kcore::port::Mistake::EarlyLeave => Bug::EarlyLeave,
+            kcore::port::Mistake::StaleGeneration => Bug::StaleGeneration,
             kcore::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }

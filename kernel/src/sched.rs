@@ -39,7 +39,7 @@ use crate::arch::{context, cpu};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{self, Thread, TimerPositions};
-use crate::{clock, globals, smp};
+use crate::{clock, globals, smp, vspace};
 
 /// How many slices a thread could have in a second before one of the same priority
 /// gets its turn: 8 ms each. A power of two, since each switch divides by it.
@@ -500,6 +500,7 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     if ran == ThreadState::Dead {
         here.set_dead(me);
     }
+    vspace::switch(here, next);
     if !me.reads.is_empty() {
         me.reads.count_all();
     }

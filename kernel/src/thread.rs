@@ -13,6 +13,7 @@ use kcore::critical::CritState;
 use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shootdown::Space;
 use kcore::spinlock::SpinState;
 use kcore::tailq::{Link, Linked};
 use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
@@ -63,6 +64,9 @@ pub struct Thread {
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
 
+    /// The address space that it uses, null if none: its own. See `vspace`.
+    pub(crate) space: AtomicPtr<Space>,
+
     /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
     pub(crate) reads: Reads,
 
@@ -112,6 +116,7 @@ impl Thread {
             lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
+            space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
             #[cfg(feature = "ktest")]
             held: crate::ktest::witness::HeldLocks::new(),

@@ -31,6 +31,7 @@ mod stop;
 mod stress;
 mod sync;
 mod threads;
+mod vspace;
 mod witness;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);

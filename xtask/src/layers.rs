@@ -48,6 +48,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::rmlock"),
     (1, "kcore::runq"),
     (1, "kcore::sched"),
+    (1, "kcore::shootdown"),
     (1, "kcore::spinlock"),
     (1, "kcore::stop"),
     (1, "kcore::testing"),
@@ -74,6 +75,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "kernel::smp"),
     (4, "kernel::sync"),
     (4, "kernel::thread"),
+    (4, "kernel::vspace"),
     (4, "kernel::waitq"),
     // What ties them together.
     (5, "kernel::init"),

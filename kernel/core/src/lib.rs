@@ -16,6 +16,7 @@
 //! - [`spinlock`]: one CPU at a time;
 //! - [`witness`]: the order in which spinlocks are taken;
 //! - [`rendezvous`]: all CPUs at once;
+//! - [`shootdown`]: which CPUs must forget a page;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
@@ -58,6 +59,8 @@ pub mod runq;
 pub mod sched;
 #[expect(unsafe_code, reason = "read-modify-writes in one instruction")]
 pub mod shim;
+#[expect(unsafe_code, reason = "spaces that live until all CPUs have left them")]
+pub mod shootdown;
 #[expect(
     unsafe_code,
     reason = "a pointer that is null or a place in the source"

@@ -44,6 +44,8 @@ pub enum Bug {
     LocalShootdown,
     FlagBeforeUnlink,
     NoRevoke,
+    EarlyLeave,
+    StaleGeneration,
     LocalFence,
     NoCompletion,
     DeafInitiator,
@@ -187,6 +189,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoRevoke,
         "no-revoke",
         "a writer of an rmlock interrupts no reader",
+    ),
+    (
+        Bug::EarlyLeave,
+        "early-leave",
+        "a CPU that goes to another space is not told of shootdowns before it has left",
+    ),
+    (
+        Bug::StaleGeneration,
+        "stale-generation",
+        "a CPU that comes back to a space does not look for shootdowns in the meantime",
     ),
     (
         Bug::LocalFence,
