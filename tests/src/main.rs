@@ -32,6 +32,7 @@ mod stress;
 mod sync;
 mod threads;
 mod vspace;
+mod watchdog;
 mod witness;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);

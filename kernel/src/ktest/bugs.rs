@@ -37,6 +37,7 @@ pub enum Bug {
     FlagClearedInHandler,
     NoNestedSection,
     UncountedNmi,
+    UncheckedSwitch,
     QuiesceNobody,
     StaleRestart,
     RegularSection,
@@ -159,6 +160,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::QuiesceNobody,
         "quiesce-nobody",
         "who waits for all critical sections waits for none",
+    ),
+    (
+        Bug::UncheckedSwitch,
+        "unchecked-switch",
+        "a switch does not look whether a vector is in service",
     ),
     (
         Bug::UncountedNmi,
