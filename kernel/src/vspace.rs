@@ -198,7 +198,19 @@ fn here() -> &'static Spaces {
 #[track_caller]
 fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
-    smp::smp_rendezvous_cpus(set, none, Phase::Run(action), none)
+    let mut left = *set;
+    loop {
+        match smp::smp_rendezvous_cpus(&left, none, Phase::Run(action), none) {
+            // Since the look at the active ones, all of which it had left before.
+            Err(RendezvousError::NotOnline(cpu)) => {
+                left.remove(cpu);
+                if left.is_empty() {
+                    return Ok(());
+                }
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The calling thread goes over to `space`, or to none.

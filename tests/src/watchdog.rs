@@ -28,7 +28,7 @@ ktest! {
     /// action, before the EOI, goes on on another CPU and acknowledges there. The action has
     /// run, the initiator is back, all looks well, and the first CPU is deaf for ever.
     fn a_deaf_cpu_is_found() [
-        smp = "3..=8", bug = "no-nested-section,unchecked-switch",
+        smp = "3..=8", patience = "60", bug = "no-nested-section,unchecked-switch",
         append = "heart=freebsd bug=no-nested-section,unchecked-switch", expect = "panic",
         console = "the action went on on another CPU, and all seems well",
         console = "cpu0: deaf: interrupts are on, but vector 0xf3 is in service",
