@@ -7,15 +7,14 @@
 //! `pvh_entry_tsc` are written before this kernel is entered. The test runner (`ktest`)
 //! has its own.
 
-use alloc::boxed::Box;
-
 use kcore::acpi::AcpiError;
 use kcore::clock::Scale;
 use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
+use kcore::epoch::Epoch;
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 use kcore::stop::Stops;
 use kcore::thread::Priority;
 use log::LevelFilter;
@@ -32,7 +31,7 @@ use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
 use crate::sync::Mutex;
 use crate::sync::inherit::Chains;
-use crate::thread::Thread;
+use crate::thread::{Table, Thread};
 use crate::waitq::WaitQueue;
 
 // Written once, by the boot CPU while it is alone; read-only afterwards.
@@ -56,8 +55,8 @@ pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// Whether idle CPUs rest by MWAIT: `idle::choose`. Relaxed throughout.
 pub static IDLE_BY_MWAIT: AtomicBool = AtomicBool::new(false);
-/// The thread table: place to thread. See `thread::at`.
-pub static THREADS: Once<Box<[AtomicPtr<Thread>]>> = Once::new();
+/// How many threads there can be. Relaxed throughout.
+pub static MAX_THREADS: AtomicUsize = AtomicUsize::new(1);
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
 pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
 
@@ -94,7 +93,8 @@ pub static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 pub static HOTPLUG: Mutex<()> = Mutex::new(());
 /// The next unused slot for a kernel stack.
 pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
-/// The next place of the thread table that no thread has had.
+/// The next place of the thread table that no thread has had. Under the same lock the table
+/// changes, and is replaced.
 pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
 /// The places whose threads have ended.
 pub static VACANT_THREADS: WaitQueue = WaitQueue::new();
@@ -115,6 +115,11 @@ pub static HEAP: Heap = Heap::new();
 
 // Atomic in themselves.
 
+/// The thread table: place to thread; null before there is a heap. Read inside
+/// [`EPOCH`], replaced under [`NEXT_THREAD`]. See `thread::at`.
+pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
+/// Who reads what may be freed. See `epoch`.
+pub static EPOCH: Epoch<Machine> = Epoch::new();
 /// The CPUs that take part in everything. Each changes its own bit: `kcore::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.

@@ -18,6 +18,7 @@ extern crate alloc;
 pub mod arch;
 
 pub mod console;
+pub mod epoch;
 pub mod fence;
 pub mod globals;
 pub mod mem;

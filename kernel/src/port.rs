@@ -87,6 +87,7 @@ impl Port for Machine {
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
             kcore::port::Mistake::EarlyLeave => Bug::EarlyLeave,
             kcore::port::Mistake::StaleGeneration => Bug::StaleGeneration,
+            kcore::port::Mistake::NoGrace => Bug::NoGrace,
             kcore::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }

@@ -15,6 +15,7 @@ mod boot_paths;
 mod console;
 mod crash;
 mod critical;
+mod epoch;
 mod fence;
 mod hotplug;
 mod idle;

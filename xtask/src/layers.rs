@@ -37,6 +37,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::clock"),
     (1, "kcore::cmdline"),
     (1, "kcore::critical"),
+    (1, "kcore::epoch"),
     (1, "kcore::frame"),
     (1, "kcore::hotplug"),
     (1, "kcore::intr"),
@@ -68,6 +69,7 @@ const LAYERS: &[(u8, &str)] = &[
     // The machine as a whole.
     (4, "kernel::acpi"),
     (4, "kernel::clock"),
+    (4, "kernel::epoch"),
     (4, "kernel::fence"),
     (4, "kernel::idle"),
     (4, "kernel::sched"),

@@ -18,6 +18,7 @@
 //! - [`rendezvous`]: all CPUs at once;
 //! - [`shootdown`]: which CPUs must forget a page;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
+//! - [`epoch`]: memory that is freed when the last reader has gone;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
@@ -36,6 +37,8 @@ pub mod clock;
 pub mod cmdline;
 pub mod cpu;
 pub mod critical;
+#[expect(unsafe_code, reason = "objects that readers may still have")]
+pub mod epoch;
 pub mod frame;
 pub mod hotplug;
 pub mod intr;

@@ -64,6 +64,8 @@ pub enum Mistake {
     EarlyLeave,
     /// A CPU that comes back to a space does not look for shootdowns in the meantime.
     StaleGeneration,
+    /// What was taken out is freed without waiting for its readers.
+    NoGrace,
     /// A remote fence is executed by one CPU only.
     LocalFence,
 }

@@ -47,6 +47,7 @@ pub enum Bug {
     NoRevoke,
     EarlyLeave,
     StaleGeneration,
+    NoGrace,
     LocalFence,
     NoCompletion,
     DeafInitiator,
@@ -205,6 +206,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::StaleGeneration,
         "stale-generation",
         "a CPU that comes back to a space does not look for shootdowns in the meantime",
+    ),
+    (
+        Bug::NoGrace,
+        "no-grace",
+        "what was taken out of a structure is freed without waiting for its readers",
     ),
     (
         Bug::LocalFence,
