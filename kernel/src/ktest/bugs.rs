@@ -27,6 +27,7 @@ pub enum Bug {
     AcpiMadtSilentCpu,
     AcpiMadtLapicAddress,
     AcpiMadtIoApicAddress,
+    AcpiMadtNmiLint0,
     AcpiHpetAddress,
     FirmwareInterrupts,
     SmpLateCpu,
@@ -121,6 +122,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::AcpiMadtIoApicAddress,
         "acpi-madt-io-apic-address",
         "the MADT says that the I/O APIC is where memory is",
+    ),
+    (
+        Bug::AcpiMadtNmiLint0,
+        "acpi-madt-nmi-lint0",
+        "the MADT says that the NMI is LINT0 of every local APIC",
     ),
     (
         Bug::AcpiHpetAddress,
@@ -384,11 +390,14 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
                 }
             } else if active(Bug::AcpiMadtIoApicAddress) {
                 |table| {
-                    let io_apic = (MADT_ENTRIES..table.len())
-                        .step_by(8)
-                        .find(|&entry| table[entry] == 1)
-                        .expect("a MADT lists an I/O APIC");
+                    let io_apic = entry_of(table, 1);
                     table[io_apic + 4..io_apic + 8].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
+                    seal(table);
+                }
+            } else if active(Bug::AcpiMadtNmiLint0) {
+                |table| {
+                    let nmi = entry_of(table, 4);
+                    table[nmi + 5] = 0;
                     seal(table);
                 }
             } else {
@@ -400,6 +409,15 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
     let mut copy = Vec::from(bytes);
     damage(&mut copy);
     Box::leak(copy.into_boxed_slice())
+}
+
+/// Where the first entry of type `kind` is in the MADT `table`.
+fn entry_of(table: &[u8], kind: u8) -> usize {
+    let mut entry = MADT_ENTRIES;
+    while table[entry] != kind {
+        entry += usize::from(table[entry + 1]);
+    }
+    entry
 }
 
 /// Makes the checksum right again.
