@@ -103,6 +103,6 @@ pub(crate) fn shootdown_range_busy() -> Result<Figures, &'static str> {
 /// An action on one other CPU.
 pub(crate) fn one_busy() -> Result<Figures, &'static str> {
     let far = CpuId::new(1).expect("cpu1");
-    let call = || smp_rendezvous_cpu(far, &|_| ()).expect("it answers");
+    let call = || smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).expect("it answers");
     busy(|| of_batches(ROUNDS, 1, call))
 }

@@ -15,7 +15,7 @@ use crate::ktest::{
     step,
 };
 use crate::pcpu::{self, Pcpu, Presence};
-use crate::{globals, sched, smp};
+use crate::{call, globals, sched, smp};
 
 /// Chooses how all CPUs rest: `asked` is `idle=` of the command line, `mwait` or `hlt`.
 /// By default as CPUID says ([`cpu::mwait_waits`]). The boot CPU, once.
@@ -62,6 +62,10 @@ pub fn idle() -> ! {
         // An interrupt since may have meant: look again at what waits elsewhere.
         if interrupts(here) == before && here.ipis.poll() {
             rest(here);
+        }
+        // Who found us polling has sent no interrupt.
+        if !here.calls.is_empty() {
+            call::run_outside_interrupt(here);
         }
         cpu::enable_interrupts();
         sched::switch_from_idle();

@@ -23,7 +23,7 @@ use crate::arch::paging;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::{apic, cpu, pic};
 use crate::mem::{self, heap, kstack};
-use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
+use crate::{acpi, clock, console, globals, idle, pcpu, smp, thread};
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -106,9 +106,9 @@ extern "C" fn continue_boot() -> ! {
     clock::init_this_cpu();
     devices::init_io_apics(madt);
     let protections = cpu::protect();
-    sched::begin_slices();
     devices::take_leftovers();
     pcpu::this().set_presence(pcpu::Presence::Online);
+    globals::BOOT_PCPU.calls.open();
     globals::ONLINE.insert(CpuId::BOOT);
     start_others(madt);
     // Relaxed: for the summary and for tests.

@@ -18,7 +18,6 @@ extern crate alloc;
 pub mod arch;
 
 pub mod console;
-pub mod epoch;
 pub mod fence;
 pub mod globals;
 pub mod mem;
@@ -26,6 +25,7 @@ pub mod pcpu;
 pub mod port;
 
 pub mod acpi;
+pub mod call;
 pub mod clock;
 pub mod idle;
 pub mod sched;
@@ -33,7 +33,6 @@ pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;
-pub mod vspace;
 pub mod waitq;
 
 pub mod init;

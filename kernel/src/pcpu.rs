@@ -7,11 +7,12 @@
 use core::cell::UnsafeCell;
 use core::ptr;
 
+use kcore::call::CallQueue;
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use kcore::shootdown::Spaces;
 use kcore::spinlock::SpinlockGuard;
+use kcore::wake::DeferredWakes;
 
 use crate::arch::backtrace::{Registers, Trace};
 use crate::arch::descriptor::{Descriptors, Ist};
@@ -54,10 +55,12 @@ pub struct Pcpu {
     pub sched: Counters,
     /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
     pub armed: AtomicU64,
-    /// The address spaces of this CPU. See `vspace`.
-    pub spaces: Spaces,
     /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
     pub ipis: Ipis,
+    /// Calls that wait for this CPU; closed while it is offline. Added to by other CPUs.
+    pub calls: CallQueue,
+    /// Wakeups for the end of the interrupt.
+    pub wakes: DeferredWakes,
     /// IPI vectors sent to this CPU. Written by other CPUs.
     pub ipis_sent: AtomicU64,
     /// IPI vectors taken.
@@ -119,8 +122,9 @@ impl Pcpu {
             timers: Spinlock::new(Timers::new()),
             sched: Counters::new(),
             armed: AtomicU64::new(0),
-            spaces: Spaces::new(),
             ipis: Ipis::new(),
+            calls: CallQueue::closed(),
+            wakes: DeferredWakes::new(),
             ipis_sent: AtomicU64::new(0),
             ipis_taken: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
@@ -330,6 +334,8 @@ pub enum Ipi {
     Ast = 2,
     /// The CPU is to come into the scheduler: `sched::ipi_quiesce`.
     Quiesce = 4,
+    /// A call waits: `call::run_here`.
+    Call = 8,
 }
 
 /// This CPU's run queue, locked. One step, so that the thread cannot move to another

@@ -8,13 +8,13 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
 use kcore::rmlock::{Reader, Reads};
-use kcore::shim::spin_loop;
-use kcore::shootdown::Mmu;
+use kcore::shim::{Ordering, spin_loop};
 #[cfg(feature = "ktest")]
 use kcore::site::Place;
 use kcore::spinlock::SpinState;
+use kcore::wake::DeferredWakes;
 
-use crate::arch::{apic, cpu, paging, vector};
+use crate::arch::{apic, cpu, vector};
 use crate::{globals, pcpu, sched, smp};
 
 /// This machine.
@@ -28,33 +28,6 @@ pub type Spinlock<T> = kcore::spinlock::Spinlock<T, Machine>;
 impl Preempt for Machine {
     fn preempt(crit: &CritState) {
         sched::preempt(crit);
-    }
-}
-
-impl Mmu for Machine {
-    #[inline]
-    fn tags() -> usize {
-        // As many as there are numbers, but for 0.
-        if paging::tagged() { 0xfff } else { 0 }
-    }
-
-    fn load(root: u64, tag: usize, keep: bool) {
-        // SAFETY: all spaces have the kernel's half, and are not freed while they are loaded
-        // (`kcore::shootdown::Space::retire`).
-        unsafe { paging::load(root, tag as u16, keep) };
-    }
-
-    #[inline]
-    fn forget_page(address: u64) {
-        paging::forget(address);
-    }
-
-    fn forget_loaded() {
-        paging::forget_loaded();
-    }
-
-    fn forget_all() {
-        paging::forget_all();
     }
 }
 
@@ -82,12 +55,10 @@ impl Port for Machine {
         active(match mistake {
             kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
             kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
+            kcore::port::Mistake::NoGeneration => Bug::NoGeneration,
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
-            kcore::port::Mistake::EarlyLeave => Bug::EarlyLeave,
-            kcore::port::Mistake::StaleGeneration => Bug::StaleGeneration,
-            kcore::port::Mistake::NoGrace => Bug::NoGrace,
             kcore::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }
@@ -159,17 +130,29 @@ impl Port for Machine {
         cpus.iter().find(|&cpu| globals::STOPS.is_stopped(cpu))
     }
 
-    fn send_rendezvous(targets: &CpuSet) {
-        let mut all = *targets;
-        all.insert(Self::cpu());
-        if globals::ONLINE.is(&all) {
+    #[inline]
+    fn send_rendezvous(mut targets: CpuSet) {
+        let me = Self::cpu();
+        targets.insert(me);
+        if globals::ONLINE.is(&targets) {
             return apic::send_to_all_others(vector::RENDEZVOUS);
         }
+        targets.remove(me);
         targets.each(|cpu| {
             if let Some(target) = pcpu::of(cpu) {
                 apic::send(target.apic_id(), vector::RENDEZVOUS);
             }
         });
+    }
+
+    #[inline]
+    fn wakes() -> &'static DeferredWakes {
+        &pcpu::this().wakes
+    }
+
+    fn in_nmi() -> bool {
+        // Relaxed: this CPU's own.
+        pcpu::this().in_nmi.load(Ordering::Relaxed)
     }
 
     #[cfg(feature = "ktest")]

@@ -16,9 +16,10 @@ use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
 use crate::pcpu::Ipi;
 use crate::port::Machine;
-use crate::{globals, panic, pcpu, sched, smp};
+use crate::{call, globals, panic, pcpu, sched, smp};
 
-/// Deals with the interrupt or exception in `frame`. Called by the stubs only.
+/// Deals with the exception or NMI in `frame`, or with an interrupt whose handler wants to
+/// know the registers. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         #[cfg(feature = "ktest")]
@@ -27,7 +28,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
         #[cfg(feature = "ktest")]
         vector::DEBUG => crate::ktest::step::trapped(frame),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
-        number => interrupt(number, frame),
+        number => interrupt(number, Some(frame)),
     }
 }
 
@@ -49,8 +50,10 @@ fn nmi(snapshot: &Snapshot) {
 }
 
 /// An interrupt, from its beginning to the one place where it may switch threads:
-/// handled, acknowledged (in the order that [`vector`] says), finished, paid.
-fn interrupt(number: u8, frame: &TrapFrame) {
+/// handled, acknowledged (in the order that [`vector`] says), finished, paid. Called by the
+/// stubs, without a frame for most vectors.
+#[inline]
+pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
     let crit = &sched::curthread().crit;
     let intr = begin(crit);
     let this = pcpu::this();
@@ -94,7 +97,7 @@ fn interrupt(number: u8, frame: &TrapFrame) {
             let acked = intr.eoi(apic::end_of_interrupt);
             count(&this.stop_interrupts);
             after_eoi(crit, || {
-                smp::stop_here(&Snapshot::of_frame(frame));
+                smp::stop_here(&frame.map_or_else(Snapshot::here, Snapshot::of_frame));
             });
             acked
         }
@@ -121,6 +124,10 @@ fn interrupt(number: u8, frame: &TrapFrame) {
         }
         _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
     };
+    // What callbacks have noted, if any.
+    if !this.wakes.is_empty() {
+        after_eoi(crit, || this.wakes.run());
+    }
     acked.finish().pay::<Machine>();
     // On whichever CPU it goes on.
     #[cfg(feature = "ktest")]
@@ -184,6 +191,9 @@ fn ipis(bits: u32) {
     }
     if bits & Ipi::Quiesce as u32 != 0 {
         sched::ipi_quiesce();
+    }
+    if bits & Ipi::Call as u32 != 0 {
+        call::run_here(pcpu::this());
     }
     // Ipi::Ast asks for nothing but the interrupt.
 }

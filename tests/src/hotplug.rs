@@ -47,7 +47,7 @@ ktest! {
                 assert_eq!((online(), call_all()), (left, left));
                 assert_eq!(pcpu::of(cpu).unwrap().presence(), Presence::Halted);
                 assert_eq!(
-                    smp::smp_rendezvous_cpu(cpu, &|_| ()),
+                    smp::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()),
                     Err(RendezvousError::NotOnline(cpu))
                 );
                 let spawned = Builder::new("pinned").on(cpu).spawn(|| ());

@@ -15,7 +15,6 @@ mod boot_paths;
 mod console;
 mod crash;
 mod critical;
-mod epoch;
 mod fence;
 mod hotplug;
 mod idle;
@@ -32,8 +31,6 @@ mod stop;
 mod stress;
 mod sync;
 mod threads;
-mod vspace;
-mod watchdog;
 mod witness;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);

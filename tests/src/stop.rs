@@ -117,7 +117,7 @@ ktest! {
 ktest! {
     /// A CPU that has interrupts off is named by the soft stop, all go on, and the hard one
     /// reaches it.
-    fn a_deaf_cpu_is_named() [smp = "2..=8", patience = "60"] {
+    fn a_deaf_cpu_is_named() [smp = "2..=8"] {
         static BUSY: Busy = Busy::new();
         let thread = Builder::new("busy").on(cpu1()).spawn(|| {
             arch::cpu::disable_interrupts();
@@ -203,11 +203,11 @@ ktest! {
             let stopped = stop(&CpuSet::single(cpu1())).unwrap();
             GO_ON.store(true, Ordering::Release);
             assert_eq!(
-                smp::smp_rendezvous_cpu(cpu1(), &|_| panic!("it ran")),
+                smp::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| panic!("it ran")),
                 Err(RendezvousError::Stopped(cpu1()))
             );
             assert_eq!(
-                smp::smp_rendezvous_cpu(cpu2, &|_| panic!("it ran")),
+                smp::smp_rendezvous_cpu(cpu2, &|_: &IpiCtx| panic!("it ran")),
                 Err(RendezvousError::InterruptsOff)
             );
             restart_cpus(stopped);

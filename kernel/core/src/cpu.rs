@@ -308,6 +308,20 @@ impl AtomicCpuSet {
         }
     }
 
+    /// The first CPU of `set` that was not in this one at the moment of the loads.
+    #[must_use]
+    #[inline]
+    pub fn first_missing(&self, set: &CpuSet) -> Option<CpuId> {
+        for (word, (bits, wanted)) in self.0.iter().zip(&set.0).enumerate() {
+            // Acquire: pairs with the Release in `insert` and `remove`.
+            let missing = wanted & !bits.load(Ordering::Acquire);
+            if missing != 0 {
+                return CpuId::new(word * 64 + missing.trailing_zeros() as usize);
+            }
+        }
+        None
+    }
+
     /// Whether the set was `set` at the moment of the loads.
     #[must_use]
     #[inline]

@@ -12,13 +12,15 @@
 //! - [`list`]: a list in an array;
 //! - [`tailq`]: a list that is linked through its elements;
 //! - [`site`]: a place in the source, for messages;
+//! - [`llist`]: a list that any CPU adds to without a lock;
+//! - [`wake`]: wakeups that wait for the end of an interrupt;
 //! - [`port`]: what the algorithms need of the machine;
 //! - [`spinlock`]: one CPU at a time;
 //! - [`witness`]: the order in which spinlocks are taken;
+//! - [`action`]: what one CPU has another one run;
 //! - [`rendezvous`]: all CPUs at once;
-//! - [`shootdown`]: which CPUs must forget a page;
+//! - [`call`]: calls that nobody waits for on the spot;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
-//! - [`epoch`]: memory that is freed when the last reader has gone;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
@@ -33,17 +35,19 @@
 #![deny(unsafe_code)]
 
 pub mod acpi;
+pub mod action;
+pub mod call;
 pub mod clock;
 pub mod cmdline;
 pub mod cpu;
 pub mod critical;
-#[expect(unsafe_code, reason = "objects that readers may still have")]
-pub mod epoch;
 pub mod frame;
 pub mod hotplug;
 pub mod intr;
 pub mod ipi;
 pub mod list;
+#[expect(unsafe_code, reason = "elements that are found through pointers")]
+pub mod llist;
 pub mod logfilter;
 pub mod madt;
 pub mod memmap;
@@ -62,8 +66,6 @@ pub mod runq;
 pub mod sched;
 #[expect(unsafe_code, reason = "read-modify-writes in one instruction")]
 pub mod shim;
-#[expect(unsafe_code, reason = "spaces that live until all CPUs have left them")]
-pub mod shootdown;
 #[expect(
     unsafe_code,
     reason = "a pointer that is null or a place in the source"
@@ -80,6 +82,7 @@ pub mod timerq;
 #[cfg(test)]
 mod tso;
 pub mod waitq;
+pub mod wake;
 pub mod witness;
 
 /// What the message of a failed [`kassert!`] starts with: the kernel's panic handler

@@ -11,6 +11,7 @@ use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
 use crate::site::Place;
 use crate::spinlock::SpinState;
+use crate::wake::DeferredWakes;
 
 /// A critical section of the current thread, until the guard is dropped: no switch,
 /// no other CPU. It keeps out neither interrupts nor other CPUs.
@@ -54,18 +55,15 @@ pub enum Mistake {
     NoCompletion,
     /// The interrupt of another call keeps an initiator until that call has ended.
     DeafInitiator,
+    /// Who waits at a barrier waits for the count of those who have come, which is cleared
+    /// for the next phase, and not for the phase to be open.
+    NoGeneration,
     /// What is unmapped is forgotten by one CPU only.
     LocalShootdown,
     /// A reader looks whether it was counted before its tracker leaves the list.
     FlagBeforeUnlink,
     /// A writer takes the tokens and interrupts nobody.
     NoRevoke,
-    /// A CPU that goes to another space is out of the set before it has other tables.
-    EarlyLeave,
-    /// A CPU that comes back to a space does not look for shootdowns in the meantime.
-    StaleGeneration,
-    /// What was taken out is freed without waiting for its readers.
-    NoGrace,
     /// A remote fence is executed by one CPU only.
     LocalFence,
 }
@@ -114,7 +112,16 @@ pub trait Port: Preempt + 'static {
     /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt.
-    fn send_rendezvous(targets: &CpuSet);
+    fn send_rendezvous(targets: CpuSet);
+
+    /// The wakeups that are noted on this CPU.
+    fn wakes() -> &'static DeferredWakes;
+
+    /// Whether this CPU is in an NMI.
+    #[must_use]
+    fn in_nmi() -> bool {
+        false
+    }
 
     /// Stops this CPU, until it is let go, if another one asks it to: [`crate::stop`]. In
     /// waits that may last until a stopped CPU goes on, where the interrupt that asks might

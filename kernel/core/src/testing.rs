@@ -13,6 +13,7 @@ use crate::critical::{CritState, Preempt};
 use crate::port::Port;
 use crate::shim::{AtomicU32, AtomicUsize, Ordering};
 use crate::spinlock::SpinState;
+use crate::wake::DeferredWakes;
 
 struct Machine {
     pending: [AtomicU32; MAX_CPUS],
@@ -31,6 +32,7 @@ thread_local! {
     static CRIT: &'static CritState = Box::leak(Box::new(CritState::running()));
     static SPIN: &'static SpinState = Box::leak(Box::new(SpinState::running()));
     static STOP: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+    static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
@@ -159,6 +161,10 @@ impl Port for HostPort {
         SPIN.with(|spin| *spin)
     }
 
+    fn wakes() -> &'static DeferredWakes {
+        WAKES.with(|wakes| *wakes)
+    }
+
     fn cpu() -> CpuId {
         CpuId::new(here(|here| here.cpu)).expect("CPU index in range")
     }
@@ -196,9 +202,9 @@ impl Port for HostPort {
         ENABLED.set(enabled);
     }
 
-    fn send_rendezvous(targets: &CpuSet) {
+    fn send_rendezvous(targets: CpuSet) {
         let machine = here(|here| Arc::clone(&here.machine));
-        for cpu in targets {
+        for cpu in &targets {
             machine.pending[cpu.index()].store(1, Ordering::SeqCst);
         }
     }

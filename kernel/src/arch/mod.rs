@@ -2,8 +2,8 @@
 //!
 //! Not a trait: there is one implementer. What an architecture must define is
 //! what this file re-exports, and nothing outside `arch` names a register, an
-//! instruction or a port. It calls up by two names only: [`crate::trap::dispatch`]
-//! and [`crate::smp::ap_main`].
+//! instruction or a port. It calls up by three names only: [`crate::trap::dispatch`],
+//! [`crate::trap::interrupt`] and [`crate::smp::ap_main`].
 
 mod x86_64;
 

@@ -8,6 +8,8 @@
 //! 2. It leaves [`globals::ONLINE`] and [`globals::IDLE`], and waits until every other CPU
 //!    has left the critical section that it was in ([`kcore::hotplug`]). Until then others
 //!    may call it, and it answers; from then on nobody does.
+//!    Its queue of calls ([`kcore::call`]) is closed, in one step with taking what is in it,
+//!    which it runs.
 //! 3. That thread ends. The idle thread, which is all that is left, takes what interrupts
 //!    are on their way, and halts with interrupts off.
 //! 4. Its sleepers' timers go to the CPU of whoever asked for all this.
@@ -32,7 +34,7 @@ use crate::arch::cpu;
 use crate::pcpu::{self, Pcpu, Presence};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{Builder, SpawnError};
-use crate::{clock, globals, sched, thread, vspace};
+use crate::{clock, globals, sched, thread};
 
 /// How long a CPU may take to go, in nanoseconds, once nothing keeps it.
 const PATIENCE: u64 = 2_000_000_000;
@@ -136,13 +138,21 @@ fn leave() {
             return sched::open(here);
         }
     }
-    // No thread that runs here from now on has a space, and no space has this CPU.
-    vspace::leave();
     globals::IDLE.remove(here.id());
     kcore::hotplug::leave::<Machine>(&globals::ONLINE, here.id(), quiesce_all_critical, || {
         globals::RENDEZVOUS.is_called(here.id())
     });
+    close_calls(here);
     here.set_presence(Presence::Leaving);
+}
+
+/// Refuses calls from now on, and runs those that wait.
+fn close_calls(here: &Pcpu) {
+    let _section = CriticalGuard::enter();
+    let enabled = Machine::disable_interrupts();
+    here.calls.close::<Machine>();
+    Machine::restore_interrupts(enabled);
+    here.wakes.run();
 }
 
 /// Whether `thread` cannot leave the CPU of `here`.

@@ -6,11 +6,11 @@ mod rendezvous;
 mod start;
 mod stop;
 mod tsc;
-pub mod watchdog;
 
 pub(crate) use hotplug::halt;
 pub use hotplug::{HotplugError, bring_online, take_offline};
 pub use quiesce::{quiesce_all_cpus, quiesce_all_critical};
+pub(crate) use rendezvous::report;
 pub use rendezvous::{
     smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };

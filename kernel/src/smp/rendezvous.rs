@@ -1,7 +1,7 @@
 //! Bringing CPUs together: [`kcore::rendezvous`] for this machine.
 
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use kcore::rendezvous::{Callback, IpiCtx, Phase, RendezvousError};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 
 use crate::{clock, globals, pcpu};
 
@@ -14,6 +14,7 @@ const NMI_PATIENCE: u64 = 500_000_000;
 /// # Errors
 /// [`RendezvousError`]; after a timeout the backtraces of the silent CPUs are in the log.
 #[track_caller]
+#[inline]
 pub fn smp_rendezvous(
     setup: Phase<'_>,
     action: Phase<'_>,
@@ -27,6 +28,7 @@ pub fn smp_rendezvous(
 /// # Errors
 /// As [`smp_rendezvous`].
 #[track_caller]
+#[inline]
 pub fn smp_rendezvous_cpus(
     set: &CpuSet,
     setup: Phase<'_>,
@@ -36,13 +38,20 @@ pub fn smp_rendezvous_cpus(
     report(globals::RENDEZVOUS.run(&globals::ONLINE, set, &[setup, action, teardown]))
 }
 
-/// Prints where the CPUs are that did not answer.
-fn report(result: Result<(), RendezvousError>) -> Result<(), RendezvousError> {
+/// The result, once a timeout has been reported.
+#[inline]
+pub(crate) fn report(result: Result<(), RendezvousError>) -> Result<(), RendezvousError> {
     if let Err(error @ RendezvousError::Timeout { silent, .. }) = &result {
-        log::error!("{error}");
-        silent.iter().for_each(backtrace);
+        report_silent(error, silent);
     }
     result
+}
+
+/// Prints what was not answered, and where the CPUs are that did not.
+#[cold]
+fn report_silent(error: &RendezvousError, silent: &CpuSet) {
+    log::error!("{error}");
+    silent.iter().for_each(backtrace);
 }
 
 /// Runs `action` on `cpu`, which may be this one, and waits until it has run.
@@ -50,7 +59,11 @@ fn report(result: Result<(), RendezvousError>) -> Result<(), RendezvousError> {
 /// # Errors
 /// As [`smp_rendezvous`].
 #[track_caller]
-pub fn smp_rendezvous_cpu(cpu: CpuId, action: Callback<'_>) -> Result<(), RendezvousError> {
+#[inline]
+pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
+    cpu: CpuId,
+    action: &F,
+) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
     smp_rendezvous_cpus(&CpuSet::single(cpu), none, Phase::Run(action), none)
 }
@@ -96,15 +109,6 @@ fn backtrace(cpu: CpuId) {
         return log::error!("{cpu}: does not answer an NMI");
     }
     log::error!("{cpu}: interrupted by NMI, {}", block.curthread());
-    match block.trace.interrupts() {
-        (true, Some(vector)) => {
-            log::error!("{cpu}: deaf: interrupts are on, but vector {vector:#x} is in service");
-        }
-        (enabled, _) => {
-            let on = if enabled { "on" } else { "off" };
-            log::error!("{cpu}: interrupts are {on}");
-        }
-    }
     block
         .trace
         .take(|depth, address| log::error!("  #{depth} {address:#x}"));

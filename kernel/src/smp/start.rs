@@ -233,6 +233,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     block.begin_anew();
     sched::open(block);
     block.set_presence(Presence::Online);
+    block.calls.open();
     globals::IDLE.insert(block.id());
     kcore::hotplug::come(&globals::ONLINE, block.id(), paging::forget_all);
     cpu::enable_interrupts();

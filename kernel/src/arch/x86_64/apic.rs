@@ -106,8 +106,8 @@ pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     X2APIC.store(cpu::has_x2apic(), Ordering::Relaxed);
 }
 
-/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI and LINT0 (the
-/// PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
+/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI
+/// and LINT0 (the PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
 /// off. Returns how many interrupts firmware had left in service.
 pub fn init() -> usize {
     let mut register = APIC_BASE;
@@ -165,13 +165,6 @@ pub fn id() -> u32 {
 #[must_use]
 pub fn version() -> u32 {
     read(VERSION)
-}
-
-/// Whether this CPU's inputs LINT0 and LINT1 let an NMI in.
-#[must_use]
-pub fn nmi_inputs() -> [bool; 2] {
-    // Mask and delivery mode (SDM vol. 3, 11.5.1, figure 11-8).
-    [LVT_LINT0, LVT_LINT1].map(|input| read(input) & (MASKED | 7 << 8) == DELIVERY_NMI)
 }
 
 /// Tells the local APIC that the interrupt in service has been dealt with.
@@ -247,9 +240,13 @@ pub fn send_startup(to: u32, page: u64) {
 fn command(to: u32, low: u32) {
     match mode() {
         Mode::XApic => x86_64::instructions::interrupts::without_interrupts(|| {
-            wait_for_delivery();
-            write(COMMAND_HIGH, to << 24);
-            write(COMMAND_LOW, low);
+            let registers = XApic::mapped();
+            registers.wait_for_delivery();
+            // By a shorthand the command goes to no id.
+            if low & ALL_BUT_SELF == 0 {
+                registers.write(COMMAND_HIGH, to << 24);
+            }
+            registers.write(COMMAND_LOW, low);
         }),
         Mode::X2Apic => {
             // The partner is the target's first load in its handler. A store still in
@@ -265,15 +262,43 @@ fn command(to: u32, low: u32) {
     }
 }
 
-/// Waits until the last IPI has left. Bounded: an APIC that never says so must
-/// not hang the sender; the send that follows may then be lost, and whoever
-/// waits for its effect says so.
-fn wait_for_delivery() {
-    for _ in 0..DELIVERY_POLLS {
-        if read(COMMAND_LOW) & SEND_PENDING == 0 {
-            return;
+/// The registers in memory.
+#[derive(Clone, Copy)]
+struct XApic(u64);
+
+impl XApic {
+    #[inline]
+    fn mapped() -> Self {
+        // Relaxed: as in `mode`.
+        Self(REGISTERS.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn read(self, register: u32) -> u32 {
+        let address = self.0 + u64::from(register);
+        // SAFETY: init_boot was given the mapped register page, and every constant above
+        // is the offset of a register in it.
+        unsafe { (address as *const u32).read_volatile() }
+    }
+
+    #[inline]
+    fn write(self, register: u32, value: u32) {
+        let address = self.0 + u64::from(register);
+        // SAFETY: as in `read`.
+        unsafe { (address as *mut u32).write_volatile(value) };
+    }
+
+    /// Waits until the last IPI has left. Bounded: an APIC that never says so must
+    /// not hang the sender; the send that follows may then be lost, and whoever
+    /// waits for its effect says so.
+    #[inline]
+    fn wait_for_delivery(self) {
+        for _ in 0..DELIVERY_POLLS {
+            if self.read(COMMAND_LOW) & SEND_PENDING == 0 {
+                return;
+            }
+            spin_loop();
         }
-        spin_loop();
     }
 }
 
@@ -332,13 +357,7 @@ pub fn timer_deadline(deadline: u64) {
 #[inline]
 fn read(register: u32) -> u32 {
     match mode() {
-        Mode::XApic => {
-            // Relaxed: as in `mode`.
-            let address = REGISTERS.load(Ordering::Relaxed) + u64::from(register);
-            // SAFETY: init_boot was given the mapped register page, and every
-            // constant above is the offset of a register in it.
-            unsafe { (address as *const u32).read_volatile() }
-        }
+        Mode::XApic => XApic::mapped().read(register),
         // SAFETY: x2APIC mode is on (or being turned on by init); the MSR of a
         // register is 0x800 plus its offset over 16 (SDM vol. 3, 11.12.1.2).
         Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
@@ -348,12 +367,7 @@ fn read(register: u32) -> u32 {
 #[inline]
 fn write(register: u32, value: u32) {
     match mode() {
-        Mode::XApic => {
-            // Relaxed: as in `mode`.
-            let address = REGISTERS.load(Ordering::Relaxed) + u64::from(register);
-            // SAFETY: as in `read`.
-            unsafe { (address as *mut u32).write_volatile(value) };
-        }
+        Mode::XApic => XApic::mapped().write(register, value),
         // SAFETY: as in `read`.
         Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).write(u64::from(value)) },
     }

@@ -1,13 +1,18 @@
-//! From an interrupt to [`crate::trap::dispatch`] and back: the frame and the stubs.
+//! From an interrupt to [`crate::trap`] and back: the frame and the stubs.
 //!
-//! Vector n enters at `trap_stubs + 16 n`. Its stub makes all vectors look alike
-//! (a zero where the CPU pushes no error code, then the number) and `trap_common`
-//! saves the registers. It also pushes a return address and RBP, as a function
-//! does, so that a backtrace walks from the handler into the interrupted code.
+//! Vector n enters at `trap_stubs + 16 n`. The stubs of exceptions and NMI make these look
+//! alike (a zero where the CPU pushes no error code, then the number), and `trap_common`
+//! saves all registers: they are reported, or changed. It also pushes a return address
+//! and RBP, as a function does, so that a backtrace walks from the handler into the
+//! interrupted code.
+//!
+//! Interrupts are many, and nobody looks at their registers, but for the stop interrupt's: `interrupt_common` saves those
+//! that a call may change, and the others are saved by whoever uses them. There RBP, pushed
+//! first, and what the CPU pushed last, RIP, are the frame to walk through.
 
 use core::arch::global_asm;
 
-/// The registers of interrupted code, as `trap_common` and the CPU pushed them.
+/// The registers of the code that an exception or NMI came to, as `trap_common` and the CPU pushed them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the registers' names say it all")]
@@ -59,9 +64,16 @@ unsafe extern "C" fn trap_entry(frame: *mut TrapFrame) {
     crate::trap::dispatch(unsafe { &mut *frame });
 }
 
+/// What `interrupt_common` calls.
+extern "C" fn interrupt_entry(vector: u32) {
+    // Below 256: the stubs pass their own number.
+    crate::trap::interrupt(vector as u8, None);
+}
+
 // The CPU aligned RSP to 16 before it pushed 5 words; the stub makes it 7,
-// trap_common adds 15 registers (22, even) and 2 words for the backtrace (24):
-// RSP is 16-aligned at the call, as the ABI demands.
+// trap_common adds 15 registers (22, even) and 2 words for the backtrace (24),
+// interrupt_common 8 registers and one word of nothing (16): RSP is 16-aligned at the
+// call, as the ABI demands.
 global_asm!(
     r#"
     .text
@@ -69,16 +81,57 @@ global_asm!(
     .balign 16
 trap_stubs:
     .set vector, 0
-    .rept 256
+    .rept 32
     .balign 16
     # 8, 10 to 14, 17, 21, 29 and 30 come with an error code (SDM vol. 3, table 6-1)
-    .if ((1 << vector) & 0x60227d00) == 0 || vector >= 32
+    .if ((1 << vector) & 0x60227d00) == 0
     push    0
     .endif
     push    vector
     jmp     trap_common
     .set vector, vector + 1
     .endr
+    .rept 256 - 32
+    .balign 16
+    .if vector == {stop}
+    push    0                               # reports the registers too
+    push    vector
+    jmp     trap_common
+    .else
+    push    rbp
+    mov     rbp, rsp                        # a frame to walk through
+    push    rdi
+    mov     edi, vector
+    jmp     interrupt_common
+    .endif
+    .set vector, vector + 1
+    .endr
+
+    .balign 16
+interrupt_common:
+    push    rax
+    push    rcx
+    push    rdx
+    push    rsi
+    push    r8
+    push    r9
+    push    r10
+    push    r11
+    sub     rsp, 8
+    cld
+    call    {interrupt}
+    add     rsp, 8
+    pop     r11
+    pop     r10
+    pop     r9
+    pop     r8
+    pop     rsi
+    pop     rdx
+    pop     rcx
+    pop     rax
+    pop     rdi
+    pop     rbp
+    iretq
 
     .balign 16
 trap_common:
@@ -123,4 +176,6 @@ trap_common:
     iretq
 "#,
     entry = sym trap_entry,
+    interrupt = sym interrupt_entry,
+    stop = const super::vector::STOP,
 );

@@ -1,0 +1,260 @@
+//! Calls that nobody waits for on the spot: a queue for each CPU (`smp_call`, async).
+//!
+//! A rendezvous borrows from its initiator's stack, and so must wait. A [`Call`] is a piece
+//! of memory of its own, that is queued to one CPU from any context, and says by itself
+//! when it is over. The CPU is interrupted only if its queue was empty; it runs what is
+//! there, oldest first, behind the EOI of that interrupt, with interrupts off.
+//!
+//! A CPU's queue is closed while it is offline. Closing takes what is in it in the same
+//! step ([`crate::llist`]): a call to a CPU that goes offline is either refused, or run, or
+//! told to be cancelled; it is never left lying.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use crate::action::{Callback, IpiCtx};
+use crate::llist::{Element, LockLessList, Taken};
+use crate::port::Port;
+use crate::shim::{AtomicPtr, AtomicU8, Ordering};
+
+/// Where a [`Call`] is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CallState {
+    /// It has not been queued.
+    Idle = 0,
+    /// It is in a queue, or runs.
+    Queued = 1,
+    /// It has run.
+    Done = 2,
+    /// It has not run, and will not.
+    Cancelled = 3,
+}
+
+/// Why a call was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The CPU is not online.
+    Offline,
+    /// The call is in a queue already, and has not run.
+    Busy,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Offline => "call: the CPU is not online",
+            Self::Busy => "call: it is queued already",
+        })
+    }
+}
+
+impl core::error::Error for Refused {}
+
+/// One action on one CPU. It can be used again once it is over.
+pub struct Call {
+    next: AtomicPtr<Self>,
+    state: AtomicU8,
+    action: Callback<'static>,
+}
+
+impl Call {
+    /// A call of `action`.
+    #[must_use]
+    pub const fn new(action: Callback<'static>) -> Self {
+        Self {
+            next: AtomicPtr::new(core::ptr::null_mut()),
+            state: AtomicU8::new(CallState::Idle as u8),
+            action,
+        }
+    }
+
+    /// Where it is. Who sees it done sees what the action has written, and nobody uses the
+    /// call any more.
+    #[must_use]
+    pub fn state(&self) -> CallState {
+        // Acquire: pairs with the Release in `end`.
+        match self.state.load(Ordering::Acquire) {
+            0 => CallState::Idle,
+            1 => CallState::Queued,
+            2 => CallState::Done,
+            _ => CallState::Cancelled,
+        }
+    }
+
+    /// Makes it queued; false if it is already.
+    fn begin(&self) -> bool {
+        // Acquire: pairs with the Release in `end`: its last use is over.
+        self.state.swap(CallState::Queued as u8, Ordering::Acquire) != CallState::Queued as u8
+    }
+
+    /// The last access of the CPU that it was queued to.
+    fn end(&self, state: CallState) {
+        // Release: pairs with the Acquire in `state` and `begin`.
+        self.state.store(state as u8, Ordering::Release);
+    }
+}
+
+impl Element for Call {
+    fn next(&self) -> &AtomicPtr<Self> {
+        &self.next
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({}, {:?})", self.action.name(), self.state())
+    }
+}
+
+/// The calls that wait for one CPU.
+#[derive(Debug)]
+pub struct CallQueue(LockLessList<Call>);
+
+impl CallQueue {
+    /// That of a CPU that is not online.
+    #[must_use]
+    pub const fn closed() -> Self {
+        Self(LockLessList::new_closed())
+    }
+
+    /// Queues `call`; whether the CPU must be interrupted for it. Any CPU, any context.
+    ///
+    /// # Errors
+    /// [`Refused`]; the call is where it was.
+    #[must_use = "without the interrupt nobody looks"]
+    pub fn post(&self, call: &'static Call) -> Result<bool, Refused> {
+        if !call.begin() {
+            return Err(Refused::Busy);
+        }
+        self.0.push(call).map_err(|_closed| {
+            call.end(CallState::Idle);
+            Refused::Offline
+        })
+    }
+
+    /// Whether no call waited at the moment of the load.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Runs what waits, until nothing does. On the queue's CPU, interrupts off, behind the
+    /// EOI if it is in an interrupt.
+    pub fn run<P: Port>(&self) {
+        while !self.0.is_empty() {
+            run_all::<P>(self.0.take());
+        }
+    }
+
+    /// Lets calls in: the CPU comes online. On that CPU.
+    pub fn open(&self) {
+        self.0.open();
+    }
+
+    /// Refuses all calls from now on and runs those that wait: the CPU goes offline. On
+    /// that CPU, interrupts off.
+    pub fn close<P: Port>(&self) {
+        run_all::<P>(self.0.close());
+    }
+
+    /// Refuses all calls from now on and cancels those that wait, for a CPU that cannot run
+    /// them any more; how many. By the CPU, or by another one once it has stopped.
+    pub fn cancel(&self) -> usize {
+        let cancel = |call: &Call| call.end(CallState::Cancelled);
+        self.0.close().map(cancel).count()
+    }
+}
+
+fn run_all<P: Port>(calls: Taken<Call>) {
+    let context = IpiCtx::new(P::cpu(), P::wakes());
+    for call in calls {
+        call.action.run(&context);
+        call.end(CallState::Done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, CallQueue, CallState, Refused};
+    use crate::action::IpiCtx;
+    use crate::shim::{AtomicU32, Ordering};
+    use crate::testing::HostPort;
+
+    /// A call that multiplies by ten and adds: the result tells the order.
+    fn digit(into: &'static AtomicU32, digit: u32) -> &'static Call {
+        let action = move |_: &IpiCtx| {
+            into.store(into.load(Ordering::Relaxed) * 10 + digit, Ordering::Relaxed);
+        };
+        Box::leak(Box::new(Call::new(Box::leak(Box::new(action)))))
+    }
+
+    fn word() -> &'static AtomicU32 {
+        Box::leak(Box::new(AtomicU32::new(0)))
+    }
+
+    #[test]
+    fn calls_run_once_in_order() {
+        HostPort::become_cpu(0);
+        let (queue, order) = (CallQueue::closed(), word());
+        queue.open();
+        let calls = [1, 2, 3].map(|n| digit(order, n));
+        assert_eq!(queue.post(calls[0]), Ok(true));
+        assert_eq!(queue.post(calls[1]), Ok(false));
+        assert_eq!(queue.post(calls[2]), Ok(false));
+        assert_eq!(queue.post(calls[1]), Err(Refused::Busy));
+        assert_eq!(calls[2].state(), CallState::Queued);
+        queue.run::<HostPort>();
+        queue.run::<HostPort>();
+        assert_eq!(order.load(Ordering::Relaxed), 123);
+        assert!(calls.iter().all(|call| call.state() == CallState::Done));
+        assert_eq!(queue.post(calls[1]), Ok(true), "it may be used again");
+        queue.run::<HostPort>();
+        assert_eq!(order.load(Ordering::Relaxed), 1232);
+    }
+
+    #[test]
+    fn what_a_call_queues_runs_too() {
+        HostPort::become_cpu(0);
+        let queue: &'static CallQueue = Box::leak(Box::new(CallQueue::closed()));
+        queue.open();
+        let order = word();
+        let (first, second) = (digit(order, 1), digit(order, 2));
+        let both = move |context: &IpiCtx| {
+            first.action.run(context);
+            assert_eq!(queue.post(second), Ok(true));
+        };
+        let call = Box::leak(Box::new(Call::new(Box::leak(Box::new(both)))));
+        assert_eq!(queue.post(call), Ok(true));
+        queue.run::<HostPort>();
+        assert_eq!(order.load(Ordering::Relaxed), 12);
+    }
+
+    #[test]
+    fn who_goes_offline_runs_refuses_or_cancels() {
+        HostPort::become_cpu(0);
+        let (queue, order) = (CallQueue::closed(), word());
+        let calls = [1, 2, 3].map(|n| digit(order, n));
+        assert_eq!(queue.post(calls[0]), Err(Refused::Offline));
+        assert_eq!(calls[0].state(), CallState::Idle);
+        queue.open();
+        assert_eq!(queue.post(calls[0]), Ok(true));
+        queue.close::<HostPort>();
+        assert_eq!(calls[0].state(), CallState::Done);
+        assert_eq!(queue.post(calls[1]), Err(Refused::Offline));
+        queue.open();
+        assert_eq!(queue.post(calls[1]), Ok(true));
+        assert_eq!(queue.post(calls[2]), Ok(false));
+        assert_eq!(queue.cancel(), 2);
+        assert!(
+            calls[1..]
+                .iter()
+                .all(|call| call.state() == CallState::Cancelled)
+        );
+        queue.run::<HostPort>();
+        assert_eq!(order.load(Ordering::Relaxed), 1);
+        assert_eq!(queue.post(calls[1]), Err(Refused::Offline));
+    }
+}

@@ -1,0 +1,165 @@
+//! What is said of a rendezvous: why it was not held, and what it waits for.
+
+use core::fmt;
+use core::panic::Location;
+
+use super::Rendezvous;
+use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::port::Port;
+use crate::shim::Ordering;
+use crate::site::{Line, Place};
+
+/// Why a rendezvous was not held, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RendezvousError {
+    /// The initiator has interrupts off: two such CPUs would wait for each other for ever.
+    InterruptsOff,
+    /// The initiator holds a spinlock, and so has interrupts off.
+    SpinlockHeld,
+    /// The initiator is in an interrupt.
+    InInterrupt,
+    /// The initiator is in the callback of a rendezvous.
+    InAction,
+    /// The initiator is in an NMI.
+    InNmi,
+    /// There is no CPU in the set.
+    EmptySet,
+    /// A CPU of the set is not online.
+    NotOnline(CpuId),
+    /// A CPU of the set is stopped, by the one that calls: [`crate::stop`].
+    Stopped(CpuId),
+    /// CPUs that did not answer in time. They have not run anything and will not; the
+    /// others have run the phases before this one.
+    Timeout {
+        /// Those CPUs.
+        silent: CpuSet,
+        /// The phase that they were to begin: 0 setup, 1 action, 2 teardown.
+        phase: usize,
+        /// The first function that they have not run, by name.
+        function: &'static str,
+        /// Who asked.
+        initiator: Place,
+    },
+}
+
+impl fmt::Display for RendezvousError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rendezvous: ")?;
+        match self {
+            Self::InterruptsOff => f.write_str("called with interrupts off"),
+            Self::SpinlockHeld => f.write_str("called with a spinlock held"),
+            Self::InInterrupt => f.write_str("called in an interrupt"),
+            Self::InAction => f.write_str("called in a rendezvous action"),
+            Self::InNmi => f.write_str("called in an NMI"),
+            Self::EmptySet => f.write_str("of no CPU"),
+            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
+            Self::Stopped(cpu) => write!(f, "{cpu} is stopped"),
+            Self::Timeout {
+                silent,
+                phase,
+                function,
+                initiator,
+            } => write!(
+                f,
+                "CPUs {silent} did not come to {} in time, for {}, function {function}",
+                PHASES[*phase],
+                Line(initiator)
+            ),
+        }
+    }
+}
+
+impl core::error::Error for RendezvousError {}
+
+/// The phases by name, for messages.
+const PHASES: [&str; 3] = ["setup", "action", "teardown"];
+
+/// A call that is going on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// The CPU that asked.
+    pub initiator: CpuId,
+    /// Those who have not come to the end of a phase.
+    pub left: CpuSet,
+    /// Of these, those who have not even begun.
+    pub silent: CpuSet,
+    /// Who asked.
+    pub site: Place,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            initiator,
+            left,
+            silent,
+            site,
+        } = self;
+        write!(
+            f,
+            "rendezvous of {initiator}, for {}: waits for CPUs {left}; of these have not come: {silent}",
+            Line(site)
+        )
+    }
+}
+
+/// All CPUs there can be.
+fn cpus() -> impl Iterator<Item = CpuId> {
+    (0..MAX_CPUS).filter_map(CpuId::new)
+}
+
+impl<P: Port> Rendezvous<P> {
+    /// The calls that are going on. For reports: a snapshot, which may miss a CPU that is
+    /// between two of its steps.
+    pub fn calls(&self) -> impl Iterator<Item = Pending> + '_ {
+        let going_on = |&cpu: &CpuId| {
+            let slot = self.slot(cpu);
+            // Relaxed: a snapshot.
+            slot.driving.load(Ordering::Relaxed) || slot.left.load(Ordering::Relaxed) != 0
+        };
+        cpus().filter(going_on).map(|initiator| Pending {
+            initiator,
+            left: self.behind(initiator),
+            silent: self.silent(initiator),
+            site: self
+                .slot(initiator)
+                .site
+                .get()
+                .unwrap_or(Location::caller()),
+        })
+    }
+
+    /// The CPUs that have not even seen the call of `initiator`.
+    pub(super) fn silent(&self, initiator: CpuId) -> CpuSet {
+        cpus()
+            .filter(|&cpu| self.slot(cpu).callers.contains(initiator))
+            .collect()
+    }
+
+    /// The CPUs that have not come to the end of what is open of the call of `initiator`:
+    /// they have not seen it, or run it, or are to go on and do not.
+    pub(super) fn behind(&self, initiator: CpuId) -> CpuSet {
+        // Relaxed, here and below: a snapshot.
+        let open = self.slot(initiator).open.load(Ordering::Relaxed);
+        let mut behind = self.silent(initiator);
+        for cpu in cpus().filter(|&cpu| cpu != initiator) {
+            let slot = self.slot(cpu);
+            let runs = slot.serves.load(Ordering::Relaxed) == initiator.index() as u32 + 1;
+            let held = &slot.held[..slot.holders()];
+            if runs
+                || held
+                    .iter()
+                    .any(|held| matches!(held.get(), (by, next) if by == initiator && next != open))
+            {
+                behind.insert(cpu);
+            }
+        }
+        behind
+    }
+}
+
+impl<P: Port> fmt::Debug for Rendezvous<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.calls()).finish()
+    }
+}

@@ -1,0 +1,113 @@
+//! Wakeups that wait for the end of an interrupt.
+//!
+//! A callback that another CPU has asked for runs before its interrupt is acknowledged,
+//! where no thread may become runnable: see [`crate::critical::NestedSection`]. What it may
+//! do is to note a wakeup. Each CPU has a list of these; the interrupt carries them out
+//! behind the EOI, before the one place where it may switch, so that a better thread runs
+//! as soon as the interrupt has ended.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use crate::llist::{Element, LockLessList};
+use crate::shim::{AtomicBool, AtomicPtr, Ordering};
+
+/// A wakeup that can be noted: on one CPU at a time, and not twice before it is done.
+pub struct DeferredWake {
+    next: AtomicPtr<Self>,
+    noted: AtomicBool,
+    wake: &'static (dyn Fn() + Sync),
+}
+
+impl DeferredWake {
+    /// One that calls `wake`, in an interrupt that has been acknowledged, or in a thread
+    /// in a critical section. It may take spinlocks and make threads runnable.
+    #[must_use]
+    pub const fn new(wake: &'static (dyn Fn() + Sync)) -> Self {
+        Self {
+            next: AtomicPtr::new(core::ptr::null_mut()),
+            noted: AtomicBool::new(false),
+            wake,
+        }
+    }
+}
+
+impl Element for DeferredWake {
+    fn next(&self) -> &AtomicPtr<Self> {
+        &self.next
+    }
+}
+
+impl fmt::Debug for DeferredWake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: for messages.
+        write!(f, "DeferredWake({})", self.noted.load(Ordering::Relaxed))
+    }
+}
+
+/// What is noted on one CPU. Used by that CPU only.
+#[derive(Debug, Default)]
+pub struct DeferredWakes(LockLessList<DeferredWake>);
+
+impl DeferredWakes {
+    /// Nothing is noted.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(LockLessList::new())
+    }
+
+    /// Whether nothing is noted.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Notes `wake`. If it is noted already, here or on another CPU, and has not begun,
+    /// that one will do.
+    pub fn note(&self, wake: &'static DeferredWake) {
+        // AcqRel: pairs with the swap in `run`: it sees what was written before this, or we
+        // find that it has begun.
+        if !wake.noted.swap(true, Ordering::AcqRel) {
+            // Never closed, so never refused.
+            let _first = self.0.push(wake);
+        }
+    }
+
+    /// Carries out what is noted. In an interrupt behind its EOI, or in a thread, in a
+    /// critical section.
+    pub fn run(&self) {
+        for wake in self.0.take() {
+            // AcqRel: clear, then act; pairs with the swap in `note`.
+            wake.noted.swap(false, Ordering::AcqRel);
+            (wake.wake)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DeferredWake, DeferredWakes};
+    use crate::shim::{AtomicU32, Ordering};
+
+    #[test]
+    fn noted_twice_done_once_and_again_later() {
+        static RAN: AtomicU32 = AtomicU32::new(0);
+        static WAKE: DeferredWake = DeferredWake::new(&|| {
+            RAN.fetch_add(1, Ordering::Relaxed);
+        });
+        let ran = || RAN.load(Ordering::Relaxed);
+        let wakes = DeferredWakes::new();
+        wakes.run();
+        wakes.note(&WAKE);
+        wakes.note(&WAKE);
+        assert!(!wakes.is_empty());
+        assert_eq!(ran(), 0, "not before the end of the interrupt");
+        wakes.run();
+        assert_eq!((ran(), wakes.is_empty()), (1, true));
+        wakes.note(&WAKE);
+        wakes.run();
+        assert_eq!(ran(), 2);
+    }
+}

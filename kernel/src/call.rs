@@ -1,0 +1,182 @@
+//! `smp_call`: a function on other CPUs, waited for or not.
+//!
+//! Waited for, it is a rendezvous without barriers. Not waited for, it is a
+//! [`kcore::call::Call`] in the queue of each CPU, which runs it in an interrupt of its own,
+//! behind the EOI. Who has memory for the call in hand queues it from any context
+//! ([`smp_call_post`]); [`smp_call_async`] allocates it, and gives back a token.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::panic::Location;
+use core::ptr::NonNull;
+
+pub use kcore::call::{Call, CallState, Refused};
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::port::Port;
+use kcore::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
+use kcore::site::Place;
+
+use crate::arch::cpu;
+use crate::pcpu::{self, Ipi, Pcpu};
+use crate::port::{CriticalGuard, Machine};
+use crate::{globals, smp};
+
+/// Runs `action` once on each CPU of `set`, this one too if it is in it, and waits until
+/// all have. Thread context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`].
+#[track_caller]
+#[inline]
+pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), RendezvousError> {
+    let none = Phase::NoBarrier;
+    smp::smp_rendezvous_cpus(set, none, Phase::Run(action), none)
+}
+
+/// Queues `call` to `cpu`, which may be this one. Does not wait: [`Call::state`] says when
+/// it is over. Any context but NMI.
+///
+/// # Errors
+/// [`Refused`].
+pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
+    let block = pcpu::of(cpu).ok_or(Refused::Offline)?;
+    if block.calls.post(call)? {
+        block.send_ipi(Ipi::Call);
+    }
+    Ok(())
+}
+
+/// Has `action` run once on each CPU of `set`, soon. Thread context, interrupts on, no
+/// spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`] but `Timeout`; nothing runs then.
+#[track_caller]
+pub fn smp_call_async(
+    set: &CpuSet,
+    action: impl Fn(&IpiCtx) + Send + Sync + 'static,
+) -> Result<Token, RendezvousError> {
+    globals::RENDEZVOUS.check_context(|| *set)?;
+    if set.is_empty() {
+        return Err(RendezvousError::EmptySet);
+    }
+    if let Some(cpu) = globals::ONLINE.first_missing(set) {
+        return Err(RendezvousError::NotOnline(cpu));
+    }
+    let action: NonNull<dyn Action> = NonNull::from(Box::leak(Box::new(action)));
+    // SAFETY: from a box; it is freed when nobody uses it any more, in `Token::drop`.
+    let shared: &'static dyn Action = unsafe { action.as_ref() };
+    let calls: Vec<_> = set.iter().map(|_| Call::new(shared)).collect();
+    let token = Token {
+        calls: NonNull::from(Box::leak(calls.into_boxed_slice())),
+        action,
+        cpus: *set,
+        site: Location::caller(),
+    };
+    for (call, cpu) in token.calls().iter().zip(set) {
+        // One that went offline since has not run it, and the token says so.
+        let _refused = smp_call_post(cpu, call);
+    }
+    Ok(token)
+}
+
+/// Calls that are on their way. Dropped, it waits for them.
+#[derive(Debug)]
+#[must_use = "it waits at once if it is not kept"]
+pub struct Token {
+    calls: NonNull<[Call]>,
+    action: NonNull<dyn Action>,
+    cpus: CpuSet,
+    site: Place,
+}
+
+// SAFETY: the calls may be looked at, and the action dropped, on any CPU: it is Send.
+unsafe impl Send for Token {}
+
+impl Token {
+    /// One for each CPU, in their order.
+    fn calls(&self) -> &'static [Call] {
+        // SAFETY: a leaked box; it is freed in `drop`, when nobody has a reference.
+        unsafe { self.calls.as_ref() }
+    }
+
+    /// The CPUs whose call is where `wanted` says.
+    fn cpus_where(&self, wanted: impl Fn(CallState) -> bool) -> CpuSet {
+        let calls = self.cpus.iter().zip(self.calls());
+        calls
+            .filter(|(_, call)| wanted(call.state()))
+            .map(|(cpu, _)| cpu)
+            .collect()
+    }
+
+    /// Whether all CPUs have run it, or will not.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let over = |call: &Call| call.state() != CallState::Queued;
+        self.calls().iter().all(over)
+    }
+
+    /// Waits until all CPUs have run it. Thread context, interrupts on; spins.
+    ///
+    /// # Errors
+    /// [`RendezvousError::NotOnline`] for one that went offline before it ran it;
+    /// [`RendezvousError::Timeout`]: it may still run on those, and its memory is lost.
+    pub fn wait(self) -> Result<(), RendezvousError> {
+        let mut turns = 0;
+        while !self.is_over() {
+            Machine::relax();
+            turns += 1;
+            if turns == Machine::CALL_TOO_LONG {
+                return self.late();
+            }
+        }
+        let missed = self.cpus_where(|state| state != CallState::Done);
+        match missed.iter().next() {
+            None => Ok(()),
+            Some(cpu) => Err(RendezvousError::NotOnline(cpu)),
+        }
+    }
+
+    #[cold]
+    fn late(self) -> Result<(), RendezvousError> {
+        let silent = self.cpus_where(|state| state == CallState::Queued);
+        // SAFETY: not freed yet.
+        let action = unsafe { self.action.as_ref() };
+        let result = Err(RendezvousError::Timeout {
+            silent,
+            phase: 1,
+            function: action.name(),
+            initiator: self.site,
+        });
+        // The CPUs may still come.
+        core::mem::forget(self);
+        smp::report(result)
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        while !self.is_over() {
+            Machine::relax();
+        }
+        // SAFETY: from a box, and all calls are over: no CPU uses them any more.
+        drop(unsafe { Box::from_raw(self.calls.as_ptr()) });
+        // SAFETY: from a box, and nobody has a reference but the calls, which are gone.
+        drop(unsafe { Box::from_raw(self.action.as_ptr()) });
+    }
+}
+
+/// Runs the calls that wait for this CPU. In its interrupt, behind the EOI.
+pub(crate) fn run_here(here: &Pcpu) {
+    here.calls.run::<Machine>();
+}
+
+/// The same by the idle thread, who was not interrupted. Interrupts are on in the end.
+pub(crate) fn run_outside_interrupt(here: &Pcpu) {
+    cpu::disable_interrupts();
+    // What a callback wakes runs when this ends.
+    let _section = CriticalGuard::enter();
+    run_here(here);
+    cpu::enable_interrupts();
+    here.wakes.run();
+}
