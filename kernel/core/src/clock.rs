@@ -130,4 +130,9 @@ mod tests {
         assert_eq!(frequency(1, 0, 1), None);
         assert_eq!(frequency(u64::MAX, 1, u64::MAX), Some(u64::MAX));
     }
+
+    #[test]
+    fn a_scale_knows_its_frequency() {
+        assert_eq!(Scale::new(1_000_003).unwrap().hz(), 1_000_003);
+    }
 }

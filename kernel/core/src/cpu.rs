@@ -467,4 +467,25 @@ mod tests {
         assert!(shared.contains(CpuId::BOOT) && shared.remove(CpuId::BOOT));
         assert!(!shared.contains(CpuId::BOOT) && !shared.remove(CpuId::BOOT));
     }
+
+    #[test]
+    fn a_shared_set_is_what_was_assigned() {
+        let (some, other) = (set(&[0, 63, 64, 255]), set(&[0, 63, 64]));
+        let shared = AtomicCpuSet::new();
+        assert!(shared.is_empty() && shared.is(&CpuSet::EMPTY));
+        shared.assign(&some);
+        assert!(shared.is(&some) && !shared.is(&other) && !shared.is_empty());
+        assert_eq!(
+            shared.find(|cpu| cpu.index() > 63).map(CpuId::index),
+            Some(64)
+        );
+        assert_eq!(shared.find(|cpu| cpu.index() == 1), None);
+        let mut drained = CpuSet::EMPTY;
+        shared.drain(|cpu| assert!(drained.insert(cpu)));
+        assert_eq!(drained, some);
+        assert!(shared.is_empty());
+        let mut each = Vec::new();
+        some.each(|cpu| each.push(cpu.index()));
+        assert_eq!(each, [0, 63, 64, 255]);
+    }
 }

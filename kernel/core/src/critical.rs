@@ -483,4 +483,49 @@ mod tests {
         crit.exit::<Scheduler>();
         assert_eq!(switches(), 1);
     }
+
+    /// The bits of one do not reach into the other: all that a newborn thread has is one
+    /// section, and so after a reset.
+    #[test]
+    fn a_newborn_has_one_section_and_owes_nothing() {
+        let state = CritState::running();
+        assert_eq!((state.critnest(), state.owepreempt()), (0, false));
+        state.enter();
+        state.enter();
+        state.owe();
+        state.reset();
+        for state in [state, CritState::newborn()] {
+            assert_eq!((state.critnest(), state.interrupt_depth()), (1, 0));
+            assert!(!state.owepreempt());
+            state.exit::<Scheduler>();
+            assert_eq!((state.critnest(), switches()), (0, 0));
+        }
+    }
+
+    /// The mistakes of `bug=` are none where nothing comes in between: they leave one level,
+    /// and pay what is owed at the outermost.
+    #[test]
+    fn the_wrong_exits_pay_when_nothing_strikes() {
+        for exit in [
+            CritState::exit_test_first::<Scheduler>,
+            CritState::exit_split::<Scheduler>,
+        ] {
+            let state = CritState::running();
+            state.enter();
+            exit(&state);
+            assert_eq!((state.critnest(), switches()), (0, 0));
+            state.enter();
+            state.owe();
+            exit(&state);
+            assert_eq!(
+                (state.critnest(), state.owepreempt(), switches()),
+                (0, false, 1)
+            );
+        }
+        let state = CritState::running();
+        state.enter();
+        state.enter();
+        CritState::exit_split::<Scheduler>(&state);
+        assert_eq!((state.critnest(), switches()), (1, 0));
+    }
 }

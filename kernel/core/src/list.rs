@@ -105,4 +105,12 @@ mod tests {
         a.remove(0);
         assert_eq!(a, b);
     }
+
+    #[test]
+    fn what_is_shown_is_what_is_in_it() {
+        let mut list = List::<u8, 4>::new(0);
+        list.push(1).unwrap();
+        list.push(2).unwrap();
+        assert_eq!(format!("{list:?}"), "[1, 2]");
+    }
 }

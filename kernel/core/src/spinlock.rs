@@ -430,9 +430,9 @@ impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
 mod tests {
     use std::sync::Arc;
 
-    use super::Spinlock;
+    use super::{SpinState, Spinlock, spinlock_enter, spinlock_exit};
     use crate::port::Port;
-    use crate::shim::{AtomicBool, Ordering};
+    use crate::shim::{AtomicBool, AtomicU32, Ordering};
     use crate::testing::{HostPort, on_cpus};
 
     #[test]
@@ -517,5 +517,122 @@ mod tests {
         });
         HostPort::become_cpu(0);
         assert_eq!(*lock.lock(), 12);
+    }
+
+    #[test]
+    fn a_lock_and_its_guard_in_messages() {
+        HostPort::become_cpu(3);
+        let lock = Spinlock::<u32, HostPort>::new(7);
+        let class = super::Line(lock.class());
+        assert_eq!(format!("{lock:?}"), format!("Spinlock(lock {class}, free)"));
+        let guard = lock.lock();
+        let held =
+            format!("Spinlock(lock {class}, held by cpu3 since kernel/core/src/spinlock.rs:");
+        assert!(format!("{lock:?}").starts_with(&held), "{lock:?}");
+        assert_eq!(format!("{guard:?}"), "7");
+    }
+
+    #[test]
+    fn a_thread_is_born_with_one_lock() {
+        let state = SpinState::newborn();
+        assert_eq!(state.count(), 1);
+        let used = SpinState::running();
+        assert_eq!(used.count(), 0);
+        used.reset();
+        assert_eq!(used.load(), state.load());
+    }
+
+    #[test]
+    fn the_section_alone_counts() {
+        HostPort::become_cpu(0);
+        spinlock_enter::<HostPort>();
+        spinlock_enter::<HostPort>();
+        assert_eq!(
+            (HostPort::spin().count(), HostPort::crit().critnest()),
+            (2, 1)
+        );
+        spinlock_exit::<HostPort>();
+        assert_eq!(
+            (HostPort::spin().count(), HostPort::crit().critnest()),
+            (1, 1)
+        );
+        assert!(!HostPort::interrupts_enabled());
+        spinlock_exit::<HostPort>();
+        assert_eq!(
+            (HostPort::spin().count(), HostPort::crit().critnest()),
+            (0, 0)
+        );
+        assert!(HostPort::interrupts_enabled());
+    }
+
+    /// With interrupts off before, they are off behind.
+    #[test]
+    fn interrupts_that_were_off_stay_off() {
+        HostPort::become_cpu(0);
+        let lock = Spinlock::<(), HostPort>::new(());
+        assert!(HostPort::disable_interrupts());
+        drop(lock.lock());
+        assert!(!HostPort::interrupts_enabled());
+        assert_eq!(HostPort::spin().count(), 0);
+    }
+
+    /// A lock that is held across a switch: its guard is forgotten, and its release pays or
+    /// leaves what is owed.
+    #[test]
+    fn a_lock_that_is_handed_over() {
+        HostPort::become_cpu(0);
+        let lock = Spinlock::<(), HostPort>::new(());
+        for pay in [true, false] {
+            core::mem::forget(lock.lock());
+            HostPort::crit().owe();
+            // SAFETY: this CPU holds the lock, its guard was forgotten, and nothing refers
+            // to its value.
+            unsafe { lock.unlock_handed_over(pay) };
+            assert!(!lock.is_held_here() && HostPort::interrupts_enabled());
+            assert_eq!(HostPort::crit().critnest(), 0);
+            assert_eq!(HostPort::crit().owepreempt(), !pay);
+        }
+        HostPort::crit().paid();
+    }
+
+    #[test]
+    #[should_panic(expected = "kassert: a lock was handed over that cpu0 does not hold")]
+    fn a_lock_that_nobody_handed_over_is_found() {
+        HostPort::become_cpu(0);
+        let lock = Spinlock::<(), HostPort>::new(());
+        // SAFETY: not held, which is found before anything is done.
+        unsafe { lock.unlock_handed_over(true) };
+    }
+
+    /// While it waits for the lock of where it was, the thread comes to where another lock
+    /// counts: it must hold that one.
+    #[test]
+    fn the_lock_of_here_is_looked_for_again() {
+        let locks = [(); 2].map(|()| Spinlock::<(), HostPort>::new(()));
+        let (here, looks) = (AtomicU32::new(0), AtomicU32::new(0));
+        on_cpus(2, |cpu| {
+            if cpu == 0 {
+                drop(Spinlock::lock_here(|| &locks[0]));
+                let first = locks[0].lock();
+                looks.store(1, Ordering::Release);
+                while looks.load(Ordering::Acquire) < 3 {
+                    std::thread::yield_now();
+                }
+                here.store(1, Ordering::Release);
+                drop(first);
+            } else {
+                while looks.load(Ordering::Acquire) == 0 {
+                    std::thread::yield_now();
+                }
+                let guard = Spinlock::lock_here(|| {
+                    looks.fetch_add(1, Ordering::AcqRel);
+                    &locks[here.load(Ordering::Acquire) as usize]
+                });
+                assert!(locks[1].is_held_here() && !locks[0].is_held_here());
+                assert_eq!(HostPort::spin().count(), 1);
+                drop(guard);
+                assert!(HostPort::interrupts_enabled());
+            }
+        });
     }
 }

@@ -151,7 +151,7 @@ impl ThreadState {
 
 #[cfg(test)]
 mod tests {
-    use super::{Priority, ThreadId, ThreadState};
+    use super::{AtomicPriority, Priority, ThreadId, ThreadState};
 
     #[test]
     fn priorities_are_ordered_and_bounded() {
@@ -189,5 +189,13 @@ mod tests {
             .to_string(),
             "thread3.7"
         );
+    }
+
+    #[test]
+    fn a_priority_may_change() {
+        let priority = AtomicPriority::new(Priority::NORMAL);
+        assert_eq!(priority.get(), Priority::NORMAL);
+        priority.set(Priority::HIGHEST);
+        assert_eq!(priority.get(), Priority::HIGHEST);
     }
 }

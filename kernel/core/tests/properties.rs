@@ -1,0 +1,362 @@
+//! Queues, sets and the firmware's tables against the plainest model of each.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ptr;
+
+use kcore::acpi::{RootTable, hpet};
+use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
+use kcore::runq::{RunLink, RunQueue};
+use kcore::tailq::{Link, Linked};
+use kcore::thread::Priority;
+use kcore::timerq::{NOWHERE, Positions, Timer, TimerQueue};
+use kcore::waitq::{WaitLink, WaitList};
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
+struct Thread {
+    number: usize,
+    rank: u8,
+    run: Link<Thread>,
+    wait: Link<Thread>,
+}
+
+impl Linked<RunLink> for Thread {
+    fn link(&self) -> &Link<Self> {
+        &self.run
+    }
+}
+
+impl Linked<WaitLink> for Thread {
+    fn link(&self) -> &Link<Self> {
+        &self.wait
+    }
+}
+
+/// Threads for good: the lists hold them for `'static`.
+fn threads(ranks: &[u8]) -> &'static [Thread] {
+    let thread = |(number, &rank)| Thread {
+        number,
+        rank,
+        run: Link::new(),
+        wait: Link::new(),
+    };
+    Vec::leak(ranks.iter().enumerate().map(thread).collect())
+}
+
+struct Places(RefCell<Vec<u32>>);
+
+impl Positions for Places {
+    fn position(&self, thread: u32) -> u32 {
+        self.0.borrow()[thread as usize]
+    }
+
+    fn set_position(&self, thread: u32, position: u32) {
+        self.0.borrow_mut()[thread as usize] = position;
+    }
+}
+
+fn set(cpus: &BTreeSet<usize>) -> CpuSet {
+    cpus.iter().filter_map(|&cpu| CpuId::new(cpu)).collect()
+}
+
+fn cpus() -> impl Strategy<Value = BTreeSet<usize>> {
+    // Mostly at the borders of the words.
+    let cpu = prop_oneof![0..MAX_CPUS, Just(0), Just(63), Just(64), Just(MAX_CPUS - 1)];
+    btree_set(cpu, 0..40)
+}
+
+fn numbers(set: &CpuSet) -> BTreeSet<usize> {
+    set.iter().map(CpuId::index).collect()
+}
+
+/// The ranges of a set as it is displayed, back in numbers.
+fn read_back(text: &str) -> BTreeSet<usize> {
+    let ranges = text.split(',').filter(|text| *text != "none");
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        first.parse::<usize>().unwrap()..=last.parse().unwrap()
+    };
+    ranges.flat_map(range).collect()
+}
+
+/// An RSDP, a root table and what that lists, in memory from 0 on, with right checksums.
+fn firmware(entries: &[(u32, Vec<u8>)], xsdt: bool) -> Vec<u8> {
+    const ROOT: usize = 64;
+    let width = if xsdt { 8 } else { 4 };
+    let length = 36 + entries.len() * width;
+    let mut memory = vec![0; ROOT + length];
+    memory[..8].copy_from_slice(b"RSD PTR ");
+    memory[15] = if xsdt { 2 } else { 0 };
+    memory[16..20].copy_from_slice(&(ROOT as u32).to_le_bytes());
+    memory[20] = 36;
+    memory[24..32].copy_from_slice(&(ROOT as u64).to_le_bytes());
+    memory[ROOT..ROOT + 4].copy_from_slice(if xsdt { b"XSDT" } else { b"RSDT" });
+    memory[ROOT + 4..ROOT + 8].copy_from_slice(&(length as u32).to_le_bytes());
+    for (number, (kind, body)) in entries.iter().enumerate() {
+        let at = memory.len();
+        let entry = ROOT + 36 + number * width;
+        memory[entry..entry + 4].copy_from_slice(&(at as u32).to_le_bytes());
+        memory.extend(kind.to_le_bytes());
+        memory.extend((36 + body.len() as u32).to_le_bytes());
+        memory.extend([0; 28]);
+        memory.extend(body);
+        seal(&mut memory, at, 36 + body.len(), 9);
+    }
+    seal(&mut memory, ROOT, length, 9);
+    seal(&mut memory, 0, 20, 8);
+    seal(&mut memory, 0, 36, 32);
+    memory
+}
+
+fn seal(memory: &mut [u8], start: usize, length: usize, checksum: usize) {
+    memory[start + checksum] = 0;
+    let sum = memory[start..start + length]
+        .iter()
+        .fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
+    memory[start + checksum] = 0_u8.wrapping_sub(sum);
+}
+
+/// Reads all that there is to read, whatever the memory holds: no panic and no endless loop.
+fn read_all(memory: &[u8]) -> Option<usize> {
+    let read = &mut |address: u64, length: usize| {
+        let at = usize::try_from(address).ok()?;
+        memory.get(at..at.checked_add(length)?)
+    };
+    let root = match RootTable::read(0, read) {
+        Ok(root) => root,
+        Err(error) => {
+            assert!(!error.to_string().contains('\n'));
+            return None;
+        }
+    };
+    for signature in [*b"APIC", *b"HPET"] {
+        match root.find(signature, read) {
+            Ok((address, table)) if signature == *b"HPET" => {
+                let _ = hpet(address, table).map_err(|error| error.to_string());
+            }
+            Ok((_, table)) => {
+                let _ = kcore::madt::parse(table).map_err(|error| error.to_string());
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    Some(root.addresses().count())
+}
+
+fn table() -> impl Strategy<Value = (u32, Vec<u8>)> {
+    let kind = prop_oneof![
+        Just(u32::from_le_bytes(*b"APIC")),
+        Just(u32::from_le_bytes(*b"HPET")),
+        any::<u32>(),
+    ];
+    (kind, vec(any::<u8>(), 0..60))
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn sets_of_cpus_are_sets(a in cpus(), b in cpus(), one in 0..MAX_CPUS) {
+        let (left, right) = (set(&a), set(&b));
+        prop_assert_eq!(numbers(&left), a.clone());
+        prop_assert_eq!((left.len(), left.is_empty()), (a.len(), a.is_empty()));
+        prop_assert_eq!(numbers(&left.intersection(&right)), &a & &b);
+        prop_assert_eq!(numbers(&left.difference(&right)), &a - &b);
+        prop_assert_eq!(left.is_subset(&right), a.is_subset(&b));
+        prop_assert_eq!(read_back(&left.to_string()), a.clone());
+        let cpu = CpuId::new(one).unwrap();
+        let (mut changed, mut model) = (left, a.clone());
+        prop_assert_eq!(changed.contains(cpu), model.contains(&one));
+        prop_assert_eq!(changed.insert(cpu), model.insert(one));
+        prop_assert_eq!(changed.remove(cpu), model.remove(&one));
+        prop_assert_eq!(numbers(&changed), model);
+
+        let shared = AtomicCpuSet::new();
+        left.each(|cpu| assert!(shared.insert(cpu)));
+        prop_assert!(shared.is(&left) && shared.snapshot() == left);
+        prop_assert_eq!(shared.is(&right), a == b);
+        prop_assert_eq!(shared.contains(cpu), a.contains(&one));
+        let first = a.range(one..).next().copied();
+        prop_assert_eq!(shared.find(|cpu| cpu.index() >= one).map(CpuId::index), first);
+        prop_assert_eq!(shared.remove(cpu), a.contains(&one));
+        let mut drained = BTreeSet::new();
+        shared.drain(|cpu| assert!(drained.insert(cpu.index())));
+        let mut rest = a;
+        rest.remove(&one);
+        prop_assert_eq!(drained, rest);
+        prop_assert!(shared.is_empty());
+    }
+
+    /// 0: to the front, 1: to the back, 2: out again, 3: the best, 4: one for another CPU.
+    #[test]
+    fn the_run_queue_is_a_list_for_each_priority(
+        steps in vec((0..5_u8, any::<Index>(), 0..64_usize), 0..120)
+    ) {
+        let threads = threads(&[0; 12]);
+        let mut queue = RunQueue::new();
+        let mut model = vec![Vec::<usize>::new(); 64];
+        for (what, which, level) in steps {
+            let thread = which.get(threads);
+            let number = thread.number;
+            let at = model.iter().position(|list| list.contains(&number));
+            let priority = |level: usize| Priority::new(level as u8).unwrap();
+            match (what, at) {
+                (0, None) => {
+                    queue.push_front(thread, priority(level));
+                    model[level].insert(0, number);
+                }
+                (1, None) => {
+                    queue.push_back(thread, priority(level));
+                    model[level].push(number);
+                }
+                (2, Some(level)) => {
+                    queue.remove(thread, priority(level));
+                    model[level].retain(|&one| one != number);
+                }
+                (3, _) => {
+                    let list = model.iter_mut().find(|list| !list.is_empty());
+                    let best = list.map(|list| list.remove(0));
+                    prop_assert_eq!(queue.pop().map(|thread| thread.number), best);
+                }
+                _ => {
+                    let wanted = |number: usize| number % 3 == level % 3;
+                    let best = model.iter().enumerate().find_map(|(level, list)| {
+                        list.iter().find(|&&one| wanted(one)).map(|&one| (one, level))
+                    });
+                    let found = queue.find(|thread| wanted(thread.number));
+                    prop_assert_eq!(found.map(|(t, p)| (t.number, p.index())), best);
+                }
+            }
+            let best = model.iter().position(|list| !list.is_empty());
+            prop_assert_eq!(queue.best().map(Priority::index), best);
+            prop_assert_eq!(queue.is_empty(), best.is_none());
+        }
+    }
+
+    #[test]
+    fn the_wait_queue_gives_the_best_and_of_these_the_first(
+        ranks in vec(0..4_u8, 1..12),
+        steps in vec((0..4_u8, any::<Index>()), 0..80),
+    ) {
+        let threads = threads(&ranks);
+        let mut list = WaitList::new();
+        let mut model: Vec<usize> = Vec::new();
+        for (what, which) in steps {
+            let thread = which.get(threads);
+            let at = model.iter().position(|&one| one == thread.number);
+            match (what, at) {
+                (0 | 1, None) => {
+                    list.push_back(thread);
+                    model.push(thread.number);
+                }
+                (2, Some(at)) => {
+                    list.remove(thread);
+                    model.remove(at);
+                }
+                (3, _) => {
+                    let best = list.best(|thread| thread.rank);
+                    let rank = |&&number: &&usize| ranks[number];
+                    let expected = model.iter().min_by_key(rank).copied();
+                    prop_assert_eq!(best.map(|thread| thread.number), expected);
+                    if let Some(best) = best {
+                        list.remove(best);
+                        model.retain(|&one| one != best.number);
+                    }
+                }
+                _ => {}
+            }
+            prop_assert!(list.iter().map(|thread| thread.number).eq(model.iter().copied()));
+            prop_assert_eq!(list.contains(thread), model.contains(&thread.number));
+            prop_assert!(list.first().is_none_or(|first| ptr::eq(first, &raw const threads[model[0]])));
+            prop_assert_eq!(list.is_empty(), model.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_timer_queue_is_a_sorted_list(
+        steps in vec((0..3_u8, 0..20_u32, 0..50_u64), 0..150)
+    ) {
+        let places = Places(RefCell::new(vec![NOWHERE; 20]));
+        let mut heap = [Timer::default(); 20];
+        let mut queue = TimerQueue::new(&mut heap);
+        let mut model: Vec<(u64, u32)> = Vec::new();
+        for (what, thread, time) in steps {
+            let known = model.iter().position(|&(_, one)| one == thread);
+            match (what, known) {
+                (0, None) => {
+                    queue.insert(&places, thread, time);
+                    model.push((time, thread));
+                }
+                (1, _) => {
+                    prop_assert_eq!(queue.remove(&places, thread), known.is_some());
+                    known.map(|at| model.swap_remove(at));
+                }
+                _ => {
+                    while let Some(expired) = queue.pop_expired(&places, time) {
+                        let at = model.iter().position(|&(_, one)| one == expired).unwrap();
+                        let (deadline, _) = model.swap_remove(at);
+                        prop_assert!(deadline <= time);
+                        prop_assert!(model.iter().all(|&(other, _)| other >= deadline));
+                    }
+                    prop_assert!(model.iter().all(|&(deadline, _)| deadline > time));
+                }
+            }
+            prop_assert_eq!(queue.next(), model.iter().map(|&(deadline, _)| deadline).min());
+            let shown = format!("{queue:?}").matches("deadline").count();
+            prop_assert_eq!(shown, model.len());
+            for thread in 0..20 {
+                let queued = model.iter().any(|&(_, one)| one == thread);
+                prop_assert_eq!(places.position(thread) != NOWHERE, queued);
+            }
+        }
+    }
+
+    #[test]
+    fn all_tables_that_are_listed_are_found(tables in vec(table(), 0..6), xsdt: bool) {
+        let memory = firmware(&tables, xsdt);
+        prop_assert_eq!(read_all(&memory), Some(tables.len()));
+        let read = &mut |address: u64, length: usize| {
+            memory.get(address as usize..(address as usize).checked_add(length)?)
+        };
+        let root = RootTable::read(0, read).unwrap();
+        prop_assert_eq!(root.name(), if xsdt { "XSDT" } else { "RSDT" });
+        for (kind, _) in &tables {
+            let (_, first) = tables.iter().find(|(other, _)| other == kind).unwrap();
+            let (_, found) = root.find(kind.to_le_bytes(), read).unwrap();
+            prop_assert_eq!(&found[36..], &first[..]);
+        }
+    }
+
+    /// Bytes changed anywhere, with the checksums that firmware would have written or not.
+    #[test]
+    fn damaged_tables_give_an_answer(
+        tables in vec(table(), 0..4),
+        xsdt: bool,
+        changes in vec((any::<Index>(), any::<u8>()), 1..8),
+        sealed: bool,
+    ) {
+        let mut memory = firmware(&tables, xsdt);
+        for (at, byte) in changes {
+            *at.get_mut(&mut memory) = byte;
+        }
+        if sealed {
+            let length = u32::from_le_bytes(memory[68..72].try_into().unwrap()) as usize;
+            if (10..=memory.len() - 64).contains(&length) {
+                seal(&mut memory, 64, length, 9);
+            }
+            seal(&mut memory, 0, 20, 8);
+            seal(&mut memory, 0, 36, 32);
+        }
+        let _answer = read_all(&memory);
+    }
+}
