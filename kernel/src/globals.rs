@@ -2,20 +2,19 @@
 //!
 //! Some live elsewhere, where the code is that alone may touch them:
 //! `arch::descriptor::IDT` (written by the boot CPU before any CPU loads it),
-//! `arch::apic::{X2APIC, REGISTERS}` (the same), and `arch::ap::{MAILBOX, LATE}` (their
+//! `arch::apic::{X2APIC, REGISTERS}` and `arch::paging::TAGGED` (the same), and `arch::ap::{MAILBOX, LATE}` (their
 //! own protocol). `boot::pvh::{REGIONS, BOOT_INFO, COMMAND_LINE}` and
 //! `pvh_entry_tsc` are written before this kernel is entered. The test runner (`ktest`)
 //! has its own.
 
-use alloc::boxed::Box;
-
 use kcore::acpi::AcpiError;
 use kcore::clock::Scale;
 use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
+use kcore::epoch::Epoch;
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
 use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 use kcore::stop::Stops;
 use kcore::thread::Priority;
 use log::LevelFilter;
@@ -24,7 +23,7 @@ use spin::Once;
 use crate::acpi::Platform;
 use crate::arch::ap::Trampoline;
 use crate::arch::ioapic::IoApic;
-use crate::arch::paging::KernelSpace;
+use crate::arch::paging::PageTables;
 use crate::clock::Timer;
 use crate::init::BootRecord;
 use crate::mem::heap::Heap;
@@ -32,7 +31,7 @@ use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
 use crate::sync::Mutex;
 use crate::sync::inherit::Chains;
-use crate::thread::Thread;
+use crate::thread::{Table, Thread};
 use crate::waitq::WaitQueue;
 
 // Written once, by the boot CPU while it is alone; read-only afterwards.
@@ -56,8 +55,8 @@ pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// Whether idle CPUs rest by MWAIT: `idle::choose`. Relaxed throughout.
 pub static IDLE_BY_MWAIT: AtomicBool = AtomicBool::new(false);
-/// The thread table: place to thread. See `thread::at`.
-pub static THREADS: Once<Box<[AtomicPtr<Thread>]>> = Once::new();
+/// How many threads there can be. Relaxed throughout.
+pub static MAX_THREADS: AtomicUsize = AtomicUsize::new(1);
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
 pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
 
@@ -89,12 +88,13 @@ pub static BUGS: Once<u64> = Once::new();
 /// Free physical memory.
 pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
 /// The kernel's page tables. Taken before [`FRAMES`].
-pub static SPACE: Spinlock<Option<KernelSpace>> = Spinlock::new(None);
+pub static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 /// Who takes a CPU offline, or brings one back.
 pub static HOTPLUG: Mutex<()> = Mutex::new(());
 /// The next unused slot for a kernel stack.
 pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
-/// The next place of the thread table that no thread has had.
+/// The next place of the thread table that no thread has had. Under the same lock the table
+/// changes, and is replaced.
 pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
 /// The places whose threads have ended.
 pub static VACANT_THREADS: WaitQueue = WaitQueue::new();
@@ -115,6 +115,11 @@ pub static HEAP: Heap = Heap::new();
 
 // Atomic in themselves.
 
+/// The thread table: place to thread; null before there is a heap. Read inside
+/// [`EPOCH`], replaced under [`NEXT_THREAD`]. See `thread::at`.
+pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
+/// Who reads what may be freed. See `epoch`.
+pub static EPOCH: Epoch<Machine> = Epoch::new();
 /// The CPUs that take part in everything. Each changes its own bit: `kcore::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
@@ -128,6 +133,8 @@ pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
 pub static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 /// Which CPUs are stopped, by whom, and which panics first.
 pub static STOPS: Stops<Machine> = Stops::new();
+/// The number of the next address space. Relaxed throughout.
+pub static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 pub static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The rendezvous.

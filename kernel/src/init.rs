@@ -23,7 +23,7 @@ use crate::arch::paging;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::{apic, cpu, pic};
 use crate::mem::{self, heap, kstack};
-use crate::{acpi, clock, console, globals, idle, pcpu, smp, thread};
+use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -106,6 +106,7 @@ extern "C" fn continue_boot() -> ! {
     clock::init_this_cpu();
     devices::init_io_apics(madt);
     let protections = cpu::protect();
+    sched::begin_slices();
     devices::take_leftovers();
     pcpu::this().set_presence(pcpu::Presence::Online);
     globals::BOOT_PCPU.calls.open();

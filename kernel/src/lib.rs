@@ -18,6 +18,7 @@ extern crate alloc;
 pub mod arch;
 
 pub mod console;
+pub mod epoch;
 pub mod fence;
 pub mod globals;
 pub mod mem;
@@ -33,6 +34,7 @@ pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;
+pub mod vspace;
 pub mod waitq;
 
 pub mod init;

@@ -11,6 +11,7 @@ use kcore::call::CallQueue;
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shootdown::Spaces;
 use kcore::spinlock::SpinlockGuard;
 use kcore::wake::DeferredWakes;
 
@@ -55,6 +56,8 @@ pub struct Pcpu {
     pub sched: Counters,
     /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
     pub armed: AtomicU64,
+    /// The address spaces of this CPU. See `vspace`.
+    pub spaces: Spaces,
     /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
     pub ipis: Ipis,
     /// Calls that wait for this CPU; closed while it is offline. Added to by other CPUs.
@@ -122,6 +125,7 @@ impl Pcpu {
             timers: Spinlock::new(Timers::new()),
             sched: Counters::new(),
             armed: AtomicU64::new(0),
+            spaces: Spaces::new(),
             ipis: Ipis::new(),
             calls: CallQueue::closed(),
             wakes: DeferredWakes::new(),

@@ -9,12 +9,13 @@ use kcore::critical::{CritState, Preempt};
 use kcore::port::Port;
 use kcore::rmlock::{Reader, Reads};
 use kcore::shim::{Ordering, spin_loop};
+use kcore::shootdown::Mmu;
 #[cfg(feature = "ktest")]
 use kcore::site::Place;
 use kcore::spinlock::SpinState;
 use kcore::wake::DeferredWakes;
 
-use crate::arch::{apic, cpu, vector};
+use crate::arch::{apic, cpu, paging, vector};
 use crate::{globals, pcpu, sched, smp};
 
 /// This machine.
@@ -28,6 +29,33 @@ pub type Spinlock<T> = kcore::spinlock::Spinlock<T, Machine>;
 impl Preempt for Machine {
     fn preempt(crit: &CritState) {
         sched::preempt(crit);
+    }
+}
+
+impl Mmu for Machine {
+    #[inline]
+    fn tags() -> usize {
+        // As many as there are numbers, but for 0.
+        if paging::tagged() { 0xfff } else { 0 }
+    }
+
+    fn load(root: u64, tag: usize, keep: bool) {
+        // SAFETY: all spaces have the kernel's half, and are not freed while they are loaded
+        // (`kcore::shootdown::Space::retire`).
+        unsafe { paging::load(root, tag as u16, keep) };
+    }
+
+    #[inline]
+    fn forget_page(address: u64) {
+        paging::forget(address);
+    }
+
+    fn forget_loaded() {
+        paging::forget_loaded();
+    }
+
+    fn forget_all() {
+        paging::forget_all();
     }
 }
 
@@ -59,6 +87,9 @@ impl Port for Machine {
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
+            kcore::port::Mistake::EarlyLeave => Bug::EarlyLeave,
+            kcore::port::Mistake::StaleGeneration => Bug::StaleGeneration,
+            kcore::port::Mistake::NoGrace => Bug::NoGrace,
             kcore::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }

@@ -29,7 +29,7 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::CritState;
 use kcore::port::Port;
 use kcore::runq::RunQueue;
-use kcore::sched::{Resched, maybe_preempt, place};
+use kcore::sched::{Resched, maybe_preempt, place, slice_left};
 use kcore::shim::{AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 use kcore::thread::{Priority, ThreadState};
@@ -39,7 +39,7 @@ use crate::arch::{context, cpu};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{self, Thread, TimerPositions};
-use crate::{clock, globals, smp};
+use crate::{clock, globals, smp, vspace};
 
 /// How many slices a thread could have in a second before one of the same priority
 /// gets its turn: 8 ms each. A power of two, since each switch divides by it.
@@ -458,10 +458,13 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     let over = mem::take(&mut rq.slice_over);
     let idle = here.idle();
     let ran = me.state();
+    let now = cpu::tsc();
+    // Relaxed: under this CPU's run-queue lock.
+    let left = slice_left(ran, over, me.slice.load(Ordering::Relaxed), now);
     if ran == ThreadState::Running {
         me.set_state(ThreadState::Runnable);
         if !core::ptr::eq(me, idle) {
-            if over {
+            if left == 0 {
                 rq.queue.push_back(me, me.priority());
             } else {
                 rq.queue.push_front(me, me.priority());
@@ -478,6 +481,11 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         if owed {
             count(&here.sched.cancelled);
         }
+        if left == 0 {
+            // Whoever was to have the next slice has been taken elsewhere, and the timer
+            // that ended this one is not armed any more.
+            start_slice(here, me, now, 0);
+        }
         return release(rq, pay);
     }
     note_idle(
@@ -492,10 +500,12 @@ pub(crate) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     if ran == ThreadState::Dead {
         here.set_dead(me);
     }
+    vspace::switch(here, next);
     if !me.reads.is_empty() {
         me.reads.count_all();
     }
-    start_slice(here, next);
+    me.slice.store(left, Ordering::Relaxed);
+    start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
     here.set_curthread(next);
     mem::forget(rq);
     // SAFETY: under this CPU's run-queue lock, where alone contexts are used.
@@ -542,7 +552,9 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
         illegal_switch(me, why);
     }
     #[cfg(feature = "ktest")]
-    if let Some(vector) = crate::arch::apic::in_service() {
+    if let Some(vector) = crate::arch::apic::in_service()
+        && !crate::ktest::bugs::active(crate::ktest::bugs::Bug::UncheckedSwitch)
+    {
         panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
     }
 }
@@ -648,8 +660,9 @@ pub(crate) fn timer_interrupt() {
     }
     let mut rq = here.runq.lock();
     // Relaxed: this CPU's thread.
-    if now < me.slice_end.load(Ordering::Relaxed) {
-        clock::arm(me.slice_end.load(Ordering::Relaxed));
+    let end = me.slice.load(Ordering::Relaxed);
+    if now < end {
+        clock::arm(end);
     } else if rq
         .queue
         .best()
@@ -658,20 +671,27 @@ pub(crate) fn timer_interrupt() {
         rq.slice_over = true;
         owe(here);
     } else {
-        start_slice(here, me);
+        start_slice(here, me, now, 0);
     }
 }
 
-/// Gives `thread`, which is going to run here, a whole slice.
+/// Lets `thread`, which runs here from `now` on, have the `left` ticks of its slice, or a
+/// whole one if none are left.
 #[inline]
-fn start_slice(here: &Pcpu, thread: &Thread) {
+fn start_slice(here: &Pcpu, thread: &Thread, now: u64, left: u64) {
     if thread.priority() == Priority::IDLE {
         return;
     }
-    let end = cpu::tsc() + slice_ticks();
+    let end = now + if left == 0 { slice_ticks() } else { left };
     // Relaxed: this CPU's thread.
-    thread.slice_end.store(end, Ordering::Relaxed);
+    thread.slice.store(end, Ordering::Relaxed);
     clock::arm_on(here, end);
+}
+
+/// Gives the first thread of this CPU, which no switch has chosen, its first slice.
+/// Interrupts off.
+pub(crate) fn begin_slices() {
+    start_slice(pcpu::this(), curthread(), cpu::tsc(), 0);
 }
 
 /// A slice in ticks of the time-stamp counter.

@@ -1,4 +1,5 @@
-//! TLB shootdown: what is unmapped on one CPU is forgotten by all.
+//! TLB shootdown of kernel pages: what is unmapped on one CPU is forgotten by all. For pages
+//! of an address space see [`crate::vspace`], for what both share [`kcore::shootdown`].
 //!
 //! A CPU may keep what a page table said until it is told to forget it, and the page
 //! tables of the kernel's half are everybody's. So a page is taken out of them first, then
@@ -14,13 +15,11 @@ use core::ops::Range;
 
 use kcore::port::{Mistake, Port};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shootdown::Forget;
 
-use crate::arch::paging::{self, MapError, PAGE_SIZE};
+use crate::arch::paging::{MapError, PAGE_SIZE};
 use crate::port::Machine;
 use crate::{mem, smp};
-
-/// From how many pages on it is cheaper to forget everything.
-const ALL: u64 = 32;
 
 /// Lets every CPU forget what it knows of the pages in `addresses`, global ones too; of
 /// more than 32, of all pages. Thread context, interrupts on, no spinlock held.
@@ -29,17 +28,9 @@ const ALL: u64 = 32;
 /// [`RendezvousError`]; after a timeout the CPUs in it may still know the pages.
 #[track_caller]
 pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
-    let (start, pages) = (
-        addresses.start,
-        (addresses.end - addresses.start) / PAGE_SIZE,
-    );
-    let forget = |_: &IpiCtx| {
-        if pages > ALL {
-            paging::forget_all();
-        } else {
-            (0..pages).for_each(|page| paging::forget(start + page * PAGE_SIZE));
-        }
-    };
+    let pages = (addresses.end - addresses.start) / PAGE_SIZE;
+    let what = Forget::of(addresses.start, pages, Forget::All);
+    let forget = |_: &IpiCtx| what.apply::<Machine>();
     let none = Phase::NoBarrier;
     if Machine::mistake(Mistake::LocalShootdown) {
         return smp::smp_rendezvous_cpu(Machine::cpu(), &forget);

@@ -13,6 +13,7 @@ use kcore::critical::CritState;
 use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shootdown::Space;
 use kcore::spinlock::SpinState;
 use kcore::tailq::{Link, Linked};
 use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
@@ -21,10 +22,11 @@ use kcore::waitq::WaitLink;
 use kcore::{KASSERT, cpu::CpuId, kassert};
 
 use crate::arch::context::Context;
+use crate::epoch::{self, Deferred};
 use crate::globals;
 use crate::mem::kstack;
 use crate::sync::inherit::Lending;
-use crate::waitq::WaitQueue;
+use crate::waitq::{WaitQueue, may_sleep};
 
 /// The longest name that is kept, in bytes.
 const NAME: usize = 16;
@@ -63,6 +65,9 @@ pub struct Thread {
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
 
+    /// The address space that it uses, null if none: its own. See `vspace`.
+    pub(crate) space: AtomicPtr<Space>,
+
     /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
     pub(crate) reads: Reads,
 
@@ -73,8 +78,9 @@ pub struct Thread {
     // The thread's own.
     pinned: AtomicU32,
     base_priority: AtomicPriority,
-    /// When its time slice ends, in ticks of the time-stamp counter.
-    pub(crate) slice_end: AtomicU64,
+    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
+    /// a whole one. In ticks of the time-stamp counter.
+    pub(crate) slice: AtomicU64,
 
     // Written by its maker before anyone can know the thread.
     name: UnsafeCell<([u8; NAME], usize)>,
@@ -111,12 +117,13 @@ impl Thread {
             lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
+            space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
             #[cfg(feature = "ktest")]
             held: crate::ktest::witness::HeldLocks::new(),
             pinned: AtomicU32::new(0),
             base_priority: AtomicPriority::new(priority),
-            slice_end: AtomicU64::new(u64::MAX),
+            slice: AtomicU64::new(0),
             name: UnsafeCell::new(name_bytes(name)),
             entry: UnsafeCell::new(None),
             generation: AtomicU32::new(0),
@@ -341,55 +348,115 @@ impl Positions for TimerPositions {
     }
 }
 
+/// The thread table: place to thread, null where none has been. Replaced by a bigger one as
+/// threads come, while others look threads up.
+pub type Table = Deferred<Box<[AtomicPtr<Thread>]>>;
+
+/// How many places the table has at first.
+const FIRST_PLACES: usize = 64;
+
+/// The thread of that number, if there is or was one. Any context but NMI.
+fn look_up(index: usize) -> Option<&'static Thread> {
+    // Until its end the table stays, even if it is replaced meanwhile.
+    let _reading = epoch::enter();
+    // Acquire: pairs with the Release in `publish`.
+    // SAFETY: null, or a table, which is not freed while somebody reads.
+    let table = unsafe { globals::THREADS.load(Ordering::Acquire).as_ref() }?;
+    // Acquire: pairs with the Release in `register`.
+    let thread = table.get(index)?.load(Ordering::Acquire);
+    // SAFETY: null, or a thread, which is never freed.
+    unsafe { thread.as_ref() }
+}
+
 /// The thread of a number that a queue gave.
 ///
 /// # Panics
 /// If there is none.
 #[must_use]
 pub fn at(index: u32) -> &'static Thread {
-    let table = globals::THREADS
-        .get()
-        .expect("the thread table is there before any queue");
-    // Acquire: pairs with the Release in `enter`.
-    let thread = table[index as usize].load(Ordering::Acquire);
-    // SAFETY: null, or a thread, which is never freed.
-    unsafe { thread.as_ref() }.expect("a queue names threads that exist")
+    look_up(index as usize).expect("a queue names threads that exist")
 }
 
 /// Every thread that there has been, ended ones too.
 pub fn all() -> impl Iterator<Item = &'static Thread> {
-    let table = globals::THREADS.get().map_or(&[][..], |table| &table[..]);
-    table.iter().filter_map(|place| {
-        // Acquire: pairs with the Release in `enter`.
-        let thread = place.load(Ordering::Acquire);
-        // SAFETY: null, or a thread, which is never freed.
-        unsafe { thread.as_ref() }
-    })
+    let places = *globals::NEXT_THREAD.lock() as usize;
+    (0..places).filter_map(look_up)
 }
 
 /// Makes the table, for one thread to so many bytes of memory and at least as many as
 /// CPUs need, and enters the boot thread. Once, after the heap.
 pub fn init(usable_bytes: u64) {
     const BYTES_PER_THREAD: u64 = 256 << 10;
-    let count = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
-    let table: Vec<AtomicPtr<Thread>> = (0..count)
-        .map(|_| AtomicPtr::new(core::ptr::null_mut()))
-        .collect();
-    globals::THREADS.call_once(|| table.into_boxed_slice());
-    enter(&globals::BOOT_THREAD);
+    let most = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
+    globals::MAX_THREADS.store(most, Ordering::Relaxed);
+    publish(table(FIRST_PLACES));
+    register(&globals::BOOT_THREAD);
 }
 
 /// How many threads there can be.
 #[must_use]
 pub fn capacity() -> usize {
-    globals::THREADS.get().map_or(1, |table| table.len())
+    globals::MAX_THREADS.load(Ordering::Relaxed)
 }
 
-fn enter(thread: &'static Thread) {
-    if let Some(table) = globals::THREADS.get() {
-        let thread_pointer = core::ptr::from_ref(thread).cast_mut();
-        // Release: pairs with the Acquire in `at`.
-        table[thread.index as usize].store(thread_pointer, Ordering::Release);
+/// An empty table.
+fn table(places: usize) -> Box<Table> {
+    let places = (0..places).map(|_| AtomicPtr::new(core::ptr::null_mut()));
+    Deferred::new(places.collect::<Vec<_>>().into_boxed_slice())
+}
+
+/// Puts `table` in the place of the one before, which is given back. Under the lock of
+/// [`globals::NEXT_THREAD`], or before there are others.
+fn publish(table: Box<Table>) -> *mut Table {
+    // AcqRel: pairs with the Acquire in `look_up`, and with the one before.
+    globals::THREADS.swap(Box::into_raw(table), Ordering::AcqRel)
+}
+
+/// The table, for who has the lock of [`globals::NEXT_THREAD`]: it is not replaced meanwhile.
+fn table_of(_next: &u32) -> &[AtomicPtr<Thread>] {
+    // Relaxed: under the lock.
+    // SAFETY: null or a table, which is freed only after it was replaced.
+    unsafe { globals::THREADS.load(Ordering::Relaxed).as_ref() }.map_or(&[], |table| table)
+}
+
+/// Enters a thread at its place, which [`next_place`] gave.
+fn register(thread: &'static Thread) {
+    // Under the lock, or a copy that is being made would lack it.
+    let next = globals::NEXT_THREAD.lock();
+    let pointer = core::ptr::from_ref(thread).cast_mut();
+    // Release: pairs with the Acquire in `look_up`.
+    table_of(&next)[thread.index as usize].store(pointer, Ordering::Release);
+}
+
+/// Replaces the table of `places` by one of twice as many, if nobody else has.
+fn grow(places: usize) {
+    let bigger = table((2 * places).min(capacity()));
+    let replaced = {
+        let next = globals::NEXT_THREAD.lock();
+        let table = table_of(&next);
+        if table.len() == places {
+            for (place, old) in bigger.iter().zip(table) {
+                // Relaxed: changed under the lock only, and published by `publish`.
+                place.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            Ok(publish(bigger))
+        } else {
+            Err(bigger)
+        }
+    };
+    if let Ok(old) = replaced {
+        // SAFETY: the table before, made by `table`; who looks now finds the new one.
+        unsafe { epoch::defer(old) };
+    }
+}
+
+/// Frees tables that were replaced. It costs nothing if there are none.
+fn free_tables() {
+    if epoch::pending() > 0
+        && may_sleep()
+        && let Err(error) = epoch::collect()
+    {
+        log::debug!("a thread table is freed later: {error}");
     }
 }
 
@@ -400,20 +467,29 @@ pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
     let index = next_place().ok()?;
     let thread = Thread::running(index, name, cpu.index() as u32, Priority::IDLE);
     let thread: &'static Thread = Box::leak(Box::new(thread));
-    enter(thread);
+    register(thread);
     Some(thread)
 }
 
-/// A number that no thread has had.
+/// A number that no thread has had, with its place in the table.
 fn next_place() -> Result<u32, SpawnError> {
-    let mut next = globals::NEXT_THREAD.lock();
-    if *next as usize >= capacity() {
-        return Err(SpawnError::TableFull {
-            capacity: capacity(),
-        });
+    loop {
+        let places = {
+            let mut next = globals::NEXT_THREAD.lock();
+            let places = table_of(&next).len();
+            if (*next as usize) < places {
+                *next += 1;
+                return Ok(*next - 1);
+            }
+            places
+        };
+        if places >= capacity() {
+            return Err(SpawnError::TableFull {
+                capacity: capacity(),
+            });
+        }
+        grow(places);
     }
-    *next += 1;
-    Ok(*next - 1)
 }
 
 /// Why there is no new thread.
@@ -521,9 +597,10 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
         return Ok(thread);
     }
     let index = next_place()?;
+    free_tables();
     let stack = kstack::allocate().map_err(|_error| SpawnError::OutOfMemory)?;
     let thread: &'static Thread = Box::leak(Box::new(Thread::vacant(index, stack)));
-    enter(thread);
+    register(thread);
     Ok(thread)
 }
 

@@ -113,6 +113,31 @@ ktest! {
     }
 }
 
+/// Which inputs let an NMI in, LINT0 and LINT1, on every CPU.
+fn nmi_comes_by(expected: [bool; 2]) {
+    let look = |context: &kcore::rendezvous::IpiCtx| {
+        assert_eq!(apic::nmi_inputs(), expected, "{}", context.cpu());
+    };
+    let none = kcore::rendezvous::Phase::NoBarrier;
+    smp_rendezvous(none, kcore::rendezvous::Phase::Run(&look), none).unwrap();
+}
+
+ktest! {
+    /// The NMI comes in where the MADT says, on every CPU, and the PIC's input is masked.
+    fn nmi_by_lint1() [] {
+        assert_eq!(madt().nmi_lint, Some(1));
+        nmi_comes_by([false, true]);
+    }
+}
+
+ktest! {
+    /// So it does where that is the other input.
+    fn nmi_by_lint0() [append = "bug=acpi-madt-nmi-lint0"] {
+        assert_eq!(madt().nmi_lint, Some(0));
+        nmi_comes_by([true, false]);
+    }
+}
+
 ktest! {
     /// A rendezvous interrupt without a rendezvous is counted, and harmless.
     fn stray_rendezvous_interrupt() [] {

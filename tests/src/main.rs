@@ -15,6 +15,7 @@ mod boot_paths;
 mod console;
 mod crash;
 mod critical;
+mod epoch;
 mod fence;
 mod hotplug;
 mod idle;
@@ -31,6 +32,8 @@ mod stop;
 mod stress;
 mod sync;
 mod threads;
+mod vspace;
+mod watchdog;
 mod witness;
 
 bootloader_api::entry_point!(kernel_main, config = &boot::CONFIG);

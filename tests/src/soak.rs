@@ -2,16 +2,19 @@
 //! CPUs that go offline and come back. Each action runs exactly once, where it must, and the
 //! accounts balance at the end.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, RendezvousError};
 use kcore::shim::{AtomicU64, Ordering};
+use kcore::shootdown::Forget;
 use kcore::stop::StopError;
 use kcore::thread::Priority;
 use kernel::port::CriticalGuard;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
+use kernel::vspace::VSpace;
 use kernel::waitq::WaitQueue;
 use kernel::{clock, globals, ktest, pcpu, sched, shootdown};
 
@@ -30,11 +33,12 @@ enum Kind {
     Sleep,
     Wakeup,
     Child,
+    Visit,
     Offline,
     KeptOnline,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Call,
     Kind::Refused,
     Kind::Shootdown,
@@ -45,6 +49,7 @@ const KINDS: [Kind; 12] = [
     Kind::Sleep,
     Kind::Wakeup,
     Kind::Child,
+    Kind::Visit,
     Kind::Offline,
     Kind::KeptOnline,
 ];
@@ -137,7 +142,7 @@ fn child(cpus: &CpuSet, dice: u64) {
 }
 
 /// What each worker does until `end`.
-fn work(number: u64, cpus: &CpuSet, end: u64) {
+fn work(number: u64, cpus: &CpuSet, space: &VSpace, end: u64) {
     static QUEUES: [WaitQueue; 8] = [const { WaitQueue::new() }; 8];
     let mut state = seed(number);
     let mut rounds = 0;
@@ -147,7 +152,11 @@ fn work(number: u64, cpus: &CpuSet, end: u64) {
         let queue = &QUEUES[(dice >> 8) as usize % 8];
         match dice % 32 {
             0..10 => call(cpus, &mut state),
-            10..13 => {
+            10 => {
+                space.shootdown(Forget::Space).unwrap();
+                count(Kind::Shootdown);
+            }
+            11..13 => {
                 let start = 0xffff_e800_0000_0000;
                 shootdown::shootdown(&(start..start + (dice >> 8) % 40 * 4096)).unwrap();
                 count(Kind::Shootdown);
@@ -178,6 +187,10 @@ fn work(number: u64, cpus: &CpuSet, end: u64) {
                 clock::delay((dice >> 16) % 100_000);
             }
             28..30 => child(cpus, dice),
+            30 => {
+                space.run(|| clock::delay((dice >> 16) % 20_000));
+                count(Kind::Visit);
+            }
             _ => {
                 sched::curthread().pin();
                 let here = pcpu::this().id();
@@ -223,11 +236,13 @@ fn come_and_go(cpus: &CpuSet, end: u64) {
 fn soak(seconds: u64) {
     let cpus = online();
     let end = clock::since_entry() + seconds * 1_000_000_000;
+    let space = Arc::new(VSpace::new().expect("an address space"));
     let workers = (0..2 * cpus.len() as u64).map(|number| {
         let priority = Priority::new((number * 7 % 64) as u8).unwrap();
         let worker = Builder::new("worker").priority(priority);
+        let space = Arc::clone(&space);
         worker
-            .spawn(move || work(number, &cpus, end))
+            .spawn(move || work(number, &cpus, &space, end))
             .expect("a thread")
     });
     let workers: Vec<_> = workers.collect();

@@ -117,7 +117,7 @@ ktest! {
 ktest! {
     /// A CPU that has interrupts off is named by the soft stop, all go on, and the hard one
     /// reaches it.
-    fn a_deaf_cpu_is_named() [smp = "2..=8"] {
+    fn a_deaf_cpu_is_named() [smp = "2..=8", patience = "60"] {
         static BUSY: Busy = Busy::new();
         let thread = Builder::new("busy").on(cpu1()).spawn(|| {
             arch::cpu::disable_interrupts();

@@ -258,27 +258,78 @@ ktest! {
     }
 }
 
-ktest! {
-    /// Threads of one priority on one CPU take turns although none gives up the CPU.
-    fn round_robin() [] {
-        let turns = Arc::new([const { AtomicU64::new(0) }; 3]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let handles: Vec<_> = (0..3)
-            .map(|n| {
-                let (turns, stop) = (Arc::clone(&turns), Arc::clone(&stop));
-                let spin = move || while !stop.load(Ordering::Relaxed) {
+/// Three threads of one priority that never give up CPU 0, under a better one that runs
+/// there for a moment every `nanoseconds`: each gets its turn.
+fn take_turns(nanoseconds: u64) {
+    let turns = Arc::new([const { AtomicU64::new(0) }; 3]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let handles: Vec<_> = (0..3)
+        .map(|n| {
+            let (turns, stop) = (Arc::clone(&turns), Arc::clone(&stop));
+            let spin = move || {
+                while !stop.load(Ordering::Relaxed) {
                     turns[n].fetch_add(1, Ordering::Relaxed);
                     spin_loop();
-                };
-                Builder::new("turn").on(cpu(0)).priority(Priority::LOWEST).spawn(spin).unwrap()
-            })
-            .collect();
-        let all = || turns.iter().all(|turn| turn.load(Ordering::Relaxed) > 0);
-        while !all() {
-            sched::sleep_for(5_000_000);
-        }
+                }
+            };
+            let builder = Builder::new("turn").on(cpu(0)).priority(Priority::LOWEST);
+            builder.spawn(spin).expect("a thread")
+        })
+        .collect();
+    sched::curthread().pin();
+    while turns.iter().any(|turn| turn.load(Ordering::Relaxed) == 0) {
+        sched::sleep_for(nanoseconds);
+    }
+    sched::curthread().unpin();
+    stop.store(true, Ordering::Relaxed);
+    handles.into_iter().for_each(JoinHandle::join);
+}
+
+ktest! {
+    /// Threads of one priority on one CPU take turns although none gives up the CPU.
+    fn round_robin() [] { take_turns(50_000_000); }
+}
+
+ktest! {
+    /// And although all of them are preempted more often than their slices end: who is
+    /// preempted gets only the rest of the slice.
+    fn round_robin_under_a_sleeper() [] { take_turns(1_000_000); }
+}
+
+ktest! {
+    /// A slice that is over when there is nobody to go next: another one begins, and ends.
+    fn slice_over_with_nobody_to_go_next() [smp = "2..=4"] {
+        sched::curthread().pin();
+        let here = pcpu::this().id();
+        let stop = Arc::new(AtomicBool::new(false));
+        // No other CPU idles, so that the next thread is queued here.
+        let hogs: Vec<_> = smp::online().iter().filter(|&cpu| cpu != here).map(|cpu| {
+            let (busy, seen) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stop));
+            let begun = Arc::clone(&busy);
+            let hog = Builder::new("hog").on(cpu).spawn(move || {
+                begun.store(true, Ordering::Relaxed);
+                spin_until(|| seen.load(Ordering::Relaxed));
+            });
+            spin_until(|| busy.load(Ordering::Relaxed));
+            hog.expect("a thread")
+        }).collect();
+        let taken = Arc::new(AtomicBool::new(false));
+        let section = CriticalGuard::enter();
+        let seen = Arc::clone(&taken);
+        let next = spawn("next", move || seen.store(true, Ordering::Relaxed));
+        spin_until(|| sched::curthread().crit().owepreempt());
         stop.store(true, Ordering::Relaxed);
-        handles.into_iter().for_each(JoinHandle::join);
+        spin_until(|| taken.load(Ordering::Relaxed));
+        drop(section);
+        // This thread is alone here and nothing it does ends its turn but its slice.
+        let turn = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&turn);
+        let other = Builder::new("other").on(here).spawn(move || seen.store(true, Ordering::Relaxed));
+        spin_until(|| turn.load(Ordering::Relaxed));
+        sched::curthread().unpin();
+        other.expect("a thread").join();
+        next.join();
+        hogs.into_iter().for_each(JoinHandle::join);
     }
 }
 

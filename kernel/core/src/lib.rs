@@ -19,8 +19,10 @@
 //! - [`witness`]: the order in which spinlocks are taken;
 //! - [`action`]: what one CPU has another one run;
 //! - [`rendezvous`]: all CPUs at once;
+//! - [`shootdown`]: which CPUs must forget a page;
 //! - [`call`]: calls that nobody waits for on the spot;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
+//! - [`epoch`]: memory that is freed when the last reader has gone;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
@@ -41,6 +43,8 @@ pub mod clock;
 pub mod cmdline;
 pub mod cpu;
 pub mod critical;
+#[expect(unsafe_code, reason = "objects that readers may still have")]
+pub mod epoch;
 pub mod frame;
 pub mod hotplug;
 pub mod intr;
@@ -66,6 +70,8 @@ pub mod runq;
 pub mod sched;
 #[expect(unsafe_code, reason = "read-modify-writes in one instruction")]
 pub mod shim;
+#[expect(unsafe_code, reason = "spaces that live until all CPUs have left them")]
+pub mod shootdown;
 #[expect(
     unsafe_code,
     reason = "a pointer that is null or a place in the source"

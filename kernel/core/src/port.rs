@@ -64,6 +64,12 @@ pub enum Mistake {
     FlagBeforeUnlink,
     /// A writer takes the tokens and interrupts nobody.
     NoRevoke,
+    /// A CPU that goes to another space is out of the set before it has other tables.
+    EarlyLeave,
+    /// A CPU that comes back to a space does not look for shootdowns in the meantime.
+    StaleGeneration,
+    /// What was taken out is freed without waiting for its readers.
+    NoGrace,
     /// A remote fence is executed by one CPU only.
     LocalFence,
 }

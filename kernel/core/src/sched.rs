@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cpu::{AtomicCpuSet, CpuId};
-use crate::thread::Priority;
+use crate::thread::{Priority, ThreadState};
 
 /// What follows from a thread having become runnable on a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,11 +56,29 @@ pub fn place(
     idle.find(|cpu| online.contains(cpu)).unwrap_or(last)
 }
 
+/// What a thread that was in the state `ran` at `now` keeps of a slice that ends at `end`,
+/// in the caller's ticks: 0 means that its next one is whole, and that others of its
+/// priority go first.
+///
+/// A thread that was preempted keeps the rest. If it got a whole slice each time, somebody
+/// better who comes more often than slices end would let it run for ever, and the others of
+/// its priority never (`threads::round_robin_under_a_sleeper`). One that waited, or let
+/// others go first (`over`), begins anew.
+#[must_use]
+#[inline]
+pub fn slice_left(ran: ThreadState, over: bool, end: u64, now: u64) -> u64 {
+    if ran == ThreadState::Running && !over {
+        end.saturating_sub(now)
+    } else {
+        0
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Resched, maybe_preempt, place};
+    use super::{Resched, maybe_preempt, place, slice_left};
     use crate::cpu::{AtomicCpuSet, CpuId};
-    use crate::thread::Priority;
+    use crate::thread::{Priority, ThreadState};
 
     fn cpu(index: usize) -> CpuId {
         CpuId::new(index).unwrap()
@@ -80,6 +98,16 @@ mod tests {
             maybe_preempt(low, Priority::IDLE, cpu(2), cpu(1)),
             Resched::Remote(cpu(2))
         );
+    }
+
+    #[test]
+    fn who_is_preempted_keeps_the_rest_of_the_slice() {
+        let running = ThreadState::Running;
+        assert_eq!(slice_left(running, false, 1000, 400), 600);
+        assert_eq!(slice_left(running, false, 1000, 1000), 0);
+        assert_eq!(slice_left(running, false, 1000, 1001), 0);
+        assert_eq!(slice_left(running, true, 1000, 400), 0);
+        assert_eq!(slice_left(ThreadState::Sleeping, false, 1000, 400), 0);
     }
 
     #[test]

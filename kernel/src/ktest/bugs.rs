@@ -27,6 +27,7 @@ pub enum Bug {
     AcpiMadtSilentCpu,
     AcpiMadtLapicAddress,
     AcpiMadtIoApicAddress,
+    AcpiMadtNmiLint0,
     AcpiHpetAddress,
     FirmwareInterrupts,
     SmpLateCpu,
@@ -37,6 +38,7 @@ pub enum Bug {
     FlagClearedInHandler,
     NoNestedSection,
     UncountedNmi,
+    UncheckedSwitch,
     QuiesceNobody,
     StaleRestart,
     RegularSection,
@@ -44,6 +46,9 @@ pub enum Bug {
     LocalShootdown,
     FlagBeforeUnlink,
     NoRevoke,
+    EarlyLeave,
+    StaleGeneration,
+    NoGrace,
     LocalFence,
     NoCompletion,
     NoGeneration,
@@ -120,6 +125,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "the MADT says that the I/O APIC is where memory is",
     ),
     (
+        Bug::AcpiMadtNmiLint0,
+        "acpi-madt-nmi-lint0",
+        "the MADT says that the NMI is LINT0 of every local APIC",
+    ),
+    (
         Bug::AcpiHpetAddress,
         "acpi-hpet-address",
         "the HPET's table says that it is where memory is",
@@ -160,6 +170,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "who waits for all critical sections waits for none",
     ),
     (
+        Bug::UncheckedSwitch,
+        "unchecked-switch",
+        "a switch does not look whether a vector is in service",
+    ),
+    (
         Bug::UncountedNmi,
         "uncounted-nmi",
         "an NMI does not count as an interrupt",
@@ -188,6 +203,21 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoRevoke,
         "no-revoke",
         "a writer of an rmlock interrupts no reader",
+    ),
+    (
+        Bug::EarlyLeave,
+        "early-leave",
+        "a CPU that goes to another space is not told of shootdowns before it has left",
+    ),
+    (
+        Bug::StaleGeneration,
+        "stale-generation",
+        "a CPU that comes back to a space does not look for shootdowns in the meantime",
+    ),
+    (
+        Bug::NoGrace,
+        "no-grace",
+        "what was taken out of a structure is freed without waiting for its readers",
     ),
     (
         Bug::LocalFence,
@@ -366,11 +396,14 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
                 }
             } else if active(Bug::AcpiMadtIoApicAddress) {
                 |table| {
-                    let io_apic = (MADT_ENTRIES..table.len())
-                        .step_by(8)
-                        .find(|&entry| table[entry] == 1)
-                        .expect("a MADT lists an I/O APIC");
+                    let io_apic = entry_of(table, 1);
                     table[io_apic + 4..io_apic + 8].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
+                    seal(table);
+                }
+            } else if active(Bug::AcpiMadtNmiLint0) {
+                |table| {
+                    let nmi = entry_of(table, 4);
+                    table[nmi + 5] = 0;
                     seal(table);
                 }
             } else {
@@ -382,6 +415,15 @@ pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
     let mut copy = Vec::from(bytes);
     damage(&mut copy);
     Box::leak(copy.into_boxed_slice())
+}
+
+/// Where the first entry of type `kind` is in the MADT `table`.
+fn entry_of(table: &[u8], kind: u8) -> usize {
+    let mut entry = MADT_ENTRIES;
+    while table[entry] != kind {
+        entry += usize::from(table[entry + 1]);
+    }
+    entry
 }
 
 /// Makes the checksum right again.

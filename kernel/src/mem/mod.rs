@@ -17,7 +17,7 @@ use kcore::memmap::{MemoryMap, Region};
 use boot::{MAX_REGIONS, PHYS_OFFSET};
 
 use crate::arch::paging::{
-    self, Access, KernelSpace, MapError, PAGE_SIZE, STACKS, physical_to_virtual,
+    self, Access, MapError, PAGE_SIZE, PageTables, STACKS, physical_to_virtual,
 };
 use crate::globals;
 use crate::init::BootRecord;
@@ -59,7 +59,7 @@ pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
         .ok_or(MapError::OutOfFrames)?
         .start_address();
     // SAFETY: a fresh frame that the present tables show.
-    let mut space = unsafe { KernelSpace::new(root) };
+    let mut space = unsafe { PageTables::new(root) };
     // Page tables come from low memory: the present tables do not show the rest.
     let mut low = || visible_frame(&mut frames).map(Frame::start_address);
     space.map_image(&mut low)?;
@@ -68,6 +68,7 @@ pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
         // SAFETY: usable memory, as data, at the address it always has here.
         unsafe { space.map(to, region.start, region.bytes(), Access::Data, &mut low)? };
     }
+    space.fill_kernel_half(&mut low)?;
     *globals::FRAMES.lock() = Some(frames);
     *globals::SPACE.lock() = Some(space);
     Ok(root)
@@ -171,7 +172,7 @@ fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
     act(globals::FRAMES.lock().as_mut().expect("mem::init has run"))
 }
 
-fn with_space<T>(act: impl FnOnce(&mut KernelSpace) -> T) -> T {
+fn with_space<T>(act: impl FnOnce(&mut PageTables) -> T) -> T {
     act(globals::SPACE.lock().as_mut().expect("mem::init has run"))
 }
 
@@ -179,6 +180,16 @@ fn with_space<T>(act: impl FnOnce(&mut KernelSpace) -> T) -> T {
 #[must_use]
 pub fn page_table_root() -> u64 {
     with_space(|space| space.root())
+}
+
+/// Tables that have the kernel's half and no other page.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`].
+pub fn new_tables() -> Result<PageTables, MapError> {
+    let root = allocate_frame().ok_or(MapError::OutOfFrames)?;
+    // SAFETY: a fresh frame of usable memory, which is visible.
+    Ok(with_space(|space| unsafe { space.with_kernel_half(root) }))
 }
 
 /// Makes the page tables that CPUs start on, with the frame at `page` to be run at its
@@ -217,7 +228,7 @@ pub unsafe fn write_protect(address: u64) -> Result<(), MapError> {
 /// [`MapError`].
 ///
 /// # Safety
-/// As [`KernelSpace::map`].
+/// As [`PageTables::map`].
 pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), MapError> {
     kassert!(to >= PHYS_OFFSET, "{to:#x} is not in the kernel half");
     // SAFETY: the caller's promise.
@@ -231,7 +242,7 @@ pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(),
 /// [`MapError::NotMapped`].
 ///
 /// # Safety
-/// As [`KernelSpace::hide`].
+/// As [`PageTables::hide`].
 pub unsafe fn hide(address: u64) -> Result<(), MapError> {
     kassert!(
         address >= PHYS_OFFSET,

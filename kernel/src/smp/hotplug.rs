@@ -34,7 +34,7 @@ use crate::arch::cpu;
 use crate::pcpu::{self, Pcpu, Presence};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{Builder, SpawnError};
-use crate::{clock, globals, sched, thread};
+use crate::{clock, globals, sched, thread, vspace};
 
 /// How long a CPU may take to go, in nanoseconds, once nothing keeps it.
 const PATIENCE: u64 = 2_000_000_000;
@@ -138,6 +138,8 @@ fn leave() {
             return sched::open(here);
         }
     }
+    // No thread that runs here from now on has a space, and no space has this CPU.
+    vspace::leave();
     globals::IDLE.remove(here.id());
     kcore::hotplug::leave::<Machine>(&globals::ONLINE, here.id(), quiesce_all_critical, || {
         globals::RENDEZVOUS.is_called(here.id())

@@ -6,6 +6,7 @@ mod rendezvous;
 mod start;
 mod stop;
 mod tsc;
+pub mod watchdog;
 
 pub(crate) use hotplug::halt;
 pub use hotplug::{HotplugError, bring_online, take_offline};

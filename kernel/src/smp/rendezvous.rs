@@ -109,6 +109,15 @@ fn backtrace(cpu: CpuId) {
         return log::error!("{cpu}: does not answer an NMI");
     }
     log::error!("{cpu}: interrupted by NMI, {}", block.curthread());
+    match block.trace.interrupts() {
+        (true, Some(vector)) => {
+            log::error!("{cpu}: deaf: interrupts are on, but vector {vector:#x} is in service");
+        }
+        (enabled, _) => {
+            let on = if enabled { "on" } else { "off" };
+            log::error!("{cpu}: interrupts are {on}");
+        }
+    }
     block
         .trace
         .take(|depth, address| log::error!("  #{depth} {address:#x}"));

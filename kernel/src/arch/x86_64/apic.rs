@@ -106,8 +106,8 @@ pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     X2APIC.store(cpu::has_x2apic(), Ordering::Relaxed);
 }
 
-/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI
-/// and LINT0 (the PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
+/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI and LINT0 (the
+/// PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
 /// off. Returns how many interrupts firmware had left in service.
 pub fn init() -> usize {
     let mut register = APIC_BASE;
@@ -165,6 +165,13 @@ pub fn id() -> u32 {
 #[must_use]
 pub fn version() -> u32 {
     read(VERSION)
+}
+
+/// Whether this CPU's inputs LINT0 and LINT1 let an NMI in.
+#[must_use]
+pub fn nmi_inputs() -> [bool; 2] {
+    // Mask and delivery mode (SDM vol. 3, 11.5.1, figure 11-8).
+    [LVT_LINT0, LVT_LINT1].map(|input| read(input) & (MASKED | 7 << 8) == DELIVERY_NMI)
 }
 
 /// Tells the local APIC that the interrupt in service has been dealt with.

@@ -2,9 +2,9 @@
 
 use kcore::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::cpu;
 use super::paging::is_mapped;
 use super::trap::TrapFrame;
+use super::{apic, cpu};
 
 /// The deepest backtrace that is printed; a loop in a broken stack ends here.
 pub const MAX_DEPTH: usize = 32;
@@ -162,6 +162,9 @@ const TRACE: usize = 16;
 #[derive(Debug)]
 pub struct Trace {
     state: AtomicU32,
+    rflags: AtomicU64,
+    /// The vector that is in service, plus one, or 0.
+    in_service: AtomicU32,
     addresses: [AtomicU64; TRACE],
 }
 
@@ -176,6 +179,8 @@ impl Trace {
     pub const fn new() -> Self {
         Self {
             state: AtomicU32::new(IDLE),
+            rflags: AtomicU64::new(0),
+            in_service: AtomicU32::new(0),
             addresses: [const { AtomicU64::new(0) }; TRACE],
         }
     }
@@ -214,6 +219,10 @@ impl Trace {
                 slot.store(address, Ordering::Relaxed);
             }
         };
+        // Relaxed: published by the state.
+        self.rflags.store(snapshot.rflags, Ordering::Relaxed);
+        let in_service = apic::in_service().map_or(0, |vector| u32::from(vector) + 1);
+        self.in_service.store(in_service, Ordering::Relaxed);
         put(snapshot.rip);
         walk(snapshot.rbp, &mut put);
         slots.for_each(|slot| slot.store(0, Ordering::Relaxed));
@@ -227,6 +236,16 @@ impl Trace {
     pub fn has_answer(&self) -> bool {
         // Acquire: pairs with the Release in `answer`.
         self.state.load(Ordering::Acquire) == ANSWERED
+    }
+
+    /// Of the answer: whether the CPU takes interrupts, by its flag, and which vector its
+    /// local APIC has in service.
+    #[must_use]
+    pub fn interrupts(&self) -> (bool, Option<u8>) {
+        // Relaxed: ordered by `has_answer`.
+        let enabled = self.rflags.load(Ordering::Relaxed) & 1 << 9 != 0;
+        let in_service = self.in_service.load(Ordering::Relaxed).checked_sub(1);
+        (enabled, in_service.map(|vector| vector as u8))
     }
 
     /// Hands the addresses to `see`, the innermost first.

@@ -10,6 +10,8 @@ use x86_64::instructions::interrupts;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, GsBase};
 
+use crate::arch::paging;
+
 /// What of the optional protections this CPU has and [`protect`] turned on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protections {
@@ -23,9 +25,9 @@ pub struct Protections {
 
 /// Sets the control registers every CPU runs with: no-execute, write protection for the
 /// kernel too, and in CR4, exactly, physical address extension (the paging of long mode),
-/// global pages, machine checks, and of SMEP, SMAP and UMIP what CPUID offers (SDM vol. 3,
-/// 2.5 and 4.6). What else a loader may have left in CR4 is for units that the kernel
-/// does not use (SSE, XSAVE, FSGSBASE, VMX) or does not expect (PCID, protection keys).
+/// global pages, machine checks, and of SMEP, SMAP, UMIP and PCID what CPUID offers (SDM vol. 3,
+/// 2.5, 4.6 and 4.10.1). What else a loader may have left in CR4 is for units that the kernel
+/// does not use (SSE, XSAVE, FSGSBASE, VMX) or does not expect (protection keys).
 ///
 /// Call once on each CPU, interrupts off, with four-level page tables whose no-execute
 /// bits are meant.
@@ -48,8 +50,12 @@ pub fn protect() -> Protections {
         protections.smap,
     );
     wanted.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, protections.umip);
+    if has_pcid() {
+        wanted.insert(Cr4Flags::PCID);
+        paging::tags_are_on();
+    }
     // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64) and
-    // the paging mode stays. No page of the kernel is a user page, so SMEP and SMAP forbid
+    // the paging mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the kernel is a user page, so SMEP and SMAP forbid
     // nothing it does, and it uses none of what is turned off.
     unsafe { Cr4::write_raw(wanted.bits()) };
     protections
@@ -70,6 +76,14 @@ pub fn protections_offered() -> Protections {
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
     }
+}
+
+/// Whether CPUID offers process-context identifiers: tags of what the TLB knows.
+#[must_use]
+pub fn has_pcid() -> bool {
+    CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_pcid())
 }
 
 /// Whether CPUID offers x2APIC mode.

@@ -1,4 +1,4 @@
-//! Page tables: the kernel's own, and questions to those in use.
+//! Page tables: the kernel's own, those of other spaces, and questions to those in use.
 //!
 //! The kernel half of the address space, in which nothing is both writable and
 //! executable:
@@ -9,13 +9,16 @@
 //! | `ffff_d000_0000_0000` | kernel stacks, as much unmapped below each as it has | RW, NX |
 //! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
 //!
-//! All of it is supervisor-only and global: the same in every address space. The
-//! lower half is empty, but for CPUs that start: [`KernelSpace::starting`].
+//! All of it is supervisor-only and global: the same in every address space, by entries of the
+//! level 4 table that never change ([`PageTables::fill_kernel_half`]). The kernel's own lower
+//! half is empty; CPUs start on tables with a page there ([`PageTables::starting`]), and
+//! [`crate::vspace`] has others.
 
 use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
 use kcore::kassert;
+use kcore::shim::{AtomicBool, Ordering};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{
@@ -109,6 +112,45 @@ pub fn forget_all() {
     unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::PAGE_GLOBAL)) };
 }
 
+/// Whether CPUs tag what they know of a space: CR4.PCIDE. Written by the boot CPU before it
+/// starts others; relaxed throughout.
+static TAGGED: AtomicBool = AtomicBool::new(false);
+
+/// Says that all CPUs have process-context identifiers turned on.
+pub(super) fn tags_are_on() {
+    TAGGED.store(true, Ordering::Relaxed);
+}
+
+/// Whether CPUs tag what they know of a space (PCID).
+#[must_use]
+#[inline]
+pub fn tagged() -> bool {
+    TAGGED.load(Ordering::Relaxed)
+}
+
+/// Loads the tables at physical `root` under `tag`, 0 unless [`tagged`]; with `keep` the CPU
+/// keeps what it knows under that tag, and else forgets it, but for global pages.
+///
+/// # Safety
+/// The tables must have the kernel's half, and be there until others are loaded.
+pub unsafe fn load(root: u64, tag: u16, keep: bool) {
+    let value = root | u64::from(tag) | u64::from(keep) << 63;
+    // SAFETY: the caller's promise: what the kernel uses stays where it is. Without `nomem`,
+    // so that no access to the other half moves over it.
+    unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Lets this CPU forget all pages of the tables that are loaded, but for global ones.
+pub fn forget_loaded() {
+    let value: u64;
+    // SAFETY: reads a register. Bit 63 is read as 0.
+    unsafe {
+        core::arch::asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags));
+    };
+    // SAFETY: the same tables as before.
+    unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
 /// The address at which physical `address` is mapped, if it is.
 #[must_use]
 pub const fn physical_to_virtual(address: u64) -> u64 {
@@ -161,13 +203,13 @@ pub fn is_mapped(address: u64) -> bool {
     translate(address).is_some()
 }
 
-/// The kernel's page tables. The lock around it is [`crate::globals::SPACE`]'s.
+/// Page tables: the kernel's, under the lock of [`crate::globals::SPACE`], or another space's.
 #[derive(Debug)]
-pub struct KernelSpace {
+pub struct PageTables {
     root: u64,
 }
 
-impl KernelSpace {
+impl PageTables {
     /// Empty tables whose level 4 table is the frame at `root`.
     ///
     /// # Safety
@@ -300,6 +342,31 @@ impl KernelSpace {
         Ok(old & ADDRESS)
     }
 
+    /// Puts the frame at physical `frame` in place of that of the 4 KiB page at `address`,
+    /// which stays mapped throughout; gives back the old one. Flushes nothing.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`].
+    ///
+    /// # Safety
+    /// As [`Self::map`].
+    pub unsafe fn exchange(
+        &mut self,
+        address: u64,
+        frame: u64,
+        access: Access,
+    ) -> Result<u64, MapError> {
+        let entry = self.entry(address).ok_or(MapError::NotMapped(address))?;
+        // SAFETY: as in `take_hidden`.
+        let old = unsafe { entry.read_volatile() };
+        if !PageTableFlags::from_bits_truncate(old).contains(PageTableFlags::PRESENT) {
+            return Err(MapError::NotMapped(address));
+        }
+        // SAFETY: as above. In one store: CPUs that walk the table see either frame.
+        unsafe { entry.write_volatile(frame | access.flags(address).bits()) };
+        Ok(old & ADDRESS)
+    }
+
     /// Where the entry of the 4 KiB page at `address` is.
     fn entry(&self, address: u64) -> Option<*mut u64> {
         let mut table = self.root;
@@ -322,6 +389,54 @@ impl KernelSpace {
         None
     }
 
+    /// Gives every entry of the kernel half of the level 4 table its table. They never
+    /// change after that, so other spaces have a copy of them. Once, for the kernel's own.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfFrames`].
+    pub fn fill_kernel_half(&mut self, frames: FrameSource<'_>) -> Result<(), MapError> {
+        for entry in self.tables().level_4_table_mut().iter_mut().skip(256) {
+            if entry.is_unused() {
+                let frame = frames().ok_or(MapError::OutOfFrames)?;
+                // SAFETY: a fresh frame; zeroes are a table with no entry.
+                unsafe { (physical_to_virtual(frame) as *mut PageTable).write_bytes(0, 1) };
+                let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE;
+                entry.set_addr(PhysAddr::new(frame), flags);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tables at the frame `root` with the kernel's half, as these have it, and no other page.
+    ///
+    /// # Safety
+    /// As [`Self::new`].
+    #[must_use]
+    pub unsafe fn with_kernel_half(&mut self, root: u64) -> Self {
+        // SAFETY: the caller's promise.
+        let mut space = unsafe { Self::new(root) };
+        let kernel = self.tables();
+        let kernel_half = kernel.level_4_table().iter().skip(256);
+        let mut tables = space.tables();
+        let entries = tables.level_4_table_mut().iter_mut().skip(256);
+        for (entry, kernel_entry) in entries.zip(kernel_half) {
+            *entry = kernel_entry.clone();
+        }
+        space
+    }
+
+    /// Gives back the frames of the tables of the other half, and that of level 4; not those
+    /// of pages.
+    ///
+    /// # Safety
+    /// No CPU may have the tables loaded, nor any start on them.
+    pub unsafe fn free(self, free: &mut dyn FnMut(u64)) {
+        for index in 0..256 {
+            free_below(self.root + 8 * index, 3, free);
+        }
+        free(self.root);
+    }
+
     /// Makes the frame at `root` the level 4 table of what a CPU starts on: the kernel
     /// half as it is now, and of the lower half the page at physical `page` at its own
     /// address, to be run. The kernel's own tables never have it.
@@ -339,14 +454,7 @@ impl KernelSpace {
         frames: FrameSource<'_>,
     ) -> Result<(), MapError> {
         // SAFETY: the caller's promise.
-        let mut space = unsafe { Self::new(root) };
-        let kernel = self.tables();
-        let kernel_half = kernel.level_4_table().iter().skip(256);
-        let mut tables = space.tables();
-        let entries = tables.level_4_table_mut().iter_mut().skip(256);
-        for (entry, kernel_entry) in entries.zip(kernel_half) {
-            *entry = kernel_entry.clone();
-        }
+        let mut space = unsafe { self.with_kernel_half(root) };
         // SAFETY: the caller's promise; nothing else is in the lower half.
         unsafe { space.map(page, page, PAGE_SIZE, Access::Code, frames) }
     }
@@ -413,6 +521,23 @@ pub fn image_sections() -> [(u64, u64, Access); 5] {
         (early.0, early.1, Access::Data),
         (boot.0, boot.1, Access::Data),
     ]
+}
+
+/// Gives back the table that the entry at physical `entry` points to, which is of `level`, and
+/// those below it. For tables that nobody uses.
+fn free_below(entry: u64, level: u32, free: &mut dyn FnMut(u64)) {
+    let entry = physical_to_virtual(entry) as *const u64;
+    // SAFETY: an entry of a table in memory that is visible at PHYS_OFFSET.
+    let value = unsafe { entry.read_volatile() };
+    let flags = PageTableFlags::from_bits_truncate(value);
+    if !flags.contains(PageTableFlags::PRESENT) || flags.contains(PageTableFlags::HUGE_PAGE) {
+        return;
+    }
+    let table = value & ADDRESS;
+    if level > 1 {
+        (0..512).for_each(|index| free_below(table + 8 * index, level - 1, free));
+    }
+    free(table);
 }
 
 fn map_error<S: PageSize>(error: MapToError<S>, address: u64) -> MapError {

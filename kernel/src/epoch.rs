@@ -1,0 +1,93 @@
+//! What the kernel's own structures are read and freed by: one [`kcore::epoch`] for all.
+//!
+//! The thread table is one: it grows while others look threads up, in timer interrupts too.
+
+use alloc::boxed::Box;
+use core::ops::Deref;
+
+use kcore::epoch::{Reading, Retired};
+use kcore::rendezvous::RendezvousError;
+
+use crate::fence::cpus_fence_seq_cst;
+use crate::globals;
+use crate::port::Machine;
+
+/// Begins to read: see [`kcore::epoch::Epoch::enter`].
+#[track_caller]
+#[inline]
+pub fn enter() -> Reading<'static, Machine> {
+    globals::EPOCH.enter()
+}
+
+/// A value that is freed when nobody reads it any more: [`defer`].
+#[derive(Debug)]
+#[repr(C)]
+pub struct Deferred<T> {
+    /// The first field, so that its address is the object's.
+    retired: Retired,
+    value: T,
+}
+
+impl<T> Deferred<T> {
+    /// The value, in use.
+    #[must_use]
+    pub fn new(value: T) -> Box<Self> {
+        Box::new(Self {
+            retired: Retired::new(free::<T>),
+            value,
+        })
+    }
+}
+
+impl<T> Deref for Deferred<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Frees a [`Deferred`].
+///
+/// # Safety
+/// `retired` is that of one that [`defer`] was given, and nobody refers to it.
+unsafe fn free<T>(retired: *mut Retired) {
+    // SAFETY: the caller's promise: made by `Deferred::new`, of which it is the first field.
+    drop(unsafe { Box::from_raw(retired.cast::<Deferred<T>>()) });
+}
+
+/// Frees `object` when no reader can have it any more: by a [`collect`] after that. Any
+/// context that may take a spinlock.
+///
+/// # Safety
+/// It came from [`Deferred::new`] by `Box::into_raw`, and is where readers that begin now do
+/// not find it.
+pub unsafe fn defer<T: Send>(object: *mut Deferred<T>) {
+    // SAFETY: the caller's promise, and `free` is the one for it.
+    unsafe { globals::EPOCH.defer(object.cast()) };
+}
+
+/// Frees what nobody reads any more; how many objects. Does not wait for readers. Thread
+/// context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`]: what is new waits for the next call.
+pub fn collect() -> Result<usize, RendezvousError> {
+    globals::EPOCH.collect(cpus_fence_seq_cst)
+}
+
+/// Waits until all who read now have ended. Thread context, interrupts on, in no critical
+/// section.
+///
+/// # Errors
+/// [`RendezvousError`]; it has not waited.
+pub fn synchronize() -> Result<(), RendezvousError> {
+    globals::EPOCH.synchronize(cpus_fence_seq_cst)
+}
+
+/// How many objects wait to be freed: a snapshot.
+#[must_use]
+#[inline]
+pub fn pending() -> usize {
+    globals::EPOCH.pending()
+}

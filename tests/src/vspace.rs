@@ -1,0 +1,513 @@
+//! Address spaces: who is told of a shootdown, who finds out by itself, who is not waited for.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
+use kcore::shootdown::Forget;
+use kernel::arch::cpu;
+use kernel::arch::paging::{self, Access, PAGE_SIZE};
+use kernel::ktest::step;
+use kernel::smp::{online, smp_rendezvous};
+use kernel::thread::{Builder, JoinHandle};
+use kernel::vspace::VSpace;
+use kernel::{clock, globals, ktest, mem, pcpu, sched, shootdown};
+
+/// A page of a space's own half.
+const PAGE: u64 = 0x1000_0000;
+/// Longer than a CPU takes to answer.
+const PATIENCE: u64 = 2_000_000_000;
+
+/// A fresh frame with `value` in its first word.
+fn frame(value: u64) -> u64 {
+    let frame = mem::allocate_frame().expect("a frame");
+    fill(frame, value);
+    frame
+}
+
+fn fill(frame: u64, value: u64) {
+    let word = paging::physical_to_virtual(frame) as *mut u64;
+    // SAFETY: a frame of ours that is mapped nowhere else, visible where all memory is.
+    unsafe { word.write_volatile(value) };
+}
+
+/// Maps fresh frames from `start` on, each with `value` in its first word.
+fn map(space: &VSpace, start: u64, pages: u64, value: u64) {
+    for page in 0..pages {
+        let frame = frame(value);
+        // SAFETY: the frame is ours, at an address that nothing else is mapped at.
+        unsafe { space.map(start + page * PAGE_SIZE, frame, Access::ReadOnly) }.expect("a table");
+    }
+}
+
+/// In a frame that is unmapped.
+const POISON: u64 = 0xdead_dead_dead_dead;
+
+/// Other frames at the same addresses, with `value`; the old ones are poisoned.
+fn replace(space: &VSpace, start: u64, pages: u64, value: u64) {
+    let mut frames: Vec<u64> = (0..pages).map(|_| frame(value)).collect();
+    // SAFETY: readers take the page as it comes.
+    unsafe { space.exchange(start, &mut frames, Access::ReadOnly) }.expect("all CPUs answer");
+    for old in frames {
+        fill(old, POISON);
+        // SAFETY: one of ours, and no CPU reads it any more.
+        unsafe { mem::free_frames(old, 1) };
+    }
+}
+
+fn unmap(space: &VSpace, start: u64, pages: u64) {
+    // SAFETY: nobody reads them any more; the frames are those of `map`.
+    unsafe { space.unmap(&(start..start + pages * PAGE_SIZE)) }.expect("all CPUs answer");
+}
+
+/// What this CPU finds there.
+fn word(address: u64) -> u64 {
+    // SAFETY: of a space that the thread is in, where `map` mapped it.
+    unsafe { (address as *const u64).read_volatile() }
+}
+
+/// A thread on `cpu` that does `work` in `space` whenever asked, and in between waits without
+/// the CPU.
+struct Visitor {
+    thread: JoinHandle,
+    asked: Arc<[AtomicU64; 2]>,
+}
+
+impl Visitor {
+    fn new(cpu: CpuId, space: &Arc<VSpace>, work: impl Fn() + Send + 'static) -> Self {
+        let (space, asked) = (
+            Arc::clone(space),
+            Arc::new([const { AtomicU64::new(0) }; 2]),
+        );
+        let todo = Arc::clone(&asked);
+        let body = move || {
+            space.run(|| {
+                for done in 1.. {
+                    while todo[0].load(Ordering::Acquire) < done {
+                        sched::sleep_for(100_000);
+                    }
+                    if todo[0].load(Ordering::Acquire) == u64::MAX {
+                        return;
+                    }
+                    work();
+                    todo[1].store(done, Ordering::Release);
+                }
+            });
+        };
+        let thread = Builder::new("visitor")
+            .on(cpu)
+            .spawn(body)
+            .expect("a thread");
+        Self { thread, asked }
+    }
+
+    /// Lets it work once, and waits for the end.
+    fn visit(&self) {
+        let done = self.asked[0].fetch_add(1, Ordering::AcqRel) + 1;
+        while self.asked[1].load(Ordering::Acquire) < done {
+            sched::sleep_for(100_000);
+        }
+    }
+
+    fn end(self) {
+        self.asked[0].store(u64::MAX, Ordering::Release);
+        self.thread.join();
+    }
+}
+
+fn interrupts(cpu: CpuId) -> u64 {
+    let block = pcpu::of(cpu).expect("a CPU");
+    block.rendezvous_interrupts.load(Ordering::Relaxed)
+}
+
+ktest! {
+    /// Two spaces have different pages at one address, and both have the kernel's.
+    fn two_spaces() [] {
+        let (_, before) = mem::usage();
+        let spaces = [VSpace::new().unwrap(), VSpace::new().unwrap()];
+        for (space, value) in spaces.iter().zip(7..) {
+            map(space, PAGE, 1, value);
+        }
+        for (space, value) in spaces.iter().zip(7..) {
+            space.run(|| {
+                assert_eq!(word(PAGE), value);
+                sched::sleep_for(1_000_000);
+                assert_eq!(word(PAGE), value);
+                assert!(space.active().contains(pcpu::this().id()));
+            });
+        }
+        spaces.iter().for_each(|space| unmap(space, PAGE, 1));
+        drop(spaces);
+        assert!(!paging::is_mapped(PAGE));
+        assert_eq!(mem::usage().1, before, "frames were lost");
+    }
+}
+
+/// A CPU with nothing to do is not interrupted for pages of the space it rests on, and reads
+/// none of them when it goes on.
+fn lazy() {
+    let space = Arc::new(VSpace::new().unwrap());
+    map(&space, PAGE, 1, 1);
+    sched::curthread().pin();
+    let far = CpuId::new(online().len() - 1).unwrap();
+    static FOUND: AtomicU64 = AtomicU64::new(0);
+    let visitor = Visitor::new(far, &space, || FOUND.store(word(PAGE), Ordering::Relaxed));
+    for round in 1..20 {
+        visitor.visit();
+        let found = FOUND.load(Ordering::Relaxed);
+        assert!(
+            found == round,
+            "a CPU reads from a frame that was unmapped: {found}, not {round}"
+        );
+        // It sleeps: its CPU keeps the tables.
+        while !space.lazy().contains(far) {
+            sched::sleep_for(100_000);
+        }
+        assert!(space.active().contains(far));
+        let before = interrupts(far);
+        replace(&space, PAGE, 1, round + 1);
+        assert_eq!(interrupts(far), before, "an idle CPU was interrupted");
+    }
+    visitor.end();
+    sched::curthread().unpin();
+    // The tables are another matter: the CPU leaves them.
+    unmap(&space, PAGE, 1);
+    let space = Arc::into_inner(space).expect("the visitor has ended");
+    assert!(space.active().contains(far));
+    drop(space);
+}
+
+ktest! {
+    /// With what this CPU has.
+    fn idle_cpus_are_left_alone() [smp = "2..=8"] { lazy(); }
+}
+
+ktest! {
+    /// A CPU that comes back and does not look reads what was there before.
+    fn stale_generation_is_found() [
+        smp = "2..=8", bug = "stale-generation", append = "bug=stale-generation",
+        expect = "panic", console = "a CPU reads from a frame that was unmapped",
+    ] { lazy(); }
+}
+
+ktest! {
+    /// With tags (PCID), of more spaces than there are tags. Needs a CPU that has it: KVM.
+    fn tags_keep_and_forget() [qemu = "-cpu max,-arch-capabilities"] {
+        if !paging::tagged() {
+            ktest::skip("no PCID here");
+        }
+        tags();
+    }
+}
+
+ktest! {
+    /// And without.
+    fn many_spaces_in_turn() [] { tags(); }
+}
+
+/// One thread goes round more spaces than a CPU has tags, and shoots down some of them.
+fn tags() {
+    let spaces: Vec<VSpace> = (0..6).map(|_| VSpace::new().unwrap()).collect();
+    for space in &spaces {
+        map(space, PAGE, 2, 0);
+    }
+    let mut values = [0; 6];
+    let mut random = ktest::seed() | 1;
+    for round in 1..=2_000_u64 {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let index = (random >> 40) as usize % spaces.len();
+        spaces[index].run(|| assert_eq!([word(PAGE), word(PAGE + PAGE_SIZE)], [values[index]; 2]));
+        let index = (random >> 50) as usize % spaces.len();
+        if round.is_multiple_of(3) {
+            values[index] = round;
+            replace(&spaces[index], PAGE, 2, round);
+        }
+    }
+    spaces.iter().for_each(|space| unmap(space, PAGE, 2));
+}
+
+// Scenario 37: at each boundary of a switch to a space and away from it, another CPU shoots a
+// page down.
+
+/// What the other CPU is asked for, and has done.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+static DONE: AtomicU64 = AtomicU64::new(0);
+static OVER: AtomicBool = AtomicBool::new(false);
+/// The space that is stepped into, for `at_boundary`.
+static SPACE: AtomicPtr<VSpace> = AtomicPtr::new(core::ptr::null_mut());
+/// How often the CPU was in the space, or not, when the other one shot down.
+static INSIDE: AtomicU64 = AtomicU64::new(0);
+static OUTSIDE: AtomicU64 = AtomicU64::new(0);
+
+/// At a boundary, interrupts off: the other CPU maps another frame at the page. Who has the
+/// space must be waited for, and who has not must not. Where it is over, the page is read here,
+/// as an NMI or the CPU itself might, with whatever tables are loaded.
+fn at_boundary() {
+    let me = pcpu::this().id();
+    // SAFETY: set by the test, which keeps the space until it is over.
+    let space = unsafe { &*SPACE.load(Ordering::Relaxed) };
+    let root = cpu::page_table_root();
+    let loaded = root == SPACE_ROOT.load(Ordering::Relaxed);
+    let waited_for = space.active().contains(me) && !space.lazy().contains(me);
+    let reads = loaded && !space.lazy().contains(me);
+    let round = ASKED.fetch_add(1, Ordering::AcqRel) + 1;
+    let over = || {
+        // What is known must be in the TLB when it should be forgotten, and QEMU's is small.
+        if reads {
+            core::hint::black_box(word(PAGE));
+        }
+        DONE.load(Ordering::Acquire) == round
+    };
+    let called = || {
+        globals::RENDEZVOUS
+            .calls()
+            .any(|call| call.left.contains(me))
+    };
+    assert!(
+        clock::wait_until(PATIENCE, || over() || called()),
+        "nobody shoots down"
+    );
+    if waited_for {
+        INSIDE.fetch_add(1, Ordering::Relaxed);
+        // It is interrupted behind the boundary.
+        clock::delay(20_000);
+        assert!(!over(), "not waited for a CPU that has the space");
+    } else {
+        OUTSIDE.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            clock::wait_until(PATIENCE, over),
+            "waited for a CPU that has left the space"
+        );
+        if reads {
+            let found = word(PAGE);
+            assert!(
+                found == round,
+                "a CPU reads from a frame that was unmapped: {found}, not {round}"
+            );
+        }
+    }
+}
+
+/// The space's own CR3.
+static SPACE_ROOT: AtomicU64 = AtomicU64::new(0);
+
+fn stepped() {
+    sched::curthread().pin();
+    // No slice ends: who is switched out in between is not stepped any more.
+    ktest::take_timers();
+    let space = Arc::new(VSpace::new().unwrap());
+    let other = Arc::new(VSpace::new().unwrap());
+    map(&space, PAGE, 1, 0);
+    map(&other, PAGE, 1, u64::MAX);
+    space.run(|| SPACE_ROOT.store(cpu::page_table_root(), Ordering::Relaxed));
+    SPACE.store(Arc::as_ptr(&space).cast_mut(), Ordering::Relaxed);
+    let shooter = Arc::clone(&space);
+    let body = move || {
+        let mut done = 0;
+        while !OVER.load(Ordering::Relaxed) {
+            if ASKED.load(Ordering::Acquire) == done {
+                spin_loop();
+                continue;
+            }
+            done += 1;
+            replace(&shooter, PAGE, 1, done);
+            DONE.store(done, Ordering::Release);
+        }
+    };
+    let shooter = Builder::new("shooter")
+        .on(CpuId::new(1).unwrap())
+        .spawn(body)
+        .unwrap();
+    // The thread that this one yields to is in another space.
+    let there = Arc::clone(&other);
+    let body = move || {
+        there.run(|| {
+            while !OVER.load(Ordering::Relaxed) {
+                sched::yield_now();
+            }
+        });
+    };
+    let me = pcpu::this().id();
+    let neighbour = Builder::new("neighbour").on(me).spawn(body).unwrap();
+    // Into the space, to none, to another one, and from the one to the other in one switch.
+    let code = || {
+        space.run(|| core::hint::black_box(word(PAGE)));
+        other.run(|| core::hint::black_box(word(PAGE)));
+        space.run(|| {
+            core::hint::black_box(word(PAGE));
+            sched::yield_now();
+        });
+    };
+    let mut at = 0;
+    loop {
+        let before = ASKED.load(Ordering::Relaxed);
+        step::run(code, at, at_boundary);
+        let settled = || DONE.load(Ordering::Acquire) == ASKED.load(Ordering::Relaxed);
+        assert!(
+            clock::wait_until(PATIENCE, settled),
+            "boundary {at}: the shootdown hangs"
+        );
+        space.run(|| assert_eq!(word(PAGE), DONE.load(Ordering::Relaxed), "boundary {at}"));
+        other.run(|| assert_eq!(word(PAGE), u64::MAX));
+        if ASKED.load(Ordering::Relaxed) == before {
+            break;
+        }
+        at += 1;
+        if at.is_multiple_of(20) {
+            ktest::beat(at);
+        }
+    }
+    OVER.store(true, Ordering::Relaxed);
+    shooter.join();
+    neighbour.join();
+    let counts = [&INSIDE, &OUTSIDE].map(|count| count.load(Ordering::Relaxed));
+    log::info!(
+        "{at} boundaries, of which inside {} and outside {}",
+        counts[0],
+        counts[1]
+    );
+    assert!(
+        counts.iter().all(|&count| count > 20),
+        "nothing was stepped"
+    );
+    unmap(&space, PAGE, 1);
+    unmap(&other, PAGE, 1);
+    sched::curthread().unpin();
+}
+
+ktest! {
+    /// Never missed, and not waited for once it has left.
+    fn at_every_boundary_of_a_switch() [smp = "2..=8", patience = "60"] { stepped(); }
+}
+
+ktest! {
+    /// Out of the set before it has other tables, the CPU is missed.
+    fn early_leave_is_found() [
+        smp = "2..=8", bug = "early-leave", append = "bug=early-leave", expect = "panic",
+        console = "a CPU reads from a frame that was unmapped",
+    ] { stepped(); }
+}
+
+// Scenarios 35 and 36.
+
+/// Whether a CPU has read what was there before; how often one has read another one's page.
+static STALE: AtomicBool = AtomicBool::new(false);
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// All CPUs read and shoot down pages of one space, and of the kernel, of all kinds, for
+/// `rounds` rounds: a frame is poisoned before it is used again.
+fn everybody(rounds: u64) {
+    const PAGES: u64 = 40;
+    let space = Arc::new(VSpace::new().unwrap());
+    let threads = online().iter().map(|cpu| {
+        let space = Arc::clone(&space);
+        // A stretch for each CPU to change, which its neighbour reads too.
+        let mine = PAGE + cpu.index() as u64 * PAGES * PAGE_SIZE;
+        map(&space, mine, PAGES, 0);
+        let body = move || {
+            space.run(|| {
+                for round in 1..=rounds {
+                    let pages = [1, 5, PAGES][round as usize % 3];
+                    replace(&space, mine, pages, round);
+                    for page in 0..pages {
+                        let found = word(mine + page * PAGE_SIZE);
+                        assert!(found == round, "a CPU reads from a frame that was unmapped");
+                    }
+                    // And so do all others that are in the space at this moment.
+                    let root = cpu::page_table_root();
+                    let read = |context: &IpiCtx| {
+                        let lazy = space.lazy().contains(context.cpu());
+                        if cpu::page_table_root() == root && !lazy {
+                            // Not by `assert`: in an interrupt.
+                            let stale =
+                                (0..pages).any(|page| word(mine + page * PAGE_SIZE) != round);
+                            STALE.fetch_or(stale, Ordering::Relaxed);
+                            SEEN.fetch_add(1, Ordering::Relaxed);
+                        }
+                    };
+                    smp_rendezvous(Phase::NoBarrier, Phase::Run(&read), Phase::NoBarrier).unwrap();
+                    assert!(
+                        !STALE.load(Ordering::Relaxed),
+                        "a CPU reads from a frame that was unmapped"
+                    );
+                    match round % 16 {
+                        0 => sched::sleep_for(20_000),
+                        4 => space.shootdown(Forget::Space).unwrap(),
+                        8 => shootdown::shootdown(&(PAGE..PAGE + PAGE_SIZE)).unwrap(),
+                        12 => sched::yield_now(),
+                        _ => {}
+                    }
+                }
+                unmap(&space, mine, PAGES);
+            });
+        };
+        Builder::new("everybody").on(cpu).spawn(body).unwrap()
+    });
+    let threads: Vec<JoinHandle> = threads.collect();
+    let mut beats = 0;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        sched::sleep_for(10_000_000);
+        beats += 1;
+        ktest::beat(beats);
+    }
+    threads.into_iter().for_each(JoinHandle::join);
+}
+
+ktest! {
+    /// At once, on all CPUs.
+    fn all_shoot_down_at_once() [patience = "60"] {
+        everybody(200);
+        let own = 200 * online().len() as u64;
+        assert!(SEEN.load(Ordering::Relaxed) > own || online().len() == 1, "nobody met anybody");
+    }
+}
+
+ktest! {
+    /// A CPU is interrupted at most once for the calls of all the others that come together.
+    fn interrupts_of_a_burst() [smp = "2..=8"] {
+        const ROUNDS: u64 = 100;
+        let before: u64 = online().iter().map(interrupts).sum();
+        let threads = online().iter().map(|cpu| {
+            let body = || (0..ROUNDS).for_each(|_| {
+                shootdown::shootdown(&(paging::STACKS..paging::STACKS + PAGE_SIZE)).unwrap();
+            });
+            Builder::new("burst").on(cpu).spawn(body).unwrap()
+        });
+        let threads: Vec<JoinHandle> = threads.collect();
+        threads.into_iter().for_each(JoinHandle::join);
+        let sent = online().iter().map(interrupts).sum::<u64>() - before;
+        let cpus = online().len() as u64;
+        log::info!("{sent} interrupts for {} calls", ROUNDS * cpus * (cpus - 1));
+        assert!(sent <= ROUNDS * cpus * (cpus - 1), "{sent} interrupts");
+        assert_eq!(globals::ONLINE.snapshot(), CpuSet::first_n(online().len()));
+    }
+}
+
+ktest! {
+    /// A CPU that goes offline while it rests on a space leaves it: it is not waited for when
+    /// the space is freed.
+    fn offline_cpus_have_left() [smp = "2..=8"] {
+        let space = Arc::new(VSpace::new().unwrap());
+        map(&space, PAGE, 1, 1);
+        let far = CpuId::new(online().len() - 1).unwrap();
+        let visitor = Visitor::new(far, &space, || assert_eq!(word(PAGE), 1));
+        visitor.visit();
+        visitor.end();
+        assert!(space.active().contains(far));
+        kernel::smp::take_offline(far).unwrap();
+        assert!(!space.active().contains(far));
+        unmap(&space, PAGE, 1);
+        drop(Arc::into_inner(space).expect("the visitor has ended"));
+        kernel::smp::bring_online(far).unwrap();
+        let space = Arc::new(VSpace::new().unwrap());
+        map(&space, PAGE, 1, 2);
+        let visitor = Visitor::new(far, &space, || assert_eq!(word(PAGE), 2));
+        visitor.visit();
+        visitor.end();
+        unmap(&space, PAGE, 1);
+    }
+}

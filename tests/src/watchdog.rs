@@ -1,0 +1,89 @@
+//! A CPU that takes no interrupt any more is found, and it is said why.
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::rendezvous::IpiCtx;
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::thread::Priority;
+use kernel::port::Spinlock;
+use kernel::smp::{self, watchdog};
+use kernel::thread::Builder;
+use kernel::waitq::WaitQueue;
+use kernel::{arch, clock, globals, ktest, pcpu, sched};
+
+ktest! {
+    /// On a machine where nothing is wrong it finds nobody.
+    fn nobody_is_deaf() [] {
+        static LOOKS: AtomicU64 = AtomicU64::new(0);
+        let look = |deaf: &CpuSet| {
+            assert!(deaf.is_empty(), "the watchdog found CPUs {deaf}");
+            LOOKS.fetch_add(1, Ordering::Relaxed) < 20
+        };
+        watchdog::start(5_000_000, look).expect("a thread").join();
+        assert_eq!(LOOKS.load(Ordering::Relaxed), 21);
+    }
+}
+
+ktest! {
+    /// What r222942's bug leaves when nothing asserts: the thread that was switched out in the
+    /// action, before the EOI, goes on on another CPU and acknowledges there. The action has
+    /// run, the initiator is back, all looks well, and the first CPU is deaf for ever.
+    fn a_deaf_cpu_is_found() [
+        smp = "3..=8", patience = "60", bug = "no-nested-section,unchecked-switch",
+        append = "heart=freebsd bug=no-nested-section,unchecked-switch", expect = "panic",
+        console = "the action went on on another CPU, and all seems well",
+        console = "cpu0: deaf: interrupts are on, but vector 0xf3 is in service",
+        console = "the watchdog found CPUs 0",
+    ] {
+        static GATE: WaitQueue = WaitQueue::new();
+        static LOCK: Spinlock<u64> = Spinlock::new(0);
+        static ASKED: AtomicBool = AtomicBool::new(false);
+        static HELD: AtomicBool = AtomicBool::new(false);
+        let boot = CpuId::BOOT;
+        assert_eq!(pcpu::this().id(), boot);
+        // The better one, which runs where the action was, until that has gone on elsewhere.
+        let better = Builder::new("better").priority(Priority::HIGHEST).on(boot);
+        let better = better.spawn(|| {
+            GATE.lock().sleep();
+            while !HELD.load(Ordering::Acquire) {
+                spin_loop();
+            }
+        });
+        let initiator = Builder::new("initiator").on(CpuId::new(1).unwrap()).spawn(move || {
+            while !ASKED.load(Ordering::Acquire) {
+                spin_loop();
+            }
+            let action = |_: &IpiCtx| *LOCK.lock() += 1;
+            smp::smp_rendezvous_cpu(boot, &action).unwrap();
+            HELD.store(true, Ordering::Release);
+        });
+        // It must have gone to sleep, and this thread be back here.
+        sched::curthread().pin();
+        sched::sleep_for(20_000_000);
+        sched::curthread().unpin();
+        ktest::take_timers();
+        // The window W, by hand: nothing held, a preemption owed. The call's interrupt, which
+        // waits, comes with the next instruction.
+        arch::cpu::disable_interrupts();
+        let crit = sched::curthread().crit();
+        crit.enter();
+        assert!(GATE.wake_one());
+        assert!(crit.owepreempt());
+        ASKED.store(true, Ordering::Release);
+        while !globals::RENDEZVOUS.calls().any(|call| call.left.contains(boot)) {
+            spin_loop();
+        }
+        clock::delay(1_000_000);
+        crit.leave();
+        arch::cpu::enable_interrupts();
+        let moved = || pcpu::this().id() != boot;
+        assert!(clock::wait_until(1_000_000_000, moved), "this thread was not switched out");
+        // The deaf one would take it back.
+        sched::curthread().pin();
+        initiator.expect("a thread").join();
+        better.expect("a thread").join();
+        assert!(HELD.load(Ordering::Acquire));
+        log::info!("the action went on on another CPU, and all seems well");
+        let deaf = watchdog::find_deaf();
+        assert!(deaf.is_empty(), "the watchdog found CPUs {deaf}");
+    }
+}
