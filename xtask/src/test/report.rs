@@ -81,6 +81,11 @@ impl Report {
     pub(super) fn finish(&mut self, done: &[Done], seconds: f64) -> bool {
         self.progress.clear();
         self.failures(done);
+        if self.replay.contains(" --append ") {
+            complaints(done.iter().map(|done| done.console.as_str()))
+                .iter()
+                .for_each(|words| term::say(&format!("warning: the kernel said: {words}")));
+        }
         let tallies = tallies(done);
         let flaky = flaky(&tallies);
         let failed = tallies.values().filter(|tally| tally.failed > 0).count();
@@ -148,6 +153,23 @@ impl Report {
             job.test.name, job.smp, job.seed, self.replay
         ));
     }
+}
+
+/// What the kernels did not understand of their command line, each once. A misspelt
+/// `--append bug=` would else look like a test that finds nothing. Without the place in the
+/// line, which is another one for each test.
+fn complaints<'a>(consoles: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    const OF: [&str; 3] = ["command line", "log filter: ", "there is no such bug"];
+    consoles
+        .flat_map(str::lines)
+        .filter_map(|line| line.split_once("[WARN ] "))
+        .map(|(_when, words)| words)
+        .filter(|words| OF.iter().any(|of| words.contains(of)))
+        .map(|words| match words.split_once(", byte ") {
+            Some((of, place)) => format!("{of}{}", place.trim_start_matches(char::is_numeric)),
+            None => words.to_string(),
+        })
+        .collect()
 }
 
 /// The lines of a console that tell most about its end: from a little before
@@ -230,5 +252,22 @@ mod tests {
         );
         assert_eq!(shown.last().map(String::as_str), Some("... 43 more lines"));
         assert_eq!(excerpt("one\n"), ["one"]);
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_understand_is_said_once() {
+        let console = "[ 0.1][cpu0][INFO ] kernel: command line\n\
+                       [ 0.1][cpu0][WARN ] kernel: command line, byte 0: unknown key\n\
+                       [ 0.2][cpu0][WARN ] ktest::bugs: bug=x: there is no such bug\n\
+                       [ 0.3][cpu0][WARN ] ktest::bugs: bug=acpi-madt-checksum: wrong\n";
+        let another = console.replace("byte 0", "byte 17");
+        let found = complaints([console, &another].into_iter());
+        assert_eq!(
+            Vec::from_iter(found),
+            [
+                "kernel: command line: unknown key",
+                "ktest::bugs: bug=x: there is no such bug",
+            ]
+        );
     }
 }
