@@ -16,6 +16,9 @@ use crate::pcpu::{self, Pcpu};
 /// reference's ticks, short enough not to be noticed in a boot.
 const WINDOW: u64 = 2_000_000;
 
+/// How long a thread runs, in nanoseconds, before one of the same priority gets its turn.
+const SLICE: u64 = 8_000_000;
+
 /// The local timers: the same on every CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Timer {
@@ -109,6 +112,8 @@ pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
         .get_feature_info()
         .is_some_and(|info| info.has_tsc_deadline());
     globals::TSC.call_once(|| tsc);
+    // Relaxed: starting the other CPUs publishes it.
+    globals::SLICE_TICKS.store(tsc.ticks(SLICE), Ordering::Relaxed);
     let per_tsc_tick = ((u128::from(scale.hz()) << 32) / u128::from(tsc.hz())) as u64;
     globals::TIMER.call_once(|| Timer {
         scale,

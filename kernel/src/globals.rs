@@ -48,6 +48,9 @@ pub static PLATFORM: Once<Result<Platform, AcpiError>> = Once::new();
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
 /// The time-stamp counter's scale.
 pub static TSC: Once<Scale> = Once::new();
+/// A time slice in ticks of the time-stamp counter: for ever until that is known. Relaxed
+/// throughout.
+pub static SLICE_TICKS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
 /// The local timers' scale and kind.
 pub static TIMER: Once<Timer> = Once::new();
 /// The time-stamp counter when the kernel was entered. Relaxed throughout.

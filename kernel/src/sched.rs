@@ -29,7 +29,7 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::CritState;
 use kcore::port::Port;
 use kcore::runq::RunQueue;
-use kcore::sched::{Resched, maybe_preempt, place, slice_left};
+use kcore::sched::{Resched, is_unbalanced, maybe_preempt, place, slice_left};
 use kcore::shim::{AtomicU64, Ordering};
 use kcore::spinlock::SpinlockGuard;
 use kcore::thread::{Priority, ThreadState};
@@ -40,10 +40,6 @@ use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{self, Thread, TimerPositions};
 use crate::{clock, globals, smp, vspace};
-
-/// How many slices a thread could have in a second before one of the same priority
-/// gets its turn: 8 ms each. A power of two, since each switch divides by it.
-const SLICES_A_SECOND: u64 = 128;
 
 /// The runnable threads of one CPU, and what it is doing.
 #[derive(Debug)]
@@ -129,7 +125,7 @@ pub struct Counters {
     pub taken: AtomicU64,
     /// And how many found the better thread gone.
     pub cancelled: AtomicU64,
-    /// Threads taken from other CPUs' queues.
+    /// Threads taken from other CPUs' queues, by stealing or balancing.
     pub stolen: AtomicU64,
     /// How often its idle thread found nothing to switch to.
     pub rests: AtomicU64,
@@ -525,6 +521,7 @@ fn release(rq: RunqGuard, pay: bool) {
 
 /// The first thing after a switch: on this CPU, whichever it is now, the lock that the
 /// thread before us took is ours to release.
+#[inline(always)]
 fn after_switch(pay: bool) {
     let here = pcpu::this();
     let dead = here.take_dead();
@@ -658,9 +655,12 @@ pub(crate) fn timer_interrupt() {
     if core::ptr::eq(me, here.idle()) {
         return;
     }
-    let mut rq = here.runq.lock();
     // Relaxed: this CPU's thread.
     let end = me.slice.load(Ordering::Relaxed);
+    if now >= end {
+        balance(here);
+    }
+    let mut rq = here.runq.lock();
     if now < end {
         clock::arm(end);
     } else if rq
@@ -696,9 +696,8 @@ pub(crate) fn begin_slices() {
 
 /// A slice in ticks of the time-stamp counter.
 fn slice_ticks() -> u64 {
-    globals::TSC
-        .get()
-        .map_or(u64::MAX / 2, |scale| scale.hz() / SLICES_A_SECOND)
+    // Relaxed: written while there is one CPU.
+    globals::SLICE_TICKS.load(Ordering::Relaxed)
 }
 
 // Idling.
@@ -741,26 +740,54 @@ pub(crate) fn switch_from_idle() {
     }
 }
 
-/// Takes a thread that waits for its turn on another CPU; whether there was one.
+/// The other CPUs that are online.
+fn others(here: &Pcpu) -> impl Iterator<Item = &'static Pcpu> + use<> {
+    let others = smp::online().difference(&CpuSet::single(here.id()));
+    others.iter().filter_map(pcpu::of)
+}
+
+/// An idle CPU takes a thread that waits for its turn on another; whether there was one.
 pub(crate) fn steal() -> bool {
     let here = pcpu::this();
-    let others = smp::online().difference(&CpuSet::single(here.id()));
-    for victim in others.iter().filter_map(pcpu::of) {
-        let mut rq = victim.runq.lock();
-        if let Some((thread, priority)) = rq.queue.find(|thread| !thread.is_pinned()) {
-            rq.queue.remove(thread, priority);
-            thread.set_state(ThreadState::Moving);
-            // Under the lock of the CPU that it leaves: as in `wakeup`.
-            thread.set_cpu(here.id());
-            // Preempted now, the idle thread would keep it for as long as others run here.
-            let _carrying = CriticalGuard::enter();
-            drop(rq);
-            count(&here.sched.stolen);
-            enqueue(here.runq.lock(), here, thread);
-            return true;
+    others(here).any(|victim| take_from(victim.runq.lock(), here))
+}
+
+/// A busy CPU whose slice is over takes a thread from one that has more to do: where all are
+/// busy nobody steals, and a thread that never waits would share the CPU it came to with
+/// whoever else did for good. A queue that is locked is passed over: it is not worth a wait in
+/// an interrupt. In interrupt context.
+fn balance(here: &'static Pcpu) {
+    let mine = {
+        let rq = here.runq.lock();
+        if rq.closed {
+            return;
         }
-    }
-    false
+        rq.queue.len()
+    };
+    let _moved = others(here).any(|victim| {
+        victim
+            .runq
+            .try_lock()
+            .is_some_and(|rq| is_unbalanced(mine, rq.queue.len()) && take_from(rq, here))
+    });
+}
+
+/// Takes the best thread of `rq`, another CPU's, that is not pinned there; whether there is
+/// one.
+fn take_from(mut rq: RunqGuard, here: &'static Pcpu) -> bool {
+    let Some((thread, priority)) = rq.queue.find(|thread| !thread.is_pinned()) else {
+        return false;
+    };
+    rq.queue.remove(thread, priority);
+    thread.set_state(ThreadState::Moving);
+    // Under the lock of the CPU that it leaves: as in `wakeup`.
+    thread.set_cpu(here.id());
+    // Preempted now, the idle thread would keep it for as long as others run here.
+    let _carrying = CriticalGuard::enter();
+    drop(rq);
+    count(&here.sched.stolen);
+    enqueue(here.runq.lock(), here, thread);
+    true
 }
 
 /// I14: what was requested on `block`'s CPU was taken, was cancelled, or is owed by the

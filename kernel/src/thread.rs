@@ -605,6 +605,7 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
 }
 
 /// The place of `thread`, which is dead and off its CPU, may be used again.
+#[cold]
 pub(crate) fn vacate(thread: &'static Thread) {
     thread.set_state(ThreadState::Free);
     globals::VACANT_THREADS.lock().push(thread);

@@ -10,7 +10,10 @@ use kernel::{clock, ktest, pcpu, sched, smp};
 
 ktest! {
     /// One exit more than enters.
-    fn exit_below_zero() [expect = "assert", console = "critical_exit below zero"] {
+    fn exit_below_zero() [
+        expect = "assert", console = "critical_exit below zero",
+        console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:17:",
+    ] {
         sched::curthread().crit().exit::<Machine>();
     }
 }

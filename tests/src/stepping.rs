@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
-use kernel::arch::{cpu, interrupt};
+use kernel::arch::{apic, cpu, interrupt, vector};
 use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
@@ -25,6 +25,10 @@ static GATE: WaitQueue = WaitQueue::new();
 static RUNS: AtomicU64 = AtomicU64::new(0);
 /// How often it was woken.
 static WAKES: AtomicU64 = AtomicU64::new(0);
+/// Whether it waits for a time, and the timer wakes it.
+static TIMED: AtomicBool = AtomicBool::new(false);
+/// Another CPU is to wake it.
+static ASKED: AtomicBool = AtomicBool::new(false);
 /// Ends it.
 static OVER: AtomicBool = AtomicBool::new(false);
 /// What handlers and actions take and release.
@@ -41,7 +45,12 @@ pub(crate) fn better_thread() -> JoinHandle {
         if OVER.load(Ordering::Relaxed) {
             return;
         }
-        waiting.sleep();
+        if TIMED.load(Ordering::Relaxed) {
+            // Over at once; until the timer interrupts, nobody looks.
+            let _timer = waiting.sleep_for(1);
+        } else {
+            waiting.sleep();
+        }
         RUNS.fetch_add(1, Ordering::Relaxed);
     };
     let better = Builder::new("better")
@@ -70,6 +79,51 @@ fn wake_by_interrupt() {
     step::interrupt_me(wake);
 }
 
+/// At a boundary: the timer interrupts, and the better thread's time is over.
+fn wake_by_timer() {
+    WAKES.fetch_add(1, Ordering::Relaxed);
+    kernel::clock::interrupt_after(1);
+    while apic::requested() != Some(vector::TIMER) {
+        spin_loop();
+    }
+}
+
+/// At a boundary: another CPU wakes, and sends IPI_PREEMPT.
+fn wake_by_ipi() {
+    WAKES.fetch_add(1, Ordering::Relaxed);
+    // Release: pairs with the Acquire of the other CPU.
+    ASKED.store(true, Ordering::Release);
+    // Where this CPU holds what the other one needs, it comes later.
+    let _sent = kernel::clock::wait_until(100_000, || apic::requested() == Some(vector::IPI));
+}
+
+/// Runs `scene` with boundaries at which the timer wakes the better thread.
+fn by_timer(scene: impl Fn(fn())) {
+    sched::curthread().pin();
+    ktest::take_timers();
+    kernel::clock::stop_timer();
+    TIMED.store(true, Ordering::Relaxed);
+    scene(wake_by_timer);
+    sched::curthread().unpin();
+}
+
+/// Runs `scene` with boundaries at which another CPU wakes the better thread.
+fn by_ipi(scene: impl Fn(fn())) {
+    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let waker = Builder::new("waker").on(cpu1).spawn(|| {
+        while !OVER.load(Ordering::Relaxed) {
+            // Acquire: pairs with the Release of `wake_by_ipi`.
+            if ASKED.load(Ordering::Acquire) {
+                assert!(GATE.wake_one(), "the better thread was not asleep");
+                ASKED.store(false, Ordering::Release);
+            }
+            spin_loop();
+        }
+    });
+    scene(wake_by_ipi);
+    waker.expect("a thread").join();
+}
+
 /// Runs `code` once for each of its boundaries, with `inject` there.
 fn at_every_boundary(name: &str, code: impl Fn(), inject: fn()) {
     let mut at = 0;
@@ -92,6 +146,10 @@ fn at_every_boundary(name: &str, code: impl Fn(), inject: fn()) {
 
 /// All is as it must be after the code: paid, once, and nothing left behind.
 pub(crate) fn settled(name: &str, at: u64) {
+    // Acquire: pairs with the Release of the other CPU, which has sent its IPI by then.
+    while ASKED.load(Ordering::Acquire) {
+        spin_loop();
+    }
     let crit = sched::curthread().crit();
     assert!(
         cpu::interrupts_enabled(),
@@ -124,7 +182,7 @@ fn exit_by_hand() {
 }
 
 /// The boundaries of the ends of critical sections and spinlocks.
-fn exits() {
+fn exits(inject: fn()) {
     let better = better_thread();
     let crit = sched::curthread().crit();
     at_every_boundary(
@@ -133,7 +191,7 @@ fn exits() {
             crit.enter();
             exit_by_hand();
         },
-        wake_by_interrupt,
+        inject,
     );
     at_every_boundary(
         "critical_exit, nested",
@@ -142,28 +200,28 @@ fn exits() {
             crit.enter();
             exit_by_hand();
         },
-        wake_by_interrupt,
+        inject,
     );
-    at_every_boundary("spinlock", || *LOCK.lock() += 1, wake_by_interrupt);
+    at_every_boundary("spinlock", || *LOCK.lock() += 1, inject);
     at_every_boundary(
         "spinlock in a critical section",
         || {
             let _section = CriticalGuard::enter();
             *LOCK.lock() += 1;
         },
-        wake_by_interrupt,
+        inject,
     );
     finish(better);
 }
 
 ktest! {
     /// With the typed heart.
-    fn exits_typed() [append = "heart=typed"] { exits(); }
+    fn exits_typed() [append = "heart=typed"] { exits(wake_by_interrupt); }
 }
 
 ktest! {
     /// With FreeBSD's.
-    fn exits_freebsd() [append = "heart=freebsd"] { exits(); }
+    fn exits_freebsd() [append = "heart=freebsd"] { exits(wake_by_interrupt); }
 }
 
 ktest! {
@@ -171,7 +229,7 @@ ktest! {
     fn test_then_zero_is_found() [
         bug = "test-then-zero", append = "bug=test-then-zero", expect = "panic",
         console = "lost preemption: critical_exit, boundary ",
-    ] { exits(); }
+    ] { exits(wake_by_interrupt); }
 }
 
 ktest! {
@@ -179,12 +237,12 @@ ktest! {
     fn split_decrement_is_found() [
         bug = "split-decrement", append = "bug=split-decrement", expect = "panic",
         console = "lost preemption: critical_exit, boundary ",
-    ] { exits(); }
+    ] { exits(wake_by_interrupt); }
 }
 
 /// The window W, with interrupts at every boundary from before it to behind the
 /// payment: what is owed already is paid once, whatever comes on top.
-fn window() {
+fn window(inject: fn()) {
     static OTHER: WaitQueue = WaitQueue::new();
     static OTHER_RUNS: AtomicU64 = AtomicU64::new(0);
     let better = better_thread();
@@ -214,7 +272,7 @@ fn window() {
             exit_by_hand();
             count.set(count.get() + 1);
         },
-        wake_by_interrupt,
+        inject,
     );
     rounds += count.get();
     assert_eq!(
@@ -229,25 +287,28 @@ fn window() {
 
 ktest! {
     /// With the typed heart.
-    fn window_typed() [append = "heart=typed"] { window(); }
+    fn window_typed() [append = "heart=typed"] { window(wake_by_interrupt); }
 }
 
 ktest! {
     /// With FreeBSD's.
-    fn window_freebsd() [append = "heart=freebsd"] { window(); }
+    fn window_freebsd() [append = "heart=freebsd"] { window(wake_by_interrupt); }
 }
 
 /// Every boundary of an interrupt's way out: the handler sets the trap flag, so what is
 /// stepped is the rest of it, up to the IRET that takes the flag away again. What is
 /// injected there waits for the end of the interrupt: interrupts are off.
-fn interrupt_exit() {
+fn interrupt_exit(inject: fn()) {
     static AT: AtomicU64 = AtomicU64::new(0);
+    static INJECT: Spinlock<fn()> = Spinlock::new(wake_by_interrupt);
+    *INJECT.lock() = inject;
     let better = better_thread();
     let mut at = 0;
     loop {
         AT.store(at, Ordering::Relaxed);
         step::interrupt_me(|| {
-            step::begin(AT.load(Ordering::Relaxed), wake_by_interrupt);
+            let inject = *INJECT.lock();
+            step::begin(AT.load(Ordering::Relaxed), inject);
             interrupt::set_trap_flag();
         });
         // The interrupt was taken before the next instruction; what it injected, behind it.
@@ -265,12 +326,52 @@ fn interrupt_exit() {
 
 ktest! {
     /// With the typed heart.
-    fn interrupt_exit_typed() [append = "heart=typed"] { interrupt_exit(); }
+    fn interrupt_exit_typed() [append = "heart=typed"] { interrupt_exit(wake_by_interrupt); }
 }
 
 ktest! {
     /// With FreeBSD's.
-    fn interrupt_exit_freebsd() [append = "heart=freebsd"] { interrupt_exit(); }
+    fn interrupt_exit_freebsd() [append = "heart=freebsd"] { interrupt_exit(wake_by_interrupt); }
+}
+
+ktest! {
+    /// The exits, by the timer.
+    fn exits_by_timer() [append = "heart=typed"] { by_timer(exits); }
+}
+
+ktest! {
+    /// The same with FreeBSD's heart.
+    fn exits_by_timer_freebsd() [append = "heart=freebsd"] { by_timer(exits); }
+}
+
+ktest! {
+    /// The exits, by another CPU's IPI_PREEMPT.
+    fn exits_by_ipi() [smp = "2..=4", append = "heart=typed"] { by_ipi(exits); }
+}
+
+ktest! {
+    /// The same with FreeBSD's heart.
+    fn exits_by_ipi_freebsd() [smp = "2..=4", append = "heart=freebsd"] { by_ipi(exits); }
+}
+
+ktest! {
+    /// The window, by the timer.
+    fn window_by_timer() [] { by_timer(window); }
+}
+
+ktest! {
+    /// The window, by another CPU.
+    fn window_by_ipi() [smp = "2..=4"] { by_ipi(window); }
+}
+
+ktest! {
+    /// The end of an interrupt, by the timer.
+    fn interrupt_exit_by_timer() [] { by_timer(interrupt_exit); }
+}
+
+ktest! {
+    /// The end of an interrupt, by another CPU.
+    fn interrupt_exit_by_ipi() [smp = "2..=4"] { by_ipi(interrupt_exit); }
 }
 
 /// Another CPU's rendezvous at every boundary of a critical exit that owes: the seed's

@@ -11,6 +11,8 @@ use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::waitq::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched, smp};
 
+use crate::stepping::{better_thread, finish, settled, wake};
+
 /// A thread of normal priority on any CPU.
 fn spawn(name: &str, entry: impl FnOnce() + Send + 'static) -> JoinHandle {
     Builder::new(name).spawn(entry).expect("a thread")
@@ -118,6 +120,19 @@ ktest! {
     }
 }
 
+ktest! {
+    /// Without memory for a stack there is an error, and no thread.
+    fn no_memory() [qemu = "-m 64", console = "no memory for a thread's stack"] {
+        let mut stacks = 0;
+        while kernel::mem::kstack::allocate().is_ok() {
+            stacks += 1;
+        }
+        let error = Builder::new("last").spawn(|| ()).expect_err("there is no memory");
+        log::info!("{stacks} stacks, then: {error}");
+        assert_eq!(error, SpawnError::OutOfMemory);
+    }
+}
+
 /// Two threads that wake each other in turn, `rounds` times.
 fn ping_pong(first: CpuId, second: CpuId, rounds: u64) {
     struct Table {
@@ -192,42 +207,70 @@ ktest! {
 }
 
 ktest! {
-    /// In a critical section it waits for the outermost exit, at every depth.
+    /// In a critical section it waits for the outermost exit: up to 64 deep, owed at each
+    /// level.
     fn critical_sections_defer() [] {
-        let me = sched::curthread();
-        me.pin();
-        let here = pcpu::this().id();
-        for depth in [1, 2, 3, 8, 64] {
-            for owed_at in [1, depth / 2 + 1, depth] {
-                let ran = Arc::new(AtomicBool::new(false));
-                let gate = Arc::new(WaitQueue::new());
-                let (seen, waits) = (Arc::clone(&ran), Arc::clone(&gate));
-                let handle = Builder::new("better").priority(Priority::HIGHEST).on(here).spawn(
-                    move || {
-                        waits.lock().sleep();
-                        // Relaxed here and below: one CPU.
-                        seen.store(true, Ordering::Relaxed);
-                    },
-                ).expect("a thread");
-                let mut levels = Vec::new();
+        let better = better_thread();
+        let crit = sched::curthread().crit();
+        let mut levels = Vec::with_capacity(64);
+        for depth in 1..=64 {
+            for owed_at in 1..=depth {
                 for level in 1..=depth {
                     levels.push(CriticalGuard::enter());
+                    assert_eq!(crit.critnest(), level);
                     if level == owed_at {
-                        assert!(gate.wake_one());
-                        assert!(me.crit().owepreempt());
+                        wake();
                     }
                 }
                 while levels.len() > 1 {
                     levels.pop();
-                    assert!(!ran.load(Ordering::Relaxed));
+                    assert!(crit.owepreempt(), "paid at depth {}", levels.len());
                 }
                 levels.pop();
-                assert!(ran.load(Ordering::Relaxed), "depth {depth}, owed at {owed_at}");
-                assert!(!me.crit().owepreempt());
-                handle.join();
+                settled("nested sections", u64::from(depth));
             }
+            ktest::beat(depth.into());
         }
-        me.unpin();
+        finish(better);
+    }
+}
+
+ktest! {
+    /// IPI_PREEMPT to a thread outside sections is followed by the switch; to one that is 1
+    /// or 3 deep, it leaves the preemption owed. Either way the switch allows the next one.
+    fn preempt_ipi_at_depths() [smp = "2..=64"] {
+        let block = pcpu::of(cpu(1)).expect("cpu1");
+        let taken = || block.ipis_taken.load(Ordering::Relaxed);
+        for depth in [0, 1, 3, 0, 3, 1] {
+            let flags = Arc::new([const { AtomicBool::new(false) }; 3]);
+            let seen = Arc::clone(&flags);
+            let holder = Builder::new("holder").on(cpu(1)).spawn(move || {
+                let [inside, leave, _ran] = &*seen;
+                let levels: Vec<_> = (0..depth).map(|_| CriticalGuard::enter()).collect();
+                // Release, Acquire: pair with the other CPU's.
+                inside.store(true, Ordering::Release);
+                spin_until(|| leave.load(Ordering::Acquire));
+                drop(levels);
+            }).expect("a thread");
+            let [inside, leave, ran] = &*flags;
+            spin_until(|| inside.load(Ordering::Acquire));
+            let (before, seen) = (taken(), Arc::clone(&flags));
+            let better = Builder::new("better").on(cpu(1)).priority(Priority::HIGHEST);
+            let better = better.spawn(move || seen[2].store(true, Ordering::Release));
+            spin_until(|| taken() > before);
+            if depth == 0 {
+                spin_until(|| ran.load(Ordering::Acquire));
+            } else {
+                let crit = holder.thread().expect("it spins").crit();
+                spin_until(|| crit.owepreempt());
+                assert_eq!(crit.critnest(), depth);
+                clock::delay(1_000_000);
+                assert!(!ran.load(Ordering::Acquire) && crit.owepreempt(), "depth {depth}");
+            }
+            leave.store(true, Ordering::Release);
+            better.expect("a thread").join();
+            holder.join();
+        }
     }
 }
 
@@ -352,6 +395,40 @@ ktest! {
         }
         stop.store(true, Ordering::Relaxed);
         handles.into_iter().for_each(JoinHandle::join);
+    }
+}
+
+ktest! {
+    /// Busy CPUs take threads too, from one that has more: without that, what came to this
+    /// CPU while the other had something to do would stay here.
+    fn busy_cpus_balance() [smp = "2"] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let begun = Arc::new(AtomicBool::new(false));
+        let (seen, started) = (Arc::clone(&stop), Arc::clone(&begun));
+        // It never waits and never ends before the others have moved: cpu1 never idles.
+        let busy = Builder::new("busy").on(cpu(1)).spawn(move || {
+            started.store(true, Ordering::Relaxed);
+            spin_until(|| seen.load(Ordering::Relaxed));
+        });
+        spin_until(|| begun.load(Ordering::Relaxed));
+        let there = Arc::new(AtomicU64::new(0));
+        let movable: Vec<_> = (0..4).map(|_| {
+            let (seen, there) = (Arc::clone(&stop), Arc::clone(&there));
+            spawn("movable", move || spin_until(|| {
+                if pcpu::this().id() == cpu(1) {
+                    there.fetch_add(1, Ordering::Relaxed);
+                }
+                seen.load(Ordering::Relaxed)
+            }))
+        }).collect();
+        sched::curthread().pin();
+        while there.load(Ordering::Relaxed) == 0 {
+            sched::sleep_for(5_000_000);
+        }
+        sched::curthread().unpin();
+        stop.store(true, Ordering::Relaxed);
+        movable.into_iter().for_each(JoinHandle::join);
+        busy.expect("a thread").join();
     }
 }
 

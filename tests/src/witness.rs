@@ -189,3 +189,16 @@ ktest! {
         let _never = A.lock();
     }
 }
+
+ktest! {
+    /// Interrupts that are turned on while a spinlock is held: found when it is let go.
+    fn interrupts_on_under_a_lock() [
+        expect = "assert",
+        console = "kassert: witness: interrupts are on in thread0.0 \"boot\", which holds lock \
+                   tests/src/witness.rs:13 since tests/src/witness.rs:",
+    ] {
+        let guard = A.lock();
+        kernel::arch::cpu::enable_interrupts();
+        drop(guard);
+    }
+}

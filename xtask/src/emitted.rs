@@ -154,8 +154,15 @@ fn text(one: &Instruction) -> String {
     out
 }
 
+/// Whether an address of the kernel is loaded.
+fn loads_address(one: &Instruction) -> bool {
+    one.mnemonic() == Mnemonic::Mov
+        && one.op1_kind() == OpKind::Immediate32to64
+        && one.immediate32to64() < 0
+}
+
 /// The instructions, a line each. A jump within the function names the line it goes to,
-/// one to elsewhere only that.
+/// one to elsewhere only that; an address is not shown, since each build has its own.
 fn listing(code: &[Instruction]) -> String {
     let mut out = String::new();
     for (number, one) in code.iter().enumerate() {
@@ -164,6 +171,8 @@ fn listing(code: &[Instruction]) -> String {
             let place = code.iter().position(|other| other.ip() == target);
             let place = place.map_or("elsewhere".to_string(), |line| format!("line {}", line + 1));
             format!("{} {place}", format!("{:?}", one.mnemonic()).to_lowercase())
+        } else if loads_address(one) {
+            format!("mov {:?}, an address", one.op0_register()).to_lowercase()
         } else {
             text(one)
         };
@@ -265,5 +274,13 @@ mod tests {
         let new = replaced(page, "new\n").unwrap();
         assert_eq!(new, "a\n```x86asm\nnew\n```\nb\n```\nc\n```\n");
         assert_eq!(replaced("none", ""), None);
+    }
+
+    #[test]
+    fn an_address_is_not_shown() {
+        let address = code(&[0x48, 0xc7, 0xc6, 0xa8, 0x0a, 0x25, 0x80]);
+        assert_eq!(listing(&address), " 1  mov rsi, an address\n");
+        let number = code(&[0x48, 0xc7, 0xc6, 1, 0, 0, 0]);
+        assert_eq!(listing(&number), " 1  mov rsi, 1\n");
     }
 }

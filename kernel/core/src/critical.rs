@@ -109,14 +109,16 @@ impl CritState {
     /// # Panics
     /// If there is no section to leave.
     #[inline]
+    #[track_caller]
     pub fn exit<P: Preempt>(&self) {
         if self.0.sub_and_test::<SECTION>() {
             self.exit_slow::<P>();
         }
     }
 
-    /// The exit that owes, or should not have been.
+    /// The exit that owes, or should not have been: the panic is at its place.
     #[cold]
+    #[track_caller]
     fn exit_slow<P: Preempt>(&self) {
         if self.0.load() >= 0_u32.wrapping_sub(SECTION) {
             self.0.add::<SECTION>();

@@ -20,6 +20,8 @@ pub enum RunLink {}
 pub struct RunQueue<T: Linked<RunLink>> {
     /// Bit `p` is set if the list of priority `p` is not empty.
     bitmap: u64,
+    /// How many threads are queued.
+    len: usize,
     lists: [TailQueue<T, RunLink>; PRIORITIES],
 }
 
@@ -29,6 +31,7 @@ impl<T: Linked<RunLink>> RunQueue<T> {
     pub const fn new() -> Self {
         Self {
             bitmap: 0,
+            len: 0,
             lists: [const { TailQueue::new() }; PRIORITIES],
         }
     }
@@ -37,6 +40,12 @@ impl<T: Linked<RunLink>> RunQueue<T> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.bitmap == 0
+    }
+
+    /// How many threads are queued.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
     /// The best priority that a queued thread has.
@@ -54,6 +63,7 @@ impl<T: Linked<RunLink>> RunQueue<T> {
     pub fn push_back(&mut self, thread: &'static T, priority: Priority) {
         self.lists[priority.index()].push_back(thread);
         self.bitmap |= 1 << priority.index();
+        self.len += 1;
     }
 
     /// Adds `thread` before the others of its priority: it was preempted, and its
@@ -62,14 +72,20 @@ impl<T: Linked<RunLink>> RunQueue<T> {
     pub fn push_front(&mut self, thread: &'static T, priority: Priority) {
         self.lists[priority.index()].push_front(thread);
         self.bitmap |= 1 << priority.index();
+        self.len += 1;
     }
 
     /// Takes the first thread of the best priority.
     #[inline]
     pub fn pop(&mut self) -> Option<&'static T> {
         let priority = self.best()?;
-        let thread = self.lists[priority.index()].first()?;
-        self.remove(thread, priority);
+        let list = &mut self.lists[priority.index()];
+        let thread = list.pop_front()?;
+        self.len -= 1;
+        if list.is_empty() {
+            // The lowest bit that is set.
+            self.bitmap &= self.bitmap - 1;
+        }
         Some(thread)
     }
 
@@ -101,6 +117,7 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         );
         let list = &mut self.lists[priority.index()];
         list.remove(thread);
+        self.len -= 1;
         if list.is_empty() {
             self.bitmap &= !bit;
         }

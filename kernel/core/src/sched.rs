@@ -74,9 +74,17 @@ pub fn slice_left(ran: ThreadState, over: bool, end: u64, now: u64) -> u64 {
     }
 }
 
+/// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both
+/// run one: if it has not more than the other even then. So no thread goes back and forth.
+#[must_use]
+#[inline]
+pub const fn is_unbalanced(mine: usize, theirs: usize) -> bool {
+    mine + 2 <= theirs
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Resched, maybe_preempt, place, slice_left};
+    use super::{Resched, is_unbalanced, maybe_preempt, place, slice_left};
     use crate::cpu::{AtomicCpuSet, CpuId};
     use crate::thread::{Priority, ThreadState};
 
@@ -142,5 +150,24 @@ mod tests {
         assert_eq!(place(9, true, 2, &[0], normal), 2);
         // On its way out of the machine, it is not a place to go to.
         assert_eq!(place(1, false, 0, &[7], normal), 1);
+    }
+
+    /// Whoever looks first, and however often: in the end nobody has two more than another,
+    /// and then nothing moves any more.
+    #[test]
+    fn balancing_comes_to_an_end() {
+        let mut queued = [0, 9, 1, 5];
+        let mut moves = 0;
+        while let Some((mine, theirs)) = (0..16)
+            .map(|pair| (pair / 4, pair % 4))
+            .find(|&(mine, theirs)| is_unbalanced(queued[mine], queued[theirs]))
+        {
+            queued[mine] += 1;
+            queued[theirs] -= 1;
+            moves += 1;
+            assert!(moves < 100, "threads go round: {queued:?}");
+        }
+        let (least, most) = (queued.iter().min(), queued.iter().max());
+        assert!(most.unwrap() - least.unwrap() <= 1, "{queued:?}");
     }
 }

@@ -94,13 +94,17 @@ impl SpinState {
 #[inline]
 pub fn spinlock_enter<P: Port>() {
     let spin = P::spin();
-    let word = spin.load();
-    if word > 0 {
-        return spin.store(word + ONE);
+    if P::disable_interrupts() {
+        // They were on, so nothing is held: this is the first. Count and flag in one
+        // store: an NMI finds neither or both.
+        spin.store(ONE | ENABLED);
+    } else {
+        let word = spin.load();
+        spin.store(word + ONE);
+        if word > 0 {
+            return;
+        }
     }
-    let enabled = if P::disable_interrupts() { ENABLED } else { 0 };
-    // Count and flag in one store: an NMI finds neither or both.
-    spin.store(ONE | enabled);
     P::crit().enter();
     P::section_entered(Location::caller());
 }
@@ -133,14 +137,16 @@ pub fn spinlock_exit_unpaid<P: Port>() {
 fn last_exit<P: Port>() -> Option<bool> {
     let spin = P::spin();
     let word = spin.load();
-    if word >= 2 * ONE {
+    // The usual word first: one comparison tells both.
+    let enabled = word == ONE | ENABLED;
+    if !enabled && word >= 2 * ONE {
         spin.store(word - ONE);
         return None;
     }
     // If there was none to leave, the critical section finds it.
     spin.store(0);
     P::section_leaves();
-    Some(word & ENABLED != 0)
+    Some(enabled)
 }
 
 /// No CPU holds the lock.

@@ -100,6 +100,18 @@ impl<T: Linked<Via>, Via> TailQueue<T, Via> {
         self.first = Some(element);
     }
 
+    /// Takes out the first element.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<&'static T> {
+        let first = self.first?;
+        self.first = first.link().next.get();
+        match self.first {
+            None => self.last = None,
+            Some(next) => next.link().previous.set(None),
+        }
+        Some(first)
+    }
+
     /// Takes out `element`, which is in this list.
     #[inline]
     pub fn remove(&mut self, element: &'static T) {
@@ -177,7 +189,10 @@ mod tests {
             random ^= random << 17;
             let number = (random >> 8) as usize % 8;
             let item = &items[number];
-            if let Some(place) = model.iter().position(|&one| one == number) {
+            if random >> 16 & 7 == 0 {
+                let first = queue.pop_front().map(|item| item.number);
+                assert_eq!(first, model.pop_front());
+            } else if let Some(place) = model.iter().position(|&one| one == number) {
                 assert!(queue.contains(item));
                 queue.remove(item);
                 model.remove(place);

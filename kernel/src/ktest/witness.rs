@@ -117,7 +117,14 @@ pub(crate) fn release(class: Place) {
         let last = locks.iter().rposition(|held| held.class == class);
         match last {
             Some(last) => {
-                locks.remove(last);
+                let Held { site, .. } = locks.remove(last);
+                kassert!(
+                    !Machine::interrupts_enabled(),
+                    "witness: interrupts are on in {}, which holds lock {} since {}",
+                    Machine::thread(),
+                    Line(class),
+                    Line(site)
+                );
             }
             None => kassert!(
                 false,
