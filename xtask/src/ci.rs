@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
-use crate::{emitted, image_paths, layers, paths, setup, size, term, test};
+use crate::{emitted, image_paths, layers, model, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
@@ -132,6 +132,8 @@ fn checks(fast: bool) -> Vec<Check> {
         call("paths in the kernel", image_paths::check),
         call("emitted code", || emitted::command(&[])),
         check("host tests", cargo("test")),
+        check("lints, model", lints(&["-p", "model"], &["--all-targets"])),
+        call("models, quick", || model::command(&[])),
     ];
     if fast {
         checks.push(call("QEMU tests", || test::command(&[])));
@@ -162,8 +164,8 @@ fn checks(fast: bool) -> Vec<Check> {
     checks
 }
 
-/// The members that the host cannot compile.
-const HOST_EXCLUDES: [&str; 8] = [
+/// The members that the host cannot compile, and one that it must compile alone.
+const HOST_EXCLUDES: [&str; 10] = [
     "--exclude",
     "kernel",
     "--exclude",
@@ -172,6 +174,9 @@ const HOST_EXCLUDES: [&str; 8] = [
     "tests",
     "--exclude",
     "bench",
+    // kcore is another one there: see "lints, model".
+    "--exclude",
+    "model",
 ];
 
 fn with(mut command: Command, args: &[&str]) -> Command {

@@ -29,6 +29,7 @@ mod image;
 mod image_paths;
 mod layers;
 mod machine;
+mod model;
 mod paths;
 mod qemu;
 mod qmp;
@@ -63,6 +64,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   ci         every check there is, in one list
   layers     check that each file uses lower layers only
   emitted    check the instructions of a critical section and of a spinlock
+  model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
 `cargo xtask COMMAND --help` tells more. Exit codes: 0 ok, 1 something failed,
@@ -118,6 +120,7 @@ fn command(words: &[String]) -> Result<()> {
         "ci" => return ci::command(rest),
         "layers" => return layers::command(rest),
         "emitted" => return emitted::command(rest),
+        "model" => return model::command(rest),
         "runner" => return run::runner(rest),
         "help" | "--help" | "-h" => term::say(HELP),
         other => return Err(Error::usage("", format!("there is no command {other:?}"))),

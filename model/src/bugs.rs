@@ -1,0 +1,131 @@
+//! The mistakes that can be brought back: those of `bug=` that concern kcore, and a few that
+//! only a model can make.
+
+use kcore::port::Mistake;
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    TestThenZero,
+    SplitDecrement,
+    EoiAfterSwitch,
+    FlagClearedInHandler,
+    NoNestedSection,
+    RegularSection,
+    LeakedLevel,
+    LocalShootdown,
+    NoCompletion,
+    DeafInitiator,
+    IdleFence,
+    FlagBeforeUnlink,
+    NoRevoke,
+    PayUntested,
+}
+
+/// Every mistake: its name, the model that finds it, and what it is.
+pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
+    (
+        Bug::TestThenZero,
+        "test-then-zero",
+        "critical",
+        "critical_exit looks at owepreempt before it goes to zero",
+    ),
+    (
+        Bug::SplitDecrement,
+        "split-decrement",
+        "critical",
+        "critical_exit loads the count and stores it in two instructions",
+    ),
+    (
+        Bug::PayUntested,
+        "pay-untested",
+        "critical",
+        "who pays does not look again under the run-queue lock (not a bug= of the image)",
+    ),
+    (
+        Bug::EoiAfterSwitch,
+        "eoi-after-switch",
+        "preempt-ipi",
+        "IPIs are acknowledged after the preemption",
+    ),
+    (
+        Bug::FlagClearedInHandler,
+        "flag-cleared-in-handler",
+        "preempt-ipi",
+        "the preempt IPI's handler, not the switch, says that another may be sent",
+    ),
+    (
+        Bug::NoNestedSection,
+        "no-nested-section",
+        "window-freebsd",
+        "a rendezvous action runs without the section of r222942",
+    ),
+    (
+        Bug::RegularSection,
+        "regular-section",
+        "window-freebsd",
+        "a rendezvous action runs in a section whose exit pays",
+    ),
+    (
+        Bug::LeakedLevel,
+        "leaked-level",
+        "window-typed",
+        "a rendezvous leaves the level of its section behind",
+    ),
+    (
+        Bug::NoCompletion,
+        "no-completion",
+        "rendezvous-2",
+        "a rendezvous' initiator does not wait for the end of the last phase",
+    ),
+    (
+        Bug::DeafInitiator,
+        "deaf-initiator",
+        "rendezvous-2x2",
+        "an initiator is kept by the barriers of other calls",
+    ),
+    (
+        Bug::IdleFence,
+        "idle-fence",
+        "idle",
+        "an idle CPU looks for what it is asked for before it says that it does not poll",
+    ),
+    (
+        Bug::LocalShootdown,
+        "local-shootdown",
+        "shootdown",
+        "what is unmapped is forgotten by one CPU only",
+    ),
+    (
+        Bug::FlagBeforeUnlink,
+        "flag-before-unlink",
+        "rmlock",
+        "a reader looks whether it was counted before its tracker leaves the list",
+    ),
+    (
+        Bug::NoRevoke,
+        "no-revoke",
+        "rmlock",
+        "a writer takes the tokens and interrupts nobody",
+    ),
+];
+
+impl Bug {
+    /// As kcore knows it, if it is made there.
+    pub(crate) fn mistake(self) -> Option<Mistake> {
+        match self {
+            Self::NoCompletion => Some(Mistake::NoCompletion),
+            Self::DeafInitiator => Some(Mistake::DeafInitiator),
+            Self::LocalShootdown => Some(Mistake::LocalShootdown),
+            Self::FlagBeforeUnlink => Some(Mistake::FlagBeforeUnlink),
+            Self::NoRevoke => Some(Mistake::NoRevoke),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        let row = BUGS.iter().find(|(bug, ..)| *bug == self);
+        row.map_or("?", |(_, name, ..)| name)
+    }
+}

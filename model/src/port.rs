@@ -1,0 +1,515 @@
+//! The explorer's [`Port`], and the wiring that `kernel/src/trap.rs` and
+//! `kernel/src/sched.rs` do on the machine: the way through an interrupt, and a switch
+//! between a CPU's first thread and a better one.
+
+use std::cell::Cell;
+use std::fmt;
+
+use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use kcore::critical::{CritState, Preempt};
+use kcore::intr::{Heart, IntrContext};
+use kcore::ipi::Ipis;
+use kcore::port::{Mistake, Port};
+use kcore::rendezvous::Rendezvous;
+use kcore::rmlock::{Reader, Reads, RmLock};
+use kcore::shim::AtomicU32;
+use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
+
+use crate::bugs::Bug;
+use crate::engine::{self, CPUS, Rest, THREADS, Vector, What, engine, fail, step};
+use crate::models::Turnstile;
+use crate::violation::Property;
+
+/// What [`Port::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
+pub(crate) const TOO_LONG: u64 = 1;
+
+/// The explorer as kcore's machine.
+pub(crate) struct Explored;
+
+/// How the interrupts of a model are done, and what mistake is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) heart: Heart,
+    /// Whether actions run in the section of r222942.
+    pub(crate) nested: bool,
+    pub(crate) bug: Option<Bug>,
+}
+
+thread_local! {
+    static CONFIG: Cell<Config> = const {
+        Cell::new(Config { heart: Heart::Typed, nested: true, bug: None })
+    };
+}
+
+/// Chooses the configuration of this OS thread's model.
+pub(crate) fn configure(config: Config) {
+    CONFIG.set(config);
+}
+
+/// Whether `bug` is brought back.
+pub(crate) fn has(bug: Bug) -> bool {
+    CONFIG.get().bug == Some(bug)
+}
+
+/// A thread.
+pub(crate) struct Thread {
+    pub(crate) crit: CritState,
+    pub(crate) spin: SpinState,
+    pub(crate) reads: Reads,
+}
+
+/// What waits on a CPU.
+pub(crate) struct Runq {
+    /// Whether it runs.
+    runs_better: bool,
+    /// A preempt IPI is on its way, and there has been no switch since.
+    owepreempt: bool,
+    /// How many such IPIs were sent since.
+    sent: u32,
+}
+
+/// The shared memory of all models.
+pub(crate) struct World {
+    pub(crate) threads: [Thread; THREADS],
+    pub(crate) runqs: [Spinlock<Runq, Explored>; CPUS],
+    pub(crate) ipis: [Ipis; CPUS],
+    pub(crate) rendezvous: Rendezvous<Explored>,
+    pub(crate) online: AtomicCpuSet,
+    pub(crate) lock: Spinlock<Cell<u32>, Explored>,
+    pub(crate) rmlock: RmLock<(), Explored, Turnstile>,
+    pub(crate) words: [AtomicU32; 8],
+    /// What the properties need to know; no step touches it.
+    pub(crate) ghost: [Cell<u32>; 64],
+    /// How many times a CPU's better thread has been woken since it ran; under the lock of
+    /// its run queue.
+    pub(crate) queued: [Cell<u32>; CPUS],
+    /// How many actions this CPU is in.
+    in_action: [Cell<u32>; CPUS],
+}
+
+/// How the better threads are numbered: behind the first threads of all CPUs.
+pub(crate) fn better_thread(cpu: usize) -> usize {
+    engine().setup.cpus + cpu
+}
+
+/// Makes the world at `place`; its size.
+pub(crate) fn make_world(place: *mut u8) -> usize {
+    let cpus = engine().setup.cpus;
+    let thread = |number| {
+        let (crit, spin) = if number < cpus {
+            (CritState::running(), SpinState::running())
+        } else {
+            (CritState::newborn(), SpinState::newborn())
+        };
+        Thread {
+            crit,
+            spin,
+            reads: Reads::new(),
+        }
+    };
+    let online = AtomicCpuSet::new();
+    (0..cpus).filter_map(CpuId::new).for_each(|cpu| {
+        online.insert(cpu);
+    });
+    let world = World {
+        threads: std::array::from_fn(thread),
+        runqs: std::array::from_fn(|_| {
+            Spinlock::new(Runq {
+                runs_better: false,
+                owepreempt: false,
+                sent: 0,
+            })
+        }),
+        ipis: std::array::from_fn(|_| Ipis::new()),
+        rendezvous: Rendezvous::new(),
+        online,
+        lock: Spinlock::new(Cell::new(0)),
+        rmlock: RmLock::with_gate((), Turnstile::new()),
+        words: std::array::from_fn(|_| AtomicU32::new(0)),
+        ghost: std::array::from_fn(|_| Cell::new(0)),
+        queued: std::array::from_fn(|_| Cell::new(0)),
+        in_action: std::array::from_fn(|_| Cell::new(0)),
+    };
+    // SAFETY: the arena begins there, page-aligned and longer than this.
+    unsafe { place.cast::<World>().write(world) };
+    size_of::<World>()
+}
+
+/// The world of this OS thread's model.
+pub(crate) fn world() -> &'static World {
+    // SAFETY: made by `make_world`, in memory that is not freed while a model uses it; all
+    // fields are shared.
+    unsafe { &*engine().arena.world().cast::<World>() }
+}
+
+/// Whether a word is the running thread's own, beside [`kcore::shim::LocalU32`].
+pub(crate) fn is_private(address: usize) -> bool {
+    let threads = std::ptr::from_ref(&world().threads) as usize;
+    (threads..threads + size_of::<[Thread; THREADS]>()).contains(&address)
+}
+
+/// The name of a word, and whether a reader of a trace can do without it.
+pub(crate) fn name_of(address: usize) -> Option<(&'static str, usize)> {
+    let world = world();
+    let within = |start: usize, size: usize| (start..start + size).contains(&address);
+    for (number, thread) in world.threads.iter().enumerate() {
+        if within(std::ptr::from_ref(&thread.crit) as usize, 4) {
+            return Some(("crit", number));
+        }
+        if within(std::ptr::from_ref(&thread.spin) as usize, 4) {
+            return Some(("spin", number));
+        }
+        if within(std::ptr::from_ref(&thread.reads) as usize, 8) {
+            return Some(("reads", number));
+        }
+    }
+    let words = world.words.iter().enumerate();
+    words
+        .filter(|(_, word)| word.as_ptr() as usize == address)
+        .map(|(number, _)| ("word", number))
+        .next()
+}
+
+fn me() -> &'static Thread {
+    &world().threads[engine().thread()]
+}
+
+fn note(text: impl Into<String>) {
+    engine().line(What::Note(text.into()));
+}
+
+impl Port for Explored {
+    const CALL_TOO_LONG: u32 = TOO_LONG as u32;
+
+    fn cpu() -> CpuId {
+        CpuId::new(engine().this()).expect("few CPUs")
+    }
+
+    fn crit() -> &'static CritState {
+        &me().crit
+    }
+
+    fn spin() -> &'static SpinState {
+        &me().spin
+    }
+
+    fn thread() -> impl fmt::Display {
+        format!("thread {}", engine().thread())
+    }
+
+    fn interrupts_enabled() -> bool {
+        let engine = engine();
+        let number = engine.this();
+        engine.state.borrow().cpus[number].enabled
+    }
+
+    fn disable_interrupts() -> bool {
+        if !Self::interrupts_enabled() {
+            return false;
+        }
+        step(false, |cpu| cpu.enabled = false);
+        true
+    }
+
+    fn restore_interrupts(enabled: bool) {
+        if enabled {
+            step(false, |cpu| cpu.enabled = true);
+        }
+    }
+
+    fn relax() {
+        engine::turn();
+    }
+
+    fn send_rendezvous(targets: &CpuSet) {
+        for cpu in targets {
+            engine::send(cpu.index(), Vector::Rendezvous);
+            note(format!("sends RENDEZVOUS to {cpu}"));
+        }
+    }
+
+    fn mistake(mistake: Mistake) -> bool {
+        CONFIG
+            .get()
+            .bug
+            .is_some_and(|bug| bug.mistake() == Some(mistake))
+    }
+}
+
+impl Reader for Explored {
+    fn reads() -> &'static Reads {
+        &me().reads
+    }
+}
+
+// Interrupts: as kernel/src/trap.rs.
+
+fn end_of_interrupt() {
+    step(false, |cpu| {
+        // The highest one.
+        let highest = 1 << cpu.in_service.checked_ilog2().unwrap_or(0);
+        cpu.in_service &= !highest;
+    });
+    note("EOI");
+}
+
+/// Deals with an interrupt, interrupts off.
+pub(crate) fn interrupt(vector: Vector) {
+    let crit = &me().crit;
+    let config = CONFIG.get();
+    let intr = match config.heart {
+        Heart::Typed => IntrContext::enter(crit),
+        Heart::Freebsd => IntrContext::enter_uncounted(crit),
+    };
+    let acked = match vector {
+        Vector::Timer => {
+            let acked = intr.eoi(end_of_interrupt);
+            after_eoi(crit, || wake_better(engine().this()));
+            acked
+        }
+        Vector::Ipi if has(Bug::EoiAfterSwitch) => {
+            ipis(world().ipis[engine().this()].take());
+            intr.eoi(|| ()).finish().pay::<Explored>();
+            return end_of_interrupt();
+        }
+        Vector::Ipi => {
+            let acked = intr.eoi(end_of_interrupt);
+            after_eoi(crit, || ipis(world().ipis[engine().this()].take()));
+            acked
+        }
+        Vector::Rendezvous => {
+            in_section(&intr, crit, config, || {
+                world().rendezvous.interrupt();
+            });
+            intr.eoi(end_of_interrupt)
+        }
+    };
+    acked.finish().pay::<Explored>();
+}
+
+fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
+    match CONFIG.get().heart {
+        Heart::Typed => handler(),
+        Heart::Freebsd => {
+            crit.enter();
+            handler();
+            crit.exit::<Explored>();
+        }
+    }
+}
+
+fn in_section(intr: &IntrContext<'_>, crit: &CritState, config: Config, body: impl FnOnce()) {
+    let rendezvous = || {
+        let cpu = engine().this();
+        let in_action = &world().in_action[cpu];
+        in_action.update(|actions| actions + 1);
+        body();
+        in_action.update(|actions| actions - 1);
+    };
+    match config.bug {
+        Some(Bug::RegularSection) => {
+            crit.enter();
+            rendezvous();
+            crit.exit::<Explored>();
+        }
+        Some(Bug::LeakedLevel) => {
+            std::mem::forget(intr.nested_section());
+            rendezvous();
+        }
+        Some(Bug::NoNestedSection) => rendezvous(),
+        _ if !config.nested => rendezvous(),
+        _ => {
+            let _section = intr.nested_section();
+            rendezvous();
+        }
+    }
+}
+
+/// The bit of the preempt IPI.
+pub(crate) const PREEMPT: u32 = 1;
+
+fn ipis(bits: u32) {
+    if bits & PREEMPT == 0 {
+        return;
+    }
+    let mut rq = this_runq();
+    if has(Bug::FlagClearedInHandler) {
+        rq.owepreempt = false;
+    }
+    if world().queued[engine().this()].get() > 0 && !rq.runs_better {
+        owe();
+    } else {
+        rq.owepreempt = false;
+    }
+}
+
+/// Asks `cpu` for the IPIs of `bits`.
+pub(crate) fn send_ipi(cpu: usize, bits: u32) {
+    if world().ipis[cpu].post(bits) {
+        engine::send(cpu, Vector::Ipi);
+        note(format!("sends IPI to cpu{cpu}"));
+    }
+}
+
+// The scheduler: as kernel/src/sched.rs, with one better thread to a CPU.
+
+type RunqGuard = SpinlockGuard<'static, Runq, Explored>;
+
+pub(crate) fn this_runq() -> RunqGuard {
+    Spinlock::lock_here(|| &world().runqs[engine().this()])
+}
+
+/// Wakes the better thread of `cpu`. Any context.
+pub(crate) fn wake_better(cpu: usize) {
+    let mut rq = world().runqs[cpu].lock();
+    if rq.runs_better {
+        return;
+    }
+    world().queued[cpu].update(|queued| queued + 1);
+    note(format!("a better thread is runnable on cpu{cpu}"));
+    if cpu == engine().this() {
+        owe();
+    } else if !rq.owepreempt {
+        rq.owepreempt = true;
+        rq.sent += 1;
+        if rq.sent > 1 {
+            fail(
+                Property::OneIpi,
+                format!("a second preempt IPI to cpu{cpu}, which has not switched since the first"),
+            );
+        }
+        send_ipi(cpu, PREEMPT);
+    }
+}
+
+fn owe() {
+    let crit = &me().crit;
+    if !crit.owepreempt() {
+        crit.owe();
+    }
+}
+
+impl Preempt for Explored {
+    fn preempt(crit: &CritState) {
+        note("pays");
+        let rq = this_runq();
+        crit.leave();
+        if !crit.owepreempt() && !has(Bug::PayUntested) {
+            return release(rq, false);
+        }
+        if !crit.owepreempt() {
+            fail(
+                Property::NoSecondPayment,
+                "a thread switches for a preemption that was paid meanwhile",
+            );
+        }
+        mi_switch(rq, false, false);
+    }
+}
+
+fn release(rq: RunqGuard, pay: bool) {
+    std::mem::forget(rq);
+    // SAFETY: the guard was just forgotten.
+    unsafe { world().runqs[engine().this()].unlock_handed_over(pay) };
+}
+
+/// Runs the best thread of this CPU.
+fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
+    let engine = engine();
+    let (cpu, thread) = (engine.this(), me());
+    let in_service = engine.state.borrow().cpus[cpu].in_service;
+    if world().in_action[cpu].get() > 0 {
+        fail(
+            Property::NoSwitchInAction,
+            format!("cpu{cpu} switches threads inside a rendezvous action"),
+        );
+    }
+    if in_service != 0 {
+        fail(
+            Property::NoSwitchBeforeEoi,
+            format!("cpu{cpu} switches threads, and a vector is in service"),
+        );
+    }
+    if thread.crit.nesting() != 1 || thread.spin.count() != 1 {
+        fail(
+            Property::CountsRestored,
+            format!(
+                "cpu{cpu} switches threads with nesting {:#x} and {} spinlocks",
+                thread.crit.nesting(),
+                thread.spin.count()
+            ),
+        );
+    }
+    thread.crit.paid();
+    rq.owepreempt = false;
+    rq.sent = 0;
+    let woken = world().queued[cpu].replace(0) > 0;
+    let better = woken || rq.runs_better && !sleeps;
+    let was_better = std::mem::replace(&mut rq.runs_better, better);
+    if better == was_better {
+        return release(rq, pay);
+    }
+    std::mem::forget(rq);
+    let to = if better { better_thread(cpu) } else { cpu };
+    note(if better {
+        "switches to the better thread"
+    } else {
+        "switches back"
+    });
+    engine::switch_thread(to);
+    // SAFETY: the thread before us forgot its guard.
+    unsafe { world().runqs[engine.this()].unlock_handed_over(pay) };
+}
+
+/// What a better thread does: `body`, and sleeps, for ever.
+pub(crate) fn better(body: impl Fn()) -> ! {
+    // SAFETY: the thread before us forgot its guard.
+    unsafe { world().runqs[engine().this()].unlock_handed_over(true) };
+    loop {
+        body();
+        mi_switch(this_runq(), true, true);
+    }
+}
+
+/// The end of a thread's program: it must owe nothing.
+pub(crate) fn program_over() {
+    if me().crit.owepreempt() {
+        fail(
+            Property::NoLostPreemption,
+            format!(
+                "{} goes on outside all sections and still owes",
+                Explored::thread()
+            ),
+        );
+    }
+    note("is done");
+}
+
+/// What must hold when nothing can happen any more. By the explorer.
+pub(crate) fn at_rest() {
+    let engine = engine();
+    let state = *engine.state.borrow();
+    for number in 0..engine.setup.cpus {
+        let cpu = &state.cpus[number];
+        let thread = &world().threads[number];
+        if world().queued[number].get() > 0 {
+            engine.fail_here(
+                Property::NoLostPreemption,
+                format!("a better thread waits on cpu{number} for ever"),
+            );
+        }
+        if cpu.in_service != 0 {
+            engine.fail_here(
+                Property::NothingInService,
+                format!("cpu{number} has a vector in service at rest"),
+            );
+        }
+        let (nesting, held) = (thread.crit.nesting(), thread.spin.count());
+        if nesting != 0 || held != 0 || !(cpu.enabled || cpu.rest != Rest::No) {
+            engine.fail_here(
+                Property::CountsRestored,
+                format!("cpu{number} at rest: nesting {nesting:#x}, {held} spinlocks"),
+            );
+        }
+    }
+}

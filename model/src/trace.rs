@@ -1,0 +1,231 @@
+//! A counterexample for people: the lines of a replay, with what the source says there.
+
+use std::collections::HashMap;
+use std::fs;
+
+use kcore::shim::{Access, Operation};
+
+use crate::engine::{Engine, Line, Vector, What};
+use crate::port;
+
+/// A line of the table.
+pub(crate) struct Row {
+    pub(crate) cpu: usize,
+    pub(crate) depth: u8,
+    pub(crate) thread: usize,
+    pub(crate) kind: Look,
+    pub(crate) text: String,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Step,
+    Strike,
+    Return,
+    Note,
+    Drain,
+}
+
+/// The rows of what happened, without what a reader can do without.
+pub(crate) fn rows(engine: &Engine) -> Vec<Row> {
+    let lines = engine.trace.take().unwrap_or_default();
+    let mut sources = Sources::default();
+    let mut rows: Vec<Row> = Vec::new();
+    for line in &lines {
+        let Some((kind, text)) = look(line, &mut sources) else {
+            continue;
+        };
+        // A loop that waits says the same again and again.
+        let said = rows.iter().rev().find(|row| row.cpu == line.cpu);
+        if said.is_some_and(|row| row.text == text && row.kind == Look::Step) {
+            continue;
+        }
+        rows.push(Row {
+            cpu: line.cpu,
+            depth: line.depth,
+            thread: line.thread,
+            kind,
+            text,
+        });
+    }
+    rows
+}
+
+fn look(line: &Line, sources: &mut Sources) -> Option<(Look, String)> {
+    Some(match &line.what {
+        What::Strike(Vector::Timer) => (Look::Strike, "TIMER interrupt".into()),
+        What::Strike(Vector::Ipi) => (Look::Strike, "IPI interrupt".into()),
+        What::Strike(Vector::Rendezvous) => (Look::Strike, "RENDEZVOUS interrupt".into()),
+        What::Return => (Look::Return, "IRET".into()),
+        What::Drain(value) => (
+            Look::Drain,
+            format!("the store of {value:#x} reaches memory"),
+        ),
+        What::Note(text) => (Look::Note, text.clone()),
+        What::Access(access, old, new) => {
+            (Look::Step, access_text(line, access, *old, *new, sources)?)
+        }
+    })
+}
+
+fn access_text(
+    line: &Line,
+    access: &Access,
+    old: u64,
+    new: u64,
+    sources: &mut Sources,
+) -> Option<String> {
+    let name = port::name_of(access.address);
+    let load = access.operation == Operation::Load;
+    match name {
+        Some(("spin", _)) => return None,
+        Some(("crit", thread)) => {
+            let whose = if thread == line.cpu {
+                ""
+            } else {
+                "better thread's "
+            };
+            return Some(format!(
+                "{whose}{}",
+                section_text(load, old as u32, new as u32)
+            ));
+        }
+        _ => {}
+    }
+    let place = line
+        .backtrace
+        .as_ref()
+        .and_then(|trace| sources.place(trace));
+    let text = place.unwrap_or_else(|| match name {
+        Some((name, number)) => format!("{name}{number} {:?}", access.operation),
+        None => format!("{:?}", access.operation),
+    });
+    let value = |value: u64| match value {
+        0xffff_ffff => "free".to_string(),
+        value if value > 0xffff_ffff => "…".to_string(),
+        value => format!("{value:#x}")
+            .replace("0x0", "0")
+            .replace("0x1", "1"),
+    };
+    Some(if old == new {
+        format!("{text}  = {}", value(old))
+    } else {
+        format!("{text}  {} → {}", value(old), value(new))
+    })
+}
+
+/// The word of sections, in words.
+fn section_text(load: bool, old: u32, new: u32) -> String {
+    let parts = |word: u32| (word % (1 << 17) / 2, word >> 17, word & 1 == 0);
+    let ((nest, interrupts, owes), (nest2, interrupts2, owes2)) = (parts(old), parts(new));
+    let state = |nest: u32, interrupts: u32, owes: bool| {
+        let interrupts = if interrupts > 0 {
+            format!(", in interrupt {interrupts}")
+        } else {
+            String::new()
+        };
+        format!(
+            "critnest {nest}{interrupts}{}",
+            if owes { ", owes" } else { "" }
+        )
+    };
+    if load {
+        return format!("looks: {}", state(nest, interrupts, owes));
+    }
+    let mut changes = Vec::new();
+    if nest != nest2 {
+        changes.push(format!("critnest {nest} → {nest2}"));
+    }
+    if interrupts != interrupts2 {
+        changes.push(format!("interrupt depth {interrupts} → {interrupts2}"));
+    }
+    if owes != owes2 {
+        changes.push(format!("owepreempt := {}", u8::from(owes2)));
+    }
+    if nest2 == 0 && interrupts2 == 0 && owes2 {
+        changes.push("(the window)".into());
+    }
+    if changes.is_empty() {
+        changes.push(format!("stores {}", state(nest2, interrupts2, owes2)));
+    }
+    changes.join(", ")
+}
+
+/// Lines of source files.
+#[derive(Default)]
+struct Sources(HashMap<String, Vec<String>>);
+
+/// Files whose lines say less than their callers'.
+const HELPERS: [&str; 6] = [
+    "shim.rs",
+    "hooked.rs",
+    "cpu.rs",
+    "site.rs",
+    "engine.rs",
+    "port.rs",
+];
+
+impl Sources {
+    /// Where in kcore, or in a model, a step was taken: file, line, and what stands there.
+    fn place(&mut self, trace: &std::backtrace::Backtrace) -> Option<String> {
+        let text = trace.to_string();
+        let mut places = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("at "))
+            .filter(|place| place.contains("kernel/core/src/") || place.contains("model/src/"));
+        let place = places.find(|place| {
+            let file = place.split(':').next().unwrap_or_default();
+            !HELPERS
+                .iter()
+                .any(|helper| file.ends_with(&format!("/{helper}")))
+        })?;
+        let mut parts = place.split(':');
+        let (path, number) = (parts.next()?, parts.next()?.parse::<usize>().ok()?);
+        let lines = self.0.entry(path.to_string()).or_insert_with(|| {
+            let relative = path.strip_prefix("./").unwrap_or(path);
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+            let text = fs::read_to_string(path)
+                .or_else(|_| fs::read_to_string(format!("{root}/{relative}")));
+            text.unwrap_or_default().lines().map(String::from).collect()
+        });
+        let file = path.rsplit('/').next()?;
+        let code = lines.get(number - 1).map_or("", |line| line.trim());
+        let code = code.trim_end_matches(['{', ';', ',']).trim_end();
+        Some(format!("{file}:{number} {code}"))
+    }
+}
+
+/// The table: a column to a CPU, a line to a step.
+pub(crate) fn table(rows: &[Row], cpus: usize) -> String {
+    let width = if cpus > 2 { 46 } else { 64 };
+    let mut text = format!("{:>4} ", "");
+    for cpu in 0..cpus {
+        text += &format!(" {:<width$}", format!("cpu{cpu}"));
+    }
+    text = text.trim_end().to_string() + "\n";
+    for (number, row) in rows.iter().enumerate() {
+        let indent = "  ".repeat(usize::from(row.depth));
+        let mark = match row.kind {
+            Look::Strike => "▼ ",
+            Look::Return => "▲ ",
+            Look::Note => "· ",
+            Look::Drain => "⇣ ",
+            Look::Step => "",
+        };
+        let said = shortened(&format!("{indent}{mark}{}", row.text), width - 1);
+        let gap = " ".repeat(row.cpu * (width + 1));
+        text += &format!("{:>4}  {gap}{said}\n", number + 1);
+    }
+    text
+}
+
+/// A text of at most `width` characters.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_string();
+    }
+    let mut short: String = text.chars().take(width - 1).collect();
+    short.push('…');
+    short
+}

@@ -1,0 +1,155 @@
+//! What must hold, by name.
+
+use std::fmt;
+
+/// A property of the kernel that the explorer checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Property {
+    /// I: an action of a rendezvous does not end in another thread.
+    NoSwitchInAction,
+    /// No thread is switched from or to while a vector is in service.
+    NoSwitchBeforeEoi,
+    /// What is asked for is paid, or found to be unneeded, before the thread goes on outside
+    /// all sections.
+    NoLostPreemption,
+    /// No switch for what was paid.
+    NoSecondPayment,
+    /// Behind a barrier all of the phase before it is over.
+    BarrierOrder,
+    /// The callbacks and what they borrow are not used when the call has returned.
+    ArgumentAlive,
+    /// Each CPU of the set has run each phase exactly once when the call returns.
+    ExactlyOnce,
+    /// No CPU runs a callback that nobody asked it to run.
+    OnlyAskedFor,
+    /// No state in which nothing can happen and somebody waits.
+    NoDeadlock,
+    /// From every state there is a way to the end.
+    NoLivelock,
+    /// At rest no section, no interrupt and no spinlock is counted.
+    CountsRestored,
+    /// At rest no vector is in service.
+    NothingInService,
+    /// One at a time.
+    MutualExclusion,
+    /// No CPU sleeps over its work.
+    NoLostWakeup,
+    /// After a shootdown no CPU reaches what is gone.
+    NoStaleAccess,
+    /// One preempt IPI to a CPU until it has switched.
+    OneIpi,
+    /// What kcore asserts itself.
+    Assertion,
+}
+
+impl Property {
+    /// All of them, with a name and a sentence.
+    pub(crate) const ALL: [(Self, &str, &str); 17] = [
+        (
+            Self::NoSwitchInAction,
+            "no switch inside an action",
+            "a callback of a rendezvous does not end in another thread",
+        ),
+        (
+            Self::NoSwitchBeforeEoi,
+            "no switch before EOI",
+            "no thread is switched from while a vector is in service",
+        ),
+        (
+            Self::NoLostPreemption,
+            "no lost preemption",
+            "what is owed is paid before the thread goes on outside all sections",
+        ),
+        (
+            Self::NoSecondPayment,
+            "no second payment",
+            "there is no switch for a preemption that was paid",
+        ),
+        (
+            Self::BarrierOrder,
+            "barrier order",
+            "behind a barrier the phase before it is over on all CPUs",
+        ),
+        (
+            Self::ArgumentAlive,
+            "argument dead only after last use",
+            "no callback runs, or has an end to come to, when its call has returned",
+        ),
+        (
+            Self::ExactlyOnce,
+            "each action exactly once",
+            "each CPU of the set has run each phase once when the call returns",
+        ),
+        (
+            Self::OnlyAskedFor,
+            "no callback not asked for",
+            "a CPU outside the set, or after the end, runs nothing",
+        ),
+        (
+            Self::NoDeadlock,
+            "no deadlock",
+            "there is no state in which nothing can happen and somebody waits",
+        ),
+        (
+            Self::NoLivelock,
+            "no livelock",
+            "from every state there is a way to the end",
+        ),
+        (
+            Self::CountsRestored,
+            "counts restored",
+            "at rest no section, no interrupt and no spinlock is counted",
+        ),
+        (
+            Self::NothingInService,
+            "no vector left in service",
+            "at rest every interrupt has been acknowledged",
+        ),
+        (
+            Self::MutualExclusion,
+            "mutual exclusion",
+            "one CPU at a time holds a lock, and sees what the one before wrote",
+        ),
+        (
+            Self::NoLostWakeup,
+            "no lost wakeup",
+            "no CPU sleeps over its work",
+        ),
+        (
+            Self::NoStaleAccess,
+            "no stale access",
+            "when a shootdown has returned no CPU reaches the frame by the old entry",
+        ),
+        (
+            Self::OneIpi,
+            "one preempt IPI to a switch",
+            "a CPU that was sent one is sent no other until it has switched",
+        ),
+        (
+            Self::Assertion,
+            "kcore's own assertions",
+            "no kassert! of kcore fails",
+        ),
+    ];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        let one = Self::ALL.iter().find(|(property, ..)| *property == self);
+        one.map_or("?", |(_, name, _)| name)
+    }
+}
+
+/// A property that does not hold, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    /// Which.
+    pub(crate) property: Property,
+    /// What was seen.
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property.name(), self.detail)
+    }
+}

@@ -1,0 +1,27 @@
+//! `cargo xtask model`: builds the explorer and runs it; what it is told is the explorer's
+//! own (`model/src/main.rs`).
+
+use crate::cargo::cargo;
+use crate::error::{Error, Exit, Result};
+
+/// `cargo xtask model`.
+///
+/// # Errors
+/// When the explorer does not build, or says that something is not as it must be.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        return Err(Error::environment("the explorer needs Linux on x86_64")
+            .hint("run it there, or in a container"));
+    }
+    let status = cargo("run")
+        .args(["--quiet", "--release", "-p", "model", "--"])
+        .args(words)
+        .status()
+        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(2) => Err(Error::reported(Exit::Usage)),
+        Some(_) => Err(Error::reported(Exit::Failed)),
+        None => Err(Error::failed("the explorer was ended by a signal")),
+    }
+}
