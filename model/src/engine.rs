@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use kcore::shim::{Access, Operation, set_hook};
 
 use crate::port;
-use crate::stack::{Arena, Hash128, WORLD, switch};
+use crate::stack::{Arena, Hash128, WORLD, clear_below_this, switch};
 use crate::violation::{Property, Violation};
 
 /// The most CPUs of a model.
@@ -134,11 +134,12 @@ pub(crate) enum Choice {
 }
 
 /// Why the explorer has been switched to.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// There is something to choose.
     Branch,
-    /// A property does not hold.
-    Failed(Violation),
+    /// A property does not hold: [`Engine::violation`].
+    Failed,
     /// A word is not one CPU's own: begin anew.
     Shared,
 }
@@ -183,6 +184,17 @@ pub(crate) struct Setup {
     /// What must hold at the end, by [`fail`].
     pub(crate) at_rest: fn(),
 }
+
+/// Writes a line into the trace, if there is one. Only then is anything allocated: an address
+/// of the explorer's heap on a stack would make equal states different.
+macro_rules! note {
+    ($($text:tt)*) => {
+        if $crate::engine::engine().is_traced() {
+            $crate::engine::engine().line($crate::engine::What::Note(format!($($text)*)));
+        }
+    };
+}
+pub(crate) use note;
 
 /// The machine. One to an OS thread.
 pub(crate) struct Engine {
@@ -412,6 +424,7 @@ impl Engine {
     /// Before each step. Comes back when it is to be taken.
     fn point(&self) {
         let mark = 0_u8;
+        clear_below_this();
         loop {
             self.steps.set(self.steps.get() + 1);
             self.total_steps.set(self.total_steps.get() + 1);
@@ -480,6 +493,11 @@ impl Engine {
     /// The thread that is taking steps.
     pub(crate) fn thread(&self) -> usize {
         thread_of(&self.state.borrow())
+    }
+
+    /// Whether there is a trace.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.borrow().is_some()
     }
 
     /// Writes a line of the trace, if there is one.
@@ -587,12 +605,9 @@ impl Engine {
         true
     }
 
-    /// Whether a word turned out to be shared since this was last asked.
-    fn found_shared(&self) -> bool {
-        let event = self.event.take();
-        let found = matches!(event, Some(Event::Shared));
-        self.event.set(event);
-        found
+    /// The property that does not hold.
+    pub(crate) fn violation(&self) -> Violation {
+        self.found.take().expect("a run that has failed says why")
     }
 
     fn buffered_value(&self, me: usize, access: &Access) -> u64 {
@@ -739,7 +754,7 @@ fn hook(access: &Access) -> u64 {
         engine.point();
     }
     let found = engine.perform(access);
-    if engine.found_shared() {
+    if engine.event.get() == Some(Event::Shared) {
         engine.suspend(Event::Shared);
     }
     found
@@ -755,7 +770,8 @@ pub(crate) fn fail(property: Property, detail: impl Into<String>) -> ! {
     if !engine.inside.get() {
         panic!("{violation}");
     }
-    engine.suspend(Event::Failed(violation));
+    engine.found.set(Some(violation));
+    engine.suspend(Event::Failed);
     unreachable!("a run that has failed goes on");
 }
 
@@ -792,7 +808,7 @@ pub(crate) fn halt() {
         cpu.enabled = true;
         cpu.rest = Rest::Halted;
     });
-    engine().line(What::Note("STI; HLT".into()));
+    note!("STI; HLT");
     engine().point();
 }
 
@@ -808,7 +824,7 @@ pub(crate) fn monitor_wait() {
             cpu.rest = Rest::Watching;
         }
     });
-    engine().line(What::Note("MWAIT".into()));
+    note!("MWAIT");
     engine().point();
 }
 

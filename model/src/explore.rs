@@ -130,7 +130,7 @@ impl Search {
             let number = node.number;
             match self.engine.apply(choice) {
                 Event::Shared => return None,
-                Event::Failed(violation) => return Some(self.violated(violation)),
+                Event::Failed => return Some(self.violated(self.engine.violation())),
                 Event::Branch => {
                     if let Some(violation) = self.arrive(Some((number, index as u8)), deviations) {
                         return Some(self.violated(violation));
@@ -303,7 +303,7 @@ pub(crate) fn replay(setup: Setup, choices: &[u8], owners: Vec<u8>) -> &'static 
     engine.start();
     for &index in choices {
         let choice = engine.options()[usize::from(index)];
-        if let Event::Failed(_) = engine.apply(choice) {
+        if engine.apply(choice) == Event::Failed {
             break;
         }
     }

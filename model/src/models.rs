@@ -9,7 +9,7 @@ use kcore::rmlock::Gate;
 use kcore::shim::{AtomicBool, Ordering};
 
 use crate::bugs::Bug;
-use crate::engine::{self, CPUS, Memory, Setup, What, engine, fail};
+use crate::engine::{self, CPUS, Memory, Setup, engine, fail, note};
 use crate::port::{self, Config, Explored, better, has, world};
 use crate::violation::Property;
 
@@ -236,6 +236,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model {
         name: "rendezvous-2x2-rounds",
         about: "2 CPUs, 2 initiators, 2 rounds, three callbacks",
+        tier: Tier::Full,
         program: |cpu| initiators(cpu, 2, 2),
         phases: &[RUNS],
         ..BASE
@@ -309,10 +310,6 @@ thread_local! {
 /// Chooses the phases of the calls on this OS thread.
 pub(crate) fn choose_phases(phases: [Kind; 3]) {
     PHASES.set(phases);
-}
-
-fn note(text: impl Into<String>) {
-    engine().line(What::Note(text.into()));
 }
 
 // Critical sections.
@@ -456,7 +453,7 @@ fn idle(thread: usize, mwait: bool) {
     while done < 2 {
         if work.load(Ordering::Acquire) > done {
             done += 1;
-            note("finds work");
+            note!("finds work");
             continue;
         }
         let enabled = Explored::disable_interrupts();
@@ -540,7 +537,7 @@ fn call(id: usize, set: &CpuSet, kinds: [Kind; 3], lock: bool) {
         u32::from(kinds[0] != Kind::None) << 1 | u32::from(kinds[2] != Kind::None) << 2;
     let runs = (0..3).filter(|phase| kinds[*phase] == Kind::Run);
     of_call(id, SHAPE).set(barrier_before | runs.map(|phase| 1 << (4 + phase)).sum::<u32>());
-    note(format!("calls {set}: {kinds:?}"));
+    note!("calls {set}: {kinds:?}");
     // What the callbacks borrow of this stack.
     let argument = std::hint::black_box(id);
     let callbacks = [0, 1, 2].map(|phase| {
@@ -556,7 +553,7 @@ fn call(id: usize, set: &CpuSet, kinds: [Kind; 3], lock: bool) {
     if let Err(error) = world().rendezvous.run(&world().online, set, &phases) {
         fail(Property::ExactlyOnce, format!("{error:?}"));
     }
-    note("the call returns");
+    note!("the call returns");
     of_call(id, ALIVE).set(0);
     for (phase, kind) in kinds.iter().enumerate() {
         let expected = if *kind == Kind::Run { bits } else { 0 };
@@ -575,7 +572,7 @@ fn ran(id: usize, phase: usize, cpu: CpuId, lock: bool) {
         fail(Property::ArgumentAlive, "a callback finds a dead argument");
     }
     let name = ["setup", "action", "teardown"][phase];
-    note(format!("{name} of call {id}"));
+    note!("{name} of call {id}");
     let alive = || {
         if of_call(id, ALIVE).get() == 0 {
             fail(
@@ -684,7 +681,7 @@ fn rmlock(thread: usize) {
     if thread == 0 {
         for _ in 0..2 {
             world().rmlock.read(|()| {
-                note("reads");
+                note!("reads");
                 let values = [first, second].map(|word| word.load(Ordering::Relaxed));
                 if values[0] != values[1] {
                     fail(
@@ -696,7 +693,7 @@ fn rmlock(thread: usize) {
         }
     } else {
         world().rmlock.write(|()| {
-            note("writes");
+            note!("writes");
             first.store(1, Ordering::Relaxed);
             second.store(1, Ordering::Relaxed);
         });
@@ -722,10 +719,10 @@ fn shootdown(thread: usize) {
         0 => {
             // Release: as a page table's entry is written.
             world().words[0].store(1, Ordering::Release);
-            note("the page is unmapped");
+            note!("the page is unmapped");
             let forget = |context: &IpiCtx| {
                 tlb(context.cpu().index()).set(0);
-                note("forgets the page");
+                note!("forgets the page");
             };
             let set = if Explored::mistake(kcore::port::Mistake::LocalShootdown) {
                 CpuSet::single(cpu(0))
@@ -737,7 +734,7 @@ fn shootdown(thread: usize) {
                 fail(Property::ExactlyOnce, format!("{error:?}"));
             }
             reused().set(1);
-            note("the frame is used anew");
+            note!("the frame is used anew");
         }
         1 => {
             reach(1);
@@ -753,11 +750,12 @@ fn reach(cpu: usize) {
     if tlb(cpu).get() == 0 {
         // Relaxed: the walk of the CPU.
         if world().words[0].load(Ordering::Relaxed) != 0 {
-            return note("a page fault");
+            note!("a page fault");
+            return;
         }
         tlb(cpu).set(1);
     }
-    note("reads the page");
+    note!("reads the page");
     if reused().get() != 0 {
         fail(
             Property::NoStaleAccess,

@@ -16,7 +16,7 @@ use kcore::shim::AtomicU32;
 use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
 
 use crate::bugs::Bug;
-use crate::engine::{self, CPUS, Rest, THREADS, Vector, What, engine, fail, step};
+use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step};
 use crate::models::Turnstile;
 use crate::violation::Property;
 
@@ -174,10 +174,6 @@ fn me() -> &'static Thread {
     &world().threads[engine().thread()]
 }
 
-fn note(text: impl Into<String>) {
-    engine().line(What::Note(text.into()));
-}
-
 impl Port for Explored {
     const CALL_TOO_LONG: u32 = TOO_LONG as u32;
 
@@ -224,7 +220,7 @@ impl Port for Explored {
     fn send_rendezvous(targets: &CpuSet) {
         for cpu in targets {
             engine::send(cpu.index(), Vector::Rendezvous);
-            note(format!("sends RENDEZVOUS to {cpu}"));
+            note!("sends RENDEZVOUS to {cpu}");
         }
     }
 
@@ -250,7 +246,7 @@ fn end_of_interrupt() {
         let highest = 1 << cpu.in_service.checked_ilog2().unwrap_or(0);
         cpu.in_service &= !highest;
     });
-    note("EOI");
+    note!("EOI");
 }
 
 /// Deals with an interrupt, interrupts off.
@@ -347,7 +343,7 @@ fn ipis(bits: u32) {
 pub(crate) fn send_ipi(cpu: usize, bits: u32) {
     if world().ipis[cpu].post(bits) {
         engine::send(cpu, Vector::Ipi);
-        note(format!("sends IPI to cpu{cpu}"));
+        note!("sends IPI to cpu{cpu}");
     }
 }
 
@@ -366,7 +362,7 @@ pub(crate) fn wake_better(cpu: usize) {
         return;
     }
     world().queued[cpu].update(|queued| queued + 1);
-    note(format!("a better thread is runnable on cpu{cpu}"));
+    note!("a better thread is runnable on cpu{cpu}");
     if cpu == engine().this() {
         owe();
     } else if !rq.owepreempt {
@@ -391,7 +387,7 @@ fn owe() {
 
 impl Preempt for Explored {
     fn preempt(crit: &CritState) {
-        note("pays");
+        note!("pays");
         let rq = this_runq();
         crit.leave();
         if !crit.owepreempt() && !has(Bug::PayUntested) {
@@ -451,11 +447,14 @@ fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
     }
     std::mem::forget(rq);
     let to = if better { better_thread(cpu) } else { cpu };
-    note(if better {
-        "switches to the better thread"
-    } else {
-        "switches back"
-    });
+    note!(
+        "{}",
+        if better {
+            "switches to the better thread"
+        } else {
+            "switches back"
+        }
+    );
     engine::switch_thread(to);
     // SAFETY: the thread before us forgot its guard.
     unsafe { world().runqs[engine.this()].unlock_handed_over(pay) };
@@ -482,7 +481,7 @@ pub(crate) fn program_over() {
             ),
         );
     }
-    note("is done");
+    note!("is done");
 }
 
 /// What must hold when nothing can happen any more. By the explorer.

@@ -3,7 +3,7 @@
 //! be hashed, kept and put back.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::arch::naked_asm;
+use std::arch::{asm, naked_asm};
 use std::ops::Range;
 
 /// The longest world.
@@ -118,8 +118,37 @@ pub(crate) unsafe extern "sysv64" fn switch(save: *mut usize, load: usize) {
         "pop r12",
         "pop rbx",
         "pop rbp",
+        // Compilers push whatever is in a register to align the stack: nothing of where we
+        // come from may get into the state.
+        "xor eax, eax",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        "xor esi, esi",
+        "xor edi, edi",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
         "ret",
     )
+}
+
+/// Clears what dead calls have left below the caller's frame. The stack goes on for that
+/// long below every place that comes here.
+#[inline(always)]
+pub(crate) fn clear_below_this() {
+    // SAFETY: below the stack pointer nothing is alive: the asm may use it (no `nostack`), so
+    // the compiler keeps nothing there.
+    unsafe {
+        asm!(
+            "lea rdi, [rsp - {size}]",
+            "xor eax, eax",
+            "mov ecx, {size} / 8",
+            "rep stosq",
+            size = const BELOW,
+            out("rdi") _, out("rcx") _, out("rax") _,
+        );
+    }
 }
 
 /// A hash of 128 bits.
