@@ -78,7 +78,11 @@ impl Forget {
         match self {
             Self::Page(address) => M::forget_page(address),
             Self::Range(start, pages) => {
-                (0..pages).for_each(|page| M::forget_page(start + page * FRAME_SIZE));
+                let mut address = start;
+                for _ in 0..pages {
+                    M::forget_page(address);
+                    address = address.wrapping_add(FRAME_SIZE);
+                }
             }
             Self::Space => M::forget_loaded(),
             Self::All => M::forget_all(),

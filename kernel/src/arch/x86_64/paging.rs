@@ -99,7 +99,9 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Lets this CPU forget what it knows of the page at `address`, global or not.
 #[inline]
 pub fn forget(address: u64) {
-    x86_64::instructions::tlb::flush(VirtAddr::new(address));
+    // SAFETY: the CPU walks the tables again, which is always allowed; an address that cannot
+    // be is no error. (The crate's would check it, at every page of a range.)
+    unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
 /// Lets this CPU forget all pages, global ones too. Interrupts off: one between the two
