@@ -3,7 +3,7 @@
 //! There is no user mode yet, so what uses a space is a kernel thread, inside
 //! [`VSpace::run`], and its pages are the supervisor's. Which CPUs know something of it, and
 //! who is told when a page goes away, is in [`kcore::shootdown`]; the switch between threads
-//! takes the CPU along ([`switch`]).
+//! takes the CPU along (`switch`).
 
 use alloc::boxed::Box;
 use core::ops::Range;

@@ -1,7 +1,7 @@
 //! `rmlock`: a lock for what is read all the time and hardly ever written.
 //!
 //! A reader writes nothing that another CPU reads, and executes no locked instruction and
-//! no fence. It puts a [`Tracker`], which lies on its stack, on top of the list of its
+//! no fence. It puts a `Tracker`, which lies on its stack, on top of the list of its
 //! thread, and looks whether its CPU has a *token* for the lock:
 //!
 //! ```text
