@@ -14,6 +14,7 @@ use kcore::rendezvous::Rendezvous;
 use kcore::rmlock::{Reader, Reads, RmLock};
 use kcore::shim::AtomicU32;
 use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
+use kcore::wake::DeferredWakes;
 
 use crate::bugs::Bug;
 use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step};
@@ -76,6 +77,7 @@ pub(crate) struct World {
     pub(crate) rendezvous: Rendezvous<Explored>,
     pub(crate) online: AtomicCpuSet,
     pub(crate) lock: Spinlock<Cell<u32>, Explored>,
+    wakes: [DeferredWakes; CPUS],
     pub(crate) rmlock: RmLock<(), Explored, Turnstile>,
     pub(crate) words: [AtomicU32; 8],
     /// What the properties need to know; no step touches it.
@@ -124,6 +126,7 @@ pub(crate) fn make_world(place: *mut u8) -> usize {
         rendezvous: Rendezvous::new(),
         online,
         lock: Spinlock::new(Cell::new(0)),
+        wakes: std::array::from_fn(|_| DeferredWakes::new()),
         rmlock: RmLock::with_gate((), Turnstile::new()),
         words: std::array::from_fn(|_| AtomicU32::new(0)),
         ghost: std::array::from_fn(|_| Cell::new(0)),
@@ -217,8 +220,15 @@ impl Port for Explored {
         engine::turn();
     }
 
-    fn send_rendezvous(targets: &CpuSet) {
-        for cpu in targets {
+    fn wakes() -> &'static DeferredWakes {
+        &world().wakes[engine().this()]
+    }
+
+    /// Nobody stops anybody.
+    fn stop_if_asked() {}
+
+    fn send_rendezvous(targets: CpuSet) {
+        for cpu in &targets {
             engine::send(cpu.index(), Vector::Rendezvous);
             note!("sends RENDEZVOUS to {cpu}");
         }
