@@ -12,6 +12,7 @@ extern crate alloc;
 mod acpi;
 mod apic;
 mod boot_paths;
+mod call;
 mod console;
 mod crash;
 mod critical;

@@ -299,6 +299,15 @@ ktest! {
 }
 
 ktest! {
+    /// The initiator sees the count full first, and clears it for the next phase; who waits
+    /// for the count waits for ever.
+    fn no_generation_is_found() [
+        smp = "2..=8", bug = "no-generation", append = "bug=no-generation", expect = "assert",
+        console = "do not come to the end of a phase, for ",
+    ] { all_at_once(2); }
+}
+
+ktest! {
     /// Without the last count the initiator is back while others are in the teardown.
     fn no_completion_is_found() [
         smp = "2..=8", bug = "no-completion", append = "bug=no-completion", expect = "panic",

@@ -453,7 +453,7 @@ impl<P: Port> Rendezvous<P> {
 
     /// Waits until all have come to the end of what is open. With `give_up`, false if some
     /// have not even begun in time.
-    #[inline]
+    #[inline(always)]
     fn wait_for_others(&self, slot: &Slot, context: &IpiCtx, give_up: bool) -> bool {
         let mut turns = Turns::new();
         // Acquire: pairs with the Release in `leave`, of each CPU.
@@ -467,30 +467,39 @@ impl<P: Port> Rendezvous<P> {
             if count < P::CALL_TOO_LONG {
                 continue;
             }
-            // Stopped since, it answers when it is let go: that takes as long as it takes.
-            if count == P::CALL_TOO_LONG && P::stopped(&self.behind(context.cpu())).is_some() {
-                turns = Turns::new();
-            } else if self.is_overdue(slot, context.cpu(), give_up, count) {
-                return false;
+            match self.too_long(slot, context.cpu(), give_up, count) {
+                TooLong::GoOn => {}
+                TooLong::BeginAnew => turns = Turns::new(),
+                TooLong::GiveUp => return false,
             }
         }
         true
     }
 
-    /// Whether those who have not begun are to be given up, after so many turns.
+    /// What to do about those who have not come to the end, after so many turns.
     ///
     /// # Panics
     /// If one that has begun does not come to the end: it cannot be given up, since it has a
     /// borrow of our stack.
     #[cold]
-    fn is_overdue(&self, slot: &Slot, me: CpuId, give_up: bool, turns: u32) -> bool {
+    #[inline(never)]
+    fn too_long(&self, slot: &Slot, me: CpuId, give_up: bool, turns: u32) -> TooLong {
         kassert!(
             turns < 2 * P::CALL_TOO_LONG,
             "rendezvous: CPUs {} do not come to the end of a phase, for {}",
             self.behind(me),
             &slot.site
         );
-        give_up && turns == P::CALL_TOO_LONG && !self.silent(me).is_empty()
+        if turns > P::CALL_TOO_LONG {
+            TooLong::GoOn
+        } else if P::stopped(&self.behind(me)).is_some() {
+            // It answers when it is let go: that takes as long as it takes.
+            TooLong::BeginAnew
+        } else if give_up && !self.silent(me).is_empty() {
+            TooLong::GiveUp
+        } else {
+            TooLong::GoOn
+        }
     }
 
     /// Takes the call back from those who have not seen it, and lets the others go.
@@ -595,8 +604,9 @@ impl<P: Port> Rendezvous<P> {
         any
     }
 
-    /// Takes part in the call of `initiator`, up to its first barrier.
-    #[inline]
+    /// Takes part in the call of `initiator`, up to its first barrier. Not inlined, so that
+    /// the look at the words of a set that are empty is two instructions each.
+    #[inline(never)]
     fn begin(&self, slot: &Slot, context: &IpiCtx, initiator: CpuId) {
         let caller = self.slot(initiator);
         // Relaxed: what has brought us here has synchronised with it.
@@ -667,6 +677,13 @@ impl<P: Port> Default for Rendezvous<P> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What [`Rendezvous::too_long`] says.
+enum TooLong {
+    GoOn,
+    BeginAnew,
+    GiveUp,
 }
 
 /// No interrupts on this CPU until this is dropped; they were on.

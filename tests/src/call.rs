@@ -1,0 +1,161 @@
+//! `smp_call`: calls that are waited for, or not; wakeups that wait for the end of the
+//! interrupt. The queue itself is tested in kcore, on the host.
+
+use alloc::sync::Arc;
+
+use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::thread::Priority;
+use kcore::wake::DeferredWake;
+use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
+use kernel::ktest;
+use kernel::ktest::step;
+use kernel::port::Spinlock;
+use kernel::smp::{bring_online, online, smp_rendezvous_cpu, take_offline};
+use kernel::thread::Builder;
+use kernel::waitq::WaitQueue;
+
+ktest! {
+    /// Each CPU of the set runs it once, whether it is waited for or not, this one too.
+    fn once_on_each() [] {
+        let ran: Arc<[AtomicU64; MAX_CPUS]> = Arc::new([const { AtomicU64::new(0) }; MAX_CPUS]);
+        for round in 1..=100 {
+            let counts = Arc::clone(&ran);
+            let token = smp_call_async(&online(), move |context: &IpiCtx| {
+                assert!(!kernel::arch::cpu::interrupts_enabled());
+                counts[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
+            });
+            if round % 2 == 0 {
+                token.unwrap().wait().unwrap();
+            } else {
+                // Dropped, it waits too.
+                drop(token.unwrap());
+            }
+            smp_call(&online(), &|context: &IpiCtx| {
+                ran[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
+            }).unwrap();
+            for cpu in &online() {
+                assert_eq!(ran[cpu.index()].load(Ordering::Relaxed), 2 * round, "{cpu}");
+            }
+        }
+        assert_eq!(Arc::strong_count(&ran), 1, "the closures are gone");
+        let none = smp_call_async(&CpuSet::EMPTY, |_: &IpiCtx| ());
+        assert!(matches!(none, Err(RendezvousError::EmptySet)));
+    }
+}
+
+/// The better thread of the tests below waits here.
+static GATE: WaitQueue = WaitQueue::new();
+static WOKEN: AtomicU64 = AtomicU64::new(0);
+static WAKE: DeferredWake = DeferredWake::new(&|| {
+    GATE.wake_all();
+});
+
+/// A callback notes a wakeup; no thread becomes runnable in it, and the better one runs as
+/// soon as the interrupt is over, on a CPU whose thread never gives it up.
+fn deferred_wake() {
+    let far = CpuId::new(1).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&over);
+    let better = Builder::new("better").on(far).priority(Priority::HIGHEST);
+    let better = better.spawn(|| {
+        for _ in 0..20 {
+            GATE.lock().sleep();
+            WOKEN.fetch_add(1, Ordering::Release);
+        }
+    });
+    let spinner = Builder::new("spinner").on(far).spawn(move || {
+        while !seen.load(Ordering::Relaxed) {
+            spin_loop();
+        }
+    });
+    for round in 0..20 {
+        while GATE.lock().is_empty() {
+            spin_loop();
+        }
+        let note = |context: &IpiCtx| {
+            context.wake(&WAKE);
+            assert!(!GATE.lock().is_empty(), "woken inside the action");
+        };
+        if round % 2 == 0 {
+            smp_rendezvous_cpu(far, &note).unwrap();
+        } else {
+            smp_call_async(&CpuSet::single(far), note)
+                .unwrap()
+                .wait()
+                .unwrap();
+        }
+        while WOKEN.load(Ordering::Acquire) == round {
+            spin_loop();
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    better.expect("a thread").join();
+    spinner.expect("a thread").join();
+}
+
+ktest! {
+    /// With the typed heart.
+    fn deferred_wake_typed() [smp = "2..=8", append = "heart=typed"] { deferred_wake(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn deferred_wake_freebsd() [smp = "2..=8", append = "heart=freebsd"] { deferred_wake(); }
+}
+
+static RAN: AtomicU64 = AtomicU64::new(0);
+static COUNT: Call = Call::new(&|_: &IpiCtx| {
+    RAN.fetch_add(1, Ordering::Relaxed);
+});
+
+ktest! {
+    /// A CPU that is offline refuses; back again, it runs what it is asked for. What is
+    /// posted as it goes is either refused or run.
+    fn offline_refuses() [smp = "2..=8"] {
+        let last = online().iter().last().unwrap();
+        for _ in 0..3 {
+            let before = RAN.load(Ordering::Relaxed);
+            smp_call_post(last, &COUNT).unwrap();
+            take_offline(last).unwrap();
+            assert_eq!(COUNT.state(), CallState::Done, "lost");
+            assert_eq!(RAN.load(Ordering::Relaxed), before + 1);
+            assert_eq!(smp_call_post(last, &COUNT), Err(Refused::Offline));
+            let others = smp_call_async(&online(), |_: &IpiCtx| ());
+            others.unwrap().wait().unwrap();
+            let absent = smp_call_async(&CpuSet::single(last), |_: &IpiCtx| ());
+            assert!(matches!(absent, Err(RendezvousError::NotOnline(cpu)) if cpu == last));
+            bring_online(last).unwrap();
+            smp_call(&CpuSet::single(last), &|_: &IpiCtx| ()).unwrap();
+        }
+    }
+}
+
+ktest! {
+    /// Each wrong context has its name, and nothing runs.
+    fn wrong_contexts() [] {
+        static LOCK: Spinlock<()> = Spinlock::new(());
+        static FOUND: Spinlock<Option<RendezvousError>> = Spinlock::new(None);
+        fn attempt() -> RendezvousError {
+            let none = Phase::NoBarrier;
+            let never = |_: &IpiCtx| panic!("it ran");
+            kernel::smp::smp_rendezvous(none, Phase::Run(&never), none).unwrap_err()
+        }
+        let held = LOCK.lock();
+        let error = attempt();
+        drop(held);
+        assert_eq!(error, RendezvousError::SpinlockHeld);
+        let me = kernel::pcpu::this().id();
+        smp_call(&CpuSet::single(me), &|_: &IpiCtx| {
+            let error = attempt();
+            *FOUND.lock() = Some(error);
+        }).unwrap();
+        assert_eq!(FOUND.lock().take(), Some(RendezvousError::InAction));
+        step::interrupt_me(|| {
+            let error = attempt();
+            *FOUND.lock() = Some(error);
+        });
+        assert_eq!(FOUND.lock().take(), Some(RendezvousError::InInterrupt));
+    }
+}
