@@ -164,7 +164,12 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "a test may bring a mistake back, or step through it",
     ),
     (
-        "kernel::sched",
+        "kernel::sched::switch",
+        "kernel::ktest",
+        "a test may bring a mistake back",
+    ),
+    (
+        "kernel::sched::wakeup",
         "kernel::ktest",
         "a test may bring a mistake back",
     ),

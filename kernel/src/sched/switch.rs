@@ -1,0 +1,261 @@
+//! The switch, and the ways into it.
+
+use core::mem;
+
+use kcore::critical::CritState;
+use kcore::sched::slice_left;
+use kcore::shim::Ordering;
+use kcore::spinlock::SpinlockGuard;
+use kcore::thread::ThreadState;
+use kcore::{KASSERT, kassert};
+
+use super::account::{Reason, count};
+use super::timer::{start_slice, take_off_timer};
+use super::{RunqGuard, curthread};
+use crate::arch::{context, cpu};
+use crate::pcpu::{self, Ipi, Pcpu};
+use crate::port::Machine;
+use crate::thread::{self, Thread};
+use crate::{clock, globals, vspace};
+
+/// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
+/// into, and runs something else until [`wakeup`](super::wakeup()) or until `nanoseconds` are over.
+pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<u64>) {
+    let me = curthread();
+    let here = pcpu::this();
+    if let Some(nanoseconds) = nanoseconds {
+        let deadline = clock::ticks_from_now(nanoseconds);
+        // Relaxed: the thread's own.
+        me.timer_cpu
+            .store(here.id().index() as u32, Ordering::Relaxed);
+        here.timers.lock().insert(me, deadline);
+        clock::arm(deadline);
+    }
+    let rq = here.runq.lock();
+    me.set_state(ThreadState::Sleeping);
+    drop(list);
+    mi_switch(rq, Reason::Sleep, true);
+    if nanoseconds.is_some() {
+        take_off_timer(me);
+    }
+}
+
+/// Waits for `nanoseconds`. Thread context, outside critical sections.
+#[track_caller]
+pub fn sleep_for(nanoseconds: u64) {
+    let queue = crate::waitq::WaitQueue::new();
+    let _time_is_up = queue.lock().sleep_for(nanoseconds);
+}
+
+/// Lets other threads of the same priority go first. Thread context, outside critical
+/// sections.
+pub fn yield_now() {
+    assert_may_sleep(0);
+    let mut rq = pcpu::this_runq();
+    rq.slice_over = true;
+    mi_switch(rq, Reason::Yield, true);
+}
+
+/// Ends the calling thread.
+fn exit() -> ! {
+    assert_may_sleep(0);
+    let me = curthread();
+    let held = me.lending.held();
+    kassert!(held == 0, "{me} ends and holds {held} sleeping locks");
+    me.ended();
+    let rq = pcpu::this_runq();
+    me.set_state(ThreadState::Dead);
+    mi_switch(rq, Reason::Exit, true);
+    unreachable!("a dead thread runs");
+}
+
+/// Pays an owed preemption: [`kcore::critical::Preempt`] for this machine.
+pub(crate) fn preempt(crit: &CritState) {
+    let rq = pcpu::this_runq();
+    // The level that kept the lock's own sections from coming here again.
+    crit.leave();
+    // Again, under the lock: an interrupt may have paid while we came here, and
+    // FreeBSD, which does not look, then switches once for nothing.
+    if !crit.owepreempt() {
+        return release(rq, false);
+    }
+    mi_switch(rq, Reason::Preempted, false);
+}
+
+/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's
+/// run queue; it is released in the end, on whichever CPU that is, with or without a
+/// look at what is owed.
+pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
+    let here = pcpu::this();
+    let me = curthread();
+    assert_switch_legal(me, why);
+    let owed = me.crit.owepreempt();
+    me.crit.paid();
+    rq.owepreempt = false;
+    let over = mem::take(&mut rq.slice_over);
+    let idle = here.idle();
+    let ran = me.state();
+    let now = cpu::tsc();
+    // Relaxed: under this CPU's run-queue lock.
+    let left = slice_left(ran, over, me.slice.load(Ordering::Relaxed), now);
+    if ran == ThreadState::Running {
+        me.set_state(ThreadState::Runnable);
+        if !core::ptr::eq(me, idle) {
+            if left == 0 {
+                rq.queue.push_back(me, me.priority());
+            } else {
+                rq.queue.push_front(me, me.priority());
+            }
+            if !me.is_pinned() {
+                rouse_idle_cpu(here);
+            }
+        }
+    }
+    let next = rq.queue.pop().unwrap_or(idle);
+    next.set_state(ThreadState::Running);
+    rq.current = next.priority();
+    if core::ptr::eq(next, me) {
+        if owed {
+            count(&here.sched.cancelled);
+        }
+        if left == 0 {
+            // Whoever was to have the next slice has been taken elsewhere, and the timer
+            // that ended this one is not armed any more.
+            start_slice(here, me, now, 0);
+        }
+        return release(rq, pay);
+    }
+    note_idle(
+        here,
+        core::ptr::eq(me, idle),
+        core::ptr::eq(next, idle) && !rq.closed,
+    );
+    count(&here.sched.switches[why as usize]);
+    if owed {
+        count(&here.sched.taken);
+    }
+    if ran == ThreadState::Dead {
+        here.set_dead(me);
+    }
+    vspace::switch(here, next);
+    if !me.reads.is_empty() {
+        me.reads.count_all();
+    }
+    me.slice.store(left, Ordering::Relaxed);
+    start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
+    here.set_curthread(next);
+    mem::forget(rq);
+    // SAFETY: under this CPU's run-queue lock, where alone contexts are used.
+    let load = unsafe { *next.context.get() };
+    // SAFETY: interrupts are off; `next` was saved by its last switch, or prepared, and
+    // runs on no other CPU, since it was on this queue or is this CPU's idle thread.
+    unsafe { context::switch(me.context.get(), load) };
+    after_switch(pay);
+}
+
+/// Releases the run-queue lock without a switch.
+fn release(rq: RunqGuard, pay: bool) {
+    mem::forget(rq);
+    // SAFETY: the guard was just forgotten.
+    unsafe { pcpu::this().runq.unlock_handed_over(pay) };
+}
+
+/// The first thing after a switch: on this CPU, whichever it is now, the lock that the
+/// thread before us took is ours to release.
+#[inline(always)]
+fn after_switch(pay: bool) {
+    let here = pcpu::this();
+    let dead = here.take_dead();
+    // SAFETY: the thread before us forgot its guard in mi_switch.
+    unsafe { here.runq.unlock_handed_over(pay) };
+    if let Some(dead) = dead {
+        thread::vacate(dead);
+    }
+}
+
+/// Where a new thread begins: inside the switch that chose it.
+pub(crate) extern "C" fn begin() -> ! {
+    after_switch(true);
+    if let Some(entry) = curthread().take_entry() {
+        entry();
+    }
+    exit()
+}
+
+/// Keeps the set of idle CPUs.
+#[inline]
+fn note_idle(here: &Pcpu, was_idle: bool, is_idle: bool) {
+    if is_idle {
+        globals::IDLE.insert(here.id());
+    } else if was_idle {
+        globals::IDLE.remove(here.id());
+        // An interrupt has ended its MWAIT. From here on it must be interrupted; what it
+        // was asked for was to switch, or to take from others what it now does not need.
+        if here.ipis.is_polling() {
+            here.ipis.take();
+        }
+    }
+}
+
+/// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
+/// interrupt alone does it: the idle loop looks for work when it is through.
+#[inline(never)]
+fn rouse_idle_cpu(here: &Pcpu) {
+    let idle = globals::IDLE.find(|cpu| cpu != here.id());
+    if let Some(block) = idle.and_then(pcpu::of) {
+        block.send_ipi(Ipi::Ast);
+    }
+}
+
+/// I3: a switch happens only in thread context, or at the one exit of an interrupt,
+/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
+#[inline]
+fn assert_switch_legal(me: &Thread, why: Reason) {
+    if me.crit.nesting() != 1 || me.spin.count() != 1 || cpu::interrupts_enabled() {
+        illegal_switch(me, why);
+    }
+    #[cfg(feature = "ktest")]
+    if let Some(vector) = crate::arch::apic::in_service()
+        && !crate::ktest::bugs::active(crate::ktest::bugs::Bug::UncheckedSwitch)
+    {
+        panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
+    }
+}
+
+#[cold]
+fn illegal_switch(me: &Thread, why: Reason) -> ! {
+    panic!(
+        "{KASSERT}mi_switch ({why:?}) of {me}: critnest {} (must be 1), interrupt depth {} \
+         (must be 0), {} spinlocks (must be 1), interrupts {}",
+        me.crit.critnest(),
+        me.crit.interrupt_depth(),
+        me.spin.count(),
+        if cpu::interrupts_enabled() {
+            "on"
+        } else {
+            "off"
+        }
+    );
+}
+
+/// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
+#[track_caller]
+#[inline]
+pub(crate) fn assert_may_sleep(held: u32) {
+    let me = curthread();
+    if me.crit.nesting() != held || me.spin.count() != held {
+        may_not_sleep(me, held);
+    }
+}
+
+#[cold]
+#[track_caller]
+fn may_not_sleep(me: &Thread, held: u32) -> ! {
+    panic!(
+        "{KASSERT}{me} would sleep with critnest {}, {} spinlocks (of which {held} its own), \
+         interrupt depth {}",
+        me.crit.critnest(),
+        me.spin.count(),
+        me.crit.interrupt_depth()
+    );
+}

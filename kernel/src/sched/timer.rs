@@ -1,0 +1,175 @@
+//! What the timer of a CPU is for: sleepers, and the slice of the thread that runs.
+
+use kcore::cpu::CpuId;
+use kcore::port::Port;
+use kcore::shim::Ordering;
+use kcore::thread::Priority;
+
+use super::balance::balance;
+use super::curthread;
+use super::wakeup::{owe, wakeup};
+use crate::arch::cpu;
+use crate::pcpu::{self, Pcpu};
+use crate::port::{CriticalGuard, Machine};
+use crate::thread::{self, Thread, TimerPositions};
+use crate::{clock, globals};
+
+/// The timer: wakes whose time has come, and ends the slice. In interrupt context.
+pub(crate) fn timer_interrupt() {
+    let here = pcpu::this();
+    clock::disarmed();
+    let now = cpu::tsc();
+    {
+        let mut timers = here.timers.lock();
+        while let Some(thread) = timers.pop_expired(now) {
+            wakeup(thread);
+        }
+        if let Some(next) = timers.next() {
+            clock::arm(next);
+        }
+    }
+    let me = curthread();
+    if core::ptr::eq(me, here.idle()) {
+        return;
+    }
+    // Relaxed: this CPU's thread.
+    let end = me.slice.load(Ordering::Relaxed);
+    if now >= end {
+        balance(here);
+    }
+    let mut rq = here.runq.lock();
+    if now < end {
+        clock::arm(end);
+    } else if rq
+        .queue
+        .best()
+        .is_some_and(|best| !rq.current.is_better_than(best))
+    {
+        rq.slice_over = true;
+        owe(here);
+    } else {
+        start_slice(here, me, now, 0);
+    }
+}
+
+/// Lets `thread`, which runs here from `now` on, have the `left` ticks of its slice, or a
+/// whole one if none are left.
+#[inline]
+pub(super) fn start_slice(here: &Pcpu, thread: &Thread, now: u64, left: u64) {
+    if thread.priority() == Priority::IDLE {
+        return;
+    }
+    let end = now + if left == 0 { slice_ticks() } else { left };
+    // Relaxed: this CPU's thread.
+    thread.slice.store(end, Ordering::Relaxed);
+    clock::arm_on(here, end);
+}
+
+/// Gives the first thread of this CPU, which no switch has chosen, its first slice.
+/// Interrupts off.
+pub(crate) fn begin_slices() {
+    start_slice(pcpu::this(), curthread(), cpu::tsc(), 0);
+}
+
+/// A slice in ticks of the time-stamp counter.
+fn slice_ticks() -> u64 {
+    // Relaxed: written while there is one CPU.
+    globals::SLICE_TICKS.load(Ordering::Relaxed)
+}
+
+/// The timer of `me` is not needed any more, on whichever CPU it is.
+pub(super) fn take_off_timer(me: &Thread) {
+    loop {
+        // Acquire: pairs with the Release in `take_over_timers`.
+        let cpu = me.timer_cpu.load(Ordering::Acquire);
+        let Some(block) = CpuId::new(cpu as usize).and_then(pcpu::of) else {
+            // It is carried from one CPU to another.
+            Machine::relax();
+            continue;
+        };
+        let mut timers = block.timers.lock();
+        // Relaxed: it leaves a CPU under that CPU's lock.
+        if me.timer_cpu.load(Ordering::Relaxed) == cpu {
+            return timers.remove(me);
+        }
+    }
+}
+
+/// The `timer_cpu` of a thread whose timer is carried from one CPU to another.
+const ON_THE_WAY: u32 = u32::MAX;
+
+/// Lets this CPU wake the sleepers whose timers are on the CPU of `gone`, which is offline.
+/// One at a time is carried, in no lock: two CPUs' timers have no order. Its thread, if it is
+/// woken meanwhile, waits for that.
+pub(crate) fn take_over_timers(gone: &Pcpu) {
+    loop {
+        let _carrying = CriticalGuard::enter();
+        let mut timers = gone.timers.lock();
+        let Some(deadline) = timers.next() else {
+            return;
+        };
+        let Some(thread) = timers.pop_expired(deadline) else {
+            return;
+        };
+        // Relaxed: under the lock of the CPU that it leaves.
+        thread.timer_cpu.store(ON_THE_WAY, Ordering::Relaxed);
+        drop(timers);
+        let here = pcpu::this();
+        let mut timers = here.timers.lock();
+        timers.insert(thread, deadline);
+        // Release: pairs with the Acquire in `take_off_timer`.
+        thread
+            .timer_cpu
+            .store(here.id().index() as u32, Ordering::Release);
+        clock::arm(deadline);
+    }
+}
+
+/// Timers of one CPU, over threads.
+#[derive(Debug)]
+pub struct Timers(Option<kcore::timerq::TimerQueue<'static>>);
+
+impl Timers {
+    /// None yet, and no room for any.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// Makes room for every thread there can be. Once.
+    pub(crate) fn init(&mut self) {
+        let room = alloc::vec![kcore::timerq::Timer::default(); thread::capacity()];
+        self.0 = Some(kcore::timerq::TimerQueue::new(room.leak()));
+    }
+
+    pub(super) fn insert(&mut self, thread: &Thread, deadline: u64) {
+        self.0.as_mut().expect("this CPU's timers").insert(
+            &TimerPositions,
+            thread.index(),
+            deadline,
+        );
+    }
+
+    fn remove(&mut self, thread: &Thread) {
+        if let Some(queue) = &mut self.0 {
+            queue.remove(&TimerPositions, thread.index());
+        }
+    }
+
+    fn pop_expired(&mut self, now: u64) -> Option<&'static Thread> {
+        self.0
+            .as_mut()?
+            .pop_expired(&TimerPositions, now)
+            .map(thread::at)
+    }
+
+    fn next(&self) -> Option<u64> {
+        self.0.as_ref()?.next()
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
