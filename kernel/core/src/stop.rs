@@ -368,7 +368,7 @@ impl<P: Port> Default for Stops<P> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Outcome, StopError, Stopped, Stops};
+    use super::{ASKED, LET_GO, Outcome, RUNNING, STOPPED, StopError, Stopped, Stops};
     use crate::cpu::{CpuId, CpuSet};
     use crate::port::Port;
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
@@ -558,5 +558,160 @@ mod tests {
             assert_eq!(winners.into_inner(), 1);
             assert_eq!(standing.into_inner(), CPUS as u32 - 1);
         }
+    }
+
+    // Every interleaving of a CPU and of stoppers that come one after the other, each of which
+    // may give up. A step is one access to what both share.
+
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    struct State {
+        /// The word; or whether the CPU is asked, and whether it says that it stands.
+        shared: [u8; 2],
+        /// Where the CPU is: at 0 it works.
+        cpu: u8,
+        /// Where the stopper is: at `BELIEVES` it takes the CPU for standing.
+        stopper: u8,
+        /// How many stops are left.
+        left: u8,
+    }
+
+    const BELIEVES: u8 = 2;
+    /// Where the CPU stands, and goes on only if the stopper lets it.
+    const STANDS: u8 = 2;
+
+    /// Whether a stopper can take a CPU for standing that does not, and whether from each
+    /// state that can be reached all stops can end, with the CPU at work.
+    fn explore(next: fn(State) -> Vec<State>) -> (bool, bool) {
+        let start = State {
+            shared: [RUNNING, 0],
+            cpu: 0,
+            stopper: 0,
+            left: 3,
+        };
+        let mut seen = std::collections::HashMap::new();
+        let mut open = vec![start];
+        while let Some(state) = open.pop() {
+            seen.entry(state).or_insert_with(|| {
+                let after = next(state);
+                open.extend(&after);
+                after
+            });
+        }
+        let fooled = |state: &State| state.stopper == BELIEVES && state.cpu != STANDS;
+        let mut ends: std::collections::HashSet<_> = seen.keys().copied().collect();
+        ends.retain(|state| state.left == 0 && state.cpu == 0);
+        loop {
+            let more = seen
+                .iter()
+                .filter(|(state, after)| {
+                    !ends.contains(state) && after.iter().any(|state| ends.contains(state))
+                })
+                .map(|(state, _)| *state)
+                .collect::<Vec<_>>();
+            if more.is_empty() {
+                break;
+            }
+            ends.extend(more);
+        }
+        (seen.keys().any(fooled), ends.len() == seen.len())
+    }
+
+    /// With one word, as above.
+    fn by_word(state: State) -> Vec<State> {
+        let word = state.shared[0];
+        let exchange = |from: u8, to: u8| if word == from { [to, 0] } else { state.shared };
+        let cpu = match (state.cpu, word) {
+            (0, ASKED) => Some((1, state.shared)),
+            (1, ASKED) => Some((STANDS, exchange(ASKED, STOPPED))),
+            (1, _) => Some((0, state.shared)),
+            (STANDS, LET_GO) => Some((3, state.shared)),
+            (3, _) => Some((0, [RUNNING, 0])),
+            _ => None,
+        };
+        let mut after: Vec<_> = cpu
+            .map(|(cpu, shared)| State {
+                cpu,
+                shared,
+                ..state
+            })
+            .into_iter()
+            .collect();
+        let mut step = |stopper, shared, left| {
+            after.push(State {
+                stopper,
+                shared,
+                left,
+                ..state
+            });
+        };
+        match state.stopper {
+            0 if state.left > 0 => step(1, exchange(RUNNING, ASKED), state.left),
+            1 => {
+                if word == STOPPED {
+                    step(BELIEVES, state.shared, state.left);
+                }
+                // It gives up.
+                step(3, exchange(ASKED, RUNNING), state.left);
+            }
+            BELIEVES => step(3, state.shared, state.left),
+            3 => step(4, exchange(STOPPED, LET_GO), state.left),
+            4 if word != LET_GO => step(0, state.shared, state.left - 1),
+            _ => {}
+        }
+        after
+    }
+
+    /// With two sets, of those who are asked and of those who stand: the stopper waits until
+    /// the CPU is in neither before it asks.
+    fn by_sets(state: State) -> Vec<State> {
+        let [asked, stands] = state.shared;
+        let cpu = match state.cpu {
+            0 if asked == 1 => Some((1, state.shared)),
+            1 => Some((STANDS, [asked, 1])),
+            STANDS if asked == 0 => Some((3, state.shared)),
+            3 => Some((0, [asked, 0])),
+            _ => None,
+        };
+        let mut after: Vec<_> = cpu
+            .map(|(cpu, shared)| State {
+                cpu,
+                shared,
+                ..state
+            })
+            .into_iter()
+            .collect();
+        let mut step = |stopper, shared, left| {
+            after.push(State {
+                stopper,
+                shared,
+                left,
+                ..state
+            });
+        };
+        match state.stopper {
+            0 if state.left > 0 && stands == 0 => step(1, state.shared, state.left),
+            1 => step(4, [1, stands], state.left),
+            4 => {
+                if stands == 1 {
+                    step(BELIEVES, state.shared, state.left);
+                }
+                step(3, state.shared, state.left);
+            }
+            BELIEVES => step(3, state.shared, state.left),
+            3 => step(0, [0, stands], state.left - 1),
+            _ => {}
+        }
+        after
+    }
+
+    #[test]
+    fn in_one_word_both_sides_agree() {
+        assert_eq!(explore(by_word), (false, true));
+    }
+
+    #[test]
+    fn in_two_sets_a_request_that_is_taken_back_can_be_lost_track_of() {
+        let (fooled, _) = explore(by_sets);
+        assert!(fooled);
     }
 }
