@@ -9,7 +9,7 @@ use kcore::thread::Priority;
 use kernel::port::CriticalGuard;
 use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::waitq::WaitQueue;
-use kernel::{clock, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, mem, pcpu, sched, smp};
 
 use crate::stepping::{better_thread, finish, settled, wake};
 
@@ -87,12 +87,12 @@ ktest! {
 ktest! {
     /// Places and stacks are used again.
     fn many_lives() [] {
-        let (_usable, before) = kernel::mem::usage();
+        let (_usable, before) = mem::usage();
         for _ in 0..200 {
             let some: Vec<_> = (0..10).map(|_| spawn("short", || {})).collect();
             some.into_iter().for_each(JoinHandle::join);
         }
-        let (_usable, after) = kernel::mem::usage();
+        let (_usable, after) = mem::usage();
         assert!(before - after < 8 << 20, "{} bytes for threads that have ended", before - after);
     }
 }
@@ -121,12 +121,21 @@ ktest! {
 }
 
 ktest! {
-    /// Without memory for a stack there is an error, and no thread.
+    /// Without memory for a stack there is an error, and no thread; and what there was of the
+    /// stack is free again.
     fn no_memory() [qemu = "-m 64", console = "no memory for a thread's stack"] {
+        let part = mem::allocate_frames(8).expect("half a stack");
         let mut stacks = 0;
-        while kernel::mem::kstack::allocate().is_ok() {
+        while mem::kstack::allocate().is_ok() {
             stacks += 1;
         }
+        while mem::allocate_frame().is_some() {}
+        // SAFETY: allocated above, and never used.
+        unsafe { mem::free_frames(part, 8) };
+        assert!(mem::kstack::allocate().is_err());
+        // One may be a page table now.
+        let (_usable, free) = mem::usage();
+        assert!(free >= 7 * 4096, "{free} bytes of half a stack are free");
         let error = Builder::new("last").spawn(|| ()).expect_err("there is no memory");
         log::info!("{stacks} stacks, then: {error}");
         assert_eq!(error, SpawnError::OutOfMemory);
