@@ -1,0 +1,300 @@
+//! Kernel threads: the table of them, their birth and their end.
+//!
+//! A [`Thread`] is made once and kept for good: when a thread ends, its place and its
+//! stack wait for the next one. [`JoinHandle`] names place and generation, so one that
+//! is kept too long finds its thread gone, and not somebody else's.
+
+mod join;
+mod spawn;
+mod table;
+
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+use core::fmt;
+
+use kcore::critical::CritState;
+use kcore::rmlock::Reads;
+use kcore::runq::RunLink;
+use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shootdown::Space;
+use kcore::spinlock::SpinState;
+use kcore::tailq::{Link, Linked};
+use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
+use kcore::timerq::NOWHERE;
+use kcore::waitq::WaitLink;
+use kcore::{KASSERT, cpu::CpuId, kassert};
+
+use crate::arch::context::Context;
+use crate::sync::inherit::Lending;
+use crate::waitq::WaitQueue;
+
+pub use join::JoinHandle;
+pub(crate) use spawn::vacate;
+pub use spawn::{Builder, SpawnError, adopt, make_idle};
+pub use table::{Table, TimerPositions, all, at, capacity, init};
+
+/// The longest name that is kept, in bytes.
+const NAME: usize = 16;
+
+/// What a thread runs.
+type Entry = Box<dyn FnOnce() + Send>;
+
+/// A kernel thread.
+#[repr(C)]
+pub struct Thread {
+    /// First, so that `curthread` points at the words of every critical section.
+    pub(crate) crit: CritState,
+    pub(crate) spin: SpinState,
+
+    // Constant since the place was made.
+    index: u32,
+    stack: u64,
+
+    // Under the run-queue lock of `cpu`.
+    state: AtomicU8,
+    cpu: AtomicU32,
+    pub(crate) context: UnsafeCell<Context>,
+    run_link: Link<Thread>,
+    /// What counts: the better of its own and what others lend it.
+    priority: AtomicPriority,
+
+    // Under the lock of the queue that the thread waits in.
+    wait_link: Link<Thread>,
+    pub(crate) waiting: AtomicBool,
+
+    /// What it waits for and what others wait for: says what is under which lock.
+    pub(crate) lending: Lending,
+
+    // Under the timer lock of CPU `timer_cpu`, which changes under its own lock, or is
+    // `sched::ON_THE_WAY`.
+    timer_position: AtomicU32,
+    pub(crate) timer_cpu: AtomicU32,
+
+    /// The address space that it uses, null if none: its own. See `vspace`.
+    pub(crate) space: AtomicPtr<Space>,
+
+    /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
+    pub(crate) reads: Reads,
+
+    /// The spinlocks that it holds.
+    #[cfg(feature = "ktest")]
+    pub(crate) held: crate::ktest::witness::HeldLocks,
+
+    // The thread's own.
+    pinned: AtomicU32,
+    base_priority: AtomicPriority,
+    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
+    /// a whole one. In ticks of the time-stamp counter.
+    pub(crate) slice: AtomicU64,
+
+    // Written by its maker before anyone can know the thread.
+    name: UnsafeCell<([u8; NAME], usize)>,
+    entry: UnsafeCell<Option<Entry>>,
+
+    /// Goes up when the thread ends.
+    generation: AtomicU32,
+    /// Those who wait for that.
+    joiners: WaitQueue,
+}
+
+// SAFETY: the parts that are not Sync by themselves: `context` is touched by the
+// switch only, under the run-queue lock; the links by the one queue that the thread is
+// in, under that queue's lock; `name` and `entry` are written by the maker,
+// before the thread is queued, and then only read (name) or taken by the thread itself.
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    /// A thread that runs already, on the stack that it is on: a CPU's first.
+    #[must_use]
+    pub const fn running(index: u32, name: &str, cpu: u32, priority: Priority) -> Self {
+        Self {
+            crit: CritState::running(),
+            spin: SpinState::running(),
+            index,
+            stack: 0,
+            state: AtomicU8::new(ThreadState::Running as u8),
+            cpu: AtomicU32::new(cpu),
+            context: UnsafeCell::new(Context::EMPTY),
+            run_link: Link::new(),
+            priority: AtomicPriority::new(priority),
+            wait_link: Link::new(),
+            waiting: AtomicBool::new(false),
+            lending: Lending::new(),
+            timer_position: AtomicU32::new(NOWHERE),
+            timer_cpu: AtomicU32::new(0),
+            space: AtomicPtr::new(core::ptr::null_mut()),
+            reads: Reads::new(),
+            #[cfg(feature = "ktest")]
+            held: crate::ktest::witness::HeldLocks::new(),
+            pinned: AtomicU32::new(0),
+            base_priority: AtomicPriority::new(priority),
+            slice: AtomicU64::new(0),
+            name: UnsafeCell::new(name_bytes(name)),
+            entry: UnsafeCell::new(None),
+            generation: AtomicU32::new(0),
+            joiners: WaitQueue::new(),
+        }
+    }
+
+    /// A place for threads to come, with its stack.
+    fn vacant(index: u32, stack: u64) -> Self {
+        Self {
+            stack,
+            state: AtomicU8::new(ThreadState::Free as u8),
+            ..Self::running(index, "", 0, Priority::NORMAL)
+        }
+    }
+
+    /// The number of its place in the table.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its name for messages, place and generation.
+    #[must_use]
+    pub fn id(&self) -> ThreadId {
+        // Relaxed: for messages, and by those who own the thread.
+        let generation = self.generation.load(Ordering::Relaxed);
+        ThreadId {
+            index: self.index,
+            generation,
+        }
+    }
+
+    /// The name that its maker gave it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        // SAFETY: written before the thread could be known, and not since.
+        let (bytes, len) = unsafe { &*self.name.get() };
+        core::str::from_utf8(&bytes[..*len]).unwrap_or("?")
+    }
+
+    /// Its critical sections: of the calling thread, or a guess.
+    #[must_use]
+    pub fn crit(&self) -> &CritState {
+        &self.crit
+    }
+
+    /// How many spinlocks it holds: of the calling thread, or a guess.
+    #[must_use]
+    pub fn spinlocks(&self) -> u32 {
+        self.spin.count()
+    }
+
+    /// What it is doing.
+    #[must_use]
+    #[inline]
+    pub fn state(&self) -> ThreadState {
+        // Relaxed: exact under the run-queue lock, else for messages.
+        ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
+    }
+
+    /// Changes what it is doing. Under the run-queue lock of its CPU.
+    #[inline]
+    pub(crate) fn set_state(&self, next: ThreadState) {
+        let state = self.state();
+        if !state.may_become(next) {
+            self.cannot_become(next);
+        }
+        // Relaxed: under the run-queue lock.
+        self.state.store(next as u8, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn cannot_become(&self, next: ThreadState) -> ! {
+        panic!("{KASSERT}{self}: {:?} cannot become {next:?}", self.state());
+    }
+
+    /// The CPU that it runs on or is queued on, or last was.
+    #[must_use]
+    pub fn cpu(&self) -> CpuId {
+        // Relaxed: exact under the run-queue lock of that CPU: see `sched`.
+        CpuId::new(self.cpu.load(Ordering::Relaxed) as usize).unwrap_or(CpuId::BOOT)
+    }
+
+    pub(crate) fn set_cpu(&self, cpu: CpuId) {
+        // Relaxed: under the run-queue lock, or while the thread is on no queue.
+        self.cpu.store(cpu.index() as u32, Ordering::Relaxed);
+    }
+
+    /// The priority that counts, inherited or its own.
+    #[must_use]
+    #[inline]
+    pub fn priority(&self) -> Priority {
+        self.priority.get()
+    }
+
+    /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
+    /// queue.
+    pub(crate) fn set_priority(&self, priority: Priority) {
+        self.priority.set(priority);
+    }
+
+    /// Its own priority.
+    #[must_use]
+    pub fn base_priority(&self) -> Priority {
+        self.base_priority.get()
+    }
+
+    /// Whether it must stay on its CPU.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        // Relaxed: the thread's own, changed while it runs.
+        self.pinned.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps the calling thread on its CPU, preemptible as before, until
+    /// [`Self::unpin`]. Counts.
+    pub fn pin(&self) {
+        // Relaxed: the thread's own.
+        self.pinned
+            .store(self.pinned.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Undoes one [`Self::pin`].
+    ///
+    /// # Panics
+    /// If there is none to undo.
+    pub fn unpin(&self) {
+        // Relaxed: the thread's own.
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        kassert!(pinned > 0, "{self}: unpinned more often than pinned");
+        self.pinned.store(pinned - 1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.id(), self.name())
+    }
+}
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// As much of `name` as is kept.
+const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
+    let mut bytes = [0; NAME];
+    let len = if name.len() < NAME { name.len() } else { NAME };
+    let (kept, _rest) = name.as_bytes().split_at(len);
+    bytes.split_at_mut(len).0.copy_from_slice(kept);
+    (bytes, len)
+}
+
+impl Linked<RunLink> for Thread {
+    #[inline]
+    fn link(&self) -> &Link<Self> {
+        &self.run_link
+    }
+}
+
+impl Linked<WaitLink> for Thread {
+    #[inline]
+    fn link(&self) -> &Link<Self> {
+        &self.wait_link
+    }
+}

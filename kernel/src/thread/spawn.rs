@@ -1,0 +1,170 @@
+//! The birth of a thread, and the place and stack that it leaves to the next one.
+
+use alloc::boxed::Box;
+use core::fmt;
+
+use kcore::cpu::CpuId;
+use kcore::shim::Ordering;
+use kcore::thread::{Priority, ThreadState};
+
+use super::table::{free_tables, next_place, register};
+use super::{Entry, JoinHandle, Thread, name_bytes};
+use crate::arch::context::Context;
+use crate::globals;
+use crate::mem::kstack;
+
+/// Why there is no new thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpawnError {
+    /// There are as many threads as there can be.
+    TableFull {
+        /// So many.
+        capacity: usize,
+    },
+    /// There was no memory for its stack.
+    OutOfMemory,
+    /// The CPU that it is to be pinned to is not online.
+    NotOnline(CpuId),
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
+            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
+            Self::OutOfMemory => f.write_str("no memory for a thread's stack"),
+        }
+    }
+}
+
+impl core::error::Error for SpawnError {}
+
+/// A thread to be: name, priority and CPU.
+#[derive(Debug)]
+#[must_use = "nothing runs before `spawn`"]
+pub struct Builder<'a> {
+    name: &'a str,
+    priority: Priority,
+    cpu: Option<CpuId>,
+}
+
+impl<'a> Builder<'a> {
+    /// A thread called `name` (16 bytes of it), of normal priority, on any CPU.
+    pub fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            priority: Priority::NORMAL,
+            cpu: None,
+        }
+    }
+
+    /// With this priority.
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// Pinned to this CPU from the start.
+    pub fn on(self, cpu: CpuId) -> Self {
+        Self {
+            cpu: Some(cpu),
+            ..self
+        }
+    }
+
+    /// Makes the thread and lets it run `entry`. Thread context, no spinlock held:
+    /// allocates.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing will run then.
+    pub fn spawn(self, entry: impl FnOnce() + Send + 'static) -> Result<JoinHandle, SpawnError> {
+        let thread = vacant()?;
+        thread.prepare(&self, Box::new(entry));
+        let handle = JoinHandle::of(thread);
+        if let Err(closed) = crate::sched::add_new(thread, self.cpu) {
+            drop(thread.take_entry());
+            globals::VACANT_THREADS.lock().push(thread);
+            return Err(SpawnError::NotOnline(closed));
+        }
+        Ok(handle)
+    }
+}
+
+/// Makes the idle thread of a CPU that runs another thread already. It is on no
+/// queue; the switch falls back on it.
+///
+/// # Errors
+/// [`SpawnError`].
+pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnError> {
+    let thread = vacant()?;
+    let new = Builder {
+        name: "idle",
+        priority: Priority::IDLE,
+        cpu: Some(cpu),
+    };
+    thread.prepare(&new, Box::new(move || entry()));
+    thread.set_cpu(cpu);
+    thread.set_state(ThreadState::Moving);
+    thread.set_state(ThreadState::Runnable);
+    Ok(thread)
+}
+
+/// A vacant place: one whose thread has ended, or a new one.
+fn vacant() -> Result<&'static Thread, SpawnError> {
+    let used = globals::VACANT_THREADS.lock().take_best();
+    if let Some(thread) = used {
+        return Ok(thread);
+    }
+    let index = next_place()?;
+    free_tables();
+    let stack = kstack::allocate().map_err(|_error| SpawnError::OutOfMemory)?;
+    let thread: &'static Thread = Box::leak(Box::new(Thread::vacant(index, stack)));
+    register(thread);
+    Ok(thread)
+}
+
+/// The place of `thread`, which is dead and off its CPU, may be used again.
+#[cold]
+pub(crate) fn vacate(thread: &'static Thread) {
+    thread.set_state(ThreadState::Free);
+    globals::VACANT_THREADS.lock().push(thread);
+}
+
+/// Makes the thread that the calling CPU is running already, when it starts: it will
+/// be the CPU's idle thread. `None` if the table is full.
+#[must_use]
+pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
+    let index = next_place().ok()?;
+    let thread = Thread::running(index, name, cpu.index() as u32, Priority::IDLE);
+    let thread: &'static Thread = Box::leak(Box::new(thread));
+    register(thread);
+    Some(thread)
+}
+
+impl Thread {
+    /// Prepares a vacant place for a thread. By its maker, who alone knows it.
+    fn prepare(&self, new: &Builder<'_>, entry: Entry) {
+        self.crit.reset();
+        self.spin.reset();
+        #[cfg(feature = "ktest")]
+        self.held.reset(globals::BOOT_PCPU.runq.class());
+        self.set_priority(new.priority);
+        self.base_priority.set(new.priority);
+        // Relaxed: the run-queue lock publishes it.
+        self.pinned
+            .store(u32::from(new.cpu.is_some()), Ordering::Relaxed);
+        // SAFETY: nobody else knows the thread.
+        unsafe { *self.name.get() = name_bytes(new.name) };
+        // SAFETY: the same.
+        unsafe { *self.entry.get() = Some(entry) };
+        // SAFETY: the stack of a place that no thread has.
+        let context = unsafe { Context::new(self.stack, crate::sched::begin) };
+        // SAFETY: nobody else knows the thread.
+        unsafe { *self.context.get() = context };
+    }
+
+    /// Takes what the thread is to run. By itself, once.
+    pub(crate) fn take_entry(&self) -> Option<Entry> {
+        // SAFETY: only the thread itself calls this, after its maker is done.
+        unsafe { (*self.entry.get()).take() }
+    }
+}

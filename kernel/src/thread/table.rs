@@ -1,0 +1,161 @@
+//! The thread table: from a number to a thread, while it grows.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use kcore::shim::{AtomicPtr, Ordering};
+use kcore::timerq::Positions;
+
+use super::{SpawnError, Thread};
+use crate::epoch::{self, Deferred};
+use crate::globals;
+use crate::waitq::may_sleep;
+
+/// The thread table: place to thread, null where none has been. Replaced by a bigger one as
+/// threads come, while others look threads up.
+pub type Table = Deferred<Box<[AtomicPtr<Thread>]>>;
+
+/// How many places the table has at first.
+const FIRST_PLACES: usize = 64;
+
+/// The thread of that number, if there is or was one. Any context but NMI.
+fn look_up(index: usize) -> Option<&'static Thread> {
+    // Until its end the table stays, even if it is replaced meanwhile.
+    let _reading = epoch::enter();
+    // Acquire: pairs with the Release in `publish`.
+    // SAFETY: null, or a table, which is not freed while somebody reads.
+    let table = unsafe { globals::THREADS.load(Ordering::Acquire).as_ref() }?;
+    // Acquire: pairs with the Release in `register`.
+    let thread = table.get(index)?.load(Ordering::Acquire);
+    // SAFETY: null, or a thread, which is never freed.
+    unsafe { thread.as_ref() }
+}
+
+/// The thread of a number that a queue gave.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn at(index: u32) -> &'static Thread {
+    look_up(index as usize).expect("a queue names threads that exist")
+}
+
+/// Every thread that there has been, ended ones too.
+pub fn all() -> impl Iterator<Item = &'static Thread> {
+    let places = *globals::NEXT_THREAD.lock() as usize;
+    (0..places).filter_map(look_up)
+}
+
+/// Makes the table, for one thread to so many bytes of memory and at least as many as
+/// CPUs need, and enters the boot thread. Once, after the heap.
+pub fn init(usable_bytes: u64) {
+    const BYTES_PER_THREAD: u64 = 256 << 10;
+    let most = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
+    globals::MAX_THREADS.store(most, Ordering::Relaxed);
+    publish(table(FIRST_PLACES));
+    register(&globals::BOOT_THREAD);
+}
+
+/// How many threads there can be.
+#[must_use]
+pub fn capacity() -> usize {
+    globals::MAX_THREADS.load(Ordering::Relaxed)
+}
+
+/// An empty table.
+fn table(places: usize) -> Box<Table> {
+    let places = (0..places).map(|_| AtomicPtr::new(core::ptr::null_mut()));
+    Deferred::new(places.collect::<Vec<_>>().into_boxed_slice())
+}
+
+/// Puts `table` in the place of the one before, which is given back. Under the lock of
+/// [`globals::NEXT_THREAD`], or before there are others.
+fn publish(table: Box<Table>) -> *mut Table {
+    // AcqRel: pairs with the Acquire in `look_up`, and with the one before.
+    globals::THREADS.swap(Box::into_raw(table), Ordering::AcqRel)
+}
+
+/// The table, for who has the lock of [`globals::NEXT_THREAD`]: it is not replaced meanwhile.
+fn table_of(_next: &u32) -> &[AtomicPtr<Thread>] {
+    // Relaxed: under the lock.
+    // SAFETY: null or a table, which is freed only after it was replaced.
+    unsafe { globals::THREADS.load(Ordering::Relaxed).as_ref() }.map_or(&[], |table| table)
+}
+
+/// Enters a thread at its place, which [`next_place`] gave.
+pub(super) fn register(thread: &'static Thread) {
+    // Under the lock, or a copy that is being made would lack it.
+    let next = globals::NEXT_THREAD.lock();
+    let pointer = core::ptr::from_ref(thread).cast_mut();
+    // Release: pairs with the Acquire in `look_up`.
+    table_of(&next)[thread.index as usize].store(pointer, Ordering::Release);
+}
+
+/// Replaces the table of `places` by one of twice as many, if nobody else has.
+fn grow(places: usize) {
+    let bigger = table((2 * places).min(capacity()));
+    let replaced = {
+        let next = globals::NEXT_THREAD.lock();
+        let table = table_of(&next);
+        if table.len() == places {
+            for (place, old) in bigger.iter().zip(table) {
+                // Relaxed: changed under the lock only, and published by `publish`.
+                place.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            Ok(publish(bigger))
+        } else {
+            Err(bigger)
+        }
+    };
+    if let Ok(old) = replaced {
+        // SAFETY: the table before, made by `table`; who looks now finds the new one.
+        unsafe { epoch::defer(old) };
+    }
+}
+
+/// Frees tables that were replaced. It costs nothing if there are none.
+pub(super) fn free_tables() {
+    if epoch::pending() > 0
+        && may_sleep()
+        && let Err(error) = epoch::collect()
+    {
+        log::debug!("a thread table is freed later: {error}");
+    }
+}
+
+/// A number that no thread has had, with its place in the table.
+pub(super) fn next_place() -> Result<u32, SpawnError> {
+    loop {
+        let places = {
+            let mut next = globals::NEXT_THREAD.lock();
+            let places = table_of(&next).len();
+            if (*next as usize) < places {
+                *next += 1;
+                return Ok(*next - 1);
+            }
+            places
+        };
+        if places >= capacity() {
+            return Err(SpawnError::TableFull {
+                capacity: capacity(),
+            });
+        }
+        grow(places);
+    }
+}
+
+/// Where the threads stand in the timer queues, which know them by their numbers.
+#[derive(Debug)]
+pub struct TimerPositions;
+
+impl Positions for TimerPositions {
+    fn position(&self, thread: u32) -> u32 {
+        // Relaxed: under the timer lock.
+        at(thread).timer_position.load(Ordering::Relaxed)
+    }
+
+    fn set_position(&self, thread: u32, position: u32) {
+        // Relaxed: under the timer lock.
+        at(thread).timer_position.store(position, Ordering::Relaxed);
+    }
+}
