@@ -3,6 +3,7 @@
 //! The thread table is one: it grows while others look threads up, in timer interrupts too.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::ops::Deref;
 
 use kcore::epoch::{Reading, Retired};
@@ -10,6 +11,7 @@ use kcore::rendezvous::RendezvousError;
 
 use crate::fence::cpus_fence_seq_cst;
 use crate::globals;
+use crate::mem::heap::try_box;
 use crate::port::Machine;
 
 /// Begins to read: see [`kcore::epoch::Epoch::enter`].
@@ -30,9 +32,11 @@ pub struct Deferred<T> {
 
 impl<T> Deferred<T> {
     /// The value, in use.
-    #[must_use]
-    pub fn new(value: T) -> Box<Self> {
-        Box::new(Self {
+    ///
+    /// # Errors
+    /// [`TryReserveError`]: no memory.
+    pub fn new(value: T) -> Result<Box<Self>, TryReserveError> {
+        try_box(Self {
             retired: Retired::new(free::<T>),
             value,
         })

@@ -27,6 +27,7 @@ use crate::arch::paging::PageTables;
 use crate::clock::Timer;
 use crate::init::BootRecord;
 use crate::mem::heap::Heap;
+use crate::mem::kstack::Stacks;
 use crate::pcpu::Pcpu;
 use crate::port::{Machine, Spinlock};
 use crate::sync::Mutex;
@@ -94,8 +95,8 @@ pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(Non
 pub static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 /// Who takes a CPU offline, or brings one back.
 pub static HOTPLUG: Mutex<()> = Mutex::new(());
-/// The next unused slot for a kernel stack.
-pub static STACK_SLOTS: Spinlock<u64> = Spinlock::new(0);
+/// The kernel stacks. Taken before [`SPACE`].
+pub static KERNEL_STACKS: Spinlock<Stacks> = Spinlock::new(Stacks::new());
 /// The next place of the thread table that no thread has had. Under the same lock the table
 /// changes, and is replaced.
 pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);

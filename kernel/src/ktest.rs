@@ -16,6 +16,7 @@
 //! ```
 
 pub mod bugs;
+pub mod faults;
 pub mod spans;
 pub mod stacks;
 pub mod step;

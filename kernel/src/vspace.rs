@@ -18,6 +18,7 @@ use kcore::shim::Ordering;
 use kcore::shootdown::{Forget, Space, Spaces};
 
 use crate::arch::paging::{Access, MapError, PAGE_SIZE, PageTables};
+use crate::mem::heap::try_box;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, Machine, Spinlock};
 use crate::shootdown::UnmapError;
@@ -37,18 +38,25 @@ pub struct VSpace {
 }
 
 impl VSpace {
-    /// A space with no page of its own.
+    /// A space with no page of its own. Thread context, no spinlock held: allocates.
     ///
     /// # Errors
-    /// [`MapError::OutOfFrames`].
+    /// [`MapError::OutOfFrames`], [`MapError::OutOfHeap`].
     pub fn new() -> Result<Self, MapError> {
         let tables = mem::new_tables()?;
         // Relaxed: only that no two get the same.
         let id = globals::NEXT_SPACE.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            space: Box::leak(Box::new(Space::new(id, tables.root()))),
-            tables: Spinlock::new(Some(tables)),
-        })
+        match try_box(Space::new(id, tables.root())) {
+            Ok(space) => Ok(Self {
+                space: Box::leak(space),
+                tables: Spinlock::new(Some(tables)),
+            }),
+            Err(_full) => {
+                // SAFETY: new, and loaded by nobody.
+                unsafe { tables.free(&mut free_frame) };
+                Err(MapError::OutOfHeap)
+            }
+        }
     }
 
     /// Maps the frame at physical `frame` at `address`, a page of the half that is the
@@ -179,14 +187,18 @@ impl Drop for VSpace {
         let left = self.space.active();
         kassert!(left.is_empty(), "CPUs {left} have a freed space loaded");
         if let Some(tables) = self.tables.lock().take() {
-            // SAFETY: a frame of a table, which `allocate_frame` gave, and nobody uses any more.
-            let mut free = |frame| unsafe { mem::free_frames(frame, 1) };
             // SAFETY: no CPU has them loaded, and none can come: nobody has the space.
-            unsafe { tables.free(&mut free) };
+            unsafe { tables.free(&mut free_frame) };
         }
         // SAFETY: made by Box::leak, and no CPU has a pointer to it: none is active.
         drop(unsafe { Box::from_raw(ptr::from_ref(self.space).cast_mut()) });
     }
+}
+
+/// Takes back a frame of tables that are freed.
+fn free_frame(frame: u64) {
+    // SAFETY: `allocate_frame` gave it, and nobody uses it any more: `PageTables::free`.
+    unsafe { mem::free_frames(frame, 1) };
 }
 
 /// The spaces of this CPU. Interrupts off.

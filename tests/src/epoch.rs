@@ -31,7 +31,7 @@ static OVER: AtomicBool = AtomicBool::new(false);
 /// Puts a new object in the place of the one before.
 fn replace() {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let new = Box::into_raw(Deferred::new(Object(AtomicU64::new(number))));
+    let new = Box::into_raw(Deferred::new(Object(AtomicU64::new(number))).expect("memory"));
     let old = CURRENT.swap(new, Ordering::AcqRel);
     if !old.is_null() {
         // SAFETY: swapped out, and made by `Deferred::new`.

@@ -17,6 +17,7 @@ mod console;
 mod crash;
 mod critical;
 mod epoch;
+mod faults;
 mod fence;
 mod hotplug;
 mod idle;

@@ -190,6 +190,16 @@ const UPWARD: &[(&str, &str, &str)] = &[
     ),
     ("kernel::globals", "kernel::sync", "the type of a static"),
     (
+        "kernel::mem",
+        "kernel::ktest",
+        "a test may let an allocation fail",
+    ),
+    (
+        "kernel::mem::heap",
+        "kernel::ktest",
+        "a test may let an allocation fail",
+    ),
+    (
         "kernel::mem::kstack",
         "kernel::ktest",
         "the test image measures stacks",

@@ -5,6 +5,9 @@
 //! lock is that breaking it deadlocks nobody (it only takes time with interrupts
 //! off).
 
+use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
@@ -64,10 +67,28 @@ pub fn init() -> Result<(), MapError> {
     Ok(())
 }
 
+/// As `Box::new`, for who can do without: that one panics if there is no memory. (Stable
+/// Rust has the same for a `Vec` only.) Thread context, no spinlock held.
+///
+/// # Errors
+/// [`TryReserveError`]; `value` is dropped.
+pub fn try_box<T>(value: T) -> Result<Box<T>, TryReserveError> {
+    let mut one = Vec::new();
+    one.try_reserve_exact(1)?;
+    one.push(value);
+    let one: *mut [T] = Box::into_raw(one.into_boxed_slice());
+    // SAFETY: a box of one T, which is laid out as a T.
+    Ok(unsafe { Box::from_raw(one.cast()) })
+}
+
 // SAFETY: linked_list_allocator's heap keeps the contract of GlobalAlloc, and the
 // lock makes it usable from all CPUs.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        #[cfg(feature = "ktest")]
+        if crate::ktest::faults::allocation_fails() {
+            return null_mut();
+        }
         self.0
             .lock()
             .allocate_first_fit(layout)

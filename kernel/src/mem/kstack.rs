@@ -1,7 +1,5 @@
 //! Kernel stacks, each with unmapped pages below it: an overflow faults at once.
 
-use core::ops::Range;
-
 use crate::arch::paging::{self, Access, MapError, PAGE_SIZE, STACKS};
 use crate::{globals, mem};
 
@@ -12,56 +10,86 @@ pub const GUARD: u64 = SIZE;
 /// The distance between stacks; what is not stack is never mapped.
 const SLOT: u64 = SIZE + GUARD;
 
-/// Maps a new stack and gives back its top (16-aligned, where RSP starts). Thread context,
-/// or boot.
-///
-/// # Errors
-/// [`MapError::OutOfFrames`]. All of the stack that was mapped has gone again, but for page
-/// tables; its addresses are not used again (there are millions, and a CPU may have looked at
-/// them by speculation).
-pub fn allocate() -> Result<u64, MapError> {
-    let slot = {
-        let mut next = globals::STACK_SLOTS.lock();
-        *next += 1;
-        *next - 1
-    };
-    let top = STACKS + (slot + 1) * SLOT;
-    for page in (top - SIZE..top).step_by(PAGE_SIZE as usize) {
-        if let Err(error) = map_fresh(page) {
-            free(top - SIZE..page);
-            return Err(error);
+/// The stacks there are.
+#[derive(Debug)]
+pub struct Stacks {
+    /// So many are whole.
+    made: u64,
+    /// So many pages of the next one are mapped, from its lower end.
+    pages: u64,
+    /// The top of one that was given back, 0 if none was. In its last word is the next.
+    spare: u64,
+}
+
+impl Stacks {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            made: 0,
+            pages: 0,
+            spare: 0,
         }
     }
-    Ok(top)
 }
 
-/// Maps a fresh frame at `page`.
-fn map_fresh(page: u64) -> Result<(), MapError> {
-    let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
-    #[cfg(feature = "ktest")]
-    crate::ktest::stacks::paint(frame);
-    // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
-    unsafe { mem::map(page, frame, PAGE_SIZE, Access::Data) }.inspect_err(|_error| {
-        // SAFETY: the frame allocated above, which was not mapped.
-        unsafe { mem::free_frames(frame, 1) };
-    })
-}
-
-/// Frees the first pages of a stack that was never used.
-fn free(pages: Range<u64>) {
-    for page in pages.step_by(PAGE_SIZE as usize) {
-        // SAFETY: nobody has been told of the page.
-        unsafe { mem::hide(page) }.expect("it was mapped just now");
-        // SAFETY: no code has used the page and none ever will: what a CPU may remember of
-        // it, by speculation, leads to no access.
-        unsafe { mem::free_hidden(page) }.expect("it was hidden just now");
+impl Default for Stacks {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-/// The tops of all stacks. (Where memory ran out, one may not be mapped.)
+/// Gives a stack: its top (16-aligned, where RSP starts). If memory runs out in the middle of
+/// a new one, what is made of it stays, and the next call goes on there: to take it away again
+/// would need a shootdown, which must not be made in every context that makes a stack.
+///
+/// # Errors
+/// [`MapError::OutOfFrames`].
+pub fn allocate() -> Result<u64, MapError> {
+    loop {
+        // A page at a time, or interrupts were off for all of them.
+        let mut stacks = globals::KERNEL_STACKS.lock();
+        if stacks.spare != 0 {
+            let top = stacks.spare;
+            // SAFETY: mapped, and nobody's, since `give_back`, which wrote it.
+            stacks.spare = unsafe { ((top - 8) as *const u64).read() };
+            return Ok(top);
+        }
+        let bottom = STACKS + stacks.made * SLOT + GUARD;
+        if stacks.pages == SIZE / PAGE_SIZE {
+            stacks.made += 1;
+            stacks.pages = 0;
+            return Ok(bottom + SIZE);
+        }
+        let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
+        #[cfg(feature = "ktest")]
+        crate::ktest::stacks::paint(frame);
+        let page = bottom + stacks.pages * PAGE_SIZE;
+        // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
+        if let Err(error) = unsafe { mem::map(page, frame, PAGE_SIZE, Access::Data) } {
+            // SAFETY: taken above, and not mapped.
+            unsafe { mem::free_frames(frame, 1) };
+            return Err(error);
+        }
+        stacks.pages += 1;
+    }
+}
+
+/// Gives back the stack whose top is `top`, for the next [`allocate`].
+///
+/// # Safety
+/// It came from there, and nobody is on it or refers to it.
+pub unsafe fn give_back(top: u64) {
+    let mut stacks = globals::KERNEL_STACKS.lock();
+    // SAFETY: the last word of a stack that is nobody's.
+    unsafe { ((top - 8) as *mut u64).write(stacks.spare) };
+    stacks.spare = top;
+}
+
+/// The tops of all stacks.
 #[cfg(feature = "ktest")]
 pub fn tops() -> impl Iterator<Item = u64> {
-    let count = *globals::STACK_SLOTS.lock();
+    let count = globals::KERNEL_STACKS.lock().made;
     (1..=count).map(|number| STACKS + number * SLOT)
 }
 
@@ -74,9 +102,9 @@ pub fn overflow(address: u64) -> Option<u64> {
             return Some(start - address);
         }
     }
-    let slots = globals::STACK_SLOTS
+    let slots = globals::KERNEL_STACKS
         .try_lock()
-        .map_or(u64::MAX / SLOT, |next| *next);
+        .map_or(u64::MAX / SLOT, |stacks| stacks.made);
     let offset = address.checked_sub(STACKS)?;
     let within = offset % SLOT;
     (offset / SLOT < slots && within < GUARD).then(|| GUARD - within)

@@ -134,19 +134,28 @@ fn without(region: Region, hole_start: u64, hole_end: u64) -> [(u64, u64); 2] {
 /// contents are whatever they were. Any context that may take a spinlock.
 #[must_use]
 pub fn allocate_frame() -> Option<u64> {
-    with_frames(|frames| frames.alloc().map(Frame::start_address))
+    take_frames(|frames| frames.alloc())
 }
 
 /// Takes `count` frames in a row; the physical address of the first.
 #[must_use]
 pub fn allocate_frames(count: u64) -> Option<u64> {
-    with_frames(|frames| frames.alloc_contiguous(count, 1).map(Frame::start_address))
+    take_frames(|frames| frames.alloc_contiguous(count, 1))
 }
 
 /// Takes a frame below physical `limit`.
 #[must_use]
 pub fn allocate_frame_below(limit: u64) -> Option<u64> {
-    with_frames(|frames| frames.alloc_below(limit).map(Frame::start_address))
+    take_frames(|frames| frames.alloc_below(limit))
+}
+
+/// The physical address of the frames that `take` takes.
+fn take_frames(take: impl FnOnce(&mut FrameAllocator<'static>) -> Option<Frame>) -> Option<u64> {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::faults::allocation_fails() {
+        return None;
+    }
+    with_frames(take).map(Frame::start_address)
 }
 
 /// Gives back `count` frames from physical `address` on.

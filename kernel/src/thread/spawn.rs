@@ -1,6 +1,7 @@
 //! The birth of a thread, and the place and stack that it leaves to the next one.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::fmt;
 
 use kcore::cpu::CpuId;
@@ -11,6 +12,7 @@ use super::table::{free_tables, next_place, register};
 use super::{Entry, JoinHandle, Thread, name_bytes};
 use crate::arch::context::Context;
 use crate::globals;
+use crate::mem::heap::try_box;
 use crate::mem::kstack;
 
 /// Why there is no new thread.
@@ -21,7 +23,7 @@ pub enum SpawnError {
         /// So many.
         capacity: usize,
     },
-    /// There was no memory for its stack.
+    /// There was no memory for it: its stack, its record, what it is to run, or the table.
     OutOfMemory,
     /// The CPU that it is to be pinned to is not online.
     NotOnline(CpuId),
@@ -32,12 +34,18 @@ impl fmt::Display for SpawnError {
         match self {
             Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
             Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
-            Self::OutOfMemory => f.write_str("no memory for a thread's stack"),
+            Self::OutOfMemory => f.write_str("no memory for a thread"),
         }
     }
 }
 
 impl core::error::Error for SpawnError {}
+
+impl From<TryReserveError> for SpawnError {
+    fn from(_: TryReserveError) -> Self {
+        Self::OutOfMemory
+    }
+}
 
 /// A thread to be: name, priority and CPU.
 #[derive(Debug)]
@@ -77,8 +85,9 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`SpawnError`]; nothing will run then.
     pub fn spawn(self, entry: impl FnOnce() + Send + 'static) -> Result<JoinHandle, SpawnError> {
+        let entry = try_box(entry)?;
         let thread = vacant()?;
-        thread.prepare(&self, Box::new(entry));
+        thread.prepare(&self, entry);
         let handle = JoinHandle::of(thread);
         if let Err(closed) = crate::sched::add_new(thread, self.cpu) {
             drop(thread.take_entry());
@@ -95,13 +104,14 @@ impl<'a> Builder<'a> {
 /// # Errors
 /// [`SpawnError`].
 pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnError> {
+    let entry = try_box(move || entry())?;
     let thread = vacant()?;
     let new = Builder {
         name: "idle",
         priority: Priority::IDLE,
         cpu: Some(cpu),
     };
-    thread.prepare(&new, Box::new(move || entry()));
+    thread.prepare(&new, entry);
     thread.set_cpu(cpu);
     thread.set_state(ThreadState::Moving);
     thread.set_state(ThreadState::Runnable);
@@ -114,10 +124,19 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
     if let Some(thread) = used {
         return Ok(thread);
     }
-    let index = next_place()?;
     free_tables();
     let stack = kstack::allocate().map_err(|_error| SpawnError::OutOfMemory)?;
-    let thread: &'static Thread = Box::leak(Box::new(Thread::vacant(index, stack)));
+    new_place(stack).inspect_err(|_| {
+        // SAFETY: allocated above, and not used.
+        unsafe { kstack::give_back(stack) };
+    })
+}
+
+/// A new place in the table, with `stack`. What is taken last cannot be given back: its number.
+fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
+    let mut thread = try_box(Thread::vacant(0, stack))?;
+    thread.index = next_place()?;
+    let thread: &'static Thread = Box::leak(thread);
     register(thread);
     Ok(thread)
 }

@@ -1,6 +1,7 @@
 //! The thread table: from a number to a thread, while it grows.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
 use kcore::shim::{AtomicPtr, Ordering};
@@ -52,7 +53,7 @@ pub fn init(usable_bytes: u64) {
     const BYTES_PER_THREAD: u64 = 256 << 10;
     let most = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
     globals::MAX_THREADS.store(most, Ordering::Relaxed);
-    publish(table(FIRST_PLACES));
+    publish(table(FIRST_PLACES).expect("memory for the thread table"));
     register(&globals::BOOT_THREAD);
 }
 
@@ -63,9 +64,11 @@ pub fn capacity() -> usize {
 }
 
 /// An empty table.
-fn table(places: usize) -> Box<Table> {
-    let places = (0..places).map(|_| AtomicPtr::new(core::ptr::null_mut()));
-    Deferred::new(places.collect::<Vec<_>>().into_boxed_slice())
+fn table(places: usize) -> Result<Box<Table>, TryReserveError> {
+    let mut empty = Vec::new();
+    empty.try_reserve_exact(places)?;
+    empty.resize_with(places, || AtomicPtr::new(core::ptr::null_mut()));
+    Deferred::new(empty.into_boxed_slice())
 }
 
 /// Puts `table` in the place of the one before, which is given back. Under the lock of
@@ -92,8 +95,8 @@ pub(super) fn register(thread: &'static Thread) {
 }
 
 /// Replaces the table of `places` by one of twice as many, if nobody else has.
-fn grow(places: usize) {
-    let bigger = table((2 * places).min(capacity()));
+fn grow(places: usize) -> Result<(), SpawnError> {
+    let bigger = table((2 * places).min(capacity()))?;
     let replaced = {
         let next = globals::NEXT_THREAD.lock();
         let table = table_of(&next);
@@ -111,6 +114,7 @@ fn grow(places: usize) {
         // SAFETY: the table before, made by `table`; who looks now finds the new one.
         unsafe { epoch::defer(old) };
     }
+    Ok(())
 }
 
 /// Frees tables that were replaced. It costs nothing if there are none.
@@ -140,7 +144,7 @@ pub(super) fn next_place() -> Result<u32, SpawnError> {
                 capacity: capacity(),
             });
         }
-        grow(places);
+        grow(places)?;
     }
 }
 

@@ -72,6 +72,8 @@ impl Access {
 pub enum MapError {
     /// No frame was left for a page table.
     OutOfFrames,
+    /// The kernel's heap had no room.
+    OutOfHeap,
     /// The page is mapped already (here: at this virtual address).
     AlreadyMapped(u64),
     /// The page is not mapped, or is part of a large page.
