@@ -5,7 +5,7 @@
 //! and machine check on their own), and return to what they interrupted.
 
 use kcore::critical::CritState;
-use kcore::intr::{Heart, IntrContext, NmiContext};
+use kcore::intr::{Acked, Heart, IntrContext, NmiContext};
 use kcore::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
@@ -14,7 +14,7 @@ use crate::arch::{apic, cpu, vector};
 #[cfg(feature = "ktest")]
 use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
-use crate::pcpu::Ipi;
+use crate::pcpu::{Ipi, Pcpu};
 use crate::port::Machine;
 use crate::{call, globals, panic, pcpu, sched, smp};
 
@@ -51,14 +51,12 @@ fn nmi(snapshot: &Snapshot) {
 
 /// An interrupt, from its beginning to the one place where it may switch threads:
 /// handled, acknowledged (in the order that [`vector`] says), finished, paid. Called by the
-/// stubs, without a frame for most vectors.
+/// stubs, without a frame for most vectors, and not for [`vector::RENDEZVOUS`].
 #[inline]
 pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
     let crit = &sched::curthread().crit;
-    let intr = begin(crit);
     let this = pcpu::this();
-    #[cfg(feature = "ktest")]
-    this.longest_off.begin(core::panic::Location::caller());
+    let intr = begin(crit, this);
     let acked = match number {
         vector::TIMER => {
             let acked = intr.eoi(apic::end_of_interrupt);
@@ -83,15 +81,6 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
             count(&this.ipis_taken);
             after_eoi(crit, || ipis(this.ipis.take()));
             acked
-        }
-        vector::RENDEZVOUS => {
-            count(&this.rendezvous_interrupts);
-            in_section(&intr, crit, || {
-                if !globals::RENDEZVOUS.interrupt() {
-                    count(&this.stray_interrupts);
-                }
-            });
-            intr.eoi(apic::end_of_interrupt)
         }
         vector::STOP => {
             let acked = intr.eoi(apic::end_of_interrupt);
@@ -124,14 +113,22 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
         }
         _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
     };
-    // What callbacks have noted, if any.
-    if !this.wakes.is_empty() {
-        after_eoi(crit, || this.wakes.run());
-    }
-    acked.finish().pay::<Machine>();
-    // On whichever CPU it goes on.
-    #[cfg(feature = "ktest")]
-    pcpu::this().longest_off.end();
+    end(acked, this);
+}
+
+/// A rendezvous, from its beginning to its end: as [`interrupt`].
+#[inline]
+pub fn rendezvous() {
+    let crit = &sched::curthread().crit;
+    let this = pcpu::this();
+    let intr = begin(crit, this);
+    count(&this.rendezvous_interrupts);
+    in_section(&intr, crit, || {
+        if !globals::RENDEZVOUS.interrupt() {
+            count(&this.stray_interrupts);
+        }
+    });
+    end(intr.eoi(apic::end_of_interrupt), this);
 }
 
 /// Runs a rendezvous in the section of r222942; or, in the test image, in what `bug=` has
@@ -154,12 +151,32 @@ fn in_section(intr: &IntrContext<'_>, crit: &CritState, rendezvous: impl FnOnce(
     rendezvous();
 }
 
-/// Begins an interrupt in the way of this boot's heart.
-fn begin(crit: &CritState) -> IntrContext<'_> {
-    match heart() {
+/// Begins an interrupt of `this` CPU in the way of this boot's heart.
+#[cfg_attr(feature = "ktest", track_caller)]
+#[inline]
+fn begin<'a>(crit: &'a CritState, this: &Pcpu) -> IntrContext<'a> {
+    let intr = match heart() {
         Heart::Typed => IntrContext::enter(crit),
         Heart::Freebsd => IntrContext::enter_uncounted(crit),
+    };
+    #[cfg(feature = "ktest")]
+    this.longest_off.begin(core::panic::Location::caller());
+    #[cfg(not(feature = "ktest"))]
+    let _ = this;
+    intr
+}
+
+/// The end of an interrupt that `this` CPU has taken and acknowledged: carries out what
+/// callbacks have noted, finishes it, and pays.
+#[inline]
+fn end(acked: Acked<'_>, this: &Pcpu) {
+    if !this.wakes.is_empty() {
+        after_eoi(acked.crit(), || this.wakes.run());
     }
+    acked.finish().pay::<Machine>();
+    // On whichever CPU it goes on.
+    #[cfg(feature = "ktest")]
+    pcpu::this().longest_off.end();
 }
 
 /// Runs what a handler does after the acknowledgement. FreeBSD's heart does so in a

@@ -91,6 +91,12 @@ impl CpuSet {
         set
     }
 
+    /// In which of its words a set has `cpu`.
+    #[must_use]
+    pub const fn word_of(cpu: CpuId) -> usize {
+        cpu.place().0
+    }
+
     /// Adds `cpu`; true if it was not in the set.
     pub const fn insert(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
@@ -295,16 +301,13 @@ impl AtomicCpuSet {
         }
     }
 
-    /// Takes all CPUs out of the set, and calls `each` for them. One that is put in
-    /// meanwhile may stay.
+    /// Takes the CPUs in the word of that number ([`CpuSet::word_of`]) out of the set, and
+    /// calls `each` for them. One that is put in meanwhile may stay.
     #[inline]
-    pub fn drain(&self, mut each: impl FnMut(CpuId)) {
-        for (word, bits) in self.0.iter().enumerate() {
-            // Relaxed: a look, so that words that nobody uses cost no locked instruction.
-            if bits.load(Ordering::Relaxed) != 0 {
-                // AcqRel: pairs with the Release in `insert`, and as in `remove`.
-                each_of(word, bits.swap(0, Ordering::AcqRel), &mut each);
-            }
+    pub fn drain_word(&self, word: usize, mut each: impl FnMut(CpuId)) {
+        if let Some(bits) = self.0.get(word) {
+            // AcqRel: pairs with the Release in `insert`, and as in `remove`.
+            each_of(word, bits.swap(0, Ordering::AcqRel), &mut each);
         }
     }
 
@@ -481,7 +484,7 @@ mod tests {
         );
         assert_eq!(shared.find(|cpu| cpu.index() == 1), None);
         let mut drained = CpuSet::EMPTY;
-        shared.drain(|cpu| assert!(drained.insert(cpu)));
+        (0..WORDS).for_each(|word| shared.drain_word(word, |cpu| assert!(drained.insert(cpu))));
         assert_eq!(drained, some);
         assert!(shared.is_empty());
         let mut each = Vec::new();

@@ -138,8 +138,9 @@ struct Slot {
     // Called by others.
     /// Whose calls wait for this CPU. Put in by them, taken out by it.
     callers: AtomicCpuSet,
-    /// Somebody has been put into `callers`, and an interrupt is on its way for it.
-    posted: AtomicBool,
+    /// Into which words of `callers` somebody has been put, a bit for each; an interrupt is
+    /// on its way for them.
+    posted: AtomicU32,
     /// How many calls this CPU is held by: it has begun them, and waits at a barrier. Its
     /// own.
     holders: AtomicU32,
@@ -205,7 +206,7 @@ impl Slot {
     const fn new() -> Self {
         Self {
             callers: AtomicCpuSet::new(),
-            posted: AtomicBool::new(false),
+            posted: AtomicU32::new(0),
             holders: AtomicU32::new(0),
             serves: AtomicU32::new(0),
             driving: AtomicBool::new(false),
@@ -346,8 +347,8 @@ impl<P: Port> Rendezvous<P> {
     #[must_use]
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
-        // Acquire: pairs with the swap in `post`.
-        slot.posted.load(Ordering::Acquire) || slot.is_held()
+        // Acquire: pairs with the addition in `post`.
+        slot.posted.load(Ordering::Acquire) != 0 || slot.is_held()
     }
 
     /// Makes the call, on a set that is online.
@@ -431,6 +432,7 @@ impl<P: Port> Rendezvous<P> {
     #[inline]
     fn post(&self, slot: &Slot, me: CpuId, others: &CpuSet) -> u32 {
         let (mut called, mut unaware) = (0, CpuSet::EMPTY);
+        let word = 1 << CpuSet::word_of(me);
         others.each(|cpu| {
             called += 1;
             let target = self.slot(cpu);
@@ -438,7 +440,8 @@ impl<P: Port> Rendezvous<P> {
             // sees the call.
             target.callers.insert(me);
             // AcqRel: set, then send. Pairs with the swap in `begin_all`: clear, then look.
-            if !target.posted.swap(true, Ordering::AcqRel) {
+            // One bit, asked for alone, is one locked instruction.
+            if target.posted.fetch_or(word, Ordering::AcqRel) & word == 0 {
                 unaware.insert(cpu);
             }
         });
@@ -537,7 +540,7 @@ impl<P: Port> Rendezvous<P> {
     #[inline]
     fn look_after_others(&self, slot: &Slot, context: &IpiCtx) {
         // Relaxed: a look; what is posted later is for the next turn.
-        if slot.posted.load(Ordering::Relaxed) || slot.is_held() {
+        if slot.posted.load(Ordering::Relaxed) != 0 || slot.is_held() {
             let _off = Off::<P>::enter();
             self.begin_all(slot, context);
             self.go_on(slot, context);
@@ -584,7 +587,7 @@ impl<P: Port> Rendezvous<P> {
             P::stop_if_asked();
             self.go_on(slot, &context);
             // Relaxed: a look; what is posted later is for the next turn.
-            if slot.posted.load(Ordering::Relaxed) {
+            if slot.posted.load(Ordering::Relaxed) != 0 {
                 self.begin_all(slot, &context);
             }
         }
@@ -594,19 +597,21 @@ impl<P: Port> Rendezvous<P> {
     /// Begins the calls that have come in; whether any have. Interrupts off.
     #[inline]
     fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
-        // AcqRel: clear, then look: pairs with the swap in `post`. Who comes behind this
+        // AcqRel: clear, then look: pairs with the addition in `post`. Who comes behind this
         // finds it cleared, and sends an interrupt of its own.
-        let any = slot.posted.swap(false, Ordering::AcqRel);
-        if any {
+        let posted = slot.posted.swap(0, Ordering::AcqRel);
+        let mut words = posted;
+        while words != 0 {
+            let word = words.trailing_zeros() as usize;
             slot.callers
-                .drain(|initiator| self.begin(slot, context, initiator));
+                .drain_word(word, |initiator| self.begin(slot, context, initiator));
+            words &= words - 1;
         }
-        any
+        posted != 0
     }
 
-    /// Takes part in the call of `initiator`, up to its first barrier. Not inlined, so that
-    /// the look at the words of a set that are empty is two instructions each.
-    #[inline(never)]
+    /// Takes part in the call of `initiator`, up to its first barrier.
+    #[inline(always)]
     fn begin(&self, slot: &Slot, context: &IpiCtx, initiator: CpuId) {
         let caller = self.slot(initiator);
         // Relaxed: what has brought us here has synchronised with it.

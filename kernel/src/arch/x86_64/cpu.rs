@@ -98,7 +98,13 @@ pub fn has_x2apic() -> bool {
 #[must_use]
 #[inline]
 pub fn interrupts_enabled() -> bool {
-    interrupts::are_enabled()
+    const IF: u64 = 1 << 9;
+    let flags: u64;
+    // SAFETY: pushes a word and takes it off again. It is a read that the compiler may leave
+    // out where nobody asks for the answer, and may not move over a STI or CLI, which it
+    // takes for writes of memory.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(pure, readonly, preserves_flags)) };
+    flags & IF != 0
 }
 
 /// Lets this CPU take maskable interrupts.

@@ -8,7 +8,8 @@
 //!
 //! Interrupts are many, and nobody looks at their registers, but for the stop interrupt's: `interrupt_common` saves those
 //! that a call may change, and the others are saved by whoever uses them. There RBP, pushed
-//! first, and what the CPU pushed last, RIP, are the frame to walk through.
+//! first, and what the CPU pushed last, RIP, are the frame to walk through. The rendezvous,
+//! which other CPUs wait for, has a way of its own: it need not be told from others.
 
 use core::arch::global_asm;
 
@@ -70,6 +71,11 @@ extern "C" fn interrupt_entry(vector: u32) {
     crate::trap::interrupt(vector as u8, None);
 }
 
+/// What `rendezvous_common` calls.
+extern "C" fn rendezvous_entry() {
+    crate::trap::rendezvous();
+}
+
 // The CPU aligned RSP to 16 before it pushed 5 words; the stub makes it 7,
 // trap_common adds 15 registers (22, even) and 2 words for the backtrace (24),
 // interrupt_common 8 registers and one word of nothing (16): RSP is 16-aligned at the
@@ -97,9 +103,14 @@ trap_stubs:
     push    0                               # reports the registers too
     push    vector
     jmp     trap_common
-    .else
+    .elseif vector == {rendezvous}
     push    rbp
     mov     rbp, rsp                        # a frame to walk through
+    push    rdi
+    jmp     rendezvous_common
+    .else
+    push    rbp
+    mov     rbp, rsp
     push    rdi
     mov     edi, vector
     jmp     interrupt_common
@@ -107,8 +118,7 @@ trap_stubs:
     .set vector, vector + 1
     .endr
 
-    .balign 16
-interrupt_common:
+    .macro  interrupt_calls function
     push    rax
     push    rcx
     push    rdx
@@ -119,7 +129,7 @@ interrupt_common:
     push    r11
     sub     rsp, 8
     cld
-    call    {interrupt}
+    call    \function
     add     rsp, 8
     pop     r11
     pop     r10
@@ -132,6 +142,15 @@ interrupt_common:
     pop     rdi
     pop     rbp
     iretq
+    .endm
+
+    .balign 16
+interrupt_common:
+    interrupt_calls {interrupt}
+
+    .balign 16
+rendezvous_common:
+    interrupt_calls {rendezvous_entry}
 
     .balign 16
 trap_common:
@@ -177,5 +196,7 @@ trap_common:
 "#,
     entry = sym trap_entry,
     interrupt = sym interrupt_entry,
+    rendezvous_entry = sym rendezvous_entry,
+    rendezvous = const super::vector::RENDEZVOUS,
     stop = const super::vector::STOP,
 );
