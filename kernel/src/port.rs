@@ -169,11 +169,14 @@ impl Port for Machine {
             return apic::send_to_all_others(vector::RENDEZVOUS);
         }
         targets.remove(me);
-        targets.each(|cpu| {
-            if let Some(target) = pcpu::of(cpu) {
-                apic::send(target.apic_id(), vector::RENDEZVOUS);
-            }
-        });
+        targets.each(Self::send_rendezvous_to);
+    }
+
+    #[inline]
+    fn send_rendezvous_to(target: CpuId) {
+        if let Some(target) = pcpu::of(target) {
+            apic::send(target.apic_id(), vector::RENDEZVOUS);
+        }
     }
 
     #[inline]

@@ -244,7 +244,8 @@ impl CritState {
 #[must_use = "the section ends when this is dropped"]
 pub struct NestedSection<'a> {
     crit: &'a CritState,
-    owed: bool,
+    /// The word within, which must not change.
+    within: u32,
     not_send: PhantomData<*const ()>,
 }
 
@@ -254,7 +255,7 @@ impl<'a> NestedSection<'a> {
         crit.enter();
         Self {
             crit,
-            owed: crit.owepreempt(),
+            within: crit.0.load(),
             not_send: PhantomData,
         }
     }
@@ -262,12 +263,26 @@ impl<'a> NestedSection<'a> {
 
 impl Drop for NestedSection<'_> {
     fn drop(&mut self) {
-        let owes = self.crit.owepreempt();
-        kassert!(
-            self.owed == owes,
-            "a rendezvous action changed owepreempt to {owes}"
-        );
+        let now = self.crit.0.load();
+        if now != self.within {
+            self.changed(now);
+        }
         self.crit.leave();
+    }
+}
+
+impl NestedSection<'_> {
+    #[cold]
+    fn changed(&self, now: u32) -> ! {
+        if (now ^ self.within) & SETTLED != 0 {
+            let owes = self.crit.owepreempt();
+            panic!("{KASSERT}a rendezvous action changed owepreempt to {owes}");
+        }
+        panic!(
+            "{KASSERT}a rendezvous action found a nesting of {:#x} and leaves {:#x}",
+            self.within / SECTION,
+            now / SECTION
+        );
     }
 }
 
@@ -423,6 +438,15 @@ mod tests {
         let crit = CritState::running();
         let section = NestedSection::enter(&crit);
         crit.owe();
+        drop(section);
+    }
+
+    #[test]
+    #[should_panic(expected = "a rendezvous action found a nesting of 0x1 and leaves 0x2")]
+    fn an_action_that_leaks_a_level_is_found() {
+        let crit = CritState::running();
+        let section = NestedSection::enter(&crit);
+        crit.enter();
         drop(section);
     }
 

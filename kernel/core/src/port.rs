@@ -120,6 +120,12 @@ pub trait Port: Preempt + 'static {
     /// handlers. Two sends may become one interrupt.
     fn send_rendezvous(targets: CpuSet);
 
+    /// The same for one CPU, not the caller's.
+    #[inline]
+    fn send_rendezvous_to(target: CpuId) {
+        Self::send_rendezvous(CpuSet::single(target));
+    }
+
     /// The wakeups that are noted on this CPU.
     fn wakes() -> &'static DeferredWakes;
 

@@ -286,7 +286,9 @@ impl<P: Port> Rendezvous<P> {
         if let Some(cpu) = online.first_missing(set) {
             return Err(RendezvousError::NotOnline(cpu));
         }
-        self.hold(here, *set, phases, Location::caller())
+        self.hold(here, phases, Location::caller(), |slot, me| {
+            self.post(slot, me, set)
+        })
     }
 
     /// As [`Self::run`], on all CPUs that are online at one moment.
@@ -302,7 +304,32 @@ impl<P: Port> Rendezvous<P> {
     ) -> Result<(), RendezvousError> {
         self.check_context(|| online.snapshot())?;
         let here = Here::<P>::enter();
-        self.hold(here, online.snapshot(), phases, Location::caller())
+        let set = online.snapshot();
+        self.hold(here, phases, Location::caller(), |slot, me| {
+            self.post(slot, me, &set)
+        })
+    }
+
+    /// As [`Self::run`], on one CPU: without a set to make and to look through.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    #[track_caller]
+    #[inline]
+    pub fn run_on_one(
+        &self,
+        online: &AtomicCpuSet,
+        cpu: CpuId,
+        phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        self.check_context(|| CpuSet::single(cpu))?;
+        let here = Here::<P>::enter();
+        if !online.contains(cpu) {
+            return Err(RendezvousError::NotOnline(cpu));
+        }
+        self.hold(here, phases, Location::caller(), |slot, me| {
+            self.post_to_one(slot, me, cpu)
+        })
     }
 
     /// Whether a call of `set` may be made here: where the caller waits, it must be able to
@@ -347,18 +374,18 @@ impl<P: Port> Rendezvous<P> {
     #[must_use]
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
-        // Acquire: pairs with the addition in `post`.
+        // Acquire: pairs with the addition in `tell`.
         slot.posted.load(Ordering::Acquire) != 0 || slot.is_held()
     }
 
-    /// Makes the call, on a set that is online.
+    /// Makes the call. `post` calls the CPUs, which are online.
     #[inline]
     fn hold(
         &self,
         here: Here<P>,
-        set: CpuSet,
         phases: &[Phase<'_>; 3],
         site: Place,
+        post: impl FnOnce(&Slot, CpuId) -> Called,
     ) -> Result<(), RendezvousError> {
         // The thread stays on this CPU, whose slot it uses, to the end.
         let Here {
@@ -371,8 +398,6 @@ impl<P: Port> Rendezvous<P> {
         let me = P::cpu();
         let slot = self.slot(me);
         let context = IpiCtx::new(me, P::wakes());
-        let mut others = set;
-        let takes_part = others.remove(me);
         // SAFETY: the phases are used until `left` is zero for the last of them, and this
         // function neither returns nor unwinds before.
         let call = unsafe { &*core::ptr::from_ref(phases).cast::<Call>() };
@@ -381,7 +406,7 @@ impl<P: Port> Rendezvous<P> {
             self.wait_for_others(slot, &context, false);
         }
         let mut open = end_of_run(call, 0);
-        // Relaxed, and so for the site and `open`: published by the Release in `post`.
+        // Relaxed, and so for the site and `open`: published by the Release in `tell`.
         slot.call
             .store(core::ptr::from_ref(call).cast_mut(), Ordering::Relaxed);
         slot.site.set(site);
@@ -389,8 +414,8 @@ impl<P: Port> Rendezvous<P> {
         let drives = open < ALL;
         // Relaxed: read on this CPU only.
         slot.driving.store(drives, Ordering::Relaxed);
-        let called = self.post(slot, me, &others);
-        if takes_part {
+        let Called { others, me_too } = post(slot, me);
+        if me_too {
             run_phases(slot, call, 0..open, &context, me);
         }
         drop(off);
@@ -400,18 +425,18 @@ impl<P: Port> Rendezvous<P> {
                 break Ok(());
             }
             if !self.wait_for_others(slot, &context, true) {
-                break Err(self.give_up(slot, &context, from, called));
+                break Err(self.give_up(slot, &context, from, others));
             }
             if open == ALL {
                 break Ok(());
             }
             (from, open) = (open, end_of_run(call, open));
             // Relaxed: published by the next line.
-            slot.left.store(called, Ordering::Relaxed);
+            slot.left.store(others, Ordering::Relaxed);
             // Release: pairs with the Acquire in `go_on`. Everybody's phase before this one
             // comes before everybody's phase after it.
             slot.open.store(open, Ordering::Release);
-            if takes_part {
+            if me_too {
                 let _off = Off::<P>::enter();
                 run_phases(slot, call, from..open, &context, me);
             }
@@ -427,31 +452,56 @@ impl<P: Port> Rendezvous<P> {
         result
     }
 
-    /// Says to each of `others` that `me` calls it, and interrupts those who have not been
-    /// told that somebody does. How many they are.
+    /// Calls the CPUs of `set`, by `me`, and interrupts those who have not been told that
+    /// somebody does.
     #[inline]
-    fn post(&self, slot: &Slot, me: CpuId, others: &CpuSet) -> u32 {
-        let (mut called, mut unaware) = (0, CpuSet::EMPTY);
-        let word = 1 << CpuSet::word_of(me);
-        others.each(|cpu| {
-            called += 1;
-            let target = self.slot(cpu);
-            // Release, in insert: pairs with the Acquire in `drain`: who finds us there
-            // sees the call.
-            target.callers.insert(me);
-            // AcqRel: set, then send. Pairs with the swap in `begin_all`: clear, then look.
-            // One bit, asked for alone, is one locked instruction.
-            if target.posted.fetch_or(word, Ordering::AcqRel) & word == 0 {
-                unaware.insert(cpu);
+    fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet) -> Called {
+        let (mut others, mut unaware) = (0, CpuSet::EMPTY);
+        set.each(|cpu| {
+            if cpu != me {
+                others += 1;
+                if self.tell(cpu, me) {
+                    unaware.insert(cpu);
+                }
             }
         });
         // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
         // in force. Those who were quicker have brought it below zero.
-        slot.left.fetch_add(called, Ordering::Relaxed);
+        slot.left.fetch_add(others, Ordering::Relaxed);
         if !unaware.is_empty() {
             P::send_rendezvous(unaware);
         }
-        called
+        Called {
+            others,
+            me_too: set.contains(me),
+        }
+    }
+
+    /// As [`Self::post`], for one CPU.
+    #[inline]
+    fn post_to_one(&self, slot: &Slot, me: CpuId, cpu: CpuId) -> Called {
+        let me_too = cpu == me;
+        let others = u32::from(!me_too);
+        // Relaxed: published by `tell`.
+        slot.left.store(others, Ordering::Relaxed);
+        if !me_too && self.tell(cpu, me) {
+            P::send_rendezvous_to(cpu);
+        }
+        Called { others, me_too }
+    }
+
+    /// Says to `cpu` that `me` calls it; whether it must be interrupted, since nobody has
+    /// said so since it last looked.
+    #[inline]
+    fn tell(&self, cpu: CpuId, me: CpuId) -> bool {
+        let target = self.slot(cpu);
+        // Release, in insert: pairs with the Acquire in `drain_word`: who finds us there sees
+        // the call.
+        target.callers.insert(me);
+        let word = 1 << CpuSet::word_of(me);
+        // AcqRel: set, then send. Pairs with the swap in `begin_all`: clear, then look.
+        // One bit, asked for alone, is one locked instruction.
+        target.posted.fetch_or(word, Ordering::AcqRel) & word == 0
     }
 
     /// Waits until all have come to the end of what is open. With `give_up`, false if some
@@ -507,7 +557,7 @@ impl<P: Port> Rendezvous<P> {
 
     /// Takes the call back from those who have not seen it, and lets the others go.
     #[cold]
-    fn give_up(&self, slot: &Slot, context: &IpiCtx, phase: u8, called: u32) -> RendezvousError {
+    fn give_up(&self, slot: &Slot, context: &IpiCtx, phase: u8, others: u32) -> RendezvousError {
         let me = context.cpu();
         let mut silent = CpuSet::EMPTY;
         for cpu in &self.silent(me) {
@@ -522,7 +572,7 @@ impl<P: Port> Rendezvous<P> {
         // Relaxed: this CPU's own word.
         if slot.open.load(Ordering::Relaxed) < ALL {
             slot.left
-                .store(called - silent.len() as u32, Ordering::Relaxed);
+                .store(others - silent.len() as u32, Ordering::Relaxed);
             // Release: as in `hold`.
             slot.open.store(GIVEN_UP, Ordering::Release);
             self.wait_for_others(slot, context, false);
@@ -597,7 +647,7 @@ impl<P: Port> Rendezvous<P> {
     /// Begins the calls that have come in; whether any have. Interrupts off.
     #[inline]
     fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
-        // AcqRel: clear, then look: pairs with the addition in `post`. Who comes behind this
+        // AcqRel: clear, then look: pairs with the addition in `tell`. Who comes behind this
         // finds it cleared, and sends an interrupt of its own.
         let posted = slot.posted.swap(0, Ordering::AcqRel);
         let mut words = posted;
@@ -682,6 +732,14 @@ impl<P: Port> Default for Rendezvous<P> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whom an initiator has called.
+struct Called {
+    /// How many other CPUs.
+    others: u32,
+    /// Whether itself.
+    me_too: bool,
 }
 
 /// What [`Rendezvous::too_long`] says.

@@ -65,7 +65,8 @@ pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
     action: &F,
 ) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
-    smp_rendezvous_cpus(&CpuSet::single(cpu), none, Phase::Run(action), none)
+    let phases = [none, Phase::Run(action), none];
+    report(globals::RENDEZVOUS.run_on_one(&globals::ONLINE, cpu, &phases))
 }
 
 /// Runs `action` on the CPUs of `set`, and again, after `wait`, on those where it returned

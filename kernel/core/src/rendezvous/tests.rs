@@ -260,6 +260,10 @@ fn the_wrong_context_is_an_error_and_nothing_runs() {
     assert_eq!(run(&CpuSet::EMPTY), Err(RendezvousError::EmptySet));
     let absent = RendezvousError::NotOnline(cpu(200));
     assert_eq!(run(&[cpu(0), cpu(200)].into_iter().collect()), Err(absent));
+    assert_eq!(
+        rendezvous.run_on_one(&online, cpu(200), &phases),
+        Err(absent)
+    );
     assert_eq!(absent.to_string(), "rendezvous: cpu200 is not online");
 }
 
@@ -289,6 +293,27 @@ fn the_set_is_honoured() {
             }
         });
     }
+}
+
+/// Each CPU calls each by itself: the actions run there, and nowhere else.
+#[test]
+fn one_calls_one() {
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let online = first_n(CPUS);
+    on_all(&rendezvous, CPUS, |index| {
+        for round in 0..200 {
+            let target = cpu((index + round) % CPUS);
+            let ran = AtomicU32::new(0);
+            let count = |context: &IpiCtx| {
+                assert_eq!(context.cpu(), target);
+                ran.fetch_add(1, Ordering::Relaxed);
+            };
+            let run = Phase::Run(&count);
+            let phases = [[run, run, run], [Phase::NoBarrier, run, run]][round % 2];
+            rendezvous.run_on_one(&online, target, &phases).unwrap();
+            assert_eq!(ran.load(Ordering::Relaxed), 3 - (round % 2) as u32);
+        }
+    });
 }
 
 /// All CPUs call random sets with random barriers at once: opposite orders of arrival
