@@ -141,9 +141,10 @@ pub(crate) struct Options {
     pub(crate) timeout_scale: f64,
 }
 
-/// The help text of the shared options.
-pub(crate) const OPTIONS_HELP: &str = "\
-      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
+/// The help text of the shared options. (A backslash at the end of a line would eat the
+/// blanks that the next one begins with.)
+pub(crate) const OPTIONS_HELP: &str =
+    "      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
       --mem MIB           memory of the machine (default 512)
       --accel NAME        tcg (default), kvm, hvf, whpx, or auto for the fastest here
       --debug             build without optimisation
@@ -176,7 +177,16 @@ impl Options {
             return Ok(false);
         };
         match name.as_str() {
-            "--smp" => self.smp = args.parsed("a number of CPUs, or several: 1,2,4", counts)?,
+            "--smp" => {
+                let (smp, topology) = args.parsed(
+                    "a number of CPUs, several (1,2,4), or a topology (6,sockets=2,cores=3)",
+                    cpus,
+                )?;
+                self.smp = smp;
+                if let Some(topology) = topology {
+                    args.after.splice(0..0, ["-smp".to_string(), topology]);
+                }
+            }
             "--boot" => self.boot = Some(args.parsed("pvh, bios or uefi", BootPath::parse)?),
             "--append" => self.append = args.value()?,
             "--mem" => self.mem = args.parsed("a number of MiB", |s| s.parse().ok())?,
@@ -199,6 +209,17 @@ impl Options {
             [one] => Ok(one),
             _ => Err(args.wrong("--smp takes one number here")),
         }
+    }
+}
+
+/// Numbers of CPUs, or one and what QEMU's own `-smp` says besides: that is QEMU's to judge.
+fn cpus(text: &str) -> Option<(Vec<u32>, Option<String>)> {
+    match text.split_once(',') {
+        Some((count, rest)) if rest.split(',').all(|word| word.contains('=')) => {
+            let count = counts(count).filter(|counts| counts.len() == 1)?;
+            Some((count, Some(text.to_string())))
+        }
+        _ => Some((counts(text)?, None)),
     }
 }
 
@@ -248,9 +269,32 @@ mod tests {
     }
 
     #[test]
+    fn a_topology_goes_to_qemu() {
+        let mut args = args(&["--smp", "6,sockets=2,cores=3", "--", "-m", "64"]);
+        let mut options = Options::default();
+        let word = args.next().expect("it is text").expect("there is one");
+        assert!(options.take(&word, &mut args).expect("it is right"));
+        assert_eq!(options.one_smp(&args).expect("it is one"), 6);
+        assert_eq!(args.after, ["-smp", "6,sockets=2,cores=3", "-m", "64"]);
+    }
+
+    #[test]
+    fn the_help_texts_stand_in_columns() {
+        for line in OPTIONS_HELP.lines().take(6) {
+            assert!(
+                line.starts_with("  ") && line.as_bytes()[24..26] == *b"  ",
+                "{line}"
+            );
+            assert_ne!(line.as_bytes()[26], b' ', "{line}");
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_a_usage_error() {
         for words in [
             ["--smp", "0"],
+            ["--smp", "1,2,cores=2"],
+            ["--smp", "cores=2"],
             ["--boot", "floppy"],
             ["--timeout-scale", "-1"],
         ] {

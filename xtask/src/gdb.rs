@@ -24,7 +24,7 @@ Debug the kernel, or one test, with gdb.
 Usage: cargo xtask gdb [TEST] [OPTIONS] [-- QEMU ARGS]
 
   TEST                    debug this test (see cargo xtask test --list)
-      --smp N             number of CPUs (default 4)
+      --smp N             number of CPUs (default 4), or 6,sockets=2,cores=3
       --seed N            the test's seed
       --append TEXT       words for the kernel's command line
       --accel NAME        tcg (default) or kvm

@@ -23,7 +23,7 @@ Build the kernel, boot it in QEMU and show its console.
 
 Usage: cargo xtask run [OPTIONS] [-- QEMU ARGS]
 
-      --smp N             number of CPUs (default 4)
+      --smp N             number of CPUs (default 4), or 6,sockets=2,cores=3
       --append TEXT       the kernel's command line, such as 'log=debug,smp=trace'
 {OPTIONS_HELP}
 

@@ -170,7 +170,7 @@ fn parse(words: &[String]) -> Result<Request> {
         terse: false,
         junit: None,
         json: None,
-        extra: args.after.clone(),
+        extra: Vec::new(),
     };
     while let Some(word) = args.next()? {
         let name = match &word {
@@ -199,6 +199,7 @@ fn parse(words: &[String]) -> Result<Request> {
             _ => return Err(args.unknown(&word)),
         }
     }
+    request.extra = args.after;
     Ok(request)
 }
 
