@@ -23,7 +23,7 @@ use crate::{call, globals, panic, pcpu, sched, smp};
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         #[cfg(feature = "ktest")]
-        vector::NMI if crate::ktest::stacks::takes_nmi(frame) => {}
+        vector::NMI | vector::MACHINE_CHECK if crate::ktest::stacks::takes(frame) => {}
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
         #[cfg(feature = "ktest")]
         vector::DEBUG => crate::ktest::step::trapped(frame),

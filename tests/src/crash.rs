@@ -183,6 +183,16 @@ ktest! {
 }
 
 ktest! {
+    /// A machine check that nobody asked for is a panic on the CPU that has it.
+    fn machine_check() [
+        smp = "2..=8", expect = "panic", console = "panic on cpu1: #MC machine check",
+        console = "cpu0: stopped by NMI: rip ",
+    ] {
+        on_cpu1(&interrupt::machine_check);
+    }
+}
+
+ktest! {
     /// A CPU that has interrupts off is stopped for the report by NMI.
     fn panic_with_a_deaf_cpu() [
         smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
@@ -211,8 +221,14 @@ fn deaf() {
 }
 
 ktest! {
-    /// A hang is told from slowness by the progress that is not made.
-    fn hang() [expect = "hang", patience = "2", console = "ktest::crash::deaf"] {
+    /// A hang is told from slowness by the progress that is not made: where QEMU sees each
+    /// CPU, and what the guest itself says to an NMI.
+    fn hang() [
+        expect = "hang", patience = "2", console = ": NMI from outside",
+        console = "xtask: hang: no output for ", console = "xtask: cpu0: rip 0xffffffff80",
+        console = "ktest::crash::deaf",
+        console = "xtask: the guest's own report on an NMI stands above",
+    ] {
         deaf();
     }
 }
@@ -233,7 +249,13 @@ ktest! {
 
 ktest! {
     /// No handler at all: QEMU ends without a word, and the exception chain is found.
-    fn triple_fault() [expect = "triple_fault", console = "kernel: summary: "] {
+    fn triple_fault() [
+        expect = "triple_fault", qemu = "-accel tcg,thread=single", console = "kernel: summary: ",
+        console = "xtask: crash: triple fault: a CPU reset itself",
+        console = "xtask: v=06 #UD -> v=0d #GP -> v=08 #DF -> Triple fault",
+        console = "xtask:   #UD invalid opcode, error code 0x0, rsp 0xffff",
+        console = "arch::x86_64::interrupt::invalid_opcode",
+    ] {
         interrupt::triple_fault();
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use kcore::rendezvous::{IpiCtx, Phase};
 use kernel::arch::descriptor::Ist;
-use kernel::arch::{cpu, paging, vector};
+use kernel::arch::{apic, cpu, interrupt, paging, vector};
 use kernel::mem::kstack;
 use kernel::{ktest, pcpu, smp, thread};
 use x86_64::instructions::tables::{sgdt, sidt};
@@ -77,11 +77,15 @@ ktest! {
 }
 
 ktest! {
-    /// An NMI arrives on the stack for it, on every CPU.
-    fn nmi_has_a_stack_of_its_own() [] {
+    /// NMI and machine check arrive on the stacks for them, on every CPU.
+    /// (`memory::stack_overflow` shows it of the double fault.)
+    fn nmi_and_machine_check_have_their_own() [] {
         on_every_cpu(&|| {
-            let expected = interrupt_stacks()[Ist::Nmi as usize];
-            assert_eq!(top_of(ktest::stacks::nmi_frame()), expected, "{}", pcpu::this().id());
+            let stacks = interrupt_stacks();
+            let nmi = ktest::stacks::frame_of(|| apic::send_nmi(apic::id()));
+            assert_eq!(top_of(nmi), stacks[Ist::Nmi as usize], "{}", pcpu::this().id());
+            let check = ktest::stacks::frame_of(interrupt::machine_check);
+            assert_eq!(top_of(check), stacks[Ist::MachineCheck as usize], "{}", pcpu::this().id());
         });
     }
 }

@@ -5,7 +5,6 @@
 
 use kcore::shim::{AtomicU64, Ordering, spin_loop};
 
-use crate::arch::apic;
 use crate::arch::paging::{PAGE_SIZE, early_stacks, physical_to_virtual};
 use crate::arch::trap::TrapFrame;
 use crate::mem::kstack;
@@ -49,26 +48,27 @@ fn used(start: u64, end: u64) -> u64 {
     used
 }
 
-/// Where the frame of the NMI lies that a test expects; 0 while it expects none, or
+/// Where the frame of the interrupt lies that a test expects; 0 while it expects none, or
 /// [`EXPECTED`].
-static NMI_FRAME: AtomicU64 = AtomicU64::new(0);
+static FRAME: AtomicU64 = AtomicU64::new(0);
 const EXPECTED: u64 = 1;
 
-/// Sends this CPU an NMI, and gives back where its frame was put. One CPU at a time.
+/// Interrupts this CPU by `raise`, which ends in an NMI or a machine check, and gives back
+/// where its frame was put. One CPU at a time.
 #[must_use]
-pub fn nmi_frame() -> u64 {
+pub fn frame_of(raise: fn()) -> u64 {
     // Relaxed, here and below: this CPU interrupts itself.
-    NMI_FRAME.store(EXPECTED, Ordering::Relaxed);
-    apic::send_nmi(apic::id());
-    while NMI_FRAME.load(Ordering::Relaxed) == EXPECTED {
+    FRAME.store(EXPECTED, Ordering::Relaxed);
+    raise();
+    while FRAME.load(Ordering::Relaxed) == EXPECTED {
         spin_loop();
     }
-    NMI_FRAME.swap(0, Ordering::Relaxed)
+    FRAME.swap(0, Ordering::Relaxed)
 }
 
-/// Whether the NMI with this frame is the one that a test expects.
-pub(crate) fn takes_nmi(frame: &TrapFrame) -> bool {
+/// Whether the NMI or machine check with this frame is the one that a test expects.
+pub(crate) fn takes(frame: &TrapFrame) -> bool {
     let here = core::ptr::from_ref(frame) as u64;
-    let expected = NMI_FRAME.compare_exchange(EXPECTED, here, Ordering::Relaxed, Ordering::Relaxed);
+    let expected = FRAME.compare_exchange(EXPECTED, here, Ordering::Relaxed, Ordering::Relaxed);
     expected.is_ok()
 }

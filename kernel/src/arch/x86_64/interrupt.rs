@@ -8,6 +8,12 @@ pub fn invalid_opcode() -> ! {
     unsafe { asm!("ud2", options(noreturn)) };
 }
 
+/// Enters the machine check's gate, as the exception does: it has no error code either.
+pub fn machine_check() {
+    // SAFETY: the handler returns to what follows, or does not return.
+    unsafe { asm!("int 18") };
+}
+
 /// Empties the IDT of this CPU and faults: no handler, no double fault handler,
 /// so the CPU shuts down. What a triple fault looks like from outside.
 pub fn triple_fault() -> ! {
