@@ -2,16 +2,19 @@
 //!
 //! Progress is new bytes on either serial port. A guest may be without it for
 //! some seconds of QEMU's own CPU time, which stands still while the host is
-//! busy with other things; an idle guest uses no CPU, so there is a longer
-//! limit by the clock too. A last limit ends a guest that talks for ever.
+//! busy with other things; an idle guest uses next to none, so there is a longer
+//! limit by the clock too, for that guest only: firmware that loads in silence on
+//! a busy host is not idle. A last limit ends a guest that talks for ever.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 /// CPU time of QEMU without progress, where nothing else is asked for.
 pub(crate) const QUIET_CPU: Duration = Duration::from_secs(10);
-/// Time by the clock without progress.
+/// Time by the clock without progress, of an idle guest.
 const QUIET_WALL: Duration = Duration::from_secs(60);
+/// A guest is idle that used less of it than this, a twentieth, as CPU time.
+const IDLE_CPU: Duration = Duration::from_secs(3);
 /// CPU time of a whole boot.
 const TOTAL_CPU: Duration = Duration::from_secs(300);
 
@@ -90,11 +93,12 @@ impl Budget {
         let Some(cpu) = cpu else {
             return (quiet > limit(self.quiet_cpu)).then_some(Stall::Wall(limit(self.quiet_cpu)));
         };
+        let used = cpu.saturating_sub(self.cpu);
         if cpu > limit(TOTAL_CPU) {
             Some(Stall::Total(limit(TOTAL_CPU)))
-        } else if cpu.saturating_sub(self.cpu) > limit(self.quiet_cpu) {
+        } else if used > limit(self.quiet_cpu) {
             Some(Stall::Cpu(limit(self.quiet_cpu)))
-        } else if quiet > limit(QUIET_WALL) {
+        } else if quiet > limit(QUIET_WALL) && used < limit(IDLE_CPU) {
             Some(Stall::Wall(limit(QUIET_WALL)))
         } else {
             None
@@ -130,6 +134,12 @@ mod tests {
         assert_eq!(
             budget.check(1, Some(2 * S), start + 111 * S),
             Some(Stall::Wall(60 * S))
+        );
+        // Silent, and at work whenever the host lets it.
+        assert_eq!(budget.check(1, Some(4 * S), start + 200 * S), None);
+        assert_eq!(
+            budget.check(1, Some(12 * S), start + 600 * S),
+            Some(Stall::Cpu(10 * S))
         );
     }
 
