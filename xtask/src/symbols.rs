@@ -90,7 +90,10 @@ fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
             }
         }
     }
+    // The last symbol has no end of its own: firmware's code is not the kernel's.
+    let image_end = loader.get_section_range(b".bss").map_or(0, |bss| bss.end);
     if lines.is_empty()
+        && address < image_end
         && let Some(symbol) = loader.find_symbol(address)
     {
         lines.push(format!("{:#}", rustc_demangle::demangle(symbol)));
@@ -101,6 +104,17 @@ fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_beyond_the_image_has_no_name() {
+        // This test's own program.
+        let program = std::env::current_exe().expect("there is one");
+        let loader = Loader::new(program).expect("it is an ELF file");
+        let range = |name: &[u8]| loader.get_section_range(name).expect("it has one");
+        assert!(!frames(&loader, range(b".text").begin, "").is_empty());
+        assert!(!frames(&loader, range(b".bss").end - 1, "").is_empty());
+        assert!(frames(&loader, range(b".bss").end, "").is_empty());
+    }
 
     #[test]
     fn a_file_without_symbols_names_nothing() {
