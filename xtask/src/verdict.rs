@@ -67,6 +67,47 @@ fn said(words: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Stall;
+    use std::time::Duration;
+
+    #[test]
+    fn each_kind_of_end_has_its_own_words() {
+        let pvh = "Error loading uncompressed kernel without PVH ELF Note";
+        for (end, exit, words) in [
+            (End::Code(35), Exit::Failed, "FAILED: a test failed"),
+            (End::Code(37), Exit::Failed, "PANIC: the kernel panicked"),
+            (
+                End::Code(39),
+                Exit::Failed,
+                "ASSERTION: a kernel assertion failed",
+            ),
+            (End::TripleFault, Exit::Failed, "CRASH: triple fault"),
+            (
+                End::Off("guest-shutdown".to_string()),
+                Exit::Failed,
+                "OFF: the machine went off without a verdict (guest-shutdown)",
+            ),
+            (
+                End::Hang(Stall::Wall(Duration::from_secs(60))),
+                Exit::Timeout,
+                "HANG: no output for 60 s",
+            ),
+            (
+                End::NoStart(pvh.to_string()),
+                Exit::Environment,
+                "SETUP: QEMU did not start and said:\nError loading uncompressed kernel without PVH ELF Note",
+            ),
+            (
+                End::Killed(String::new()),
+                Exit::Failed,
+                "KILLED: a signal ended QEMU, which said:\nnothing",
+            ),
+        ] {
+            let verdict = Verdict::of(&end);
+            assert_eq!(format!("{}: {}", verdict.word, verdict.text), words);
+            assert_eq!(verdict.result, Err(exit), "{words}");
+        }
+    }
 
     #[test]
     fn only_code_33_is_a_success() {
