@@ -59,7 +59,7 @@ fn take_from(mut rq: RunqGuard, here: &'static Pcpu) -> bool {
         return false;
     };
     rq.queue.remove(thread, priority);
-    thread.set_state(ThreadState::Moving);
+    thread.change_state(ThreadState::Runnable, ThreadState::Moving);
     // Under the lock of the CPU that it leaves: as in `wakeup`.
     thread.set_cpu(here.id());
     // Preempted now, the idle thread would keep it for as long as others run here.
@@ -86,7 +86,7 @@ pub(crate) fn close(here: &'static Pcpu) {
             return;
         };
         rq.queue.remove(thread, priority);
-        thread.set_state(ThreadState::Moving);
+        thread.change_state(ThreadState::Runnable, ThreadState::Moving);
         enqueue(rq, here, thread);
     }
 }

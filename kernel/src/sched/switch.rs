@@ -32,7 +32,7 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
         clock::arm(deadline);
     }
     let rq = here.runq.lock();
-    me.set_state(ThreadState::Sleeping);
+    me.change_state(ThreadState::Running, ThreadState::Sleeping);
     drop(list);
     mi_switch(rq, Reason::Sleep, true);
     if nanoseconds.is_some() {
@@ -64,7 +64,7 @@ fn exit() -> ! {
     kassert!(held == 0, "{me} ends and holds {held} sleeping locks");
     me.ended();
     let rq = pcpu::this_runq();
-    me.set_state(ThreadState::Dead);
+    me.change_state(ThreadState::Running, ThreadState::Dead);
     mi_switch(rq, Reason::Exit, true);
     unreachable!("a dead thread runs");
 }
@@ -99,7 +99,7 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     // Relaxed: under this CPU's run-queue lock.
     let left = slice_left(ran, over, me.slice.load(Ordering::Relaxed), now);
     if ran == ThreadState::Running {
-        me.set_state(ThreadState::Runnable);
+        me.change_state(ThreadState::Running, ThreadState::Runnable);
         if !core::ptr::eq(me, idle) {
             if left == 0 {
                 rq.queue.push_back(me, me.priority());
@@ -112,7 +112,7 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         }
     }
     let next = rq.queue.pop().unwrap_or(idle);
-    next.set_state(ThreadState::Running);
+    next.change_state(ThreadState::Runnable, ThreadState::Running);
     rq.current = next.priority();
     if core::ptr::eq(next, me) {
         if owed {

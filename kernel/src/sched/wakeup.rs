@@ -21,7 +21,7 @@ pub fn wakeup(thread: &'static Thread) -> bool {
     }
     // From before it said that it sleeps until it was off its CPU it held the lock
     // that we hold now: it is switched out.
-    thread.set_state(ThreadState::Moving);
+    thread.change_state(ThreadState::Sleeping, ThreadState::Moving);
     let current = rq.current;
     let here = Machine::cpu();
     let target = place(
@@ -60,7 +60,7 @@ pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) -> Result<(),
         return Err(target);
     }
     thread.set_cpu(target);
-    thread.set_state(ThreadState::Moving);
+    thread.change_state(ThreadState::Free, ThreadState::Moving);
     enqueue(rq, block, thread);
     Ok(())
 }
@@ -125,7 +125,7 @@ fn enqueue_on_boot_cpu(rq: RunqGuard, thread: &'static Thread) {
 #[inline]
 fn enqueue_here(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     thread.set_cpu(target.id());
-    thread.set_state(ThreadState::Runnable);
+    thread.change_state(ThreadState::Moving, ThreadState::Runnable);
     rq.queue.push_back(thread, thread.priority());
     resched(&mut rq, target, thread.priority());
 }

@@ -190,20 +190,24 @@ impl Thread {
         ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
     }
 
-    /// Changes what it is doing. Under the run-queue lock of its CPU.
-    #[inline]
-    pub(crate) fn set_state(&self, next: ThreadState) {
-        let state = self.state();
-        if !state.may_become(next) {
-            self.cannot_become(next);
+    /// Changes what it is doing, which was `from`. Under the run-queue lock of its CPU.
+    ///
+    /// # Panics
+    /// If it was something else.
+    #[inline(always)]
+    pub(crate) fn change_state(&self, from: ThreadState, to: ThreadState) {
+        // Both are known where this is called: what is left is one comparison.
+        if !from.may_become(to) || self.state.load(Ordering::Relaxed) != from as u8 {
+            self.cannot_change(from, to);
         }
-        // Relaxed: under the run-queue lock.
-        self.state.store(next as u8, Ordering::Relaxed);
+        // Relaxed, as the load: under the run-queue lock.
+        self.state.store(to as u8, Ordering::Relaxed);
     }
 
     #[cold]
-    fn cannot_become(&self, next: ThreadState) -> ! {
-        panic!("{KASSERT}{self}: {:?} cannot become {next:?}", self.state());
+    fn cannot_change(&self, from: ThreadState, to: ThreadState) -> ! {
+        let state = self.state();
+        panic!("{KASSERT}{self}, which is {state:?}, cannot go from {from:?} to {to:?}");
     }
 
     /// The CPU that it runs on or is queued on, or last was.

@@ -113,8 +113,8 @@ pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnE
     };
     thread.prepare(&new, entry);
     thread.set_cpu(cpu);
-    thread.set_state(ThreadState::Moving);
-    thread.set_state(ThreadState::Runnable);
+    thread.change_state(ThreadState::Free, ThreadState::Moving);
+    thread.change_state(ThreadState::Moving, ThreadState::Runnable);
     Ok(thread)
 }
 
@@ -144,7 +144,7 @@ fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
 /// The place of `thread`, which is dead and off its CPU, may be used again.
 #[cold]
 pub(crate) fn vacate(thread: &'static Thread) {
-    thread.set_state(ThreadState::Free);
+    thread.change_state(ThreadState::Dead, ThreadState::Free);
     globals::VACANT_THREADS.lock().push(thread);
 }
 
