@@ -272,7 +272,7 @@ pub fn gs_cpu() -> u64 {
     // SAFETY: once set_gs_base ran, GS:16 is mapped, and constant on this CPU (pure,
     // readonly).
     unsafe {
-        asm!("movzx {:e}, word ptr gs:[16]", out(reg) cpu,
+        asm!("movzx {:e}, byte ptr gs:[16]", out(reg) cpu,
             options(pure, readonly, nostack, preserves_flags));
     };
     cpu
