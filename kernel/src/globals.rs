@@ -147,6 +147,6 @@ pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
 // Each used by one CPU only.
 
 /// The thread that boots the kernel, and then runs its main function.
-pub static BOOT_THREAD: Thread = Thread::running(0, "boot", 0, Priority::NORMAL);
+pub static BOOT_THREAD: Thread = Thread::running(0, "boot", CpuId::BOOT, Priority::NORMAL);
 /// The boot CPU's block.
 pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);

@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::shim::{self, AtomicU64, Ordering};
+use crate::shim::{self, AtomicU8, AtomicU64, Ordering};
 use core::fmt;
 use core::iter::FusedIterator;
 
@@ -58,6 +58,33 @@ impl CpuId {
 impl fmt::Display for CpuId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cpu{}", self.0)
+    }
+}
+
+/// The number of a CPU, which may become another one's while others look.
+#[derive(Debug)]
+pub struct AtomicCpuId(AtomicU8);
+
+impl AtomicCpuId {
+    /// This one.
+    #[must_use]
+    pub const fn new(cpu: CpuId) -> Self {
+        Self(AtomicU8::new(cpu.0))
+    }
+
+    /// The CPU at this moment.
+    #[must_use]
+    #[inline]
+    pub fn get(&self) -> CpuId {
+        // Relaxed: exact under the lock that orders its changes.
+        CpuId(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Changes it.
+    #[inline]
+    pub fn set(&self, cpu: CpuId) {
+        // Relaxed: as in `get`.
+        self.0.store(cpu.0, Ordering::Relaxed);
     }
 }
 
@@ -397,6 +424,15 @@ mod tests {
         assert_eq!(CpuId::new(MAX_CPUS), None);
         assert_eq!(CpuId::new(usize::MAX), None);
         assert_eq!(CpuId::new(2).unwrap().to_string(), "cpu2");
+    }
+
+    #[test]
+    fn an_id_may_change() {
+        let id = AtomicCpuId::new(CpuId::BOOT);
+        assert_eq!(id.get(), CpuId::BOOT);
+        let last = CpuId::new(MAX_CPUS - 1).unwrap();
+        id.set(last);
+        assert_eq!(id.get(), last);
     }
 
     #[test]

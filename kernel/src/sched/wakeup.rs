@@ -36,15 +36,22 @@ pub fn wakeup(thread: &'static Thread) -> bool {
     if target == owner.id() {
         enqueue(rq, owner, thread);
     } else {
-        // Under the lock of the CPU that it leaves: who looks for the thread in between
-        // (`set_priority`) looks, and locks, where it is going to be queued.
-        thread.set_cpu(target);
-        let _carrying = CriticalGuard::enter();
-        drop(rq);
-        let block = pcpu::of(target).expect("placed on a CPU that exists");
-        enqueue(block.runq.lock(), block, thread);
+        enqueue_elsewhere(rq, target, thread);
     }
     true
+}
+
+/// Queues `thread` on the CPU `target` and not on the one that it belongs to, whose run queue
+/// is `rq`.
+#[inline(never)]
+fn enqueue_elsewhere(rq: RunqGuard, target: CpuId, thread: &'static Thread) {
+    // Under the lock of the CPU that it leaves: who looks for the thread in between
+    // (`set_priority`) looks, and locks, where it is going to be queued.
+    thread.set_cpu(target);
+    let _carrying = CriticalGuard::enter();
+    drop(rq);
+    let block = pcpu::of(target).expect("placed on a CPU that exists");
+    enqueue(block.runq.lock(), block, thread);
 }
 
 /// Queues a thread that has never run.
@@ -89,6 +96,7 @@ pub(crate) fn set_priority(thread: &'static Thread, priority: Priority) {
 }
 
 /// The run queue of the CPU that `thread` belongs to, locked.
+#[inline(always)]
 fn lock_cpu_of(thread: &Thread) -> (&'static Pcpu, RunqGuard) {
     loop {
         let cpu = thread.cpu();
@@ -122,7 +130,7 @@ fn enqueue_on_boot_cpu(rq: RunqGuard, thread: &'static Thread) {
     enqueue_here(target.runq.lock(), target, thread);
 }
 
-#[inline]
+#[inline(always)]
 fn enqueue_here(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     thread.set_cpu(target.id());
     thread.change_state(ThreadState::Moving, ThreadState::Runnable);
@@ -132,7 +140,7 @@ fn enqueue_here(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Threa
 
 /// A thread of priority `queued` is on the queue of `target`: the CPU is told if that is
 /// better than what runs there.
-#[inline]
+#[inline(always)]
 fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
     match maybe_preempt(queued, rq.current, target.id(), Machine::cpu()) {
         Resched::None => {}

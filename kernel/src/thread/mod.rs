@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 
+use kcore::cpu::{AtomicCpuId, CpuId};
 use kcore::critical::CritState;
 use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
@@ -22,7 +23,7 @@ use kcore::tailq::{Link, Linked};
 use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
 use kcore::timerq::NOWHERE;
 use kcore::waitq::WaitLink;
-use kcore::{KASSERT, cpu::CpuId, kassert};
+use kcore::{KASSERT, kassert};
 
 use crate::arch::context::Context;
 use crate::sync::inherit::Lending;
@@ -52,7 +53,7 @@ pub struct Thread {
 
     // Under the run-queue lock of `cpu`.
     state: AtomicU8,
-    cpu: AtomicU32,
+    cpu: AtomicCpuId,
     pub(crate) context: UnsafeCell<Context>,
     run_link: Link<Thread>,
     /// What counts: the better of its own and what others lend it.
@@ -106,14 +107,14 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// A thread that runs already, on the stack that it is on: a CPU's first.
     #[must_use]
-    pub const fn running(index: u32, name: &str, cpu: u32, priority: Priority) -> Self {
+    pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
         Self {
             crit: CritState::running(),
             spin: SpinState::running(),
             index,
             stack: 0,
             state: AtomicU8::new(ThreadState::Running as u8),
-            cpu: AtomicU32::new(cpu),
+            cpu: AtomicCpuId::new(cpu),
             context: UnsafeCell::new(Context::EMPTY),
             run_link: Link::new(),
             priority: AtomicPriority::new(priority),
@@ -141,7 +142,7 @@ impl Thread {
         Self {
             stack,
             state: AtomicU8::new(ThreadState::Free as u8),
-            ..Self::running(index, "", 0, Priority::NORMAL)
+            ..Self::running(index, "", CpuId::BOOT, Priority::NORMAL)
         }
     }
 
@@ -213,13 +214,13 @@ impl Thread {
     /// The CPU that it runs on or is queued on, or last was.
     #[must_use]
     pub fn cpu(&self) -> CpuId {
-        // Relaxed: exact under the run-queue lock of that CPU: see `sched`.
-        CpuId::new(self.cpu.load(Ordering::Relaxed) as usize).unwrap_or(CpuId::BOOT)
+        // Exact under the run-queue lock of that CPU: see `sched`.
+        self.cpu.get()
     }
 
     pub(crate) fn set_cpu(&self, cpu: CpuId) {
-        // Relaxed: under the run-queue lock, or while the thread is on no queue.
-        self.cpu.store(cpu.index() as u32, Ordering::Relaxed);
+        // Under the run-queue lock, or while the thread is on no queue.
+        self.cpu.set(cpu);
     }
 
     /// The priority that counts, inherited or its own.

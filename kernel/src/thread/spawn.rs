@@ -153,7 +153,7 @@ pub(crate) fn vacate(thread: &'static Thread) {
 #[must_use]
 pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
     let index = next_place().ok()?;
-    let thread = Thread::running(index, name, cpu.index() as u32, Priority::IDLE);
+    let thread = Thread::running(index, name, cpu, Priority::IDLE);
     let thread: &'static Thread = Box::leak(Box::new(thread));
     register(thread);
     Some(thread)
