@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cpu::{AtomicCpuSet, CpuId};
-use crate::thread::{Priority, ThreadState};
+use crate::thread::Priority;
 
 /// What follows from a thread having become runnable on a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,22 +56,17 @@ pub fn place(
     idle.find(|cpu| online.contains(cpu)).unwrap_or(last)
 }
 
-/// What a thread that was in the state `ran` at `now` keeps of a slice that ends at `end`,
+/// What a thread that ran until `now`, and could run on, keeps of a slice that ends at `end`,
 /// in the caller's ticks: 0 means that its next one is whole, and that others of its
-/// priority go first.
+/// priority go first. One that lets others go first (`over`) begins anew, as one that waits.
 ///
 /// A thread that was preempted keeps the rest. If it got a whole slice each time, somebody
 /// better who comes more often than slices end would let it run for ever, and the others of
-/// its priority never (`threads::round_robin_under_a_sleeper`). One that waited, or let
-/// others go first (`over`), begins anew.
+/// its priority never (`threads::round_robin_under_a_sleeper`).
 #[must_use]
 #[inline]
-pub fn slice_left(ran: ThreadState, over: bool, end: u64, now: u64) -> u64 {
-    if ran == ThreadState::Running && !over {
-        end.saturating_sub(now)
-    } else {
-        0
-    }
+pub fn slice_left(over: bool, end: u64, now: u64) -> u64 {
+    if over { 0 } else { end.saturating_sub(now) }
 }
 
 /// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both
@@ -86,7 +81,7 @@ pub const fn is_unbalanced(mine: usize, theirs: usize) -> bool {
 mod tests {
     use super::{Resched, is_unbalanced, maybe_preempt, place, slice_left};
     use crate::cpu::{AtomicCpuSet, CpuId};
-    use crate::thread::{Priority, ThreadState};
+    use crate::thread::Priority;
 
     fn cpu(index: usize) -> CpuId {
         CpuId::new(index).unwrap()
@@ -110,12 +105,10 @@ mod tests {
 
     #[test]
     fn who_is_preempted_keeps_the_rest_of_the_slice() {
-        let running = ThreadState::Running;
-        assert_eq!(slice_left(running, false, 1000, 400), 600);
-        assert_eq!(slice_left(running, false, 1000, 1000), 0);
-        assert_eq!(slice_left(running, false, 1000, 1001), 0);
-        assert_eq!(slice_left(running, true, 1000, 400), 0);
-        assert_eq!(slice_left(ThreadState::Sleeping, false, 1000, 400), 0);
+        assert_eq!(slice_left(false, 1000, 400), 600);
+        assert_eq!(slice_left(false, 1000, 1000), 0);
+        assert_eq!(slice_left(false, 1000, 1001), 0);
+        assert_eq!(slice_left(true, 1000, 400), 0);
     }
 
     #[test]

@@ -94,20 +94,18 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     rq.owepreempt = false;
     let over = mem::take(&mut rq.slice_over);
     let idle = here.idle();
-    let ran = me.state();
     let now = cpu::tsc();
-    // Relaxed: under this CPU's run-queue lock.
-    let left = slice_left(ran, over, me.slice.load(Ordering::Relaxed), now);
-    if ran == ThreadState::Running {
+    let runnable = me.is(ThreadState::Running);
+    let mut left = 0;
+    if runnable {
         me.change_state(ThreadState::Running, ThreadState::Runnable);
         if !core::ptr::eq(me, idle) {
+            // Relaxed: under this CPU's run-queue lock.
+            left = slice_left(over, me.slice.load(Ordering::Relaxed), now);
             if left == 0 {
                 rq.queue.push_back(me, me.priority());
             } else {
                 rq.queue.push_front(me, me.priority());
-            }
-            if !me.is_pinned() {
-                rouse_idle_cpu(here);
             }
         }
     }
@@ -118,23 +116,28 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         if owed {
             count(&here.sched.cancelled);
         }
-        if left == 0 {
+        if left == 0 && !core::ptr::eq(me, idle) {
             // Whoever was to have the next slice has been taken elsewhere, and the timer
             // that ended this one is not armed any more.
             start_slice(here, me, now, 0);
         }
         return release(rq, pay);
     }
-    note_idle(
-        here,
-        core::ptr::eq(me, idle),
-        core::ptr::eq(next, idle) && !rq.closed,
-    );
+    if core::ptr::eq(me, idle) {
+        no_longer_idle(here);
+    } else if core::ptr::eq(next, idle) && !rq.closed {
+        globals::IDLE.insert(here.id());
+    }
     count(&here.sched.switches[why as usize]);
     if owed {
         count(&here.sched.taken);
     }
-    if ran == ThreadState::Dead {
+    if runnable {
+        // An idle thread is pinned.
+        if !me.is_pinned() {
+            rouse_idle_cpu(here);
+        }
+    } else if me.is(ThreadState::Dead) {
         here.set_dead(me);
     }
     vspace::switch(here, next);
@@ -142,7 +145,9 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
         me.reads.count_all();
     }
     me.slice.store(left, Ordering::Relaxed);
-    start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
+    if !core::ptr::eq(next, idle) {
+        start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
+    }
     here.set_curthread(next);
     mem::forget(rq);
     // SAFETY: under this CPU's run-queue lock, where alone contexts are used.
@@ -182,18 +187,14 @@ pub(crate) extern "C" fn begin() -> ! {
     exit()
 }
 
-/// Keeps the set of idle CPUs.
+/// This CPU goes from its idle thread to another one.
 #[inline]
-fn note_idle(here: &Pcpu, was_idle: bool, is_idle: bool) {
-    if is_idle {
-        globals::IDLE.insert(here.id());
-    } else if was_idle {
-        globals::IDLE.remove(here.id());
-        // An interrupt has ended its MWAIT. From here on it must be interrupted; what it
-        // was asked for was to switch, or to take from others what it now does not need.
-        if here.ipis.is_polling() {
-            here.ipis.take();
-        }
+fn no_longer_idle(here: &Pcpu) {
+    globals::IDLE.remove(here.id());
+    // An interrupt has ended its MWAIT. From here on it must be interrupted; what it
+    // was asked for was to switch, or to take from others what it now does not need.
+    if here.ipis.is_polling() {
+        here.ipis.take();
     }
 }
 

@@ -3,7 +3,6 @@
 use kcore::cpu::CpuId;
 use kcore::port::Port;
 use kcore::shim::Ordering;
-use kcore::thread::Priority;
 
 use super::balance::balance;
 use super::curthread;
@@ -52,13 +51,10 @@ pub(crate) fn timer_interrupt() {
     }
 }
 
-/// Lets `thread`, which runs here from `now` on, have the `left` ticks of its slice, or a
+/// Lets `thread`, which runs here from `now` on and is not the idle one, have the `left` ticks of its slice, or a
 /// whole one if none are left.
 #[inline]
 pub(super) fn start_slice(here: &Pcpu, thread: &Thread, now: u64, left: u64) {
-    if thread.priority() == Priority::IDLE {
-        return;
-    }
     let end = now + if left == 0 { slice_ticks() } else { left };
     // Relaxed: this CPU's thread.
     thread.slice.store(end, Ordering::Relaxed);
@@ -68,7 +64,10 @@ pub(super) fn start_slice(here: &Pcpu, thread: &Thread, now: u64, left: u64) {
 /// Gives the first thread of this CPU, which no switch has chosen, its first slice.
 /// Interrupts off.
 pub(crate) fn begin_slices() {
-    start_slice(pcpu::this(), curthread(), cpu::tsc(), 0);
+    let (here, me) = (pcpu::this(), curthread());
+    if !core::ptr::eq(me, here.idle()) {
+        start_slice(here, me, cpu::tsc(), 0);
+    }
 }
 
 /// A slice in ticks of the time-stamp counter.

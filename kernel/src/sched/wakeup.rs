@@ -16,7 +16,7 @@ use crate::thread::Thread;
 /// called with the lock of the queue it waited in held.
 pub fn wakeup(thread: &'static Thread) -> bool {
     let (owner, rq) = lock_cpu_of(thread);
-    if thread.state() != ThreadState::Sleeping {
+    if !thread.is(ThreadState::Sleeping) {
         return false;
     }
     // From before it said that it sleeps until it was off its CPU it held the lock

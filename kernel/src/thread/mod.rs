@@ -191,6 +191,13 @@ impl Thread {
         ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
     }
 
+    /// Whether it is doing that.
+    #[inline]
+    pub(crate) fn is(&self, state: ThreadState) -> bool {
+        // Relaxed: under the run-queue lock of its CPU.
+        self.state.load(Ordering::Relaxed) == state as u8
+    }
+
     /// Changes what it is doing, which was `from`. Under the run-queue lock of its CPU.
     ///
     /// # Panics
@@ -198,10 +205,10 @@ impl Thread {
     #[inline(always)]
     pub(crate) fn change_state(&self, from: ThreadState, to: ThreadState) {
         // Both are known where this is called: what is left is one comparison.
-        if !from.may_become(to) || self.state.load(Ordering::Relaxed) != from as u8 {
+        if !from.may_become(to) || !self.is(from) {
             self.cannot_change(from, to);
         }
-        // Relaxed, as the load: under the run-queue lock.
+        // Relaxed: under the run-queue lock.
         self.state.store(to as u8, Ordering::Relaxed);
     }
 

@@ -154,6 +154,7 @@ pub(crate) fn vacate(thread: &'static Thread) {
 pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
     let index = next_place().ok()?;
     let thread = Thread::running(index, name, cpu, Priority::IDLE);
+    thread.pin();
     let thread: &'static Thread = Box::leak(Box::new(thread));
     register(thread);
     Some(thread)
