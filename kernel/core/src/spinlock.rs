@@ -337,6 +337,23 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
+    /// As [`Self::lock`], for a thread that holds another lock, `outer`: its interrupts are off
+    /// and its section is entered, and the compiler knows it.
+    ///
+    /// # Panics
+    /// As [`Self::lock`].
+    #[track_caller]
+    #[inline]
+    pub fn lock_within<U>(&self, outer: &SpinlockGuard<'_, U, P>) -> SpinlockGuard<'_, T, P> {
+        let _ = outer;
+        let spin = P::spin();
+        spin.store(spin.load() + ONE);
+        if !self.raw.take() {
+            self.raw.wait();
+        }
+        self.guard(true)
+    }
+
     /// Takes the lock if it is free at this moment. Any context, NMI too.
     #[track_caller]
     pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
@@ -466,6 +483,31 @@ mod tests {
             drop(other.lock());
             assert!(!HostPort::interrupts_enabled());
             drop(outer);
+            assert!(HostPort::interrupts_enabled());
+        });
+    }
+
+    #[test]
+    fn a_lock_within_another_is_one_like_any() {
+        let lock = Spinlock::<(), HostPort>::new(());
+        let other = Spinlock::<(), HostPort>::new(());
+        on_cpus(1, |_| {
+            let outer = lock.lock();
+            let inner = other.lock_within(&outer);
+            assert!(other.is_held_here());
+            assert_eq!(HostPort::spin().count(), 2);
+            // Released in the order in which they were taken.
+            drop(outer);
+            assert_eq!(
+                (HostPort::spin().count(), HostPort::crit().critnest()),
+                (1, 1)
+            );
+            assert!(!HostPort::interrupts_enabled());
+            drop(inner);
+            assert_eq!(
+                (HostPort::spin().count(), HostPort::crit().critnest()),
+                (0, 0)
+            );
             assert!(HostPort::interrupts_enabled());
         });
     }

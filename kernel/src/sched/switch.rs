@@ -31,7 +31,7 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
         here.timers.lock().insert(me, deadline);
         clock::arm(deadline);
     }
-    let rq = here.runq.lock();
+    let rq = here.runq.lock_within(&list);
     me.change_state(ThreadState::Running, ThreadState::Sleeping);
     drop(list);
     mi_switch(rq, Reason::Sleep, true);
