@@ -63,6 +63,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   doctor     say what this machine lacks; --install installs it
   ci         every check there is, in one list
   layers     check that each file uses lower layers only
+  size       count lines by part; name long files and functions
   emitted    check the instructions of a critical section and of a spinlock
   model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
@@ -109,6 +110,7 @@ fn command(words: &[String]) -> Result<()> {
         "doctor" if help => term::say(doctor::HELP),
         "ci" if help => term::say(ci::HELP),
         "layers" if help => term::say(layers::HELP),
+        "size" if help => term::say(size::HELP),
         "emitted" if help => term::say(emitted::HELP),
         "runner" if help => term::say(run::RUNNER_HELP),
         "run" => return run::command(rest),
@@ -119,6 +121,7 @@ fn command(words: &[String]) -> Result<()> {
         "doctor" => return doctor::command(rest),
         "ci" => return ci::command(rest),
         "layers" => return layers::command(rest),
+        "size" => return size::command(rest),
         "emitted" => return emitted::command(rest),
         "model" => return model::command(rest),
         "runner" => return run::runner(rest),

@@ -142,21 +142,30 @@ fn character_end(rest: &[char]) -> Option<usize> {
     (rest.get(2) == Some(&'\'')).then_some(3)
 }
 
+/// Whether a module of unit tests begins here: `#[cfg(test)] mod NAME`, and then `follows`.
+fn is_test_module(here: &[Word], follows: &str) -> bool {
+    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    here.len() > 9
+        && ATTRIBUTE
+            .iter()
+            .zip(here)
+            .all(|(text, word)| word.text == *text)
+        && here[7].text == "mod"
+        && here[9].text == follows
+}
+
+/// The names of the modules of unit tests that are files of their own.
+pub(crate) fn test_files(words: &[Word]) -> impl Iterator<Item = &str> {
+    let modules = (0..words.len()).filter(|at| is_test_module(&words[*at..], ";"));
+    modules.map(|at| words[at + 8].text.as_str())
+}
+
 /// The words without the modules of unit tests: `#[cfg(test)] mod NAME { ... }`.
 pub(crate) fn without_tests(words: &[Word]) -> Vec<Word> {
-    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
     let mut at = 0;
     while at < words.len() {
-        let here = &words[at..];
-        let is_test = here.len() > 9
-            && ATTRIBUTE
-                .iter()
-                .zip(here)
-                .all(|(text, word)| word.text == *text)
-            && here[7].text == "mod"
-            && here[9].text == "{";
-        if is_test {
+        if is_test_module(&words[at..], "{") {
             at = block_end(words, at + 9);
         } else {
             kept.push(words[at].clone());
@@ -282,5 +291,7 @@ mod tests {
         let kept = without_tests(&words(source));
         assert!(kept.iter().any(|word| word.text == "c"));
         assert!(!kept.iter().any(|word| word.text == "b"));
+        let files = "#[cfg(test)] mod one; mod two; #[cfg(test)] mod three {}";
+        assert!(test_files(&words(files)).eq(["one"]));
     }
 }

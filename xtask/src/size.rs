@@ -3,22 +3,34 @@
 
 use std::fs;
 
+use crate::args::Args;
+use crate::error::Result;
 use crate::rust_source::{self, Word, block_end};
 use crate::{paths, term};
+
+/// The help text of `cargo xtask size`.
+pub(crate) const HELP: &str = "\
+Count the lines of each part of the tree, and name long files and functions.
+
+Usage: cargo xtask size
+
+It is a report: nothing fails by it. `ci` prints it too.";
 
 /// A file longer than this, without its unit tests, is named.
 const LONG_FILE: usize = 300;
 /// A function longer than this is named.
 const LONG_FUNCTION: usize = 70;
 
-/// The parts of the tree, low to high.
-const PARTS: [(&str, &str); 7] = [
+/// The parts of the tree, low to high. A file belongs to the last whose beginning it has.
+const PARTS: [(&str, &str); 9] = [
     ("kcore", "kernel/core/src"),
-    ("kernel::arch", "kernel/src/arch"),
     ("kernel", "kernel/src"),
+    ("kernel::arch", "kernel/src/arch"),
+    ("kernel::ktest", "kernel/src/ktest"),
     ("boot", "boot"),
     ("tests", "tests/src"),
     ("bench", "bench/src"),
+    ("model", "model/src"),
     ("xtask", "xtask/src"),
 ];
 
@@ -30,36 +42,38 @@ struct File {
     functions: Vec<(String, usize)>,
 }
 
+/// `cargo xtask size`.
+///
+/// # Errors
+/// For a wrong command line.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("size", words);
+    if let Some(word) = args.next()? {
+        return Err(args.unknown(&word));
+    }
+    args.nothing_after()?;
+    report();
+    Ok(())
+}
+
 /// Prints the report.
 pub(crate) fn report() {
-    let root = paths::root();
-    let mut files = Vec::new();
+    let files = measured();
     term::say("part           files  lines   code  median file");
-    for (part, dir) in PARTS {
-        let below: Vec<File> = rust_source::files(&root.join(dir))
+    for (part, _) in PARTS {
+        let of_part = files
             .iter()
-            .filter(|path| part != "kernel" || !path.starts_with(root.join("kernel/src/arch")))
-            .filter_map(|path| {
-                let text = fs::read_to_string(path).ok()?;
-                Some(measure(
-                    path.strip_prefix(&root)
-                        .unwrap_or(path)
-                        .display()
-                        .to_string(),
-                    &text,
-                ))
-            })
-            .collect();
-        let sum = |size: fn(&File) -> usize| below.iter().map(size).sum::<usize>();
-        let mut sizes: Vec<usize> = below.iter().map(|file| file.lines).collect();
+            .filter(|file| part_of(&file.name) == Some(part));
+        let of_part: Vec<&File> = of_part.collect();
+        let sum = |size: fn(&&File) -> usize| of_part.iter().map(size).sum::<usize>();
+        let mut sizes: Vec<usize> = of_part.iter().map(|file| file.lines).collect();
         sizes.sort_unstable();
         let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0);
         let (lines, code) = (sum(|file| file.lines), sum(|file| file.code));
+        let files = of_part.len();
         term::say(&format!(
-            "{part:<14} {:>5} {lines:>6} {code:>6} {median:>12}",
-            below.len()
+            "{part:<14} {files:>5} {lines:>6} {code:>6} {median:>12}"
         ));
-        files.extend(below);
     }
     for file in files.iter().filter(|file| file.code > LONG_FILE) {
         term::say(&format!(
@@ -77,11 +91,55 @@ pub(crate) fn report() {
     }
 }
 
+/// All files of all parts. One that holds unit tests only, as the file above it says, has no
+/// code.
+fn measured() -> Vec<File> {
+    let root = paths::root();
+    let mut files = Vec::new();
+    let mut tests = Vec::new();
+    for path in PARTS
+        .iter()
+        .flat_map(|(_, dir)| rust_source::files(&root.join(dir)))
+    {
+        let name = path
+            .strip_prefix(&root)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let words = rust_source::words(&text);
+        tests.extend(rust_source::test_files(&words).map(|test| below(&name, test)));
+        files.push(measure(name, &text, &words));
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    files.dedup_by(|a, b| a.name == b.name);
+    for file in files.iter_mut().filter(|file| tests.contains(&file.name)) {
+        file.code = 0;
+    }
+    files
+}
+
+/// The part that a file belongs to.
+fn part_of(name: &str) -> Option<&'static str> {
+    let has_beginning = |(_, beginning): &&(&str, &str)| name.starts_with(beginning);
+    PARTS.iter().rfind(has_beginning).map(|(part, _)| *part)
+}
+
+/// The file of the module `module` of the file `name`.
+fn below(name: &str, module: &str) -> String {
+    let (dir, stem) = name.rsplit_once('/').unwrap_or(("", name));
+    match stem {
+        "lib.rs" | "main.rs" | "mod.rs" => format!("{dir}/{module}.rs"),
+        _ => format!("{}/{module}.rs", name.trim_end_matches(".rs")),
+    }
+}
+
 /// Measures a source. Its code ends where its unit tests begin.
-fn measure(name: String, text: &str) -> File {
+fn measure(name: String, text: &str, words: &[Word]) -> File {
     let lines = text.lines().count();
-    let words = rust_source::words(text);
-    let kept = rust_source::without_tests(&words);
+    let kept = rust_source::without_tests(words);
     let code = if kept.len() == words.len() {
         lines
     } else {
@@ -126,18 +184,31 @@ fn functions(words: &[Word]) -> Vec<(String, usize)> {
 mod tests {
     use super::*;
 
+    fn file(text: &str) -> File {
+        measure("f.rs".to_string(), text, &rust_source::words(text))
+    }
+
     #[test]
     fn functions_are_measured_from_name_to_brace() {
         let text = "trait T { fn none(); }\nfn a()\n{\n    if x { y }\n}\nfn b(f: fn(u8)) { }\n";
-        let file = measure("f.rs".to_string(), text);
+        let file = file(text);
         assert_eq!(file.functions, [("a".to_string(), 4), ("b".to_string(), 1)]);
         assert_eq!((file.lines, file.code), (6, 6));
     }
 
     #[test]
     fn unit_tests_are_not_code() {
-        let text = "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n";
-        let file = measure("f.rs".to_string(), text);
+        let file = file("fn a() {}\n\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n");
         assert_eq!((file.lines, file.code), (6, 1));
+    }
+
+    #[test]
+    fn a_file_has_its_part_and_its_place() {
+        assert_eq!(part_of("kernel/src/ktest.rs"), Some("kernel::ktest"));
+        assert_eq!(part_of("kernel/src/ktest/bugs.rs"), Some("kernel::ktest"));
+        assert_eq!(part_of("kernel/src/init.rs"), Some("kernel"));
+        assert_eq!(part_of("kernel/build.rs"), None);
+        assert_eq!(below("a/src/lib.rs", "tso"), "a/src/tso.rs");
+        assert_eq!(below("a/src/b.rs", "tests"), "a/src/b/tests.rs");
     }
 }

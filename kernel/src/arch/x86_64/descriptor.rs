@@ -38,9 +38,6 @@ pub enum Ist {
     MachineCheck = 2,
 }
 
-/// How many [`Ist`] stacks there are.
-pub const IST_COUNT: usize = 3;
-
 /// The GDT and TSS of one CPU. Must not move once loaded.
 #[derive(Debug)]
 #[repr(C)]
