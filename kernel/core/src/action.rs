@@ -13,13 +13,14 @@ use crate::wake::{DeferredWake, DeferredWakes};
 #[derive(Debug)]
 pub struct IpiCtx {
     cpu: CpuId,
-    wakes: &'static DeferredWakes,
+    /// Finds the list of its wakeups: most callbacks do not ask.
+    wakes: fn() -> &'static DeferredWakes,
 }
 
 impl IpiCtx {
-    /// That of `cpu`, whose list of wakeups is `wakes`.
+    /// That of `cpu`, on which `wakes` finds the list of wakeups.
     #[inline]
-    pub(crate) fn new(cpu: CpuId, wakes: &'static DeferredWakes) -> Self {
+    pub(crate) fn new(cpu: CpuId, wakes: fn() -> &'static DeferredWakes) -> Self {
         Self { cpu, wakes }
     }
 
@@ -32,7 +33,7 @@ impl IpiCtx {
 
     /// Notes a wakeup, which is carried out once the interrupt is acknowledged.
     pub fn wake(&self, wake: &'static DeferredWake) {
-        self.wakes.note(wake);
+        (self.wakes)().note(wake);
     }
 }
 

@@ -169,7 +169,7 @@ impl CallQueue {
 }
 
 fn run_all<P: Port>(calls: Taken<Call>) {
-    let context = IpiCtx::new(P::cpu(), P::wakes());
+    let context = IpiCtx::new(P::cpu(), P::wakes);
     for call in calls {
         call.action.run(&context);
         call.end(CallState::Done);

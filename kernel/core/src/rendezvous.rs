@@ -397,7 +397,7 @@ impl<P: Port> Rendezvous<P> {
         let bomb = NoUnwinding;
         let me = P::cpu();
         let slot = self.slot(me);
-        let context = IpiCtx::new(me, P::wakes());
+        let context = IpiCtx::new(me, P::wakes);
         // SAFETY: the phases are used until `left` is zero for the last of them, and this
         // function neither returns nor unwinds before.
         let call = unsafe { &*core::ptr::from_ref(phases).cast::<Call>() };
@@ -625,39 +625,39 @@ impl<P: Port> Rendezvous<P> {
     /// from switching threads before: see the module, r222942.
     #[inline]
     pub fn interrupt(&self) -> bool {
-        let context = IpiCtx::new(P::cpu(), P::wakes());
+        let context = IpiCtx::new(P::cpu(), P::wakes);
         let slot = self.slot(context.cpu());
-        let any = self.begin_all(slot, &context);
         // Relaxed: this CPU's own.
-        while slot.is_held()
-            && (!slot.driving.load(Ordering::Relaxed) || P::mistake(Mistake::DeafInitiator))
-        {
+        let drives = slot.driving.load(Ordering::Relaxed) && !P::mistake(Mistake::DeafInitiator);
+        let mut any = false;
+        loop {
+            // Relaxed: a look; what is posted later is for the next turn.
+            if slot.posted.load(Ordering::Relaxed) != 0 {
+                self.begin_all(slot, &context);
+                any = true;
+            }
+            if drives || !slot.is_held() {
+                return any;
+            }
             P::relax();
             // What is interrupted had interrupts on, and holds no spinlock.
             P::stop_if_asked();
             self.go_on(slot, &context);
-            // Relaxed: a look; what is posted later is for the next turn.
-            if slot.posted.load(Ordering::Relaxed) != 0 {
-                self.begin_all(slot, &context);
-            }
         }
-        any
     }
 
-    /// Begins the calls that have come in; whether any have. Interrupts off.
-    #[inline]
-    fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
+    /// Begins the calls that have come in. Interrupts off.
+    #[inline(always)]
+    fn begin_all(&self, slot: &Slot, context: &IpiCtx) {
         // AcqRel: clear, then look: pairs with the addition in `tell`. Who comes behind this
         // finds it cleared, and sends an interrupt of its own.
-        let posted = slot.posted.swap(0, Ordering::AcqRel);
-        let mut words = posted;
+        let mut words = slot.posted.swap(0, Ordering::AcqRel);
         while words != 0 {
             let word = words.trailing_zeros() as usize;
             slot.callers
                 .drain_word(word, |initiator| self.begin(slot, context, initiator));
             words &= words - 1;
         }
-        posted != 0
     }
 
     /// Takes part in the call of `initiator`, up to its first barrier.
@@ -669,7 +669,10 @@ impl<P: Port> Rendezvous<P> {
         run_phases(slot, self.call(caller), 0..open, context, initiator);
         if open < ALL {
             let holders = slot.holders();
-            slot.held[holders].set(initiator, open);
+            // There are no more initiators than CPUs.
+            if let Some(held) = slot.held.get(holders) {
+                held.set(initiator, open);
+            }
             slot.set_holders(holders + 1);
         }
         leave(caller);
@@ -678,9 +681,10 @@ impl<P: Port> Rendezvous<P> {
     /// Goes on with each call that holds this CPU, if its next phase is open. Interrupts off.
     #[inline]
     fn go_on(&self, slot: &Slot, context: &IpiCtx) {
-        let mut at = 0;
-        while at < slot.holders() {
-            let (initiator, from) = slot.held[at].get();
+        let (mut at, mut holders) = (0, slot.holders());
+        while at < holders {
+            let held = &slot.held[at];
+            let (initiator, from) = held.get();
             let caller = self.slot(initiator);
             // Acquire: pairs with the Release in `hold`.
             let mut open = caller.open.load(Ordering::Acquire);
@@ -695,14 +699,14 @@ impl<P: Port> Rendezvous<P> {
                 run_phases(slot, self.call(caller), from..open, context, initiator);
             }
             if open < ALL {
-                slot.held[at].set(initiator, open);
+                held.set(initiator, open);
                 at += 1;
             } else {
                 // The last one takes its place.
-                let last = slot.holders() - 1;
-                let (other, next) = slot.held[last].get();
-                slot.held[at].set(other, next);
-                slot.set_holders(last);
+                holders -= 1;
+                let (other, next) = slot.held[holders].get();
+                held.set(other, next);
+                slot.set_holders(holders);
             }
             leave(caller);
         }

@@ -46,12 +46,12 @@ const ALL_BUT_SELF: u32 = 3 << 18;
 /// How long a sent IPI may stay undelivered before the sender goes on, in polls.
 const DELIVERY_POLLS: u32 = 1_000_000;
 
-/// Set by [`init_boot`] before there is a second CPU; read by all.
-static X2APIC: AtomicBool = AtomicBool::new(false);
-/// The address the xAPIC registers are mapped at; as [`X2APIC`].
+/// The address the xAPIC registers are mapped at, or 0 in x2APIC mode: one word to look at
+/// on the way to each register. Set by [`init_boot`] before there is a second CPU; read by
+/// all.
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
-/// Whether LINT0 is the NMI, and not LINT1; as [`X2APIC`].
+/// Whether LINT0 is the NMI, and not LINT1; as [`REGISTERS`].
 static NMI_ON_LINT0: AtomicBool = AtomicBool::new(false);
 
 /// How the local APIC is reached.
@@ -80,10 +80,9 @@ impl Mode {
 pub fn mode() -> Mode {
     // Relaxed: written once before any other CPU started (pairs with nothing:
     // starting a CPU orders it).
-    if X2APIC.load(Ordering::Relaxed) {
-        Mode::X2Apic
-    } else {
-        Mode::XApic
+    match REGISTERS.load(Ordering::Relaxed) {
+        0 => Mode::X2Apic,
+        _ => Mode::XApic,
     }
 }
 
@@ -101,9 +100,9 @@ pub fn base_address() -> u64 {
 /// nothing). Once, on the boot CPU, before [`init`].
 pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     // Relaxed: as in `mode`.
+    let registers = if cpu::has_x2apic() { 0 } else { registers };
     REGISTERS.store(registers, Ordering::Relaxed);
     NMI_ON_LINT0.store(nmi_lint == Some(0), Ordering::Relaxed);
-    X2APIC.store(cpu::has_x2apic(), Ordering::Relaxed);
 }
 
 /// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI and LINT0 (the
@@ -245,9 +244,8 @@ pub fn send_startup(to: u32, page: u64) {
 /// Writes the interrupt command register. The two halves of the xAPIC's must
 /// not be torn apart by an interrupt that sends one too.
 fn command(to: u32, low: u32) {
-    match mode() {
-        Mode::XApic => x86_64::instructions::interrupts::without_interrupts(|| {
-            let registers = XApic::mapped();
+    match XApic::mapped() {
+        Some(registers) => x86_64::instructions::interrupts::without_interrupts(|| {
             registers.wait_for_delivery();
             // By a shorthand the command goes to no id.
             if low & ALL_BUT_SELF == 0 {
@@ -255,7 +253,7 @@ fn command(to: u32, low: u32) {
             }
             registers.write(COMMAND_LOW, low);
         }),
-        Mode::X2Apic => {
+        None => {
             // The partner is the target's first load in its handler. A store still in
             // the buffer would be overtaken by the WRMSR, which unlike the xAPIC's
             // uncached store is not ordered behind it (SDM vol. 3, 11.12.3). A fence of
@@ -274,10 +272,14 @@ fn command(to: u32, low: u32) {
 struct XApic(u64);
 
 impl XApic {
+    /// Where they are, if not in MSRs.
     #[inline]
-    fn mapped() -> Self {
+    fn mapped() -> Option<Self> {
         // Relaxed: as in `mode`.
-        Self(REGISTERS.load(Ordering::Relaxed))
+        match REGISTERS.load(Ordering::Relaxed) {
+            0 => None,
+            address => Some(Self(address)),
+        }
     }
 
     #[inline]
@@ -363,20 +365,20 @@ pub fn timer_deadline(deadline: u64) {
 
 #[inline]
 fn read(register: u32) -> u32 {
-    match mode() {
-        Mode::XApic => XApic::mapped().read(register),
+    match XApic::mapped() {
+        Some(registers) => registers.read(register),
         // SAFETY: x2APIC mode is on (or being turned on by init); the MSR of a
         // register is 0x800 plus its offset over 16 (SDM vol. 3, 11.12.1.2).
-        Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
+        None => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
     }
 }
 
 #[inline]
 fn write(register: u32, value: u32) {
-    match mode() {
-        Mode::XApic => XApic::mapped().write(register, value),
+    match XApic::mapped() {
+        Some(registers) => registers.write(register, value),
         // SAFETY: as in `read`.
-        Mode::X2Apic => unsafe { Msr::new(0x800 + (register >> 4)).write(u64::from(value)) },
+        None => unsafe { Msr::new(0x800 + (register >> 4)).write(u64::from(value)) },
     }
 }
 
