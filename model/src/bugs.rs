@@ -20,6 +20,19 @@ pub(crate) enum Bug {
     FlagBeforeUnlink,
     NoRevoke,
     PayUntested,
+    UncountedNmi,
+    UncheckedSwitch,
+    NoGeneration,
+    EarlyLeave,
+    StaleGeneration,
+    NoGrace,
+    LocalFence,
+    StaleRestart,
+    DeafStopper,
+    QuiesceNobody,
+    EarlyForget,
+    ActThenClear,
+    WakingAction,
 }
 
 /// Every mistake: its name, the model that finds it, and what it is.
@@ -108,6 +121,84 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         "rmlock",
         "a writer takes the tokens and interrupts nobody",
     ),
+    (
+        Bug::UncountedNmi,
+        "uncounted-nmi",
+        "nmi",
+        "an NMI does not count as an interrupt",
+    ),
+    (
+        Bug::UncheckedSwitch,
+        "unchecked-switch",
+        "window-hang",
+        "what comes of a switch inside an action if nothing asserts (with no-nested-section)",
+    ),
+    (
+        Bug::NoGeneration,
+        "no-generation",
+        "rendezvous-3-runs",
+        "who waits at a barrier waits for the count, not for the phase to be open",
+    ),
+    (
+        Bug::EarlyLeave,
+        "early-leave",
+        "space",
+        "a CPU that goes to another space is not told of shootdowns before it has left",
+    ),
+    (
+        Bug::StaleGeneration,
+        "stale-generation",
+        "space",
+        "a CPU that comes back to a space does not look for shootdowns in the meantime",
+    ),
+    (
+        Bug::NoGrace,
+        "no-grace",
+        "epoch",
+        "what was taken out is freed without waiting for its readers",
+    ),
+    (
+        Bug::LocalFence,
+        "local-fence",
+        "epoch",
+        "a fence for all CPUs is executed by one only",
+    ),
+    (
+        Bug::StaleRestart,
+        "stale-restart",
+        "stop",
+        "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::DeafStopper,
+        "deaf-stopper",
+        "stop-mutual",
+        "who waits to stop others does not look whether it is asked to stop (FreeBSD r221677)",
+    ),
+    (
+        Bug::QuiesceNobody,
+        "quiesce-nobody",
+        "offline",
+        "a CPU that leaves waits for no critical section",
+    ),
+    (
+        Bug::EarlyForget,
+        "early-forget",
+        "online",
+        "a CPU that comes online forgets its TLB before it is in the set",
+    ),
+    (
+        Bug::ActThenClear,
+        "act-then-clear",
+        "calls",
+        "the IPI's handler runs the calls first and takes the word then",
+    ),
+    (
+        Bug::WakingAction,
+        "waking-action",
+        "deferred-wake",
+        "a rendezvous action wakes a thread there and then",
+    ),
 ];
 
 impl Bug {
@@ -119,6 +210,11 @@ impl Bug {
             Self::LocalShootdown => Some(Mistake::LocalShootdown),
             Self::FlagBeforeUnlink => Some(Mistake::FlagBeforeUnlink),
             Self::NoRevoke => Some(Mistake::NoRevoke),
+            Self::NoGeneration => Some(Mistake::NoGeneration),
+            Self::EarlyLeave => Some(Mistake::EarlyLeave),
+            Self::StaleGeneration => Some(Mistake::StaleGeneration),
+            Self::NoGrace => Some(Mistake::NoGrace),
+            Self::LocalFence => Some(Mistake::LocalFence),
             _ => None,
         }
     }

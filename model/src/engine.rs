@@ -29,24 +29,34 @@ const BUFFER: usize = 4;
 const ENDLESS: u32 = 100_000;
 
 /// A vector, as a bit; a higher one comes first. Two classes, as on the machine: the timer's
-/// is below that of the IPIs.
+/// is below that of the IPIs. An NMI comes also where interrupts are off, and keeps out the
+/// next one until its IRET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Vector {
     Timer = 1,
     Ipi = 2,
     Rendezvous = 4,
+    Stop = 8,
+    Nmi = 16,
 }
 
 /// All of them.
-pub(crate) const VECTORS: [Vector; 3] = [Vector::Timer, Vector::Ipi, Vector::Rendezvous];
+pub(crate) const VECTORS: [Vector; 5] = [
+    Vector::Timer,
+    Vector::Ipi,
+    Vector::Rendezvous,
+    Vector::Stop,
+    Vector::Nmi,
+];
 
 impl Vector {
     /// The bits of the vectors that must not be in service for this one to come.
     fn masked_by(self) -> u8 {
         match self {
-            Self::Timer => 7,
-            Self::Ipi | Self::Rendezvous => 6,
+            Self::Timer => 31,
+            Self::Ipi | Self::Rendezvous | Self::Stop => 30,
+            Self::Nmi => 16,
         }
     }
 }
@@ -73,12 +83,50 @@ struct Store {
 pub(crate) enum Rest {
     #[default]
     No,
-    /// In a loop that waits: until another CPU writes, or an interrupt.
+    /// In a loop that waits: until a word changes that it looked at, or an interrupt.
     Turning,
     /// Halted: until an interrupt.
     Halted,
     /// By MWAIT: until the word it watches changes, or an interrupt.
     Watching,
+}
+
+/// How many words a CPU may look at in one turn of a loop and still wait for a change of them.
+const LOOKED: usize = 10;
+
+/// What a CPU has looked at since it last turned a loop: shared words, as offsets in the arena
+/// plus one, ascending. Empty before the first turn, and again once there are too many: who
+/// is in no loop needs no memory of what it has passed, which would make equal states
+/// different.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
+struct Looked {
+    /// Whether it has turned one.
+    in_loop: bool,
+    words: [u32; LOOKED],
+}
+
+impl Looked {
+    /// After a turn.
+    const TURNED: Self = Self {
+        in_loop: true,
+        words: [0; LOOKED],
+    };
+
+    fn add(&mut self, word: u32) {
+        if !self.in_loop || self.has(word) {
+            return;
+        }
+        if self.words[0] != 0 {
+            *self = Self::default();
+            return;
+        }
+        self.words[0] = word;
+        self.words.sort_unstable();
+    }
+
+    fn has(&self, word: u32) -> bool {
+        self.words.contains(&word)
+    }
 }
 
 /// One CPU.
@@ -89,7 +137,9 @@ pub(crate) struct Cpu {
     /// Whether it takes interrupts.
     pub(crate) enabled: bool,
     pub(crate) rest: Rest,
-    /// Whether anything has changed, that it may see, since it last turned a loop.
+    /// The words that it has looked at since it last turned a loop.
+    looked: Looked,
+    /// Whether one of them has changed since.
     changed: bool,
     /// Whether another CPU can see its last step.
     visible: bool,
@@ -97,6 +147,8 @@ pub(crate) struct Cpu {
     pub(crate) in_service: u8,
     /// How many timer interrupts may come yet.
     pub(crate) timers: u8,
+    /// How many NMIs may come yet that nobody has sent.
+    nmis: u8,
     /// How many interrupts are on top of each other.
     pub(crate) depth: u8,
     /// How many timeouts may come yet, and whether the next look at the turns finds one.
@@ -174,6 +226,7 @@ pub(crate) struct Setup {
     pub(crate) threads: usize,
     pub(crate) memory: Memory,
     pub(crate) timers: [u8; CPUS],
+    pub(crate) nmis: [u8; CPUS],
     pub(crate) timeouts: [u8; CPUS],
     /// Makes the world, at the given place; how long it is.
     pub(crate) world: fn(*mut u8) -> usize,
@@ -282,24 +335,34 @@ impl Engine {
             cpu.enabled = true;
             cpu.visible = true;
             cpu.timers = self.setup.timers[number];
+            cpu.nmis = self.setup.nmis[number];
             cpu.timeouts = self.setup.timeouts[number];
         }
         *self.state.borrow_mut() = state;
     }
 
-    /// A hash of all that decides how it goes on.
-    pub(crate) fn key(&self) -> u128 {
+    /// A hash of all that decides how it goes on; which CPU has taken the last step is only
+    /// part of it if that one alone may go on, or if `deviations` are counted.
+    pub(crate) fn key(&self, deviations: bool) -> u128 {
         let state = self.state.borrow();
         let mut hash = Hash128::new();
+        let me = usize::from(state.current);
+        let alone = can_go(&state, me) && !state.cpus[me].visible;
+        let current = if alone || deviations {
+            state.current.into()
+        } else {
+            u64::MAX
+        };
+        hash.pair(current, alone.into());
         for cpu in &state.cpus[..self.setup.cpus] {
             let flags = [
                 cpu.thread,
                 cpu.enabled.into(),
                 cpu.rest as u8,
                 cpu.changed.into(),
-                cpu.visible.into(),
-                cpu.pending | cpu.in_service << 4,
-                cpu.timers,
+                cpu.pending,
+                cpu.in_service,
+                cpu.timers | cpu.nmis << 4,
                 cpu.depth | cpu.timeouts << 4 | u8::from(cpu.timed_out) << 7,
             ];
             hash.pair(u64::from_ne_bytes(flags), cpu.watched as u64);
@@ -309,7 +372,12 @@ impl Engine {
                     store.value,
                 );
             }
-            hash.pair(cpu.buffered.into(), state.current.into());
+            hash.pair(cpu.buffered.into(), cpu.looked.in_loop.into());
+            if cpu.looked.in_loop {
+                for pair in cpu.looked.words.as_chunks::<2>().0 {
+                    hash.pair(pair[0].into(), pair[1].into());
+                }
+            }
         }
         let world = self.arena.world() as usize;
         hash.bytes(self.arena.bytes(world..world + self.world_size.get()));
@@ -455,20 +523,25 @@ impl Engine {
     /// An interrupt on top of the thread that runs.
     fn strike(&self, vector: Vector) {
         let number = self.this();
-        {
+        let enabled = {
             let cpu = &mut self.state.borrow_mut().cpus[number];
             let bit = vector as u8;
             if cpu.pending & bit != 0 {
                 cpu.pending &= !bit;
+            } else if vector == Vector::Nmi {
+                cpu.nmis -= 1;
             } else {
                 cpu.timers -= 1;
             }
+            let enabled = cpu.enabled;
             cpu.in_service |= bit;
             cpu.enabled = false;
             cpu.visible = false;
             cpu.rest = Rest::No;
             cpu.depth += 1;
-        }
+            (cpu.looked, cpu.changed) = (Looked::default(), false);
+            enabled
+        };
         self.line(What::Strike(vector));
         port::interrupt(vector);
         // IRET. It may be another CPU by now, and is a serialising instruction.
@@ -478,9 +551,14 @@ impl Engine {
         }
         {
             let cpu = &mut self.state.borrow_mut().cpus[number];
-            cpu.enabled = true;
+            cpu.enabled = enabled;
+            if vector == Vector::Nmi {
+                cpu.in_service &= !(vector as u8);
+            }
             cpu.visible = false;
             cpu.depth = cpu.depth.saturating_sub(1);
+            // The loop that it came into, if any, looks again.
+            (cpu.looked, cpu.changed) = (Looked::default(), false);
         }
         self.line(What::Return);
     }
@@ -556,7 +634,13 @@ impl Engine {
             return u64::from(std::mem::take(&mut cpu.timed_out)) * port::TOO_LONG;
         }
         let private = self.is_private(access, me);
-        self.state.borrow_mut().cpus[me].visible = !private;
+        {
+            let cpu = &mut self.state.borrow_mut().cpus[me];
+            cpu.visible = !private;
+            if !private {
+                cpu.looked.add(self.number(access.address));
+            }
+        }
         let buffered = self.setup.memory == Memory::Tso && !private;
         let old = match (buffered, access.operation) {
             (true, Operation::Load) => self.buffered_value(me, access),
@@ -631,7 +715,7 @@ impl Engine {
             value,
         };
         cpu.buffered += 1;
-        cpu.changed = true;
+        cpu.changed = cpu.looked.in_loop;
     }
 
     /// The oldest store of a buffer reaches memory.
@@ -666,19 +750,26 @@ impl Engine {
         }
     }
 
-    /// A word has changed: those who wait for one look again.
+    /// The number of a word.
+    fn number(&self, address: usize) -> u32 {
+        address.wrapping_sub(self.arena.range().start) as u32 + 1
+    }
+
+    /// A word has changed: those who wait for it look again.
     fn changed(&self, me: usize, address: usize, private: bool) {
         let mut state = self.state.borrow_mut();
         for (number, cpu) in state.cpus.iter_mut().enumerate() {
+            let looked = !private && cpu.looked.has(self.number(address));
             // Between a loop's look and its turn too: it looks once more.
-            cpu.changed |= number == me || !private;
+            cpu.changed |= cpu.looked.in_loop && number == me || looked;
             let wakes = match cpu.rest {
-                Rest::Turning => number != me && !private,
+                Rest::Turning => number != me && looked,
                 Rest::Watching => cpu.watched == address,
                 _ => false,
             };
             if wakes {
                 cpu.rest = Rest::No;
+                (cpu.looked, cpu.changed) = (Looked::TURNED, false);
             }
             if cpu.watched == address {
                 cpu.watched = 0;
@@ -709,13 +800,16 @@ fn of_cpu(state: &State, number: usize, options: &mut Vec<Choice>) {
     if can_go(state, number) {
         options.push(Choice::Go(own));
     }
-    if cpu.enabled {
-        for vector in VECTORS {
-            let asked =
-                cpu.pending & vector as u8 != 0 || vector == Vector::Timer && cpu.timers > 0;
-            if asked && cpu.in_service & vector.masked_by() == 0 {
-                options.push(Choice::Strike(own, vector));
-            }
+    for vector in VECTORS {
+        let by_itself = match vector {
+            Vector::Timer => cpu.timers > 0,
+            Vector::Nmi => cpu.nmis > 0,
+            _ => false,
+        };
+        let asked = cpu.pending & vector as u8 != 0 || by_itself;
+        let permitted = cpu.enabled || vector == Vector::Nmi;
+        if asked && permitted && cpu.in_service & vector.masked_by() == 0 {
+            options.push(Choice::Strike(own, vector));
         }
     }
     if cpu.rest == Rest::Turning && cpu.timeouts > 0 {
@@ -737,6 +831,9 @@ extern "sysv64" fn entry() -> ! {
         let mut state = engine.state.borrow_mut();
         let thread = thread_of(&state);
         state.done[thread] = true;
+        let cpu = usize::from(state.current);
+        state.cpus[cpu].looked = Looked::default();
+        state.cpus[cpu].changed = false;
     }
     loop {
         engine.point();
@@ -795,8 +892,10 @@ pub(crate) fn turn() {
     {
         let cpu = &mut engine.state.borrow_mut().cpus[number];
         cpu.visible = true;
-        if !std::mem::take(&mut cpu.changed) {
+        if cpu.looked.in_loop && !cpu.changed {
             cpu.rest = Rest::Turning;
+        } else {
+            (cpu.looked, cpu.changed) = (Looked::TURNED, false);
         }
     }
     engine.point();
@@ -810,6 +909,18 @@ pub(crate) fn halt() {
     });
     note!("STI; HLT");
     engine().point();
+}
+
+/// CLI; HLT, for ever: until an NMI, and again behind it.
+pub(crate) fn halt_for_ever() -> ! {
+    note!("CLI; HLT");
+    loop {
+        step(true, |cpu| {
+            cpu.enabled = false;
+            cpu.rest = Rest::Halted;
+        });
+        engine().point();
+    }
 }
 
 /// MONITOR of the word at `address`.

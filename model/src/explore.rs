@@ -159,7 +159,7 @@ impl Search {
 
     /// A state was reached, from `from`.
     fn arrive(&mut self, from: Option<(u32, u8)>, deviations: u32) -> Option<Violation> {
-        let key = self.engine.key();
+        let key = self.engine.key(self.limits.deviations.is_some());
         let fresh = self.parents.len() as u32;
         let number = match self.seen.get_mut(&key) {
             Some(seen) => {

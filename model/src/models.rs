@@ -13,6 +13,12 @@ use crate::engine::{self, CPUS, Memory, Setup, engine, fail, note};
 use crate::port::{self, Config, Explored, better, has, world};
 use crate::violation::Property;
 
+pub(crate) mod call;
+pub(crate) mod epoch;
+mod offline;
+mod space;
+pub(crate) mod stop;
+
 /// What a phase of a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -39,6 +45,14 @@ pub(crate) struct Model {
     pub(crate) better: bool,
     pub(crate) memory: Memory,
     pub(crate) timers: [u8; CPUS],
+    /// How many NMIs come to each CPU by themselves.
+    pub(crate) nmis: [u8; CPUS],
+    /// How many times each CPU finds that it has waited for too long.
+    pub(crate) timeouts: [u8; CPUS],
+    pub(crate) tags: usize,
+    pub(crate) extra: bool,
+    pub(crate) online: usize,
+    pub(crate) quiesces: bool,
     pub(crate) heart: Heart,
     pub(crate) nested: bool,
     pub(crate) program: fn(usize),
@@ -59,7 +73,8 @@ impl Model {
             },
             memory: self.memory,
             timers: self.timers,
-            timeouts: [0; CPUS],
+            nmis: self.nmis,
+            timeouts: self.timeouts,
             world: port::make_world,
             program: self.program,
             private: port::is_private,
@@ -72,6 +87,10 @@ impl Model {
         Config {
             heart: self.heart,
             nested: self.nested,
+            tags: self.tags,
+            extra: self.extra,
+            online: self.online,
+            quiesces: self.quiesces,
             bug,
         }
     }
@@ -85,6 +104,12 @@ const BASE: Model = Model {
     better: false,
     memory: Memory::Sc,
     timers: [0; CPUS],
+    nmis: [0; CPUS],
+    timeouts: [0; CPUS],
+    tags: 0,
+    extra: false,
+    online: CPUS,
+    quiesces: false,
     heart: Heart::Typed,
     nested: true,
     program: |_| (),
@@ -158,6 +183,35 @@ pub(crate) const MODELS: &[Model] = &[
         better: true,
         memory: Memory::Tso,
         timers: [1, 0, 0, 0],
+        program: window,
+        ..BASE
+    },
+    Model {
+        name: "window-hang",
+        about: "the better thread waits for the rendezvous' end, 1 timer; layer a alone",
+        better: true,
+        heart: Heart::Freebsd,
+        timers: [1, 0, 0, 0],
+        program: window_hang,
+        ..BASE
+    },
+    Model {
+        name: "nmi",
+        about: "1 CPU, a section, 1 timer interrupt that owes, 2 NMIs that enter a section",
+        cpus: 1,
+        better: true,
+        timers: [1, 0, 0, 0],
+        nmis: [2, 0, 0, 0],
+        program: critical,
+        ..BASE
+    },
+    Model {
+        name: "nmi-rendezvous",
+        about: "2 CPUs, section against rendezvous, 1 timer, 1 NMI; layer a alone",
+        better: true,
+        heart: Heart::Freebsd,
+        timers: [1, 0, 0, 0],
+        nmis: [1, 0, 0, 0],
         program: window,
         ..BASE
     },
@@ -250,9 +304,158 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
+        name: "space",
+        about: "2 CPUs: a page goes away while the other switches from, to and back to its space",
+        tags: 0,
+        extra: true,
+        program: space::program,
+        at_rest: space::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "space-tags",
+        about: "the same with PCIDs, on x86-TSO",
+        memory: Memory::Tso,
+        tags: 2,
+        extra: true,
+        program: space::program,
+        at_rest: space::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "calls",
+        about: "3 CPUs, two post to the third, one again when it is over; nobody waits",
+        cpus: 3,
+        extra: true,
+        program: call::calls_again,
+        at_rest: call::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "calls-tso",
+        about: "the same on x86-TSO",
+        cpus: 3,
+        memory: Memory::Tso,
+        extra: true,
+        program: call::calls_again,
+        at_rest: call::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "calls-offline",
+        about: "3 CPUs, two post to the third, which closes its queue and opens it again",
+        cpus: 3,
+        extra: true,
+        program: call::offline,
+        at_rest: call::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "calls-cancel",
+        about: "3 CPUs, one posts to another, which stops answering; the third cancels",
+        cpus: 3,
+        extra: true,
+        program: call::cancel,
+        at_rest: call::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "deferred-wake",
+        about: "2 CPUs, 2 rendezvous whose action notes a wakeup, against a section",
+        better: true,
+        extra: true,
+        program: call::deferred_wake,
+        at_rest: call::wake_at_rest,
+        ..BASE
+    },
+    Model {
+        name: "epoch",
+        about: "2 CPUs, one reads twice, the other takes out, defers and collects; x86-TSO",
+        memory: Memory::Tso,
+        extra: true,
+        program: epoch::program,
+        at_rest: epoch::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "stop",
+        about: "2 CPUs, one stops the other twice by interrupt and unmaps a page, 1 timer",
+        better: true,
+        extra: true,
+        timers: [0, 1, 0, 0],
+        program: stop::soft,
+        ..BASE
+    },
+    Model {
+        name: "stop-nmi",
+        about: "the same by NMI",
+        better: true,
+        extra: true,
+        timers: [0, 1, 0, 0],
+        program: stop::hard,
+        ..BASE
+    },
+    Model {
+        name: "stop-mutual",
+        about: "2 CPUs stop each other, interrupts off, twice",
+        extra: true,
+        program: |cpu| stop::mutual(cpu, true, 2),
+        ..BASE
+    },
+    Model {
+        name: "stop-mutual-3",
+        about: "3 CPUs stop all others by interrupt",
+        tier: Tier::Full,
+        cpus: 3,
+        extra: true,
+        program: |cpu| stop::mutual(cpu, false, 1),
+        ..BASE
+    },
+    Model {
+        name: "stop-silent",
+        about: "2 CPUs, one stops the other twice and may give it up each time; it has interrupts off",
+        extra: true,
+        timeouts: [2, 0, 0, 0],
+        program: stop::silent,
+        ..BASE
+    },
+    Model {
+        name: "panic",
+        about: "3 CPUs, two panic at once, NMIs stop the rest",
+        cpus: 3,
+        extra: true,
+        program: stop::panic,
+        at_rest: stop::panic_at_rest,
+        ..BASE
+    },
+    Model {
+        name: "offline",
+        about: "2 CPUs, one calls all that are online twice, the other leaves and halts",
+        extra: true,
+        quiesces: true,
+        program: offline::leaves,
+        ..BASE
+    },
+    Model {
+        name: "online",
+        about: "2 CPUs, one unmaps a page and tells who is online, the other comes online and reads",
+        extra: true,
+        online: 1,
+        program: offline::comes,
+        ..BASE
+    },
+    Model {
         name: "rmlock",
         about: "2 CPUs, one reads twice (once without, once with a token), the other writes",
         program: rmlock,
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-3-runs",
+        about: "3 CPUs, 1 initiator, 1 round, three callbacks",
+        cpus: 3,
+        program: |cpu| initiators(cpu, 1, 1),
+        phases: &[RUNS],
         ..BASE
     },
     Model {
@@ -372,6 +575,28 @@ fn window(thread: usize) {
         exit();
     } else {
         call(0, &CpuSet::single(cpu(0)), SEED, true);
+    }
+}
+
+/// As [`window`]; the better thread waits until the call is over. If it comes in the middle of
+/// the action, there is nothing that it waits for: the hang in which r222942 was seen.
+fn window_hang(thread: usize) {
+    let over = &world().words[3];
+    if thread >= engine().setup.cpus {
+        better(|| {
+            // Acquire: pairs with the Release below.
+            while over.load(Ordering::Acquire) == 0 {
+                Explored::relax();
+            }
+        });
+    }
+    if thread == 0 {
+        crit().enter();
+        exit();
+    } else {
+        call(0, &CpuSet::single(cpu(0)), SEED, true);
+        // Release: pairs with the Acquire above.
+        over.store(1, Ordering::Release);
     }
 }
 

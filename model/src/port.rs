@@ -5,20 +5,24 @@
 use std::cell::Cell;
 use std::fmt;
 
+use kcore::call::{Call, CallQueue};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
-use kcore::intr::{Heart, IntrContext};
+use kcore::epoch::Epoch;
+use kcore::intr::{Heart, IntrContext, NmiContext};
 use kcore::ipi::Ipis;
 use kcore::port::{Mistake, Port};
 use kcore::rendezvous::Rendezvous;
 use kcore::rmlock::{Reader, Reads, RmLock};
-use kcore::shim::AtomicU32;
+use kcore::shim::{AtomicU32, Ordering};
+use kcore::shootdown::{Space, Spaces};
 use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
-use kcore::wake::DeferredWakes;
+use kcore::stop::Stops;
+use kcore::wake::{DeferredWake, DeferredWakes};
 
 use crate::bugs::Bug;
 use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step};
-use crate::models::Turnstile;
+use crate::models::{Turnstile, call, epoch, stop};
 use crate::violation::Property;
 
 /// What [`Port::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
@@ -33,13 +37,31 @@ pub(crate) struct Config {
     pub(crate) heart: Heart,
     /// Whether actions run in the section of r222942.
     pub(crate) nested: bool,
+    /// How many spaces the CPUs can tell apart by tags.
+    pub(crate) tags: usize,
+    /// Whether there is an [`Extra`].
+    pub(crate) extra: bool,
+    /// How many CPUs are online, the first ones.
+    pub(crate) online: usize,
+    /// Whether payments are counted.
+    pub(crate) quiesces: bool,
     pub(crate) bug: Option<Bug>,
 }
 
-thread_local! {
-    static CONFIG: Cell<Config> = const {
-        Cell::new(Config { heart: Heart::Typed, nested: true, bug: None })
+impl Config {
+    const BASE: Self = Self {
+        heart: Heart::Typed,
+        nested: true,
+        tags: 0,
+        extra: false,
+        online: CPUS,
+        quiesces: false,
+        bug: None,
     };
+}
+
+thread_local! {
+    static CONFIG: Cell<Config> = const { Cell::new(Config::BASE) };
 }
 
 /// Chooses the configuration of this OS thread's model.
@@ -89,6 +111,40 @@ pub(crate) struct World {
     in_action: [Cell<u32>; CPUS],
 }
 
+/// The shared memory that some models need besides.
+pub(crate) struct Extra {
+    pub(crate) queue: CallQueue,
+    pub(crate) calls: [Call; 3],
+    pub(crate) wake: DeferredWake,
+    pub(crate) stops: Stops<Explored>,
+    pub(crate) spaces: [Spaces; 2],
+    pub(crate) space: [Space; 2],
+    pub(crate) epoch: Epoch<Explored>,
+    pub(crate) object: epoch::Object,
+}
+
+impl Extra {
+    fn new() -> Self {
+        Self {
+            queue: CallQueue::closed(),
+            calls: call::calls(),
+            wake: DeferredWake::new(&call::woken),
+            stops: Stops::new(),
+            spaces: [const { Spaces::new() }; 2],
+            space: [Space::new(1, 1), Space::new(2, 2)],
+            epoch: Epoch::new(),
+            object: epoch::object(),
+        }
+    }
+}
+
+/// The world with its extra part.
+#[repr(C)]
+struct Whole {
+    world: World,
+    extra: Extra,
+}
+
 /// How the better threads are numbered: behind the first threads of all CPUs.
 pub(crate) fn better_thread(cpu: usize) -> usize {
     engine().setup.cpus + cpu
@@ -110,7 +166,8 @@ pub(crate) fn make_world(place: *mut u8) -> usize {
         }
     };
     let online = AtomicCpuSet::new();
-    (0..cpus).filter_map(CpuId::new).for_each(|cpu| {
+    let present = cpus.min(CONFIG.get().online);
+    (0..present).filter_map(CpuId::new).for_each(|cpu| {
         online.insert(cpu);
     });
     let world = World {
@@ -133,9 +190,27 @@ pub(crate) fn make_world(place: *mut u8) -> usize {
         queued: std::array::from_fn(|_| Cell::new(0)),
         in_action: std::array::from_fn(|_| Cell::new(0)),
     };
+    if CONFIG.get().extra {
+        let extra = Extra::new();
+        // SAFETY: as below.
+        unsafe { place.cast::<Whole>().write(Whole { world, extra }) };
+        return size_of::<Whole>();
+    }
     // SAFETY: the arena begins there, page-aligned and longer than this.
     unsafe { place.cast::<World>().write(world) };
     size_of::<World>()
+}
+
+/// The rest of it.
+pub(crate) fn extra() -> &'static Extra {
+    assert!(CONFIG.get().extra, "the model has no such part");
+    // SAFETY: as in `world`; there is one.
+    unsafe { &(*engine().arena.world().cast::<Whole>()).extra }
+}
+
+/// How many spaces the CPUs of this model can tell apart by tags.
+pub(crate) fn tags() -> usize {
+    CONFIG.get().tags
 }
 
 /// The world of this OS thread's model.
@@ -224,8 +299,17 @@ impl Port for Explored {
         &world().wakes[engine().this()]
     }
 
-    /// Nobody stops anybody.
-    fn stop_if_asked() {}
+    fn in_nmi() -> bool {
+        let engine = engine();
+        let in_service = engine.state.borrow().cpus[engine.this()].in_service;
+        in_service & Vector::Nmi as u8 != 0
+    }
+
+    fn stop_if_asked() {
+        if CONFIG.get().extra && !has(Bug::DeafStopper) {
+            stop::stop_if_asked();
+        }
+    }
 
     fn send_rendezvous(targets: CpuSet) {
         for cpu in &targets {
@@ -252,15 +336,33 @@ impl Reader for Explored {
 
 fn end_of_interrupt() {
     step(false, |cpu| {
-        // The highest one.
-        let highest = 1 << cpu.in_service.checked_ilog2().unwrap_or(0);
+        // The highest one. An NMI is none of the local APIC's.
+        let in_service = cpu.in_service & !(Vector::Nmi as u8);
+        let highest = 1 << in_service.checked_ilog2().unwrap_or(0);
         cpu.in_service &= !highest;
     });
     note!("EOI");
 }
 
+/// An NMI: counted, and without an exit of its own. Its handler enters a section, as every
+/// spinlock does, and stops if it is asked to.
+fn nmi() {
+    let crit = &me().crit;
+    let counted = NmiContext::enter(crit);
+    let counted = (!has(Bug::UncountedNmi)).then_some(counted);
+    crit.enter();
+    crit.exit::<Explored>();
+    if CONFIG.get().extra {
+        stop::stop_here();
+    }
+    drop(counted);
+}
+
 /// Deals with an interrupt, interrupts off.
 pub(crate) fn interrupt(vector: Vector) {
+    if vector == Vector::Nmi {
+        return nmi();
+    }
     let crit = &me().crit;
     let config = CONFIG.get();
     let intr = match config.heart {
@@ -271,6 +373,12 @@ pub(crate) fn interrupt(vector: Vector) {
         Vector::Timer => {
             let acked = intr.eoi(end_of_interrupt);
             after_eoi(crit, || wake_better(engine().this()));
+            acked
+        }
+        Vector::Ipi if has(Bug::ActThenClear) => {
+            let acked = intr.eoi(end_of_interrupt);
+            extra().queue.run::<Explored>();
+            world().ipis[engine().this()].take();
             acked
         }
         Vector::Ipi if has(Bug::EoiAfterSwitch) => {
@@ -289,7 +397,17 @@ pub(crate) fn interrupt(vector: Vector) {
             });
             intr.eoi(end_of_interrupt)
         }
+        Vector::Stop => {
+            let acked = intr.eoi(end_of_interrupt);
+            after_eoi(crit, stop::stop_here);
+            acked
+        }
+        Vector::Nmi => unreachable!("has no EOI"),
     };
+    let wakes = &world().wakes[engine().this()];
+    if !wakes.is_empty() {
+        after_eoi(crit, || wakes.run());
+    }
     acked.finish().pay::<Explored>();
 }
 
@@ -322,7 +440,7 @@ fn in_section(intr: &IntrContext<'_>, crit: &CritState, config: Config, body: im
             std::mem::forget(intr.nested_section());
             rendezvous();
         }
-        Some(Bug::NoNestedSection) => rendezvous(),
+        Some(Bug::NoNestedSection | Bug::UncheckedSwitch) => rendezvous(),
         _ if !config.nested => rendezvous(),
         _ => {
             let _section = intr.nested_section();
@@ -331,13 +449,25 @@ fn in_section(intr: &IntrContext<'_>, crit: &CritState, config: Config, body: im
     }
 }
 
-/// The bit of the preempt IPI.
+/// The bits of the IPIs: of kernel/src/pcpu.rs, and those of the models `ipi` and `idle`.
 pub(crate) const PREEMPT: u32 = 1;
+pub(crate) const QUIESCE: u32 = 16;
+pub(crate) const CALL: u32 = 32;
 
 fn ipis(bits: u32) {
-    if bits & PREEMPT == 0 {
-        return;
+    if bits & PREEMPT != 0 {
+        ipi_preempt();
     }
+    if bits & QUIESCE != 0 {
+        let _rq = this_runq();
+        owe();
+    }
+    if bits & CALL != 0 {
+        extra().queue.run::<Explored>();
+    }
+}
+
+fn ipi_preempt() {
     let mut rq = this_runq();
     if has(Bug::FlagClearedInHandler) {
         rq.owepreempt = false;
@@ -360,6 +490,11 @@ pub(crate) fn send_ipi(cpu: usize, bits: u32) {
 // The scheduler: as kernel/src/sched.rs, with one better thread to a CPU.
 
 type RunqGuard = SpinlockGuard<'static, Runq, Explored>;
+
+/// Holds the run queue of a CPU.
+pub(crate) fn runq(cpu: usize) -> impl Drop {
+    world().runqs[cpu].lock()
+}
 
 pub(crate) fn this_runq() -> RunqGuard {
     Spinlock::lock_here(|| &world().runqs[engine().this()])
@@ -413,6 +548,12 @@ impl Preempt for Explored {
     }
 }
 
+/// How many preemptions have been paid on a CPU, whether or not another thread came; under
+/// the lock of its run queue. Counted where somebody asks: it makes states different.
+pub(crate) fn payments(cpu: usize) -> &'static AtomicU32 {
+    &world().words[4 + cpu]
+}
+
 fn release(rq: RunqGuard, pay: bool) {
     std::mem::forget(rq);
     // SAFETY: the guard was just forgotten.
@@ -424,13 +565,20 @@ fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
     let engine = engine();
     let (cpu, thread) = (engine.this(), me());
     let in_service = engine.state.borrow().cpus[cpu].in_service;
-    if world().in_action[cpu].get() > 0 {
+    if in_service & Vector::Nmi as u8 != 0 {
+        fail(
+            Property::NoSwitchInNmi,
+            format!("cpu{cpu} switches threads inside an NMI"),
+        );
+    }
+    let checked = !has(Bug::UncheckedSwitch);
+    if checked && world().in_action[cpu].get() > 0 {
         fail(
             Property::NoSwitchInAction,
             format!("cpu{cpu} switches threads inside a rendezvous action"),
         );
     }
-    if in_service != 0 {
+    if checked && in_service != 0 {
         fail(
             Property::NoSwitchBeforeEoi,
             format!("cpu{cpu} switches threads, and a vector is in service"),
@@ -447,6 +595,11 @@ fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
         );
     }
     thread.crit.paid();
+    if CONFIG.get().quiesces {
+        // Relaxed: under the lock.
+        let payments = payments(cpu);
+        payments.store(payments.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
     rq.owepreempt = false;
     rq.sent = 0;
     let woken = world().queued[cpu].replace(0) > 0;
@@ -498,7 +651,7 @@ pub(crate) fn program_over() {
 pub(crate) fn at_rest() {
     let engine = engine();
     let state = *engine.state.borrow();
-    for number in 0..engine.setup.cpus {
+    for number in (0..engine.setup.cpus).filter(|&cpu| !stop::is_for_good(cpu)) {
         let cpu = &state.cpus[number];
         let thread = &world().threads[number];
         if world().queued[number].get() > 0 {

@@ -57,6 +57,8 @@ fn look(line: &Line, sources: &mut Sources) -> Option<(Look, String)> {
         What::Strike(Vector::Timer) => (Look::Strike, "TIMER interrupt".into()),
         What::Strike(Vector::Ipi) => (Look::Strike, "IPI interrupt".into()),
         What::Strike(Vector::Rendezvous) => (Look::Strike, "RENDEZVOUS interrupt".into()),
+        What::Strike(Vector::Stop) => (Look::Strike, "STOP interrupt".into()),
+        What::Strike(Vector::Nmi) => (Look::Strike, "NMI".into()),
         What::Return => (Look::Return, "IRET".into()),
         What::Drain(value) => (
             Look::Drain,

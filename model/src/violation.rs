@@ -38,13 +38,21 @@ pub(crate) enum Property {
     NoStaleAccess,
     /// One preempt IPI to a CPU until it has switched.
     OneIpi,
+    /// An NMI ends in the thread that it came into.
+    NoSwitchInNmi,
+    /// A CPU that has stopped does nothing until it is let go.
+    StoppedStands,
+    /// A queued call runs once, or is cancelled, or was refused.
+    NoCallLost,
+    /// What a reader has is not freed.
+    NotFreed,
     /// What kcore asserts itself.
     Assertion,
 }
 
 impl Property {
     /// All of them, with a name and a sentence.
-    pub(crate) const ALL: [(Self, &str, &str); 17] = [
+    pub(crate) const ALL: [(Self, &str, &str); 21] = [
         (
             Self::NoSwitchInAction,
             "no switch inside an action",
@@ -124,6 +132,26 @@ impl Property {
             Self::OneIpi,
             "one preempt IPI to a switch",
             "a CPU that was sent one is sent no other until it has switched",
+        ),
+        (
+            Self::NoSwitchInNmi,
+            "no switch inside an NMI",
+            "an NMI ends in the thread that it came into",
+        ),
+        (
+            Self::StoppedStands,
+            "a stopped CPU stands",
+            "it does nothing until it is let go, and one CPU at a time stops others",
+        ),
+        (
+            Self::NoCallLost,
+            "no call lost",
+            "a posted call is refused, or runs once, or is told to be cancelled",
+        ),
+        (
+            Self::NotFreed,
+            "nothing freed that is read",
+            "what a reader has found is not freed before it ends",
         ),
         (
             Self::Assertion,

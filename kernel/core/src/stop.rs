@@ -55,7 +55,7 @@ use core::marker::PhantomData;
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::Port;
-use crate::shim::{AtomicU8, AtomicU32, Ordering};
+use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
 
 /// The CPU does what it does.
 const RUNNING: u8 = 0;
@@ -185,7 +185,7 @@ impl<P: Port> Stops<P> {
         if !asked.is_empty() {
             send(&asked);
         }
-        let mut turns = 0;
+        let mut turns = Turns::new();
         loop {
             let silent: CpuSet = asked.iter().filter(|&cpu| !self.is_stopped(cpu)).collect();
             if silent.is_empty() {
@@ -194,11 +194,10 @@ impl<P: Port> Stops<P> {
                     enabled,
                 });
             }
-            if turns == limit {
+            if turns.count() >= limit {
                 self.let_go(me, &asked, enabled);
                 return Err(StopError::Silent(silent));
             }
-            turns += 1;
             P::stop_if_asked();
             P::relax();
         }

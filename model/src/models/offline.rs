@@ -1,0 +1,164 @@
+//! Leaving the set of online CPUs and coming back: `kcore::hotplug`.
+
+use std::cell::Cell;
+
+use kcore::cpu::CpuId;
+use kcore::hotplug;
+use kcore::port::Port;
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{Ordering, fence};
+
+use super::cpu;
+use crate::bugs::Bug;
+use crate::engine::{self, engine, fail, halt_for_ever, note};
+use crate::port::{self, Explored, has, world};
+use crate::violation::Property;
+
+/// How often a CPU has run the action of the call that is under way.
+fn ran(cpu: CpuId) -> &'static Cell<u32> {
+    &world().ghost[cpu.index()]
+}
+
+/// Whether a call is under way.
+fn alive() -> &'static Cell<u32> {
+    &world().ghost[4]
+}
+
+/// A call of all that are online: whoever it had in its set has run it once when it returns.
+fn call_all() {
+    (0..2).for_each(|index| ran(cpu(index)).set(0));
+    alive().set(1);
+    let action = |context: &IpiCtx| {
+        if alive().get() == 0 {
+            fail(
+                Property::ArgumentAlive,
+                format!(
+                    "{} runs the action of a call that has returned",
+                    context.cpu()
+                ),
+            );
+        }
+        note!("the action");
+        ran(context.cpu()).update(|ran| ran + 1);
+    };
+    let phases = [Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier];
+    note!("calls all that are online");
+    if let Err(error) = world().rendezvous.run_on_all(&world().online, &phases) {
+        fail(Property::ExactlyOnce, format!("{error:?}"));
+    }
+    note!("the call returns");
+    alive().set(0);
+    if ran(cpu(0)).get() != 1 || ran(cpu(1)).get() > 1 {
+        fail(
+            Property::ExactlyOnce,
+            "an action has run more or less than once",
+        );
+    }
+}
+
+/// As `quiesce_all_critical` of kernel/src/smp/quiesce.rs, for CPU 0.
+fn quiesce() {
+    if has(Bug::QuiesceNobody) {
+        return;
+    }
+    let payments = || {
+        let _rq = port::runq(0);
+        // Relaxed: under the lock.
+        port::payments(0).load(Ordering::Relaxed)
+    };
+    let before = payments();
+    port::send_ipi(0, port::QUIESCE);
+    while payments() == before {
+        Explored::relax();
+    }
+    note!("cpu0 has been outside all sections");
+}
+
+/// CPU 1 leaves, and takes no interrupt any more.
+pub(crate) fn leaves(thread: usize) {
+    if thread == 0 {
+        call_all();
+        call_all();
+        return;
+    }
+    let me = cpu(1);
+    let is_called = || world().rendezvous.is_called(me);
+    hotplug::leave::<Explored>(&world().online, me, quiesce, is_called);
+    note!("has left");
+    Explored::disable_interrupts();
+    halt_for_ever();
+}
+
+/// Whether CPU 1's TLB knows the page, and whether the frame is used for something else.
+fn tlb() -> &'static Cell<u32> {
+    &world().ghost[5]
+}
+
+fn reused() -> &'static Cell<u32> {
+    &world().ghost[6]
+}
+
+/// CPU 1 has been offline, knows the page, and comes; CPU 0 takes the page away.
+pub(crate) fn comes(thread: usize) {
+    if thread == 0 {
+        // Release: as a page table's entry is written.
+        world().words[0].store(1, Ordering::Release);
+        // SeqCst: pairs with the one in `come`.
+        fence(Ordering::SeqCst);
+        note!("the page is unmapped");
+        let set = world().online.snapshot();
+        let forget = |context: &IpiCtx| {
+            if context.cpu() == cpu(1) {
+                tlb().set(0);
+            }
+            note!("forgets the page");
+        };
+        let phases = [Phase::NoBarrier, Phase::Run(&forget), Phase::NoBarrier];
+        if let Err(error) = world().rendezvous.run(&world().online, &set, &phases) {
+            fail(Property::ExactlyOnce, format!("{error:?}"));
+        }
+        reused().set(1);
+        note!("the frame is used anew");
+        return;
+    }
+    let me = cpu(1);
+    Explored::disable_interrupts();
+    tlb().set(1);
+    let forget = || {
+        engine::step(true, |_| ());
+        tlb().set(0);
+        note!("forgets its TLB");
+        // A CPU reads ahead as it likes.
+        reach();
+    };
+    if has(Bug::EarlyForget) {
+        forget();
+        hotplug::come(&world().online, me, || ());
+    } else {
+        hotplug::come(&world().online, me, forget);
+    }
+    note!("is online");
+    Explored::restore_interrupts(true);
+    reach();
+}
+
+/// One instruction that reads the page.
+fn reach() {
+    engine::step(true, |_| ());
+    if tlb().get() == 0 {
+        // Relaxed: the walk of the CPU.
+        if world().words[0].load(Ordering::Relaxed) != 0 {
+            note!("finds no page");
+            return;
+        }
+        tlb().set(1);
+    }
+    note!("reads the page");
+    if reused().get() != 0 {
+        let cpu = engine().this();
+        fail(
+            Property::NoStaleAccess,
+            format!("cpu{cpu} reads a frame that is used for something else"),
+        );
+    }
+}

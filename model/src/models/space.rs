@@ -1,0 +1,189 @@
+//! Shootdown against the switch of address spaces: `kcore::shootdown`, on a CPU whose TLB is
+//! in here.
+
+use std::cell::Cell;
+
+use kcore::cpu::CpuSet;
+use kcore::port::Port;
+use kcore::rendezvous::{Callback, Phase, RendezvousError};
+use kcore::shim::Ordering;
+use kcore::shootdown::{Forget, Mmu, Space, Spaces};
+
+use super::cpu;
+use crate::engine::{self, engine, fail, note};
+use crate::port::{self, Explored, extra, world};
+use crate::violation::Property;
+
+/// The root of the first space's tables, in which there is one page.
+const FIRST: u64 = 1;
+
+/// What this CPU has loaded: root and tag.
+fn loaded() -> [&'static Cell<u32>; 2] {
+    let at = 8 * engine().this();
+    [&world().ghost[at], &world().ghost[at + 1]]
+}
+
+/// Whether this CPU's TLB knows the page by a tag.
+fn tlb(tag: u32) -> &'static Cell<u32> {
+    &world().ghost[8 * engine().this() + 2 + tag as usize]
+}
+
+/// Whether no thread of this CPU uses what is loaded: what it reads ahead goes nowhere then.
+fn lazy() -> &'static Cell<u32> {
+    &world().ghost[8 * engine().this() + 6]
+}
+
+/// Whether the frame is used for something else, and whether the tables are.
+fn reused() -> [&'static Cell<u32>; 2] {
+    [&world().ghost[32], &world().ghost[33]]
+}
+
+impl Mmu for Explored {
+    fn tags() -> usize {
+        port::tags()
+    }
+
+    fn load(root: u64, tag: usize, keep: bool) {
+        // Until now the CPU uses what it had, as it likes.
+        use_page(false);
+        let [old, old_tag] = loaded();
+        old.set(root as u32);
+        old_tag.set(tag as u32);
+        if !keep {
+            tlb(tag as u32).set(0);
+        }
+        note!(
+            "loads the tables of {root}{}",
+            if keep { ", keeps its tag" } else { "" }
+        );
+    }
+
+    fn forget_page(_: u64) {
+        Self::forget_loaded();
+    }
+
+    fn forget_loaded() {
+        tlb(loaded()[1].get()).set(0);
+        note!("forgets the page");
+    }
+
+    fn forget_all() {
+        (0..=port::tags() as u32).for_each(|tag| tlb(tag).set(0));
+    }
+}
+
+/// One instruction that reads the page: by what the TLB knows, else by the page table; a
+/// thread's, or one that the CPU executes ahead.
+fn use_page(by_thread: bool) {
+    engine::step(true, |_| ());
+    let [root, tag] = loaded();
+    if u64::from(root.get()) != FIRST {
+        return;
+    }
+    let [frame_reused, tables_reused] = reused();
+    let known = tlb(tag.get());
+    if known.get() == 0 {
+        if tables_reused.get() != 0 {
+            fail(
+                Property::NoStaleAccess,
+                "a CPU walks tables that are used for something else",
+            );
+        }
+        // Relaxed: the walk of the CPU.
+        if world().words[0].load(Ordering::Relaxed) != 0 {
+            note!(
+                "{}",
+                if by_thread {
+                    "a page fault"
+                } else {
+                    "finds no page"
+                }
+            );
+            return;
+        }
+        known.set(1);
+    }
+    note!(
+        "{}",
+        if by_thread {
+            "reads the page"
+        } else {
+            "reads ahead"
+        }
+    );
+    if frame_reused.get() != 0 && lazy().get() == 0 {
+        let cpu = engine().this();
+        fail(
+            Property::NoStaleAccess,
+            format!("cpu{cpu} reads a frame that is used for something else"),
+        );
+    }
+}
+
+fn spaces() -> &'static Spaces {
+    &extra().spaces[engine().this()]
+}
+
+/// The switch to a thread of that space, or of none.
+fn switch(space: Option<&'static Space>) {
+    let to = space.map_or(std::ptr::null(), std::ptr::from_ref);
+    let enabled = Explored::disable_interrupts();
+    // SAFETY: the world's spaces outlive its CPUs.
+    unsafe { spaces().switch::<Explored>(Explored::cpu(), to) };
+    lazy().set(u32::from(space.is_none()));
+    Explored::restore_interrupts(enabled);
+}
+
+fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
+    let phases = [Phase::NoBarrier, Phase::Run(action), Phase::NoBarrier];
+    world().rendezvous.run(&world().online, set, &phases)
+}
+
+/// CPU 1 has threads of two spaces and of none; CPU 0 takes the page away, uses its frame
+/// anew, and the tables when no thread uses the space any more.
+pub(crate) fn program(thread: usize) {
+    let [first, second] = &extra().space;
+    let over = &world().words[1];
+    if thread == 1 {
+        for to in [Some(first), None, Some(first), Some(second), Some(first)] {
+            switch(to);
+            if to.is_some_and(|to| std::ptr::eq(to, first)) {
+                use_page(true);
+            }
+        }
+        switch(None);
+        // Release: pairs with the Acquire below.
+        over.store(1, Ordering::Release);
+        use_page(false);
+        return;
+    }
+    // Release: as a page table's entry is written.
+    world().words[0].store(1, Ordering::Release);
+    note!("the page is unmapped");
+    let page = Forget::Page(0);
+    if let Err(error) = first.shootdown::<Explored, _>(page, spaces, tell) {
+        fail(Property::ExactlyOnce, format!("{error:?}"));
+    }
+    reused()[0].set(1);
+    note!("the frame is used anew");
+    // Acquire: pairs with the Release above.
+    while over.load(Ordering::Acquire) == 0 {
+        Explored::relax();
+    }
+    if let Err(error) = first.retire::<Explored, _>(0, spaces, tell) {
+        fail(Property::ExactlyOnce, format!("{error:?}"));
+    }
+    reused()[1].set(1);
+    note!("the tables are used anew");
+}
+
+/// No CPU counts as one that has the tables.
+pub(crate) fn at_rest() {
+    let [first, _] = &extra().space;
+    if first.active().contains(cpu(1)) || first.lazy().contains(cpu(1)) {
+        engine().fail_here(
+            Property::NoStaleAccess,
+            "a space that is retired counts as loaded".into(),
+        );
+    }
+}

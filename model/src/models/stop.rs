@@ -1,0 +1,226 @@
+//! Stopping CPUs, letting them go, and who panics first: `kcore::stop`.
+
+use std::cell::Cell;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::port::Port;
+use kcore::shim::Ordering;
+use kcore::stop::{Outcome, StopError};
+
+use super::{better_sections, cpu};
+use crate::bugs::Bug;
+use crate::engine::{self, Vector, engine, fail, halt_for_ever, note};
+use crate::port::{Explored, extra, has, world};
+use crate::violation::Property;
+
+/// Who has stopped others, as index plus one.
+fn stopper() -> &'static Cell<u32> {
+    &world().ghost[0]
+}
+
+/// Whether a CPU stands, as its stopper sees it.
+fn stands(cpu: usize) -> &'static Cell<u32> {
+    &world().ghost[4 + cpu]
+}
+
+/// Whether a CPU's TLB knows the page.
+fn tlb(cpu: usize) -> &'static Cell<u32> {
+    &world().ghost[8 + cpu]
+}
+
+/// Whether the frame is used for something else.
+fn reused() -> &'static Cell<u32> {
+    &world().ghost[12]
+}
+
+/// As kernel/src/smp/stop.rs.
+pub(crate) fn stop_here() {
+    let me = engine().this();
+    let resume = || {
+        if !has(Bug::StaleRestart) {
+            tlb(me).set(0);
+            note!("forgets its TLB");
+        }
+    };
+    match extra()
+        .stops
+        .stop_here(|| note!("is asked to stop"), resume)
+    {
+        Outcome::NotAsked => {}
+        Outcome::Resumed => note!("goes on"),
+        Outcome::ForGood => halt_for_ever(),
+    }
+}
+
+/// The same, for a wait.
+pub(crate) fn stop_if_asked() {
+    if !extra().stops.is_quiet() {
+        let enabled = Explored::disable_interrupts();
+        stop_here();
+        Explored::restore_interrupts(enabled);
+    }
+}
+
+/// Whether a CPU has stopped for good.
+pub(crate) fn is_for_good(number: usize) -> bool {
+    let state = engine().state.borrow();
+    let this = &state.cpus[number];
+    !this.enabled && this.rest == engine::Rest::Halted
+}
+
+/// Whether this CPU works, and may: a step of its own.
+fn work() {
+    engine::step(true, |_| ());
+    let me = engine().this();
+    if stands(me).get() != 0 {
+        fail(
+            Property::StoppedStands,
+            format!("cpu{me} is stopped, and works"),
+        );
+    }
+}
+
+/// Stops the CPUs of `set` but this one, does `meanwhile`, and lets them go; whether it did.
+fn stop(set: &CpuSet, vector: Vector, meanwhile: impl FnOnce()) -> bool {
+    let me = engine().this();
+    let send = |cpus: &CpuSet| {
+        cpus.each(|cpu| {
+            engine::send(cpu.index(), vector);
+            note!("sends {vector:?} to {cpu}");
+        });
+    };
+    let stopped = match extra().stops.stop(set, send) {
+        Ok(stopped) => stopped,
+        Err(StopError::Silent(cpus)) => {
+            note!("gives up {cpus}");
+            return false;
+        }
+        Err(error) => fail(Property::StoppedStands, format!("{error}")),
+    };
+    if stopper().replace(me as u32 + 1) != 0 {
+        fail(Property::StoppedStands, "two CPUs have stopped others");
+    }
+    let cpus = *stopped.cpus();
+    note!("{cpus} stand");
+    cpus.each(|cpu| stands(cpu.index()).set(1));
+    meanwhile();
+    cpus.each(|cpu| stands(cpu.index()).set(0));
+    stopper().set(0);
+    extra().stops.restart(&stopped);
+    true
+}
+
+pub(crate) fn soft(thread: usize) {
+    unmap(thread, Vector::Stop);
+}
+
+pub(crate) fn hard(thread: usize) {
+    unmap(thread, Vector::Nmi);
+}
+
+/// CPU 1 reads a page through its TLB; CPU 0 stops it, and takes the page away meanwhile. It
+/// tells nobody: who stands forgets everything when it goes on.
+fn unmap(thread: usize, vector: Vector) {
+    match thread {
+        0 => {
+            for round in 0..2 {
+                stop(&CpuSet::first_n(2), vector, || {
+                    if round == 0 {
+                        // Release: as a page table's entry is written.
+                        world().words[0].store(1, Ordering::Release);
+                        reused().set(1);
+                        note!("the page is unmapped, and its frame used anew");
+                    }
+                });
+            }
+        }
+        1 => {
+            reach();
+            reach();
+        }
+        _ => better_sections(),
+    }
+}
+
+/// One instruction that reads the page.
+fn reach() {
+    work();
+    let me = engine().this();
+    if tlb(me).get() == 0 {
+        // Relaxed: the walk of the CPU.
+        if world().words[0].load(Ordering::Relaxed) != 0 {
+            note!("a page fault");
+            return;
+        }
+        tlb(me).set(1);
+    }
+    note!("reads the page");
+    if reused().get() != 0 {
+        fail(
+            Property::NoStaleAccess,
+            format!("cpu{me} reads a frame that is used for something else"),
+        );
+    }
+}
+
+/// All CPUs stop all others, with interrupts off and by NMI or not.
+pub(crate) fn mutual(_: usize, deaf: bool, rounds: usize) {
+    for _ in 0..rounds {
+        let enabled = deaf && Explored::disable_interrupts();
+        stop(&CpuSet::first_n(engine().setup.cpus), Vector::Stop, work);
+        if deaf {
+            Explored::restore_interrupts(enabled);
+        }
+    }
+}
+
+/// CPU 1 takes no interrupt for a while; CPU 0 may not wait for that.
+pub(crate) fn silent(thread: usize) {
+    let both = CpuSet::first_n(2);
+    if thread == 0 {
+        for _ in 0..2 {
+            stop(&both, Vector::Stop, || ());
+        }
+        return;
+    }
+    let enabled = Explored::disable_interrupts();
+    work();
+    work();
+    Explored::restore_interrupts(enabled);
+    work();
+}
+
+/// CPUs 0 and 1 panic, CPU 2 works.
+pub(crate) fn panic(thread: usize) {
+    let me = cpu(thread);
+    if thread == 2 {
+        work();
+        work();
+        return;
+    }
+    Explored::disable_interrupts();
+    if !extra().stops.panics_first(me) {
+        let _for_good = extra().stops.for_good(me);
+        halt_for_ever();
+    }
+    stopper().update(|reporters| reporters + 1);
+    let others = CpuSet::first_n(3).difference(&CpuSet::single(me));
+    others.each(|cpu| engine::send(cpu.index(), Vector::Nmi));
+    let standing = |cpu: CpuId| extra().stops.is_stopped(cpu);
+    while !others.iter().all(standing) {
+        Explored::relax();
+    }
+    others.each(|cpu| stands(cpu.index()).set(1));
+    note!("reports");
+    halt_for_ever();
+}
+
+pub(crate) fn panic_at_rest() {
+    let reporters = stopper().get();
+    if reporters != 1 {
+        engine().fail_here(
+            Property::StoppedStands,
+            format!("{reporters} CPUs report a panic"),
+        );
+    }
+}
