@@ -273,6 +273,20 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
+        name: "rendezvous-one",
+        about: "2 CPUs call each other, and only each other, all 27 combinations of phases",
+        program: |thread| each_other(thread, 1),
+        phases: &ALL_PHASES,
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-one-tso",
+        about: "the same twice, action without barriers, x86-TSO",
+        memory: Memory::Tso,
+        program: |thread| each_other(thread, 2),
+        ..BASE
+    },
+    Model {
         name: "rendezvous-2x2",
         about: "2 CPUs, 2 initiators, 1 round, all 27 combinations of phases",
         program: |cpu| initiators(cpu, 2, 1),
@@ -738,6 +752,14 @@ fn initiators(thread: usize, initiators: usize, rounds: usize) {
     }
 }
 
+/// Each of two CPUs calls the other one, so many times.
+fn each_other(thread: usize, rounds: usize) {
+    for round in 0..rounds {
+        let set = CpuSet::single(cpu(1 - thread));
+        call(thread + 2 * round, &set, PHASES.get(), false);
+    }
+}
+
 // Where the ghost memory of call `id` is.
 const ALIVE: usize = 0;
 const SET: usize = 1;
@@ -775,7 +797,12 @@ fn call(id: usize, set: &CpuSet, kinds: [Kind; 3], lock: bool) {
         Kind::Run => Phase::Run(&callbacks[phase]),
     };
     let phases = [phase(0), phase(1), phase(2)];
-    if let Err(error) = world().rendezvous.run(&world().online, set, &phases) {
+    let (rendezvous, online) = (&world().rendezvous, &world().online);
+    let result = match set.iter().next() {
+        Some(cpu) if set.len() == 1 => rendezvous.run_on_one(online, cpu, &phases),
+        _ => rendezvous.run(online, set, &phases),
+    };
+    if let Err(error) = result {
         fail(Property::ExactlyOnce, format!("{error:?}"));
     }
     note!("the call returns");
