@@ -1,17 +1,22 @@
-//! `cargo xtask emitted`: what the compiler made of a critical section and of a spinlock.
+//! `cargo xtask emitted`: what the compiler made of a critical section, of a spinlock, and of
+//! the commands to the local APIC.
 //!
 //! The source says that entering a section is one unlocked addition, and leaving it one
 //! unlocked subtraction with a jump behind it (decision 4). What runs is the compiler's
 //! word, so this reads the release kernel's instructions and compares. The listing of the
 //! section stands in `docs/critical-sections.md` too, and is compared with what is there.
+//!
+//! No test can show a missing fence before an x2APIC command: QEMU's TCG orders all stores,
+//! and a PC loses the race too seldom. So each such command in the kernel is looked at.
 
 use std::fmt::Write as _;
 use std::fs;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
+    Register,
 };
-use object::{Object, ObjectSection, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::args::{Args, Word};
 use crate::cargo::KBENCH;
@@ -20,7 +25,8 @@ use crate::{image, paths, term};
 
 /// The help text of `cargo xtask emitted`.
 pub(crate) const HELP: &str = "\
-Check the instructions of critical_enter, critical_exit and the spinlock.
+Check the instructions of critical_enter, critical_exit and the spinlock, and that each
+x2APIC command stands behind its fences.
 
 Usage: cargo xtask emitted [--write]
 
@@ -53,7 +59,80 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     let spinlock = function(&bytes, "emitted_spinlock")?;
     judge("a critical section", &section, section_rules(&section))?;
     judge("a spinlock", &spinlock, spinlock_rules(&spinlock))?;
+    commands(&bytes)?;
     document(&listing(&section), write)
+}
+
+/// Judges every x2APIC command of the kernel.
+fn commands(elf: &[u8]) -> Result<()> {
+    let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what}"));
+    let file = object::File::parse(elf).map_err(|_| wrong("no ELF file"))?;
+    let functions = file.symbols().filter(|symbol| symbol.is_definition());
+    let functions = functions.filter(|symbol| symbol.kind() == SymbolKind::Text);
+    let mut count = 0;
+    for symbol in functions {
+        let (start, size) = (symbol.address(), symbol.size());
+        let bytes = file
+            .sections()
+            .find_map(|section| section.data_range(start, size).ok().flatten());
+        let bytes = bytes.unwrap_or_default();
+        let code: Vec<_> = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE)
+            .iter()
+            .collect();
+        count += x2apic_rules(&code).map_err(|(at, broken)| {
+            let name = symbol.name().unwrap_or("a function without a name");
+            let around = &code[at.saturating_sub(4)..code.len().min(at + 4)];
+            Error::failed(format!(
+                "an x2APIC command in {name}: {broken}\n{}",
+                listing(around)
+            ))
+            .hint("`command` in kernel/src/arch/x86_64/apic.rs says what it should be")
+        })?;
+    }
+    if count == 0 {
+        return Err(wrong("no x2APIC command"));
+    }
+    term::say(&format!("x2APIC commands: {count}, each behind its fences"));
+    Ok(())
+}
+
+/// Each WRMSR of the interrupt command register comes straight behind MFENCE and LFENCE,
+/// with no store and no jump in between. How many there are; or which instruction is wrong,
+/// and how.
+fn x2apic_rules(code: &[Instruction]) -> std::result::Result<usize, (usize, &'static str)> {
+    const COMMAND: u32 = 0x830;
+    let chooses = |one: &Instruction| {
+        one.mnemonic() == Mnemonic::Mov
+            && one.op0_register() == Register::ECX
+            && one.op1_kind() == OpKind::Immediate32
+            && one.immediate32() == COMMAND
+    };
+    let harmless = |one: &&Instruction| {
+        !matches!(one.op0_kind(), OpKind::Memory | OpKind::NearBranch64)
+            && !matches!(
+                one.mnemonic(),
+                Mnemonic::Ret | Mnemonic::Jmp | Mnemonic::Call | Mnemonic::Push
+            )
+    };
+    let mut count = 0;
+    for (at, _) in code.iter().enumerate().filter(|(_, one)| chooses(one)) {
+        let rest = code[at..].iter();
+        let length = rest.take_while(|one| one.mnemonic() != Mnemonic::Wrmsr && harmless(one));
+        let end = at + length.count();
+        if code.get(end).map(Instruction::mnemonic) != Some(Mnemonic::Wrmsr) {
+            return Err((at, "a store or a jump, and no WRMSR, follows"));
+        }
+        let before = code[..at].iter().rev();
+        let between = before.take_while(|one| one.mnemonic() != Mnemonic::Lfence && harmless(one));
+        let start = at - between.count();
+        let fences: Option<&[_; 2]> = code[..start].last_chunk();
+        let fences = fences.map(|[first, second]| (first.mnemonic(), second.mnemonic()));
+        if fences != Some((Mnemonic::Mfence, Mnemonic::Lfence)) {
+            return Err((at, "no MFENCE and LFENCE before it"));
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// The instructions of the function that the symbol names.
@@ -257,6 +336,32 @@ mod tests {
         assert!(spinlock_rules(&code(&[&ADD[..], &SUB, &JBE, &RET].concat())).is_err());
         let twice = [&[0xf0, 0x0f, 0xb1, 0x0f][..], &locked, &SUB, &JBE, &RET].concat();
         assert!(spinlock_rules(&code(&twice)).unwrap_err().contains("add"));
+    }
+
+    #[test]
+    fn a_command_without_its_fences_is_found() {
+        const MFENCE: &[u8] = &[0x0f, 0xae, 0xf0];
+        const LFENCE: &[u8] = &[0x0f, 0xae, 0xe8];
+        const CHOOSE: &[u8] = &[0xb9, 0x30, 0x08, 0, 0];
+        const OTHER: &[u8] = &[0xb9, 0x0b, 0x08, 0, 0];
+        const VECTOR: &[u8] = &[0xb8, 0xf3, 0x40, 0, 0];
+        const WRMSR: &[u8] = &[0x0f, 0x30];
+        // mov dword ptr [rdi], eax
+        const STORE: &[u8] = &[0x89, 0x07];
+        let rules = |parts: &[&[u8]]| x2apic_rules(&code(&parts.concat())).map_err(|(_, why)| why);
+        let fences = "no MFENCE and LFENCE before it";
+        assert_eq!(rules(&[MFENCE, LFENCE, CHOOSE, VECTOR, WRMSR]), Ok(1));
+        assert_eq!(
+            rules(&[MFENCE, LFENCE, VECTOR, CHOOSE, WRMSR, OTHER, WRMSR]),
+            Ok(1)
+        );
+        assert_eq!(rules(&[OTHER, VECTOR, WRMSR]), Ok(0));
+        assert_eq!(rules(&[CHOOSE, VECTOR, WRMSR]), Err(fences));
+        assert_eq!(rules(&[MFENCE, CHOOSE, VECTOR, WRMSR]), Err(fences));
+        assert_eq!(rules(&[LFENCE, CHOOSE, VECTOR, WRMSR]), Err(fences));
+        assert_eq!(rules(&[MFENCE, LFENCE, STORE, CHOOSE, WRMSR]), Err(fences));
+        assert!(rules(&[MFENCE, LFENCE, CHOOSE, STORE, WRMSR]).is_err());
+        assert!(rules(&[MFENCE, LFENCE, CHOOSE, &RET, WRMSR]).is_err());
     }
 
     #[test]
