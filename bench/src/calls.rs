@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, Ordering, spin_loop};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
 use kernel::arch::paging::{PAGE_SIZE, STACKS};
 use kernel::shootdown::shootdown;
@@ -21,8 +21,18 @@ const ROUNDS: u64 = 20;
 /// Until CPUs with nothing to do are halted, in nanoseconds.
 const UNTIL_HALTED: u64 = 5_000;
 
-/// Runs `measure` while every other CPU spins.
-fn busy(measure: impl FnOnce() -> Figures) -> Result<Figures, &'static str> {
+/// The rendezvous interrupts that all CPUs have taken.
+fn interrupts() -> u64 {
+    let blocks = online();
+    let blocks = blocks.iter().filter_map(pcpu::of);
+    // Relaxed: counts; the CPUs have taken what they were sent when a call is over.
+    blocks
+        .map(|block| block.rendezvous_interrupts.load(Ordering::Relaxed))
+        .sum()
+}
+
+/// The cost of one `operation` while every other CPU spins, and its interrupts.
+fn busy(operation: impl FnMut()) -> Result<Figures, &'static str> {
     let over = Arc::new(AtomicBool::new(false));
     let others = online().difference(&CpuSet::single(pcpu::this().id()));
     if others.is_empty() {
@@ -42,7 +52,11 @@ fn busy(measure: impl FnOnce() -> Figures) -> Result<Figures, &'static str> {
         })
         .collect();
     clock::delay(UNTIL_HALTED);
-    let figures = measure();
+    let before = interrupts();
+    let figures = of_batches(ROUNDS, 1, operation);
+    // The first batch is not among the samples.
+    let operations = (SAMPLES as u64 + 1) * ROUNDS;
+    let figures = figures.with_interrupts(interrupts() - before, operations);
     over.store(true, Ordering::Relaxed);
     spinners.into_iter().for_each(|spinner| spinner.join());
     Ok(figures)
@@ -56,7 +70,7 @@ fn full() {
 }
 
 pub(crate) fn full_busy() -> Result<Figures, &'static str> {
-    busy(|| of_batches(ROUNDS, 1, full))
+    busy(full)
 }
 
 pub(crate) fn full_idle() -> Result<Figures, &'static str> {
@@ -69,25 +83,80 @@ pub(crate) fn full_idle() -> Result<Figures, &'static str> {
         full();
         cpu::tsc() - start
     };
-    Ok(of_ticks((0..SAMPLES).map(once).collect()))
+    let before = interrupts();
+    let figures = of_ticks((0..SAMPLES).map(once).collect());
+    Ok(figures.with_interrupts(interrupts() - before, SAMPLES as u64))
+}
+
+/// `operation` on every CPU at the same time, over and over: the cost of each.
+fn at_once(operation: fn()) -> Result<Figures, &'static str> {
+    const SAMPLES: u64 = 51;
+    let others = online().difference(&CpuSet::single(pcpu::this().id()));
+    if others.is_empty() {
+        return Err("it takes two CPUs");
+    }
+    // Which sample is on, and how many CPUs have done their part of it.
+    let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let rounds = move || (0..ROUNDS).for_each(|_| operation());
+    let initiator = |cpu| {
+        let theirs = Arc::clone(&shared);
+        let body = move || {
+            for sample in 1..=SAMPLES {
+                // Acquire and Release, here and below: pair with each other.
+                while theirs.0.load(Ordering::Acquire) < sample {
+                    spin_loop();
+                }
+                rounds();
+                theirs.1.fetch_add(1, Ordering::Release);
+            }
+        };
+        Builder::new("calls").on(cpu).spawn(body).expect("a thread")
+    };
+    let threads: Vec<_> = others.iter().map(initiator).collect();
+    clock::delay(UNTIL_HALTED);
+    let operations = ROUNDS * online().len() as u64;
+    let before = interrupts();
+    let once = |sample| {
+        shared.1.store(0, Ordering::Relaxed);
+        let start = cpu::tsc();
+        shared.0.store(sample, Ordering::Release);
+        rounds();
+        while shared.1.load(Ordering::Acquire) < others.len() as u64 {
+            spin_loop();
+        }
+        (cpu::tsc() - start) * 100 / operations
+    };
+    let figures = Figures::of_hundredths((1..=SAMPLES).map(once).collect());
+    let figures = figures.with_interrupts(interrupts() - before, SAMPLES * operations);
+    threads.into_iter().for_each(|thread| thread.join());
+    Ok(figures)
+}
+
+/// The rendezvous with all barriers, by all CPUs.
+pub(crate) fn full_at_once() -> Result<Figures, &'static str> {
+    at_once(full)
+}
+
+/// An action on all CPUs, without barriers, by all CPUs.
+pub(crate) fn all_at_once() -> Result<Figures, &'static str> {
+    at_once(all)
 }
 
 /// An action on all CPUs, without barriers.
-pub(crate) fn all_busy() -> Result<Figures, &'static str> {
+fn all() {
     let nothing = |_: &IpiCtx| ();
     let (none, action) = (Phase::NoBarrier, Phase::Run(&nothing));
-    let call = || smp_rendezvous(none, action, none).expect("all CPUs answer");
-    busy(|| of_batches(ROUNDS, 1, call))
+    smp_rendezvous(none, action, none).expect("all CPUs answer");
+}
+
+pub(crate) fn all_busy() -> Result<Figures, &'static str> {
+    busy(all)
 }
 
 /// Lets all CPUs forget `pages` pages of the kernel's half, which need not be mapped.
 fn shootdown_busy(pages: u64) -> Result<Figures, &'static str> {
     let addresses = STACKS..STACKS + pages * PAGE_SIZE;
-    busy(|| {
-        of_batches(ROUNDS, 1, || {
-            shootdown(&addresses).expect("all CPUs answer");
-        })
-    })
+    busy(|| shootdown(&addresses).expect("all CPUs answer"))
 }
 
 /// One page.
@@ -103,6 +172,5 @@ pub(crate) fn shootdown_range_busy() -> Result<Figures, &'static str> {
 /// An action on one other CPU.
 pub(crate) fn one_busy() -> Result<Figures, &'static str> {
     let far = CpuId::new(1).expect("cpu1");
-    let call = || smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).expect("it answers");
-    busy(|| of_batches(ROUNDS, 1, call))
+    busy(|| smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).expect("it answers"))
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! tryst-bench 1
 //! clock 1000000000                     ticks of the time-stamp counter a second
-//! row NAME P50 MIN MAX SAMPLES         in ticks, per operation
+//! row NAME P50 MIN MAX SAMPLES [IPIS]  in ticks, per operation; interrupts per operation
 //! skip NAME REASON
 //! end rows=7
 //! ```
@@ -44,7 +44,7 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 /// A row by its name: its figures, or why this machine has none.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 17] = [
     ("empty_loop", || Ok(samples::empty_loop())),
     ("tsc_read", || Ok(samples::tsc_read())),
     ("critical_pair", || Ok(sections::critical_pair())),
@@ -57,6 +57,8 @@ const ROWS: [Row; 15] = [
     ("rendezvous_full_idle", calls::full_idle),
     ("call_all_busy", calls::all_busy),
     ("call_one_busy", calls::one_busy),
+    ("rendezvous_full_at_once", calls::full_at_once),
+    ("call_all_at_once", calls::all_at_once),
     ("shootdown_page_busy", calls::shootdown_page_busy),
     ("shootdown_range_busy", calls::shootdown_range_busy),
     ("boot_all_cpus", boot_all_cpus),

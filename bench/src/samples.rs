@@ -22,32 +22,48 @@ pub(crate) struct Figures {
     min: u64,
     max: u64,
     samples: usize,
+    /// Interrupts of other CPUs per operation, in hundredths, where that is of interest.
+    interrupts: Option<u64>,
 }
 
 impl Figures {
+    /// With how many `interrupts` were taken, in all, for so many operations.
+    pub(crate) fn with_interrupts(self, interrupts: u64, operations: u64) -> Self {
+        Self {
+            interrupts: Some((interrupts * 100 + operations / 2) / operations),
+            ..self
+        }
+    }
+
     /// Of something that happens once a boot.
     pub(crate) fn of_one(ticks: u64) -> Self {
         Self::of_hundredths([ticks * 100].into())
     }
 
-    fn of_hundredths(mut samples: Vec<u64>) -> Self {
+    /// Of samples in hundredths of a tick.
+    pub(crate) fn of_hundredths(mut samples: Vec<u64>) -> Self {
         samples.sort_unstable();
         Self {
             p50: samples[samples.len() / 2],
             min: samples[0],
             max: samples[samples.len() - 1],
             samples: samples.len(),
+            interrupts: None,
         }
     }
 }
 
-/// Median, least, most, and of how many samples.
+/// Median, least, most, of how many samples, and the interrupts per operation.
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for value in [self.p50, self.min, self.max] {
             write!(f, "{}.{:02} ", value / 100, value % 100)?;
         }
-        write!(f, "{}", self.samples)
+        write!(f, "{}", self.samples)?;
+        match self.interrupts {
+            Some(count) => write!(f, " {}.{:02}", count / 100, count % 100),
+            None => Ok(()),
+        }
     }
 }
 
