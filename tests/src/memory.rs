@@ -112,6 +112,14 @@ ktest! {
 }
 
 ktest! {
+    /// The same by 4 MiB, with less than 4 GiB of which a part is above, behind the hole
+    /// of the devices.
+    fn all_frames_are_distinct_3_gib() [qemu = "-m 3072", smp = "1..=4"] {
+        assert!(take_all_frames(1024) > 4 << 30);
+    }
+}
+
+ktest! {
     /// The same by 16 MiB, with memory above 4 GiB, which must be visible too.
     fn all_frames_are_distinct_8_gib() [qemu = "-m 8192", smp = "1..=4"] {
         assert!(take_all_frames(4096) > 4 << 30);

@@ -173,7 +173,7 @@ fn complaints<'a>(consoles: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 /// The lines of a console that tell most about its end: from a little before
-/// the panic on, else the last ones.
+/// the panic on, else the last ones; and of those before them the warnings and errors.
 fn excerpt(console: &str) -> Vec<String> {
     let lines: Vec<&str> = console.lines().collect();
     let tail = lines.len().saturating_sub(EXCERPT);
@@ -183,10 +183,12 @@ fn excerpt(console: &str) -> Vec<String> {
     let first = panic.map_or(tail, |line| tail.min(line.saturating_sub(BEFORE_PANIC)));
     let last = lines.len().min(first + EXCERPT);
     let more = |count: usize, word: &str| (count > 0).then(|| format!("... {count} {word}"));
-    let shown = lines[first..last].iter().map(ToString::to_string);
-    let before = more(first, "lines before").into_iter();
-    before
-        .chain(shown)
+    let loud = |line: &&&str| line.contains("][WARN ] ") || line.contains("][ERROR] ");
+    let before: Vec<&&str> = lines[..first].iter().filter(loud).collect();
+    let shown = before.iter().copied().chain(&lines[first..last]);
+    more(first - before.len(), "lines before")
+        .into_iter()
+        .chain(shown.map(ToString::to_string))
         .chain(more(lines.len() - last, "more lines"))
         .collect()
 }
@@ -252,6 +254,9 @@ mod tests {
         );
         assert_eq!(shown.last().map(String::as_str), Some("... 43 more lines"));
         assert_eq!(excerpt("one\n"), ["one"]);
+        let loud = "[    2.021970][cpu0][ERROR] smp: CPU with APIC id 63: no answer";
+        let shown = excerpt(&quiet.replace("line 7\n", &format!("{loud}\n")));
+        assert_eq!(shown[..3], ["... 59 lines before", loud, "line 60"]);
     }
 
     #[test]
