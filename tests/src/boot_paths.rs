@@ -38,6 +38,22 @@ ktest! {
 }
 
 ktest! {
+    /// A CPU that cannot run the kernel is told so, by the entry itself.
+    fn no_long_mode() [
+        qemu = "-cpu qemu32", expect = "panic",
+        console = "Tryst needs a CPU with long mode and the no-execute bit",
+    ] {}
+}
+
+ktest! {
+    /// So is one that would run it, and could not keep it from running data.
+    fn no_execute_bit() [
+        qemu = "-cpu qemu64,-nx", expect = "panic",
+        console = "Tryst needs a CPU with long mode and the no-execute bit",
+    ] {}
+}
+
+ktest! {
     /// Every word of the command line that means nothing is named.
     fn bad_command_line() [
         append = "nonsense foo=1 seed=twelve log=smp=loud bug=unheard-of",
