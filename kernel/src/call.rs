@@ -130,6 +130,7 @@ impl Token {
                 return self.late();
             }
         }
+        Machine::spin_ends();
         let missed = self.cpus_where(|state| state != CallState::Done);
         match missed.iter().next() {
             None => Ok(()),
@@ -159,6 +160,7 @@ impl Drop for Token {
         while !self.is_over() {
             Machine::relax();
         }
+        Machine::spin_ends();
         // SAFETY: from a box, and all calls are over: no CPU uses them any more.
         drop(unsafe { Box::from_raw(self.calls.as_ptr()) });
         // SAFETY: from a box, and nobody has a reference but the calls, which are gone.

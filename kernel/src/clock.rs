@@ -236,6 +236,8 @@ fn arm_earlier(here: &Pcpu, deadline: u64) {
     };
     // Relaxed: as in `arm`.
     here.armed.store(deadline, Ordering::Relaxed);
+    #[cfg(feature = "ktest")]
+    let deadline = crate::ktest::faults::deadline(deadline);
     if timer.has_deadline {
         apic::timer_deadline(deadline);
     } else {

@@ -141,6 +141,13 @@ impl Port for Machine {
     #[inline]
     fn relax() {
         spin_loop();
+        #[cfg(feature = "ktest")]
+        crate::ktest::faults::send_late();
+    }
+
+    #[cfg(feature = "ktest")]
+    fn spin_ends() {
+        crate::ktest::faults::spin_ends();
     }
 
     #[inline]

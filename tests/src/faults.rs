@@ -3,13 +3,24 @@
 
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicBool, Ordering};
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kcore::stop::StopError;
+use kcore::thread::Priority;
 use kernel::arch::paging::{Access, MapError};
-use kernel::ktest::faults::failing;
+use kernel::arch::{apic, cpu, vector};
+use kernel::call::{Call, CallState, smp_call_post};
+use kernel::ktest::faults::{failing, left_to_lose, lose, struck};
+use kernel::smp::{self, online, watchdog};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::vspace::VSpace;
 use kernel::waitq::WaitQueue;
-use kernel::{globals, ktest, mem};
+use kernel::{clock, globals, ktest, mem, pcpu, sched};
+
+use crate::rendezvous::storm;
+use crate::soak::soak;
+use crate::stress::stress;
 
 /// Bytes of the heap and of frames that are in use, in this order.
 fn in_use() -> (usize, u64) {
@@ -113,5 +124,259 @@ ktest! {
         assert_eq!(in_use(), before);
         // SAFETY: taken above; the space is gone.
         unsafe { mem::free_frames(frame, 1) };
+    }
+}
+
+/// What meets in the heart, all at once; the fault has happened at least so often then.
+fn everything(at_least: u64) {
+    storm(1);
+    soak(2);
+    log::info!("the fault has struck {} times", struck());
+    assert!(struck() >= at_least, "only {} times", struck());
+}
+
+ktest! {
+    /// Who has waited for another CPU, at a barrier, for a lock, for a stop, goes on late.
+    fn late_out_of_every_spin() [smp = "2..=8", append = "bug=fault-spin-delays"] { everything(2000); }
+}
+
+ktest! {
+    /// The same with FreeBSD's heart.
+    fn late_out_of_every_spin_freebsd() [
+        smp = "4", append = "bug=fault-spin-delays heart=freebsd",
+    ] { everything(2000); }
+}
+
+ktest! {
+    /// Every IPI comes again: what it asks for is done once.
+    fn doubled_ipis() [smp = "2..=8", append = "bug=fault-double-ipis"] {
+        everything(2000);
+        // What came for nothing.
+        assert!(watchdog::strays() > 0);
+    }
+}
+
+ktest! {
+    /// NMIs on every CPU all the time, with their own critical sections on top of all others'.
+    fn nmi_storm() [smp = "2..=8", append = "bug=fault-nmi-storm"] { everything(5000); }
+}
+
+ktest! {
+    /// The same with FreeBSD's heart.
+    fn nmi_storm_freebsd() [
+        smp = "4", append = "bug=fault-nmi-storm heart=freebsd",
+    ] { everything(5000); }
+}
+
+ktest! {
+    /// Timers that interrupt as soon as they are armed, with nothing to do, and are armed again.
+    fn timer_storm() [smp = "4", append = "bug=fault-timer-storm"] {
+        stress(2);
+        everything(5000);
+    }
+}
+
+fn cpu1() -> CpuId {
+    CpuId::new(1).unwrap()
+}
+
+ktest! {
+    /// A call whose IPI is lost ends, and names who has not come; the next call is answered.
+    fn lost_rendezvous() [
+        smp = "4", console = "rendezvous: CPUs 1 did not come to setup in time",
+        console = "cpu1: interrupts are on",
+    ] {
+        let ran = AtomicU64::new(0);
+        let action = |_: &IpiCtx| {
+            ran.fetch_add(1, Ordering::Relaxed);
+        };
+        lose(vector::RENDEZVOUS, 1);
+        let result = smp::smp_rendezvous_cpu(cpu1(), &action);
+        let Err(RendezvousError::Timeout { silent, .. }) = result else { panic!("{result:?}") };
+        assert_eq!((silent, left_to_lose()), (CpuSet::single(cpu1()), 0));
+        smp::smp_rendezvous_cpu(cpu1(), &action).unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
+        // To all others, by one command.
+        lose(vector::RENDEZVOUS, 1);
+        let all = || smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier);
+        let result = all();
+        let Err(RendezvousError::Timeout { silent, .. }) = result else { panic!("{result:?}") };
+        assert_eq!(silent, online().difference(&CpuSet::single(CpuId::BOOT)));
+        all().unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 1 + online().len() as u64);
+    }
+}
+
+ktest! {
+    /// So does a stop.
+    fn lost_stop() [smp = "4"] {
+        let set = CpuSet::single(cpu1());
+        lose(vector::STOP, 1);
+        assert_eq!(smp::stop_cpus(&set).unwrap_err(), StopError::Silent(set));
+        smp::restart_cpus(smp::stop_cpus(&set).unwrap());
+    }
+}
+
+ktest! {
+    /// A preemption whose IPI is lost happens at the end of the time slice at the latest. Until
+    /// the IPI is sent again, no other one by the bitmap is: the watchdog finds that.
+    fn lost_preemption() [
+        smp = "2..=8", console = "cpu1: IPIs 0x1 were sent and do not come; sent again",
+    ] {
+        static RAN: AtomicBool = AtomicBool::new(false);
+        static BUSY: AtomicBool = AtomicBool::new(false);
+        let busy = Builder::new("busy").on(cpu1()).spawn(|| {
+            BUSY.store(true, Ordering::Release);
+            while !RAN.load(Ordering::Acquire) {
+                spin_loop();
+            }
+        });
+        while !BUSY.load(Ordering::Acquire) {
+            spin_loop();
+        }
+        lose(vector::IPI, 1);
+        let better = Builder::new("better").on(cpu1()).priority(Priority::HIGHEST);
+        let better = better.spawn(|| RAN.store(true, Ordering::Release));
+        better.expect("a thread").join();
+        busy.expect("a thread").join();
+        assert_eq!(left_to_lose(), 0);
+        assert_eq!(watchdog::find_lost(), CpuSet::single(cpu1()));
+        assert_eq!(watchdog::find_lost(), CpuSet::EMPTY);
+    }
+}
+
+/// Waits until the watchdog has sent again what was lost. What it was for may have happened
+/// before, by a timer.
+fn wait_for_lost_ipis() {
+    let asked = || {
+        online()
+            .iter()
+            .filter_map(pcpu::of)
+            .any(|block| block.ipis.asked() != 0)
+    };
+    while asked() {
+        spin_loop();
+    }
+}
+
+ktest! {
+    /// A CPU that rests, and whose wakeup is lost, would rest for ever: so would a call to it
+    /// that nobody waits for.
+    fn lost_wakeup() [smp = "2..=8", console = "were sent and do not come; sent again"] {
+        static CALL: Call = Call::new(&|_: &IpiCtx| ());
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let watchdog = watchdog::start(10_000_000, |deaf| {
+            assert!(deaf.is_empty());
+            !OVER.load(Ordering::Relaxed)
+        });
+        while left_to_lose() == 0 {
+            // It may be on its way to rest, and then it needs none.
+            clock::delay(1_000_000);
+            lose(vector::IPI, 1);
+            smp_call_post(cpu1(), &CALL).unwrap();
+            if left_to_lose() == 0 {
+                break;
+            }
+            while CALL.state() != CallState::Done {
+                spin_loop();
+            }
+            lose(vector::IPI, 0);
+        }
+        wait_for_lost_ipis();
+        OVER.store(true, Ordering::Relaxed);
+        watchdog.expect("a thread").join();
+        assert_eq!(CALL.state(), CallState::Done);
+    }
+}
+
+ktest! {
+    /// Who waits until every CPU has left its critical section does not wait for ever.
+    fn lost_quiesce() [smp = "2..=8", console = "were sent and do not come; sent again"] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let watchdog = watchdog::start(10_000_000, |_| !OVER.load(Ordering::Relaxed));
+        // So that it needs an interrupt.
+        let busy = Builder::new("busy").on(cpu1()).spawn(|| {
+            while !OVER.load(Ordering::Relaxed) {
+                spin_loop();
+            }
+        });
+        clock::delay(5_000_000);
+        while left_to_lose() == 0 {
+            lose(vector::IPI, 1);
+            smp::quiesce_all_critical();
+            if left_to_lose() == 0 {
+                break;
+            }
+        }
+        wait_for_lost_ipis();
+        OVER.store(true, Ordering::Relaxed);
+        watchdog.expect("a thread").join();
+        busy.expect("a thread").join();
+    }
+}
+
+static FROZEN: AtomicBool = AtomicBool::new(false);
+
+/// Halts with interrupts off, until an NMI comes after it is over.
+#[inline(never)]
+fn frozen() {
+    cpu::disable_interrupts();
+    FROZEN.store(true, Ordering::Release);
+    while FROZEN.load(Ordering::Acquire) {
+        x86_64::instructions::hlt();
+    }
+    cpu::enable_interrupts();
+}
+
+ktest! {
+    /// A CPU that has halted for good is named by all that asks it, with where it stands, and the
+    /// others go on.
+    fn frozen_cpu() [
+        smp = "4", console = "cpu1: interrupts are off", console = "ktest::faults::frozen",
+    ] {
+        let thread = Builder::new("frozen").on(cpu1()).spawn(frozen).expect("a thread");
+        while !FROZEN.load(Ordering::Acquire) {
+            spin_loop();
+        }
+        let set = CpuSet::single(cpu1());
+        assert_eq!(watchdog::find_deaf(), set);
+        assert_eq!(smp::stop_cpus(&set).unwrap_err(), StopError::Silent(set));
+        smp::restart_cpus(smp::stop_cpus_hard(&set).expect("an NMI reaches it"));
+        for cpu in online().iter().filter(|&cpu| cpu != cpu1()) {
+            Builder::new("others").on(cpu).spawn(|| ()).expect("a thread").join();
+            smp::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()).unwrap();
+        }
+        FROZEN.store(false, Ordering::Release);
+        pcpu::of(cpu1()).unwrap().send_nmi();
+        thread.join();
+        assert_eq!(watchdog::find_deaf(), CpuSet::EMPTY);
+    }
+}
+
+ktest! {
+    /// By each vector where only spurious interrupts come, on every CPU: each is counted, none
+    /// stays in service, and the watchdog tells. (One that nothing uses at all is a panic:
+    /// `apic::unused_vector`.)
+    fn spurious_vectors() [console = "interrupts came that nobody asked for"] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let watchdog = watchdog::start(1_000_000, |_| !OVER.load(Ordering::Relaxed));
+        for cpu in &online() {
+            let body = || {
+                let count = || pcpu::this().stray_interrupts.load(Ordering::Relaxed);
+                for number in (vector::PIC_BASE..=vector::PIC_LAST).chain([vector::SPURIOUS]) {
+                    let before = count();
+                    apic::send(apic::id(), number);
+                    while count() == before {
+                        spin_loop();
+                    }
+                    assert_eq!((count(), apic::in_service()), (before + 1, None));
+                }
+            };
+            Builder::new("spurious").on(cpu).spawn(body).expect("a thread").join();
+        }
+        assert_eq!(watchdog::strays(), 17 * online().len() as u64);
+        sched::sleep_for(20_000_000);
+        OVER.store(true, Ordering::Relaxed);
+        watchdog.expect("a thread").join();
     }
 }

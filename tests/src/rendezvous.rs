@@ -329,7 +329,7 @@ ktest! {
 }
 
 /// All CPUs call random sets with random phases and shoot down pages, for so many seconds.
-fn storm(seconds: u64) {
+pub(crate) fn storm(seconds: u64) {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let end = kernel::clock::since_entry() + seconds * 1_000_000_000;
     let body = move |cpu: CpuId| {

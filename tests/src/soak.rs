@@ -233,7 +233,7 @@ fn come_and_go(cpus: &CpuSet, end: u64) {
 }
 
 /// All of it, for so many seconds of guest time.
-fn soak(seconds: u64) {
+pub(crate) fn soak(seconds: u64) {
     let cpus = online();
     let end = clock::since_entry() + seconds * 1_000_000_000;
     let space = Arc::new(VSpace::new().expect("an address space"));

@@ -19,7 +19,7 @@ pub(crate) fn random(state: &mut u64) -> u64 {
 
 /// Threads that sleep, wake each other, preempt, yield, spin in critical sections, meet
 /// in rendezvous, start and join, at random, for so many seconds of guest time.
-fn stress(seconds: u64) {
+pub(crate) fn stress(seconds: u64) {
     static QUEUES: [WaitQueue; 8] = [const { WaitQueue::new() }; 8];
     static DONE: AtomicU64 = AtomicU64::new(0);
     let end = clock::since_entry() + seconds * 1_000_000_000;

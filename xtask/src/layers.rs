@@ -101,6 +101,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "a started CPU goes on there",
     ),
     (
+        "kernel::arch::x86_64::apic",
+        "kernel::ktest",
+        "a test may lose an IPI",
+    ),
+    (
         "kernel::arch::x86_64::trap",
         "kernel::trap",
         "every trap is handed over there",

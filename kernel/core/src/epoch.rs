@@ -243,6 +243,7 @@ impl<P: Port> Epoch<P> {
         while self.oldest() < epoch {
             P::relax();
         }
+        P::spin_ends();
         Ok(())
     }
 

@@ -48,6 +48,7 @@ pub fn leave<P: Port>(
     while is_called() {
         P::relax();
     }
+    P::spin_ends();
 }
 
 #[cfg(test)]

@@ -85,6 +85,15 @@ impl Ipis {
         self.0.load(Ordering::Relaxed) == POLLING
     }
 
+    /// What is asked for and has not been taken, if the CPU does not poll, and so is
+    /// interrupted for it: a snapshot.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        // Relaxed: for who looks whether an interrupt is late.
+        let word = self.0.load(Ordering::Relaxed);
+        if word & POLLING == 0 { word } else { 0 }
+    }
+
     /// Where the word is, for a CPU that watches it.
     #[must_use]
     pub fn address(&self) -> *const u32 {
@@ -115,6 +124,7 @@ mod tests {
         let ipis = Ipis::new();
         assert!(ipis.poll());
         assert!(!ipis.post(1));
+        assert_eq!(ipis.asked(), 0, "it looks by itself");
         assert_eq!(ipis.end_polling(), 1);
         assert!(!ipis.is_polling());
         // An interrupt has ended it before, and somebody has asked, and not sent yet.
@@ -132,7 +142,9 @@ mod tests {
         assert!(ipis.post(1));
         assert!(!ipis.post(2));
         assert!(!ipis.post(1));
+        assert_eq!(ipis.asked(), 3);
         assert_eq!(ipis.take(), 3);
+        assert_eq!(ipis.asked(), 0);
         assert_eq!(ipis.take(), 0);
         assert!(ipis.post(2), "after the step it takes another interrupt");
     }

@@ -115,6 +115,11 @@ pub trait Port: Preempt + 'static {
     /// One turn of a spin loop: tells the CPU, or lets a model run another one.
     fn relax();
 
+    /// A loop that waited for another CPU has ended, and what it waited for is acted upon
+    /// next: where a CPU may be late as long as it likes. For tests.
+    #[inline(always)]
+    fn spin_ends() {}
+
     /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt.

@@ -526,6 +526,7 @@ impl<P: Port> Rendezvous<P> {
                 TooLong::GiveUp => return false,
             }
         }
+        P::spin_ends();
         true
     }
 
@@ -566,6 +567,11 @@ impl<P: Port> Rendezvous<P> {
                 silent.insert(cpu);
                 leave(slot);
             }
+        }
+        // If the interrupt was lost, nobody would send another as long as it is taken to be
+        // on its way (`posted`), and the CPU would be silent for ever.
+        if !silent.is_empty() {
+            P::send_rendezvous(silent);
         }
         // Those who have begun come to the end of what is open, and find that it is over.
         self.wait_for_others(slot, context, false);
@@ -610,6 +616,7 @@ impl<P: Port> Rendezvous<P> {
             slot.driving.store(held, Ordering::Relaxed);
             drop(off);
             if !held {
+                P::spin_ends();
                 return;
             }
             P::relax();
@@ -637,6 +644,7 @@ impl<P: Port> Rendezvous<P> {
                 any = true;
             }
             if drives || !slot.is_held() {
+                P::spin_ends();
                 return any;
             }
             P::relax();
@@ -695,6 +703,7 @@ impl<P: Port> Rendezvous<P> {
                 at += 1;
                 continue;
             }
+            P::spin_ends();
             if open <= ALL {
                 run_phases(slot, self.call(caller), from..open, context, initiator);
             }

@@ -204,6 +204,7 @@ impl<P: Port> Raw<P> {
                     Line(site)
                 );
             }
+            P::spin_ends();
             spinlock_enter::<P>();
             if self.take() {
                 return;

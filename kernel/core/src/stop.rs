@@ -189,6 +189,7 @@ impl<P: Port> Stops<P> {
         loop {
             let silent: CpuSet = asked.iter().filter(|&cpu| !self.is_stopped(cpu)).collect();
             if silent.is_empty() {
+                P::spin_ends();
                 return Ok(Stopped {
                     cpus: asked,
                     enabled,
@@ -220,6 +221,7 @@ impl<P: Port> Stops<P> {
                 self.stopper
                     .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
             if found.is_ok() || found == Err(mark) {
+                P::spin_ends();
                 break enabled;
             }
             P::restore_interrupts(enabled);
@@ -252,6 +254,7 @@ impl<P: Port> Stops<P> {
             P::stop_if_asked();
             P::relax();
         }
+        P::spin_ends();
         let depth = self.depth.load(Ordering::Relaxed) - 1;
         self.depth.store(depth, Ordering::Relaxed);
         if depth == 0 {
@@ -288,6 +291,7 @@ impl<P: Port> Stops<P> {
             }
             P::relax();
         }
+        P::spin_ends();
         if self.panicking().is_some() {
             return self.for_good(me);
         }

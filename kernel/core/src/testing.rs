@@ -34,6 +34,7 @@ thread_local! {
     static STOP: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
     static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+    static LOSES: Cell<u32> = const { Cell::new(0) };
 }
 
 pub(crate) struct HostPort;
@@ -104,6 +105,11 @@ impl HostPort {
             Err(reason) if reason.is::<ForGood>() => None,
             Err(reason) => resume_unwind(reason),
         }
+    }
+
+    /// The next `count` times that this CPU sends rendezvous interrupts, they are lost.
+    pub(crate) fn lose(count: u32) {
+        LOSES.set(count);
     }
 
     /// Waits until every CPU has its handler.
@@ -203,6 +209,9 @@ impl Port for HostPort {
     }
 
     fn send_rendezvous(targets: CpuSet) {
+        if LOSES.get() > 0 {
+            return LOSES.set(LOSES.get() - 1);
+        }
         let machine = here(|here| Arc::clone(&here.machine));
         for cpu in &targets {
             machine.pending[cpu.index()].store(1, Ordering::SeqCst);

@@ -55,6 +55,10 @@ pub enum Bug {
     DeafInitiator,
     IdleFence,
     BootStackOverflow,
+    FaultSpinDelays,
+    FaultDoubleIpis,
+    FaultNmiStorm,
+    FaultTimerStorm,
 }
 
 /// Every bug by its name on the command line, and what it does.
@@ -248,6 +252,26 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::BootStackOverflow,
         "boot-stack-overflow",
         "the boot never returns from a call while it is on its first stack",
+    ),
+    (
+        Bug::FaultSpinDelays,
+        "fault-spin-delays",
+        "a CPU that has waited for another one goes on late, at random",
+    ),
+    (
+        Bug::FaultDoubleIpis,
+        "fault-double-ipis",
+        "every IPI is sent twice",
+    ),
+    (
+        Bug::FaultNmiStorm,
+        "fault-nmi-storm",
+        "all CPUs get NMIs all the time",
+    ),
+    (
+        Bug::FaultTimerStorm,
+        "fault-timer-storm",
+        "a timer that is armed interrupts as soon as it can, and so again",
     ),
 ];
 

@@ -59,6 +59,7 @@ pub fn quiesce_all_critical() {
         while sched::payments(block) == before && online().contains(block.id()) {
             Machine::relax();
         }
+        Machine::spin_ends();
     }
     me.unpin();
 }

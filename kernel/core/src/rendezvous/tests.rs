@@ -437,3 +437,27 @@ fn a_silent_cpu_is_given_up() {
     });
     assert_eq!(ran.map(AtomicU32::into_inner), [1, 0, 1]);
 }
+
+#[test]
+fn a_lost_interrupt_is_reported_and_the_next_call_is_answered() {
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let online = first_n(2);
+    let ran = AtomicU32::new(0);
+    on_all(&rendezvous, 2, |index| {
+        if index == 0 {
+            let note = |_: &IpiCtx| {
+                ran.fetch_add(1, Ordering::Relaxed);
+            };
+            let phases = [Phase::NoBarrier, Phase::Run(&note), Phase::NoBarrier];
+            HostPort::lose(1);
+            let result = rendezvous.run(&online, &CpuSet::single(cpu(1)), &phases);
+            let Err(RendezvousError::Timeout { silent, .. }) = result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(silent, CpuSet::single(cpu(1)));
+            assert_eq!(ran.load(Ordering::Relaxed), 0);
+            let result = rendezvous.run(&online, &CpuSet::single(cpu(1)), &phases);
+            assert_eq!((result, ran.load(Ordering::Relaxed)), (Ok(()), 1));
+        }
+    });
+}

@@ -214,14 +214,24 @@ pub fn take_errors() -> u32 {
 /// x2APIC command (its MSR write may overtake stores: SDM vol. 3, 11.12.3), and
 /// the uncached store of an xAPIC command.
 pub fn send(to: u32, vector: u8) {
-    command(to, u32::from(vector) | LEVEL_ASSERT);
+    send_by(to, u32::from(vector) | LEVEL_ASSERT);
 }
 
 /// As [`send`], to every CPU of the machine but this one, by one command. One that was
 /// left out of the boot gets it too, and does not take it: it waits for its start-up IPI,
 /// or is parked with interrupts off.
 pub fn send_to_all_others(vector: u8) {
-    command(0, u32::from(vector) | LEVEL_ASSERT | ALL_BUT_SELF);
+    send_by(0, u32::from(vector) | LEVEL_ASSERT | ALL_BUT_SELF);
+}
+
+/// Gives the command for an IPI; in the test image it may be lost, or come again later.
+#[inline]
+fn send_by(to: u32, low: u32) {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::faults::is_lost(to, low) {
+        return;
+    }
+    command(to, low);
 }
 
 /// Sends an NMI to the CPU with APIC id `to`.
@@ -239,6 +249,12 @@ pub fn send_init(to: u32) {
 pub fn send_startup(to: u32, page: u64) {
     debug_assert!(page < 0x10_0000 && page.is_multiple_of(0x1000));
     command(to, DELIVERY_STARTUP | LEVEL_ASSERT | (page >> 12) as u32);
+}
+
+/// Sends again what was sent: of a test.
+#[cfg(feature = "ktest")]
+pub(crate) fn send_again(to: u32, low: u32) {
+    command(to, low);
 }
 
 /// Writes the interrupt command register. The two halves of the xAPIC's must
