@@ -1,13 +1,12 @@
 //! The PVH entry: from 32-bit protected mode to `_start`.
 //!
-//! PVH (the Xen HVM direct boot ABI, `xen/include/public/arch-x86/hvm/start_info.h`)
-//! enters with paging off, flat 32-bit segments, interrupts off and in EBX the
-//! physical address of a `start_info`. `pvh_start` builds page tables for the
-//! first 4 GiB (RAM the boot needs, and the hole with the APICs), at three
-//! places: at 0 because paging is turned on while running there, at
-//! [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the
-//! image is linked; the page below each of the boot's stacks is in none. `pvh_main` then copies what start_info points to, before
-//! anything can hand out the frames that it lies in.
+//! PVH (the Xen HVM direct boot ABI, `xen/include/public/arch-x86/hvm/start_info.h`) enters
+//! with paging off, flat 32-bit segments, interrupts off and in EBX the physical address of a
+//! `start_info`. `pvh_start` builds page tables for the first 4 GiB (RAM the boot needs, and
+//! the hole with the APICs), at three places: at 0 because paging is turned on while running
+//! there, at [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the image
+//! is linked; the page below each of the boot's stacks is in none. `pvh_main` then copies what
+//! start_info points to, before anything can hand out the frames that it lies in.
 //!
 //! The memory map marks neither the kernel image nor the module as in use, so
 //! they are carved out of it here.

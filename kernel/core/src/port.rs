@@ -1,7 +1,8 @@
 //! What the algorithms need of the machine.
 //!
-//! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The functions have no `self`: a port is a type,
-//! and what state a host port needs it keeps per thread.
+//! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The
+//! functions have no `self`: a port is a type, and what state a host port needs it keeps per
+//! thread.
 
 use core::fmt;
 use core::marker::PhantomData;

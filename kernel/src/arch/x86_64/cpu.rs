@@ -54,9 +54,10 @@ pub fn protect() -> Protections {
         wanted.insert(Cr4Flags::PCID);
         paging::tags_are_on();
     }
-    // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64) and
-    // the paging mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the kernel is a user page, so SMEP and SMAP forbid
-    // nothing it does, and it uses none of what is turned off.
+    // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64) and the
+    // paging mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the
+    // kernel is a user page, so SMEP and SMAP forbid nothing it does, and it uses none of what
+    // is turned off.
     unsafe { Cr4::write_raw(wanted.bits()) };
     protections
 }

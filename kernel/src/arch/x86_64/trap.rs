@@ -6,14 +6,16 @@
 //! and RBP, as a function does, so that a backtrace walks from the handler into the
 //! interrupted code.
 //!
-//! Interrupts are many, and nobody looks at their registers, but for the stop interrupt's: `interrupt_common` saves those
-//! that a call may change, and the others are saved by whoever uses them. There RBP, pushed
-//! first, and what the CPU pushed last, RIP, are the frame to walk through. The rendezvous,
-//! which other CPUs wait for, has a way of its own: it need not be told from others.
+//! Interrupts are many, and nobody looks at their registers, but for the stop interrupt's:
+//! `interrupt_common` saves those that a call may change, and the others are saved by whoever
+//! uses them. There RBP, pushed first, and what the CPU pushed last, RIP, are the frame to
+//! walk through. The rendezvous, which other CPUs wait for, has a way of its own: it need not
+//! be told from others.
 
 use core::arch::global_asm;
 
-/// The registers of the code that an exception or NMI came to, as `trap_common` and the CPU pushed them.
+/// The registers of the code that an exception or NMI came to, as `trap_common` and the CPU
+/// pushed them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the registers' names say it all")]

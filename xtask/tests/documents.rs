@@ -1,0 +1,128 @@
+//! The documents against the tree: what they name is there, and what must be named is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The pages, from the root.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![
+        "README.md".into(),
+        "CONTRIBUTING.md".into(),
+        "CHANGELOG.md".into(),
+    ];
+    for folder in ["docs", "docs/decisions"] {
+        let entries = fs::read_dir(root().join(folder)).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        pages.extend(names.map(|name| Path::new(folder).join(name)));
+    }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    pages
+}
+
+/// What stands between `open` and `close`, from each `open` on.
+fn between<'a>(text: &'a str, open: &str, close: char) -> Vec<&'a str> {
+    let parts = text.split(open).skip(1);
+    parts
+        .filter_map(|part| Some(part.split_once(close)?.0))
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for page in pages() {
+        let folder = page.parent().expect("a page is in a folder");
+        for link in between(&read(&page), "](", ')') {
+            let file = link.split('#').next().unwrap_or(link);
+            if !link.contains("://") && !file.is_empty() {
+                assert!(
+                    root().join(folder).join(file).exists(),
+                    "{}: {link}",
+                    page.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_summary_has_every_page() {
+    let summary = read("docs/SUMMARY.md");
+    let listed: BTreeSet<PathBuf> = between(&summary, "](", ')')
+        .into_iter()
+        .map(|link| match link.strip_prefix("../") {
+            Some(above) => above.into(),
+            None => Path::new("docs").join(link),
+        })
+        .collect();
+    let mut all: BTreeSet<PathBuf> = pages().into_iter().collect();
+    all.remove(Path::new("docs/SUMMARY.md"));
+    assert_eq!(listed, all);
+}
+
+#[test]
+fn the_readme_names_files_that_are_there() {
+    let folders = [
+        "",
+        "boot/src",
+        "kernel",
+        "kernel/src",
+        "kernel/core/src",
+        "kernel/src/mem",
+        "kernel/src/smp",
+        "kernel/src/arch/x86_64",
+        "kernel/src/sched",
+    ];
+    let readme = read("README.md");
+    let order = between(&readme, "## Reading order", '#')[0];
+    let files: Vec<&str> = order.split('`').skip(1).step_by(2).collect();
+    let files = files
+        .iter()
+        .filter(|name| name.contains(".rs") || name.ends_with('/'));
+    let mut count = 0;
+    for file in files {
+        count += 1;
+        let is_there = |folder: &&str| root().join(folder).join(file).exists();
+        assert!(folders.iter().any(|folder| is_there(&folder)), "{file}");
+    }
+    assert!(count > 60, "{count} files");
+}
+
+#[test]
+fn every_bug_is_documented_with_a_test_that_is_there() {
+    let source = read("kernel/src/ktest/bugs.rs");
+    let table = between(&source, "const BUGS", ';')[0];
+    let names: BTreeSet<&str> = table.split('"').skip(1).step_by(4).collect();
+    assert!(names.len() > 30 && names.contains("no-nested-section"), "{names:?}");
+    let testing = read("docs/testing.md");
+    let mut documented = BTreeSet::new();
+    for row in testing.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [name, _, tests] = cells[..] else {
+            continue;
+        };
+        let name = name.trim_matches(['|', ' ', '`']);
+        if !names.contains(name) {
+            continue;
+        }
+        documented.insert(name);
+        for test in tests.split('`').skip(1).step_by(2) {
+            let (module, function) = test.rsplit_once("::").expect("module and function");
+            let file = format!("tests/src/{}.rs", module.replace("::", "/"));
+            assert!(
+                read(&file).contains(&format!("fn {function}(")),
+                "{name}: no {test}"
+            );
+        }
+    }
+    assert_eq!(documented, names);
+}
