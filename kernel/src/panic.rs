@@ -26,7 +26,7 @@ use kcore::KASSERT;
 use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::shim::Ordering;
 
-use crate::arch::backtrace::{self, Snapshot};
+use crate::arch::backtrace::{self, GENERAL, Snapshot};
 use crate::arch::cpu;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
@@ -134,11 +134,15 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
         rflags,
         cr2,
         cr3,
+        general,
     } = snapshot;
     print(format_args!(
         "{cpu}: {how}rip {rip:#x} rsp {rsp:#x} rbp {rbp:#x} rflags {rflags:#x} \
          cr2 {cr2:#x} cr3 {cr3:#x}"
     ));
+    if let Some(values) = general {
+        print_general(cpu, values);
+    }
     if let Some(thread) = pcpu::of(cpu).and_then(pcpu::Pcpu::current) {
         let crit = thread.crit();
         // What the panic itself has added, or the NMI that stopped it.
@@ -159,6 +163,17 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
         depth += 1;
         print(format_args!("  #{depth} {address:#x}"));
     });
+}
+
+/// Two lines of registers.
+fn print_general(cpu: CpuId, values: &[u64; GENERAL.len()]) {
+    for (names, values) in GENERAL.chunks(7).zip(values.chunks(7)) {
+        let mut line = Line::of(format_args!("{cpu}:"));
+        for (name, value) in names.iter().zip(values) {
+            line.append(format_args!(" {name} {value:#x}"));
+        }
+        console::write(line.finish());
+    }
 }
 
 fn print_other(cpu: CpuId) {

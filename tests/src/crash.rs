@@ -173,12 +173,15 @@ ktest! {
 }
 
 ktest! {
-    /// An exception nobody expects.
+    /// An exception nobody expects: with all registers of the code that it came to, and of
+    /// what the others did when the NMI stopped them.
     fn invalid_opcode() [
-        expect = "panic", console = "panic on cpu0: #UD invalid opcode, error code 0x0",
+        smp = "2..", expect = "panic", console = "panic on cpu0: #UD invalid opcode, error code 0x0",
+        console = " r12 0x7125 r13 ", console = "cpu0: rax 0x",
+        console = "cpu1: stopped by NMI: rip ", console = "cpu1: rax 0x", console = "cpu1: r9 0x",
         console = "arch::x86_64::interrupt::invalid_opcode",
     ] {
-        interrupt::invalid_opcode();
+        interrupt::invalid_opcode(0x7125);
     }
 }
 

@@ -102,7 +102,10 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
     let source = read("kernel/src/ktest/bugs.rs");
     let table = between(&source, "const BUGS", ';')[0];
     let names: BTreeSet<&str> = table.split('"').skip(1).step_by(4).collect();
-    assert!(names.len() > 30 && names.contains("no-nested-section"), "{names:?}");
+    assert!(
+        names.len() > 30 && names.contains("no-nested-section"),
+        "{names:?}"
+    );
     let testing = read("docs/testing.md");
     let mut documented = BTreeSet::new();
     for row in testing.lines().filter(|line| line.starts_with("| `")) {

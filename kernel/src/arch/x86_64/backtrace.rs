@@ -1,6 +1,6 @@
 //! What a CPU was doing: its registers, and the calls that led there.
 
-use kcore::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kcore::shim::{AtomicU32, AtomicU64, Ordering};
 
 use super::paging::is_mapped;
 use super::trap::TrapFrame;
@@ -9,19 +9,12 @@ use super::{apic, cpu};
 /// The deepest backtrace that is printed; a loop in a broken stack ends here.
 pub const MAX_DEPTH: usize = 32;
 
-/// The registers that a report needs, in words that another CPU may read.
-#[derive(Debug)]
-pub struct Registers {
-    valid: AtomicBool,
-    rip: AtomicU64,
-    rsp: AtomicU64,
-    rbp: AtomicU64,
-    rflags: AtomicU64,
-    cr2: AtomicU64,
-    cr3: AtomicU64,
-}
+/// The names of the registers that [`Snapshot::general`] holds, in its order.
+pub const GENERAL: [&str; 14] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+];
 
-/// The same by value.
+/// The registers that a report needs.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the registers' names say it all")]
 pub struct Snapshot {
@@ -31,7 +24,24 @@ pub struct Snapshot {
     pub rflags: u64,
     pub cr2: u64,
     pub cr3: u64,
+    /// Those of [`GENERAL`] of code that was interrupted. Those of code that called are the
+    /// compiler's, and tell nothing.
+    pub general: Option<[u64; GENERAL.len()]>,
 }
+
+/// The same, in words that another CPU may read.
+#[derive(Debug)]
+pub struct Registers {
+    /// [`NOTHING`], [`CALLER`] or [`INTERRUPTED`].
+    valid: AtomicU32,
+    special: [AtomicU64; 6],
+    general: [AtomicU64; GENERAL.len()],
+}
+
+/// States of [`Registers`]: nothing recorded; all but the general ones; all.
+const NOTHING: u32 = 0;
+const CALLER: u32 = 1;
+const INTERRUPTED: u32 = 2;
 
 impl Snapshot {
     /// The registers of the code that `frame` interrupted.
@@ -44,6 +54,10 @@ impl Snapshot {
             rflags: frame.rflags,
             cr2: cpu::fault_address(),
             cr3: cpu::page_table_root(),
+            general: Some([
+                frame.rax, frame.rbx, frame.rcx, frame.rdx, frame.rsi, frame.rdi, frame.r8,
+                frame.r9, frame.r10, frame.r11, frame.r12, frame.r13, frame.r14, frame.r15,
+            ]),
         }
     }
 
@@ -59,6 +73,7 @@ impl Snapshot {
             rflags: x86_64::registers::rflags::read_raw(),
             cr2: cpu::fault_address(),
             cr3: cpu::page_table_root(),
+            general: None,
         }
     }
 }
@@ -68,55 +83,59 @@ impl Registers {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            valid: AtomicBool::new(false),
-            rip: AtomicU64::new(0),
-            rsp: AtomicU64::new(0),
-            rbp: AtomicU64::new(0),
-            rflags: AtomicU64::new(0),
-            cr2: AtomicU64::new(0),
-            cr3: AtomicU64::new(0),
+            valid: AtomicU32::new(NOTHING),
+            special: [const { AtomicU64::new(0) }; 6],
+            general: [const { AtomicU64::new(0) }; GENERAL.len()],
         }
     }
 
     /// Publishes `snapshot`, and what the caller wrote before. By a CPU that stops.
     pub fn record(&self, snapshot: &Snapshot) {
-        let words = [
-            (&self.rip, snapshot.rip),
-            (&self.rsp, snapshot.rsp),
-            (&self.rbp, snapshot.rbp),
-            (&self.rflags, snapshot.rflags),
-            (&self.cr2, snapshot.cr2),
-            (&self.cr3, snapshot.cr3),
-        ];
-        for (word, value) in words {
+        let &Snapshot {
+            rip,
+            rsp,
+            rbp,
+            rflags,
+            cr2,
+            cr3,
+            general,
+        } = snapshot;
+        let words = [rip, rsp, rbp, rflags, cr2, cr3].into_iter();
+        let words = words.chain(general.unwrap_or_default());
+        for (word, value) in self.special.iter().chain(&self.general).zip(words) {
             // Relaxed: published by the Release below.
             word.store(value, Ordering::Relaxed);
         }
+        let state = general.map_or(CALLER, |_| INTERRUPTED);
         // Release: pairs with the Acquire in `read`.
-        self.valid.store(true, Ordering::Release);
+        self.valid.store(state, Ordering::Release);
     }
 
     /// The CPU goes on: nothing is recorded any more.
     pub fn forget(&self) {
         // Relaxed: it says so before it is asked to stop again.
-        self.valid.store(false, Ordering::Relaxed);
+        self.valid.store(NOTHING, Ordering::Relaxed);
     }
 
     /// What was recorded, if anything was.
     #[must_use]
     pub fn read(&self) -> Option<Snapshot> {
         // Acquire: pairs with the Release in `record`.
-        if !self.valid.load(Ordering::Acquire) {
+        let state = self.valid.load(Ordering::Acquire);
+        if state == NOTHING {
             return None;
         }
         // Relaxed: ordered by the Acquire above.
+        let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let [rip, rsp, rbp, rflags, cr2, cr3] = self.special.each_ref().map(word);
         Some(Snapshot {
-            rip: self.rip.load(Ordering::Relaxed),
-            rsp: self.rsp.load(Ordering::Relaxed),
-            rbp: self.rbp.load(Ordering::Relaxed),
-            rflags: self.rflags.load(Ordering::Relaxed),
-            cr2: self.cr2.load(Ordering::Relaxed),
-            cr3: self.cr3.load(Ordering::Relaxed),
+            rip,
+            rsp,
+            rbp,
+            rflags,
+            cr2,
+            cr3,
+            general: (state == INTERRUPTED).then(|| self.general.each_ref().map(word)),
         })
     }
 }

@@ -2,10 +2,10 @@
 
 use core::arch::asm;
 
-/// Raises #UD.
-pub fn invalid_opcode() -> ! {
+/// Raises #UD, with `mark` in R12.
+pub fn invalid_opcode(mark: u64) -> ! {
     // SAFETY: UD2 faults, and the handler does not return to it.
-    unsafe { asm!("ud2", options(noreturn)) };
+    unsafe { asm!("ud2", in("r12") mark, options(noreturn)) };
 }
 
 /// Enters the machine check's gate, as the exception does: it has no error code either.
@@ -25,7 +25,7 @@ pub fn triple_fault() -> ! {
     };
     // SAFETY: it is not: this is how the machine is brought down on purpose.
     unsafe { lidt(&nothing) };
-    invalid_opcode()
+    invalid_opcode(0)
 }
 
 /// Sets the trap flag: #DB after every instruction from the next but one.
