@@ -91,8 +91,8 @@ fn the_readme_names_files_that_are_there() {
     let mut count = 0;
     for file in files {
         count += 1;
-        let is_there = |folder: &&str| root().join(folder).join(file).exists();
-        assert!(folders.iter().any(|folder| is_there(&folder)), "{file}");
+        let is_there = |folder: &str| root().join(folder).join(file).exists();
+        assert!(folders.iter().any(|folder| is_there(folder)), "{file}");
     }
     assert!(count > 60, "{count} files");
 }
