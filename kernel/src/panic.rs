@@ -70,6 +70,10 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     log::error!(target: "kernel::panic", "the kernel panicked on {me}; all CPUs are stopped");
     print(format_args!("panic on {me}{place}: {text}"));
     print_cpu(me, "", snapshot);
+    #[cfg(feature = "ktest")]
+    if this.is_some() {
+        crate::ktest::witness::report(print);
+    }
     for other in &others(me) {
         print_other(other);
     }

@@ -565,6 +565,7 @@ ktest! {
     /// Sleeping in a critical section is found, with the thread's name and count.
     fn sleep_in_a_critical_section() [
         expect = "assert", console = "thread0.0 \"boot\" would sleep with critnest 2, 1 spinlocks",
+        console = "cpu0: in a critical section since tests/src/threads.rs:", console = "cpu0: holds lock kernel/src/waitq.rs:",
     ] {
         let _section = CriticalGuard::enter();
         sched::sleep_for(1_000_000);

@@ -78,6 +78,9 @@ ktest! {
         console = "tests/src/witness.rs:13 taken at tests/src/witness.rs:25; but before: ",
         console = "tests/src/witness.rs:13 held since tests/src/witness.rs:19, ",
         console = "tests/src/witness.rs:14 taken at tests/src/witness.rs:20",
+        console = "ktest::witness::second_then_first at tests/src/witness.rs:25",
+        console = "witness: the first time: tests/src/witness.rs:13 held since tests/src/witness.rs:19",
+        console = "ktest::witness::first_then_second at tests/src/witness.rs:20",
     ] {
         in_thread("forwards", || first_then_second(&A, &B));
         in_thread("backwards", || second_then_first(&A, &B));
@@ -136,7 +139,7 @@ ktest! {
     /// But who holds a lock, tried for or not, lets others wait.
     fn a_tried_lock_is_held() [
         expect = "assert",
-        console = "lock tests/src/witness.rs:13 held since tests/src/witness.rs:142, tests/src/witness.rs:14 taken at tests/src/witness.rs:143; but before: ",
+        console = "lock tests/src/witness.rs:13 held since tests/src/witness.rs:145, tests/src/witness.rs:14 taken at tests/src/witness.rs:146; but before: ",
     ] {
         second_then_first(&A, &B);
         let _tried = A.try_lock().expect("a free lock");
@@ -178,7 +181,7 @@ ktest! {
     fn spin_too_long() [
         smp = "2..=8", expect = "assert",
         console = "kassert: spinlock: thread0.0 \"boot\" on cpu0 spins too long for lock tests/src/witness.rs:13, ",
-        console = "held by cpu1 since tests/src/witness.rs:39, at tests/src/witness.rs:189",
+        console = "held by cpu1 since tests/src/witness.rs:39, at tests/src/witness.rs:192",
     ] {
         static HELD: AtomicBool = AtomicBool::new(false);
         on_another_cpu(|| for_ever(&A, &HELD));

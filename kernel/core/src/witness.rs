@@ -37,6 +37,55 @@ pub struct Held {
     pub site: Place,
 }
 
+/// How many calls of a stack are kept.
+pub const DEPTH: usize = 8;
+
+/// The calls that led to the taking of a lock: the innermost return addresses.
+#[derive(Debug)]
+pub struct Stack([AtomicU64; DEPTH]);
+
+impl Stack {
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; DEPTH])
+    }
+
+    /// Keeps the first of `calls`, innermost first, from which `walk` hands over each.
+    pub fn record(&self, walk: impl FnOnce(&mut dyn FnMut(u64))) {
+        let mut slots = self.0.iter();
+        walk(&mut |call| {
+            if let Some(slot) = slots.next() {
+                // Relaxed: for a report; who sees it half written prints half of it.
+                slot.store(call, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// The addresses that were kept, innermost first.
+    pub fn calls(&self) -> impl Iterator<Item = u64> {
+        // Relaxed: as in `record`.
+        let calls = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
+        calls.take_while(|&call| call != 0)
+    }
+}
+
+/// An order that has been seen: one lock held, another taken; and the first time.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// The class of the lock that was held, and where it was taken.
+    pub held: [&'a Site; 2],
+    /// The class of the lock that was taken, and where.
+    pub taken: [&'a Site; 2],
+    /// The calls that led to that.
+    pub stack: &'a Stack,
+}
+
+impl fmt::Display for Order<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([first, since], [second, at]) = (self.held, self.taken);
+        write!(f, "{first} held since {since}, {second} taken at {at}")
+    }
+}
+
 /// Every order that has been seen. Written by all CPUs at once.
 #[derive(Debug)]
 pub struct Graph {
@@ -47,6 +96,8 @@ pub struct Graph {
     edges: [AtomicU64; CLASSES],
     /// Of each edge, where the two locks were taken the first time.
     sites: [[[Site; 2]; CLASSES]; CLASSES],
+    /// And the calls that led to the second.
+    stacks: [[Stack; CLASSES]; CLASSES],
 }
 
 /// A class's index in the graph.
@@ -60,11 +111,12 @@ impl Graph {
             classes: [const { Site::new() }; CLASSES],
             edges: [const { AtomicU64::new(0) }; CLASSES],
             sites: [const { [const { [Site::new(), Site::new()] }; CLASSES] }; CLASSES],
+            stacks: [const { [const { Stack::new() }; CLASSES] }; CLASSES],
         }
     }
 
     /// A lock of class `class` is taken at `site`, by waiting for it if need be, with
-    /// the locks `held`.
+    /// the locks `held`. Of an order that is new, `record` keeps the calls that led here.
     ///
     /// # Errors
     /// [`Violation`]. The order is not added to the graph then.
@@ -73,6 +125,7 @@ impl Graph {
         held: &'a [Held],
         class: Place,
         site: Place,
+        record: impl Fn(&Stack),
     ) -> Result<(), Violation<'a>> {
         for before in held {
             let (Some(from), Some(to)) = (self.class(before.class), self.class(class)) else {
@@ -82,7 +135,7 @@ impl Graph {
             if from == to {
                 return Err(Violation::SameClass { before, taken });
             }
-            if !self.add(from, to, before.site, site) {
+            if !self.add(from, to, [before.site, site], &record) {
                 return Err(Violation::Circle {
                     graph: self,
                     before,
@@ -94,7 +147,7 @@ impl Graph {
     }
 
     /// Adds an edge, unless it is there or closes a circle: false then.
-    fn add(&self, from: Class, to: Class, held_at: Place, taken_at: Place) -> bool {
+    fn add(&self, from: Class, to: Class, at: [Place; 2], record: &impl Fn(&Stack)) -> bool {
         // Relaxed: an edge once seen to close no circle stays so.
         if self.edges[from].load(Ordering::Relaxed) & bit(to) != 0 {
             return true;
@@ -108,8 +161,9 @@ impl Graph {
         }
         if before & bit(to) == 0 {
             let [held, taken] = &self.sites[from][to];
-            held.set(held_at);
-            taken.set(taken_at);
+            held.set(at[0]);
+            taken.set(at[1]);
+            record(&self.stacks[from][to]);
         }
         true
     }
@@ -148,27 +202,27 @@ impl Graph {
         steps
     }
 
-    /// Writes the edges of a shortest way.
-    fn write_way(&self, f: &mut fmt::Formatter<'_>, from: Class, to: Class) -> fmt::Result {
+    /// Hands over the orders of a shortest way from one class to another, if there is one.
+    pub fn way(&self, from: Place, to: Place, mut each: impl FnMut(Order<'_>)) {
+        let (Some(mut at), Some(to)) = (self.class(from), self.class(to)) else {
+            return;
+        };
         let steps = self.steps_to(to);
-        let mut at = from;
         while let Some(left) = steps[at].and_then(|steps| steps.checked_sub(1)) {
             // SeqCst: see `add`.
             let edges = self.edges[at].load(Ordering::SeqCst);
             let nearer = |&next: &Class| edges & bit(next) != 0 && steps[next] == Some(left);
             let Some(next) = (0..CLASSES).find(nearer) else {
-                break;
+                return;
             };
             let [held, taken] = &self.sites[at][next];
-            let (first, second) = (&self.classes[at], &self.classes[next]);
-            let comma = if at == from { "" } else { ", " };
-            write!(
-                f,
-                "{comma}{first} held since {held}, {second} taken at {taken}"
-            )?;
+            each(Order {
+                held: [&self.classes[at], held],
+                taken: [&self.classes[next], taken],
+                stack: &self.stacks[at][next],
+            });
             at = next;
         }
-        Ok(())
     }
 }
 
@@ -216,10 +270,12 @@ impl fmt::Display for Violation<'_> {
             } => {
                 write_order(f, before, &taken)?;
                 f.write_str("; but before: ")?;
-                match (graph.class(taken.class), graph.class(before.class)) {
-                    (Some(from), Some(to)) => graph.write_way(f, from, to),
-                    _ => Ok(()),
-                }
+                let (mut result, mut comma) = (Ok(()), "");
+                graph.way(taken.class, before.class, |order| {
+                    result = result.and_then(|()| write!(f, "{comma}{order}"));
+                    comma = ", ";
+                });
+                result
             }
             Self::SameClass { before, taken } => {
                 write_order(f, before, &taken)?;
@@ -243,7 +299,7 @@ fn write_order(f: &mut fmt::Formatter<'_>, before: &Held, taken: &Held) -> fmt::
 mod tests {
     use core::panic::Location;
 
-    use super::{CLASSES, Graph, Held};
+    use super::{CLASSES, DEPTH, Graph, Held};
     use crate::site::{Line, Place};
 
     #[track_caller]
@@ -268,7 +324,7 @@ mod tests {
             .map(|class| Held { class, site: class })
             .collect();
         graph
-            .acquire(&held, class, class)
+            .acquire(&held, class, class, |_| ())
             .map_err(|violation| violation.to_string())
     }
 
@@ -285,13 +341,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reversal_names_four_places() {
+    fn a_reversal_names_four_places_and_the_first_calls() {
         let (graph, [a, b, first, second]) = (Graph::new(), places());
         let held = [Held {
             class: a,
             site: first,
         }];
-        graph.acquire(&held, b, second).unwrap();
+        graph
+            .acquire(&held, b, second, |stack| {
+                stack.record(|call| (1..20).for_each(call));
+            })
+            .unwrap();
         // Seen again elsewhere: the first places stay.
         acquire(&graph, &[a], b).unwrap();
         let (third, fourth) = (here(), here());
@@ -299,8 +359,12 @@ mod tests {
             class: b,
             site: third,
         }];
-        let violation = graph.acquire(&held, a, fourth).unwrap_err();
+        let violation = graph.acquire(&held, a, fourth, |_| ()).unwrap_err();
         let text = violation.to_string();
+        // The calls of the first time, as many as are kept.
+        let mut calls = Vec::new();
+        graph.way(a, b, |order| calls.extend(order.stack.calls()));
+        assert_eq!(calls, (1..=DEPTH as u64).collect::<Vec<_>>());
         let [a, b, first, second, third, fourth] = [a, b, first, second, third, fourth].map(Line);
         assert_eq!(
             text,

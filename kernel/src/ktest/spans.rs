@@ -71,6 +71,13 @@ impl Spans {
         copy(&self.longest_owner.1, &self.owner.1);
     }
 
+    /// Where the span began that is going on, if one is. On the CPU itself.
+    #[must_use]
+    pub fn present(&self) -> Option<Place> {
+        // Relaxed: this CPU's own.
+        (self.begin.load(Ordering::Relaxed) != 0).then(|| self.site.get())?
+    }
+
     /// The longest so far: nanoseconds, where it began, and the thread that ran. Of
     /// another CPU, a guess.
     #[must_use]

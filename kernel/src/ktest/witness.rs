@@ -7,17 +7,19 @@
 //! starts with it ([`HeldLocks::reset`]). So what a thread holds stays with the thread.
 
 use core::cell::UnsafeCell;
+use core::fmt::Arguments;
 use core::panic::Location;
 
 use kcore::kassert;
 use kcore::list::List;
 use kcore::port::Port;
 use kcore::shim::Ordering;
-use kcore::site::{Line, Place};
-use kcore::witness::Held;
+use kcore::site::{Line, Place, Site};
+use kcore::witness::{Held, Stack, Violation};
 
+use crate::arch::{backtrace, cpu};
 use crate::port::Machine;
-use crate::{globals, sched};
+use crate::{globals, pcpu, sched};
 
 /// How many locks a thread may hold at once: more than the kernel has any need for.
 const DEPTH: usize = 8;
@@ -71,7 +73,11 @@ fn with_mine(look: impl FnOnce(&mut Locks)) {
 /// The calling thread takes a lock: [`Port::witness_acquire`].
 pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
     with_mine(|locks| {
-        if waits && let Err(violation) = globals::WITNESS.acquire(locks, class, site) {
+        if waits && let Err(violation) = globals::WITNESS.acquire(locks, class, site, record) {
+            if let Violation::Circle { before, .. } = violation {
+                FOUND[0].set(class);
+                FOUND[1].set(before.class);
+            }
             kassert!(false, "witness: {}: {violation}", Machine::thread());
         }
         kassert!(
@@ -82,6 +88,48 @@ pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
             Line(site)
         );
     });
+}
+
+/// Of the order that was found wrong: the lock that was taken, and the one that was held.
+static FOUND: [Site; 2] = [const { Site::new() }; 2];
+
+/// Keeps the calls that led here.
+fn record(stack: &Stack) {
+    let (_rip, _rsp, rbp) = cpu::here();
+    stack.record(|call| backtrace::walk(rbp, call));
+}
+
+/// What the panic's report adds: where the section began that this CPU is in, which locks
+/// its thread holds, and, if the order of locks was wrong, the calls that led to the other
+/// order when that was seen first. `print` writes a line. In the report, other CPUs stopped.
+pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
+    let here = pcpu::this();
+    if let Some(site) = here.longest_section.present() {
+        print(format_args!(
+            "{}: in a critical section since {}",
+            here.id(),
+            Line(site)
+        ));
+    }
+    // SAFETY: the thread itself, in its panic: it takes and releases no more locks
+    // (`with_mine`).
+    let locks = unsafe { &*sched::curthread().held.0.get() };
+    for Held { class, site } in locks.iter().copied() {
+        print(format_args!(
+            "{}: holds lock {} since {}",
+            here.id(),
+            Line(class),
+            Line(site)
+        ));
+    }
+    if let [Some(taken), Some(held)] = FOUND.each_ref().map(Site::get) {
+        globals::WITNESS.way(taken, held, |order| {
+            print(format_args!("witness: the first time: {order}"));
+            for (depth, address) in order.stack.calls().enumerate() {
+                print(format_args!("  #{} {address:#x}", depth + 1));
+            }
+        });
+    }
 }
 
 /// The calling thread takes a sleeping lock, unless [`watch_sleeping_locks`] says not to

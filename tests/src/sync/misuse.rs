@@ -42,6 +42,7 @@ ktest! {
         expect = "assert",
         console = "thread0.0 \"boot\" would sleep with critnest 1, 1 spinlocks",
         console = "panic on cpu0 at tests/src/sync/misuse.rs:",
+        console = "cpu0: holds lock tests/src/sync/misuse.rs:",
     ] {
         let spinlock = kernel::port::Spinlock::new(());
         let _guard = spinlock.lock();
