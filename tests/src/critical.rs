@@ -1,18 +1,25 @@
 //! Sections that do not balance, sections that are long, and what becomes of what is owed.
 
-use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use alloc::vec::Vec;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
+use kernel::call::smp_call_async;
 use kernel::ktest::spans::Spans;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched, smp};
 
+use crate::stepping::{better_thread, finish, settled, wake};
+
 ktest! {
     /// One exit more than enters.
     fn exit_below_zero() [
         expect = "assert", console = "critical_exit below zero",
-        console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:17:",
+        console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:24:",
     ] {
         sched::curthread().crit().exit::<Machine>();
     }
@@ -67,8 +74,13 @@ ktest! {
 
 /// What this CPU's scheduler has counted: switches, requested, taken, cancelled.
 fn counts() -> [u64; 4] {
-    // Relaxed: this CPU's own.
-    let sched = &pcpu::this().sched;
+    counts_of(pcpu::this())
+}
+
+/// The same of another CPU, which does not switch meanwhile.
+fn counts_of(block: &pcpu::Pcpu) -> [u64; 4] {
+    // Relaxed: the CPU's own.
+    let sched = &block.sched;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     [
         sched.switches.iter().map(load).sum(),
@@ -137,7 +149,7 @@ ktest! {
         let others = smp::online().iter().filter(|&cpu| cpu != pcpu::this().id());
         others.filter_map(pcpu::of).for_each(|other| other.send_ipi(pcpu::Ipi::Ast));
         while !RAN.load(Ordering::Acquire) {
-            kcore::shim::spin_loop();
+            spin_loop();
         }
         assert!(crit.owepreempt(), "paid inside the section");
         crit.exit::<Machine>();
@@ -145,5 +157,182 @@ ktest! {
         assert_eq!(counts(), [switches, requested + 1, taken, cancelled + 1]);
         better.join();
         sched::curthread().unpin();
+    }
+}
+
+/// Another CPU's rendezvous while this one is in 1 to 64 sections and owes a preemption: its
+/// action takes and releases a spinlock, what is counted is as before, and the better thread
+/// waits for the outermost exit (scenario 14).
+fn rendezvous_in_sections() {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    static HELD: AtomicU64 = AtomicU64::new(0);
+    static ACTIONS: Spinlock<u64> = Spinlock::new(0);
+    const DEEPEST: u64 = 64;
+    let better = better_thread();
+    let me = pcpu::this().id();
+    let initiator = Builder::new("initiator").on(CpuId::new(1).unwrap());
+    let initiator = initiator.spawn(move || {
+        for round in 1..=DEEPEST {
+            // Acquire, Release: pair with the other CPU's.
+            while ASKED.load(Ordering::Acquire) < round {
+                spin_loop();
+            }
+            let action = |context: &IpiCtx| {
+                if context.cpu() == me {
+                    let before = counts();
+                    *ACTIONS.lock() += 1;
+                    kcore::kassert!(counts() == before, "a switch inside a rendezvous action");
+                }
+            };
+            smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+            HELD.store(round, Ordering::Release);
+        }
+    });
+    let crit = sched::curthread().crit();
+    for depth in 1..=DEEPEST {
+        let mut levels: Vec<_> = (0..depth).map(|_| CriticalGuard::enter()).collect();
+        wake();
+        ASKED.store(depth, Ordering::Release);
+        while HELD.load(Ordering::Acquire) < depth {
+            spin_loop();
+        }
+        while let Some(level) = levels.pop() {
+            let left = levels.len() as u32;
+            assert_eq!((crit.critnest(), crit.owepreempt()), (left + 1, true));
+            drop(level);
+        }
+        settled("rendezvous in sections", depth);
+        assert_eq!(*ACTIONS.lock(), depth);
+    }
+    initiator.expect("a thread").join();
+    finish(better);
+}
+
+ktest! {
+    /// With the typed heart.
+    fn rendezvous_in_sections_typed() [smp = "2..=4", append = "heart=typed"] {
+        rendezvous_in_sections();
+    }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn rendezvous_in_sections_freebsd() [smp = "2..=4", append = "heart=freebsd"] {
+        rendezvous_in_sections();
+    }
+}
+
+/// Waits for what another CPU does.
+fn spin_until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        spin_loop();
+    }
+}
+
+ktest! {
+    /// A better thread that another CPU has taken before its IPI comes: no switch, nothing
+    /// owed, and the next one is worth an IPI again (scenario 22).
+    fn gone_before_the_ipi() [smp = "3..=8"] {
+        static GATE: WaitQueue = WaitQueue::new();
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        static DEAF: AtomicBool = AtomicBool::new(false);
+        static HEAR: AtomicBool = AtomicBool::new(false);
+        static OVER: AtomicBool = AtomicBool::new(false);
+        ktest::take_timers();
+        sched::curthread().pin();
+        let [cpu1, cpu2] = [1, 2].map(|index| CpuId::new(index).unwrap());
+        let block = pcpu::of(cpu1).expect("cpu1");
+        let better = |body: fn()| Builder::new("better").priority(Priority::HIGHEST).on(cpu1).spawn(body);
+        let first = better(|| {
+            sched::curthread().unpin();
+            GATE.lock().sleep();
+            // Release, Acquire, here and below: pair with the other CPU's.
+            RUNS.fetch_add(1, Ordering::Release);
+        });
+        spin_until(|| !GATE.lock().is_empty());
+        let deaf = Builder::new("deaf").on(cpu1).spawn(|| {
+            kernel::arch::cpu::disable_interrupts();
+            DEAF.store(true, Ordering::Release);
+            spin_until(|| HEAR.load(Ordering::Acquire));
+            kernel::arch::cpu::enable_interrupts();
+            spin_until(|| OVER.load(Ordering::Acquire));
+        });
+        spin_until(|| DEAF.load(Ordering::Acquire));
+        let [sent, taken] = [&block.ipis_sent, &block.ipis_taken];
+        let (before, ipis) = (counts_of(block), sent.load(Ordering::Relaxed));
+        assert!(GATE.wake_one());
+        assert_eq!(sent.load(Ordering::Relaxed), ipis + 1, "it was to run on cpu1");
+        pcpu::of(cpu2).expect("cpu2").send_ipi(pcpu::Ipi::Ast);
+        spin_until(|| RUNS.load(Ordering::Acquire) == 1);
+        HEAR.store(true, Ordering::Release);
+        spin_until(|| taken.load(Ordering::Relaxed) == ipis + 1);
+        first.expect("a thread").join();
+        assert_eq!(counts_of(block), before, "a switch or a debt for nobody");
+        let next = better(|| {
+            RUNS.fetch_add(1, Ordering::Release);
+        });
+        spin_until(|| RUNS.load(Ordering::Acquire) == 2);
+        assert_eq!(sent.load(Ordering::Relaxed), ipis + 2);
+        OVER.store(true, Ordering::Release);
+        next.expect("a thread").join();
+        deaf.expect("a thread").join();
+        sched::curthread().unpin();
+    }
+}
+
+ktest! {
+    /// A switch that is made anyway is as good as the one that was asked for by IPI: the CPU
+    /// gets another IPI for whoever is better than the thread that it went to (scenario 22).
+    fn voluntary_switch_allows_the_next_ipi() [smp = "2..=8"] {
+        static INSIDE: AtomicBool = AtomicBool::new(false);
+        static FIRST: AtomicBool = AtomicBool::new(false);
+        static SECOND: AtomicBool = AtomicBool::new(false);
+        ktest::take_timers();
+        let cpu1 = CpuId::new(1).unwrap();
+        let block = pcpu::of(cpu1).expect("cpu1");
+        let holder = Builder::new("holder").on(cpu1).spawn(|| {
+            let crit = sched::curthread().crit();
+            crit.enter();
+            // Release, Acquire, here and below: pair with the other CPU's.
+            INSIDE.store(true, Ordering::Release);
+            spin_until(|| crit.owepreempt());
+            // Into the window, and on: nobody has looked.
+            crit.leave();
+            sched::yield_now();
+        });
+        spin_until(|| INSIDE.load(Ordering::Acquire));
+        let sent = || block.ipis_sent.load(Ordering::Relaxed);
+        let before = sent();
+        let better = |priority, body: fn()| {
+            let builder = Builder::new("better").on(cpu1).priority(Priority::new(priority).unwrap());
+            builder.spawn(body).expect("a thread")
+        };
+        let first = better(9, || {
+            FIRST.store(true, Ordering::Release);
+            spin_until(|| SECOND.load(Ordering::Acquire));
+        });
+        spin_until(|| FIRST.load(Ordering::Acquire));
+        assert_eq!(sent(), before + 1);
+        let second = better(3, || SECOND.store(true, Ordering::Release));
+        spin_until(|| SECOND.load(Ordering::Acquire));
+        assert_eq!(sent(), before + 2);
+        [first, second].into_iter().for_each(JoinHandle::join);
+        holder.expect("a thread").join();
+    }
+}
+
+ktest! {
+    /// A guard that is forgotten on an idle CPU, which runs calls itself when it was not
+    /// interrupted for them: found before it rests again.
+    fn idle_in_a_critical_section() [
+        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait",
+        expect = "assert", console = "\"idle\" would sleep with critnest 1",
+    ] {
+        let cpu1 = CpuId::new(1).unwrap();
+        let block = pcpu::of(cpu1).expect("cpu1");
+        let careless = |_: &IpiCtx| core::mem::forget(CriticalGuard::enter());
+        spin_until(|| block.ipis.is_polling());
+        let _never = smp_call_async(&CpuSet::single(cpu1), careless);
+        spin_until(|| false);
     }
 }
