@@ -27,7 +27,10 @@ ktest! {
 
 ktest! {
     /// The section in the spinlock finds it.
-    fn spinlock_exit_below_zero() [expect = "assert", console = "critical_exit below zero"] {
+    fn spinlock_exit_below_zero() [
+        expect = "assert", console = "critical_exit below zero",
+        console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:",
+    ] {
         kcore::spinlock::spinlock_exit::<Machine>();
     }
 }

@@ -205,3 +205,21 @@ ktest! {
         drop(guard);
     }
 }
+
+ktest! {
+    /// A lock that another CPU holds, or nobody, cannot be let go.
+    fn unlock_by_a_non_owner() [
+        smp = "2..=8", expect = "assert", console = "panic on cpu0 at tests/src/witness.rs:",
+        console = "kassert: spinlock: thread0.0 \"boot\" on cpu0 lets go of a lock that it does not hold: \
+                   lock tests/src/witness.rs:13, held by cpu1 since tests/src/witness.rs:39",
+    ] {
+        static HELD: AtomicBool = AtomicBool::new(false);
+        on_another_cpu(|| for_ever(&A, &HELD));
+        // Acquire: pairs with the Release in `for_ever`.
+        while !HELD.load(Ordering::Acquire) {
+            spin_loop();
+        }
+        // SAFETY: it is not: this CPU does not hold the lock, and that must be found.
+        unsafe { A.unlock_handed_over(true) };
+    }
+}

@@ -111,6 +111,10 @@ pub fn spinlock_enter<P: Port>() {
 
 /// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
 /// interrupts on again, if they were.
+///
+/// # Panics
+/// If there is none to undo, with the caller's place.
+#[track_caller]
 #[inline]
 pub fn spinlock_exit<P: Port>() {
     if let Some(enabled) = last_exit::<P>() {
@@ -370,15 +374,21 @@ impl<T, P: Port> Spinlock<T, P> {
     /// run-queue lock, which is held across a switch. With `pay`, what is owed is paid
     /// at the end; without, the caller looks.
     ///
+    /// # Panics
+    /// If this CPU does not hold it.
+    ///
     /// # Safety
     /// This CPU must hold the lock, its guard must have been forgotten, and no
     /// reference to the value may be in use.
+    #[track_caller]
     #[inline(always)]
     pub unsafe fn unlock_handed_over(&self, pay: bool) {
         kassert!(
             self.is_held_here(),
-            "a lock was handed over that {} does not hold",
-            P::cpu()
+            "spinlock: {} on {} lets go of a lock that it does not hold: {}",
+            P::thread(),
+            P::cpu(),
+            &self.raw
         );
         self.raw.release();
         if pay {
@@ -645,7 +655,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "kassert: a lock was handed over that cpu0 does not hold")]
+    #[should_panic(
+        expected = "kassert: spinlock: a thread on cpu0 lets go of a lock that it does not hold: lock "
+    )]
     fn a_lock_that_nobody_handed_over_is_found() {
         HostPort::become_cpu(0);
         let lock = Spinlock::<(), HostPort>::new(());
