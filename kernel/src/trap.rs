@@ -123,6 +123,14 @@ pub fn rendezvous() {
     let this = pcpu::this();
     let intr = begin(crit, this);
     count(&this.rendezvous_interrupts);
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(Bug::EarlyEoi) {
+        let acked = intr.eoi(apic::end_of_interrupt);
+        cpu::enable_interrupts();
+        globals::RENDEZVOUS.interrupt();
+        cpu::disable_interrupts();
+        return end(acked, this);
+    }
     in_section(&intr, crit, || {
         if !globals::RENDEZVOUS.interrupt() {
             count(&this.stray_interrupts);

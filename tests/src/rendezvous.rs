@@ -4,13 +4,13 @@
 use alloc::vec::Vec;
 
 use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use kcore::rendezvous::{IpiCtx, Pending, Phase, RendezvousError};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::smp::{
     online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
 use kernel::thread::Builder;
-use kernel::{arch, ktest, pcpu};
+use kernel::{arch, clock, globals, ktest, pcpu};
 
 ktest! {
     /// Every CPU says so itself.
@@ -94,7 +94,7 @@ ktest! {
             arrived.fetch_add(1, Ordering::Relaxed);
             if context.cpu().index() == 1 {
                 while arrived.load(Ordering::Relaxed) <= others {
-                    kcore::shim::spin_loop();
+                    spin_loop();
                 }
             }
         };
@@ -127,7 +127,7 @@ ktest! {
         let thread = Builder::new("deaf").on(cpu1).spawn(|| deaf(&DEAF, &ENOUGH)).unwrap();
         // Acquire: pairs with the Release in `deaf`.
         while !DEAF.load(Ordering::Acquire) {
-            kcore::shim::spin_loop();
+            spin_loop();
         }
         let ran = AtomicU64::new(0);
         let count = |_: &IpiCtx| {
@@ -153,7 +153,7 @@ fn deaf(deaf: &AtomicBool, enough: &AtomicBool) {
     arch::cpu::disable_interrupts();
     deaf.store(true, Ordering::Release);
     while !enough.load(Ordering::Acquire) {
-        kcore::shim::spin_loop();
+        spin_loop();
     }
     arch::cpu::enable_interrupts();
 }
@@ -214,7 +214,7 @@ fn all_at_once(rounds: u64) {
                     // The initiator, which has interrupts off here, gives the others the
                     // time to call it.
                     if context.cpu() == cpu {
-                        kernel::clock::delay(20_000);
+                        clock::delay(20_000);
                     }
                     arrived.fetch_add(1, Ordering::Relaxed);
                 };
@@ -316,14 +316,14 @@ ktest! {
         let left = AtomicU64::new(0);
         let teardown = |context: &IpiCtx| {
             if context.cpu() != CpuId::BOOT {
-                kernel::clock::delay(1_000_000);
+                clock::delay(1_000_000);
             }
             left.fetch_add(1, Ordering::Relaxed);
         };
         smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Run(&teardown)).unwrap();
         let cpus = online().len() as u64;
         let left_now = left.load(Ordering::Relaxed);
-        kernel::clock::delay(50_000_000);
+        clock::delay(50_000_000);
         assert!(left_now == cpus, "the initiator returned before all had left");
     }
 }
@@ -331,7 +331,7 @@ ktest! {
 /// All CPUs call random sets with random phases and shoot down pages, for so many seconds.
 pub(crate) fn storm(seconds: u64) {
     static CALLS: AtomicU64 = AtomicU64::new(0);
-    let end = kernel::clock::since_entry() + seconds * 1_000_000_000;
+    let end = clock::since_entry() + seconds * 1_000_000_000;
     let body = move |cpu: CpuId| {
         let mut state =
             ktest::seed() ^ (cpu.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -341,7 +341,7 @@ pub(crate) fn storm(seconds: u64) {
             state ^= state << 17;
             state
         };
-        while kernel::clock::since_entry() < end {
+        while clock::since_entry() < end {
             random_call(&online(), &mut next).unwrap();
             if next() % 8 == 0 {
                 let start = 0xffff_e800_0000_0000;
@@ -378,4 +378,43 @@ ktest! {
 ktest! {
     /// Half a minute on eight CPUs.
     fn storm_on_8() [qemu = "-smp 8"] { storm(30); }
+}
+
+/// Another CPU's rendezvous is called while this one's action runs on a third, and waits: two
+/// interrupts by one vector, one of which must not come on top of the other.
+fn one_vector_twice() {
+    static INSIDE: AtomicBool = AtomicBool::new(false);
+    let [far, third] = [1, 2].map(|index| CpuId::new(index).unwrap());
+    let other = Builder::new("other").on(third).spawn(move || {
+        // Acquire: pairs with the Release of the action.
+        while !INSIDE.load(Ordering::Acquire) {
+            spin_loop();
+        }
+        smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).unwrap();
+    });
+    let action = |_: &IpiCtx| {
+        INSIDE.store(true, Ordering::Release);
+        let called = |call: Pending| call.initiator == third && call.left.contains(far);
+        while !globals::RENDEZVOUS.calls().any(called) {
+            spin_loop();
+        }
+        // Its IPI is on the way.
+        clock::delay(100_000);
+    };
+    smp_rendezvous_cpu(far, &action).unwrap();
+    other.expect("a thread").join();
+}
+
+ktest! {
+    /// The second waits for the end of the first.
+    fn one_vector_at_a_time() [smp = "3..=8"] { one_vector_twice(); }
+}
+
+ktest! {
+    /// An EOI before the action, with interrupts on: the second comes on top, and is found
+    /// by the depth (scenario 25).
+    fn early_eoi_is_found() [
+        smp = "3..=8", bug = "early-eoi", append = "bug=early-eoi", expect = "assert",
+        console = "panic on cpu1 at ", console = "kassert: an interrupt on top of another one: nesting 0x10000",
+    ] { one_vector_twice(); }
 }

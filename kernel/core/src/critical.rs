@@ -56,7 +56,7 @@ pub trait Preempt {
 }
 
 /// One section entered.
-const SECTION: u32 = 2;
+pub(crate) const SECTION: u32 = 2;
 /// What one interrupt in progress adds: sections are counted below, up to 65,535.
 pub(crate) const INTERRUPT: u32 = SECTION << 16;
 /// Set while nothing is owed: owepreempt, upside down.
@@ -454,6 +454,17 @@ mod tests {
     #[should_panic(expected = "owepreempt set outside any critical section")]
     fn owing_outside_is_found() {
         CritState::running().owe();
+    }
+
+    #[test]
+    #[should_panic(expected = "an interrupt on top of another one: nesting 0x10003")]
+    fn an_interrupt_on_top_of_another_is_found() {
+        let crit = CritState::running();
+        (0..3).for_each(|_| crit.enter());
+        let acked = IntrContext::enter(&crit).eoi(|| ());
+        // It has turned interrupts on.
+        let _never = IntrContext::enter(&crit).eoi(|| ());
+        let _ = acked.finish();
     }
 
     #[test]

@@ -22,7 +22,7 @@
 
 use core::mem;
 
-use crate::critical::{CritState, NestedSection, Preempt as Payer};
+use crate::critical::{CritState, INTERRUPT, NestedSection, Preempt as Payer, SECTION};
 use crate::{KASSERT, kassert};
 
 /// How interrupts are kept from switching threads before their end.
@@ -48,9 +48,21 @@ pub struct IntrContext<'a> {
 impl<'a> IntrContext<'a> {
     /// Begins an interrupt on top of the thread whose state is `crit`. By the trap
     /// entry only, interrupts off.
+    ///
+    /// # Panics
+    /// If it comes on top of another one. Handlers run with interrupts off to their end, so
+    /// one of them has turned them on. Behind an early EOI that lets in the next interrupt by
+    /// the same vector, and the next on top of it, each with a frame of its own on the stack:
+    /// a rendezvous in which CPUs wait for each other comes to no end then
+    /// (`rendezvous::early_eoi_is_found`).
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
         let entry = crit.nesting();
+        kassert!(
+            entry < INTERRUPT / SECTION,
+            "an interrupt on top of another one: nesting {:#x}",
+            entry
+        );
         crit.begin_interrupt();
         Self {
             crit,

@@ -35,6 +35,7 @@ pub enum Bug {
     TestThenZero,
     SplitDecrement,
     EoiAfterSwitch,
+    EarlyEoi,
     FlagClearedInHandler,
     NoNestedSection,
     UncountedNmi,
@@ -152,6 +153,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::EoiAfterSwitch,
         "eoi-after-switch",
         "IPIs are acknowledged after the preemption",
+    ),
+    (
+        Bug::EarlyEoi,
+        "early-eoi",
+        "a rendezvous is acknowledged before it is run, with interrupts on",
     ),
     (
         Bug::FlagClearedInHandler,
