@@ -201,7 +201,14 @@ mod tests {
         let (queue, order) = (CallQueue::closed(), word());
         queue.open();
         let calls = [1, 2, 3].map(|n| digit(order, n));
+        assert!(queue.is_empty());
         assert_eq!(queue.post(calls[0]), Ok(true));
+        assert!(!queue.is_empty());
+        let text = format!("{:?}", calls[0]);
+        assert!(
+            text.starts_with("Call(kcore::call::tests::digit") && text.ends_with(", Queued)"),
+            "{text}"
+        );
         assert_eq!(queue.post(calls[1]), Ok(false));
         assert_eq!(queue.post(calls[2]), Ok(false));
         assert_eq!(queue.post(calls[1]), Err(Refused::Busy));

@@ -487,10 +487,11 @@ mod tests {
     fn an_nmi_in_the_window_pays_nothing_and_leaves_all_as_it_was() {
         let crit = in_window();
         let nmi = NmiContext::enter(&crit);
+        assert_eq!(crit.interrupt_depth(), 1);
         crit.enter();
         crit.exit::<Scheduler>();
         drop(nmi);
-        assert_eq!(switches(), 0);
+        assert_eq!((crit.interrupt_depth(), switches()), (0, 0));
         assert!(crit.must_pay());
         // The same on top of FreeBSD's interrupt, which does not count.
         let intr = IntrContext::enter_uncounted(&crit);

@@ -183,6 +183,23 @@ mod tests {
     }
 
     #[test]
+    fn it_knows_how_many_there_are() {
+        let threads = threads(3);
+        let mut queue = RunQueue::new();
+        assert!(queue.is_empty());
+        queue.push_back(&threads[0], priority(5));
+        queue.push_front(&threads[1], priority(5));
+        queue.push_back(&threads[2], priority(6));
+        assert_eq!((queue.len(), queue.is_empty()), (3, false));
+        queue.remove(&threads[0], priority(5));
+        assert_eq!(queue.len(), 2);
+        queue.pop();
+        assert_eq!((queue.len(), queue.is_empty()), (1, false));
+        queue.pop();
+        assert_eq!((queue.len(), queue.is_empty()), (0, true));
+    }
+
+    #[test]
     fn find_skips_what_is_not_wanted() {
         let mut queue = RunQueue::new();
         for thread in threads(4) {

@@ -465,6 +465,8 @@ mod tests {
     fn many_pages_are_all() {
         assert_eq!(Forget::of(0, 1, Forget::All), Forget::Page(0));
         assert_eq!(Forget::of(0, 2, Forget::All), Forget::Range(0, 2));
+        let many = Forget::of(0, TOO_MANY, Forget::All);
+        assert_eq!(many, Forget::Range(0, TOO_MANY));
         let most = Forget::of(0, TOO_MANY + 1, Forget::Space);
         assert_eq!(most, Forget::Space);
     }
@@ -521,6 +523,31 @@ mod tests {
             switch(Some(&other));
             switch(None);
             other.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
+        }
+    }
+
+    /// A CPU that was told what to forget does not forget more when it comes back from rest.
+    #[test]
+    fn who_was_told_need_not_find_out() {
+        HostPort::become_cpu(0);
+        for (tags, tag) in [(0, 0), (2, 1)] {
+            TAGS.set(tags);
+            let (tables, space) = (tables(), Space::new(41, 1));
+            switch(Some(&space));
+            assert!(std::ptr::eq(spaces().running(), &raw const space));
+            assert_eq!(LOADED.get(), (1, tag), "of {tags} tags");
+            assert_eq!(read(&tables, 0), 0);
+            let page = Forget::Page(3 * FRAME_SIZE);
+            space
+                .shootdown::<HostPort, _>(page, spaces, tell_me)
+                .unwrap();
+            tables[1][0].store(9, Ordering::Relaxed);
+            switch(None);
+            assert!(spaces().running().is_null());
+            switch(Some(&space));
+            assert_eq!(read(&tables, 0), 0, "forgotten though nobody asked");
+            switch(None);
+            space.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
         }
     }
 

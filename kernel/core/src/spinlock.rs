@@ -633,6 +633,7 @@ mod tests {
         drop(lock.lock());
         assert!(!HostPort::interrupts_enabled());
         assert_eq!(HostPort::spin().count(), 0);
+        assert_eq!(HostPort::crit().critnest(), 0);
     }
 
     /// A lock that is held across a switch: its guard is forgotten, and its release pays or
