@@ -133,6 +133,13 @@ fn checks(fast: bool) -> Vec<Check> {
         call("emitted code", || emitted::command(&[])),
         check("host tests", cargo("test")),
         check("lints, model", lints(&["-p", "model"], &["--all-targets"])),
+        check(
+            "models, loom and shuttle",
+            with(
+                cargo("test"),
+                &["-p", "model", "--test", "loom", "--test", "shuttle"],
+            ),
+        ),
         call("models, quick", || model::command(&[])),
     ];
     if fast {

@@ -1,0 +1,432 @@
+//! kcore's memory orderings, by loom: what C11 allows is tried, bounded by the number of
+//! preemptions. Each model is clean as it is, and is found to be wrong when every Release in it,
+//! or every Acquire, is made Relaxed.
+//!
+//! Each word that kcore's shim asks the hook for has a word of loom's beside it. That must be
+//! made before there is a second thread (to loom its making is a write), so what is shared
+//! lies where it lay in the last execution, and where its words are is known from there; when
+//! a new one is found, all begins anew.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use kcore::call::{Call, CallQueue, CallState};
+use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use kcore::ipi::Ipis;
+use kcore::port::Port;
+use kcore::rendezvous::{IpiCtx, Phase, Rendezvous};
+use kcore::shim::{Access, Operation, Ordering, set_hook};
+use kcore::spinlock::Spinlock;
+use kcore::stop::Stops;
+use loom::sync::atomic::{self, AtomicU8, AtomicU32, AtomicU64};
+
+mod machine;
+
+use machine::{Checked, become_cpu, first, interrupts, power_on};
+
+/// What the machine needs of loom.
+mod checker {
+    use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+    pub(crate) use crate::kept;
+
+    pub(crate) use loom::thread::ThreadId as Id;
+
+    pub(crate) struct Flag(loom::sync::atomic::AtomicBool);
+
+    impl Flag {
+        pub(crate) fn new(value: bool) -> Self {
+            Self(loom::sync::atomic::AtomicBool::new(value))
+        }
+
+        pub(crate) fn raise(&self) {
+            self.0.swap(true, Release);
+        }
+
+        pub(crate) fn lower(&self) -> bool {
+            self.0.load(Relaxed) && self.0.swap(false, Acquire)
+        }
+    }
+
+    pub(crate) fn current() -> Id {
+        loom::thread::current().id()
+    }
+
+    pub(crate) fn give_way() {
+        loom::thread::yield_now();
+    }
+}
+
+/// A word of loom's for one of kcore's.
+enum Word {
+    Byte(AtomicU8),
+    Half(AtomicU32),
+    Full(AtomicU64),
+}
+
+/// What is taken out of all orderings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Weaker {
+    Nothing,
+    Release,
+    Acquire,
+}
+
+/// Where shared things lie, and how much is in use.
+struct Arena(Box<[u128]>, usize);
+
+const ROOM: usize = 4096;
+
+thread_local! {
+    static ARENA: RefCell<Arena> = RefCell::new(Arena(vec![0; ROOM].into_boxed_slice(), 0));
+    /// The words that have been found: where, and of how many bits.
+    static FOUND: RefCell<HashMap<usize, u32>> = RefCell::new(HashMap::new());
+    static WORDS: RefCell<HashMap<usize, Rc<Word>>> = RefCell::new(HashMap::new());
+    /// Something was read too early.
+    static WRONG: Cell<bool> = const { Cell::new(false) };
+    static WEAKER: Cell<Weaker> = const { Cell::new(Weaker::Nothing) };
+}
+
+/// `ordering` without what is to be taken out.
+fn weakened(ordering: Ordering) -> Ordering {
+    match (WEAKER.get(), ordering) {
+        (Weaker::Release, Ordering::Release) | (Weaker::Acquire, Ordering::Acquire) => {
+            Ordering::Relaxed
+        }
+        (Weaker::Release, Ordering::AcqRel | Ordering::SeqCst) => Ordering::Acquire,
+        (Weaker::Acquire, Ordering::AcqRel | Ordering::SeqCst) => Ordering::Release,
+        (_, ordering) => ordering,
+    }
+}
+
+macro_rules! operate {
+    ($word:expr, $int:ty, $operation:expr, $ordering:expr) => {{
+        let (word, ordering) = ($word, $ordering);
+        u64::from(match $operation {
+            Operation::Load => word.load(match ordering {
+                Ordering::Release => Ordering::Relaxed,
+                Ordering::AcqRel => Ordering::Acquire,
+                other => other,
+            }),
+            Operation::Store(value) => {
+                word.store(
+                    value as $int,
+                    match ordering {
+                        Ordering::Acquire => Ordering::Relaxed,
+                        Ordering::AcqRel => Ordering::Release,
+                        other => other,
+                    },
+                );
+                0
+            }
+            Operation::Swap(value) => word.swap(value as $int, ordering),
+            Operation::CompareExchange { current, new } => {
+                let failure = match ordering {
+                    Ordering::Acquire | Ordering::AcqRel => Ordering::Acquire,
+                    Ordering::SeqCst => Ordering::SeqCst,
+                    _ => Ordering::Relaxed,
+                };
+                let (old, new) = (current as $int, new as $int);
+                match word.compare_exchange(old, new, ordering, failure) {
+                    Ok(old) | Err(old) => old,
+                }
+            }
+            Operation::Add(value) => word.fetch_add(value as $int, ordering),
+            Operation::Sub(value) => word.fetch_sub(value as $int, ordering),
+            Operation::And(value) => word.fetch_and(value as $int, ordering),
+            Operation::Or(value) => word.fetch_or(value as $int, ordering),
+            Operation::Xor(value) => word.fetch_xor(value as $int, ordering),
+            Operation::Max(value) => word.fetch_max(value as $int, ordering),
+            Operation::Min(value) => word.fetch_min(value as $int, ordering),
+            Operation::Fence | Operation::Turns => unreachable!(),
+        })
+    }};
+}
+
+/// Makes loom's words for those that are known within these bytes.
+fn make_words(start: usize, size: usize) {
+    let known = FOUND.with_borrow(|found| found.clone());
+    for (address, bits) in known {
+        if !(start..start + size).contains(&address) {
+            continue;
+        }
+        let access = Access {
+            address,
+            bits,
+            operation: Operation::Load,
+            ordering: Ordering::Relaxed,
+            local: false,
+        };
+        let value = access.value();
+        let word = match bits {
+            8 => Word::Byte(AtomicU8::new(value as u8)),
+            32 => Word::Half(AtomicU32::new(value as u32)),
+            _ => Word::Full(AtomicU64::new(value)),
+        };
+        WORDS.with_borrow_mut(|words| words.insert(address, Rc::new(word)));
+    }
+}
+
+/// Puts `value` where it lies in every execution.
+pub(crate) fn kept<T>(value: T) -> &'static T {
+    let (align, size) = (align_of::<T>().max(16), size_of::<T>());
+    let place = ARENA.with_borrow_mut(|Arena(room, used)| {
+        let base = room.as_mut_ptr() as usize;
+        let start = (base + *used).next_multiple_of(align);
+        *used = start + size - base;
+        assert!(*used <= ROOM * 16, "no room");
+        start
+    });
+    let place = place as *mut T;
+    // SAFETY: in the arena, aligned, and no other thing's in this execution.
+    unsafe { place.write(value) };
+    make_words(place as usize, size);
+    // SAFETY: written just now. The arena outlives the threads of this execution, and what is
+    // put here by the next one is put when these are gone.
+    unsafe { &*place }
+}
+
+/// kcore's operation on a word, done on loom's.
+fn hook(access: &Access) -> u64 {
+    let ordering = weakened(access.ordering);
+    match access.operation {
+        Operation::Turns => return 0,
+        Operation::Fence if ordering == Ordering::Relaxed => return 0,
+        Operation::Fence => {
+            atomic::fence(ordering);
+            return 0;
+        }
+        // One CPU's own.
+        _ if access.local => return access.perform(),
+        _ => {}
+    }
+    let word = WORDS.with_borrow(|words| words.get(&access.address).map(Rc::clone));
+    let Some(word) = word else {
+        FOUND.with_borrow_mut(|found| found.insert(access.address, access.bits));
+        return access.perform();
+    };
+    match &*word {
+        Word::Byte(word) => operate!(word, u8, access.operation, ordering),
+        Word::Half(word) => operate!(word, u32, access.operation, ordering),
+        Word::Full(word) => operate!(word, u64, access.operation, ordering),
+    }
+}
+
+/// What one CPU writes and another one reads. Nothing orders it but what is tested: who reads
+/// too early reads what was there before. A race that loom itself finds would be a panic, which
+/// must not unwind out of a rendezvous.
+struct Plain(AtomicU64);
+
+impl Plain {
+    fn new() -> &'static Self {
+        // Not in the arena: loom's own, made anew each time.
+        Box::leak(Box::new(Self(AtomicU64::new(0))))
+    }
+
+    fn add(&self) {
+        let value = self.0.load(Ordering::Relaxed);
+        self.0.store(value + 1, Ordering::Relaxed);
+    }
+
+    /// It must read this.
+    fn is(&self, value: u64) {
+        if self.0.load(Ordering::Relaxed) != value {
+            WRONG.set(true);
+        }
+    }
+}
+
+/// Explores `model`: how many executions there were, or nothing if one has failed.
+fn explore(weaker: Weaker, preemptions: usize, model: fn()) -> Option<u64> {
+    loop {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&runs);
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(preemptions);
+        builder.max_branches = 20_000;
+        let known = FOUND.with_borrow(HashMap::len);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            builder.check(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                WORDS.with_borrow_mut(HashMap::clear);
+                ARENA.with_borrow_mut(|arena| arena.1 = 0);
+                WEAKER.set(weaker);
+                WRONG.set(false);
+                set_hook(Some(hook));
+                model();
+                set_hook(None);
+                WORDS.with_borrow_mut(HashMap::clear);
+                // What is wrong with words that loom does not know says nothing.
+                let grown = FOUND.with_borrow(HashMap::len) > known;
+                assert!(
+                    !grown && !WRONG.get(),
+                    "a word is new, or was read too early"
+                );
+            });
+        }));
+        set_hook(None);
+        WORDS.with_borrow_mut(HashMap::clear);
+        if FOUND.with_borrow(HashMap::len) == known {
+            return result.ok().map(|()| runs.load(Ordering::Relaxed) as u64);
+        }
+    }
+}
+
+/// `model` is clean; without what `needs` names it is not.
+fn orderings(name: &str, preemptions: usize, needs: &[Weaker], model: fn()) {
+    machine::make(None);
+    let runs = explore(Weaker::Nothing, preemptions, model);
+    let runs = runs.unwrap_or_else(|| panic!("{name}: it is wrong as it is"));
+    println!("{name}: {runs} executions, at most {preemptions} preemptions");
+    for &weaker in needs {
+        let found = explore(weaker, preemptions, model).is_none();
+        assert!(found, "{name}: nobody misses {weaker:?}");
+        println!("{name}: found without {weaker:?}");
+    }
+}
+
+const BOTH: &[Weaker] = &[Weaker::Release, Weaker::Acquire];
+
+/// Runs `body` as cpu1 beside `main` as cpu0.
+fn two(body: impl FnOnce() + 'static, main: impl FnOnce()) {
+    become_cpu(0);
+    let other = loom::thread::spawn(move || {
+        become_cpu(1);
+        body();
+    });
+    main();
+    other.join().expect("cpu1 is done");
+}
+
+#[test]
+fn a_spinlock_orders_what_is_under_it() {
+    orderings("spinlock", 3, BOTH, || {
+        power_on(2, || ());
+        let lock: &'static Spinlock<&Plain, Checked> = kept(Spinlock::new(Plain::new()));
+        let add = move || lock.lock().add();
+        two(add, add);
+        lock.lock().is(2);
+    });
+}
+
+#[test]
+fn an_ipi_word_publishes_what_is_asked_for() {
+    orderings("ipi", 3, BOTH, || {
+        power_on(2, || ());
+        let (word, plain): (&'static Ipis, _) = (kept(Ipis::new()), Plain::new());
+        let post = move || {
+            plain.add();
+            let _sent = word.post(2);
+        };
+        two(post, || {
+            while word.take() == 0 {
+                Checked::relax();
+            }
+            plain.is(1);
+        });
+    });
+}
+
+#[test]
+fn a_call_is_published_and_so_is_its_end() {
+    orderings("call", 3, BOTH, || {
+        power_on(2, || ());
+        let (queue, plain): (&'static CallQueue, _) = (kept(CallQueue::closed()), Plain::new());
+        queue.open();
+        let call = kept(Call::new(kept(move |_: &IpiCtx| plain.add())));
+        let run = move || {
+            while queue.is_empty() {
+                Checked::relax();
+            }
+            queue.run::<Checked>();
+        };
+        two(run, || {
+            plain.add();
+            assert_eq!(queue.post(call), Ok(true));
+            while call.state() != CallState::Done {
+                Checked::relax();
+            }
+            plain.is(2);
+        });
+    });
+}
+
+thread_local! {
+    static RENDEZVOUS: Cell<Option<&'static Rendezvous<Checked>>> = const { Cell::new(None) };
+    static STOPS: Cell<Option<(&'static Stops<Checked>, &'static Plain)>> = const { Cell::new(None) };
+}
+
+/// One call from cpu0 to both, with a barrier if `barrier`.
+fn call_both(barrier: bool) {
+    power_on(2, || {
+        RENDEZVOUS.get().expect("there is one").interrupt();
+    });
+    let rendezvous = kept(Rendezvous::<Checked>::new());
+    RENDEZVOUS.set(Some(rendezvous));
+    let online = kept(AtomicCpuSet::new());
+    online.assign(&first(2));
+    let [mine, other] = [Plain::new(), Plain::new()];
+    let wait = || {
+        while interrupts() == 0 {
+            Checked::relax();
+        }
+    };
+    two(wait, || {
+        mine.add();
+        let setup = |context: &IpiCtx| {
+            if context.cpu() == CpuId::BOOT {
+                mine.add();
+            }
+        };
+        let action = |context: &IpiCtx| {
+            if context.cpu() != CpuId::BOOT {
+                mine.is(if barrier { 2 } else { 1 });
+                other.add();
+            }
+        };
+        let setup = if barrier {
+            Phase::Run(&setup)
+        } else {
+            Phase::NoBarrier
+        };
+        let phases = [setup, Phase::Run(&action), Phase::NoBarrier];
+        rendezvous.run(online, &first(2), &phases).expect("a call");
+        other.is(1);
+    });
+}
+
+#[test]
+fn a_rendezvous_orders_its_phases() {
+    orderings("rendezvous, no barrier", 2, BOTH, || call_both(false));
+    orderings("rendezvous, a barrier", 2, BOTH, || call_both(true));
+}
+
+#[test]
+fn a_stop_shows_what_was_saved() {
+    orderings("stop", 2, BOTH, || {
+        power_on(2, || {
+            let (stops, saved) = STOPS.get().expect("there are some");
+            let _outcome = stops.stop_here(|| saved.add(), || saved.add());
+        });
+        let (stops, saved) = (kept(Stops::<Checked>::new()), Plain::new());
+        STOPS.set(Some((stops, saved)));
+        let stop = move || {
+            let set = CpuSet::single(CpuId::BOOT);
+            let stopped = stops.stop(&set, |asked| asked.each(machine::send));
+            let stopped = stopped.expect("it stops");
+            saved.is(1);
+            stops.restart(&stopped);
+        };
+        // The stopper is not the one that has made `saved`: that has seen its first value, and
+        // loom does not let it see that again behind a turn of a loop.
+        two(stop, || {
+            while interrupts() == 0 {
+                Checked::relax();
+            }
+        });
+    });
+}
