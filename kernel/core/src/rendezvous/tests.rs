@@ -7,7 +7,9 @@ use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use crate::port::Port;
 use crate::shim::{AtomicBool, AtomicU32, Ordering};
+use crate::spinlock::Spinlock;
 use crate::testing::{HostPort, on_cpus};
+use crate::wake::DeferredWake;
 
 const CPUS: usize = 4;
 
@@ -257,6 +259,17 @@ fn the_wrong_context_is_an_error_and_nothing_runs() {
     let intr = crate::intr::IntrContext::enter(HostPort::crit());
     assert_eq!(run(&CpuSet::first_n(1)), Err(RendezvousError::InInterrupt));
     let _preempt = intr.eoi(|| ()).finish();
+    let lock = Spinlock::<(), HostPort>::new(());
+    let held = lock.lock();
+    let result = run(&CpuSet::first_n(1));
+    assert_eq!(result, Err(RendezvousError::SpinlockHeld));
+    drop(held);
+    let again = |_: &IpiCtx| {
+        let result = run(&CpuSet::first_n(1));
+        assert_eq!(result, Err(RendezvousError::InAction));
+    };
+    let phases = [Phase::NoBarrier, Phase::Run(&again), Phase::NoBarrier];
+    rendezvous.run_on_all(&online, &phases).unwrap();
     assert_eq!(run(&CpuSet::EMPTY), Err(RendezvousError::EmptySet));
     let absent = RendezvousError::NotOnline(cpu(200));
     assert_eq!(run(&[cpu(0), cpu(200)].into_iter().collect()), Err(absent));
@@ -459,5 +472,69 @@ fn a_lost_interrupt_is_reported_and_the_next_call_is_answered() {
             let result = rendezvous.run(&online, &CpuSet::single(cpu(1)), &phases);
             assert_eq!((result, ran.load(Ordering::Relaxed)), (Ok(()), 1));
         }
+    });
+}
+
+#[test]
+fn a_cpu_is_called_from_when_it_is_told_until_it_answers() {
+    let rendezvous = Rendezvous::<HostPort>::new();
+    HostPort::become_cpu(1);
+    assert!(!rendezvous.is_called(cpu(1)));
+    assert!(rendezvous.tell(cpu(1), cpu(0)));
+    assert!(rendezvous.is_called(cpu(1)));
+    assert!(!rendezvous.tell(cpu(1), cpu(2)), "it knows");
+}
+
+/// On all CPUs; and what the initiator's own action has noted is carried out.
+#[test]
+fn all_and_a_wakeup_of_the_initiators_own() {
+    static WOKEN: AtomicU32 = AtomicU32::new(0);
+    static WAKE: DeferredWake = DeferredWake::new(&|| {
+        WOKEN.fetch_add(1, Ordering::Relaxed);
+    });
+    let ran = AtomicU32::new(0);
+    machine(3, |rendezvous, online| {
+        let action = |context: &IpiCtx| {
+            ran.fetch_add(1, Ordering::Relaxed);
+            if context.cpu() == CpuId::BOOT {
+                context.wake(&WAKE);
+            }
+        };
+        let phases = [Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier];
+        rendezvous.run_on_all(online, &phases).unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 3);
+        assert_eq!(WOKEN.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// Without a barrier a CPU goes back to what it was doing though another one is still at it.
+#[test]
+fn without_a_barrier_nobody_waits() {
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let online = first_n(3);
+    let (acted, back) = (AtomicBool::new(false), AtomicBool::new(false));
+    on_all(&rendezvous, 3, |index| match index {
+        0 => {
+            let action = |context: &IpiCtx| match context.cpu().index() {
+                1 => acted.store(true, Ordering::Relaxed),
+                2 => {
+                    while !back.load(Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                }
+                _ => {}
+            };
+            let phases = [Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier];
+            rendezvous
+                .run(&online, &CpuSet::first_n(3), &phases)
+                .unwrap();
+        }
+        1 => {
+            while !acted.load(Ordering::Relaxed) {
+                HostPort::relax();
+            }
+            back.store(true, Ordering::Relaxed);
+        }
+        _ => {}
     });
 }
