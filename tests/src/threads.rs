@@ -113,7 +113,10 @@ ktest! {
             }
         };
         log::info!("{} threads, then: {error}", handles.len());
-        assert_eq!(error, SpawnError::TableFull { capacity: kernel::thread::capacity() });
+        let capacity = kernel::thread::capacity();
+        assert_eq!(error, SpawnError::TableFull { capacity });
+        // One to 256 KiB of memory, of which firmware and the image have some.
+        assert!((1900..=2048).contains(&capacity), "{capacity} threads in 512 MiB");
         open.store(true, Ordering::Relaxed);
         handles.into_iter().for_each(JoinHandle::join);
         spawn("after", || {}).join();
@@ -124,21 +127,33 @@ ktest! {
     /// Without memory for a stack there is an error, and no thread; and what there was for the
     /// stack is kept for the next one.
     fn no_memory() [qemu = "-m 64", console = "no memory for a thread"] {
-        // Half a stack, and the other half with what its mapping may need.
-        let part = mem::allocate_frames(20).expect("a stack");
+        // A stack, with what its mapping may need.
+        const FRAMES: u64 = 20;
+        let part = mem::allocate_frames(FRAMES).expect("a stack");
         let mut stacks = 0;
         while mem::kstack::allocate().is_ok() {
             stacks += 1;
         }
         while mem::allocate_frame().is_some() {}
-        // SAFETY: allocated above, and never used.
-        unsafe { mem::free_frames(part, 8) };
-        let error = Builder::new("last").spawn(|| ()).expect_err("there is no memory");
-        log::info!("{stacks} stacks, then: {error}");
-        assert_eq!(error, SpawnError::OutOfMemory);
-        // SAFETY: as above.
-        unsafe { mem::free_frames(part + 8 * 4096, 12) };
-        Builder::new("last").spawn(|| ()).expect("the rest of a stack").join();
+        // How much of a stack there is already depends on how much memory there was.
+        let last = (0..FRAMES).find_map(|frame| match Builder::new("last").spawn(|| ()) {
+            Ok(last) => {
+                assert!(frame > 0, "a thread without memory");
+                log::info!("a thread after {frame} frames more");
+                Some(last)
+            }
+            Err(error) => {
+                assert_eq!(error, SpawnError::OutOfMemory);
+                if frame == 0 {
+                    log::info!("{stacks} stacks, then: {error}");
+                }
+                // SAFETY: allocated above, and never used.
+                unsafe { mem::free_frames(part + frame * 4096, 1) };
+                None
+            }
+        });
+        last.expect("what there is of a stack was lost").join();
+        assert_eq!(kernel::thread::capacity(), 512, "the least, in 64 MiB");
     }
 }
 
@@ -569,6 +584,17 @@ ktest! {
     ] {
         let _section = CriticalGuard::enter();
         sched::sleep_for(1_000_000);
+    }
+}
+
+ktest! {
+    /// A thread that was never pinned cannot be unpinned.
+    fn unpinned_too_often() [
+        expect = "assert", console = "thread0.0 \"boot\": unpinned more often than pinned",
+        console = "panic on cpu0 at tests/src/threads.rs:",
+    ] {
+        sched::curthread().pin();
+        (0..2).for_each(|_| sched::curthread().unpin());
     }
 }
 

@@ -268,6 +268,7 @@ impl Thread {
     ///
     /// # Panics
     /// If there is none to undo.
+    #[track_caller]
     pub fn unpin(&self) {
         // Relaxed: the thread's own.
         let pinned = self.pinned.load(Ordering::Relaxed);
