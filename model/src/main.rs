@@ -129,10 +129,10 @@ fn options() -> Result<Option<Options>, String> {
 fn list() {
     println!("models:");
     for model in MODELS {
-        let tier = if model.tier == Tier::Full {
-            " (--full)"
-        } else {
-            ""
+        let tier = match model.tier {
+            Tier::Quick => "",
+            Tier::Full => " (--full)",
+            Tier::ByName => " (by its name only)",
         };
         println!("  {:<22} {}{tier}", model.name, model.about);
     }
@@ -204,9 +204,10 @@ fn explore_all(model: &Model, bug: Option<Bug>, limits: Limits) -> (Outcome, [mo
 fn all_models(options: &Options) -> bool {
     let wanted = |model: &&Model| {
         let named = options.name.as_ref();
-        named.map_or(options.full || model.tier == Tier::Quick, |name| {
-            model.name.contains(name.as_str())
-        })
+        named.map_or(
+            model.tier == Tier::Quick || options.full && model.tier == Tier::Full,
+            |name| model.name.contains(name.as_str()),
+        )
     };
     let queue = Mutex::new(MODELS.iter().filter(wanted));
     let results = Mutex::new((true, 0_usize));
@@ -222,7 +223,7 @@ fn all_models(options: &Options) -> bool {
             };
             let limits = Limits {
                 states: options.states,
-                deviations: None,
+                deviations: model.deviations,
             };
             let (outcome, phases) = explore_all(model, None, limits);
             let mut results = results.lock().expect("no panic");

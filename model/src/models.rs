@@ -32,6 +32,8 @@ pub(crate) enum Kind {
 pub(crate) enum Tier {
     Quick,
     Full,
+    /// By its name only: it does not come to its end in an hour.
+    ByName,
 }
 
 /// A model.
@@ -57,6 +59,9 @@ pub(crate) struct Model {
     pub(crate) nested: bool,
     pub(crate) program: fn(usize),
     pub(crate) at_rest: fn(),
+    /// How many interrupts, switches and drains are explored besides those that must be; all if
+    /// there is no bound.
+    pub(crate) deviations: Option<u32>,
     /// The phases of the calls; each one is an exploration of its own.
     pub(crate) phases: &'static [[Kind; 3]],
 }
@@ -114,6 +119,7 @@ const BASE: Model = Model {
     nested: true,
     program: |_| (),
     at_rest: || (),
+    deviations: None,
     phases: &[SEED],
 };
 
@@ -418,9 +424,10 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "stop-mutual-3",
-        about: "3 CPUs stop all others by interrupt",
+        about: "3 CPUs stop all others by interrupt, up to 3 deviations",
         tier: Tier::Full,
         cpus: 3,
+        deviations: Some(3),
         extra: true,
         program: |cpu| stop::mutual(cpu, false, 1),
         ..BASE
@@ -491,12 +498,32 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
-        name: "rendezvous-3x2",
+        name: "rendezvous-3x2-runs",
         about: "3 CPUs, 2 initiators, 1 round, three callbacks",
-        tier: Tier::Full,
+        tier: Tier::ByName,
         cpus: 3,
         program: |cpu| initiators(cpu, 2, 1),
         phases: &[RUNS],
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-3x2-all",
+        about: "3 CPUs, 2 initiators, 1 round, all 27 combinations of phases, up to 2 deviations",
+        tier: Tier::Full,
+        cpus: 3,
+        program: |cpu| initiators(cpu, 2, 1),
+        deviations: Some(2),
+        phases: &ALL_PHASES,
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-3x2-all-rounds",
+        about: "3 CPUs, 2 initiators, 2 rounds, all 27 combinations of phases, up to 2 deviations",
+        tier: Tier::Full,
+        cpus: 3,
+        program: |cpu| initiators(cpu, 2, 2),
+        deviations: Some(2),
+        phases: &ALL_PHASES,
         ..BASE
     },
     Model {

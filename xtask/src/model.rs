@@ -1,5 +1,6 @@
 //! `cargo xtask model`: builds the explorer and runs it; what it is told is the explorer's
-//! own (`model/src/main.rs`).
+//! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps kcore's machine code
+//! besides.
 
 use crate::cargo::cargo;
 use crate::error::{Error, Exit, Result};
@@ -19,9 +20,25 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
         .status()
         .map_err(|e| Error::io("cannot start cargo", &e))?;
     match status.code() {
+        // All of it: the machine code too.
+        Some(0) if words.iter().all(|word| word == "--full") => stepping(),
         Some(0) => Ok(()),
         Some(2) => Err(Error::reported(Exit::Usage)),
         Some(_) => Err(Error::reported(Exit::Failed)),
         None => Err(Error::failed("the explorer was ended by a signal")),
     }
+}
+
+/// kcore's optimised machine code, single-stepped: `kernel/core/tests/stepping.rs`.
+fn stepping() -> Result<()> {
+    let status = cargo("test")
+        .args(["--quiet", "--release", "-p", "kcore", "--test", "stepping"])
+        .status()
+        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::failed(
+        "single-stepping kcore's machine code has found something",
+    ))
 }
