@@ -252,8 +252,11 @@ const COUNT: usize = 32;
 /// Adds one to a plain word, by a load and a store of which the compiler knows.
 #[inline(always)]
 fn add(index: usize, value: u32) {
+    let word = PLAIN.0[index].get();
     // SAFETY: a live word; see `Plain`.
-    unsafe { *PLAIN.0[index].get() = (*PLAIN.0[index].get()).wrapping_add(value) };
+    let before = unsafe { *word };
+    // SAFETY: the same.
+    unsafe { *word = before.wrapping_add(value) };
 }
 
 fn value(index: usize) -> u32 {
