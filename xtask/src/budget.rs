@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) const QUIET_CPU: Duration = Duration::from_secs(10);
 /// Time by the clock without progress, of an idle guest.
 const QUIET_WALL: Duration = Duration::from_secs(60);
-/// A guest is idle that used less of it than this, a twentieth, as CPU time.
+/// A guest is idle that uses less CPU time than this, a twentieth, in all of it.
 const IDLE_CPU: Duration = Duration::from_secs(3);
 /// CPU time of a whole boot.
 const TOTAL_CPU: Duration = Duration::from_secs(300);
@@ -58,6 +58,8 @@ pub(crate) struct Budget {
     progress: u64,
     cpu: Duration,
     wall: Instant,
+    /// When, and with how much CPU time used, the guest was last seen at work.
+    at_work: (Instant, Duration),
 }
 
 impl Budget {
@@ -70,6 +72,7 @@ impl Budget {
             progress: 0,
             cpu: Duration::ZERO,
             wall: now,
+            at_work: (now, Duration::ZERO),
         }
     }
 
@@ -87,18 +90,22 @@ impl Budget {
         if progress != self.progress {
             (self.progress, self.wall) = (progress, now);
             self.cpu = cpu.unwrap_or_default();
+            self.at_work = (now, self.cpu);
         }
         let limit = |limit: Duration| limit.mul_f64(self.scale);
         let quiet = now.duration_since(self.wall);
         let Some(cpu) = cpu else {
             return (quiet > limit(self.quiet_cpu)).then_some(Stall::Wall(limit(self.quiet_cpu)));
         };
-        let used = cpu.saturating_sub(self.cpu);
+        if cpu.saturating_sub(self.at_work.1) >= limit(IDLE_CPU) {
+            self.at_work = (now, cpu);
+        }
+        let idle = now.duration_since(self.at_work.0);
         if cpu > limit(TOTAL_CPU) {
             Some(Stall::Total(limit(TOTAL_CPU)))
-        } else if used > limit(self.quiet_cpu) {
+        } else if cpu.saturating_sub(self.cpu) > limit(self.quiet_cpu) {
             Some(Stall::Cpu(limit(self.quiet_cpu)))
-        } else if quiet > limit(QUIET_WALL) && used < limit(IDLE_CPU) {
+        } else if idle > limit(QUIET_WALL) {
             Some(Stall::Wall(limit(QUIET_WALL)))
         } else {
             None
@@ -135,10 +142,22 @@ mod tests {
             budget.check(1, Some(2 * S), start + 111 * S),
             Some(Stall::Wall(60 * S))
         );
-        // Silent, and at work whenever the host lets it.
-        assert_eq!(budget.check(1, Some(4 * S), start + 200 * S), None);
+    }
+
+    #[test]
+    fn who_is_at_work_in_silence_is_not_idle_and_who_was_is() {
+        let start = Instant::now();
+        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        assert_eq!(budget.check(1, Some(S), start), None);
+        assert_eq!(budget.check(1, Some(4 * S), start + 59 * S), None);
+        assert_eq!(budget.check(1, Some(7 * S), start + 118 * S), None);
+        assert_eq!(budget.check(1, Some(8 * S), start + 177 * S), None);
         assert_eq!(
-            budget.check(1, Some(12 * S), start + 600 * S),
+            budget.check(1, Some(8 * S), start + 179 * S),
+            Some(Stall::Wall(60 * S))
+        );
+        assert_eq!(
+            budget.check(1, Some(12 * S), start + 180 * S),
             Some(Stall::Cpu(10 * S))
         );
     }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take from opening its monitor to the first answer: it makes the machine
+/// in between, which for 255 CPUs on a busy host takes many seconds.
+const HANDSHAKE: Duration = Duration::from_secs(120);
 
 /// A connection to one QEMU's monitor.
 pub(crate) struct Qmp {
@@ -44,16 +47,25 @@ impl Qmp {
             incoming,
             events: Vec::new(),
         };
-        qmp.execute("qmp_capabilities", &json!({}))?;
+        qmp.execute_within(HANDSHAKE, "qmp_capabilities", &json!({}))?;
         Some(qmp)
     }
 
     /// Runs a command and waits for its answer. `None` when QEMU refuses, is
     /// gone or does not answer.
     pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Option<Value> {
+        self.execute_within(PATIENCE, command, arguments)
+    }
+
+    fn execute_within(
+        &mut self,
+        patience: Duration,
+        command: &str,
+        arguments: &Value,
+    ) -> Option<Value> {
         let message = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{message}").ok()?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             let value = self
                 .incoming
