@@ -51,7 +51,7 @@ pub fn idle() -> ! {
         }
         #[cfg(feature = "ktest")]
         step::idle_begins();
-        let before = interrupts(here);
+        let before = events(here);
         if sched::steal() {
             // Queued here, and better than idling: paid when the lock was released.
             #[cfg(feature = "ktest")]
@@ -59,9 +59,17 @@ pub fn idle() -> ! {
             continue;
         }
         cpu::disable_interrupts();
-        // An interrupt since may have meant: look again at what waits elsewhere.
-        if interrupts(here) == before && here.ipis.poll() {
-            rest(here);
+        // An event since may have meant: look again at what waits elsewhere. An interrupt that
+        // is none, such as another CPU's rendezvous, sends nobody on a look at all CPUs: with
+        // many idle ones that would cost the square of their number.
+        while events(here) == before && here.ipis.poll() {
+            let found = rest(here);
+            #[cfg(feature = "ktest")]
+            step::idle_ends();
+            if found {
+                break;
+            }
+            cpu::disable_interrupts();
         }
         // Who found us polling has sent no interrupt.
         if !here.calls.is_empty() {
@@ -74,31 +82,41 @@ pub fn idle() -> ! {
     }
 }
 
-/// How many interrupts this CPU has had that may bring work.
-fn interrupts(here: &Pcpu) -> u64 {
-    // Relaxed: counted on this CPU.
-    here.ipis_taken.load(Ordering::Relaxed) + here.timer_interrupts.load(Ordering::Relaxed)
+/// How many interrupts this CPU has had that may bring work, and how often it has switched
+/// threads: while another one ran, whoever had work for idle CPUs passed this one over.
+fn events(here: &Pcpu) -> u64 {
+    // Relaxed, all of them: counted on this CPU.
+    let switches = here.sched.switches.iter();
+    let switches = switches.map(|count| count.load(Ordering::Relaxed));
+    here.ipis_taken.load(Ordering::Relaxed)
+        + here.timer_interrupts.load(Ordering::Relaxed)
+        + switches.sum::<u64>()
 }
 
-/// Waits until there may be something to do. Interrupts off and polling when called; the
-/// polling is over at the end, and interrupts may be on. What was asked for meanwhile is
-/// not acted on, since the idle loop looks everywhere next.
-fn rest(here: &Pcpu) {
+/// Waits until there may be something to do; whether there is. Interrupts off and polling
+/// when called; the polling is over at the end, and interrupts may be on. What was asked for
+/// meanwhile is not acted on, since the idle loop looks everywhere next.
+fn rest(here: &Pcpu) -> bool {
     if !here.runq.lock().is_empty() {
         here.ipis.take();
+        return true;
+    }
     // Relaxed: constant since the boot.
-    } else if globals::IDLE_BY_MWAIT.load(Ordering::Relaxed) {
+    if globals::IDLE_BY_MWAIT.load(Ordering::Relaxed) {
         cpu::monitor(here.ipis.address());
         // A bit that is set from the MONITOR on makes the MWAIT return at once.
         if here.ipis.is_quiet() {
             cpu::wait_for_store_or_interrupt();
         }
-        here.ipis.end_polling();
-    } else if end_polling(here) == 0 {
-        // With interrupts off the interrupt that a bit comes with now cannot come between
-        // the look and the halt: STI lets it in only behind HLT.
-        cpu::wait_for_interrupt();
+        return here.ipis.end_polling() != 0;
     }
+    if end_polling(here) != 0 {
+        return true;
+    }
+    // With interrupts off the interrupt that a bit comes with now cannot come between
+    // the look and the halt: STI lets it in only behind HLT.
+    cpu::wait_for_interrupt();
+    false
 }
 
 /// The last look before the halt. In one step with the end of the polling: else a bit in
