@@ -157,5 +157,16 @@ ktest! {
             *FOUND.lock() = Some(error);
         });
         assert_eq!(FOUND.lock().take(), Some(RendezvousError::InInterrupt));
+        step::on_nmi(|| {
+            let error = attempt();
+            *FOUND.lock() = Some(error);
+        });
+        kernel::pcpu::this().send_nmi();
+        let found = || FOUND.lock().take();
+        let mut error = None;
+        while error.is_none() {
+            error = found();
+        }
+        assert_eq!(error, Some(RendezvousError::InNmi));
     }
 }

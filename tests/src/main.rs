@@ -26,6 +26,7 @@ mod page_tables;
 mod quiesce;
 mod rendezvous;
 mod shootdown;
+mod slow;
 mod smp;
 mod soak;
 mod stacks;

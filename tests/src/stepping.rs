@@ -374,37 +374,28 @@ ktest! {
     fn interrupt_exit_by_ipi() [smp = "2..=4"] { by_ipi(interrupt_exit); }
 }
 
-/// Another CPU's rendezvous at every boundary of a critical exit that owes: the seed's
-/// case. The action takes and releases a spinlock; it must not switch.
-fn rendezvous() {
-    static ASKED: AtomicBool = AtomicBool::new(false);
+/// Another CPU is to act.
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// At every boundary of a critical exit that owes: `inject`, which sets [`REQUESTED`] and
+/// waits until an interrupt is on its way. Another CPU sends it by `act`, which ends when this
+/// one has answered.
+fn by_another(name: &str, act: fn(), inject: fn()) {
     static HELD: AtomicU64 = AtomicU64::new(0);
     let better = better_thread();
-    let initiator = Builder::new("initiator")
+    let other = Builder::new("other")
         .on(kcore::cpu::CpuId::new(1).unwrap())
-        .spawn(|| {
-            let me = pcpu::this().id();
+        .spawn(move || {
             while !OVER.load(Ordering::Relaxed) {
                 // Acquire: pairs with the Release of the boundary that asks.
-                if !ASKED.swap(false, Ordering::Acquire) {
-                    spin_loop();
-                    continue;
+                if REQUESTED.swap(false, Ordering::Acquire) {
+                    act();
+                    HELD.fetch_add(1, Ordering::Release);
                 }
-                let action = |context: &IpiCtx| {
-                    if context.cpu() != me {
-                        let before = switches();
-                        *LOCK.lock() += 1;
-                        kcore::kassert!(
-                            switches() == before,
-                            "a switch inside a rendezvous action"
-                        );
-                    }
-                };
-                smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
-                HELD.fetch_add(1, Ordering::Release);
+                spin_loop();
             }
         });
-    let mut asked = 0;
+    let mut held = 0;
     let code = || {
         let crit = sched::curthread().crit();
         crit.enter();
@@ -413,33 +404,76 @@ fn rendezvous() {
     };
     let mut at = 0;
     loop {
-        let steps = step::run(code, at, || {
-            ASKED.store(true, Ordering::Release);
-            // The IPI is sent when this CPU is called; it is taken after the IRET.
-            let me = pcpu::this().id();
-            while !globals::RENDEZVOUS
-                .calls()
-                .any(|call| call.left.contains(me))
-            {
-                spin_loop();
-            }
-            kernel::clock::delay(20_000);
-        });
+        let steps = step::run(code, at, inject);
         if at >= steps {
-            log::info!("rendezvous: {steps} boundaries");
+            log::info!("{name}: {steps} boundaries");
             assert!(steps > 5, "nothing was stepped");
             break;
         }
-        asked += 1;
-        while HELD.load(Ordering::Acquire) < asked {
+        held += 1;
+        while HELD.load(Ordering::Acquire) < held {
             spin_loop();
         }
-        settled("rendezvous", at);
+        settled(name, at);
         at += 1;
         ktest::beat(at);
     }
     finish(better);
-    initiator.expect("a thread").join();
+    other.expect("a thread").join();
+}
+
+/// Another CPU's rendezvous: the seed's case. The action takes and releases a spinlock; it
+/// must not switch.
+fn rendezvous() {
+    fn act() {
+        let me = pcpu::this().id();
+        let action = |context: &IpiCtx| {
+            if context.cpu() != me {
+                let before = switches();
+                *LOCK.lock() += 1;
+                kcore::kassert!(switches() == before, "a switch inside a rendezvous action");
+            }
+        };
+        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    }
+    by_another("rendezvous", act, || {
+        REQUESTED.store(true, Ordering::Release);
+        // The IPI is sent when this CPU is called; it is taken after the IRET.
+        let me = pcpu::this().id();
+        while !globals::RENDEZVOUS
+            .calls()
+            .any(|call| call.left.contains(me))
+        {
+            spin_loop();
+        }
+        kernel::clock::delay(20_000);
+    });
+}
+
+/// Another CPU stops this one and lets it go on: what is owed is paid all the same.
+fn stopped() {
+    fn act() {
+        let boot = kcore::cpu::CpuId::BOOT;
+        let stopped = smp::stop_cpus(&kcore::cpu::CpuSet::single(boot)).unwrap();
+        assert!(smp::is_stopped(boot));
+        smp::restart_cpus(stopped);
+    }
+    by_another("stop", act, || {
+        REQUESTED.store(true, Ordering::Release);
+        while apic::requested() != Some(vector::STOP) {
+            spin_loop();
+        }
+    });
+}
+
+ktest! {
+    /// With the typed heart.
+    fn stopped_typed() [smp = "2..=4", append = "heart=typed"] { stopped(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn stopped_freebsd() [smp = "2..=4", append = "heart=freebsd"] { stopped(); }
 }
 
 /// Another CPU's rendezvous, with barriers, at every boundary of this CPU's own: the orders
