@@ -212,6 +212,8 @@ mod tests {
         assert_eq!(queue.post(calls[1]), Ok(false));
         assert_eq!(queue.post(calls[2]), Ok(false));
         assert_eq!(queue.post(calls[1]), Err(Refused::Busy));
+        let text = Refused::Busy.to_string();
+        assert_eq!(text, "call: it is queued already");
         assert_eq!(calls[2].state(), CallState::Queued);
         queue.run::<HostPort>();
         queue.run::<HostPort>();
