@@ -168,7 +168,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-freebsd",
-        about: "the same; layer a alone (r222942's section, interrupts not counted)",
+        about: "section against rendezvous, 1 timer; layer a alone (r222942's section, interrupts not counted)",
         better: true,
         heart: Heart::Freebsd,
         timers: [1, 0, 0, 0],
@@ -177,7 +177,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-both",
-        about: "the same; both layers, a timer on each CPU",
+        about: "section against rendezvous; both layers, a timer on each CPU",
         better: true,
         timers: [1, 1, 0, 0],
         program: window,
@@ -185,7 +185,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-both-tso",
-        about: "both layers, 1 timer, on x86-TSO",
+        about: "section against rendezvous; both layers, 1 timer, on x86-TSO",
         better: true,
         memory: Memory::Tso,
         timers: [1, 0, 0, 0],
@@ -257,7 +257,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "idle-mwait",
-        about: "the same by MONITOR and MWAIT",
+        about: "2 CPUs, one idles by MONITOR and MWAIT, the other brings work twice; x86-TSO",
         memory: Memory::Tso,
         program: idle_by_mwait,
         at_rest: idle_at_rest,
@@ -287,7 +287,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "rendezvous-one-tso",
-        about: "the same twice, action without barriers, x86-TSO",
+        about: "2 CPUs call each other twice, action without barriers, x86-TSO",
         memory: Memory::Tso,
         program: |thread| each_other(thread, 2),
         ..BASE
@@ -334,7 +334,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "space-tags",
-        about: "the same with PCIDs, on x86-TSO",
+        about: "as space, with PCIDs, on x86-TSO",
         memory: Memory::Tso,
         tags: 2,
         extra: true,
@@ -353,7 +353,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "calls-tso",
-        about: "the same on x86-TSO",
+        about: "as calls, on x86-TSO",
         cpus: 3,
         memory: Memory::Tso,
         extra: true,
@@ -408,7 +408,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "stop-nmi",
-        about: "the same by NMI",
+        about: "as stop, by NMI",
         better: true,
         extra: true,
         timers: [0, 1, 0, 0],

@@ -106,14 +106,18 @@ fn access_text(
     let value = |value: u64| match value {
         0xffff_ffff => "free".to_string(),
         value if value > 0xffff_ffff => "…".to_string(),
-        value => format!("{value:#x}")
-            .replace("0x0", "0")
-            .replace("0x1", "1"),
+        0..10 => value.to_string(),
+        value => format!("{value:#x}"),
     };
-    Some(if old == new {
-        format!("{text}  = {}", value(old))
+    let change = if old == new {
+        format!("= {}", value(old))
     } else {
-        format!("{text}  {} → {}", value(old), value(new))
+        format!("{} → {}", value(old), value(new))
+    };
+    // The value first: the source is what may be cut off.
+    Some(match text.split_once(' ') {
+        Some((place, source)) => format!("{place} {change}  {}", source.trim_start()),
+        None => format!("{text} {change}"),
     })
 }
 

@@ -8,8 +8,9 @@
 //!
 //! What only this sees is what the compiler has made of the source: a section that it has
 //! deleted or moved, a decrement in two instructions. The explorer (`model/`) sees the source,
-//! with a call at every atomic. So a section of plain words is shown to fail here, optimised:
-//! `cargo test --release -p kcore --test stepping`, which `cargo xtask model` runs.
+//! with a call at every atomic. So only optimised code is stepped (what is not has so many
+//! instructions that it would take minutes): `cargo test --release -p kcore --test stepping`,
+//! which `cargo xtask model` runs.
 //!
 //! One CPU, one interrupt at a time; the other thread runs on the stack of the first.
 #![cfg(all(
@@ -444,6 +445,7 @@ fn is_found(kind: Kind, what: &str, code: impl Fn()) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_critical_exit() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || section(CritState::exit::<Host>));
@@ -451,6 +453,7 @@ fn a_critical_exit() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_spin_unlock() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || {
@@ -462,6 +465,7 @@ fn a_spin_unlock() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn the_end_of_an_interrupt() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || interrupt(Kind::Timer));
@@ -469,11 +473,13 @@ fn the_end_of_an_interrupt() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn work_stays_in_its_section() {
     holds(Kind::Timer, work);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn looking_first_is_found() {
     is_found(Kind::Timer, "a preemption is lost", || {
         // What comes up comes by the interrupt alone.
@@ -483,6 +489,7 @@ fn looking_first_is_found() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_split_decrement_is_found() {
     is_found(Kind::Timer, "a preemption is lost", || {
         THREADS[0].crit.enter();
@@ -491,6 +498,7 @@ fn a_split_decrement_is_found() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn r222942_is_found() {
     is_found(Kind::NoNestedSection, "a switch before the EOI", || {
         section(CritState::exit::<Host>);
@@ -500,7 +508,7 @@ fn r222942_is_found() {
 /// Without a fence to the compiler there is no section in the machine code. Unoptimised code
 /// has it still.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "the compiler must optimise")]
+#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_section_without_a_compiler_fence_is_found() {
     is_found(
         Kind::Timer,
