@@ -39,14 +39,25 @@ fn replace() {
     }
 }
 
-/// Reads the object for a while: it must stay what it is.
+/// Reads the object for some turns: it must stay what it is.
 fn read(turns: u32) {
+    let mut left = turns;
+    read_until(|| {
+        left = left.saturating_sub(1);
+        left == 0
+    });
+}
+
+/// Reads the object until `over`.
+fn read_until(mut over: impl FnMut() -> bool) {
     let _reading = epoch::enter();
     // SAFETY: not freed while somebody reads, which is what is tested.
     let object = unsafe { &*CURRENT.load(Ordering::Acquire) };
     let number = object.0.load(Ordering::Relaxed);
-    for _ in 0..turns {
+    let mut last = false;
+    while !last {
         spin_loop();
+        last = over();
         let now = object.0.load(Ordering::Relaxed);
         kcore::kassert!(
             now == number && now != POISON,
@@ -99,7 +110,25 @@ ktest! {
     fn no_grace_is_found() [
         smp = "2..=8", bug = "no-grace", append = "bug=no-grace", expect = "assert",
         console = "freed under a reader",
-    ] { under_readers(300); }
+    ] {
+        static READS: AtomicBool = AtomicBool::new(false);
+        static COLLECTED: AtomicBool = AtomicBool::new(false);
+        replace();
+        let reader = Builder::new("reader").on(CpuId::new(1).unwrap()).spawn(|| {
+            read_until(|| {
+                READS.store(true, Ordering::Relaxed);
+                // Acquire: pairs with the Release below.
+                COLLECTED.load(Ordering::Acquire)
+            });
+        });
+        while !READS.load(Ordering::Relaxed) {
+            spin_loop();
+        }
+        replace();
+        epoch::collect().unwrap();
+        COLLECTED.store(true, Ordering::Release);
+        reader.unwrap().join();
+    }
 }
 
 ktest! {
