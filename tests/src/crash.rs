@@ -240,7 +240,7 @@ ktest! {
     /// A rendezvous whose action does not end on one CPU, which cannot be given up: it has
     /// a borrow of the initiator's stack.
     fn endless_action() [
-        smp = "2..=8", expect = "assert", console = "rendezvous: CPUs 1 do not come to the end of a phase, for tests/src/crash.rs:",
+        smp = "2..=8", patience = "60", expect = "assert", console = "rendezvous: CPUs 1 do not come to the end of a phase, for tests/src/crash.rs:",
         console = "ktest::crash::deaf",
     ] {
         let action = |context: &IpiCtx| if context.cpu().index() == 1 {

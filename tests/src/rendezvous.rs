@@ -119,7 +119,7 @@ ktest! {
     /// A CPU that does not answer is named, with where it is, and is no part of it later.
     /// The machine goes on, and when it answers again, it is called again.
     fn silent_cpu() [
-        smp = "2..=8",
+        smp = "2..=8", patience = "60",
         console = "rendezvous: CPUs 1 did not come to setup in time, for tests/src/rendezvous.rs:",
         console = "cpu1: interrupted by NMI, ", console = "ktest::rendezvous::deaf",
     ] {
@@ -304,7 +304,7 @@ ktest! {
     /// The initiator sees the count full first, and clears it for the next phase; who waits
     /// for the count waits for ever.
     fn no_generation_is_found() [
-        smp = "2..=8", bug = "no-generation", append = "bug=no-generation", expect = "assert",
+        smp = "2..=8", patience = "60", bug = "no-generation", append = "bug=no-generation", expect = "assert",
         console = "do not come to the end of a phase, for ",
     ] { all_at_once(2); }
 }

@@ -70,7 +70,10 @@ pub(super) fn plan(
                 } else {
                     long()
                 };
-                let ignored = ignored.filter(|_| run == 0 || repeat == 1);
+                // Said once, and not run.
+                if ignored.is_some() && run > 0 {
+                    continue;
+                }
                 jobs.push(Job {
                     test: test.clone(),
                     smp,
@@ -162,6 +165,26 @@ mod tests {
         assert_eq!(jobs[1].ignored, None);
         assert_eq!(jobs[2].dir, Path::new("d/a.b-smp4"));
         assert_eq!(jobs[2].title(), "a::b (smp 4)");
+    }
+
+    #[test]
+    fn what_it_cannot_run_with_is_said_once_however_often_it_is_repeated() {
+        let jobs = jobs(test(&[], BootPath::Pvh), 3);
+        let ignored = jobs
+            .iter()
+            .map(|job| (job.smp, job.run, job.ignored.is_some()));
+        assert_eq!(
+            ignored.collect::<Vec<_>>(),
+            [
+                (1, 0, true),
+                (2, 0, false),
+                (4, 0, false),
+                (2, 1, false),
+                (4, 1, false),
+                (2, 2, false),
+                (4, 2, false),
+            ]
+        );
     }
 
     #[test]
