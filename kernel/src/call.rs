@@ -40,6 +40,9 @@ pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), R
 /// [`Refused`].
 pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
     let block = pcpu::of(cpu).ok_or(Refused::Offline)?;
+    // Who asks for an IPI must send it before anything else runs here: others who ask the CPU
+    // for something count on it.
+    let _posted = CriticalGuard::enter();
     if block.calls.post(call)? {
         block.send_ipi(Ipi::Call);
     }

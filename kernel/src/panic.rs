@@ -215,7 +215,7 @@ fn others(me: CpuId) -> CpuSet {
 fn stop_others(me: CpuId) {
     let others = others(me);
     for block in others.iter().filter_map(pcpu::of) {
-        block.send_nmi();
+        block.send_last_nmi();
     }
     // What a CPU that did not stop means is said per CPU by the report.
     let _ = clock::wait_until(PATIENCE, || others.iter().all(smp::is_stopped));
@@ -233,7 +233,8 @@ pub fn nmi(snapshot: &Snapshot) {
         }
         let sent = this.take_nmi();
         let asked = this.trace.answer(snapshot);
-        let stopped = smp::stop_here(snapshot);
+        // Relaxed: this CPU's own.
+        let stopped = !this.sends_nmi.load(Ordering::Relaxed) && smp::stop_here(snapshot);
         #[cfg(feature = "ktest")]
         crate::ktest::step::nmi();
         if sent || asked || stopped {

@@ -10,6 +10,7 @@ use core::ptr;
 use kcore::call::CallQueue;
 use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::ipi::Ipis;
+use kcore::port::Port;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::shootdown::Spaces;
 use kcore::spinlock::SpinlockGuard;
@@ -83,6 +84,8 @@ pub struct Pcpu {
     nmi_posted: AtomicBool,
     /// Whether this CPU is in an NMI.
     pub in_nmi: AtomicBool,
+    /// Whether it is in [`Self::send_nmi`]. Its own.
+    pub sends_nmi: AtomicBool,
     /// Whether the CPU is there: a [`Presence`].
     presence: AtomicU8,
     /// The number of the thread that kept it from going offline.
@@ -138,6 +141,7 @@ impl Pcpu {
             stop_interrupts: AtomicU64::new(0),
             nmi_posted: AtomicBool::new(false),
             in_nmi: AtomicBool::new(false),
+            sends_nmi: AtomicBool::new(false),
             presence: AtomicU8::new(Presence::Absent as u8),
             kept_by: AtomicU32::new(0),
             start: AtomicU64::new(0),
@@ -256,12 +260,36 @@ impl Pcpu {
     }
 
     /// Sends this CPU an NMI, unless one is on its way: it looks at all that it may be for.
-    /// So each one that is sent is taken once, and one that nobody sent is from outside.
+    /// So each one that is sent is taken once, and one that nobody sent is from outside. Any
+    /// context.
+    ///
+    /// Who has said that it is on its way must send it, whatever comes: others count on it. An
+    /// interrupt between the two could wait at a barrier for the very CPU that waits for the
+    /// NMI, so there is none. An NMI there could stop this CPU, with the stop of the other one
+    /// counting on what is not sent; so it leaves that to the end of this
+    /// (`faults::nmi_storm` finds both).
     pub fn send_nmi(&self) {
+        let enabled = Machine::disable_interrupts();
+        let sender = try_this();
+        // AcqRel: for an NMI on this CPU it stands around the rest.
+        let nested = sender.map(|sender| sender.sends_nmi.swap(true, Ordering::AcqRel));
         // AcqRel: set, then send. Pairs with `take_nmi`: clear, then look.
         if !self.nmi_posted.swap(true, Ordering::AcqRel) {
             apic::send_nmi(self.apic_id());
         }
+        if let (Some(sender), Some(false)) = (sender, nested) {
+            sender.sends_nmi.swap(false, Ordering::AcqRel);
+            Machine::stop_if_asked();
+        }
+        Machine::restore_interrupts(enabled);
+    }
+
+    /// Sends this CPU an NMI in any case: of a panic, which may be on top of
+    /// [`Self::send_nmi`]. Whoever takes two stops at the first one.
+    pub fn send_last_nmi(&self) {
+        // Release: as in `send_nmi`.
+        self.nmi_posted.store(true, Ordering::Release);
+        apic::send_nmi(self.apic_id());
     }
 
     /// Whether it is there.

@@ -712,6 +712,77 @@ ktest! {
     ] { nmi(); }
 }
 
+/// Another CPU stops this one and cpu1 at every boundary of an NMI that is sent to cpu1: by
+/// NMI, and out of an interrupt that does not end before. The other one may find that cpu1's
+/// NMI is on its way, and send none.
+fn stopped_while_sending() {
+    fn count() {
+        if pcpu::this_cpu() == kcore::cpu::CpuId::BOOT {
+            NMIS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    fn ask() {
+        // Release, and Acquire: pairs with the other CPU's.
+        REQUESTED.store(true, Ordering::Release);
+    }
+    fn wait() {
+        while REQUESTED.load(Ordering::Acquire) {
+            spin_loop();
+        }
+    }
+    fn by_nmi() {
+        wait();
+        let before = NMIS.load(Ordering::Relaxed);
+        ask();
+        while NMIS.load(Ordering::Relaxed) == before {
+            spin_loop();
+        }
+    }
+    // From the other CPU too: what is interrupted may have written half of a command.
+    fn by_interrupt() {
+        wait();
+        ASKED.store(true, Ordering::Release);
+        while apic::requested() != Some(vector::IPI) {
+            spin_loop();
+        }
+    }
+    step::on_nmi(count);
+    let cpu = |index| kcore::cpu::CpuId::new(index).unwrap();
+    let both: kcore::cpu::CpuSet = [cpu(0), cpu(1)].into_iter().collect();
+    let stopper = Builder::new("stopper").on(cpu(2)).spawn(move || {
+        let mut interrupt = None;
+        while !OVER.load(Ordering::Relaxed) {
+            if ASKED.swap(false, Ordering::Acquire) {
+                let until_stopped = |_: &IpiCtx| {
+                    ask();
+                    wait();
+                };
+                let first = kcore::cpu::CpuSet::single(cpu(0));
+                interrupt = Some(kernel::call::smp_call_async(&first, until_stopped));
+            }
+            if REQUESTED.load(Ordering::Acquire) {
+                smp::restart_cpus(smp::stop_cpus_hard(&both).expect("both stop"));
+                REQUESTED.store(false, Ordering::Release);
+            }
+            spin_loop();
+        }
+        drop(interrupt);
+    });
+    sched::curthread().pin();
+    let code = || pcpu::of(cpu(1)).expect("cpu1").send_nmi();
+    at_every_boundary("NMI while sending one", code, by_nmi);
+    at_every_boundary("interrupt while sending an NMI", code, by_interrupt);
+    wait();
+    OVER.store(true, Ordering::Relaxed);
+    stopper.expect("a thread").join();
+    sched::curthread().unpin();
+}
+
+ktest! {
+    /// Who says that an NMI is on its way sends it, whatever comes.
+    fn stopped_while_sending_an_nmi() [smp = "3..=4"] { stopped_while_sending(); }
+}
+
 ktest! {
     /// An IPI that is acknowledged after the switch is found at the switch.
     fn eoi_after_switch_is_found() [
