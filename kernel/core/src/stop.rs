@@ -596,6 +596,29 @@ mod tests {
         left: u8,
     }
 
+    impl State {
+        /// The states that a step of the CPU (where it is then, and what is shared), or one of
+        /// those of the stopper (the same, and how many stops are left), leads to.
+        fn after(
+            self,
+            cpu: Option<(u8, [u8; 2])>,
+            stopper: impl IntoIterator<Item = (u8, [u8; 2], u8)>,
+        ) -> Vec<Self> {
+            let by_cpu = cpu.map(|(cpu, shared)| Self {
+                cpu,
+                shared,
+                ..self
+            });
+            let by_stopper = stopper.into_iter().map(|(stopper, shared, left)| Self {
+                stopper,
+                shared,
+                left,
+                ..self
+            });
+            by_cpu.into_iter().chain(by_stopper).collect()
+        }
+    }
+
     const BELIEVES: u8 = 2;
     /// Where the CPU stands, and goes on only if the stopper lets it.
     const STANDS: u8 = 2;
@@ -649,37 +672,21 @@ mod tests {
             (3, _) => Some((0, [RUNNING, 0])),
             _ => None,
         };
-        let mut after: Vec<_> = cpu
-            .map(|(cpu, shared)| State {
-                cpu,
-                shared,
-                ..state
-            })
-            .into_iter()
-            .collect();
-        let mut step = |stopper, shared, left| {
-            after.push(State {
-                stopper,
-                shared,
-                left,
-                ..state
-            });
+        let (shared, left) = (state.shared, state.left);
+        let stopper = match state.stopper {
+            0 if left > 0 => vec![(1, exchange(RUNNING, ASKED), left)],
+            // It may give up.
+            1 if word == STOPPED => vec![
+                (BELIEVES, shared, left),
+                (3, exchange(ASKED, RUNNING), left),
+            ],
+            1 => vec![(3, exchange(ASKED, RUNNING), left)],
+            BELIEVES => vec![(3, shared, left)],
+            3 => vec![(4, exchange(STOPPED, LET_GO), left)],
+            4 if word != LET_GO => vec![(0, shared, left - 1)],
+            _ => vec![],
         };
-        match state.stopper {
-            0 if state.left > 0 => step(1, exchange(RUNNING, ASKED), state.left),
-            1 => {
-                if word == STOPPED {
-                    step(BELIEVES, state.shared, state.left);
-                }
-                // It gives up.
-                step(3, exchange(ASKED, RUNNING), state.left);
-            }
-            BELIEVES => step(3, state.shared, state.left),
-            3 => step(4, exchange(STOPPED, LET_GO), state.left),
-            4 if word != LET_GO => step(0, state.shared, state.left - 1),
-            _ => {}
-        }
-        after
+        state.after(cpu, stopper)
     }
 
     /// With two sets, of those who are asked and of those who stand: the stopper waits until
@@ -693,36 +700,16 @@ mod tests {
             3 => Some((0, [asked, 0])),
             _ => None,
         };
-        let mut after: Vec<_> = cpu
-            .map(|(cpu, shared)| State {
-                cpu,
-                shared,
-                ..state
-            })
-            .into_iter()
-            .collect();
-        let mut step = |stopper, shared, left| {
-            after.push(State {
-                stopper,
-                shared,
-                left,
-                ..state
-            });
+        let (shared, left) = (state.shared, state.left);
+        let stopper = match state.stopper {
+            0 if left > 0 && stands == 0 => vec![(1, shared, left)],
+            1 => vec![(4, [1, stands], left)],
+            4 if stands == 1 => vec![(BELIEVES, shared, left), (3, shared, left)],
+            4 | BELIEVES => vec![(3, shared, left)],
+            3 => vec![(0, [0, stands], left - 1)],
+            _ => vec![],
         };
-        match state.stopper {
-            0 if state.left > 0 && stands == 0 => step(1, state.shared, state.left),
-            1 => step(4, [1, stands], state.left),
-            4 => {
-                if stands == 1 {
-                    step(BELIEVES, state.shared, state.left);
-                }
-                step(3, state.shared, state.left);
-            }
-            BELIEVES => step(3, state.shared, state.left),
-            3 => step(0, [0, stands], state.left - 1),
-            _ => {}
-        }
-        after
+        state.after(cpu, stopper)
     }
 
     #[test]
