@@ -11,6 +11,8 @@ use kernel::smp::online;
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::{globals, ktest, sched};
 
+use crate::threads::join_with_beats;
+
 /// What is read and replaced: its number, or what it has when it is freed.
 struct Object(AtomicU64);
 
@@ -84,14 +86,7 @@ fn under_readers(rounds: u64) {
         };
         Builder::new("reads").on(cpu).spawn(body).unwrap()
     });
-    let threads: Vec<JoinHandle> = threads.collect();
-    let mut beats = 0;
-    while !threads.iter().all(JoinHandle::is_finished) {
-        sched::sleep_for(10_000_000);
-        beats += 1;
-        ktest::beat(beats);
-    }
-    threads.into_iter().for_each(JoinHandle::join);
+    join_with_beats(threads.collect());
     epoch::collect().unwrap();
     assert_eq!(epoch::pending(), 0);
     assert_eq!(

@@ -18,7 +18,7 @@ use kernel::vspace::VSpace;
 use kernel::waitq::WaitQueue;
 use kernel::{clock, globals, ktest, pcpu, sched, shootdown};
 
-use crate::stress::random;
+use crate::stress::{random, stay};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug)]
@@ -191,13 +191,7 @@ fn work(number: u64, cpus: &CpuSet, space: &VSpace, end: u64) {
                 space.run(|| clock::delay((dice >> 16) % 20_000));
                 count(Kind::Visit);
             }
-            _ => {
-                sched::curthread().pin();
-                let here = pcpu::this().id();
-                clock::delay((dice >> 16) % 20_000);
-                assert_eq!(pcpu::this().id(), here, "a pinned thread moved");
-                sched::curthread().unpin();
-            }
+            _ => stay((dice >> 16) % 20_000),
         }
     }
 }

@@ -17,6 +17,15 @@ pub(crate) fn random(state: &mut u64) -> u64 {
     *state
 }
 
+/// Works for `nanoseconds` while pinned, and must be on the same CPU then.
+pub(crate) fn stay(nanoseconds: u64) {
+    sched::curthread().pin();
+    let here = pcpu::this().id();
+    clock::delay(nanoseconds);
+    assert_eq!(pcpu::this().id(), here, "a pinned thread moved");
+    sched::curthread().unpin();
+}
+
 /// Threads that sleep, wake each other, preempt, yield, spin in critical sections, meet
 /// in rendezvous, start and join, at random, for so many seconds of guest time.
 pub(crate) fn stress(seconds: u64) {
@@ -52,13 +61,7 @@ pub(crate) fn stress(seconds: u64) {
                         let child = Builder::new("child").priority(priority).spawn(|| ());
                         child.expect("a thread").join();
                     }
-                    _ => {
-                        sched::curthread().pin();
-                        let here = pcpu::this().id();
-                        clock::delay((dice >> 16) % 20_000);
-                        assert_eq!(pcpu::this().id(), here, "a pinned thread moved");
-                        sched::curthread().unpin();
-                    }
+                    _ => stay((dice >> 16) % 20_000),
                 }
                 DONE.fetch_add(1, Ordering::Relaxed);
             }

@@ -22,6 +22,17 @@ fn cpu(index: usize) -> CpuId {
     CpuId::new(index).expect("a CPU number")
 }
 
+/// Waits for the end of all, and tells the host meanwhile that the test goes on.
+pub(crate) fn join_with_beats(threads: Vec<JoinHandle>) {
+    let mut beats = 0;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        sched::sleep_for(10_000_000);
+        beats += 1;
+        ktest::beat(beats);
+    }
+    threads.into_iter().for_each(JoinHandle::join);
+}
+
 /// Waits for what another CPU does.
 fn spin_until(mut done: impl FnMut() -> bool) {
     while !done() {

@@ -15,6 +15,8 @@ use kernel::thread::{Builder, JoinHandle};
 use kernel::vspace::VSpace;
 use kernel::{clock, globals, ktest, mem, pcpu, sched, shootdown};
 
+use crate::threads::join_with_beats;
+
 /// A page of a space's own half.
 const PAGE: u64 = 0x1000_0000;
 /// Longer than a CPU takes to answer.
@@ -447,14 +449,7 @@ fn everybody(rounds: u64) {
         };
         Builder::new("everybody").on(cpu).spawn(body).unwrap()
     });
-    let threads: Vec<JoinHandle> = threads.collect();
-    let mut beats = 0;
-    while !threads.iter().all(JoinHandle::is_finished) {
-        sched::sleep_for(10_000_000);
-        beats += 1;
-        ktest::beat(beats);
-    }
-    threads.into_iter().for_each(JoinHandle::join);
+    join_with_beats(threads.collect());
 }
 
 ktest! {

@@ -13,6 +13,7 @@ use kernel::{clock, globals, ktest, pcpu, sched, smp};
 
 use super::{cpu, join_all, last_cpu, sleep_until, spawn};
 use crate::stepping;
+use crate::threads::join_with_beats;
 
 /// Longer than a writer that is let in waits.
 const PATIENCE: u64 = 2_000_000_000;
@@ -287,13 +288,7 @@ fn stress(rounds: u64, noise: bool) {
     let writer = spawn(10, Some(last_cpu()), move || {
         (0..writes).for_each(|_| write());
     });
-    let mut beats = 0;
-    while !threads.iter().all(JoinHandle::is_finished) {
-        sched::sleep_for(10_000_000);
-        beats += 1;
-        ktest::beat(beats);
-    }
-    join_all(threads);
+    join_with_beats(threads);
     writer.join();
     let wanted = if noise {
         rounds / 4 * smp::online().len() as u64
