@@ -11,6 +11,7 @@ use kernel::arch::cpu;
 use kernel::arch::paging::{self, Access, PAGE_SIZE};
 use kernel::ktest::step;
 use kernel::smp::{online, smp_rendezvous};
+use kernel::sync::Semaphore;
 use kernel::thread::{Builder, JoinHandle};
 use kernel::vspace::VSpace;
 use kernel::{clock, globals, ktest, mem, pcpu, sched, shootdown};
@@ -70,31 +71,36 @@ fn word(address: u64) -> u64 {
     unsafe { (address as *const u64).read_volatile() }
 }
 
-/// A thread on `cpu` that does `work` in `space` whenever asked, and in between waits without
-/// the CPU.
+/// A thread on `cpu` that does `work` in `space` whenever asked, and in between sleeps: nothing
+/// takes its CPU back to the space until it is asked again.
 struct Visitor {
     thread: JoinHandle,
-    asked: Arc<[AtomicU64; 2]>,
+    shared: Arc<Visits>,
+}
+
+struct Visits {
+    asked: Semaphore,
+    over: AtomicBool,
+    done: AtomicU64,
 }
 
 impl Visitor {
     fn new(cpu: CpuId, space: &Arc<VSpace>, work: impl Fn() + Send + 'static) -> Self {
-        let (space, asked) = (
-            Arc::clone(space),
-            Arc::new([const { AtomicU64::new(0) }; 2]),
-        );
-        let todo = Arc::clone(&asked);
+        let shared = Arc::new(Visits {
+            asked: Semaphore::new(0),
+            over: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+        });
+        let (space, visits) = (Arc::clone(space), Arc::clone(&shared));
         let body = move || {
             space.run(|| {
-                for done in 1.. {
-                    while todo[0].load(Ordering::Acquire) < done {
-                        sched::sleep_for(100_000);
-                    }
-                    if todo[0].load(Ordering::Acquire) == u64::MAX {
+                loop {
+                    visits.asked.acquire();
+                    if visits.over.load(Ordering::Acquire) {
                         return;
                     }
                     work();
-                    todo[1].store(done, Ordering::Release);
+                    visits.done.fetch_add(1, Ordering::Release);
                 }
             });
         };
@@ -102,19 +108,22 @@ impl Visitor {
             .on(cpu)
             .spawn(body)
             .expect("a thread");
-        Self { thread, asked }
+        Self { thread, shared }
     }
 
     /// Lets it work once, and waits for the end.
     fn visit(&self) {
-        let done = self.asked[0].fetch_add(1, Ordering::AcqRel) + 1;
-        while self.asked[1].load(Ordering::Acquire) < done {
+        // Acquire: pairs with the visitor's Release.
+        let before = self.shared.done.load(Ordering::Acquire);
+        self.shared.asked.release();
+        while self.shared.done.load(Ordering::Acquire) == before {
             sched::sleep_for(100_000);
         }
     }
 
     fn end(self) {
-        self.asked[0].store(u64::MAX, Ordering::Release);
+        self.shared.over.store(true, Ordering::Release);
+        self.shared.asked.release();
         self.thread.join();
     }
 }
@@ -150,13 +159,23 @@ ktest! {
 /// A CPU with nothing to do is not interrupted for pages of the space it rests on, and reads
 /// none of them when it goes on.
 fn lazy() {
+    /// So many that the CPU has not lost all of them by itself when it comes back.
+    const PAGES: u64 = 16;
     let space = Arc::new(VSpace::new().unwrap());
-    map(&space, PAGE, 1, 1);
+    map(&space, PAGE, PAGES, 1);
     sched::curthread().pin();
     let far = CpuId::new(online().len() - 1).unwrap();
+    static ROUND: AtomicU64 = AtomicU64::new(0);
     static FOUND: AtomicU64 = AtomicU64::new(0);
-    let visitor = Visitor::new(far, &space, || FOUND.store(word(PAGE), Ordering::Relaxed));
+    let visitor = Visitor::new(far, &space, || {
+        // Relaxed: the visit orders them.
+        let round = ROUND.load(Ordering::Relaxed);
+        let mut words = (0..PAGES).map(|page| word(PAGE + page * PAGE_SIZE));
+        let found = words.find(|&word| word != round).unwrap_or(round);
+        FOUND.store(found, Ordering::Relaxed);
+    });
     for round in 1..20 {
+        ROUND.store(round, Ordering::Relaxed);
         visitor.visit();
         let found = FOUND.load(Ordering::Relaxed);
         assert!(
@@ -169,13 +188,13 @@ fn lazy() {
         }
         assert!(space.active().contains(far));
         let before = interrupts(far);
-        replace(&space, PAGE, 1, round + 1);
+        replace(&space, PAGE, PAGES, round + 1);
         assert_eq!(interrupts(far), before, "an idle CPU was interrupted");
     }
     visitor.end();
     sched::curthread().unpin();
     // The tables are another matter: the CPU leaves them.
-    unmap(&space, PAGE, 1);
+    unmap(&space, PAGE, PAGES);
     let space = Arc::into_inner(space).expect("the visitor has ended");
     assert!(space.active().contains(far));
     drop(space);
