@@ -83,6 +83,7 @@ impl Port for Machine {
         active(match mistake {
             kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
             kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
+            kcore::port::Mistake::UncheckedWait => Bug::UncheckedWait,
             kcore::port::Mistake::NoGeneration => Bug::NoGeneration,
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,

@@ -16,6 +16,7 @@ pub(crate) enum Bug {
     LocalShootdown,
     NoCompletion,
     DeafInitiator,
+    UncheckedWait,
     IdleFence,
     FlagBeforeUnlink,
     NoRevoke,
@@ -96,6 +97,12 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         "deaf-initiator",
         "rendezvous-2x2",
         "an initiator is kept by the barriers of other calls",
+    ),
+    (
+        Bug::UncheckedWait,
+        "unchecked-wait",
+        "rendezvous-2x2",
+        "what comes of that if nothing asserts (with deaf-initiator)",
     ),
     (
         Bug::IdleFence,
@@ -203,19 +210,20 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
 
 impl Bug {
     /// As kcore knows it, if it is made there.
-    pub(crate) fn mistake(self) -> Option<Mistake> {
+    pub(crate) fn mistakes(self) -> &'static [Mistake] {
         match self {
-            Self::NoCompletion => Some(Mistake::NoCompletion),
-            Self::DeafInitiator => Some(Mistake::DeafInitiator),
-            Self::LocalShootdown => Some(Mistake::LocalShootdown),
-            Self::FlagBeforeUnlink => Some(Mistake::FlagBeforeUnlink),
-            Self::NoRevoke => Some(Mistake::NoRevoke),
-            Self::NoGeneration => Some(Mistake::NoGeneration),
-            Self::EarlyLeave => Some(Mistake::EarlyLeave),
-            Self::StaleGeneration => Some(Mistake::StaleGeneration),
-            Self::NoGrace => Some(Mistake::NoGrace),
-            Self::LocalFence => Some(Mistake::LocalFence),
-            _ => None,
+            Self::NoCompletion => &[Mistake::NoCompletion],
+            Self::DeafInitiator => &[Mistake::DeafInitiator],
+            Self::UncheckedWait => &[Mistake::DeafInitiator, Mistake::UncheckedWait],
+            Self::LocalShootdown => &[Mistake::LocalShootdown],
+            Self::FlagBeforeUnlink => &[Mistake::FlagBeforeUnlink],
+            Self::NoRevoke => &[Mistake::NoRevoke],
+            Self::NoGeneration => &[Mistake::NoGeneration],
+            Self::EarlyLeave => &[Mistake::EarlyLeave],
+            Self::StaleGeneration => &[Mistake::StaleGeneration],
+            Self::NoGrace => &[Mistake::NoGrace],
+            Self::LocalFence => &[Mistake::LocalFence],
+            _ => &[],
         }
     }
 

@@ -322,7 +322,7 @@ impl Port for Explored {
         CONFIG
             .get()
             .bug
-            .is_some_and(|bug| bug.mistake() == Some(mistake))
+            .is_some_and(|bug| bug.mistakes().contains(&mistake))
     }
 }
 

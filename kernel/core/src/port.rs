@@ -56,6 +56,8 @@ pub enum Mistake {
     NoCompletion,
     /// The interrupt of another call keeps an initiator until that call has ended.
     DeafInitiator,
+    /// Nobody looks whether that is so.
+    UncheckedWait,
     /// Who waits at a barrier waits for the count of those who have come, which is cleared
     /// for the next phase, and not for the phase to be open.
     NoGeneration,

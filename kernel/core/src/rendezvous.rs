@@ -39,7 +39,9 @@
 //! that come in. A CPU may so be part of several calls, at a barrier of each. And an
 //! initiator whose own call needs it to open the next phase (it *drives*) is never kept by
 //! the barrier of another one: it takes part between two looks at its own, and before it
-//! returns it waits until nobody holds it any more. `bug=deaf-initiator` is that mistake.
+//! returns it waits until nobody holds it any more. `bug=deaf-initiator` is that mistake, and
+//! is found by an assertion in [`Rendezvous::interrupt`]; without it
+//! (`bug=deaf-initiator,unchecked-wait`) each of two initiators waits for the other.
 //!
 //! # The end
 //!
@@ -637,7 +639,7 @@ impl<P: Port> Rendezvous<P> {
         let context = IpiCtx::new(P::cpu(), P::wakes);
         let slot = self.slot(context.cpu());
         // Relaxed: this CPU's own.
-        let drives = slot.driving.load(Ordering::Relaxed) && !P::mistake(Mistake::DeafInitiator);
+        let drives = slot.driving.load(Ordering::Relaxed);
         let mut any = false;
         loop {
             // Relaxed: a look; what is posted later is for the next turn.
@@ -645,10 +647,15 @@ impl<P: Port> Rendezvous<P> {
                 self.begin_all(slot, &context);
                 any = true;
             }
-            if drives || !slot.is_held() {
+            if !slot.is_held() || drives && !P::mistake(Mistake::DeafInitiator) {
                 P::spin_ends();
                 return any;
             }
+            kassert!(
+                !drives || P::mistake(Mistake::UncheckedWait),
+                "{}, whose own call has phases to open, is kept by the barrier of another",
+                context.cpu()
+            );
             P::relax();
             // What is interrupted had interrupts on, and holds no spinlock.
             P::stop_if_asked();

@@ -54,6 +54,7 @@ pub enum Bug {
     NoCompletion,
     NoGeneration,
     DeafInitiator,
+    UncheckedWait,
     IdleFence,
     BootStackOverflow,
     FaultSpinDelays,
@@ -248,6 +249,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::DeafInitiator,
         "deaf-initiator",
         "an initiator is kept by the barriers of other calls",
+    ),
+    (
+        Bug::UncheckedWait,
+        "unchecked-wait",
+        "nobody looks whether an initiator is kept: with deaf-initiator, what comes of that",
     ),
     (
         Bug::IdleFence,
