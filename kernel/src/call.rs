@@ -17,6 +17,7 @@ use kcore::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
 use kcore::site::Place;
 
 use crate::arch::cpu;
+use crate::mem::heap::try_box;
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::{globals, smp};
@@ -66,10 +67,15 @@ pub fn smp_call_async(
     if let Some(cpu) = globals::ONLINE.first_missing(set) {
         return Err(RendezvousError::NotOnline(cpu));
     }
-    let action: NonNull<dyn Action> = NonNull::from(Box::leak(Box::new(action)));
+    let mut calls = Vec::new();
+    let reserved = calls.try_reserve_exact(set.len());
+    let (Ok(()), Ok(action)) = (reserved, try_box(action)) else {
+        return Err(RendezvousError::OutOfMemory);
+    };
+    let action: NonNull<dyn Action> = NonNull::from(Box::leak(action));
     // SAFETY: from a box; it is freed when nobody uses it any more, in `Token::drop`.
     let shared: &'static dyn Action = unsafe { action.as_ref() };
-    let calls: Vec<_> = set.iter().map(|_| Call::new(shared)).collect();
+    calls.extend(set.iter().map(|_| Call::new(shared)));
     let token = Token {
         calls: NonNull::from(Box::leak(calls.into_boxed_slice())),
         action,

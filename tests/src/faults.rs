@@ -10,7 +10,7 @@ use kcore::stop::StopError;
 use kcore::thread::Priority;
 use kernel::arch::paging::{Access, MapError};
 use kernel::arch::{apic, cpu, vector};
-use kernel::call::{Call, CallState, smp_call_post};
+use kernel::call::{Call, CallState, smp_call_async, smp_call_post};
 use kernel::ktest::faults::{failing, left_to_lose, lose, struck};
 use kernel::smp::{self, online, watchdog};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
@@ -124,6 +124,31 @@ ktest! {
         assert_eq!(in_use(), before);
         // SAFETY: taken above; the space is gone.
         unsafe { mem::free_frames(frame, 1) };
+    }
+}
+
+ktest! {
+    /// The same for a call that goes on by itself.
+    fn no_memory_for_a_call() [] {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let everywhere = || {
+            let carried = core::hint::black_box(1);
+            let add = move |_: &IpiCtx| {
+                RUNS.fetch_add(carried, Ordering::Relaxed);
+            };
+            smp_call_async(&online(), add)
+        };
+        let before = in_use();
+        for nth in 1..=2 {
+            let (result, failed) = failing(nth, everywhere);
+            assert!(failed && matches!(result, Err(RendezvousError::OutOfMemory)));
+            assert_eq!(in_use(), before, "after a failure of allocation {nth}");
+        }
+        let (result, failed) = failing(3, everywhere);
+        assert!(!failed, "the action, and the calls");
+        assert_eq!(result.expect("memory").wait(), Ok(()));
+        assert_eq!(in_use(), before);
+        assert_eq!(RUNS.load(Ordering::Relaxed), online().len() as u64);
     }
 }
 

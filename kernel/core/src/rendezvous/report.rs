@@ -28,6 +28,8 @@ pub enum RendezvousError {
     NotOnline(CpuId),
     /// A CPU of the set is stopped, by the one that calls: [`crate::stop`].
     Stopped(CpuId),
+    /// There is no memory for a call that goes on after its initiator has returned.
+    OutOfMemory,
     /// CPUs that did not answer in time. They have not run anything and will not; the
     /// others have run the phases before this one.
     Timeout {
@@ -54,6 +56,7 @@ impl fmt::Display for RendezvousError {
             Self::EmptySet => f.write_str("of no CPU"),
             Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
             Self::Stopped(cpu) => write!(f, "{cpu} is stopped"),
+            Self::OutOfMemory => f.write_str("no memory for the calls"),
             Self::Timeout {
                 silent,
                 phase,
