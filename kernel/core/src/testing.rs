@@ -11,7 +11,7 @@ use std::thread;
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::critical::{CritState, Preempt};
 use crate::port::Port;
-use crate::shim::{AtomicU32, AtomicUsize, Ordering};
+use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::spinlock::SpinState;
 use crate::wake::DeferredWakes;
 
@@ -19,6 +19,19 @@ struct Machine {
     pending: [AtomicU32; MAX_CPUS],
     running: AtomicUsize,
     ready: Barrier,
+    /// A CPU has panicked: those who wait for it are to fail too, not to wait for ever.
+    failed: AtomicBool,
+}
+
+/// Says so, where its CPU unwinds to the end.
+struct Failing<'a>(&'a Machine);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 struct Here {
@@ -40,12 +53,14 @@ thread_local! {
 pub(crate) struct HostPort;
 
 /// Runs `body(cpu)` on `cpus` threads, each a CPU of one machine. A CPU that is
-/// done goes on taking interrupts until all are.
+/// done goes on taking interrupts until all are. If one panics, those that turn a spin loop
+/// do so too.
 pub(crate) fn on_cpus(cpus: usize, body: impl Fn(usize) + Sync) {
     let machine = Arc::new(Machine {
         pending: [const { AtomicU32::new(0) }; MAX_CPUS],
         running: AtomicUsize::new(cpus),
         ready: Barrier::new(cpus),
+        failed: AtomicBool::new(false),
     });
     let body = &body;
     thread::scope(|scope| {
@@ -57,6 +72,7 @@ pub(crate) fn on_cpus(cpus: usize, body: impl Fn(usize) + Sync) {
                     machine: Arc::clone(&machine),
                 }));
                 ENABLED.set(true);
+                let _failing = Failing(&machine);
                 body(cpu);
                 machine.running.fetch_sub(1, Ordering::SeqCst);
                 while machine.running.load(Ordering::SeqCst) > 0 {
@@ -78,6 +94,7 @@ impl HostPort {
             pending: [const { AtomicU32::new(0) }; MAX_CPUS],
             running: AtomicUsize::new(1),
             ready: Barrier::new(1),
+            failed: AtomicBool::new(false),
         };
         HERE.set(Some(Here {
             cpu,
@@ -193,6 +210,8 @@ impl Port for HostPort {
     }
 
     fn relax() {
+        let failed = here(|here| here.machine.failed.load(Ordering::SeqCst));
+        assert!(!failed || thread::panicking(), "another CPU has panicked");
         Self::poll();
         thread::yield_now();
     }

@@ -398,7 +398,7 @@ fn who_is_not_called_delays_nobody() {
         2 => {
             let enabled = HostPort::disable_interrupts();
             while !over.load(Ordering::Relaxed) {
-                std::thread::yield_now();
+                HostPort::relax();
             }
             HostPort::restore_interrupts(enabled);
         }
@@ -442,7 +442,7 @@ fn a_silent_cpu_is_given_up() {
         1 => {
             let enabled = HostPort::disable_interrupts();
             while !over.load(Ordering::Relaxed) {
-                std::thread::yield_now();
+                HostPort::relax();
             }
             HostPort::restore_interrupts(enabled);
         }
@@ -519,7 +519,7 @@ fn without_a_barrier_nobody_waits() {
                 1 => acted.store(true, Ordering::Relaxed),
                 2 => {
                     while !back.load(Ordering::Relaxed) {
-                        std::thread::yield_now();
+                        HostPort::relax();
                     }
                 }
                 _ => {}
