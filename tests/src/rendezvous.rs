@@ -10,7 +10,7 @@ use kernel::smp::{
     online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
 use kernel::thread::Builder;
-use kernel::{arch, clock, globals, ktest, pcpu};
+use kernel::{arch, clock, globals, ktest, pcpu, sched};
 
 ktest! {
     /// Every CPU says so itself.
@@ -67,6 +67,45 @@ fn many(rounds: u64) {
         };
         assert_eq!(count, expected, "{}: interrupts", block.id());
     }
+}
+
+ktest! {
+    /// A CPU that calls itself alone, as the only one there is or as one of many, runs the
+    /// phases once each, in order, as others would: interrupts off, in one section.
+    fn alone() [] {
+        let me = pcpu::this_cpu();
+        let (phases, interrupts) = (AtomicU64::new(0), interrupts_of_all());
+        let run = |phase: u64| {
+            let phases = &phases;
+            move |context: &IpiCtx| {
+                assert_eq!(context.cpu(), me);
+                assert!(!arch::cpu::interrupts_enabled());
+                assert_eq!(sched::curthread().crit().critnest(), 1);
+                // Relaxed: one CPU.
+                assert_eq!(phases.fetch_add(1, Ordering::Relaxed) % 3, phase);
+            }
+        };
+        let (setup, action, teardown) = (run(0), run(1), run(2));
+        for round in 1..=100 {
+            smp_rendezvous_cpus(
+                &CpuSet::single(me),
+                Phase::Run(&setup),
+                Phase::Run(&action),
+                Phase::Run(&teardown),
+            )
+            .unwrap();
+            assert_eq!(phases.load(Ordering::Relaxed), 3 * round);
+        }
+        assert!(arch::cpu::interrupts_enabled());
+        assert_eq!(sched::curthread().crit().critnest(), 0);
+        assert_eq!(interrupts_of_all(), interrupts, "nobody else was asked");
+    }
+}
+
+/// Rendezvous interrupts taken by all CPUs.
+fn interrupts_of_all() -> u64 {
+    let count = |block: &pcpu::Pcpu| block.rendezvous_interrupts.load(Ordering::Relaxed);
+    online().iter().filter_map(pcpu::of).map(count).sum()
 }
 
 ktest! {

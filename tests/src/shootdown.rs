@@ -49,8 +49,8 @@ fn all_read(start: u64, pages: u64, value: u64) -> bool {
 
 /// Maps, lets all CPUs read, unmaps, and again at the same addresses with other frames.
 fn rounds(start: u64, pages: u64, rounds: u64) {
-    // The frame of the round before is taken meanwhile, so that no round gets it again.
-    let mut kept = Vec::new();
+    // The frame of the round before is taken meanwhile, so that a round does not get it again.
+    let mut kept = mem::allocate_frame().expect("a frame");
     for round in 1..=rounds {
         map(start, pages, round);
         assert!(
@@ -60,24 +60,33 @@ fn rounds(start: u64, pages: u64, rounds: u64) {
         // SAFETY: nobody reads them any more; the frames are those of `map`.
         unsafe { shootdown::unmap(&(start..start + pages * PAGE_SIZE)) }.unwrap();
         assert!(!paging::is_mapped(start));
-        kept.push(mem::allocate_frame().expect("a frame"));
+        let freed = mem::allocate_frame().expect("a frame");
+        // SAFETY: taken in the round before, and used by nobody.
+        unsafe { mem::free_frames(kept, 1) };
+        kept = freed;
         if round.is_multiple_of(50) {
             ktest::beat(round);
         }
     }
-    for frame in kept {
-        // SAFETY: taken above and used by nobody.
-        unsafe { mem::free_frames(frame, 1) };
+    // SAFETY: taken above and used by nobody.
+    unsafe { mem::free_frames(kept, 1) };
+}
+
+/// One page, some, and so many that all is forgotten: 20 times `times` rounds in all.
+fn all_kinds(times: u64) {
+    for (pages, times) in [(1, 16 * times), (5, 3 * times), (40, times)] {
+        rounds(place(CpuId::BOOT), pages, times);
     }
 }
 
 ktest! {
-    /// One page, some, and so many that all is forgotten.
-    fn no_stale_page() [] {
-        for (pages, times) in [(1, 200), (5, 50), (40, 20)] {
-            rounds(place(CpuId::BOOT), pages, times);
-        }
-    }
+    /// Of any size.
+    fn no_stale_page() [] { all_kinds(15); }
+}
+
+ktest! {
+    /// A million rounds.
+    fn no_stale_page_in_a_million() [smp = "2..=8", tier = "long"] { all_kinds(50_000); }
 }
 
 ktest! {
