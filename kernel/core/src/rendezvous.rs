@@ -96,6 +96,8 @@ use crate::site::{Place, Site};
 
 mod report;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod tests;
 
 pub use report::{Pending, RendezvousError};

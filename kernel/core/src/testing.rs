@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::critical::{CritState, Preempt};
-use crate::port::Port;
+use crate::port::{Mistake, Port};
 use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::spinlock::SpinState;
 use crate::wake::DeferredWakes;
@@ -48,6 +48,9 @@ thread_local! {
     static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
     static LOSES: Cell<u32> = const { Cell::new(0) };
+    static IN_NMI: Cell<bool> = const { Cell::new(false) };
+    static STANDING: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
+    static MISTAKE: Cell<Option<Mistake>> = const { Cell::new(None) };
 }
 
 pub(crate) struct HostPort;
@@ -127,6 +130,21 @@ impl HostPort {
     /// The next `count` times that this CPU sends rendezvous interrupts, they are lost.
     pub(crate) fn lose(count: u32) {
         LOSES.set(count);
+    }
+
+    /// Whether this CPU takes itself to be in an NMI.
+    pub(crate) fn set_in_nmi(in_nmi: bool) {
+        IN_NMI.set(in_nmi);
+    }
+
+    /// What this CPU finds: `cpus` are stopped, by itself or by another one.
+    pub(crate) fn set_standing(cpus: CpuSet, by_itself: bool) {
+        STANDING.set((cpus, by_itself));
+    }
+
+    /// What this CPU does wrong.
+    pub(crate) fn set_mistake(mistake: Mistake) {
+        MISTAKE.set(Some(mistake));
     }
 
     /// Waits until every CPU has its handler.
@@ -235,5 +253,22 @@ impl Port for HostPort {
         for cpu in &targets {
             machine.pending[cpu.index()].store(1, Ordering::SeqCst);
         }
+    }
+
+    fn in_nmi() -> bool {
+        IN_NMI.get()
+    }
+
+    fn is_stopper() -> bool {
+        STANDING.get().1
+    }
+
+    fn stopped(cpus: &CpuSet) -> Option<CpuId> {
+        let (standing, _) = STANDING.get();
+        cpus.into_iter().find(|&cpu| standing.contains(cpu))
+    }
+
+    fn mistake(mistake: Mistake) -> bool {
+        MISTAKE.get() == Some(mistake)
     }
 }

@@ -9,6 +9,9 @@ use crate::port::Port;
 use crate::shim::Ordering;
 use crate::site::{Line, Place};
 
+#[cfg(test)]
+mod tests;
+
 /// Why a rendezvous was not held, or not to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RendezvousError {

@@ -13,11 +13,11 @@ use crate::wake::DeferredWake;
 
 const CPUS: usize = 4;
 
-fn cpu(index: usize) -> CpuId {
+pub(super) fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
 }
 
-fn first_n(cpus: usize) -> AtomicCpuSet {
+pub(super) fn first_n(cpus: usize) -> AtomicCpuSet {
     let online = AtomicCpuSet::new();
     (0..cpus).for_each(|index| assert!(online.insert(cpu(index))));
     online
