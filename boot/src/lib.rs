@@ -9,8 +9,8 @@
 //!
 //! Whichever way it was, `_start` is reached in long mode with interrupts off,
 //! all physical memory that matters visible at [`PHYS_OFFSET`], and the same
-//! structure to read. The kernel asks [`pvh::command_line`] only because
-//! `BootInfo` has no field for it: with an image the ramdisk is the command line.
+//! structure to read. The kernel asks [`pvh::given`] only because `BootInfo` has no
+//! field for a command line: with an image the ramdisk is that.
 
 #![no_std]
 
@@ -26,9 +26,6 @@ pub const PHYS_OFFSET: u64 = 0xffff_8000_0000_0000;
 /// Where the ELF is linked: virtual address minus this is its load address
 /// under PVH. Must equal `KERNEL_VMA` in `kernel/link.ld`.
 pub const KERNEL_VMA: u64 = 0xffff_ffff_8000_0000;
-
-/// The longest command line that is kept, in bytes; QEMU's own limit is 2048.
-pub const MAX_COMMAND_LINE: usize = 2048;
 
 /// The most regions of a memory map that are kept; neighbours of a kind are one. QEMU
 /// gives about ten.

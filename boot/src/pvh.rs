@@ -6,70 +6,46 @@
 //! the hole with the APICs), at three places: at 0 because paging is turned on while running
 //! there, at [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the image
 //! is linked; the page below each of the boot's stacks is in none. `pvh_main` then copies what
-//! start_info points to, before anything can hand out the frames that it lies in.
+//! start_info points to, before anything can hand out the frames that it lies in. The reading
+//! is [`kcore::start_info`]'s.
 //!
-//! The memory map marks neither the kernel image nor the module as in use, so
-//! they are carved out of it here.
+//! The memory map does not mark the kernel image as in use, so it is carved out of it here.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
-use core::mem::size_of;
 use core::ptr::addr_of;
 
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
+use kcore::cmdline::MAX_LENGTH;
 use kcore::memmap::{Kind, MemoryMap};
+use kcore::start_info::{StartInfo, StartInfoError};
 
-use crate::{KERNEL_VMA, MAX_COMMAND_LINE, MAX_REGIONS, PHYS_OFFSET};
-
-const START_INFO_MAGIC: u32 = 0x336e_c578;
-
-/// `hvm_start_info`, version 1.
-#[repr(C)]
-struct StartInfo {
-    magic: u32,
-    version: u32,
-    flags: u32,
-    module_count: u32,
-    modules: u64,
-    command_line: u64,
-    rsdp: u64,
-    memory_map: u64,
-    memory_map_entries: u32,
-    reserved: u32,
-}
-
-/// `hvm_modlist_entry`.
-#[repr(C)]
-struct Module {
-    address: u64,
-    size: u64,
-    command_line: u64,
-    reserved: u64,
-}
-
-/// `hvm_memmap_table_entry`; `kind` as in the ACPI address map, 1 is RAM.
-#[repr(C)]
-struct MapEntry {
-    address: u64,
-    size: u64,
-    kind: u32,
-    reserved: u32,
-}
+use crate::{KERNEL_VMA, MAX_REGIONS, PHYS_OFFSET};
 
 /// What [`pvh_main`] writes, and only reads or hands over afterwards.
 struct Kept<T>(UnsafeCell<T>);
 
 // SAFETY: written by pvh_main, before there is a second CPU or an interrupt. Then
-// the command line is only read, and the other two are _start's alone.
+// what was given is only read, and the other two are _start's alone.
 unsafe impl<T> Sync for Kept<T> {}
 
 static REGIONS: Kept<[MemoryRegion; MAX_REGIONS]> =
     Kept(UnsafeCell::new([MemoryRegion::empty(); MAX_REGIONS]));
 static BOOT_INFO: Kept<Option<BootInfo>> = Kept(UnsafeCell::new(None));
-/// The command line and its length, which is `None` if the entry was not by PVH.
-static COMMAND_LINE: Kept<([u8; MAX_COMMAND_LINE + 1], Option<usize>)> =
-    Kept(UnsafeCell::new(([0; MAX_COMMAND_LINE + 1], None)));
+/// The command line, and one byte more; `None` if the entry was not by PVH.
+static GIVEN: Kept<([u8; MAX_LENGTH + 1], Option<Given>)> =
+    Kept(UnsafeCell::new(([0; MAX_LENGTH + 1], None)));
+
+/// What PVH passed that has no place in a `BootInfo`.
+#[derive(Clone, Copy, Debug)]
+pub struct Given {
+    /// The command line (QEMU's `-append`), without its NUL, or its first [`MAX_LENGTH`]
+    /// bytes and one, from which [`kcore::cmdline::parse`] sees that it is longer.
+    pub command_line: &'static [u8],
+    /// The rest.
+    pub start_info: StartInfo,
+}
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -80,15 +56,13 @@ unsafe extern "C" {
     fn _start(boot_info: &'static mut BootInfo) -> !;
 }
 
-/// The command line that PVH passed (QEMU's `-append`), without its NUL, or the first
-/// [`MAX_COMMAND_LINE`] bytes and one, from which the kernel sees that it is longer;
-/// `None` if the kernel was not entered by PVH.
+/// What PVH passed; `None` if the kernel was not entered by PVH.
 #[must_use]
-pub fn command_line() -> Option<&'static [u8]> {
+pub fn given() -> Option<Given> {
     // SAFETY: written only by pvh_main, which ran to its end on this CPU before
     // _start, or never; from then on there are shared references only.
-    let (bytes, len) = unsafe { &*COMMAND_LINE.0.get() };
-    len.map(|len| &bytes[..len])
+    let (_, given) = unsafe { &*GIVEN.0.get() };
+    *given
 }
 
 /// The time-stamp counter at the first instruction of the PVH entry; `None` if
@@ -100,63 +74,66 @@ pub fn entry_tsc() -> Option<u64> {
     (tsc != 0).then_some(tsc)
 }
 
-/// Reads `T` at physical address `address`.
-///
-/// # Safety
-/// A valid `T` must lie there, in the first 4 GiB, and nothing may write it.
-unsafe fn read_physical<T>(address: u64) -> T {
-    // SAFETY: the entry mapped the first 4 GiB at PHYS_OFFSET; the caller
-    // answers for the contents. Unaligned, since the ABI promises nothing.
-    unsafe { ((PHYS_OFFSET + address) as *const T).read_unaligned() }
+/// Reads physical memory, if it lies below 4 GiB and not in the kernel's image, whose
+/// statics are Rust's. Before there is a second CPU or an interrupt.
+fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
+    let end = address.saturating_add(buffer.len() as u64);
+    let (image, image_end) = image();
+    if end > 1 << 32 || (address < image_end && image < end) {
+        return false;
+    }
+    let bytes = (PHYS_OFFSET + address) as *const u8;
+    // SAFETY: the entry mapped the first 4 GiB at PHYS_OFFSET; what is outside the image no
+    // Rust object has, `buffer` (on the stub's stack, or a static) lies inside, and nothing
+    // else runs. Reading what is no memory gives some bytes.
+    unsafe { bytes.copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len()) };
+    true
+}
+
+/// The physical addresses of the image: the first one, and the first behind it.
+fn image() -> (u64, u64) {
+    let (start, end) = (addr_of!(__image_start) as u64, addr_of!(__image_end) as u64);
+    (start - KERNEL_VMA, end - KERNEL_VMA)
 }
 
 /// Goes to `_start` with what the start_info at physical `start_info` says. Called
 /// once, by `pvh_start`, on the stub's stack.
+///
+/// # Panics
+/// If that is of no use. The console is not set up yet, but the panic handler brings up a
+/// serial port by itself.
 extern "C" fn pvh_main(start_info: u64) -> ! {
-    let boot_info = fill_boot_info(start_info);
+    let boot_info = match fill_boot_info(start_info) {
+        Ok(boot_info) => boot_info,
+        Err(error) => panic!("{error}"),
+    };
     // SAFETY: _start is the entry of this very image (entry_point! defines it),
     // and boot_info lives in a static that nobody else touches.
     unsafe { _start(boot_info) }
 }
 
-/// Fills the `BootInfo`. By itself, so that its memory maps are off the stack when the
+/// Fills the `BootInfo`. By itself, so that its memory map is off the stack when the
 /// kernel goes on.
 ///
 /// # Panics
-/// If start_info has not its magic number, no memory map (version 0), or a map
-/// with more than 128 regions. The console is not set up yet, but the panic
-/// handler brings up a serial port by itself.
+/// If the memory map has no room for the image.
 #[inline(never)]
-fn fill_boot_info(start_info: u64) -> &'static mut BootInfo {
-    // SAFETY: PVH passes the address of a start_info in low memory.
-    let info: StartInfo = unsafe { read_physical(start_info) };
-    assert!(
-        info.magic == START_INFO_MAGIC,
-        "PVH: start_info has magic {:#x}",
-        info.magic
-    );
-    assert!(
-        info.version >= 1 && info.memory_map_entries > 0,
-        "PVH: start_info version {} has no memory map",
-        info.version
-    );
-    // SAFETY: this runs once, before anything else can name the static, and does
-    // not keep the reference.
-    let (bytes, len) = unsafe { &mut *COMMAND_LINE.0.get() };
-    *len = Some(copy_command_line(info.command_line, bytes));
-
-    let mut map = read_memory_map(&info);
-    let (start, end) = (addr_of!(__image_start) as u64, addr_of!(__image_end) as u64);
-    map.carve(start - KERNEL_VMA, end - KERNEL_VMA)
-        .expect("PVH: memory map too fragmented");
-    let module = (info.module_count > 0).then(|| {
-        // SAFETY: module_count says that there is an entry at `modules`.
-        unsafe { read_physical::<Module>(info.modules) }
+fn fill_boot_info(start_info: u64) -> Result<&'static mut BootInfo, StartInfoError> {
+    let read = &mut read_physical;
+    let start_info = StartInfo::read(start_info, read)?;
+    // SAFETY: this runs once, before anything else can name the static.
+    let (bytes, given) = unsafe { &mut *GIVEN.0.get() };
+    let len = start_info.command_line(bytes, read)?;
+    *given = Some(Given {
+        command_line: &bytes[..len],
+        start_info,
     });
-    if let Some(module) = &module {
-        let end = module.address.saturating_add(module.size);
-        map.carve(module.address, end)
-            .expect("PVH: memory map too fragmented");
+
+    let mut map = MemoryMap::<MAX_REGIONS>::new();
+    start_info.memory_map(&mut map, read)?;
+    let (start, end) = image();
+    if let Err(error) = map.carve(start, end) {
+        panic!("PVH: {error}");
     }
 
     // SAFETY: as above, and nothing else ever names this static.
@@ -177,53 +154,11 @@ fn fill_boot_info(start_info: u64) -> &'static mut BootInfo {
     let boot_info = unsafe { &mut *BOOT_INFO.0.get() };
     let boot_info = boot_info.insert(BootInfo::new(regions.into()));
     boot_info.physical_memory_offset = Optional::Some(PHYS_OFFSET);
-    boot_info.rsdp_addr = match info.rsdp {
-        0 => Optional::None,
-        address => Optional::Some(address),
-    };
-    if let Some(module) = module {
-        boot_info.ramdisk_addr = Optional::Some(PHYS_OFFSET + module.address);
-        boot_info.ramdisk_len = module.size;
-    }
-    boot_info.kernel_addr = start - KERNEL_VMA;
+    boot_info.rsdp_addr = start_info.rsdp.map_or(Optional::None, Optional::Some);
+    boot_info.kernel_addr = start;
     boot_info.kernel_len = end - start;
-    boot_info.kernel_image_offset = start;
-    boot_info
-}
-
-/// The memory map of `info`, sorted and without overlaps.
-fn read_memory_map(info: &StartInfo) -> MemoryMap<MAX_REGIONS> {
-    let mut map = MemoryMap::new();
-    for i in 0..u64::from(info.memory_map_entries) {
-        let address = info.memory_map + i * size_of::<MapEntry>() as u64;
-        // SAFETY: i is below the number of entries that start_info gives.
-        let entry: MapEntry = unsafe { read_physical(address) };
-        let kind = if entry.kind == 1 {
-            Kind::Usable
-        } else {
-            Kind::Reserved
-        };
-        let end = entry.address.saturating_add(entry.size);
-        map.insert(entry.address, end, kind)
-            .expect("PVH: more than 128 memory regions");
-    }
-    map
-}
-
-/// Copies the NUL-terminated string at physical `address` (0: there is none)
-/// and returns its length. What does not fit is cut off.
-fn copy_command_line(address: u64, buffer: &mut [u8]) -> usize {
-    if address == 0 {
-        return 0;
-    }
-    for (i, byte) in buffer.iter_mut().enumerate() {
-        // SAFETY: PVH passes a NUL-terminated string; i has not passed the NUL.
-        *byte = unsafe { read_physical(address + i as u64) };
-        if *byte == 0 {
-            return i;
-        }
-    }
-    buffer.len()
+    boot_info.kernel_image_offset = start + KERNEL_VMA;
+    Ok(boot_info)
 }
 
 global_asm!(

@@ -7,16 +7,17 @@
 mod devices;
 mod summary;
 
-use boot::{MAX_COMMAND_LINE, MAX_REGIONS};
+use boot::MAX_REGIONS;
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegionKind, Optional};
-use kcore::cmdline::{self, CommandLine};
+use kcore::cmdline::{self, CommandLine, MAX_LENGTH};
 use kcore::cpu::CpuId;
 use kcore::logfilter::LogFilter;
 use kcore::madt::Madt;
 use kcore::memmap::{Kind, MapFull, MemoryMap};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicU64, Ordering};
+use kcore::start_info::StartInfo;
 
 use crate::arch::descriptor::{self, Ist};
 use crate::arch::paging;
@@ -34,12 +35,9 @@ pub struct BootRecord {
     pub memory: MemoryMap<MAX_REGIONS>,
     /// The physical address of ACPI's root pointer.
     pub rsdp: Option<u64>,
-    command_line: [u8; MAX_COMMAND_LINE],
+    /// One byte more than is read shows that there are more.
+    command_line: [u8; MAX_LENGTH + 1],
     command_line_len: usize,
-    /// Bytes of it that did not fit.
-    cut: usize,
-    /// Bytes of a module that nothing uses.
-    unused: usize,
     /// What the kernel proper, or the test image, does once all is up.
     main: fn() -> !,
 }
@@ -159,34 +157,28 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
         path: "pvh",
         memory: MemoryMap::new(),
         rsdp: boot_info.rsdp_addr.into_option(),
-        command_line: [0; MAX_COMMAND_LINE],
+        command_line: [0; MAX_LENGTH + 1],
         command_line_len: 0,
-        cut: 0,
-        unused: 0,
         main,
     };
     let uefi = match read_memory_map(boot_info, &mut record.memory) {
         Ok(uefi) => uefi,
         Err(error) => panic!("{error}"),
     };
-    let ramdisk: &[u8] = match boot_info.ramdisk_addr {
+    let text: &[u8] = match (boot::pvh::given(), boot_info.ramdisk_addr) {
+        (Some(given), _) => given.command_line,
         // SAFETY: the loader mapped its ramdisk there, and nobody writes it.
-        Optional::Some(address) => unsafe {
+        (None, Optional::Some(address)) => unsafe {
             core::slice::from_raw_parts(address as *const u8, boot_info.ramdisk_len as usize)
         },
-        Optional::None => &[],
+        (None, Optional::None) => &[],
     };
-    let mut text = ramdisk;
-    if let Some(given) = boot::pvh::command_line() {
-        text = given;
-        record.unused = ramdisk.len();
-    } else {
+    if boot::pvh::given().is_none() {
         record.path = if uefi { "uefi" } else { "bios" };
     }
-    let len = text.len().min(MAX_COMMAND_LINE);
+    let len = text.len().min(record.command_line.len());
     record.command_line[..len].copy_from_slice(&text[..len]);
     record.command_line_len = len;
-    record.cut = text.len() - len;
     record
 }
 
@@ -224,13 +216,19 @@ fn read_command_line(record: &BootRecord) {
         log::set_max_level(filter.max_level());
         globals::LOG_FILTER.call_once(|| filter);
     }
-    if record.cut > 0 {
-        log::warn!(target: "kernel", "command line: cut after {MAX_COMMAND_LINE} bytes");
-    }
     idle::choose(words.idle);
-    if record.unused > 0 {
-        let unused = record.unused;
-        log::warn!(target: "kernel", "{unused} bytes of the loader's module are not used");
+    if let Some(StartInfo {
+        modules,
+        module: Some(first),
+        ..
+    }) = boot::pvh::given().map(|given| given.start_info)
+    {
+        log::warn!(
+            target: "kernel",
+            "no module is used: {modules} given (-initrd), the first {} bytes at {:#x}",
+            first.size,
+            first.address
+        );
     }
     #[cfg(feature = "ktest")]
     crate::ktest::bugs::report();

@@ -66,6 +66,32 @@ ktest! {
 }
 
 ktest! {
+    /// A command line that is too long loses its last words as wholes, and the first of them is named. QEMU
+    /// passes any length.
+    fn long_command_line() [
+        append = "log=info", fill = "2048",
+        console = ": goes on behind byte 2048, ignored from here: \"xxx",
+    ] {}
+}
+
+ktest! {
+    /// A file that QEMU loads with the kernel is used for nothing, and that is said. Its pages
+    /// are not handed out.
+    fn unused_module() [
+        qemu = "-initrd {root}/LICENSE-MIT",
+        console = "no module is used: 1 given (-initrd), the first ",
+    ] {
+        let module = boot::pvh::given().and_then(|given| given.start_info.module);
+        let module = module.expect("QEMU passed one");
+        let boot = globals::BOOT.get().expect("recorded");
+        let end = module.address + module.size;
+        assert!(module.size > 500 && boot.memory.usable_bytes() > 0, "{module:?}");
+        let usable = |region: kcore::memmap::Region| region.start < end && module.address < region.end;
+        assert!(!boot.memory.iter().any(usable), "{module:?} is usable memory");
+    }
+}
+
+ktest! {
     /// From the first instruction to all CPUs online in less than 100 ms of guest time:
     /// with icount shift=0 an instruction takes a nanosecond, and the figure is the
     /// same in every run. (Most of it is not instructions: QEMU 7.2 charges the reset of

@@ -55,6 +55,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::sched"),
     (1, "kcore::shootdown"),
     (1, "kcore::spinlock"),
+    (1, "kcore::start_info"),
     (1, "kcore::stop"),
     (1, "kcore::testing"),
     (1, "kcore::thread"),

@@ -147,9 +147,14 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "console" => test.console.push(value.to_string()),
         "smp" => test.smp = counts(value)?,
         "patience" => test.patience = Some(Duration::from_secs(value.parse().ok()?)),
-        "qemu" => test.qemu = value.split_whitespace().map(String::from).collect(),
+        "qemu" => {
+            let root = paths::root().display().to_string();
+            let words = value.split_whitespace();
+            test.qemu = words.map(|word| word.replace("{root}", &root)).collect();
+        }
         "tier" if value == "long" => test.long = true,
         "append" => test.append = value.to_string(),
+        "fill" => test.append += &format!(" {}", "x".repeat(value.parse().ok()?)),
         "boot" => test.boot = BootPath::parse(value)?,
         // For people: the guest decides about needs, a bug is a switch of its own.
         "needs" | "bug" => {}
@@ -190,12 +195,15 @@ mod tests {
 
     #[test]
     fn records_are_read_with_padding_between_them() {
-        let text = "smp::online|smp=2..=8|console=4 CPUs|console=ids\n\0\0mem::low|qemu=-m 64\n\0";
+        let text = "smp::online|smp=2..=8|console=4 CPUs|console=ids\n\0\0\
+                    mem::low|qemu=-m 64 -initrd {root}/a|append=log=info|fill=3\n\0";
         let tests = parse(text).expect("both are well-formed");
         assert_eq!(tests[0].smp, 2..=8);
         assert_eq!(tests[0].console, ["4 CPUs", "ids"]);
         assert_eq!(tests[1].name, "mem::low");
-        assert_eq!(tests[1].qemu, ["-m", "64"]);
+        let file = format!("{}/a", paths::root().display());
+        assert_eq!(tests[1].qemu, ["-m", "64", "-initrd", &file]);
+        assert_eq!(tests[1].append, "log=info xxx");
         assert_eq!(tests[1].expect, Expect::Pass);
     }
 

@@ -12,6 +12,9 @@
 
 use core::fmt;
 
+/// The longest command line, in bytes: Linux's limit on x86. QEMU has none.
+pub const MAX_LENGTH: usize = 2048;
+
 /// The words of the command line the kernel understands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CommandLine<'a> {
@@ -57,6 +60,8 @@ pub enum Problem {
     BadNumber,
     /// The key was given before; this word replaces the earlier one.
     Repeated,
+    /// It ends behind [`MAX_LENGTH`]. Half of it might mean something else: none is taken.
+    Cut,
 }
 
 /// One sentence, for a warning line.
@@ -83,16 +88,30 @@ impl fmt::Display for Complaint<'_> {
                 "{word:?} needs a decimal or 0x hexadecimal number below 2^64, ignored"
             ),
             Problem::Repeated => write!(f, "{word:?} replaces an earlier value of the same key"),
+            Problem::Cut => write!(
+                f,
+                "goes on behind byte {MAX_LENGTH}, ignored from here: {word:?}"
+            ),
         }
     }
 }
 
 /// Reads a command line. Every word that is wrong, and every key that is repeated
-/// (the last good value wins), goes to `complain` in the order of the text.
+/// (the last good value wins), goes to `complain` in the order of the text. So does the
+/// first word, or the nothing, that ends behind [`MAX_LENGTH`], and what follows is not read.
 pub fn parse<'a>(text: &'a [u8], complain: &mut dyn FnMut(Complaint<'a>)) -> CommandLine<'a> {
     let mut line = CommandLine::default();
     let mut offset = 0;
     for word in text.split(|&byte| is_blank(byte)) {
+        if offset + word.len() > MAX_LENGTH {
+            let start = &word[..MAX_LENGTH.saturating_sub(offset)];
+            complain(Complaint {
+                offset,
+                word: str::from_utf8(start).unwrap_or_else(|error| valid_start(start, error)),
+                problem: Problem::Cut,
+            });
+            break;
+        }
         if !word.is_empty() {
             let (word, problem) = match str::from_utf8(word) {
                 Ok(word) => (word, line.take(word).err()),
@@ -281,6 +300,31 @@ mod tests {
         assert_eq!(parsed(b"test=a test=b").0.test, Some("b"));
         assert_eq!(parsed(b"seed=1 seed=x").0.seed, Some(1));
         assert_eq!(parsed(b"log=a log=").0.log, Some("a"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_loses_whole_words() {
+        let line = |length: usize, end: &str| {
+            let blanks = " ".repeat(length - 6 - end.len());
+            format!("test=a{blanks}{end}")
+        };
+        let fits = line(MAX_LENGTH, "seed=12");
+        let (parsed_line, complaints) = parsed(fits.as_bytes());
+        assert_eq!((parsed_line.seed, complaints.len()), (Some(12), 0));
+        let cut = line(MAX_LENGTH + 1, "seed=12");
+        let (parsed_line, complaints) = parsed(cut.as_bytes());
+        assert_eq!((parsed_line.test, parsed_line.seed), (Some("a"), None));
+        let said = "command line, byte 2042: goes on behind byte 2048, \
+                    ignored from here: \"seed=1\"";
+        assert_eq!(complaints, [said]);
+        let more = line(MAX_LENGTH + 20, "seed=13 test=b seed=y");
+        let (parsed_line, complaints) = parsed(more.as_bytes());
+        assert_eq!((parsed_line.test, parsed_line.seed), (Some("a"), None));
+        assert_eq!(complaints.len(), 1);
+        // What came behind the blank is not known.
+        let (_, complaints) = parsed(&[b' '; MAX_LENGTH + 1]);
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert_eq!(parsed(&[b' '; MAX_LENGTH]).1.len(), 0);
     }
 
     #[test]

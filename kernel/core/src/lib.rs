@@ -28,10 +28,11 @@
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
 //! - [`acpi`]: the firmware's tables, from the root pointer down;
 //! - [`madt`]: the CPUs and interrupt controllers the firmware describes;
-//! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from.
+//! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from;
+//! - [`start_info`]: what a hypervisor leaves for the entry.
 //!
-//! The inputs of `cmdline`, `logfilter`, `acpi`, `madt` and `memmap` come from outside
-//! and are not trusted: whatever the bytes are, the answer is a value or an error, never a panic.
+//! The inputs of `cmdline`, `logfilter`, `acpi`, `madt`, `memmap` and `start_info` come from
+//! outside and are not trusted: whatever the bytes are, the answer is a value or an error, never a panic.
 
 #![cfg_attr(not(any(test, feature = "model")), no_std)]
 #![deny(unsafe_code)]
@@ -79,6 +80,7 @@ pub mod shootdown;
 pub mod site;
 #[expect(unsafe_code, reason = "a lock hands out exclusive references")]
 pub mod spinlock;
+pub mod start_info;
 pub mod stop;
 pub mod tailq;
 #[cfg(test)]

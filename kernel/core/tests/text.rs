@@ -27,6 +27,27 @@ proptest! {
         prop_assert!(offsets.is_sorted());
     }
 
+    /// What begins within the limit and ends behind it is not taken, nor is what follows.
+    #[test]
+    fn a_long_command_line_is_cut_between_words(
+        before in 0..30_usize,
+        words in proptest::collection::vec("(seed|test)=[1-9]{1,9}", 1..6),
+    ) {
+        let tail = words.join(" ");
+        let text = format!("{}{tail}", " ".repeat(cmdline::MAX_LENGTH - before));
+        let kept = match text.as_bytes().get(cmdline::MAX_LENGTH) {
+            None => &text[..],
+            Some(b' ') => &text[..cmdline::MAX_LENGTH],
+            Some(_) => &text[..text[..cmdline::MAX_LENGTH].rfind(' ').unwrap()],
+        };
+        let mut cut = 0;
+        let line = cmdline::parse(text.as_bytes(), &mut |complaint| {
+            cut += usize::from(complaint.problem == cmdline::Problem::Cut);
+        });
+        prop_assert_eq!(line, cmdline::parse(kept.as_bytes(), &mut |_| ()));
+        prop_assert_eq!(cut, usize::from(text.len() > cmdline::MAX_LENGTH));
+    }
+
     #[test]
     fn words_are_taken_or_complained_about(
         words in proptest::collection::vec("(log|test|seed|bug|x|)(=|==|)(1|0x2|a,b|)", 0..8)
