@@ -98,13 +98,15 @@ mod tests {
             RAN.fetch_add(1, Ordering::Relaxed);
         });
         let ran = || RAN.load(Ordering::Relaxed);
-        let wakes = DeferredWakes::new();
+        let wakes = DeferredWakes::default();
         wakes.run();
         wakes.note(&WAKE);
         wakes.note(&WAKE);
         assert!(!wakes.is_empty());
         assert_eq!(ran(), 0, "not before the end of the interrupt");
+        assert_eq!(format!("{WAKE:?}"), "DeferredWake(true)");
         wakes.run();
+        assert_eq!(format!("{WAKE:?}"), "DeferredWake(false)");
         assert_eq!((ran(), wakes.is_empty()), (1, true));
         wakes.note(&WAKE);
         wakes.run();

@@ -260,18 +260,23 @@ fn stopped_cpus_and_nmis_are_wrong_contexts() {
 /// `no-generation`: who has left sees a full count, and takes it for the next phase.
 #[test]
 fn who_waits_for_the_count_goes_on_when_it_is_zero() {
+    static RAN: AtomicU32 = AtomicU32::new(0);
     HostPort::become_cpu(1);
+    HostPort::set_mistake(Mistake::NoGeneration);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let nothing: Callback<'_> = &|_: &IpiCtx| ();
-    let call = between_barriers(nothing);
+    let call = between_barriers(&|_: &IpiCtx| {
+        RAN.fetch_add(1, Ordering::Relaxed);
+    });
+    let (caller, me) = (rendezvous.slot(cpu(0)), rendezvous.slot(cpu(1)));
+    me.driving.store(true, Ordering::Relaxed);
     asks(&rendezvous, 0, &call, 1);
-    let caller = rendezvous.slot(cpu(0));
     assert_eq!(rendezvous.next_by_count(caller, 1), 1);
-    caller.left.store(0, Ordering::Relaxed);
-    assert_eq!(
-        [1, 2].map(|from| rendezvous.next_by_count(caller, from)),
-        [2, 3]
-    );
+    rendezvous.tell(cpu(1), cpu(0));
+    assert!(rendezvous.interrupt());
+    let next = [0, 1, 2].map(|from| rendezvous.next_by_count(caller, from));
+    assert_eq!(next, [1, 2, ALL]);
+    rendezvous.go_on(me, &context());
+    assert_eq!(RAN.load(Ordering::Relaxed), 1, "the action is not open");
 }
 
 /// `no-completion` is about the last phase only.
