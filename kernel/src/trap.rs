@@ -76,6 +76,16 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
             intr.eoi(|| ()).finish().pay::<Machine>();
             return apic::end_of_interrupt();
         }
+        #[cfg(feature = "ktest")]
+        vector::IPI if crate::ktest::bugs::active(Bug::ActThenClear) => {
+            let acked = intr.eoi(apic::end_of_interrupt);
+            count(&this.ipis_taken);
+            after_eoi(crit, || {
+                call::run_here(this);
+                ipis(this.ipis.take() & !(Ipi::Call as u32));
+            });
+            acked
+        }
         vector::IPI => {
             let acked = intr.eoi(apic::end_of_interrupt);
             count(&this.ipis_taken);

@@ -1,5 +1,4 @@
-//! The mistakes that can be brought back: those of `bug=` that concern kcore, and a few that
-//! only a model can make.
+//! The mistakes that can be brought back: those of `bug=` that concern kcore.
 
 use kcore::port::Mistake;
 
@@ -54,7 +53,7 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         Bug::PayUntested,
         "pay-untested",
         "critical",
-        "who pays does not look again under the run-queue lock (not a bug= of the image)",
+        "who pays does not look again under the run-queue lock",
     ),
     (
         Bug::EoiAfterSwitch,

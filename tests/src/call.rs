@@ -8,13 +8,15 @@ use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
 use kcore::wake::DeferredWake;
+use kernel::arch::interrupt;
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
-use kernel::ktest;
+use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
 use kernel::port::Spinlock;
 use kernel::smp::{bring_online, online, smp_rendezvous_cpu, take_offline};
 use kernel::thread::Builder;
 use kernel::waitq::WaitQueue;
+use kernel::{clock, ktest, pcpu, sched};
 
 ktest! {
     /// Each CPU of the set runs it once, whether it is waited for or not, this one too.
@@ -75,6 +77,10 @@ fn deferred_wake() {
             spin_loop();
         }
         let note = |context: &IpiCtx| {
+            if bugs::active(Bug::WakingAction) {
+                GATE.wake_all();
+                return;
+            }
             context.wake(&WAKE);
             assert!(!GATE.lock().is_empty(), "woken inside the action");
         };
@@ -103,6 +109,78 @@ ktest! {
 ktest! {
     /// With FreeBSD's.
     fn deferred_wake_freebsd() [smp = "2..=8", append = "heart=freebsd"] { deferred_wake(); }
+}
+
+ktest! {
+    /// A thread that becomes runnable inside the action would be switched to by the action's
+    /// next spin unlock, before the EOI: what it owes is found when the action's section ends.
+    fn waking_action_is_found() [
+        smp = "2..=8", bug = "waking-action", append = "bug=waking-action", expect = "assert",
+        console = "kassert: a rendezvous action changed owepreempt to true",
+    ] { deferred_wake(); }
+}
+
+/// A call is posted at every boundary of the interrupt that runs another one, to the same CPU.
+/// Whoever posts finds the queue empty, and asks; the interrupt has taken what is asked
+/// for before it looks at the queue, so that the word is zero and another one comes.
+fn posted_at_every_boundary() {
+    static AT: AtomicU64 = AtomicU64::new(0);
+    static FIRST: Call = Call::new(&|_: &IpiCtx| {
+        step::begin(AT.load(Ordering::Relaxed), post_second);
+        interrupt::set_trap_flag();
+    });
+    static SECOND: Call = Call::new(&|_: &IpiCtx| ());
+    fn post_second() {
+        smp_call_post(pcpu::this().id(), &SECOND).expect("it is over");
+    }
+    // Nothing comes but what is posted: a timer might look at the queue.
+    sched::curthread().pin();
+    ktest::take_timers();
+    clock::stop_timer();
+    for at in 0.. {
+        AT.store(at, Ordering::Relaxed);
+        smp_call_post(pcpu::this().id(), &FIRST).unwrap();
+        while FIRST.state() == CallState::Queued {
+            spin_loop();
+        }
+        let steps = step::end();
+        if at >= steps {
+            log::info!("the interrupt of a call: {steps} boundaries");
+            assert!(steps > 20, "nothing was stepped");
+            break;
+        }
+        // Its interrupt was pending when the first one's ended.
+        let mut turns = 0;
+        while SECOND.state() != CallState::Done {
+            turns += 1;
+            assert!(
+                turns < 1000,
+                "a call is lost that was posted at boundary {at}"
+            );
+            spin_loop();
+        }
+    }
+    sched::curthread().unpin();
+}
+
+ktest! {
+    /// With the typed heart.
+    fn posted_at_every_boundary_typed() [] { posted_at_every_boundary(); }
+}
+
+ktest! {
+    /// With FreeBSD's.
+    fn posted_at_every_boundary_freebsd() [append = "heart=freebsd"] {
+        posted_at_every_boundary();
+    }
+}
+
+ktest! {
+    /// Who runs the calls first and takes the word then takes what asked for one more.
+    fn act_then_clear_is_found() [
+        bug = "act-then-clear", append = "bug=act-then-clear", expect = "panic",
+        console = "a call is lost that was posted at boundary ",
+    ] { posted_at_every_boundary(); }
 }
 
 static RAN: AtomicU64 = AtomicU64::new(0);
@@ -146,7 +224,7 @@ ktest! {
         let error = attempt();
         drop(held);
         assert_eq!(error, RendezvousError::SpinlockHeld);
-        let me = kernel::pcpu::this().id();
+        let me = pcpu::this().id();
         smp_call(&CpuSet::single(me), &|_: &IpiCtx| {
             let error = attempt();
             *FOUND.lock() = Some(error);
@@ -161,7 +239,7 @@ ktest! {
             let error = attempt();
             *FOUND.lock() = Some(error);
         });
-        kernel::pcpu::this().send_nmi();
+        pcpu::this().send_nmi();
         let found = || FOUND.lock().take();
         let mut error = None;
         while error.is_none() {

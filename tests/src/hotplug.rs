@@ -7,6 +7,7 @@ use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::stop::StopError;
+use kernel::ktest::step;
 use kernel::pcpu::Presence;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
@@ -244,4 +245,72 @@ ktest! {
             bring_online(cpu).unwrap();
         }
     }
+}
+
+/// Pages change while a CPU comes online that has read them ahead, too early to be told: once it
+/// is in the set it forgets them.
+fn read_ahead() {
+    const PAGES: u64 = 256;
+    const START: u64 = 0xffff_e000_6000_0000;
+    static AHEAD: AtomicBool = AtomicBool::new(false);
+    static CHANGED: AtomicBool = AtomicBool::new(false);
+    static STALE: AtomicU64 = AtomicU64::new(0);
+    /// How many pages do not hold `value`.
+    fn others(value: u64) -> u64 {
+        let word = |page| (START + page * 4096) as *const u64;
+        // SAFETY: mapped whenever a CPU is asked to read, and before it comes online.
+        let read = |&page: &u64| unsafe { word(page).read_volatile() } != value;
+        (0..PAGES).filter(read).count() as u64
+    }
+    fn ahead() {
+        assert_eq!(others(1), 0);
+        AHEAD.store(true, Ordering::Release);
+        while !CHANGED.load(Ordering::Acquire) {
+            spin_loop();
+        }
+    }
+    crate::shootdown::map(START, PAGES, 1);
+    let cpu = last();
+    take_offline(cpu).unwrap();
+    step::on_coming(ahead);
+    let change = || {
+        while !AHEAD.load(Ordering::Acquire) {
+            sched::sleep_for(100_000);
+        }
+        // SAFETY: the one that has read them reads no more before they are changed; the
+        // frames are those of `map`.
+        unsafe { kernel::shootdown::unmap(&(START..START + PAGES * 4096)) }.unwrap();
+        // No page gets its old frame again.
+        let kept = |_| kernel::mem::allocate_frame().expect("a frame");
+        let _kept: Vec<u64> = (0..PAGES).map(kept).collect();
+        crate::shootdown::map(START, PAGES, 2);
+        CHANGED.store(true, Ordering::Release);
+    };
+    let changer = Builder::new("changer").on(CpuId::BOOT).spawn(change);
+    bring_online(cpu).unwrap();
+    changer.expect("a thread").join();
+    // However late this CPU's own part was.
+    while !online().contains(cpu) {
+        spin_loop();
+    }
+    let read = |_: &IpiCtx| STALE.store(others(2), Ordering::Relaxed);
+    smp::smp_rendezvous_cpu(cpu, &read).unwrap();
+    let stale = STALE.load(Ordering::Relaxed);
+    assert!(
+        stale == 0,
+        "{cpu} has come online and reads {stale} pages that were unmapped"
+    );
+}
+
+ktest! {
+    /// All of them.
+    fn what_was_read_ahead_is_forgotten() [smp = "2..=8"] { read_ahead(); }
+}
+
+ktest! {
+    /// One that has forgotten before it is in the set reads on, and nobody has told it.
+    fn early_forget_is_found() [
+        smp = "2..=8", bug = "early-forget", append = "bug=early-forget", expect = "panic",
+        console = " has come online and reads ", console = " pages that were unmapped",
+    ] { read_ahead(); }
 }

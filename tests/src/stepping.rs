@@ -303,6 +303,15 @@ ktest! {
 }
 
 ktest! {
+    /// Who pays without a second look, under the lock, pays for what an interrupt has paid
+    /// since the first one (as FreeBSD does).
+    fn pay_untested_is_found() [
+        bug = "pay-untested", append = "bug=pay-untested", expect = "assert",
+        console = "kassert: mi_switch (Preempted) of ", console = "nothing is owed, a second payment",
+    ] { window(wake_by_interrupt); }
+}
+
+ktest! {
     /// With FreeBSD's.
     fn window_freebsd() [append = "heart=freebsd"] { window(wake_by_interrupt); }
 }

@@ -326,6 +326,51 @@ ktest! {
     }
 }
 
+/// Two CPUs stop each other at once with interrupts off. One has to wait, and no interrupt tells
+/// it that it is asked to stop itself: it looks.
+fn deaf_to_each_other() {
+    static READY: AtomicU64 = AtomicU64::new(0);
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    let body = || {
+        for round in 1..=20 {
+            arch::cpu::disable_interrupts();
+            READY.fetch_add(1, Ordering::AcqRel);
+            // From here on neither takes an interrupt before both have been the stopper, or
+            // one has given up.
+            while READY.load(Ordering::Acquire) < 2 * round {
+                spin_loop();
+            }
+            match stop_cpus(&[0, 1].into_iter().filter_map(CpuId::new).collect()) {
+                Ok(stopped) => restart_cpus(stopped),
+                Err(error) => panic!("two CPUs stop each other: {error}"),
+            }
+            arch::cpu::enable_interrupts();
+            DONE.fetch_add(1, Ordering::AcqRel);
+            while DONE.load(Ordering::Acquire) < 2 * round {
+                spin_loop();
+            }
+        }
+    };
+    let threads = [CpuId::BOOT, cpu1()].map(|cpu| Builder::new("stopper").on(cpu).spawn(body));
+    for thread in threads {
+        thread.expect("a thread").join();
+    }
+}
+
+ktest! {
+    /// Both do, one after the other.
+    fn deaf_stoppers() [smp = "2..=8"] { deaf_to_each_other(); }
+}
+
+ktest! {
+    /// FreeBSD r221677: one that only waits is waited for, for ever.
+    fn deaf_stopper_is_found() [
+        smp = "2..=8", bug = "deaf-stopper", append = "bug=deaf-stopper", expect = "panic",
+        patience = "60", console = "two CPUs stop each other: stop: CPUs ",
+        console = " did not stop in time",
+    ] { deaf_to_each_other(); }
+}
+
 /// A page gets another frame while a CPU is stopped that knows the page, and is not told: it
 /// forgets everything before it goes on.
 fn stale_page() {

@@ -10,6 +10,7 @@ use core::hint::black_box;
 use kcore::intr::NmiContext;
 use kcore::shim::{AtomicBool, Ordering, spin_loop};
 
+use super::step;
 use crate::arch::{ap, apic, vector};
 use crate::{clock, globals};
 
@@ -34,6 +35,7 @@ pub enum Bug {
     SmpStuckCpu,
     TestThenZero,
     SplitDecrement,
+    PayUntested,
     EoiAfterSwitch,
     EarlyEoi,
     FlagClearedInHandler,
@@ -42,6 +44,10 @@ pub enum Bug {
     UncheckedSwitch,
     QuiesceNobody,
     StaleRestart,
+    DeafStopper,
+    EarlyForget,
+    ActThenClear,
+    WakingAction,
     RegularSection,
     LeakedLevel,
     LocalShootdown,
@@ -151,6 +157,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "critical_exit loads the count and stores it in two instructions",
     ),
     (
+        Bug::PayUntested,
+        "pay-untested",
+        "who pays does not look again under the run-queue lock",
+    ),
+    (
         Bug::EoiAfterSwitch,
         "eoi-after-switch",
         "IPIs are acknowledged after the preemption",
@@ -174,6 +185,26 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::StaleRestart,
         "stale-restart",
         "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::DeafStopper,
+        "deaf-stopper",
+        "who waits to stop others does not look whether it is asked to stop",
+    ),
+    (
+        Bug::EarlyForget,
+        "early-forget",
+        "a CPU that comes online forgets its TLB before it is in the set",
+    ),
+    (
+        Bug::ActThenClear,
+        "act-then-clear",
+        "the IPI's handler runs the calls first and takes the word then",
+    ),
+    (
+        Bug::WakingAction,
+        "waking-action",
+        "a rendezvous action wakes a thread there and then",
     ),
     (
         Bug::QuiesceNobody,
@@ -342,6 +373,18 @@ pub fn leave_interrupts() {
         apic::send(apic::id(), 0xd0);
         apic::send(apic::id(), vector::PIC_BASE);
     }
+}
+
+/// A CPU is about to come online: what it is to forget when it has. In the meantime it reads
+/// ahead what the test wants ([`step::on_coming`]), as a CPU may at any time.
+#[must_use]
+pub fn before_coming(forget: fn()) -> fn() {
+    let early = active(Bug::EarlyForget);
+    if early {
+        forget();
+    }
+    step::reads_ahead();
+    if early { || () } else { forget }
 }
 
 /// The APIC id of the CPU that comes late.

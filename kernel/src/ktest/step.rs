@@ -35,6 +35,8 @@ pub struct Stepper {
     handler: AtomicU64,
     /// The function that each NMI calls, in the same way.
     nmi_handler: AtomicU64,
+    /// The function that each CPU calls that comes online, in the same way.
+    coming: AtomicU64,
 }
 
 impl Stepper {
@@ -50,6 +52,7 @@ impl Stepper {
             idle_at: AtomicU64::new(0),
             handler: AtomicU64::new(0),
             nmi_handler: AtomicU64::new(0),
+            coming: AtomicU64::new(0),
         }
     }
 }
@@ -185,6 +188,20 @@ pub fn on_nmi(handler: fn()) {
     globals::STEPPER
         .nmi_handler
         .store(handler as usize as u64, Ordering::Relaxed);
+}
+
+/// From now on every CPU that comes online calls `read`, interrupts off, just before it can be
+/// called: what it reads there stands for what a CPU reads ahead.
+pub fn on_coming(read: fn()) {
+    // Relaxed: the start-up IPI is sent behind this.
+    globals::STEPPER
+        .coming
+        .store(read as usize as u64, Ordering::Relaxed);
+}
+
+/// This CPU comes online.
+pub(super) fn reads_ahead() {
+    call(&globals::STEPPER.coming);
 }
 
 /// An NMI that another CPU, or this one, has sent.

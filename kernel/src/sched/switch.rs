@@ -13,6 +13,8 @@ use super::account::{Reason, count};
 use super::timer::{start_slice, take_off_timer};
 use super::{RunqGuard, curthread};
 use crate::arch::{context, cpu};
+#[cfg(feature = "ktest")]
+use crate::ktest::bugs::{self, Bug};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::Machine;
 use crate::thread::{self, Thread};
@@ -76,6 +78,10 @@ pub(crate) fn preempt(crit: &CritState) {
     crit.leave();
     // Again, under the lock: an interrupt may have paid while we came here, and
     // FreeBSD, which does not look, then switches once for nothing.
+    #[cfg(feature = "ktest")]
+    if bugs::active(Bug::PayUntested) {
+        return mi_switch(rq, Reason::Preempted, false);
+    }
     if !crit.owepreempt() {
         return release(rq, false);
     }
@@ -216,8 +222,13 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
         illegal_switch(me, why);
     }
     #[cfg(feature = "ktest")]
+    kassert!(
+        me.crit.owepreempt() || !matches!(why, Reason::Preempted),
+        "mi_switch ({why:?}) of {me}: nothing is owed, a second payment"
+    );
+    #[cfg(feature = "ktest")]
     if let Some(vector) = crate::arch::apic::in_service()
-        && !crate::ktest::bugs::active(crate::ktest::bugs::Bug::UncheckedSwitch)
+        && !bugs::active(Bug::UncheckedSwitch)
     {
         panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
     }

@@ -235,7 +235,11 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     block.set_presence(Presence::Online);
     block.calls.open();
     globals::IDLE.insert(block.id());
-    kcore::hotplug::come(&globals::ONLINE, block.id(), paging::forget_all);
+    #[cfg(not(feature = "ktest"))]
+    let forget = paging::forget_all;
+    #[cfg(feature = "ktest")]
+    let forget = crate::ktest::bugs::before_coming(paging::forget_all);
+    kcore::hotplug::come(&globals::ONLINE, block.id(), forget);
     cpu::enable_interrupts();
     idle::idle()
 }

@@ -115,6 +115,10 @@ pub fn stop_here(snapshot: &Snapshot) -> bool {
 /// As [`stop_here`], for a wait: [`Port::stop_if_asked`].
 #[inline]
 pub fn stop_if_asked() {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::DeafStopper) {
+        return;
+    }
     if !globals::STOPS.is_quiet() {
         let enabled = Machine::disable_interrupts();
         stop_here(&Snapshot::here());
