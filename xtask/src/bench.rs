@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::{Args, Word};
 use crate::boot::Boot;
-use crate::budget::QUIET_CPU;
+use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, Medium};
@@ -246,7 +246,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
         dir: &dir,
         symbols: &Arc::new(Symbols::new(&elf)),
         echo: Echo::Off,
-        patience: QUIET_CPU,
+        limits: LIMITS,
         timeout_scale: 1.0,
     };
     let ended = boot.run()?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::budget::{Budget, Stall, cpu_time};
+use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
 use crate::error::Result;
 use crate::hang;
@@ -61,8 +61,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) symbols: &'a Arc<Symbols>,
     /// Where its console goes besides the log.
     pub(crate) echo: Echo,
-    /// How long the guest may be silent, in CPU time of QEMU.
-    pub(crate) patience: Duration,
+    /// What the guest may take.
+    pub(crate) limits: Limits,
     /// Factor of every time limit; 0 for no limit.
     pub(crate) timeout_scale: f64,
 }
@@ -117,11 +117,11 @@ impl Boot<'_> {
     /// The time that this boot has. Firmware and loader are slow, and silent
     /// while they load the kernel.
     fn budget(&self) -> Budget {
-        let patience = match self.machine.medium {
-            Medium::Kernel { .. } => self.patience,
-            Medium::Disk { .. } => 4 * self.patience,
-        };
-        Budget::new(self.timeout_scale, patience, Instant::now())
+        let mut limits = self.limits;
+        if let Medium::Disk { .. } = self.machine.medium {
+            limits.quiet *= 4;
+        }
+        Budget::new(self.timeout_scale, limits, Instant::now())
     }
 
     /// Waits until the guest ends or has to be ended; returns how, and what

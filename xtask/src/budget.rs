@@ -9,14 +9,26 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// CPU time of QEMU without progress, where nothing else is asked for.
-pub(crate) const QUIET_CPU: Duration = Duration::from_secs(10);
+/// CPU time of QEMU that a guest may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Without progress.
+    pub(crate) quiet: Duration,
+    /// In all.
+    pub(crate) total: Duration,
+}
+
+/// Where nothing else is asked for.
+pub(crate) const LIMITS: Limits = Limits {
+    quiet: Duration::from_secs(10),
+    total: Duration::from_secs(300),
+};
+/// In all, where much is to be expected.
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// Time by the clock without progress, of an idle guest.
 const QUIET_WALL: Duration = Duration::from_secs(60);
 /// A guest is idle that uses less CPU time than this, a twentieth, in all of it.
 const IDLE_CPU: Duration = Duration::from_secs(3);
-/// CPU time of a whole boot.
-const TOTAL_CPU: Duration = Duration::from_secs(300);
 
 /// Why a guest is taken for hung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +66,7 @@ impl std::fmt::Display for Stall {
 /// The budget of one boot and what is used of it.
 pub(crate) struct Budget {
     scale: f64,
-    quiet_cpu: Duration,
+    limits: Limits,
     progress: u64,
     cpu: Duration,
     wall: Instant,
@@ -64,11 +76,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// A fresh budget, every limit times `scale`; a scale of 0 means no limit.
-    /// The guest may be silent for `quiet_cpu` of QEMU's CPU time.
-    pub(crate) fn new(scale: f64, quiet_cpu: Duration, now: Instant) -> Self {
+    pub(crate) fn new(scale: f64, limits: Limits, now: Instant) -> Self {
         Budget {
             scale,
-            quiet_cpu,
+            limits,
             progress: 0,
             cpu: Duration::ZERO,
             wall: now,
@@ -95,16 +106,17 @@ impl Budget {
         let limit = |limit: Duration| limit.mul_f64(self.scale);
         let quiet = now.duration_since(self.wall);
         let Some(cpu) = cpu else {
-            return (quiet > limit(self.quiet_cpu)).then_some(Stall::Wall(limit(self.quiet_cpu)));
+            return (quiet > limit(self.limits.quiet))
+                .then_some(Stall::Wall(limit(self.limits.quiet)));
         };
         if cpu.saturating_sub(self.at_work.1) >= limit(IDLE_CPU) {
             self.at_work = (now, cpu);
         }
         let idle = now.duration_since(self.at_work.0);
-        if cpu > limit(TOTAL_CPU) {
-            Some(Stall::Total(limit(TOTAL_CPU)))
-        } else if cpu.saturating_sub(self.cpu) > limit(self.quiet_cpu) {
-            Some(Stall::Cpu(limit(self.quiet_cpu)))
+        if cpu > limit(self.limits.total) {
+            Some(Stall::Total(limit(self.limits.total)))
+        } else if cpu.saturating_sub(self.cpu) > limit(self.limits.quiet) {
+            Some(Stall::Cpu(limit(self.limits.quiet)))
         } else if idle > limit(QUIET_WALL) {
             Some(Stall::Wall(limit(QUIET_WALL)))
         } else {
@@ -135,7 +147,7 @@ mod tests {
     #[test]
     fn a_busy_host_is_not_the_guests_fault() {
         let start = Instant::now();
-        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        let mut budget = Budget::new(1.0, LIMITS, start);
         assert_eq!(budget.check(1, Some(S), start + 50 * S), None);
         assert_eq!(budget.check(1, Some(2 * S), start + 109 * S), None);
         assert_eq!(
@@ -147,7 +159,7 @@ mod tests {
     #[test]
     fn who_is_at_work_in_silence_is_not_idle_and_who_was_is() {
         let start = Instant::now();
-        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        let mut budget = Budget::new(1.0, LIMITS, start);
         assert_eq!(budget.check(1, Some(S), start), None);
         assert_eq!(budget.check(1, Some(4 * S), start + 59 * S), None);
         assert_eq!(budget.check(1, Some(7 * S), start + 118 * S), None);
@@ -165,7 +177,7 @@ mod tests {
     #[test]
     fn a_spinning_guest_is_found_by_its_cpu_time() {
         let start = Instant::now();
-        let mut budget = Budget::new(2.0, QUIET_CPU, start);
+        let mut budget = Budget::new(2.0, LIMITS, start);
         assert_eq!(budget.check(5, Some(30 * S), start), None);
         assert_eq!(budget.check(5, Some(49 * S), start), None);
         assert_eq!(
@@ -182,14 +194,14 @@ mod tests {
     #[test]
     fn without_cpu_times_the_clock_decides() {
         let start = Instant::now();
-        let mut budget = Budget::new(1.0, QUIET_CPU, start);
+        let mut budget = Budget::new(1.0, LIMITS, start);
         assert_eq!(budget.check(0, None, start + 9 * S), None);
         assert_eq!(
             budget.check(0, None, start + 11 * S),
             Some(Stall::Wall(10 * S))
         );
         assert_eq!(
-            Budget::new(0.0, QUIET_CPU, start).check(0, None, start + 999 * S),
+            Budget::new(0.0, LIMITS, start).check(0, None, start + 999 * S),
             None
         );
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::args::{Args, OPTIONS_HELP, Options, Word};
 use crate::boot::Boot;
-use crate::budget::QUIET_CPU;
+use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
 use crate::error::{Error, Exit, Result};
 use crate::machine::{BootPath, Machine, Medium, accelerator};
@@ -100,7 +100,7 @@ fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[String]) 
         dir: &dir,
         symbols: &Arc::new(Symbols::new(elf)),
         echo: Echo::Prefixed(String::new()),
-        patience: QUIET_CPU,
+        limits: LIMITS,
         timeout_scale: options.timeout_scale,
     };
     let ended = boot.run()?;

@@ -12,12 +12,13 @@ use super::plan::Job;
 use super::report::Report;
 use crate::args::Options;
 use crate::boot::{Boot, Ended};
-use crate::budget::QUIET_CPU;
+use crate::budget::{LIMITS, LONG, Limits};
 use crate::error::{Error, Exit, Result};
 use crate::firmware;
 use crate::image::Images;
 use crate::machine::{BootPath, Machine, Medium};
 use crate::qemu::Qemu;
+use crate::registry::Test;
 use crate::symbols::Symbols;
 use crate::vm::Echo;
 
@@ -142,7 +143,7 @@ impl Bench {
             dir,
             symbols,
             echo,
-            patience: job.test.patience.unwrap_or(QUIET_CPU),
+            limits: limits(&job.test),
             timeout_scale,
         }
         .run()
@@ -176,6 +177,14 @@ impl Bench {
             medium,
             extra,
         })
+    }
+}
+
+/// What the guest of this test may take.
+fn limits(test: &Test) -> Limits {
+    Limits {
+        quiet: test.patience.unwrap_or(LIMITS.quiet),
+        total: if test.long { LONG } else { LIMITS.total },
     }
 }
 

@@ -129,12 +129,18 @@ fn unexpected(name: &str, ended: &Ended, results: &Results) -> Outcome {
 fn failure(ended: &Ended, results: &Results) -> Outcome {
     let verdict = Verdict::of(&ended.end);
     let exit = verdict.result.err().unwrap_or(Exit::Failed);
+    let own = format!("{}: {}", verdict.word, verdict.text);
     let (place, message) = match (&results.said, panic_line(&ended.console)) {
         (Some(Said::Fail(place, message)), _) => (Some(place.clone()), message.clone()),
         (_, Some((place, message))) => (place, format!("{}: {message}", verdict.word)),
-        _ => (None, format!("{}: {}", verdict.word, verdict.text)),
+        _ => (None, own.clone()),
     };
     let place = place.filter(|place| place != "-");
+    let message = match ended.end {
+        // Most likely no more than that it was asked, by an NMI.
+        End::Hang(_) if message != own => format!("{own}; the guest said: {message}"),
+        _ => message,
+    };
     Outcome::Failed(Failure {
         message,
         place,
@@ -216,6 +222,17 @@ mod tests {
         let ignored = Outcome::Ignored("no x2APIC".to_string());
         assert_eq!(verdict(Expect::Pass, End::Code(33), log, ""), ignored);
         assert_eq!(verdict(Expect::Panic, End::Code(33), log, ""), ignored);
+    }
+
+    #[test]
+    fn a_hang_is_told_first() {
+        let hang = || End::Hang(Stall::Total(Duration::from_secs(300)));
+        let said = |results, console| verdict(Expect::Pass, hang(), results, console);
+        let stall = "HANG: not finished after 300 s of QEMU's CPU time";
+        assert_eq!(message(&said("", "online")), stall);
+        let results = "tryst-test 1\nstart t seed=0x1\nfail t - NMI from outside\n";
+        let asked = message(&said(results, "online")).to_string();
+        assert_eq!(asked, format!("{stall}; the guest said: NMI from outside"));
     }
 
     #[test]
