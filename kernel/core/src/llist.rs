@@ -188,11 +188,13 @@ mod tests {
 
     #[test]
     fn oldest_first_and_told_once() {
-        let list = LockLessList::new();
+        let list = LockLessList::default();
         assert!(list.is_empty());
+        assert_eq!(format!("{list:?}"), "empty");
         assert_eq!(list.push(number(1)), Ok(true));
         assert_eq!(list.push(number(2)), Ok(false));
         assert_eq!(list.push(number(3)), Ok(false));
+        assert_eq!(format!("{list:?}"), "not empty");
         assert_eq!(values(list.take()), [1, 2, 3]);
         assert!(list.is_empty());
         assert_eq!(values(list.take()), []);
@@ -216,6 +218,7 @@ mod tests {
         list.push(number(1)).unwrap();
         assert_eq!(values(list.close()), [1]);
         assert_eq!(list.push(number(2)), Err(Closed));
+        assert_eq!(format!("{list:?}"), "closed");
         assert!(list.is_empty() && values(list.take()).is_empty());
         assert_eq!(values(list.close()), []);
         list.open();

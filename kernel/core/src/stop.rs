@@ -509,7 +509,9 @@ mod tests {
                     }
                 };
                 let result = stops.stop_within(1000, &all(), send);
-                assert_eq!(result, Err(StopError::Silent(CpuSet::single(cpu(1)))));
+                let silent = StopError::Silent(CpuSet::single(cpu(1)));
+                assert_eq!(silent.to_string(), "stop: CPUs 1 did not stop in time");
+                assert_eq!(result, Err(silent));
                 assert!(stops.stopped().is_empty() && stops.is_quiet());
                 assert_eq!(resumed[2].load(Ordering::Relaxed), 1);
                 over.store(true, Ordering::Relaxed);

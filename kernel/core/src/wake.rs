@@ -100,8 +100,10 @@ mod tests {
         let ran = || RAN.load(Ordering::Relaxed);
         let wakes = DeferredWakes::default();
         wakes.run();
+        assert_eq!(format!("{WAKE:?}"), "DeferredWake(false)");
         wakes.note(&WAKE);
         wakes.note(&WAKE);
+        assert_eq!(format!("{WAKE:?}"), "DeferredWake(true)");
         assert!(!wakes.is_empty());
         assert_eq!(ran(), 0, "not before the end of the interrupt");
         assert_eq!(format!("{WAKE:?}"), "DeferredWake(true)");
