@@ -69,7 +69,10 @@ pub mod rendezvous;
 pub mod rmlock;
 pub mod runq;
 pub mod sched;
-#[expect(unsafe_code, reason = "read-modify-writes in one instruction")]
+#[cfg_attr(
+    not(miri),
+    expect(unsafe_code, reason = "read-modify-writes in one instruction")
+)]
 pub mod shim;
 #[expect(unsafe_code, reason = "spaces that live until all CPUs have left them")]
 pub mod shootdown;

@@ -223,12 +223,13 @@ mod tests {
     /// Against lists of numbers, over every sequence a random source comes up with.
     #[test]
     fn as_a_plain_model() {
+        const ROUNDS: u32 = if cfg!(miri) { 500 } else { 200_000 };
         let threads = threads(16);
         let mut queue = RunQueue::new();
         let mut model: Vec<Vec<usize>> = vec![Vec::new(); 64];
         let mut on: [Option<usize>; 16] = [None; 16];
         let mut random = 88_172_645_463_325_252_u64;
-        for _ in 0..200_000 {
+        for _ in 0..ROUNDS {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;

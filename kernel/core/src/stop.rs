@@ -464,9 +464,10 @@ mod tests {
 
     /// All CPUs stop all others, over and over, with interrupts on or off.
     fn mutual(deaf: bool) {
+        const ROUNDS: u32 = if cfg!(miri) { 5 } else { 200 };
         let standing = AtomicU32::new(0);
         machine(|_, stops, _| {
-            for _ in 0..200 {
+            for _ in 0..ROUNDS {
                 let enabled = deaf && HostPort::disable_interrupts();
                 let stopped = stops.stop(&all(), interrupt).unwrap();
                 assert_eq!(standing.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
@@ -548,7 +549,8 @@ mod tests {
     /// Whatever they are at, stops included: one wins, and the others stand.
     #[test]
     fn one_of_many_panics_wins() {
-        for _ in 0..50 {
+        const ROUNDS: u32 = if cfg!(miri) { 3 } else { 50 };
+        for _ in 0..ROUNDS {
             let winners = AtomicU32::new(0);
             let standing = AtomicU32::new(0);
             machine(|index, stops, _| {

@@ -172,6 +172,7 @@ mod tests {
     /// Against a list of numbers, over every sequence a random source comes up with.
     #[test]
     fn as_a_plain_model() {
+        const ROUNDS: u32 = if cfg!(miri) { 500 } else { 50_000 };
         let items: &'static [Item] = Vec::leak(
             (0..8)
                 .map(|number| Item {
@@ -183,7 +184,7 @@ mod tests {
         let mut queue = TailQueue::<Item, Here>::new();
         let mut model = VecDeque::new();
         let mut random = 88_172_645_463_325_252_u64;
-        for _ in 0..50_000 {
+        for _ in 0..ROUNDS {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;

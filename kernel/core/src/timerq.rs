@@ -157,12 +157,13 @@ mod tests {
     #[test]
     fn as_a_plain_model() {
         const THREADS: u32 = 40;
+        const ROUNDS: u32 = if cfg!(miri) { 500 } else { 100_000 };
         let places = Places(RefCell::new(vec![NOWHERE; THREADS as usize]));
         let mut heap = [Timer::default(); THREADS as usize];
         let mut queue = TimerQueue::new(&mut heap);
         let mut model: Vec<(u64, u32)> = Vec::new();
         let mut random = 88_172_645_463_325_252_u64;
-        for _ in 0..100_000 {
+        for _ in 0..ROUNDS {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;

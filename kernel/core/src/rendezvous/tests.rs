@@ -86,10 +86,11 @@ fn every_cpu_runs_every_phase_once_with_interrupts_off() {
 /// its two sides, on all CPUs.
 #[test]
 fn barriers_order_the_phases() {
+    const ROUNDS: u32 = if cfg!(miri) { 2 } else { 50 };
     let nothing = |_: &IpiCtx| ();
     for setup in [Phase::NoBarrier, Phase::Barrier, Phase::Run(&nothing)] {
         for teardown in [Phase::NoBarrier, Phase::Barrier, Phase::Run(&nothing)] {
-            for _ in 0..50 {
+            for _ in 0..ROUNDS {
                 combination(setup, teardown);
             }
         }
@@ -138,10 +139,11 @@ fn combination(setup: Phase<'_>, teardown: Phase<'_>) {
 /// initiator reads what was written in action.
 #[test]
 fn effects_are_visible_behind_the_barrier() {
+    const ROUNDS: u32 = if cfg!(miri) { 10 } else { 1000 };
     let cells = [const { AtomicU32::new(0) }; CPUS];
     let sums = [const { AtomicU32::new(0) }; CPUS];
     machine(CPUS, |rendezvous, online| {
-        for round in 1..=1000 {
+        for round in 1..=ROUNDS {
             let write = |context: &IpiCtx| {
                 cells[context.cpu().index()].store(round, Ordering::Relaxed);
             };
@@ -168,7 +170,8 @@ fn effects_are_visible_behind_the_barrier() {
 /// With three counters the initiator is back while cpu1 is in its teardown.
 #[test]
 fn a_slow_leaver_outlives_nobody() {
-    for _ in 0..200 {
+    const ROUNDS: u32 = if cfg!(miri) { 5 } else { 200 };
+    for _ in 0..ROUNDS {
         let left = AtomicBool::new(false);
         machine(CPUS, |rendezvous, online| {
             let slow = |context: &IpiCtx| {
@@ -197,6 +200,7 @@ fn a_slow_leaver_outlives_nobody() {
 
 #[test]
 fn initiators_on_all_cpus_take_turns() {
+    const ROUNDS: usize = if cfg!(miri) { 5 } else { 200 };
     let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
     let ran = AtomicU32::new(0);
     on_cpus(CPUS, |_| {
@@ -205,7 +209,7 @@ fn initiators_on_all_cpus_take_turns() {
             handler.interrupt();
         });
         HostPort::all_ready();
-        for _ in 0..200 {
+        for _ in 0..ROUNDS {
             let count = |_: &IpiCtx| {
                 ran.fetch_add(1, Ordering::Relaxed);
             };
@@ -218,7 +222,7 @@ fn initiators_on_all_cpus_take_turns() {
                 .unwrap();
         }
     });
-    assert_eq!(ran.load(Ordering::Relaxed) as usize, 200 * CPUS * CPUS);
+    assert_eq!(ran.load(Ordering::Relaxed) as usize, ROUNDS * CPUS * CPUS);
 }
 
 #[test]
@@ -311,10 +315,11 @@ fn the_set_is_honoured() {
 /// Each CPU calls each by itself: the actions run there, and nowhere else.
 #[test]
 fn one_calls_one() {
+    const ROUNDS: usize = if cfg!(miri) { 8 } else { 200 };
     let rendezvous = Rendezvous::<HostPort>::new();
     let online = first_n(CPUS);
     on_all(&rendezvous, CPUS, |index| {
-        for round in 0..200 {
+        for round in 0..ROUNDS {
             let target = cpu((index + round) % CPUS);
             let ran = AtomicU32::new(0);
             let count = |context: &IpiCtx| {
@@ -334,7 +339,7 @@ fn one_calls_one() {
 /// `Mistake::DeafInitiator` this hangs.)
 #[test]
 fn overlapping_calls_with_barriers() {
-    const ROUNDS: u32 = 300;
+    const ROUNDS: u32 = if cfg!(miri) { 10 } else { 300 };
     let rendezvous = Rendezvous::<HostPort>::new();
     let online = first_n(CPUS);
     on_all(&rendezvous, CPUS, |index| {
