@@ -15,6 +15,7 @@ mod budget;
 mod cargo;
 mod ci;
 mod console;
+mod coverage;
 mod crash;
 mod doctor;
 mod elf;
@@ -65,6 +66,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   layers     check that each file uses lower layers only
   size       count lines by part; name long files and functions
   emitted    check the instructions of a critical section and of a spinlock
+  coverage   say how much of kcore its host tests run
   model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
@@ -112,6 +114,7 @@ fn command(words: &[String]) -> Result<()> {
         "layers" if help => term::say(layers::HELP),
         "size" if help => term::say(size::HELP),
         "emitted" if help => term::say(emitted::HELP),
+        "coverage" if help => term::say(coverage::HELP),
         "runner" if help => term::say(run::RUNNER_HELP),
         "run" => return run::command(rest),
         "test" => return test::command(rest),
@@ -123,6 +126,7 @@ fn command(words: &[String]) -> Result<()> {
         "layers" => return layers::command(rest),
         "size" => return size::command(rest),
         "emitted" => return emitted::command(rest),
+        "coverage" => return coverage::command(rest),
         "model" => return model::command(rest),
         "runner" => return run::runner(rest),
         "help" | "--help" | "-h" => term::say(HELP),

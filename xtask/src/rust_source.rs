@@ -154,10 +154,19 @@ fn is_test_module(here: &[Word], follows: &str) -> bool {
         && here[9].text == follows
 }
 
-/// The names of the modules of unit tests that are files of their own.
-pub(crate) fn test_files(words: &[Word]) -> impl Iterator<Item = &str> {
+/// The modules of unit tests that are files of their own, as the file `name` declares them.
+pub(crate) fn test_files(name: &str, words: &[Word]) -> impl Iterator<Item = String> {
     let modules = (0..words.len()).filter(|at| is_test_module(&words[*at..], ";"));
-    modules.map(|at| words[at + 8].text.as_str())
+    modules.map(|at| below(name, &words[at + 8].text))
+}
+
+/// The file of the module `module` of the file `name`.
+fn below(name: &str, module: &str) -> String {
+    let (dir, stem) = name.rsplit_once('/').unwrap_or(("", name));
+    match stem {
+        "lib.rs" | "main.rs" | "mod.rs" => format!("{dir}/{module}.rs"),
+        _ => format!("{}/{module}.rs", name.trim_end_matches(".rs")),
+    }
 }
 
 /// The words without the modules of unit tests: `#[cfg(test)] mod NAME { ... }`.
@@ -292,6 +301,7 @@ mod tests {
         assert!(kept.iter().any(|word| word.text == "c"));
         assert!(!kept.iter().any(|word| word.text == "b"));
         let files = "#[cfg(test)] mod one; mod two; #[cfg(test)] mod three {}";
-        assert!(test_files(&words(files)).eq(["one"]));
+        assert!(test_files("a/src/lib.rs", &words(files)).eq(["a/src/one.rs"]));
+        assert_eq!(below("a/src/b.rs", "tests"), "a/src/b/tests.rs");
     }
 }

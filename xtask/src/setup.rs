@@ -8,7 +8,12 @@ use std::process::Stdio;
 use crate::cargo::{TARGET, tool};
 use crate::error::{Error, Result};
 use crate::host::{self, Tool};
+use crate::image;
+use crate::machine::BootPath;
 use crate::qemu::Qemu;
+
+/// The version of cargo-llvm-cov that is installed where there is none.
+const LLVM_COV: &str = "0.9.1";
 
 /// Makes sure that the pinned toolchain can compile for this target.
 ///
@@ -46,23 +51,56 @@ pub(crate) fn has_target(target: &str) -> bool {
 /// # Errors
 /// When rustup is missing or fails.
 pub(crate) fn rustup(args: &[&str]) -> Result<()> {
-    let line = format!("rustup {}", args.join(" "));
-    let status = tool("rustup")
+    run("rustup", args)
+}
+
+/// Runs a program of the toolchain that installs something.
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let line = format!("{program} {}", args.join(" "));
+    let status = tool(program)
         .args(args)
         .stdin(Stdio::null())
         .status()
         .map_err(|_| {
-            Error::environment("rustup is missing: the Rust toolchain is installed by it").hint(
-                format!("install rustup (https://rustup.rs), then run: {line}"),
-            )
+            Error::environment(format!(
+                "{program} is missing: the Rust toolchain is installed by rustup"
+            ))
+            .hint(format!(
+                "install rustup (https://rustup.rs), then run: {line}"
+            ))
         })?;
     if status.success() {
         Ok(())
     } else {
         Err(Error::environment(format!("`{line}` failed")).hint(format!(
-            "see rustup's message above; then run it again: {line}"
+            "see {program}'s message above; then run it again: {line}"
         )))
     }
+}
+
+/// Makes sure that there is cargo-llvm-cov, and what it needs.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub(crate) fn llvm_cov() -> Result<()> {
+    if image::missing_components(BootPath::Bios).contains(&"llvm-tools") {
+        eprintln!("llvm-tools is missing; installing it by: rustup component add llvm-tools");
+        rustup(&["component", "add", "llvm-tools"])?;
+    }
+    let version = tool("cargo").args(["llvm-cov", "--version"]).output();
+    if version.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    let install = [
+        "install",
+        "--locked",
+        "cargo-llvm-cov",
+        "--version",
+        LLVM_COV,
+    ];
+    let line = install.join(" ");
+    eprintln!("cargo-llvm-cov is missing; installing it by: cargo {line}");
+    run("cargo", &install)
 }
 
 /// QEMU, installed if it is missing and this process may do so.

@@ -110,7 +110,7 @@ fn measured() -> Vec<File> {
             continue;
         };
         let words = rust_source::words(&text);
-        tests.extend(rust_source::test_files(&words).map(|test| below(&name, test)));
+        tests.extend(rust_source::test_files(&name, &words));
         files.push(measure(name, &text, &words));
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -125,15 +125,6 @@ fn measured() -> Vec<File> {
 fn part_of(name: &str) -> Option<&'static str> {
     let has_beginning = |(_, beginning): &&(&str, &str)| name.starts_with(beginning);
     PARTS.iter().rfind(has_beginning).map(|(part, _)| *part)
-}
-
-/// The file of the module `module` of the file `name`.
-fn below(name: &str, module: &str) -> String {
-    let (dir, stem) = name.rsplit_once('/').unwrap_or(("", name));
-    match stem {
-        "lib.rs" | "main.rs" | "mod.rs" => format!("{dir}/{module}.rs"),
-        _ => format!("{}/{module}.rs", name.trim_end_matches(".rs")),
-    }
 }
 
 /// Measures a source. Its code ends where its unit tests begin.
@@ -203,12 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_its_part_and_its_place() {
+    fn a_file_has_its_part() {
         assert_eq!(part_of("kernel/src/ktest.rs"), Some("kernel::ktest"));
         assert_eq!(part_of("kernel/src/ktest/bugs.rs"), Some("kernel::ktest"));
         assert_eq!(part_of("kernel/src/init.rs"), Some("kernel"));
         assert_eq!(part_of("kernel/build.rs"), None);
-        assert_eq!(below("a/src/lib.rs", "tso"), "a/src/tso.rs");
-        assert_eq!(below("a/src/b.rs", "tests"), "a/src/b/tests.rs");
     }
 }

@@ -68,6 +68,11 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "doctor --help",
         ),
         (
+            &["coverage", "--frob"],
+            "unknown option --frob",
+            "coverage --help",
+        ),
+        (
             &["ci", "--", "-m", "64"],
             "nothing may follow --",
             "ci --help",

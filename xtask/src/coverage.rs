@@ -1,0 +1,291 @@
+//! `cargo xtask coverage`: how much of kcore its host tests run, by file.
+//!
+//! cargo-llvm-cov runs them and writes where counted code begins and ends in each file. A line
+//! is run if anything that stands on it is, as LLVM has it; but unit tests, and lines without
+//! code, are not counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use serde_json::Value;
+
+use crate::args::{Args, Word};
+use crate::cargo::cargo;
+use crate::error::{Error, Result};
+use crate::{paths, rust_source, setup, term};
+
+/// The help text of `cargo xtask coverage`.
+pub(crate) const HELP: &str = "\
+Say how much of kcore its host tests run: lines and regions of each file, lowest first.
+
+Usage: cargo xtask coverage [--lines]
+
+      --lines             name the lines that are not run
+
+Unit tests themselves are not counted. A region is a piece of code that is run as a whole.
+Branches cannot be counted by the stable compiler. cargo-llvm-cov, by cargo, and llvm-tools,
+by rustup, are installed where they are missing.
+
+Exit codes: 0 ok, 1 a test failed, or fewer than 95 % of the lines are run, 2 usage,
+3 something is missing.";
+
+/// The part of kcore's lines that its host tests must run, in percent.
+const LEAST: f64 = 95.0;
+
+/// Where kcore is, from the root.
+const KCORE: &str = "kernel/core/src";
+
+/// From this place to the next one, all is run together.
+struct Segment {
+    line: usize,
+    runs: u64,
+    /// Whether it is code at all.
+    is_code: bool,
+    /// Whether a region begins here, and not what is left of an outer one goes on.
+    begins: bool,
+}
+
+/// What one file has, and what of it is run.
+struct File {
+    name: String,
+    lines: BTreeMap<usize, bool>,
+    regions: Vec<bool>,
+}
+
+impl File {
+    fn of_lines(&self) -> Share {
+        Share::of(self.lines.values())
+    }
+
+    fn of_regions(&self) -> Share {
+        Share::of(&self.regions)
+    }
+}
+
+/// How many there are, and how many of these are run.
+#[derive(Default)]
+struct Share {
+    all: usize,
+    run: usize,
+}
+
+impl Share {
+    fn of<'a>(run: impl IntoIterator<Item = &'a bool>) -> Self {
+        run.into_iter().fold(Self::default(), |share, run| Share {
+            all: share.all + 1,
+            run: share.run + usize::from(*run),
+        })
+    }
+
+    fn percent(&self) -> f64 {
+        100.0 * self.run as f64 / self.all as f64
+    }
+
+    /// As it stands in the table.
+    fn columns(&self) -> String {
+        format!("{:>7} {:>7} {:>7.1}", self.all, self.run, self.percent())
+    }
+}
+
+/// `cargo xtask coverage`.
+///
+/// # Errors
+/// For a wrong command line, when something is missing and cannot be installed, when a test
+/// fails, and when too few lines are run.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let mut args = Args::new("coverage", words);
+    let mut name_lines = false;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--lines" => name_lines = true,
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    setup::llvm_cov()?;
+    let mut files = measured()?;
+    files.sort_by(|a, b| a.of_lines().percent().total_cmp(&b.of_lines().percent()));
+    print(&files, name_lines);
+    let total = all(&files, File::of_lines).percent();
+    if total >= LEAST {
+        return Ok(());
+    }
+    let text = format!("kcore's host tests run {total:.2} % of its lines; {LEAST} % is the least");
+    let hint = "test what is not run; `cargo xtask coverage --lines` names it";
+    Err(Error::failed(text).hint(hint))
+}
+
+/// Runs the tests, and reads what they have run.
+fn measured() -> Result<Vec<File>> {
+    let output = paths::target_dir().join("coverage.json");
+    let status = cargo("llvm-cov")
+        .args(["--quiet", "--no-cfg-coverage", "-p", "kcore"])
+        .args(["--json", "--output-path"])
+        .arg(&output)
+        .status()
+        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    if !status.success() {
+        return Err(
+            Error::failed("kcore's host tests have failed, or were not measured")
+                .hint("the messages of cargo llvm-cov are above"),
+        );
+    }
+    let text = fs::read(&output).map_err(|e| Error::io(paths::shown(&output), &e))?;
+    let json: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let root = paths::root();
+    let code = code_lines();
+    let read = |file: &Value| {
+        let path = root.join(file["filename"].as_str()?);
+        let name = path.strip_prefix(&root).ok()?.to_str()?.to_string();
+        let code = code.get(&name)?;
+        file_of(name, code, &segments(&file["segments"])?)
+    };
+    let files = json["data"][0]["files"].as_array();
+    let files: Vec<File> = files.into_iter().flatten().filter_map(read).collect();
+    if files.is_empty() {
+        let text = format!("{} has nothing of kcore in it", paths::shown(&output));
+        return Err(Error::environment(text).hint("try another version of cargo-llvm-cov"));
+    }
+    Ok(files)
+}
+
+/// The lines of each file of kcore that have code on them, unit tests left out.
+fn code_lines() -> BTreeMap<String, BTreeSet<usize>> {
+    let root = paths::root();
+    let mut lines = BTreeMap::new();
+    let mut tests = Vec::new();
+    for path in rust_source::files(&root.join(KCORE)) {
+        let name = path.strip_prefix(&root).unwrap_or(&path);
+        let name = name.display().to_string();
+        let words = rust_source::words(&fs::read_to_string(&path).unwrap_or_default());
+        tests.extend(rust_source::test_files(&name, &words));
+        let code = rust_source::without_tests(&words);
+        lines.insert(name, code.iter().map(|word| word.line).collect());
+    }
+    lines.retain(|name, _| !tests.contains(name));
+    lines
+}
+
+/// LLVM's `[line, column, runs, is code, begins, is a gap]`, by their places.
+fn segments(json: &Value) -> Option<Vec<Segment>> {
+    let one = |segment: &Value| {
+        Some(Segment {
+            line: usize::try_from(segment[0].as_u64()?).ok()?,
+            runs: segment[2].as_u64()?,
+            is_code: segment[3].as_bool()?,
+            begins: segment[4].as_bool()? && !segment[5].as_bool()?,
+        })
+    };
+    json.as_array()?.iter().map(one).collect()
+}
+
+/// What `segments` say of the lines that have code; `None` if there is nothing that runs.
+fn file_of(name: String, code: &BTreeSet<usize>, segments: &[Segment]) -> Option<File> {
+    let mut lines = BTreeMap::new();
+    let mut regions = Vec::new();
+    for &line in code {
+        let first = segments.partition_point(|segment| segment.line < line);
+        let above = segments[..first].last().filter(|above| above.is_code);
+        let here = segments[first..].iter();
+        let here = here.take_while(|segment| segment.line == line);
+        let begin = here.filter(|segment| segment.is_code && segment.begins);
+        regions.extend(begin.clone().map(|segment| segment.runs > 0));
+        if let Some(runs) = above.into_iter().chain(begin).map(|all| all.runs).max() {
+            lines.insert(line, runs > 0);
+        }
+    }
+    (!lines.is_empty()).then_some(File {
+        name,
+        lines,
+        regions,
+    })
+}
+
+/// The share of all files together.
+fn all(files: &[File], of_one: fn(&File) -> Share) -> Share {
+    let shares = files.iter().map(of_one);
+    shares.fold(Share::default(), |sum, share| Share {
+        all: sum.all + share.all,
+        run: sum.run + share.run,
+    })
+}
+
+fn print(files: &[File], name_lines: bool) {
+    let row = |name: &str, lines: &str, regions: &str| {
+        term::say(&format!("{name:<22} {lines}   {regions}"));
+    };
+    row(KCORE, "  lines     run       %", "regions     run       %");
+    let columns = |lines: Share, regions: Share| (lines.columns(), regions.columns());
+    for file in files {
+        let (lines, regions) = columns(file.of_lines(), file.of_regions());
+        row(
+            file.name.trim_start_matches(KCORE).trim_start_matches('/'),
+            &lines,
+            &regions,
+        );
+        let missed = file.lines.iter().filter(|(_, run)| !**run);
+        let missed: Vec<String> = missed.map(|(line, _)| line.to_string()).collect();
+        if name_lines && !missed.is_empty() {
+            term::say(&format!("  not run: {}", missed.join(" ")));
+        }
+    }
+    let (lines, regions) = columns(all(files, File::of_lines), all(files, File::of_regions));
+    row("all", &lines, &regions);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// ```text
+    /// 3: fn a() {                 run twice
+    /// 4:     if x {
+    /// 5:         y();             never run
+    /// 7:     }
+    /// 8: }
+    /// 9: fn b() { if x { y() } }  run, but for the innermost
+    /// 11: }
+    /// ```
+    #[test]
+    fn a_line_is_run_if_anything_on_it_is() {
+        let json = json!([
+            [3, 1, 2, true, true, false],
+            [4, 10, 0, true, true, false],
+            [7, 6, 2, true, false, false],
+            [8, 2, 0, false, false, false],
+            [9, 1, 1, true, true, false],
+            [9, 14, 0, true, true, false],
+            [9, 23, 1, true, false, false],
+            [9, 25, 0, false, false, false]
+        ]);
+        let segments = segments(&json).expect("segments");
+        let code = BTreeSet::from([1, 3, 4, 5, 7, 8, 9, 11]);
+        let file = file_of("f.rs".to_string(), &code, &segments).expect("it has lines");
+        let lines: Vec<_> = file.lines.iter().map(|(line, run)| (*line, *run)).collect();
+        let run = [
+            (3, true),
+            (4, true),
+            (5, false),
+            (7, false),
+            (8, true),
+            (9, true),
+        ];
+        assert_eq!(lines, run);
+        assert_eq!(file.regions, [true, false, true, false]);
+        assert!((file.of_lines().percent() - 100.0 * 4.0 / 6.0).abs() < 1e-9);
+        assert!(file_of("g.rs".to_string(), &BTreeSet::from([1, 2]), &segments).is_none());
+    }
+
+    /// kcore's files are there, and those that hold nothing but tests are not.
+    #[test]
+    fn code_is_told_from_tests() {
+        let code = code_lines();
+        assert!(code["kernel/core/src/critical.rs"].len() > 50);
+        assert!(code.contains_key("kernel/core/src/rendezvous/report.rs"));
+        for tests in ["testing.rs", "tso.rs", "rendezvous/tests.rs"] {
+            assert!(!code.contains_key(&format!("{KCORE}/{tests}")), "{tests}");
+        }
+    }
+}
