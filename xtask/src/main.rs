@@ -30,6 +30,7 @@ mod image;
 mod image_paths;
 mod layers;
 mod machine;
+mod miri;
 mod model;
 mod paths;
 mod qemu;
@@ -67,6 +68,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   size       count lines by part; name long files and functions
   emitted    check the instructions of a critical section and of a spinlock
   coverage   say how much of kcore its host tests run
+  miri       run kcore's host tests in Miri, with many seeds
   model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
@@ -115,6 +117,7 @@ fn command(words: &[String]) -> Result<()> {
         "size" if help => term::say(size::HELP),
         "emitted" if help => term::say(emitted::HELP),
         "coverage" if help => term::say(coverage::HELP),
+        "miri" if help => term::say(miri::HELP),
         "runner" if help => term::say(run::RUNNER_HELP),
         "run" => return run::command(rest),
         "test" => return test::command(rest),
@@ -127,6 +130,7 @@ fn command(words: &[String]) -> Result<()> {
         "size" => return size::command(rest),
         "emitted" => return emitted::command(rest),
         "coverage" => return coverage::command(rest),
+        "miri" => return miri::command(rest),
         "model" => return model::command(rest),
         "runner" => return run::runner(rest),
         "help" | "--help" | "-h" => term::say(HELP),

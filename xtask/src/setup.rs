@@ -103,6 +103,27 @@ pub(crate) fn llvm_cov() -> Result<()> {
     run("cargo", &install)
 }
 
+/// Makes sure that this toolchain is there, with Miri and the sources that it compiles.
+///
+/// # Errors
+/// When it is missing and cannot be installed.
+pub(crate) fn miri(toolchain: &str) -> Result<()> {
+    let list = ["component", "list", "--installed", "--toolchain", toolchain];
+    let has_both = |list: String| {
+        let has = |name| list.lines().any(|line| line.starts_with(name));
+        has("miri") && has("rust-src")
+    };
+    let installed = tool("rustup").args(list).output();
+    if installed.is_ok_and(|output| has_both(String::from_utf8_lossy(&output.stdout).into())) {
+        return Ok(());
+    }
+    let install = ["toolchain", "install", toolchain, "--profile", "minimal"];
+    let install = [&install[..], &["--component", "miri,rust-src"]].concat();
+    let line = install.join(" ");
+    eprintln!("{toolchain} with Miri is missing; installing it by: rustup {line}");
+    rustup(&install)
+}
+
 /// QEMU, installed if it is missing and this process may do so.
 ///
 /// # Errors

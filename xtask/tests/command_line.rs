@@ -73,6 +73,11 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "coverage --help",
         ),
         (
+            &["miri", "--seeds", "0"],
+            "\"0\" is not a number of seeds",
+            "miri --help",
+        ),
+        (
             &["ci", "--", "-m", "64"],
             "nothing may follow --",
             "ci --help",
