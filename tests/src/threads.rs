@@ -628,7 +628,7 @@ ktest! {
         me.pin();
         // No slice ends: the newborn would run in another thread's time.
         ktest::take_timers();
-        kernel::clock::stop_timer();
+        clock::stop_timer();
         let here = pcpu::this().id();
         let better = Builder::new("better").on(here).priority(Priority::HIGHEST).spawn(|| {
             GATE.lock().sleep();
