@@ -4,7 +4,7 @@
 use core::panic::Location;
 
 use super::tests::{cpu, first_n};
-use super::{ALL, Call, GIVEN_UP, NoUnwinding, TooLong, end_of_run};
+use super::{ALL, Call, GIVEN_UP, NoUnwinding, TooLong, end_of_run, leave};
 use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::action::Callback;
 use crate::cpu::CpuSet;
@@ -230,6 +230,30 @@ fn who_has_left_for_good_is_not_waited_for() {
     assert!(matches!(error, RendezvousError::Timeout { silent, .. }
             if silent == CpuSet::single(cpu(1))));
     assert!(rendezvous.silent(cpu(0)).is_empty());
+}
+
+/// Of cpu0's two, cpu1 has not come, and cpu2 is at the barrier: only cpu2 is told that the call
+/// is over, and waited for.
+#[test]
+fn who_is_at_a_barrier_is_let_go() {
+    static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
+    HostPort::become_cpu(0);
+    let call = between_barriers(&|_: &IpiCtx| ());
+    asks(&RENDEZVOUS, 0, &call, 1);
+    RENDEZVOUS.tell(cpu(1), cpu(0));
+    let me = RENDEZVOUS.slot(cpu(0));
+    // What cpu2 finds, and does.
+    HostPort::on_interrupt(|| {
+        let me = RENDEZVOUS.slot(cpu(0));
+        assert_eq!(me.open.load(Ordering::Relaxed), GIVEN_UP);
+        assert_eq!(left(&RENDEZVOUS, 0), 1);
+        leave(me);
+    });
+    HostPort::interrupt(0);
+    let error = RENDEZVOUS.give_up(me, &context(), 0, 2);
+    assert!(matches!(error, RendezvousError::Timeout { silent, .. }
+            if silent == CpuSet::single(cpu(1))));
+    assert_eq!(me.open.load(Ordering::Relaxed), GIVEN_UP);
 }
 
 #[test]
