@@ -106,9 +106,12 @@ mod tests {
         assert_eq!(format!("{WAKE:?}"), "DeferredWake(true)");
         assert!(!wakes.is_empty());
         assert_eq!(ran(), 0, "not before the end of the interrupt");
-        assert_eq!(format!("{WAKE:?}"), "DeferredWake(true)");
+        let other = DeferredWake::new(&|| ());
+        assert_eq!(
+            format!("{WAKE:?}, {other:?}"),
+            "DeferredWake(true), DeferredWake(false)"
+        );
         wakes.run();
-        assert_eq!(format!("{WAKE:?}"), "DeferredWake(false)");
         assert_eq!((ran(), wakes.is_empty()), (1, true));
         wakes.note(&WAKE);
         wakes.run();
