@@ -369,6 +369,15 @@ mod tests {
     }
 
     #[test]
+    fn as_many_modules_as_are_believed() {
+        let mut memory = memory();
+        memory[12..14].copy_from_slice(&[0, 0x10]);
+        assert_eq!(all(&memory).unwrap().0.modules, MAX_ENTRIES);
+        let text = "nr_modules at 0x100c: 0x1001 is impossible";
+        assert_eq!(said(12, &[1, 0x10]), format!("PVH start_info: {text}"));
+    }
+
+    #[test]
     fn a_map_that_is_full_names_the_entry() {
         let memory = memory();
         let read = &mut reader(&memory);
