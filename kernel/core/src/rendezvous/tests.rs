@@ -86,7 +86,7 @@ fn every_cpu_runs_every_phase_once_with_interrupts_off() {
 /// its two sides, on all CPUs.
 #[test]
 fn barriers_order_the_phases() {
-    const ROUNDS: u32 = if cfg!(miri) { 2 } else { 50 };
+    const ROUNDS: u32 = if cfg!(miri) { 1 } else { 50 };
     let nothing = |_: &IpiCtx| ();
     for setup in [Phase::NoBarrier, Phase::Barrier, Phase::Run(&nothing)] {
         for teardown in [Phase::NoBarrier, Phase::Barrier, Phase::Run(&nothing)] {
@@ -170,7 +170,7 @@ fn effects_are_visible_behind_the_barrier() {
 /// With three counters the initiator is back while cpu1 is in its teardown.
 #[test]
 fn a_slow_leaver_outlives_nobody() {
-    const ROUNDS: u32 = if cfg!(miri) { 5 } else { 200 };
+    const ROUNDS: u32 = if cfg!(miri) { 2 } else { 200 };
     for _ in 0..ROUNDS {
         let left = AtomicBool::new(false);
         machine(CPUS, |rendezvous, online| {
