@@ -41,13 +41,16 @@ pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), R
 /// [`Refused`].
 pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
     let block = pcpu::of(cpu).ok_or(Refused::Offline)?;
-    // Who asks for an IPI must send it before anything else runs here: others who ask the CPU
-    // for something count on it.
-    let _posted = CriticalGuard::enter();
-    if block.calls.post(call)? {
+    // Who has posted must send before anything else runs here: others who ask the CPU for
+    // something count on it, and an interrupt, or another thread, may wait for what they ask
+    // (`stepping::interrupted_while_posting`).
+    let enabled = Machine::disable_interrupts();
+    let posted = block.calls.post(call);
+    if posted == Ok(true) {
         block.send_ipi(Ipi::Call);
     }
-    Ok(())
+    Machine::restore_interrupts(enabled);
+    posted.map(|_sent| ())
 }
 
 /// Has `action` run once on each CPU of `set`, soon. Thread context, interrupts on, no

@@ -233,8 +233,11 @@ pub fn nmi(snapshot: &Snapshot) {
         }
         let sent = this.take_nmi();
         let asked = this.trace.answer(snapshot);
-        // Relaxed: this CPU's own.
-        let stopped = !this.sends_nmi.load(Ordering::Relaxed) && smp::stop_here(snapshot);
+        // Who is in the middle of `Pcpu::send_nmi` ends that first, and then looks by itself
+        // whether it is to stop. Of a panic nothing is put off: nobody counts on that NMI any
+        // more. Relaxed: this CPU's own.
+        let sends = this.sends_nmi.load(Ordering::Relaxed);
+        let stopped = (!sends || globals::STOPS.panicking().is_some()) && smp::stop_here(snapshot);
         #[cfg(feature = "ktest")]
         crate::ktest::step::nmi();
         if sent || asked || stopped {

@@ -261,7 +261,7 @@ impl Pcpu {
 
     /// Sends this CPU an NMI, unless one is on its way: it looks at all that it may be for.
     /// So each one that is sent is taken once, and one that nobody sent is from outside. Any
-    /// context.
+    /// context but an NMI on top of this: it would find its own announced, and wait in vain.
     ///
     /// Who has said that it is on its way must send it, whatever comes: others count on it. An
     /// interrupt between the two could wait at a barrier for the very CPU that waits for the
@@ -317,6 +317,7 @@ impl Pcpu {
         self.take_nmi();
         // Relaxed: this CPU's own.
         self.in_nmi.store(false, Ordering::Relaxed);
+        self.sends_nmi.store(false, Ordering::Relaxed);
         self.armed.store(0, Ordering::Relaxed);
         self.stopped.forget();
     }

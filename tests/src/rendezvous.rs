@@ -73,6 +73,7 @@ ktest! {
     /// A CPU that calls itself alone, as the only one there is or as one of many, runs the
     /// phases once each, in order, as others would: interrupts off, in one section.
     fn alone() [] {
+        sched::curthread().pin();
         let me = pcpu::this_cpu();
         let (phases, interrupts) = (AtomicU64::new(0), interrupts_of_all());
         let run = |phase: u64| {
@@ -99,6 +100,7 @@ ktest! {
         assert!(arch::cpu::interrupts_enabled());
         assert_eq!(sched::curthread().crit().critnest(), 0);
         assert_eq!(interrupts_of_all(), interrupts, "nobody else was asked");
+        sched::curthread().unpin();
     }
 }
 

@@ -12,12 +12,13 @@ use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
 use kernel::arch::{apic, cpu, interrupt, vector};
+use kernel::call::{Call, CallState};
 use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;
-use kernel::{globals, ktest, pcpu, sched, smp};
+use kernel::{call, clock, globals, ktest, pcpu, sched, smp};
 
 /// Where the better thread waits.
 static GATE: WaitQueue = WaitQueue::new();
@@ -82,7 +83,7 @@ fn wake_by_interrupt() {
 /// At a boundary: the timer interrupts, and the better thread's time is over.
 fn wake_by_timer() {
     WAKES.fetch_add(1, Ordering::Relaxed);
-    kernel::clock::interrupt_after(1);
+    clock::interrupt_after(1);
     while apic::requested() != Some(vector::TIMER) {
         spin_loop();
     }
@@ -94,7 +95,7 @@ fn wake_by_ipi() {
     // Release: pairs with the Acquire of the other CPU.
     ASKED.store(true, Ordering::Release);
     // Where this CPU holds what the other one needs, it comes later.
-    let _sent = kernel::clock::wait_until(100_000, || apic::requested() == Some(vector::IPI));
+    let _sent = clock::wait_until(100_000, || apic::requested() == Some(vector::IPI));
 }
 
 /// From now on nothing comes to this CPU but what is put there: a slice that ends just behind
@@ -102,7 +103,7 @@ fn wake_by_ipi() {
 fn without_slices() {
     sched::curthread().pin();
     ktest::take_timers();
-    kernel::clock::stop_timer();
+    clock::stop_timer();
 }
 
 /// What a mistake in [`exit_by_hand`] loses, nothing else pays.
@@ -467,7 +468,7 @@ fn rendezvous() {
         {
             spin_loop();
         }
-        kernel::clock::delay(20_000);
+        clock::delay(20_000);
     });
 }
 
@@ -527,7 +528,7 @@ fn opposite_orders() {
             let me = pcpu::this().id();
             let called =
                 |call: kcore::rendezvous::Pending| call.initiator != me && call.left.contains(me);
-            let _ = kernel::clock::wait_until(100_000, || globals::RENDEZVOUS.calls().any(called));
+            let _ = clock::wait_until(100_000, || globals::RENDEZVOUS.calls().any(called));
         });
         if at < steps {
             while ANSWERED.load(Ordering::Acquire) <= at {
@@ -730,6 +731,59 @@ ktest! {
     ] { nmi(); }
 }
 
+/// Sets [`REQUESTED`]: another CPU is to do its part.
+fn request() {
+    // Release, and Acquire: pairs with the other CPU's.
+    REQUESTED.store(true, Ordering::Release);
+}
+
+/// Until it has.
+fn wait_for_it() {
+    while REQUESTED.load(Ordering::Acquire) {
+        spin_loop();
+    }
+}
+
+/// At a boundary: an interrupt that does not end before the other CPU's part is done. It
+/// comes from there too: what is interrupted may have written half of a command to the APIC.
+fn wait_in_an_interrupt() {
+    wait_for_it();
+    ASKED.store(true, Ordering::Release);
+    while apic::requested() != Some(vector::IPI) {
+        spin_loop();
+    }
+}
+
+/// Runs `boundaries` while cpu2 does `part` on request, and interrupts this CPU.
+fn with_another(part: fn(), boundaries: impl FnOnce()) {
+    let cpu2 = kcore::cpu::CpuId::new(2).unwrap();
+    let other = Builder::new("other").on(cpu2).spawn(move || {
+        let mut interrupt = None;
+        while !OVER.load(Ordering::Relaxed) {
+            if ASKED.swap(false, Ordering::Acquire) {
+                let until_done = |_: &IpiCtx| {
+                    request();
+                    wait_for_it();
+                };
+                let first = kcore::cpu::CpuSet::single(kcore::cpu::CpuId::BOOT);
+                interrupt = Some(call::smp_call_async(&first, until_done));
+            }
+            if REQUESTED.load(Ordering::Acquire) {
+                part();
+                REQUESTED.store(false, Ordering::Release);
+            }
+            spin_loop();
+        }
+        drop(interrupt);
+    });
+    sched::curthread().pin();
+    boundaries();
+    wait_for_it();
+    OVER.store(true, Ordering::Relaxed);
+    other.expect("a thread").join();
+    sched::curthread().unpin();
+}
+
 /// Another CPU stops this one and cpu1 at every boundary of an NMI that is sent to cpu1: by
 /// NMI, and out of an interrupt that does not end before. The other one may find that cpu1's
 /// NMI is on its way, and send none.
@@ -739,61 +793,61 @@ fn stopped_while_sending() {
             NMIS.fetch_add(1, Ordering::Relaxed);
         }
     }
-    fn ask() {
-        // Release, and Acquire: pairs with the other CPU's.
-        REQUESTED.store(true, Ordering::Release);
-    }
-    fn wait() {
-        while REQUESTED.load(Ordering::Acquire) {
-            spin_loop();
-        }
-    }
     fn by_nmi() {
-        wait();
+        wait_for_it();
         let before = NMIS.load(Ordering::Relaxed);
-        ask();
+        request();
         while NMIS.load(Ordering::Relaxed) == before {
             spin_loop();
         }
     }
-    // From the other CPU too: what is interrupted may have written half of a command.
-    fn by_interrupt() {
-        wait();
-        ASKED.store(true, Ordering::Release);
-        while apic::requested() != Some(vector::IPI) {
-            spin_loop();
-        }
+    fn stop() {
+        let both = [0, 1].map(|index| kcore::cpu::CpuId::new(index).unwrap());
+        let both = both.into_iter().collect();
+        smp::restart_cpus(smp::stop_cpus_hard(&both).expect("both stop"));
     }
     step::on_nmi(count);
-    let cpu = |index| kcore::cpu::CpuId::new(index).unwrap();
-    let both: kcore::cpu::CpuSet = [cpu(0), cpu(1)].into_iter().collect();
-    let stopper = Builder::new("stopper").on(cpu(2)).spawn(move || {
-        let mut interrupt = None;
-        while !OVER.load(Ordering::Relaxed) {
-            if ASKED.swap(false, Ordering::Acquire) {
-                let until_stopped = |_: &IpiCtx| {
-                    ask();
-                    wait();
-                };
-                let first = kcore::cpu::CpuSet::single(cpu(0));
-                interrupt = Some(kernel::call::smp_call_async(&first, until_stopped));
-            }
-            if REQUESTED.load(Ordering::Acquire) {
-                smp::restart_cpus(smp::stop_cpus_hard(&both).expect("both stop"));
-                REQUESTED.store(false, Ordering::Release);
-            }
-            spin_loop();
-        }
-        drop(interrupt);
+    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let code = || pcpu::of(cpu1).expect("cpu1").send_nmi();
+    with_another(stop, || {
+        at_every_boundary("NMI while sending one", code, by_nmi);
+        let name = "interrupt while sending an NMI";
+        at_every_boundary(name, code, wait_in_an_interrupt);
     });
-    sched::curthread().pin();
-    let code = || pcpu::of(cpu(1)).expect("cpu1").send_nmi();
-    at_every_boundary("NMI while sending one", code, by_nmi);
-    at_every_boundary("interrupt while sending an NMI", code, by_interrupt);
-    wait();
-    OVER.store(true, Ordering::Relaxed);
-    stopper.expect("a thread").join();
-    sched::curthread().unpin();
+}
+
+/// An interrupt at every boundary of a call that is posted to cpu1 waits until cpu1 has done
+/// what another CPU has posted there: that one may find that an IPI is on its way.
+fn called_while_posting() {
+    static OURS: Call = Call::new(&|_: &IpiCtx| ());
+    static THEIRS: Call = Call::new(&|_: &IpiCtx| ());
+    const PATIENCE: u64 = 2_000_000_000;
+    /// Posts it to cpu1, and waits until it is over.
+    fn post(call: &'static Call) {
+        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        call::smp_call_post(cpu1, call).expect("it is online, and the call is not queued");
+    }
+    fn part() {
+        post(&THEIRS);
+        let over = || THEIRS.state() == CallState::Done;
+        let told = clock::wait_until(PATIENCE, over);
+        assert!(told, "cpu1 was not interrupted for what was posted");
+    }
+    with_another(part, || {
+        let name = "interrupt while posting a call";
+        let code = || {
+            while OURS.state() == CallState::Queued {
+                spin_loop();
+            }
+            post(&OURS);
+        };
+        at_every_boundary(name, code, wait_in_an_interrupt);
+    });
+}
+
+ktest! {
+    /// Who has posted a call interrupts the CPU, before anything else runs.
+    fn interrupted_while_posting() [smp = "3..=4"] { called_while_posting(); }
 }
 
 ktest! {
@@ -853,7 +907,7 @@ fn one_ipi_outstanding() {
         spin_loop();
     }
     let rest = [better(8), better(7), better(6)];
-    kernel::clock::delay(5_000_000);
+    clock::delay(5_000_000);
     let extra = taken() - before;
     assert!(
         extra == 1,

@@ -653,6 +653,7 @@ impl<P: Port> Rendezvous<P> {
                 P::spin_ends();
                 return any;
             }
+            // As the condition is, only `bug=deaf-initiator` comes here; whoever changes it is told.
             kassert!(
                 !drives || P::mistake(Mistake::UncheckedWait),
                 "{}, whose own call has phases to open, is kept by the barrier of another",

@@ -86,7 +86,9 @@ pub struct StartInfo {
 }
 
 impl StartInfo {
-    /// Reads the structure at physical `address`, and its first module.
+    /// Reads the structure at physical `address`, and its first module. All of it is believed,
+    /// or nothing: a module that cannot be found could not be kept out of the memory that is
+    /// handed out.
     ///
     /// # Errors
     /// [`StartInfoError`] if the magic number is wrong, or a count, or if there is no memory

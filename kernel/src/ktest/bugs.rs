@@ -189,7 +189,7 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::DeafStopper,
         "deaf-stopper",
-        "who waits to stop others does not look whether it is asked to stop",
+        "who waits, to stop others or at a barrier, does not look whether it is asked to stop",
     ),
     (
         Bug::EarlyForget,
