@@ -19,8 +19,15 @@ mod hooked;
 #[cfg(feature = "model")]
 pub use hooked::*;
 
-/// The most CPUs that there can be; small for a model checker, whose states hold it all.
-pub const MAX_CPUS: usize = if cfg!(feature = "model") { 4 } else { 256 };
+/// The most CPUs that there can be; few for a model checker, whose states hold it all, and for
+/// Miri, which makes a rendezvous of 256 in seconds.
+pub const MAX_CPUS: usize = if cfg!(feature = "model") {
+    4
+} else if cfg!(miri) {
+    80
+} else {
+    256
+};
 
 /// Counts the turns of a loop that waits.
 #[cfg(not(feature = "model"))]
