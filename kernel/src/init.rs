@@ -165,7 +165,8 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
         Ok(uefi) => uefi,
         Err(error) => panic!("{error}"),
     };
-    let text: &[u8] = match (boot::pvh::given(), boot_info.ramdisk_addr) {
+    let given = boot::pvh::given();
+    let text: &[u8] = match (given, boot_info.ramdisk_addr) {
         (Some(given), _) => given.command_line,
         // SAFETY: the loader mapped its ramdisk there, and nobody writes it.
         (None, Optional::Some(address)) => unsafe {
@@ -173,7 +174,7 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
         },
         (None, Optional::None) => &[],
     };
-    if boot::pvh::given().is_none() {
+    if given.is_none() {
         record.path = if uefi { "uefi" } else { "bios" };
     }
     let len = text.len().min(record.command_line.len());

@@ -28,6 +28,7 @@ const LAYERS: &[(u8, &str)] = &[
     (0, "kcore::shim"),
     (0, "kcore::cpu"),
     (0, "kcore::list"),
+    (0, "kcore::little_endian"),
     (0, "kcore::llist"),
     (0, "kcore::port"),
     (0, "kcore::site"),

@@ -12,6 +12,8 @@
 
 use core::fmt;
 
+use crate::little_endian::{u32_at, u64_at};
+
 /// The bytes of physical memory at an address, or `None` if there are not so many.
 pub type Reader<'r, 'a> = &'r mut dyn FnMut(u64, usize) -> Option<&'a [u8]>;
 
@@ -266,14 +268,6 @@ fn check_sum(bytes: &[u8]) -> Result<(), Problem> {
         0 => Ok(()),
         sum => Err(Problem::Checksum(sum)),
     }
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(core::array::from_fn(|i| bytes[offset + i]))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(core::array::from_fn(|i| bytes[offset + i]))
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub mod hotplug;
 pub mod intr;
 pub mod ipi;
 pub mod list;
+mod little_endian;
 #[expect(unsafe_code, reason = "elements that are found through pointers")]
 pub mod llist;
 pub mod logfilter;

@@ -30,6 +30,7 @@ pub use error::{MadtError, Problem};
 
 use crate::cpu::MAX_CPUS;
 use crate::list::List;
+use crate::little_endian::{array_at, u32_at, u64_at};
 
 /// The most I/O APICs a table may list.
 pub const MAX_IO_APICS: usize = 16;
@@ -264,7 +265,7 @@ impl Madt {
             LAPIC_NMI => self.take_nmi(entry[5]),
             X2APIC_NMI => self.take_nmi(entry[8]),
             LAPIC_ADDRESS => {
-                self.local_apic_address = u64::from_le_bytes(array_at(entry, 4));
+                self.local_apic_address = u64_at(entry, 4);
                 self.local_apic_address_at = offset;
             }
             _ => self.unused_entries += 1,
@@ -356,15 +357,6 @@ fn cpu_state(flags: u32) -> CpuState {
 fn push<T: Copy, const N: usize>(list: &mut List<T, N>, value: T, kind: u8) -> Result<(), Problem> {
     list.push(value)
         .map_err(|_| Problem::TooManyEntries { kind, max: N })
-}
-
-/// The `N` bytes at `offset`, which the caller knows to be there.
-fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
-    core::array::from_fn(|i| bytes[offset + i])
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(array_at(bytes, offset))
 }
 
 #[cfg(test)]

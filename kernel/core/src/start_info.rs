@@ -10,6 +10,7 @@
 
 use core::fmt;
 
+use crate::little_endian::{u32_at, u64_at};
 use crate::memmap::{ADDRESS_LIMIT, Kind, MapFull, MemoryMap};
 
 /// Fills the buffer with the bytes of physical memory from an address on; false if not all
@@ -218,14 +219,6 @@ fn bytes<const N: usize>(
         address,
         problem: Problem::NotMemory,
     })
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(core::array::from_fn(|i| bytes[offset + i]))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(core::array::from_fn(|i| bytes[offset + i]))
 }
 
 #[cfg(test)]
