@@ -12,6 +12,7 @@ pub(crate) enum Bug {
     NoNestedSection,
     RegularSection,
     LeakedLevel,
+    EarlyEoi,
     LocalShootdown,
     NoCompletion,
     DeafInitiator,
@@ -108,6 +109,12 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         "idle-fence",
         "idle",
         "an idle CPU looks for what it is asked for before it says that it does not poll",
+    ),
+    (
+        Bug::EarlyEoi,
+        "early-eoi",
+        "rendezvous-3x2-seed",
+        "a rendezvous is acknowledged before it is run, with interrupts on",
     ),
     (
         Bug::LocalShootdown,

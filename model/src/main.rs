@@ -138,7 +138,7 @@ fn list() {
     }
     println!("\nmistakes, and the model that finds each:");
     for (_, name, home, about) in BUGS {
-        println!("  {name:<24} {home:<18} {about}");
+        println!("  {name:<24} {home:<20} {about}");
     }
     println!("\nproperties:");
     for (_, name, about) in Property::ALL {
@@ -338,17 +338,17 @@ fn one_bug(bug: Bug, home: &'static str, options: &Options) -> bool {
 /// Finds every mistake.
 fn all_bugs() -> bool {
     println!(
-        "\n{:<24} {:<18} {:>8}  found as",
+        "\n{:<24} {:<20} {:>8}  found as",
         "mistake", "model", "choices"
     );
     let mut ok = true;
     for (bug, name, home, _) in BUGS {
         match find(*bug, home) {
             Some((_, _, (violation, choices, _))) => {
-                println!("{name:<24} {home:<18} {:>8}  {violation}", choices.len());
+                println!("{name:<24} {home:<20} {:>8}  {violation}", choices.len());
             }
             None => {
-                println!("{name:<24} {home:<18} {:>8}  NOT FOUND", "");
+                println!("{name:<24} {home:<20} {:>8}  NOT FOUND", "");
                 ok = false;
             }
         }

@@ -391,6 +391,13 @@ pub(crate) fn interrupt(vector: Vector) {
             after_eoi(crit, || ipis(world().ipis[engine().this()].take()));
             acked
         }
+        Vector::Rendezvous if has(Bug::EarlyEoi) => {
+            let acked = intr.eoi(end_of_interrupt);
+            step(false, |cpu| cpu.enabled = true);
+            world().rendezvous.interrupt();
+            step(false, |cpu| cpu.enabled = false);
+            acked
+        }
         Vector::Rendezvous => {
             in_section(&intr, crit, config, || {
                 world().rendezvous.interrupt();
