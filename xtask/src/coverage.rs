@@ -18,13 +18,15 @@ use crate::{paths, rust_source, setup, term};
 pub(crate) const HELP: &str = "\
 Say how much of kcore its host tests run: lines and regions of each file, lowest first.
 
-Usage: cargo xtask coverage [--lines]
+Usage: cargo xtask coverage [--branches] [--lines]
 
-      --lines             name the lines that are not run
+      --branches          count branches too, which takes a nightly compiler
+      --lines             name the lines that are not run, and those whose branches
+                          have gone one way only
 
-Unit tests themselves are not counted. A region is a piece of code that is run as a whole.
-Branches cannot be counted by the stable compiler. cargo-llvm-cov, by cargo, and llvm-tools,
-by rustup, are installed where they are missing.
+Unit tests themselves are not counted. A region is a piece of code that is run as a whole;
+a branch is one outcome of a condition. cargo-llvm-cov, by cargo, and llvm-tools and the
+nightly toolchain, by rustup, are installed where they are missing.
 
 Exit codes: 0 ok, 1 a test failed, or fewer than 95 % of the lines are run, 2 usage,
 3 something is missing.";
@@ -50,6 +52,8 @@ struct File {
     name: String,
     lines: BTreeMap<usize, bool>,
     regions: Vec<bool>,
+    /// The line of each outcome of a condition, and whether it has come about.
+    branches: Vec<(usize, bool)>,
 }
 
 impl File {
@@ -59,6 +63,10 @@ impl File {
 
     fn of_regions(&self) -> Share {
         Share::of(&self.regions)
+    }
+
+    fn of_branches(&self) -> Share {
+        Share::of(self.branches.iter().map(|(_, run)| run))
     }
 }
 
@@ -81,9 +89,16 @@ impl Share {
         100.0 * self.run as f64 / self.all as f64
     }
 
+    fn shown(&self) -> String {
+        if self.all == 0 {
+            return "-".to_string();
+        }
+        format!("{:.1}", self.percent())
+    }
+
     /// As it stands in the table.
     fn columns(&self) -> String {
-        format!("{:>7} {:>7} {:>7.1}", self.all, self.run, self.percent())
+        format!("{:>8} {:>7} {:>7}", self.all, self.run, self.shown())
     }
 }
 
@@ -95,17 +110,19 @@ impl Share {
 pub(crate) fn command(words: &[String]) -> Result<()> {
     let mut args = Args::new("coverage", words);
     let mut name_lines = false;
+    let mut branches = false;
     while let Some(word) = args.next()? {
         match &word {
             Word::Option(name) if name == "--lines" => name_lines = true,
+            Word::Option(name) if name == "--branches" => branches = true,
             _ => return Err(args.unknown(&word)),
         }
     }
     args.nothing_after()?;
     setup::llvm_cov()?;
-    let mut files = measured()?;
+    let mut files = measured(branches)?;
     files.sort_by(|a, b| a.of_lines().percent().total_cmp(&b.of_lines().percent()));
-    print(&files, name_lines);
+    print(&files, name_lines, branches);
     let total = all(&files, File::of_lines).percent();
     if total >= LEAST {
         return Ok(());
@@ -116,9 +133,16 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
 }
 
 /// Runs the tests, and reads what they have run.
-fn measured() -> Result<Vec<File>> {
+fn measured(branches: bool) -> Result<Vec<File>> {
     let output = paths::target_dir().join("coverage.json");
-    let status = cargo("llvm-cov")
+    let mut command = cargo("llvm-cov");
+    if branches {
+        setup::nightly(&["llvm-tools"])?;
+        command
+            .env("RUSTUP_TOOLCHAIN", setup::NIGHTLY)
+            .arg("--branch");
+    }
+    let status = command
         .args(["--quiet", "--no-cfg-coverage", "-p", "kcore"])
         .args(["--json", "--output-path"])
         .arg(&output)
@@ -138,7 +162,9 @@ fn measured() -> Result<Vec<File>> {
         let path = root.join(file["filename"].as_str()?);
         let name = path.strip_prefix(&root).ok()?.to_str()?.to_string();
         let code = code.get(&name)?;
-        file_of(name, code, &segments(&file["segments"])?)
+        let branches = outcomes(&file["branches"], code);
+        let file = file_of(name, code, &segments(&file["segments"])?)?;
+        Some(File { branches, ..file })
     };
     let files = json["data"][0]["files"].as_array();
     let files: Vec<File> = files.into_iter().flatten().filter_map(read).collect();
@@ -198,7 +224,24 @@ fn file_of(name: String, code: &BTreeSet<usize>, segments: &[Segment]) -> Option
         name,
         lines,
         regions,
+        branches: Vec::new(),
     })
+}
+
+/// The outcomes of the conditions on lines that have code, a generic function's instances taken
+/// together. LLVM's `[line, column, last line, last column, times true, times false, ..]`.
+fn outcomes(json: &Value, code: &BTreeSet<usize>) -> Vec<(usize, bool)> {
+    let mut times: BTreeMap<[u64; 4], [u64; 2]> = BTreeMap::new();
+    for branch in json.as_array().into_iter().flatten() {
+        let number = |index: usize| branch[index].as_u64().unwrap_or(0);
+        let sum = times.entry([0, 1, 2, 3].map(number)).or_default();
+        *sum = [sum[0] + number(4), sum[1] + number(5)];
+    }
+    let outcomes = times.into_iter().flat_map(|(place, times)| {
+        let line = usize::try_from(place[0]).unwrap_or(0);
+        times.map(|times| (line, times > 0))
+    });
+    outcomes.filter(|(line, _)| code.contains(line)).collect()
 }
 
 /// The share of all files together.
@@ -210,27 +253,44 @@ fn all(files: &[File], of_one: fn(&File) -> Share) -> Share {
     })
 }
 
-fn print(files: &[File], name_lines: bool) {
-    let row = |name: &str, lines: &str, regions: &str| {
-        term::say(&format!("{name:<22} {lines}   {regions}"));
+fn print(files: &[File], name_lines: bool, branches: bool) {
+    let row = |name: &str, columns: [String; 3]| {
+        let shown = if branches {
+            &columns[..]
+        } else {
+            &columns[..2]
+        };
+        term::say(&format!("{name:<22} {}", shown.join("   ")));
     };
-    row(KCORE, "  lines     run       %", "regions     run       %");
-    let columns = |lines: Share, regions: Share| (lines.columns(), regions.columns());
+    let heads = ["lines", "regions", "branches"];
+    row(
+        KCORE,
+        heads.map(|head| format!("{head:>8} {:>7} {:>7}", "run", "%")),
+    );
     for file in files {
-        let (lines, regions) = columns(file.of_lines(), file.of_regions());
-        row(
-            file.name.trim_start_matches(KCORE).trim_start_matches('/'),
-            &lines,
-            &regions,
-        );
-        let missed = file.lines.iter().filter(|(_, run)| !**run);
-        let missed: Vec<String> = missed.map(|(line, _)| line.to_string()).collect();
-        if name_lines && !missed.is_empty() {
-            term::say(&format!("  not run: {}", missed.join(" ")));
+        let shares = [file.of_lines(), file.of_regions(), file.of_branches()];
+        let name = file.name.trim_start_matches(KCORE).trim_start_matches('/');
+        row(name, shares.map(|share| share.columns()));
+        if name_lines {
+            let lines = file.lines.iter().map(|(line, run)| (*line, *run));
+            name_missed("not run", lines);
+            name_missed("one way only", file.branches.iter().copied());
         }
     }
-    let (lines, regions) = columns(all(files, File::of_lines), all(files, File::of_regions));
-    row("all", &lines, &regions);
+    let of_one = [File::of_lines, File::of_regions, File::of_branches];
+    row("all", of_one.map(|of_one| all(files, of_one).columns()));
+}
+
+/// Names each line of which something has not been run.
+fn name_missed(what: &str, lines: impl Iterator<Item = (usize, bool)>) {
+    let missed: BTreeSet<usize> = lines
+        .filter(|(_, run)| !run)
+        .map(|(line, _)| line)
+        .collect();
+    let missed: Vec<String> = missed.iter().map(usize::to_string).collect();
+    if !missed.is_empty() {
+        term::say(&format!("  {what}: {}", missed.join(" ")));
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +336,21 @@ mod tests {
         assert_eq!(file.regions, [true, false, true, false]);
         assert!((file.of_lines().percent() - 100.0 * 4.0 / 6.0).abs() < 1e-9);
         assert!(file_of("g.rs".to_string(), &BTreeSet::from([1, 2]), &segments).is_none());
+    }
+
+    /// Two instances of one condition, a condition on no line of code, and one of one outcome.
+    #[test]
+    fn an_outcome_of_any_instance_counts() {
+        let json = json!([
+            [3, 8, 3, 12, 5, 0, 0, 0, 4],
+            [3, 8, 3, 12, 0, 7, 0, 0, 4],
+            [9, 8, 9, 12, 1, 1, 0, 0, 4],
+            [4, 8, 4, 12, 0, 2, 0, 0, 4]
+        ]);
+        let code = BTreeSet::from([3, 4]);
+        let told = [(3, true), (3, true), (4, false), (4, true)];
+        assert_eq!(outcomes(&json, &code), told);
+        assert!(outcomes(&json!(null), &code).is_empty());
     }
 
     /// kcore's files are there, and those that hold nothing but tests are not.

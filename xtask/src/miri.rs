@@ -24,9 +24,6 @@ module. The nightly toolchain that has Miri is installed by rustup if it is miss
 Environment: MIRIFLAGS= has more flags for Miri.
 Exit codes: 0 ok, 1 something was found, 2 usage, 3 something is missing.";
 
-/// The toolchain with Miri, by its day: any nightly may lack it or know other flags.
-const TOOLCHAIN: &str = "nightly-2026-05-20";
-
 /// `cargo xtask miri`.
 ///
 /// # Errors
@@ -46,13 +43,13 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
         }
     }
     args.nothing_after()?;
-    setup::miri(TOOLCHAIN)?;
+    setup::nightly(&["miri", "rust-src"])?;
     // What the tests leak on purpose, as the memory of a CPU, is not looked at: kcore itself
     // allocates nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     flags.push_str(&format!(" -Zmiri-many-seeds={seeds} -Zmiri-ignore-leaks"));
     let status = tool("rustup")
-        .args(["run", TOOLCHAIN, "cargo", "miri", "test", "--locked"])
+        .args(["run", setup::NIGHTLY, "cargo", "miri", "test", "--locked"])
         .args(["-p", "kcore", "--tests", "--"])
         .args(filters)
         .env("MIRIFLAGS", flags)

@@ -103,24 +103,29 @@ pub(crate) fn llvm_cov() -> Result<()> {
     run("cargo", &install)
 }
 
-/// Makes sure that this toolchain is there, with Miri and the sources that it compiles.
+/// The toolchain for what no stable one has, by its day: any nightly may lack it or know other
+/// flags.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+
+/// Makes sure that [`NIGHTLY`] is there, with these components.
 ///
 /// # Errors
 /// When it is missing and cannot be installed.
-pub(crate) fn miri(toolchain: &str) -> Result<()> {
-    let list = ["component", "list", "--installed", "--toolchain", toolchain];
-    let has_both = |list: String| {
-        let has = |name| list.lines().any(|line| line.starts_with(name));
-        has("miri") && has("rust-src")
+pub(crate) fn nightly(components: &[&str]) -> Result<()> {
+    let list = ["component", "list", "--installed", "--toolchain", NIGHTLY];
+    let has_all = |list: String| {
+        let has = |name: &&str| list.lines().any(|line| line.starts_with(name));
+        components.iter().all(has)
     };
     let installed = tool("rustup").args(list).output();
-    if installed.is_ok_and(|output| has_both(String::from_utf8_lossy(&output.stdout).into())) {
+    if installed.is_ok_and(|output| has_all(String::from_utf8_lossy(&output.stdout).into())) {
         return Ok(());
     }
-    let install = ["toolchain", "install", toolchain, "--profile", "minimal"];
-    let install = [&install[..], &["--component", "miri,rust-src"]].concat();
+    let components = components.join(",");
+    let install = ["toolchain", "install", NIGHTLY, "--profile", "minimal"];
+    let install = [&install[..], &["--component", &components]].concat();
     let line = install.join(" ");
-    eprintln!("{toolchain} with Miri is missing; installing it by: rustup {line}");
+    eprintln!("{NIGHTLY} with {components} is missing; installing it by: rustup {line}");
     rustup(&install)
 }
 
