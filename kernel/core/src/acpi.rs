@@ -432,7 +432,8 @@ mod tests {
 
     #[test]
     fn no_single_byte_can_make_it_panic() {
-        for at in 0..0x200 {
+        let step = if cfg!(miri) { 33 } else { 1 };
+        for at in (0..0x200).step_by(step) {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut memory = Memory::new(if at % 2 == 0 { 0 } else { 2 });
                 memory.0[at] = value;

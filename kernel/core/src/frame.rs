@@ -428,6 +428,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "two million frames, one by one")]
     fn an_8_gib_machine_with_a_hole_below_4_gib() {
         let (hole, four_gib, end) = (0xc_0000, 0x10_0000, 0x24_0000);
         let mut bitmap = vec![0; words_for(end)];

@@ -59,7 +59,7 @@ mod tests {
     use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
     use crate::port::Port;
     use crate::rendezvous::{IpiCtx, Phase, Rendezvous};
-    use crate::shim::{AtomicBool, AtomicU32, Ordering};
+    use crate::shim::{AtomicBool, AtomicU32, Ordering, fence};
     use crate::testing::{HostPort, on_cpus};
 
     const CPUS: usize = 4;
@@ -91,6 +91,9 @@ mod tests {
                         ran[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
                     };
                     calls[index].fetch_add(1, Ordering::SeqCst);
+                    // SeqCst: in a call, then look who is online. Pairs with the fence of who
+                    // leaves; on x86 the locked instructions of both are fences, to Miri not.
+                    fence(Ordering::SeqCst);
                     let phases = [Phase::Barrier, Phase::Run(&action), Phase::NoBarrier];
                     rendezvous.run_on_all(&online, &phases).unwrap();
                     calls[index].fetch_add(1, Ordering::SeqCst);
@@ -101,6 +104,8 @@ mod tests {
                 return;
             }
             let quiesce = || {
+                // SeqCst: gone, then look who calls. Pairs with the fence of those who do.
+                fence(Ordering::SeqCst);
                 let before = calls.each_ref().map(|count| count.load(Ordering::SeqCst));
                 for (count, before) in calls.iter().zip(before).take(CPUS - 1) {
                     while !early && before % 2 == 1 && count.load(Ordering::SeqCst) == before {

@@ -113,7 +113,7 @@ impl Model {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 400,
+        cases: if cfg!(miri) { 5 } else { 400 },
         failure_persistence: None,
         ..Default::default()
     }

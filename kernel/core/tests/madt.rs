@@ -172,11 +172,12 @@ fn every_short_mapping_is_refused() {
 
 #[test]
 fn every_changed_byte_gives_an_answer() {
+    let step = if cfg!(miri) { 127 } else { 1 };
     for name in ["q35-smp6-2x3", "microvm-smp2"] {
         let mut bytes = capture(name).to_vec();
         for at in 0..bytes.len() {
             let was = (bytes[at], bytes[9]);
-            for change in 1..=255 {
+            for change in (1..=255).step_by(step) {
                 bytes[at] = was.0 ^ change;
                 assert!(
                     parse(&bytes).is_err(),
@@ -453,7 +454,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 2000,
+        cases: if cfg!(miri) { 5 } else { 2000 },
         failure_persistence: None,
         ..Default::default()
     }

@@ -39,7 +39,7 @@ fn entry() -> impl Strategy<Value = (u64, u64, Kind)> {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 2000,
+        cases: if cfg!(miri) { 5 } else { 2000 },
         failure_persistence: None,
         ..Default::default()
     }

@@ -19,7 +19,7 @@ use proptest::sample::Index;
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 200,
+        cases: if cfg!(miri) { 5 } else { 200 },
         failure_persistence: None,
         ..Default::default()
     }

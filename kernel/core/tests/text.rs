@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 1000,
+        cases: if cfg!(miri) { 5 } else { 1000 },
         failure_persistence: None,
         ..Default::default()
     }
