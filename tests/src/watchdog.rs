@@ -39,6 +39,9 @@ ktest! {
         static ASKED: AtomicBool = AtomicBool::new(false);
         static HELD: AtomicBool = AtomicBool::new(false);
         let boot = CpuId::BOOT;
+        // The better one takes the CPU as soon as it is there: who is not pinned may be taken by
+        // an idle CPU then.
+        sched::curthread().pin();
         assert_eq!(pcpu::this().id(), boot);
         // The better one, which runs where the action was, until that has gone on elsewhere.
         let better = Builder::new("better").priority(Priority::HIGHEST).on(boot);
@@ -57,13 +60,12 @@ ktest! {
             HELD.store(true, Ordering::Release);
         });
         // It must have gone to sleep, and this thread be back here.
-        sched::curthread().pin();
         sched::sleep_for(20_000_000);
-        sched::curthread().unpin();
         ktest::take_timers();
         // The window W, by hand: nothing held, a preemption owed. The call's interrupt, which
-        // waits, comes with the next instruction.
+        // waits, comes with the next instruction. Only then may another CPU take this thread.
         arch::cpu::disable_interrupts();
+        sched::curthread().unpin();
         let crit = sched::curthread().crit();
         crit.enter();
         assert!(GATE.wake_one());
