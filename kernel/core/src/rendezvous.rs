@@ -139,38 +139,40 @@ const GIVEN_UP: u8 = 4;
 type Call = [Phase<'static>; 3];
 
 /// What one CPU is in rendezvous: an initiator, and one that others call.
-#[repr(align(64))]
+///
+/// On two cache lines: who waits for `open` need not fetch its line anew each time that another
+/// one subtracts from `left`.
+#[repr(C, align(128))]
 struct Slot {
-    // Called by others.
-    /// Whose calls wait for this CPU. Put in by them, taken out by it.
-    callers: AtomicCpuSet,
-    /// Into which words of `callers` somebody has been put, a bit for each; an interrupt is
-    /// on its way for them.
-    posted: AtomicU32,
-    /// How many calls this CPU is held by: it has begun them, and waits at a barrier. Its
-    /// own.
-    holders: AtomicU32,
-    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own; for
-    /// reports.
-    serves: AtomicU32,
-
-    // Calls others.
-    /// Whether this CPU is an initiator who must open phases. Its own.
-    driving: AtomicBool,
-    /// The first phase that may not run yet, or [`GIVEN_UP`].
-    open: AtomicU8,
-    /// How many have not come to the end of what is open; below zero while the initiator
-    /// has not counted all those it calls.
-    left: AtomicU32,
+    by_others: ByOthers,
     /// What it asks for, on its stack. Changed while nobody is called; followed by those
     /// called, until they have left for good.
     call: AtomicPtr<Call>,
     /// Where the call was made; for reports.
     site: Site,
+    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own; for
+    /// reports.
+    serves: AtomicU32,
+    /// The first phase that may not run yet, or [`GIVEN_UP`].
+    open: AtomicU8,
+    /// Whether this CPU is an initiator who must open phases. Its own.
+    driving: AtomicBool,
+    /// How many calls this CPU is held by: it has begun them, and waits at a barrier. Its
+    /// own.
+    holders: AtomicU8,
+}
 
-    /// The first `holders` of these: by whose call this CPU is held, and which phase of it
-    /// is next for this one. Its own.
-    held: [Held; MAX_CPUS],
+/// The part of a slot that other CPUs write.
+#[repr(align(64))]
+struct ByOthers {
+    /// Whose calls wait for this CPU. Put in by them, taken out by it.
+    callers: AtomicCpuSet,
+    /// Into which words of `callers` somebody has been put, a bit for each; an interrupt is
+    /// on its way for them.
+    posted: AtomicU32,
+    /// How many of those whom this CPU calls have not come to the end of what is open; below
+    /// zero while it has not counted all of them.
+    left: AtomicU32,
 }
 
 /// An initiator and a phase.
@@ -179,7 +181,10 @@ struct Held {
     next: AtomicU8,
 }
 
-const _: () = assert!(MAX_CPUS <= 256, "an initiator's number fits a byte");
+const _: () = assert!(
+    MAX_CPUS <= 256,
+    "an initiator's number fits a byte, and how many others"
+);
 
 impl Held {
     const fn new() -> Self {
@@ -204,6 +209,11 @@ impl Held {
     fn set(&self, initiator: CpuId, next: u8) {
         self.initiator
             .store(initiator.index() as u8, Ordering::Relaxed);
+        self.set_next(next);
+    }
+
+    #[inline]
+    fn set_next(&self, next: u8) {
         self.next.store(next, Ordering::Relaxed);
     }
 }
@@ -211,29 +221,30 @@ impl Held {
 impl Slot {
     const fn new() -> Self {
         Self {
-            callers: AtomicCpuSet::new(),
-            posted: AtomicU32::new(0),
-            holders: AtomicU32::new(0),
-            serves: AtomicU32::new(0),
-            driving: AtomicBool::new(false),
-            open: AtomicU8::new(0),
-            left: AtomicU32::new(0),
+            by_others: ByOthers {
+                callers: AtomicCpuSet::new(),
+                posted: AtomicU32::new(0),
+                left: AtomicU32::new(0),
+            },
             call: AtomicPtr::new(core::ptr::null_mut()),
             site: Site::new(),
-            held: [const { Held::new() }; MAX_CPUS],
+            serves: AtomicU32::new(0),
+            open: AtomicU8::new(0),
+            driving: AtomicBool::new(false),
+            holders: AtomicU8::new(0),
         }
     }
 
-    /// How many calls hold this CPU.
+    /// How many calls hold this CPU. No more than there are other CPUs.
     #[inline]
-    fn holders(&self) -> usize {
-        // Relaxed: this CPU's own. No more than there are CPUs.
-        (self.holders.load(Ordering::Relaxed) as usize).min(MAX_CPUS)
+    fn holders(&self) -> u8 {
+        // Relaxed, here and below: this CPU's own.
+        self.holders.load(Ordering::Relaxed)
     }
 
-    fn set_holders(&self, holders: usize) {
-        // Relaxed: as above.
-        self.holders.store(holders as u32, Ordering::Relaxed);
+    #[inline]
+    fn set_holders(&self, holders: u8) {
+        self.holders.store(holders, Ordering::Relaxed);
     }
 
     #[inline]
@@ -245,6 +256,9 @@ impl Slot {
 /// The machine's rendezvous: a slot for each CPU.
 pub struct Rendezvous<P: Port> {
     slots: [Slot; MAX_CPUS],
+    /// The first `holders` of each CPU: by whose call it is held, and which phase of it is
+    /// next for this one. Its own.
+    held: [[Held; MAX_CPUS]; MAX_CPUS],
     port: PhantomData<fn() -> P>,
 }
 
@@ -254,6 +268,7 @@ impl<P: Port> Rendezvous<P> {
     pub const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; MAX_CPUS],
+            held: [const { [const { Held::new() }; MAX_CPUS] }; MAX_CPUS],
             port: PhantomData,
         }
     }
@@ -261,6 +276,12 @@ impl<P: Port> Rendezvous<P> {
     #[inline]
     fn slot(&self, cpu: CpuId) -> &Slot {
         &self.slots[cpu.index()]
+    }
+
+    /// The holder of `cpu` of that number.
+    #[inline]
+    fn held(&self, cpu: CpuId, at: u8) -> &Held {
+        &self.held[cpu.index()][usize::from(at)]
     }
 
     // The initiator.
@@ -381,7 +402,7 @@ impl<P: Port> Rendezvous<P> {
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
         // Acquire: pairs with the addition in `tell`.
-        slot.posted.load(Ordering::Acquire) != 0 || slot.is_held()
+        slot.by_others.posted.load(Ordering::Acquire) != 0 || slot.is_held()
     }
 
     /// Makes the call. `post` calls the CPUs, which are online.
@@ -422,7 +443,7 @@ impl<P: Port> Rendezvous<P> {
         slot.driving.store(drives, Ordering::Relaxed);
         let Called { others, me_too } = post(slot, me);
         if me_too {
-            run_phases(slot, call, 0..open, &context, me);
+            run_phases(slot, call, (0, open), &context, me);
         }
         drop(off);
         let mut from = 0;
@@ -438,13 +459,13 @@ impl<P: Port> Rendezvous<P> {
             }
             (from, open) = (open, end_of_run(call, open));
             // Relaxed: published by the next line.
-            slot.left.store(others, Ordering::Relaxed);
+            slot.by_others.left.store(others, Ordering::Relaxed);
             // Release: pairs with the Acquire in `go_on`. Everybody's phase before this one
             // comes before everybody's phase after it.
             slot.open.store(open, Ordering::Release);
             if me_too {
                 let _off = Off::<P>::enter();
-                run_phases(slot, call, from..open, &context, me);
+                run_phases(slot, call, (from, open), &context, me);
             }
         };
         if drives {
@@ -473,7 +494,7 @@ impl<P: Port> Rendezvous<P> {
         });
         // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
         // in force. Those who were quicker have brought it below zero.
-        slot.left.fetch_add(others, Ordering::Relaxed);
+        slot.by_others.left.fetch_add(others, Ordering::Relaxed);
         if !unaware.is_empty() {
             P::send_rendezvous(unaware);
         }
@@ -489,7 +510,7 @@ impl<P: Port> Rendezvous<P> {
         let me_too = cpu == me;
         let others = u32::from(!me_too);
         // Relaxed: published by `tell`.
-        slot.left.store(others, Ordering::Relaxed);
+        slot.by_others.left.store(others, Ordering::Relaxed);
         if !me_too && self.tell(cpu, me) {
             P::send_rendezvous_to(cpu);
         }
@@ -503,11 +524,11 @@ impl<P: Port> Rendezvous<P> {
         let target = self.slot(cpu);
         // Release, in insert: pairs with the Acquire in `drain_word`: who finds us there sees
         // the call.
-        target.callers.insert(me);
+        target.by_others.callers.insert(me);
         let word = 1 << CpuSet::word_of(me);
         // AcqRel: set, then send. Pairs with the swap in `begin_all`: clear, then look.
         // One bit, asked for alone, is one locked instruction.
-        target.posted.fetch_or(word, Ordering::AcqRel) & word == 0
+        target.by_others.posted.fetch_or(word, Ordering::AcqRel) & word == 0
     }
 
     /// Waits until all have come to the end of what is open. With `give_up`, false if some
@@ -516,7 +537,7 @@ impl<P: Port> Rendezvous<P> {
     fn wait_for_others(&self, slot: &Slot, context: &IpiCtx, give_up: bool) -> bool {
         let mut turns = Turns::new();
         // Acquire: pairs with the Release in `leave`, of each CPU.
-        while slot.left.load(Ordering::Acquire) != 0 {
+        while slot.by_others.left.load(Ordering::Acquire) != 0 {
             // Relaxed: this CPU's own. Who does not drive leaves it to the interrupt.
             if slot.driving.load(Ordering::Relaxed) && !P::mistake(Mistake::DeafInitiator) {
                 self.look_after_others(slot, context);
@@ -569,7 +590,7 @@ impl<P: Port> Rendezvous<P> {
         let mut silent = CpuSet::EMPTY;
         for cpu in &self.silent(me) {
             // Whoever takes us out of there, it or we, decides whether it takes part.
-            if self.slot(cpu).callers.remove(me) {
+            if self.slot(cpu).by_others.callers.remove(me) {
                 silent.insert(cpu);
                 leave(slot);
             }
@@ -583,7 +604,8 @@ impl<P: Port> Rendezvous<P> {
         self.wait_for_others(slot, context, false);
         // Relaxed: this CPU's own word.
         if slot.open.load(Ordering::Relaxed) < ALL {
-            slot.left
+            slot.by_others
+                .left
                 .store(others - silent.len() as u32, Ordering::Relaxed);
             // Release: as in `hold`.
             slot.open.store(GIVEN_UP, Ordering::Release);
@@ -602,27 +624,48 @@ impl<P: Port> Rendezvous<P> {
     #[inline]
     fn look_after_others(&self, slot: &Slot, context: &IpiCtx) {
         // Relaxed: a look; what is posted later is for the next turn.
-        if slot.posted.load(Ordering::Relaxed) != 0 || slot.is_held() {
-            let _off = Off::<P>::enter();
-            self.begin_all(slot, context);
-            self.go_on(slot, context);
+        if slot.by_others.posted.load(Ordering::Relaxed) != 0 || slot.is_held() {
+            self.take_part(slot, context);
         }
+    }
+
+    /// Does so. Out of line: an initiator alone never comes here.
+    #[inline(never)]
+    fn take_part(&self, slot: &Slot, context: &IpiCtx) {
+        let _off = Off::<P>::enter();
+        self.begin_all(slot, context);
+        self.go_on(slot, context, slot.holders());
     }
 
     /// Ends the time as an initiator who drives, once no barrier of another call holds this
     /// CPU.
+    #[inline]
     fn stop_driving(&self, slot: &Slot, context: &IpiCtx) {
+        if !self.may_return(slot) {
+            self.wait_until_free(slot, context);
+        }
+        P::spin_ends();
+    }
+
+    /// Whether no call holds this CPU; then it drives no more. The look and the end are one to
+    /// interrupts: a call that came in between would find an initiator, not keep it, and lose it.
+    #[inline]
+    fn may_return(&self, slot: &Slot) -> bool {
+        let _off = Off::<P>::enter();
+        let held = slot.is_held();
+        // Relaxed: this CPU's own.
+        slot.driving.store(held, Ordering::Relaxed);
+        !held
+    }
+
+    /// Goes on with the calls that hold this CPU, until there are none.
+    #[inline(never)]
+    fn wait_until_free(&self, slot: &Slot, context: &IpiCtx) {
         loop {
-            // The look and the end are one to interrupts: a call that came in between would
-            // find an initiator, not keep it, and lose it.
             let off = Off::<P>::enter();
-            self.go_on(slot, context);
-            let held = slot.is_held();
-            // Relaxed: this CPU's own.
-            slot.driving.store(held, Ordering::Relaxed);
+            self.go_on(slot, context, slot.holders());
             drop(off);
-            if !held {
-                P::spin_ends();
+            if self.may_return(slot) {
                 return;
             }
             P::relax();
@@ -640,44 +683,56 @@ impl<P: Port> Rendezvous<P> {
     pub fn interrupt(&self) -> bool {
         let context = IpiCtx::new(P::cpu(), P::wakes);
         let slot = self.slot(context.cpu());
+        let any = self.begin_all(slot, &context);
         // Relaxed: this CPU's own.
         let drives = slot.driving.load(Ordering::Relaxed);
-        let mut any = false;
-        loop {
-            // Relaxed: a look; what is posted later is for the next turn.
-            if slot.posted.load(Ordering::Relaxed) != 0 {
-                self.begin_all(slot, &context);
-                any = true;
-            }
-            if !slot.is_held() || drives && !P::mistake(Mistake::DeafInitiator) {
-                P::spin_ends();
-                return any;
-            }
-            // As the condition is, only `bug=deaf-initiator` comes here; whoever changes it is told.
+        let holders = slot.holders();
+        if holders > 0 && (!drives || P::mistake(Mistake::DeafInitiator)) {
+            // As the condition is, only `bug=deaf-initiator` is found here; whoever changes it
+            // is told.
             kassert!(
                 !drives || P::mistake(Mistake::UncheckedWait),
                 "{}, whose own call has phases to open, is kept by the barrier of another",
                 context.cpu()
             );
+            self.stay(slot, &context, holders);
+        }
+        P::spin_ends();
+        any
+    }
+
+    /// Takes part in the `holders` calls that hold this CPU, and in those that come in, until
+    /// there are none. Interrupts off.
+    #[inline(always)]
+    fn stay(&self, slot: &Slot, context: &IpiCtx, mut holders: u8) {
+        while holders > 0 {
             P::relax();
             // What is interrupted had interrupts on, and holds no spinlock.
             P::stop_if_asked();
-            self.go_on(slot, &context);
+            self.go_on(slot, context, holders);
+            self.begin_all(slot, context);
+            holders = slot.holders();
         }
     }
 
-    /// Begins the calls that have come in. Interrupts off.
+    /// Begins the calls that have come in; whether there were any. Interrupts off.
     #[inline(always)]
-    fn begin_all(&self, slot: &Slot, context: &IpiCtx) {
+    fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
+        // Relaxed: a look; what is posted later is for the next turn.
+        if slot.by_others.posted.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
         // AcqRel: clear, then look: pairs with the addition in `tell`. Who comes behind this
         // finds it cleared, and sends an interrupt of its own.
-        let mut words = slot.posted.swap(0, Ordering::AcqRel);
+        let mut words = slot.by_others.posted.swap(0, Ordering::AcqRel);
         while words != 0 {
             let word = words.trailing_zeros() as usize;
-            slot.callers
+            slot.by_others
+                .callers
                 .drain_word(word, |initiator| self.begin(slot, context, initiator));
             words &= words - 1;
         }
+        true
     }
 
     /// Takes part in the call of `initiator`, up to its first barrier.
@@ -686,24 +741,22 @@ impl<P: Port> Rendezvous<P> {
         let caller = self.slot(initiator);
         // Relaxed: what has brought us here has synchronised with it.
         let open = caller.open.load(Ordering::Relaxed);
-        run_phases(slot, self.call(caller), 0..open, context, initiator);
+        run_phases(slot, self.call(caller), (0, open), context, initiator);
         if open < ALL {
             let holders = slot.holders();
-            // There are no more initiators than CPUs.
-            if let Some(held) = slot.held.get(holders) {
-                held.set(initiator, open);
-            }
+            self.held(context.cpu(), holders).set(initiator, open);
             slot.set_holders(holders + 1);
         }
         leave(caller);
     }
 
-    /// Goes on with each call that holds this CPU, if its next phase is open. Interrupts off.
+    /// Goes on with each of the `at` calls that hold this CPU, if its next phase is open.
+    /// Interrupts off.
     #[inline]
-    fn go_on(&self, slot: &Slot, context: &IpiCtx) {
-        let (mut at, mut holders) = (0, slot.holders());
-        while at < holders {
-            let held = &slot.held[at];
+    fn go_on(&self, slot: &Slot, context: &IpiCtx, mut at: u8) {
+        while at > 0 {
+            at -= 1;
+            let held = self.held(context.cpu(), at);
             let (initiator, from) = held.get();
             let caller = self.slot(initiator);
             // Acquire: pairs with the Release in `hold`.
@@ -712,22 +765,20 @@ impl<P: Port> Rendezvous<P> {
                 open = self.next_by_count(caller, from);
             }
             if open == from {
-                at += 1;
                 continue;
             }
             P::spin_ends();
             if open <= ALL {
-                run_phases(slot, self.call(caller), from..open, context, initiator);
+                run_phases(slot, self.call(caller), (from, open), context, initiator);
             }
             if open < ALL {
-                held.set(initiator, open);
-                at += 1;
+                held.set_next(open);
             } else {
-                // The last one takes its place.
-                holders -= 1;
-                let (other, next) = slot.held[holders].get();
+                // The last one, which has been looked at, takes its place.
+                let last = slot.holders() - 1;
+                let (other, next) = self.held(context.cpu(), last).get();
                 held.set(other, next);
-                slot.set_holders(holders);
+                slot.set_holders(last);
             }
             leave(caller);
         }
@@ -737,7 +788,7 @@ impl<P: Port> Rendezvous<P> {
     #[cold]
     fn next_by_count(&self, caller: &Slot, from: u8) -> u8 {
         // Acquire: as in `wait_for_others`.
-        if caller.left.load(Ordering::Acquire) != 0 {
+        if caller.by_others.left.load(Ordering::Acquire) != 0 {
             return from;
         }
         end_of_run(self.call(caller), from)
@@ -824,7 +875,7 @@ impl Drop for NoUnwinding {
 fn leave(caller: &Slot) {
     // Release: pairs with the Acquire in `wait_for_others`. Everything before is over when
     // the initiator sees this.
-    caller.left.fetch_sub(1, Ordering::Release);
+    caller.by_others.left.fetch_sub(1, Ordering::Release);
 }
 
 /// The phase before which the next barrier lies, if phase `from` is the first to run.
@@ -845,17 +896,27 @@ fn end_of_run(call: &Call, from: u8) -> u8 {
 fn run_phases(
     slot: &Slot,
     call: &Call,
-    phases: core::ops::Range<u8>,
+    (from, open): (u8, u8),
     context: &IpiCtx,
     initiator: CpuId,
 ) {
     // Relaxed here and below: this CPU's own.
     slot.serves
         .store(initiator.index() as u32 + 1, Ordering::Relaxed);
-    for phase in phases {
-        if let Phase::Run(callback) = call[usize::from(phase)] {
+    let run = |phase: &Phase<'_>| {
+        if let Phase::Run(callback) = phase {
             callback.run(context);
         }
+    };
+    let [setup, action, teardown] = call;
+    if from == 0 {
+        run(setup);
+    }
+    if from <= 1 && open >= 2 {
+        run(action);
+    }
+    if open == ALL {
+        run(teardown);
     }
     slot.serves.store(0, Ordering::Relaxed);
 }

@@ -324,7 +324,7 @@ impl<P: Port> Stops<P> {
     #[inline]
     pub fn is_quiet(&self) -> bool {
         // Relaxed: a snapshot.
-        self.stopper.load(Ordering::Relaxed) == 0 && self.panicking.load(Ordering::Relaxed) == 0
+        self.stopper.load(Ordering::Relaxed) | self.panicking.load(Ordering::Relaxed) == 0
     }
 
     /// Whether `me`, the calling CPU, has stopped others.

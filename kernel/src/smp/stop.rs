@@ -120,8 +120,14 @@ pub fn stop_if_asked() {
         return;
     }
     if !globals::STOPS.is_quiet() {
-        let enabled = Machine::disable_interrupts();
-        stop_here(&Snapshot::here());
-        Machine::restore_interrupts(enabled);
+        stop_in_a_wait();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn stop_in_a_wait() {
+    let enabled = Machine::disable_interrupts();
+    stop_here(&Snapshot::here());
+    Machine::restore_interrupts(enabled);
 }

@@ -121,7 +121,7 @@ impl<P: Port> Rendezvous<P> {
         let going_on = |&cpu: &CpuId| {
             let slot = self.slot(cpu);
             // Relaxed: a snapshot.
-            slot.driving.load(Ordering::Relaxed) || slot.left.load(Ordering::Relaxed) != 0
+            slot.driving.load(Ordering::Relaxed) || slot.by_others.left.load(Ordering::Relaxed) != 0
         };
         cpus().filter(going_on).map(|initiator| Pending {
             initiator,
@@ -138,7 +138,7 @@ impl<P: Port> Rendezvous<P> {
     /// The CPUs that have not even seen the call of `initiator`.
     pub(super) fn silent(&self, initiator: CpuId) -> CpuSet {
         cpus()
-            .filter(|&cpu| self.slot(cpu).callers.contains(initiator))
+            .filter(|&cpu| self.slot(cpu).by_others.callers.contains(initiator))
             .collect()
     }
 
@@ -151,7 +151,7 @@ impl<P: Port> Rendezvous<P> {
         for cpu in cpus().filter(|&cpu| cpu != initiator) {
             let slot = self.slot(cpu);
             let runs = slot.serves.load(Ordering::Relaxed) == initiator.index() as u32 + 1;
-            let held = &slot.held[..slot.holders()];
+            let held = &self.held[cpu.index()][..slot.holders().into()];
             if runs
                 || held
                     .iter()

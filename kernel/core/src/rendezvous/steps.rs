@@ -32,14 +32,14 @@ pub(super) fn asks(rendezvous: &Rendezvous<HostPort>, initiator: usize, call: &C
 /// It lets the phases before `open` run.
 fn opens(rendezvous: &Rendezvous<HostPort>, initiator: usize, open: u8) {
     let slot = rendezvous.slot(cpu(initiator));
-    slot.left.store(1, Ordering::Relaxed);
+    slot.by_others.left.store(1, Ordering::Relaxed);
     slot.open.store(open, Ordering::Relaxed);
 }
 
 /// How many have not come to the end of what is open.
 fn left(rendezvous: &Rendezvous<HostPort>, initiator: usize) -> u32 {
     let slot = rendezvous.slot(cpu(initiator));
-    slot.left.load(Ordering::Relaxed)
+    slot.by_others.left.load(Ordering::Relaxed)
 }
 
 fn context() -> IpiCtx {
@@ -114,7 +114,7 @@ fn who_is_held_goes_on_with_what_opens() {
         rendezvous.tell(cpu(1), cpu(initiator));
     }
     assert!(rendezvous.interrupt());
-    let expect = |ran: [u32; 3], holders: usize| {
+    let expect = |ran: [u32; 3], holders: u8| {
         assert_eq!(RAN.each_ref().map(|n| n.load(Ordering::Relaxed)), ran);
         assert_eq!(me.holders(), holders);
         assert!([0, 2, 3].iter().all(|&by| left(&rendezvous, by) == 0));
@@ -129,7 +129,7 @@ fn who_is_held_goes_on_with_what_opens() {
         (3, ALL, [0, 1, 1], 0),
     ] {
         opens(&rendezvous, initiator, open);
-        rendezvous.go_on(me, &context());
+        rendezvous.go_on(me, &context(), me.holders());
         expect(ran, holders);
     }
 }
@@ -169,7 +169,7 @@ fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(1));
         assert!(!me.is_held());
-        me.left.store(0, Ordering::Relaxed);
+        me.by_others.left.store(0, Ordering::Relaxed);
     });
     HostPort::interrupt(1);
     let me = RENDEZVOUS.slot(cpu(1));
@@ -301,7 +301,7 @@ fn who_waits_for_the_count_goes_on_when_it_is_zero() {
     assert!(rendezvous.interrupt());
     let next = [0, 1, 2].map(|from| rendezvous.next_by_count(caller, from));
     assert_eq!(next, [1, 2, ALL]);
-    rendezvous.go_on(me, &context());
+    rendezvous.go_on(me, &context(), me.holders());
     assert_eq!(RAN.load(Ordering::Relaxed), 1, "the action is not open");
 }
 

@@ -57,7 +57,7 @@ fn a_report_names_those_who_are_behind() {
     let slot = |index| rendezvous.slot(cpu(index));
     let serves = |index, by: u32| slot(index).serves.store(by + 1, Ordering::Relaxed);
     let held = |index, by, next| {
-        slot(index).held[0].set(cpu(by), next);
+        rendezvous.held(cpu(index), 0).set(cpu(by), next);
         slot(index).set_holders(1);
     };
     serves(2, 6);
@@ -73,7 +73,7 @@ fn a_report_names_those_who_are_behind() {
     // One that has all open, or one for whom nobody is left, is still going on.
     for (driving, left) in [(true, 3), (false, 3), (true, 0)] {
         slot(6).driving.store(driving, Ordering::Relaxed);
-        slot(6).left.store(left, Ordering::Relaxed);
+        slot(6).by_others.left.store(left, Ordering::Relaxed);
         let texts: Vec<_> = rendezvous.calls().map(|call| call.to_string()).collect();
         assert_eq!(texts, [text.as_str()]);
     }
