@@ -83,7 +83,6 @@
 //! caller of [`Rendezvous::interrupt`] holds both. Nothing is lost, since the thread is by
 //! construction about to look itself: it does so behind the IRET, and switches once.
 
-use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
 
@@ -91,167 +90,21 @@ pub use crate::action::{Action, Callback, IpiCtx};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::{CriticalGuard, Mistake, Port};
-use crate::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering, Turns};
-use crate::site::{Place, Site};
+use crate::shim::{Ordering, Turns};
+use crate::site::Place;
 
+mod phase;
 mod report;
+mod slot;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use phase::Phase;
+use phase::{ALL, Call, GIVEN_UP, end_of_run, function_from, run_phases};
 pub use report::{Pending, RendezvousError};
-
-/// One of the three phases. FreeBSD tells these apart by sentinel function
-/// pointers, and its users kept writing NULL (a barrier) for none.
-#[derive(Clone, Copy)]
-pub enum Phase<'a> {
-    /// Nothing to run, and nobody waits.
-    NoBarrier,
-    /// Nothing to run, but every CPU waits for every other one.
-    Barrier,
-    /// Every CPU runs this, with the barrier.
-    Run(Callback<'a>),
-}
-
-impl fmt::Debug for Phase<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoBarrier => "NoBarrier",
-            Self::Barrier => "Barrier",
-            Self::Run(_) => "Run",
-        })
-    }
-}
-
-impl Phase<'_> {
-    #[inline]
-    fn has_barrier(&self) -> bool {
-        !matches!(self, Self::NoBarrier)
-    }
-}
-
-/// How many phases there are: [`Slot::open`] of a call all of which may run.
-const ALL: u8 = 3;
-/// [`Slot::open`] of a call that was given up: who takes part leaves.
-const GIVEN_UP: u8 = 4;
-
-type Call = [Phase<'static>; 3];
-
-/// What one CPU is in rendezvous: an initiator, and one that others call.
-///
-/// On two cache lines: who waits for `open` need not fetch its line anew each time that another
-/// one subtracts from `left`.
-#[repr(C, align(128))]
-struct Slot {
-    by_others: ByOthers,
-    /// What it asks for, on its stack. Changed while nobody is called; followed by those
-    /// called, until they have left for good.
-    call: AtomicPtr<Call>,
-    /// Where the call was made; for reports.
-    site: Site,
-    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own; for
-    /// reports.
-    serves: AtomicU32,
-    /// The first phase that may not run yet, or [`GIVEN_UP`].
-    open: AtomicU8,
-    /// Whether this CPU is an initiator who must open phases. Its own.
-    driving: AtomicBool,
-    /// How many calls this CPU is held by: it has begun them, and waits at a barrier. Its
-    /// own.
-    holders: AtomicU8,
-}
-
-/// The part of a slot that other CPUs write.
-#[repr(align(64))]
-struct ByOthers {
-    /// Whose calls wait for this CPU. Put in by them, taken out by it.
-    callers: AtomicCpuSet,
-    /// Into which words of `callers` somebody has been put, a bit for each; an interrupt is
-    /// on its way for them.
-    posted: AtomicU32,
-    /// How many of those whom this CPU calls have not come to the end of what is open; below
-    /// zero while it has not counted all of them.
-    left: AtomicU32,
-}
-
-/// An initiator and a phase.
-struct Held {
-    initiator: AtomicU8,
-    next: AtomicU8,
-}
-
-const _: () = assert!(
-    MAX_CPUS <= 256,
-    "an initiator's number fits a byte, and how many others"
-);
-
-impl Held {
-    const fn new() -> Self {
-        Self {
-            initiator: AtomicU8::new(0),
-            next: AtomicU8::new(0),
-        }
-    }
-
-    // Relaxed, here and below: this CPU's own; reports take what they find.
-
-    #[inline]
-    fn get(&self) -> (CpuId, u8) {
-        let initiator = usize::from(self.initiator.load(Ordering::Relaxed));
-        (
-            CpuId::new(initiator).unwrap_or(CpuId::BOOT),
-            self.next.load(Ordering::Relaxed),
-        )
-    }
-
-    #[inline]
-    fn set(&self, initiator: CpuId, next: u8) {
-        self.initiator
-            .store(initiator.index() as u8, Ordering::Relaxed);
-        self.set_next(next);
-    }
-
-    #[inline]
-    fn set_next(&self, next: u8) {
-        self.next.store(next, Ordering::Relaxed);
-    }
-}
-
-impl Slot {
-    const fn new() -> Self {
-        Self {
-            by_others: ByOthers {
-                callers: AtomicCpuSet::new(),
-                posted: AtomicU32::new(0),
-                left: AtomicU32::new(0),
-            },
-            call: AtomicPtr::new(core::ptr::null_mut()),
-            site: Site::new(),
-            serves: AtomicU32::new(0),
-            open: AtomicU8::new(0),
-            driving: AtomicBool::new(false),
-            holders: AtomicU8::new(0),
-        }
-    }
-
-    /// How many calls hold this CPU. No more than there are other CPUs.
-    #[inline]
-    fn holders(&self) -> u8 {
-        // Relaxed, here and below: this CPU's own.
-        self.holders.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn set_holders(&self, holders: u8) {
-        self.holders.store(holders, Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn is_held(&self) -> bool {
-        self.holders() > 0
-    }
-}
+use slot::{Held, Slot, leave};
 
 /// The machine's rendezvous: a slot for each CPU.
 pub struct Rendezvous<P: Port> {
@@ -867,68 +720,4 @@ impl Drop for NoUnwinding {
     fn drop(&mut self) {
         panic!("a rendezvous callback panicked");
     }
-}
-
-/// Says that a CPU has come to the end of what is open of the call of `caller`. If all is,
-/// it touches nothing of the call from here on.
-#[inline]
-fn leave(caller: &Slot) {
-    // Release: pairs with the Acquire in `wait_for_others`. Everything before is over when
-    // the initiator sees this.
-    caller.by_others.left.fetch_sub(1, Ordering::Release);
-}
-
-/// The phase before which the next barrier lies, if phase `from` is the first to run.
-#[inline]
-fn end_of_run(call: &Call, from: u8) -> u8 {
-    // The barrier behind setup belongs to setup, the one before teardown to teardown.
-    if from < 1 && call[0].has_barrier() {
-        1
-    } else if from < 2 && call[2].has_barrier() {
-        2
-    } else {
-        ALL
-    }
-}
-
-/// Runs some phases of the call of `initiator` on this CPU. Interrupts off.
-#[inline]
-fn run_phases(
-    slot: &Slot,
-    call: &Call,
-    (from, open): (u8, u8),
-    context: &IpiCtx,
-    initiator: CpuId,
-) {
-    // Relaxed here and below: this CPU's own.
-    slot.serves
-        .store(initiator.index() as u32 + 1, Ordering::Relaxed);
-    let run = |phase: &Phase<'_>| {
-        if let Phase::Run(callback) = phase {
-            callback.run(context);
-        }
-    };
-    let [setup, action, teardown] = call;
-    if from == 0 {
-        run(setup);
-    }
-    if from <= 1 && open >= 2 {
-        run(action);
-    }
-    if open == ALL {
-        run(teardown);
-    }
-    slot.serves.store(0, Ordering::Relaxed);
-}
-
-/// The name of the first function that is not run if phase `from` is not.
-fn function_from(call: &Call, from: u8) -> &'static str {
-    let name = |phase: &Phase<'_>| match phase {
-        Phase::Run(callback) => Some(callback.name()),
-        _ => None,
-    };
-    call[usize::from(from)..]
-        .iter()
-        .find_map(name)
-        .unwrap_or("none")
 }
