@@ -7,7 +7,8 @@ use kcore::port::Port;
 use kcore::rendezvous::Phase;
 use kcore::shim::Ordering;
 
-use super::{better_sections, cpu, crit, exit};
+use super::critical::{better_sections, crit, exit};
+use super::rendezvous::cpu;
 use crate::bugs::Bug;
 use crate::engine::{self, engine, fail, note};
 use crate::port::{self, Explored, extra, has, world};

@@ -8,7 +8,7 @@ use kcore::port::Port;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{Ordering, fence};
 
-use super::cpu;
+use super::rendezvous::cpu;
 use crate::bugs::Bug;
 use crate::engine::{self, engine, fail, halt_for_ever, note};
 use crate::port::{self, Explored, has, world};

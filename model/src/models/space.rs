@@ -9,7 +9,7 @@ use kcore::rendezvous::{Callback, Phase, RendezvousError};
 use kcore::shim::Ordering;
 use kcore::shootdown::{Forget, Mmu, Space, Spaces};
 
-use super::cpu;
+use super::rendezvous::cpu;
 use crate::engine::{self, engine, fail, note};
 use crate::port::{self, Explored, extra, world};
 use crate::violation::Property;

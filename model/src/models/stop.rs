@@ -7,7 +7,8 @@ use kcore::port::Port;
 use kcore::shim::Ordering;
 use kcore::stop::{Outcome, StopError};
 
-use super::{better_sections, cpu};
+use super::critical::better_sections;
+use super::rendezvous::cpu;
 use crate::bugs::Bug;
 use crate::engine::{self, Vector, engine, fail, halt_for_ever, note};
 use crate::port::{Explored, extra, has, world};

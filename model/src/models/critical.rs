@@ -1,0 +1,95 @@
+//! Critical sections, and the window of r222942: `kcore::critical`, `kcore::intr`.
+
+use kcore::cpu::CpuSet;
+use kcore::critical::CritState;
+use kcore::port::Port;
+use kcore::shim::Ordering;
+
+use super::SEED;
+use super::rendezvous::{call, cpu};
+use crate::bugs::Bug;
+use crate::engine::engine;
+use crate::port::{self, Explored, better, has, world};
+
+pub(super) fn crit() -> &'static CritState {
+    Explored::crit()
+}
+
+/// The end of a section, in the way that a mistake has it.
+pub(super) fn exit() {
+    if has(Bug::TestThenZero) {
+        crit().exit_test_first::<Explored>();
+    } else if has(Bug::SplitDecrement) {
+        crit().exit_split::<Explored>();
+    } else {
+        crit().exit::<Explored>();
+    }
+}
+
+/// The better thread: a section of its own.
+pub(super) fn better_sections() {
+    better(|| {
+        crit().enter();
+        crit().exit::<Explored>();
+    });
+}
+
+pub(super) fn critical(thread: usize) {
+    if thread >= engine().setup.cpus {
+        better_sections();
+    }
+    crit().enter();
+    crit().enter();
+    exit();
+    exit();
+    crit().enter();
+    exit();
+}
+
+pub(super) fn preempt_ipi(thread: usize) {
+    if thread >= engine().setup.cpus {
+        better_sections();
+    }
+    if thread == 0 {
+        crit().enter();
+        exit();
+    } else {
+        port::wake_better(0);
+        port::wake_better(0);
+    }
+}
+
+/// r222942: a section that ends, against a rendezvous whose action takes a spinlock.
+pub(super) fn window(thread: usize) {
+    if thread >= engine().setup.cpus {
+        better_sections();
+    }
+    if thread == 0 {
+        crit().enter();
+        exit();
+    } else {
+        call(0, &CpuSet::single(cpu(0)), SEED, true);
+    }
+}
+
+/// As [`window`]; the better thread waits until the call is over. If it comes in the middle of
+/// the action, there is nothing that it waits for: the hang in which r222942 was seen.
+pub(super) fn window_hang(thread: usize) {
+    let over = &world().words[3];
+    if thread >= engine().setup.cpus {
+        better(|| {
+            // Acquire: pairs with the Release below.
+            while over.load(Ordering::Acquire) == 0 {
+                Explored::relax();
+            }
+        });
+    }
+    if thread == 0 {
+        crit().enter();
+        exit();
+    } else {
+        call(0, &CpuSet::single(cpu(0)), SEED, true);
+        // Release: pairs with the Acquire above.
+        over.store(1, Ordering::Release);
+    }
+}

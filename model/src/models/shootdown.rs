@@ -1,0 +1,75 @@
+//! Shootdown, as kernel/src/shootdown.rs does it: `kcore::shootdown`.
+
+use std::cell::Cell;
+
+use kcore::cpu::CpuSet;
+use kcore::port::{Mistake, Port};
+use kcore::rendezvous::{IpiCtx, Phase};
+use kcore::shim::Ordering;
+
+use super::rendezvous::cpu;
+use crate::engine::{self, engine, fail, note};
+use crate::port::{Explored, better, world};
+use crate::violation::Property;
+
+/// Whether a CPU's TLB knows the page.
+fn tlb(cpu: usize) -> &'static Cell<u32> {
+    &world().ghost[cpu]
+}
+
+/// Whether the frame is used for something else.
+fn reused() -> &'static Cell<u32> {
+    &world().ghost[4]
+}
+
+/// CPU 1 reads through its TLB, in one thread and in the better one; CPU 0 takes the page
+/// away and uses the frame anew.
+pub(super) fn program(thread: usize) {
+    match thread {
+        0 => {
+            // Release: as a page table's entry is written.
+            world().words[0].store(1, Ordering::Release);
+            note!("the page is unmapped");
+            let forget = |context: &IpiCtx| {
+                tlb(context.cpu().index()).set(0);
+                note!("forgets the page");
+            };
+            let set = if Explored::mistake(Mistake::LocalShootdown) {
+                CpuSet::single(cpu(0))
+            } else {
+                CpuSet::first_n(2)
+            };
+            let phases = [Phase::NoBarrier, Phase::Run(&forget), Phase::NoBarrier];
+            if let Err(error) = world().rendezvous.run(&world().online, &set, &phases) {
+                fail(Property::ExactlyOnce, format!("{error:?}"));
+            }
+            reused().set(1);
+            note!("the frame is used anew");
+        }
+        1 => {
+            reach(1);
+            reach(1);
+        }
+        _ => better(|| reach(engine().this())),
+    }
+}
+
+/// One instruction that reads the page: by what the TLB knows, else by the page table.
+fn reach(cpu: usize) {
+    engine::step(true, |_| ());
+    if tlb(cpu).get() == 0 {
+        // Relaxed: the walk of the CPU.
+        if world().words[0].load(Ordering::Relaxed) != 0 {
+            note!("a page fault");
+            return;
+        }
+        tlb(cpu).set(1);
+    }
+    note!("reads the page");
+    if reused().get() != 0 {
+        fail(
+            Property::NoStaleAccess,
+            format!("cpu{cpu} reads a frame that is used for something else"),
+        );
+    }
+}
