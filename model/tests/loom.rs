@@ -18,8 +18,9 @@ use kcore::call::{Call, CallQueue, CallState};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::ipi::Ipis;
 use kcore::port::Port;
-use kcore::rendezvous::{IpiCtx, Phase, Rendezvous};
-use kcore::shim::{Access, Operation, Ordering, set_hook};
+use kcore::rendezvous::{Callback, IpiCtx, Phase, Rendezvous};
+use kcore::rmlock::{Gate, Reader, Reads, RmLock};
+use kcore::shim::{Access, AtomicBool, Operation, Ordering, set_hook};
 use kcore::spinlock::Spinlock;
 use kcore::stop::Stops;
 use loom::sync::atomic::{self, AtomicU8, AtomicU32, AtomicU64};
@@ -190,6 +191,10 @@ pub(crate) fn kept<T>(value: T) -> &'static T {
     unsafe { &*place }
 }
 
+fn is_kept(address: usize) -> bool {
+    ARENA.with_borrow(|Arena(room, _)| room.as_ptr_range().contains(&(address as *const u128)))
+}
+
 /// kcore's operation on a word, done on loom's.
 fn hook(access: &Access) -> u64 {
     let ordering = weakened(access.ordering);
@@ -200,8 +205,8 @@ fn hook(access: &Access) -> u64 {
             atomic::fence(ordering);
             return 0;
         }
-        // One CPU's own.
-        _ if access.local => return access.perform(),
+        // One CPU's own: told so, or on its stack.
+        _ if access.local || !is_kept(access.address) => return access.perform(),
         _ => {}
     }
     let word = WORDS.with_borrow(|words| words.get(&access.address).map(Rc::clone));
@@ -228,13 +233,16 @@ impl Plain {
     }
 
     fn add(&self) {
-        let value = self.0.load(Ordering::Relaxed);
-        self.0.store(value + 1, Ordering::Relaxed);
+        self.0.store(self.get() + 1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// It must read this.
     fn is(&self, value: u64) {
-        if self.0.load(Ordering::Relaxed) != value {
+        if self.get() != value {
             WRONG.set(true);
         }
     }
@@ -356,19 +364,31 @@ fn a_call_is_published_and_so_is_its_end() {
 }
 
 thread_local! {
-    static RENDEZVOUS: Cell<Option<&'static Rendezvous<Checked>>> = const { Cell::new(None) };
+    static CALLS: Cell<Option<Calls>> = const { Cell::new(None) };
+    static READS: RefCell<Vec<&'static Reads>> = const { RefCell::new(Vec::new()) };
     static STOPS: Cell<Option<(&'static Stops<Checked>, &'static Plain)>> = const { Cell::new(None) };
+}
+
+type Calls = (&'static Rendezvous<Checked>, &'static AtomicCpuSet);
+
+fn calls() -> Calls {
+    CALLS.get().expect("they can be made")
+}
+
+/// Two CPUs that can call each other.
+fn power_on_for_calls() {
+    power_on(2, || {
+        calls().0.interrupt();
+    });
+    let calls = (kept(Rendezvous::new()), kept(AtomicCpuSet::new()));
+    calls.1.assign(&first(2));
+    CALLS.set(Some(calls));
 }
 
 /// One call from cpu0 to both, with a barrier if `barrier`.
 fn call_both(barrier: bool) {
-    power_on(2, || {
-        RENDEZVOUS.get().expect("there is one").interrupt();
-    });
-    let rendezvous = kept(Rendezvous::<Checked>::new());
-    RENDEZVOUS.set(Some(rendezvous));
-    let online = kept(AtomicCpuSet::new());
-    online.assign(&first(2));
+    power_on_for_calls();
+    let (rendezvous, online) = calls();
     let [mine, other] = [Plain::new(), Plain::new()];
     let wait = || {
         while interrupts() == 0 {
@@ -427,6 +447,92 @@ fn a_stop_shows_what_was_saved() {
             while interrupts() == 0 {
                 Checked::relax();
             }
+        });
+    });
+}
+
+/// Readers and writers wait at a flag, by turning a loop, and writers interrupt by a rendezvous.
+struct Turnstile(AtomicBool);
+
+struct Pass<'a>(&'a Turnstile);
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `try_enter`.
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+impl Gate for Turnstile {
+    type Pass<'a> = Pass<'a>;
+
+    fn enter(&self) -> Pass<'_> {
+        loop {
+            if let Some(pass) = self.try_enter() {
+                return pass;
+            }
+            Checked::relax();
+        }
+    }
+
+    fn try_enter(&self) -> Option<Pass<'_>> {
+        // Acquire: pairs with the Release in the pass's drop. A swap in a loop would write each
+        // time, and C11 lets it do so before the other's store for ever.
+        let entered = (self.0).compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        entered.is_ok().then(|| Pass(self))
+    }
+
+    fn wait(&self, drained: &dyn Fn() -> bool) {
+        while !drained() {
+            Checked::relax();
+        }
+    }
+
+    fn wake(&self) {}
+
+    fn interrupt(&self, cpus: &CpuSet, action: Callback<'_>) {
+        let (rendezvous, online) = calls();
+        let phases = [Phase::NoBarrier, Phase::Run(action), Phase::NoBarrier];
+        rendezvous.run(online, cpus, &phases).expect("a call");
+    }
+}
+
+impl Reader for Checked {
+    fn reads() -> &'static Reads {
+        READS.with_borrow(|reads| reads[Self::cpu().index()])
+    }
+}
+
+/// A reader that may be interrupted in the middle, and again with the token that it has then,
+/// beside a writer.
+#[test]
+fn a_reader_sees_all_of_a_write() {
+    orderings("rmlock", 3, BOTH, || {
+        power_on_for_calls();
+        READS.set(vec![kept(Reads::new()), kept(Reads::new())]);
+        let written = kept(AtomicBool::new(false));
+        let gate = Turnstile(AtomicBool::new(false));
+        let lock: &'static RmLock<_, Checked, _> =
+            kept(RmLock::with_gate([Plain::new(), Plain::new()], gate));
+        let read = move || {
+            for _ in 0..2 {
+                lock.read(|[one, two]| {
+                    let before = one.get();
+                    Checked::relax();
+                    two.is(before);
+                });
+            }
+            // The writer may still wait for an answer.
+            while !written.load(Ordering::Relaxed) {
+                Checked::relax();
+            }
+        };
+        two(read, || {
+            lock.write(|[one, two]| {
+                one.add();
+                two.add();
+            });
+            written.store(true, Ordering::Relaxed);
         });
     });
 }
