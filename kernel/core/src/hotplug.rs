@@ -34,7 +34,8 @@ pub fn come(online: &AtomicCpuSet, me: CpuId, forget: impl FnOnce()) {
 
 /// Takes `me`, the calling CPU, out of `online`, and comes back when no CPU can call it any
 /// more. `quiesce` waits until every other CPU of the set has been outside all critical
-/// sections once; `is_called` says whether somebody has called this CPU and it has not
+/// sections once, and orders the leaving before its look at them: one that was outside finds this
+/// CPU gone from then on. `is_called` says whether somebody has called this CPU and it has not
 /// answered. Thread context, interrupts on.
 pub fn leave<P: Port>(
     online: &AtomicCpuSet,

@@ -254,7 +254,7 @@ impl<P: Port> Rendezvous<P> {
     #[must_use]
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
-        // Acquire: pairs with the addition in `tell`.
+        // Acquire: pairs with the `fetch_or` in `tell`.
         slot.by_others.posted.load(Ordering::Acquire) != 0 || slot.is_held()
     }
 
@@ -482,7 +482,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Does so. Out of line: an initiator alone never comes here.
+    /// Begins what is posted, and goes on with what is open. Out of line: an initiator alone
+    /// never comes here.
     #[inline(never)]
     fn take_part(&self, slot: &Slot, context: &IpiCtx) {
         let _off = Off::<P>::enter();
@@ -571,11 +572,12 @@ impl<P: Port> Rendezvous<P> {
     /// Begins the calls that have come in; whether there were any. Interrupts off.
     #[inline(always)]
     fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
-        // Relaxed: a look; what is posted later is for the next turn.
+        // Relaxed: a look. What was posted before an interrupt is seen by it, as
+        // `Port::send_rendezvous` promises; what is posted later sends one or is for the next turn.
         if slot.by_others.posted.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        // AcqRel: clear, then look: pairs with the addition in `tell`. Who comes behind this
+        // AcqRel: clear, then look: pairs with the `fetch_or` in `tell`. Who comes behind this
         // finds it cleared, and sends an interrupt of its own.
         let mut words = slot.by_others.posted.swap(0, Ordering::AcqRel);
         while words != 0 {

@@ -67,6 +67,7 @@ pub(super) fn run_phases(
     context: &IpiCtx,
     initiator: CpuId,
 ) {
+    debug_assert!(from < open && open <= ALL, "phases {from} to {open}");
     // Relaxed here and below: this CPU's own.
     slot.serves
         .store(initiator.index() as u32 + 1, Ordering::Relaxed);

@@ -30,6 +30,8 @@ pub(super) struct Slot {
     holders: AtomicU8,
 }
 
+const _: () = assert!(size_of::<Slot>() == 128, "two cache lines");
+
 /// The part of a slot that other CPUs write.
 #[repr(align(64))]
 pub(super) struct ByOthers {
