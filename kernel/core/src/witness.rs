@@ -425,6 +425,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "half an hour, of one thread that compares places")]
     fn there_is_room_for_all_classes_and_no_more() {
         let graph = Graph::new();
         // Many on one line, told apart by the column, and all close together.
