@@ -9,8 +9,9 @@ use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{Ordering, fence};
 
 use super::rendezvous::cpu;
+use super::shootdown::read_page;
 use crate::bugs::Bug;
-use crate::engine::{self, engine, fail, halt_for_ever, note};
+use crate::engine::{self, fail, halt_for_ever, note};
 use crate::port::{self, Explored, has, world};
 use crate::violation::Property;
 
@@ -145,20 +146,5 @@ pub(crate) fn comes(thread: usize) {
 /// One instruction that reads the page.
 fn reach() {
     engine::step(true, |_| ());
-    if tlb().get() == 0 {
-        // Relaxed: the walk of the CPU.
-        if world().words[0].load(Ordering::Relaxed) != 0 {
-            note!("finds no page");
-            return;
-        }
-        tlb().set(1);
-    }
-    note!("reads the page");
-    if reused().get() != 0 {
-        let cpu = engine().this();
-        fail(
-            Property::NoStaleAccess,
-            format!("cpu{cpu} reads a frame that is used for something else"),
-        );
-    }
+    read_page(tlb(), reused());
 }

@@ -54,19 +54,26 @@ pub(super) fn program(thread: usize) {
     }
 }
 
-/// One instruction that reads the page: by what the TLB knows, else by the page table.
+/// One instruction that reads the page.
 fn reach(cpu: usize) {
     engine::step(true, |_| ());
-    if tlb(cpu).get() == 0 {
+    read_page(tlb(cpu), reused());
+}
+
+/// Reads the page at this CPU: by what its TLB knows, else by the page table, which is the first
+/// word. `reused`, whether the frame is used for something else.
+pub(super) fn read_page(tlb: &Cell<u32>, reused: &Cell<u32>) {
+    if tlb.get() == 0 {
         // Relaxed: the walk of the CPU.
         if world().words[0].load(Ordering::Relaxed) != 0 {
-            note!("a page fault");
+            note!("finds no page");
             return;
         }
-        tlb(cpu).set(1);
+        tlb.set(1);
     }
     note!("reads the page");
-    if reused().get() != 0 {
+    if reused.get() != 0 {
+        let cpu = engine().this();
         fail(
             Property::NoStaleAccess,
             format!("cpu{cpu} reads a frame that is used for something else"),

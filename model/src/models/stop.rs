@@ -9,6 +9,7 @@ use kcore::stop::{Outcome, StopError};
 
 use super::critical::better_sections;
 use super::rendezvous::cpu;
+use super::shootdown::read_page;
 use crate::bugs::Bug;
 use crate::engine::{self, Vector, engine, fail, halt_for_ever, note};
 use crate::port::{Explored, extra, has, world};
@@ -146,22 +147,7 @@ fn unmap(thread: usize, vector: Vector) {
 /// One instruction that reads the page.
 fn reach() {
     work();
-    let me = engine().this();
-    if tlb(me).get() == 0 {
-        // Relaxed: the walk of the CPU.
-        if world().words[0].load(Ordering::Relaxed) != 0 {
-            note!("a page fault");
-            return;
-        }
-        tlb(me).set(1);
-    }
-    note!("reads the page");
-    if reused().get() != 0 {
-        fail(
-            Property::NoStaleAccess,
-            format!("cpu{me} reads a frame that is used for something else"),
-        );
-    }
+    read_page(tlb(engine().this()), reused());
 }
 
 /// All CPUs stop all others, with interrupts off and by NMI or not.
