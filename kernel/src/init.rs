@@ -78,11 +78,8 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     cpu::protect();
     // SAFETY: the loader's map; kernel image, module and the loader's own data
     // are not usable in it.
-    let root = match unsafe { mem::init(&record.memory) } {
-        Ok(root) => root,
-        Err(error) => panic!("no memory to boot in: {error:?}"),
-    };
-    let stack = kstack::allocate().expect("a stack for the boot CPU");
+    let root = needed("the kernel to run in", unsafe { mem::init(&record.memory) });
+    let stack = needed("the boot CPU's stack", kstack::allocate());
     // SAFETY: mem::init mapped the image and all usable memory, kstack the stack;
     // `record` is in a static.
     unsafe { paging::switch_to(root, stack, continue_boot) }
@@ -91,10 +88,10 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
 /// On the kernel's own page tables and a guarded stack.
 extern "C" fn continue_boot() -> ! {
     let record = globals::BOOT.get().expect("recorded by start");
-    let stacks = smp::interrupt_stacks().expect("stacks for the boot CPU");
+    let stacks = needed("the boot CPU's interrupt stacks", smp::interrupt_stacks());
     // SAFETY: this CPU's own block, interrupts off, on the stack of the boot thread.
     unsafe { pcpu::this().set_ist(stacks) };
-    heap::init().expect("memory for the heap");
+    needed("the heap", heap::init());
     init_threads();
     pic::disable();
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
@@ -116,6 +113,18 @@ extern "C" fn continue_boot() -> ! {
     log::debug!("{protections:?}");
     meet();
     (record.main)()
+}
+
+/// What the kernel cannot do without.
+///
+/// # Panics
+/// If there is none.
+#[track_caller]
+fn needed<T, E: core::fmt::Display>(what: &str, got: Result<T, E>) -> T {
+    match got {
+        Ok(value) => value,
+        Err(error) => panic!("no memory for {what}: {error}"),
+    }
 }
 
 /// Gives the boot CPU its descriptor tables and per-CPU block, with one stack for
@@ -140,7 +149,8 @@ fn init_threads() {
     let (usable, _free) = mem::usage();
     thread::init(usable);
     let boot = &globals::BOOT_PCPU;
-    boot.set_idle(thread::make_idle(CpuId::BOOT, idle::idle).expect("an idle thread"));
+    let idle = thread::make_idle(CpuId::BOOT, idle::idle);
+    boot.set_idle(needed("the idle thread", idle));
     boot.timers.lock().init();
     boot.runq
         .lock()
@@ -256,7 +266,7 @@ fn start_others(madt: Option<&Madt>) {
         }
         Err(error) => log::error!(
             target: "kernel::smp",
-            "no page below 1 MiB to start CPUs in ({error:?}); going on with one"
+            "no page below 1 MiB to start CPUs in ({error}); going on with one"
         ),
     }
 }

@@ -215,6 +215,14 @@ ktest! {
 }
 
 ktest! {
+    /// A machine that is too small is told what there is no memory for.
+    fn too_small_a_machine() [
+        qemu = "-m 4", expect = "panic",
+        console = "no memory for the heap: no frame of memory is free",
+    ] {}
+}
+
+ktest! {
     /// SMEP, SMAP and UMIP are on, on every CPU, where CPUID has them.
     fn protections_are_on() [] {
         protections();

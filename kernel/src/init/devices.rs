@@ -61,7 +61,7 @@ pub(super) fn init_local_apic(madt: Option<&Madt>) {
     }
     match mem::device(actual) {
         Ok(registers) => apic::init_boot(registers, madt.and_then(|madt| madt.nmi_lint)),
-        Err(error) => panic!("local APIC at {actual:#x}: {error:?}"),
+        Err(error) => panic!("local APIC at {actual:#x}: {error}"),
     }
     let ended = apic::init();
     if ended > 0 {

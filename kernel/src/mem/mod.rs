@@ -8,7 +8,7 @@
 pub mod heap;
 pub mod kstack;
 
-use core::slice;
+use core::{fmt, slice};
 
 use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
 use kcore::kassert;
@@ -35,6 +35,21 @@ pub enum MemoryError {
     NoRoom(u64),
     /// A page table could not be made.
     Map(MapError),
+}
+
+impl core::error::Error for MemoryError {}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom(bytes) => write!(
+                f,
+                "the memory map has no {bytes:#x} bytes of usable memory in a row between 1 MiB and \
+                 4 GiB, which the frame map needs"
+            ),
+            Self::Map(error) => error.fmt(f),
+        }
+    }
 }
 
 impl From<MapError> for MemoryError {

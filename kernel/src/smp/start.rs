@@ -60,7 +60,7 @@ impl core::fmt::Display for LeftOut {
                 )
             }
             Reason::IdTooLarge => f.write_str("its id needs x2APIC, left out"),
-            Reason::OutOfMemory(error) => write!(f, "no stack for it ({error:?}), left out"),
+            Reason::OutOfMemory(error) => write!(f, "no stack for it ({error}), left out"),
             Reason::TooMany => f.write_str("more CPUs than MAX_CPUS, left out"),
         }
     }

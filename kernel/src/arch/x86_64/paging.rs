@@ -14,6 +14,7 @@
 //! half is empty; CPUs start on tables with a page there ([`PageTables::starting`]), and
 //! [`crate::vspace`] has others.
 
+use core::fmt;
 use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
@@ -80,6 +81,24 @@ pub enum MapError {
     NotMapped(u64),
     /// There can be no device registers at this physical address.
     NotADevice(u64),
+}
+
+impl core::error::Error for MapError {}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfFrames => f.write_str("no frame of memory is free"),
+            Self::OutOfHeap => f.write_str("the kernel's heap is full"),
+            Self::AlreadyMapped(address) => write!(f, "{address:#x} is mapped already"),
+            Self::NotMapped(address) => write!(f, "{address:#x} is not mapped as a page of 4 KiB"),
+            Self::NotADevice(address) => write!(
+                f,
+                "there can be no device registers at physical {address:#x}: the address is memory's, \
+                 or too high"
+            ),
+        }
+    }
 }
 
 /// Where page tables take their frames from: physical addresses of zeroed or
