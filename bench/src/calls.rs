@@ -3,6 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::hint::black_box;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, Phase};
@@ -14,7 +15,7 @@ use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpu};
 use kernel::thread::Builder;
 use kernel::{clock, pcpu};
 
-use crate::samples::{Figures, SAMPLES, of_batches, of_ticks};
+use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};
 
 /// Rounds in a sample.
 const ROUNDS: u64 = 20;
@@ -79,11 +80,14 @@ pub(crate) fn full_idle() -> Result<Figures, &'static str> {
     }
     let once = |_| {
         clock::delay(UNTIL_HALTED);
-        let start = cpu::tsc();
-        full();
-        cpu::tsc() - start
+        sample(|| {
+            let start = cpu::tsc();
+            full();
+            cpu::tsc() - start
+        })
     };
     let before = interrupts();
+    row_begins();
     let figures = of_ticks((0..SAMPLES).map(once).collect());
     Ok(figures.with_interrupts(interrupts() - before, SAMPLES as u64))
 }
@@ -101,9 +105,9 @@ fn at_once(operation: fn()) -> Result<Figures, &'static str> {
     let initiator = |cpu| {
         let theirs = Arc::clone(&shared);
         let body = move || {
-            for sample in 1..=SAMPLES {
+            for number in 1..=SAMPLES {
                 // Acquire and Release, here and below: pair with each other.
-                while theirs.0.load(Ordering::Acquire) < sample {
+                while theirs.0.load(Ordering::Acquire) < number {
                     spin_loop();
                 }
                 rounds();
@@ -116,17 +120,21 @@ fn at_once(operation: fn()) -> Result<Figures, &'static str> {
     clock::delay(UNTIL_HALTED);
     let operations = ROUNDS * online().len() as u64;
     let before = interrupts();
-    let once = |sample| {
+    let once = |number| {
         shared.1.store(0, Ordering::Relaxed);
-        let start = cpu::tsc();
-        shared.0.store(sample, Ordering::Release);
-        rounds();
-        while shared.1.load(Ordering::Acquire) < others.len() as u64 {
-            spin_loop();
-        }
-        (cpu::tsc() - start) * 100 / operations
+        let ticks = sample(|| {
+            let start = cpu::tsc();
+            shared.0.store(number, Ordering::Release);
+            rounds();
+            while shared.1.load(Ordering::Acquire) < others.len() as u64 {
+                spin_loop();
+            }
+            cpu::tsc() - start
+        });
+        ticks * 100 / operations
     };
-    let figures = Figures::of_hundredths((1..=SAMPLES).map(once).collect());
+    row_begins();
+    let figures = Figures::of_hundredths((1..=SAMPLES).map(once).collect(), operations);
     let figures = figures.with_interrupts(interrupts() - before, SAMPLES * operations);
     threads.into_iter().for_each(|thread| thread.join());
     Ok(figures)
@@ -171,6 +179,7 @@ pub(crate) fn shootdown_range_busy() -> Result<Figures, &'static str> {
 
 /// An action on one other CPU.
 pub(crate) fn one_busy() -> Result<Figures, &'static str> {
-    let far = CpuId::new(1).expect("cpu1");
+    // Hidden from the compiler, which would fold the one CPU into the function.
+    let far = black_box(CpuId::new(1).expect("cpu1"));
     busy(|| smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).expect("it answers"))
 }

@@ -7,7 +7,9 @@
 //! ```text
 //! tryst-bench 1
 //! clock 1000000000                     ticks of the time-stamp counter a second
-//! row NAME P50 MIN MAX SAMPLES [IPIS]  in ticks, per operation; interrupts per operation
+//! row NAME P50 MIN MAX SAMPLES OPERATIONS [IPIS]
+//!                                      in ticks, per operation; how many operations a
+//!                                      sample holds; interrupts per operation
 //! skip NAME REASON
 //! end rows=7
 //! ```
@@ -44,15 +46,21 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 /// A row by its name: its figures, or why this machine has none.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 23] = [
+    ("calibration", || Ok(samples::calibration())),
     ("empty_loop", || Ok(samples::empty_loop())),
     ("tsc_read", || Ok(samples::tsc_read())),
     ("critical_pair", || Ok(sections::critical_pair())),
     ("spinlock_pair", || Ok(sections::spinlock_pair())),
     ("rmlock_read_pair", || Ok(sections::rmlock_read_pair())),
+    ("mutex_pair", || Ok(sections::mutex_pair())),
+    ("allocation_pair", || Ok(sections::allocation_pair())),
     ("thread_switch", || Ok(threads::switch())),
+    ("thread_life", || Ok(threads::life())),
     ("wake_rtt_same", || Ok(threads::wake_round_trip())),
+    ("wake_rtt_two", threads::wake_round_trip_of_two),
     ("wake_oneway_idle", threads::wake_idle_cpu),
+    ("sleep_for", threads::sleep),
     ("rendezvous_full_busy", calls::full_busy),
     ("rendezvous_full_idle", calls::full_idle),
     ("call_all_busy", calls::all_busy),

@@ -15,6 +15,43 @@ use kernel::arch::cpu;
 /// How many samples a row is made of.
 pub(crate) const SAMPLES: usize = 501;
 
+/// The moments of a measurement, for whoever looks at the machine from outside: QEMU's
+/// plugin in `bench/plugin` knows these functions by their addresses. They are called
+/// outside of what is timed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_row() {
+    black_box(0);
+}
+
+/// A sample of the row begins.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_sample_begins() {
+    black_box(1);
+}
+
+/// The sample has ended.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_sample_ends() {
+    black_box(2);
+}
+
+/// Tells the outside that the next row begins.
+pub(crate) fn row_begins() {
+    bench_row();
+}
+
+/// One sample of `measure`, which reads the clock at its beginning and at its end.
+#[inline(always)]
+pub(crate) fn sample(measure: impl FnOnce() -> u64) -> u64 {
+    bench_sample_begins();
+    let ticks = measure();
+    bench_sample_ends();
+    ticks
+}
+
 /// What was found out about one operation, in hundredths of a tick.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
@@ -22,6 +59,8 @@ pub(crate) struct Figures {
     min: u64,
     max: u64,
     samples: usize,
+    /// In one sample.
+    operations: u64,
     /// Interrupts of other CPUs per operation, in hundredths, where that is of interest.
     interrupts: Option<u64>,
 }
@@ -37,29 +76,31 @@ impl Figures {
 
     /// Of something that happens once a boot.
     pub(crate) fn of_one(ticks: u64) -> Self {
-        Self::of_hundredths([ticks * 100].into())
+        Self::of_hundredths([ticks * 100].into(), 1)
     }
 
-    /// Of samples in hundredths of a tick.
-    pub(crate) fn of_hundredths(mut samples: Vec<u64>) -> Self {
+    /// Of samples in hundredths of a tick, each the mean of so many `operations`.
+    pub(crate) fn of_hundredths(mut samples: Vec<u64>, operations: u64) -> Self {
         samples.sort_unstable();
         Self {
             p50: samples[samples.len() / 2],
             min: samples[0],
             max: samples[samples.len() - 1],
             samples: samples.len(),
+            operations,
             interrupts: None,
         }
     }
 }
 
-/// Median, least, most, of how many samples, and the interrupts per operation.
+/// Median, least, most, of how many samples, how many operations a sample holds, and the
+/// interrupts per operation.
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for value in [self.p50, self.min, self.max] {
             write!(f, "{}.{:02} ", value / 100, value % 100)?;
         }
-        write!(f, "{}", self.samples)?;
+        write!(f, "{} {}", self.samples, self.operations)?;
         match self.interrupts {
             Some(count) => write!(f, " {}.{:02}", count / 100, count % 100),
             None => Ok(()),
@@ -72,13 +113,15 @@ impl fmt::Display for Figures {
 fn batch(rounds: u64, operation: &mut impl FnMut()) -> u64 {
     // Unknown to the compiler, so that every loop counts in the same way.
     let rounds = black_box(rounds);
-    let start = cpu::tsc();
-    for _ in 0..rounds {
-        operation();
-        // Keeps the compiler from doing several rounds in one.
-        black_box(());
-    }
-    cpu::tsc() - start
+    sample(|| {
+        let start = cpu::tsc();
+        for _ in 0..rounds {
+            operation();
+            // Keeps the compiler from doing several rounds in one.
+            black_box(());
+        }
+        cpu::tsc() - start
+    })
 }
 
 #[inline(always)]
@@ -95,10 +138,11 @@ fn batches(rounds: u64, mut operation: impl FnMut()) -> Vec<u64> {
 #[inline(always)]
 pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) -> Figures {
     let empty = operations * least(batches(rounds, || ()));
+    row_begins();
     let net = batches(rounds, operation)
         .into_iter()
         .map(|ticks| ticks.saturating_sub(empty) * 100 / (rounds * operations));
-    Figures::of_hundredths(net.collect())
+    Figures::of_hundredths(net.collect(), rounds * operations)
 }
 
 /// Of samples that were timed one by one, net of reading the clock.
@@ -107,29 +151,43 @@ pub(crate) fn of_ticks(samples: Vec<u64>) -> Figures {
     let net = samples
         .into_iter()
         .map(|ticks| ticks.saturating_sub(clock) * 100);
-    Figures::of_hundredths(net.collect())
+    Figures::of_hundredths(net.collect(), 1)
+}
+
+/// A thousand multiplications, each of the product before it: what one round costs depends
+/// on the emulator and the host only, and times are told by their ratio to it.
+pub(crate) fn calibration() -> Figures {
+    of_batches(1, 1, || {
+        let product = (0..1000).fold(black_box(3_u64), |product, _| {
+            black_box(product.wrapping_mul(0x9e37_79b9))
+        });
+        black_box(product);
+    })
 }
 
 /// One round of a loop that does nothing: what is taken off where there is a loop.
 pub(crate) fn empty_loop() -> Figures {
     const ROUNDS: u64 = 1000;
+    row_begins();
     let samples = batches(ROUNDS, || ()).into_iter();
-    Figures::of_hundredths(samples.map(|ticks| ticks * 100 / ROUNDS).collect())
+    let each = samples.map(|ticks| ticks * 100 / ROUNDS);
+    Figures::of_hundredths(each.collect(), ROUNDS)
 }
 
 /// One reading of the time-stamp counter: what is taken off where there is no loop.
 pub(crate) fn tsc_read() -> Figures {
+    row_begins();
     let samples = back_to_back().into_iter();
-    Figures::of_hundredths(samples.map(|ticks| ticks * 100).collect())
+    Figures::of_hundredths(samples.map(|ticks| ticks * 100).collect(), 1)
 }
 
 /// From one reading of the time-stamp counter to the next.
 fn back_to_back() -> Vec<u64> {
-    let once = |_| {
+    let once = || {
         let start = cpu::tsc();
         cpu::tsc() - start
     };
-    (0..SAMPLES).map(once).collect()
+    (0..SAMPLES).map(|_| sample(once)).collect()
 }
 
 fn least(samples: Vec<u64>) -> u64 {

@@ -1,7 +1,10 @@
-//! What one CPU does alone: a critical section, a spinlock, a read.
+//! What one CPU does alone: a critical section, a lock, a read, an allocation.
+
+use alloc::boxed::Box;
+use core::hint::black_box;
 
 use kernel::port::{CriticalGuard, Spinlock};
-use kernel::sync::{RmLock, rmlock};
+use kernel::sync::{Mutex, RmLock, rmlock};
 
 use crate::samples::{Figures, of_batches};
 
@@ -39,4 +42,15 @@ pub(crate) fn spinlock_pair() -> Figures {
 pub(crate) fn rmlock_read_pair() -> Figures {
     static LOCK: RmLock<u64> = rmlock(0);
     of_batches(ROUNDS, 1, || LOCK.read(|_| ()))
+}
+
+/// Lock and unlock of a mutex that nobody else wants.
+pub(crate) fn mutex_pair() -> Figures {
+    static LOCK: Mutex<u64> = Mutex::new(0);
+    of_batches(ROUNDS, 1, || drop(LOCK.lock()))
+}
+
+/// 64 bytes from the heap, and back.
+pub(crate) fn allocation_pair() -> Figures {
+    of_batches(ROUNDS, 1, || drop(black_box(Box::new([0_u64; 8]))))
 }

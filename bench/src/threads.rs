@@ -1,4 +1,4 @@
-//! What takes two threads: a switch, a wakeup here, a wakeup of a halted CPU.
+//! What takes two threads: a switch, a life, a wakeup here and on another CPU; and a sleep.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -7,11 +7,12 @@ use kcore::cpu::CpuId;
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
 use kernel::port::Spinlock;
+use kernel::sync::Semaphore;
 use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;
 use kernel::{clock, globals, sched, smp};
 
-use crate::samples::{Figures, SAMPLES, of_batches, of_ticks};
+use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};
 
 /// Rounds in a sample.
 const ROUNDS: u64 = 100;
@@ -86,11 +87,68 @@ fn wake_and_sleep(theirs: &WaitQueue, mine: &WaitQueue) {
     waiting.sleep();
 }
 
+/// A releases B's semaphore and waits for its own, B the same the other way round, on two
+/// CPUs that have nothing else to do.
+pub(crate) fn wake_round_trip_of_two() -> Result<Figures, &'static str> {
+    let far = far_cpu()?;
+    let turns = Arc::new([Semaphore::new(0), Semaphore::new(0)]);
+    let over = Arc::new(AtomicBool::new(false));
+    let (theirs, seen) = (Arc::clone(&turns), Arc::clone(&over));
+    let other = spawn("answers", far, move || {
+        loop {
+            theirs[1].acquire();
+            theirs[0].release();
+            // Relaxed: the semaphores order it.
+            if seen.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    });
+    let round_trip = || {
+        turns[1].release();
+        turns[0].acquire();
+    };
+    let figures = of_batches(ROUNDS, 1, round_trip);
+    // Relaxed: as above.
+    over.store(true, Ordering::Relaxed);
+    round_trip();
+    other.join();
+    Ok(figures)
+}
+
+/// A thread that does nothing: made, run on this CPU, waited for.
+pub(crate) fn life() -> Figures {
+    measured(|| of_batches(ROUNDS, 1, || spawn("nothing", CpuId::BOOT, || ()).join()))
+}
+
+/// A sleep of 20 us: how late it returns.
+pub(crate) fn sleep() -> Result<Figures, &'static str> {
+    const LENGTH: u64 = 20_000;
+    if globals::TSC.get().is_none() {
+        return Err("there is no clock");
+    }
+    let asleep = clock::ticks_of(LENGTH);
+    row_begins();
+    let samples = (0..SAMPLES).map(|_| {
+        sample(|| {
+            let start = cpu::tsc();
+            sched::sleep_for(LENGTH);
+            (cpu::tsc() - start).saturating_sub(asleep)
+        })
+    });
+    Ok(of_ticks(samples.collect()))
+}
+
+/// Another CPU than the one that measures.
+fn far_cpu() -> Result<CpuId, &'static str> {
+    let far = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu));
+    far.ok_or("it takes two CPUs")
+}
+
 /// From the call of wakeup on this CPU until the thread that it wakes goes on, on a CPU
 /// that was halted.
 pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
-    let far = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu));
-    let far = far.ok_or("it takes two CPUs")?;
+    let far = far_cpu()?;
     let queue = Arc::new(WaitQueue::new());
     let woken_at = Arc::new(AtomicU64::new(0));
     let (theirs, stamp) = (Arc::clone(&queue), Arc::clone(&woken_at));
@@ -101,6 +159,7 @@ pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
             stamp.store(cpu::tsc(), Ordering::Release);
         }
     });
+    row_begins();
     let samples: Vec<u64> = (0..SAMPLES).map(|_| wake(&queue, far, &woken_at)).collect();
     sleeper.join();
     Ok(of_ticks(samples))
@@ -117,13 +176,15 @@ fn wake(queue: &WaitQueue, far: CpuId, woken_at: &AtomicU64) -> u64 {
     clock::delay(UNTIL_HALTED);
     // Relaxed: the queue's lock publishes it.
     woken_at.store(0, Ordering::Relaxed);
-    let start = cpu::tsc();
-    queue.wake_one();
-    loop {
-        // Acquire: pairs with the Release of the woken thread.
-        match woken_at.load(Ordering::Acquire) {
-            0 => spin_loop(),
-            end => return end - start,
+    sample(|| {
+        let start = cpu::tsc();
+        queue.wake_one();
+        loop {
+            // Acquire: pairs with the Release of the woken thread.
+            match woken_at.load(Ordering::Acquire) {
+                0 => spin_loop(),
+                end => return end - start,
+            }
         }
-    }
+    })
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
-use crate::{emitted, image_paths, layers, model, paths, setup, size, term, test};
+use crate::{bench, emitted, image_paths, layers, model, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
@@ -160,6 +160,9 @@ fn checks(fast: bool) -> Vec<Check> {
             image_check("clippy", &["--all-targets", "--", "-Dwarnings"]),
         ),
         check("tests of boot/image", image_check("test", &[])),
+        call("bench, one row explained", || {
+            bench::command(&["--explain", "call_one_busy"].map(String::from))
+        }),
         // Where debug assertions are checked.
         call("QEMU tests, dev", || {
             test::command(&["--debug", "rendezvous::ten", "stress::short"].map(String::from))

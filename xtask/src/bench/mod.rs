@@ -1,0 +1,575 @@
+//! `cargo xtask bench`: the release kernel measured in QEMU, beside others in the same QEMU.
+//!
+//! In one of two modes: in instructions, or in time.
+//!
+//! Under `-icount shift=0` the time-stamp counter counts the instructions of all CPUs,
+//! so a figure is a number of instructions and the same in every run. The image says
+//! its figures line by line over the results port (`bench/src/main.rs`): in ticks,
+//! which are taken for instructions only if the guest found a clock of 1 GHz.
+//!
+//! In that mode a plugin of QEMU records some samples of each row ([`plugin`]), of which
+//! [`trace`] makes the critical path and the locked instructions, and [`explain`] a listing.
+
+mod explain;
+mod plugin;
+mod rows;
+mod trace;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::args::{Args, Word};
+use crate::boot::{Boot, End, Ended};
+use crate::budget::LIMITS;
+use crate::cargo::KBENCH;
+use crate::error::{Error, Result};
+use crate::machine::{Machine, Medium};
+use crate::qemu::Qemu;
+use crate::symbols::Symbols;
+use crate::verdict::Verdict;
+use crate::vm::Echo;
+use crate::{image, paths, setup, term};
+use rows::KNOWN;
+
+/// The help text of `cargo xtask bench`.
+pub(crate) const HELP: &str = "\
+Measure the release kernel, in instructions or in time.
+
+Usage: cargo xtask bench [FILTER] [OPTIONS] [-- QEMU ARGS]
+
+  FILTER                  only rows whose names contain this, or one of several: a,b
+      --smp N             number of CPUs (default 4)
+      --explain ROW       list the instructions of one operation by CPU, function and line
+      --time              in nanoseconds of the emulator
+      --json FILE         write the rows as JSON too
+
+QEMU counts the instructions of all CPUs (-icount shift=0), so a run gives the same
+figures each time. They are net of the empty loop and of reading the clock; TLB
+flushes, device registers and cache misses count as one instruction each. A row marked
+with * is above its target. `path` is the critical path: the instructions that follow
+each other, on whichever CPU, from the beginning of an operation to its end. `locked`
+are the locked instructions of all CPUs. IPIs are the rendezvous interrupts that all
+CPUs take for one operation.
+
+With --time all CPUs share one thread of the host, so that any number of them can be
+measured, and `ratio` is a row's least time by that of the row `calibration`, a loop of
+1,000 multiplications: compare ratios, and only those of one run or of a quiet host.
+
+Exit codes: 0 measured, 1 the image failed, 2 usage, 3 something is missing on this
+machine, 4 the image hangs.";
+
+/// QEMU's arguments that make a tick of the time-stamp counter an instruction.
+///
+/// The network without a cable is there for its timer of 100 us. QEMU charges a CPU
+/// that is reset by INIT with all the time up to its next timer (`cpu_reset` clears the
+/// count of what is left), which would add tens of millions to the boot.
+const COUNTING: [&str; 8] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-rtc",
+    "base=2026-01-01,clock=vm",
+    "-netdev",
+    "hubport,id=nowhere,hubid=0",
+    "-object",
+    "filter-buffer,id=timer,netdev=nowhere,interval=100",
+];
+
+/// What the command line asks for.
+struct Wanted {
+    filter: Option<String>,
+    smp: u32,
+    mode: Mode,
+    /// The row to explain.
+    explain: Option<String>,
+    json: Option<String>,
+    extra: Vec<String>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Instructions of all CPUs.
+    Instructions,
+    /// Nanoseconds, with all CPUs on one thread.
+    Time,
+}
+
+impl Mode {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Instructions => "insn",
+            Self::Time => "ns",
+        }
+    }
+}
+
+/// One row as it was measured, in units of its mode.
+#[derive(Debug, Default, PartialEq)]
+struct Measured {
+    name: String,
+    p50: f64,
+    min: f64,
+    max: f64,
+    /// How many operations a sample holds.
+    operations: u64,
+    /// Interrupts per operation.
+    ipis: Option<f64>,
+    /// Instructions on the critical path, and locked ones, per operation.
+    recorded: Option<(f64, f64)>,
+    /// Whether the recorded sample has another number of instructions than the samples.
+    disagrees: bool,
+}
+
+impl Measured {
+    /// Takes over what was recorded of a sample, net of what `p50` is net of.
+    fn record(&mut self, sample: &trace::Sample) {
+        let each = |count: u64| count as f64 / self.operations as f64;
+        let total = sample.total();
+        let taken_off = (each(total.executed) - self.p50).max(0.0);
+        // What is taken off is a loop or a reading of the clock.
+        self.disagrees = each(total.executed) < self.min || taken_off > 10.0 + self.max - self.min;
+        self.recorded = Some((each(sample.path) - taken_off, each(total.locked)));
+    }
+}
+
+/// The row that has no samples: it happens once a boot, before the bench image is called.
+const ONCE: &str = "boot_all_cpus";
+/// The row that times are divided by.
+const CALIBRATION: &str = "calibration";
+
+/// `cargo xtask bench`.
+///
+/// # Errors
+/// For a wrong command line, when something cannot be set up or built, and when the
+/// image does not end well.
+pub(crate) fn command(words: &[String]) -> Result<()> {
+    let wanted = parse(words)?;
+    let qemu = setup::qemu()?;
+    let elf = image::built(KBENCH, false)?;
+    let bytes = fs::read(&elf).map_err(|e| Error::io(paths::shown(&elf), &e))?;
+    let dir = paths::target_dir().join("bench");
+    paths::create_dir(&dir)?;
+    let record = dir.join("trace");
+    let plugin = match wanted.mode {
+        Mode::Time => Vec::new(),
+        Mode::Instructions => plugin::build(&qemu)
+            .and_then(|plugin| plugin::arguments(&plugin, &bytes, &record))
+            .map(Vec::from)
+            .or_else(|error| without_plugin(&wanted, &error.one_line()))?,
+    };
+    let symbols = Arc::new(Symbols::new(&elf));
+    let mut ended = boot(&wanted, &qemu, &elf, &symbols, &plugin)?;
+    let mut recorded = !plugin.is_empty();
+    if recorded && let End::NoStart(words) = &ended.end {
+        without_plugin(&wanted, words.lines().next().unwrap_or_default())?;
+        recorded = false;
+        ended = boot(&wanted, &qemu, &elf, &symbols, &[])?;
+    }
+    let verdict = Verdict::of(&ended.end);
+    if let Err(exit) = verdict.result {
+        term::say(&ended.console);
+        term::say(&format!("xtask: {}: {}", verdict.word, verdict.text));
+        return Err(Error::reported(exit));
+    }
+    let (mut rows, skipped) = read(&ended.results, wanted.mode)?;
+    let samples = if recorded {
+        samples(&record, &bytes, &symbols)?
+    } else {
+        Vec::new()
+    };
+    let repeated = rows.iter_mut().filter(|row| row.name != ONCE);
+    for (row, sample) in repeated.zip(&samples) {
+        if let Some(sample) = sample {
+            row.record(sample);
+        }
+    }
+    for row in rows.iter().filter(|row| row.disagrees) {
+        term::say(&format!(
+            "{} {}: the instructions that were recorded are not those that were counted",
+            term::yellow("warning:"),
+            row.name
+        ));
+    }
+    if let Some(name) = &wanted.explain {
+        let repeated = rows.iter().filter(|row| row.name != ONCE);
+        let found = repeated.zip(&samples).find(|(row, _)| row.name == *name);
+        let Some((row, Some(sample))) = found else {
+            let text = skipped
+                .first()
+                .map_or("nothing was recorded", String::as_str);
+            return Err(Error::failed(format!("{name}: {text}")));
+        };
+        explain::print(row, sample, &symbols);
+        return Ok(());
+    }
+    table(&rows, &wanted);
+    for line in skipped {
+        let line = line.replacen(' ', ": ", 1);
+        term::say(&format!("{} {line}", term::yellow("left out:")));
+    }
+    match &wanted.json {
+        Some(file) => paths::write(file.as_ref(), document(&rows, &wanted)),
+        None => Ok(()),
+    }
+}
+
+/// Says why the plugin cannot be used, and goes on with no arguments for it, unless nothing
+/// else was asked for.
+fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<String>> {
+    if wanted.explain.is_some() {
+        return Err(Error::environment(why)
+            .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
+    }
+    term::say(&format!(
+        "{} the columns path and locked: {why}",
+        term::yellow("left out:")
+    ));
+    Ok(Vec::new())
+}
+
+/// Boots the bench image, with these arguments for QEMU's plugin.
+fn boot(
+    wanted: &Wanted,
+    qemu: &Qemu,
+    elf: &Path,
+    symbols: &Arc<Symbols>,
+    plugin: &[String],
+) -> Result<Ended> {
+    let counting = match wanted.mode {
+        Mode::Instructions => &COUNTING[..],
+        Mode::Time => &[],
+    };
+    let mut extra: Vec<String> = counting.iter().copied().map(String::from).collect();
+    extra.extend(plugin.iter().chain(&wanted.extra).cloned());
+    let append = match (&wanted.filter, wanted.mode) {
+        (None, _) => String::new(),
+        (Some(names), Mode::Instructions) => format!("bench={names}"),
+        (Some(names), Mode::Time) => format!("bench={CALIBRATION},{names}"),
+    };
+    let machine = Machine {
+        smp: wanted.smp,
+        mem: 512,
+        accel: "tcg,thread=single".to_string(),
+        medium: Medium::Kernel {
+            elf: elf.to_path_buf(),
+            append,
+        },
+        extra,
+    };
+    term::say(&format!("$ {}", machine.command_line(&qemu.program)));
+    let boot = Boot {
+        qemu,
+        machine: &machine,
+        dir: &paths::target_dir().join("bench"),
+        symbols,
+        echo: Echo::Off,
+        limits: LIMITS,
+        timeout_scale: 1.0,
+    };
+    boot.run()
+}
+
+/// What the plugin recorded into `file`, row by row.
+fn samples(file: &Path, elf: &[u8], symbols: &Symbols) -> Result<Vec<Option<trace::Sample>>> {
+    let record = fs::read(file).map_err(|e| Error::io(paths::shown(file), &e))?;
+    let code = trace::Code::new(elf, symbols);
+    let mut code = code.ok_or_else(|| Error::environment("the bench image has no trap_stubs"))?;
+    Ok(trace::read(&record, &mut code))
+}
+
+fn parse(words: &[String]) -> Result<Wanted> {
+    let mut args = Args::new("bench", words);
+    let mut wanted = Wanted {
+        filter: None,
+        smp: 4,
+        mode: Mode::Instructions,
+        explain: None,
+        json: None,
+        extra: Vec::new(),
+    };
+    while let Some(word) = args.next()? {
+        let number = |text: &str| text.parse().ok().filter(|smp| *smp > 0);
+        match &word {
+            Word::Option(name) if name == "--smp" => {
+                wanted.smp = args.parsed("a number of CPUs", number)?;
+            }
+            Word::Option(name) if name == "--time" => wanted.mode = Mode::Time,
+            Word::Option(name) if name == "--explain" => wanted.explain = Some(args.value()?),
+            Word::Option(name) if name == "--json" => wanted.json = Some(args.value()?),
+            Word::Value(names) if wanted.filter.is_none() && !names.starts_with('-') => {
+                wanted.filter = Some(names.clone());
+            }
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    let names = wanted.filter.iter().flat_map(|names| names.split(','));
+    for name in names {
+        let wrong = name.is_empty() || name.contains(char::is_whitespace);
+        if wrong || !KNOWN.iter().any(|row| row.name.contains(name)) {
+            let all = KNOWN.map(|row| row.name).join(" ");
+            return Err(args.wrong(format!("no row is called {name:?}; there are: {all}")));
+        }
+    }
+    if let Some(name) = &wanted.explain {
+        if wanted.mode == Mode::Time || wanted.filter.is_some() {
+            return Err(
+                args.wrong("--explain takes one row, and goes with no filter and no --time")
+            );
+        }
+        if name == ONCE || !KNOWN.iter().any(|row| row.name == name) {
+            let all = KNOWN.map(|row| row.name).join(" ");
+            return Err(args.wrong(format!("--explain: no row {name:?}; there are: {all}")));
+        }
+        wanted.filter = Some(name.clone());
+    }
+    wanted.extra.clone_from(&args.after);
+    Ok(wanted)
+}
+
+/// Reads what the image said: its rows, and what it left out and why.
+///
+/// # Errors
+/// When the end line is missing or wrong, or the clock is not the one of
+/// instructions.
+fn read(log: &str, mode: Mode) -> Result<(Vec<Measured>, Vec<String>)> {
+    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+    let (mut clock, mut end) = (0_u64, None);
+    for line in log.lines().map(str::trim_end) {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match verb {
+            "clock" => clock = rest.parse().unwrap_or(0),
+            "row" => rows.extend(row(rest)),
+            "skip" => skipped.push(rest.to_string()),
+            "end" => end = rest.strip_prefix("rows=").and_then(|n| n.parse().ok()),
+            _ => {}
+        }
+    }
+    if end != Some(rows.len()) {
+        return Err(Error::failed("the bench image's results are not complete")
+            .hint("see results.log and console.log in the folder `bench` of the target folder"));
+    }
+    if mode == Mode::Time {
+        if clock == 0 {
+            return Err(Error::failed("the guest has no clock"));
+        }
+        let scale = 1e9 / clock as f64;
+        for row in &mut rows {
+            for figure in [&mut row.p50, &mut row.min, &mut row.max] {
+                *figure *= scale;
+            }
+        }
+    } else if !(999_000_000..=1_001_000_000_u64).contains(&clock) {
+        let text = format!("the guest's clock has {clock} Hz: it does not count instructions");
+        return Err(Error::environment(text)
+            .hint("leave -icount as it is: shift=0 makes an instruction a nanosecond"));
+    }
+    Ok((rows, skipped))
+}
+
+/// `NAME P50 MIN MAX SAMPLES OPERATIONS [IPIS]`.
+fn row(text: &str) -> Option<Measured> {
+    let (name, figures) = text.split_once(' ')?;
+    let figures: Option<Vec<f64>> = figures.split(' ').map(|word| word.parse().ok()).collect();
+    match figures?[..] {
+        [p50, min, max, _samples, operations, ref ipis @ ..] if ipis.len() < 2 => Some(Measured {
+            name: name.to_string(),
+            p50,
+            min,
+            max,
+            operations: operations as u64,
+            ipis: ipis.first().copied(),
+            ..Measured::default()
+        }),
+        _ => None,
+    }
+}
+
+fn table(rows: &[Measured], wanted: &Wanted) {
+    let cpus = if wanted.smp == 1 { "CPU" } else { "CPUs" };
+    let smp = wanted.smp;
+    match wanted.mode {
+        Mode::Instructions => {
+            instructions(rows);
+            term::say(&format!(
+                "{smp} {cpus}, instructions of all of them; * above its target. The figures of \
+                 Linux and FreeBSD were measured in the same QEMU (7.2) at 4 CPUs."
+            ));
+        }
+        Mode::Time => {
+            times(rows);
+            term::say(&format!(
+                "{smp} {cpus} on one thread, nanoseconds of the emulator; the ratio is to {CALIBRATION}."
+            ));
+        }
+    }
+}
+
+fn instructions(rows: &[Measured]) {
+    let or_none = |figure: Option<String>| figure.unwrap_or_else(|| "-".to_string());
+    term::say(&format!(
+        "{:<23} {:>9} {:>9} {:>9} {:>7} {:>7} {:>6} {:>9}   {:>9} {:>10}",
+        "name", "p50", "min", "max", "path", "locked", "IPIs", "target", "Linux 6.1", "FreeBSD 15"
+    ));
+    for row in rows {
+        let known = KNOWN.iter().find(|known| known.name == row.name);
+        let target = known.and_then(|known| known.target);
+        let above = target.is_some_and(|target| row.p50.round() > target as f64);
+        let line = format!(
+            "{:<23} {:>9} {:>9} {:>9} {:>7} {:>7} {:>6} {:>9} {} {:>9} {:>10}  {}",
+            row.name,
+            short(row.p50),
+            short(row.min),
+            short(row.max),
+            or_none(row.recorded.map(|(path, _)| short(path))),
+            or_none(row.recorded.map(|(_, locked)| short(locked))),
+            or_none(row.ipis.map(|ipis| format!("{ipis:.2}"))),
+            or_none(target.map(|target| target.to_string())),
+            if above { "*" } else { " " },
+            known.map_or("-", |known| known.linux),
+            known.map_or("-", |known| known.freebsd),
+            known.map_or("", |known| known.what),
+        );
+        term::say(&if above { term::yellow(&line) } else { line });
+    }
+}
+
+fn times(rows: &[Measured]) {
+    let calibration = rows.iter().find(|row| row.name == CALIBRATION);
+    term::say(&format!(
+        "{:<23} {:>10} {:>10} {:>10} {:>9}",
+        "name", "p50", "min", "max", "ratio"
+    ));
+    for row in rows {
+        let ratio = calibration.map(|one| format!("{:.4}", row.min / one.min));
+        term::say(&format!(
+            "{:<23} {:>10} {:>10} {:>10} {:>9}  {}",
+            row.name,
+            short(row.p50),
+            short(row.min),
+            short(row.max),
+            ratio.as_deref().unwrap_or("-"),
+            KNOWN
+                .iter()
+                .find(|known| known.name == row.name)
+                .map_or("", |known| known.what),
+        ));
+    }
+}
+
+/// A figure with at most one decimal.
+fn short(figure: f64) -> String {
+    let text = format!("{figure:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), String::from)
+}
+
+/// The rows as JSON.
+fn document(rows: &[Measured], wanted: &Wanted) -> String {
+    let mode = match wanted.mode {
+        Mode::Instructions => "icount",
+        Mode::Time => "time",
+    };
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "name": row.name,
+                "smp": wanted.smp,
+                "mode": mode,
+                "unit": wanted.mode.unit(),
+                "p50": row.p50,
+                "min": row.min,
+                "max": row.max,
+                "ipis": row.ipis,
+                "path": row.recorded.map(|(path, _)| path),
+                "locked": row.recorded.map(|(_, locked)| locked),
+            })
+        })
+        .collect();
+    format!("{:#}\n", json!(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    const LOG: &str = "tryst-bench 1\nclock 1000006000\nrow critical_pair 4.00 4.00 4.01 501 1000\n\
+                       row call_all_busy 700.00 690.00 800.00 501 20 3.00\n\
+                       skip wake_oneway_idle it takes two CPUs\nend rows=2\n";
+
+    #[test]
+    fn a_whole_log_is_read() {
+        let (rows, skipped) = read(LOG, Mode::Instructions).expect("it is whole");
+        let expected = Measured {
+            name: "critical_pair".to_string(),
+            p50: 4.0,
+            min: 4.0,
+            max: 4.01,
+            operations: 1000,
+            ..Measured::default()
+        };
+        assert_eq!(rows[0], expected);
+        assert_eq!((rows.len(), rows[1].ipis), (2, Some(3.0)));
+        assert_eq!(skipped, ["wake_oneway_idle it takes two CPUs"]);
+        let wanted = parse(&[]).expect("nothing is asked for");
+        let json = document(&rows, &wanted);
+        assert!(json.contains("\"p50\": 4.0") && json.contains("\"ipis\": 3.0"));
+    }
+
+    #[test]
+    fn time_is_in_nanoseconds() {
+        let log = LOG.replace("1000006000", "2000000000");
+        let (rows, _) = read(&log, Mode::Time).expect("any clock will do");
+        assert!((rows[0].p50, rows[1].p50) == (2.0, 350.0));
+    }
+
+    #[test]
+    fn what_was_recorded_is_net_of_the_loop() {
+        let mut row = Measured {
+            p50: 10.0,
+            operations: 100,
+            ..Measured::default()
+        };
+        let count = trace::Count {
+            executed: 1200,
+            locked: 300,
+            moves: 0,
+        };
+        row.record(&trace::Sample {
+            cpus: vec![std::iter::once((1, count)).collect()],
+            path: 900,
+        });
+        assert_eq!(row.recorded, Some((7.0, 3.0)));
+    }
+
+    #[test]
+    fn a_torn_log_or_another_clock_is_an_error() {
+        for wrong in [
+            LOG.replace("end rows=2", ""),
+            LOG.replace("rows=2", "rows=1"),
+            LOG.replace("1000006000", "2400000000"),
+        ] {
+            assert!(read(&wrong, Mode::Instructions).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_fits_nothing_is_a_usage_error() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(String::from).collect() };
+        for wrong in [
+            "nonesuch",
+            "--explain nonesuch",
+            "--explain boot_all_cpus",
+            "--explain spinlock_pair --time",
+            "--explain spinlock_pair call",
+        ] {
+            let error = parse(&words(wrong)).err().expect(wrong);
+            assert_eq!(error.exit, Exit::Usage);
+        }
+        let wanted = parse(&words("switch,wake --smp 2 -- -m 64")).expect("it is right");
+        assert_eq!((wanted.smp, wanted.extra.len()), (2, 2));
+    }
+}
