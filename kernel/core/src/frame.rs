@@ -1,7 +1,8 @@
 //! The frame allocator: which 4 KiB frames of physical memory are free, one bit each.
 //!
-//! The bitmap is the caller's memory. It covers the frames from 0 up to an end; a set
-//! bit is a free frame, so a new allocator, all zero, has nothing to give until
+//! The bitmap is the caller's memory. It covers runs of frames, and none of the holes between
+//! them: how big it is follows from how much memory there is, not from how high it reaches. A
+//! set bit is a free frame, so a new allocator, all zero, has nothing to give until
 //! [`FrameAllocator::free_range`] has added memory. What is not added is never given.
 //!
 //! [`FrameAllocator::alloc`] goes on from where the last search ended (next fit), so
@@ -19,7 +20,7 @@ use core::fmt;
 pub const FRAME_SIZE: u64 = 4096;
 
 /// Frames below 1 MiB.
-const LOW_FRAMES: usize = 256;
+const LOW_FRAMES: u64 = 256;
 
 /// A 4 KiB frame of physical memory, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -66,7 +67,7 @@ impl fmt::Display for Frame {
 pub enum FreeError {
     /// The frame is free already.
     DoubleFree(Frame),
-    /// The frame lies beyond the bitmap.
+    /// The bitmap does not cover the frame.
     OutOfRange(Frame),
     /// More frames would be free than were ever added, so the frame is not one of them.
     NeverAdded(Frame),
@@ -78,21 +79,35 @@ impl fmt::Display for FreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DoubleFree(frame) => write!(f, "{frame} is freed but it is free already"),
-            Self::OutOfRange(frame) => write!(f, "{frame} is freed but it is beyond all memory"),
+            Self::OutOfRange(frame) => write!(f, "{frame} is freed but is no memory"),
             Self::NeverAdded(frame) => write!(f, "{frame} is freed but was never handed out"),
         }
     }
 }
 
-/// How many `u64` words the bitmap for the frames 0 to `frames - 1` needs.
+/// How many `u64` words the bitmap for so many frames needs.
 #[must_use]
 pub const fn words_for(frames: u64) -> usize {
     frames.div_ceil(64) as usize
 }
 
+/// Frames in a row that the bitmap covers.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct Span {
+    /// The first frame's number.
+    start: u64,
+    /// The number behind the last frame's.
+    end: u64,
+    /// The first frame's bit; the others' follow.
+    bit: u64,
+}
+
 /// Free and used frames of physical memory.
 #[derive(Debug)]
 pub struct FrameAllocator<'a> {
+    /// What the bitmap covers, sorted.
+    spans: &'a [Span],
     /// A set bit is a free frame; bits from `end` on are clear.
     bitmap: &'a mut [u64],
     /// Number of frames the bitmap covers.
@@ -106,27 +121,45 @@ pub struct FrameAllocator<'a> {
 }
 
 impl<'a> FrameAllocator<'a> {
-    /// The allocator for the frames 0 to `frames_end - 1`, none of them free.
+    /// The allocator for the frames of `runs`, none of them free. A run is its first frame
+    /// and the one behind its last; they are sorted, do not overlap, and there is a gap
+    /// between any two. `spans` is the allocator's, with a place for each run.
     ///
     /// # Panics
-    /// If `bitmap` is shorter than [`words_for`] says.
+    /// If `spans` has no place for each, or `bitmap` is shorter than [`words_for`] says.
     #[must_use]
-    pub fn new(bitmap: &'a mut [u64], frames_end: u64) -> Self {
-        let words = words_for(frames_end);
+    pub fn new(
+        spans: &'a mut [Span],
+        bitmap: &'a mut [u64],
+        runs: impl Iterator<Item = (Frame, Frame)>,
+    ) -> Self {
+        let (mut count, mut frames) = (0, 0);
+        for (start, end) in runs {
+            spans[count] = Span {
+                start: start.0,
+                end: end.0,
+                bit: frames,
+            };
+            count += 1;
+            frames += end.0 - start.0;
+        }
+        let words = words_for(frames);
         assert!(
             bitmap.len() >= words,
-            "{} words for {frames_end} frames",
+            "{} words for {frames} frames",
             bitmap.len()
         );
         bitmap.fill(0);
-        let end = frames_end as usize; // The bitmap is that long, so it fits.
-        Self {
+        let mut allocator = Self {
+            spans: &spans[..count],
             bitmap,
-            end,
-            hint: LOW_FRAMES.min(end),
+            end: frames as usize, // The bitmap is that long, so it fits.
+            hint: 0,
             free: 0,
             total: 0,
-        }
+        };
+        allocator.hint = allocator.bits_below(LOW_FRAMES);
+        allocator
     }
 
     /// How many frames are free.
@@ -181,8 +214,7 @@ impl<'a> FrameAllocator<'a> {
     /// lowest there is; `None` if there is none.
     #[must_use = "the frame is lost if nobody frees it"]
     pub fn alloc_below(&mut self, limit: u64) -> Option<Frame> {
-        // Not above `end`, so the cast loses nothing.
-        let end = (limit / FRAME_SIZE).min(self.end as u64) as usize;
+        let end = self.bits_below(limit / FRAME_SIZE);
         let at = self.find(0, end, true)?;
         Some(self.take(at, 1))
     }
@@ -199,7 +231,6 @@ impl<'a> FrameAllocator<'a> {
         if n == 0 || n > self.free {
             return None;
         }
-        let (n, align) = (n as usize, usize::try_from(align).ok()?);
         let at = self
             .find_row(LOW_FRAMES, n, align)
             .or_else(|| self.find_row(0, n, align))?;
@@ -232,7 +263,7 @@ impl<'a> FrameAllocator<'a> {
     fn used_range(&self, start: Frame, n: u64) -> Result<(usize, usize), FreeError> {
         let (from, to) = self.range(start, n)?;
         match self.find(from, to, true) {
-            Some(at) => Err(FreeError::DoubleFree(Frame(at as u64))),
+            Some(at) => Err(FreeError::DoubleFree(self.frame_at(at))),
             None => Ok((from, to)),
         }
     }
@@ -243,39 +274,60 @@ impl<'a> FrameAllocator<'a> {
         self.free += (to - from) as u64;
     }
 
-    /// Clears the bits of `n` free frames.
-    fn take(&mut self, at: usize, n: usize) -> Frame {
-        self.fill(at, at + n, false);
-        self.free -= n as u64;
-        Frame(at as u64)
+    /// Clears the bits of `n` free frames; gives back the first one.
+    fn take(&mut self, at: usize, n: u64) -> Frame {
+        self.fill(at, at + n as usize, false);
+        self.free -= n;
+        self.frame_at(at)
+    }
+
+    /// The frame that this bit is for.
+    fn frame_at(&self, bit: usize) -> Frame {
+        let bit = bit as u64;
+        let span = self.spans[self.spans.partition_point(|span| span.bit <= bit) - 1];
+        Frame(span.start + (bit - span.bit))
+    }
+
+    /// How many bits are for frames below this number: where the bits of the others start.
+    fn bits_below(&self, number: u64) -> usize {
+        let above = self.spans.partition_point(|span| span.end <= number);
+        match self.spans.get(above) {
+            Some(span) => (span.bit + number.saturating_sub(span.start)) as usize,
+            None => self.end,
+        }
     }
 
     /// The first bit and the end of `n` frames, if the bitmap covers them.
     fn range(&self, start: Frame, n: u64) -> Result<(usize, usize), FreeError> {
-        let end = self.end as u64;
-        if start.0 > end || n > end - start.0 {
-            return Err(FreeError::OutOfRange(Frame(start.0.max(end))));
+        let above = self.spans.partition_point(|span| span.end <= start.0);
+        let span = self.spans.get(above).filter(|span| span.start <= start.0);
+        let span = span.ok_or(FreeError::OutOfRange(start))?;
+        if n > span.end - start.0 {
+            return Err(FreeError::OutOfRange(Frame(span.end)));
         }
-        Ok((start.0 as usize, (start.0 + n) as usize))
+        let from = (span.bit + (start.0 - span.start)) as usize;
+        Ok((from, from + n as usize))
     }
 
-    /// The first frame of a row of `n` free ones from `from` on, at a multiple of `align`.
-    fn find_row(&self, from: usize, n: usize, align: usize) -> Option<usize> {
-        let mut at = from.checked_next_multiple_of(align)?;
-        while at < self.end && n <= self.end - at {
-            match self.find(at, at + n, false) {
-                None => return Some(at),
-                Some(used) => {
-                    at = self
-                        .find(used, self.end, true)?
-                        .checked_next_multiple_of(align)?;
-                }
+    /// The bit of the first frame of a row of `n` free ones, from frame number `from` on and at
+    /// a multiple of `align`.
+    fn find_row(&self, from: u64, n: u64, align: u64) -> Option<usize> {
+        self.spans.iter().find_map(|span| {
+            let bit_of = |number| (span.bit + (number - span.start)) as usize;
+            let mut number = span.start.max(from).checked_next_multiple_of(align)?;
+            while number < span.end && n <= span.end - number {
+                let at = bit_of(number);
+                let Some(used) = self.find(at, at + n as usize, false) else {
+                    return Some(at);
+                };
+                let free = self.find(used, bit_of(span.end), true)?;
+                number = self.frame_at(free).0.checked_next_multiple_of(align)?;
             }
-        }
-        None
+            None
+        })
     }
 
-    /// The first frame in `from..to` that is free, or that is used.
+    /// The first bit in `from..to` of a frame that is free, or that is used.
     fn find(&self, from: usize, to: usize, free: bool) -> Option<usize> {
         let flip = if free { 0 } else { u64::MAX };
         let mut at = from;
@@ -306,11 +358,18 @@ impl<'a> FrameAllocator<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::iter;
+    use core::slice::from_mut;
 
     const MIB: u64 = 1 << 20;
 
     fn frame(number: u64) -> Frame {
         Frame::new(number)
+    }
+
+    /// An allocator for the frames 0 to `end - 1`.
+    fn one_run<'a>(span: &'a mut Span, bitmap: &'a mut [u64], end: u64) -> FrameAllocator<'a> {
+        FrameAllocator::new(from_mut(span), bitmap, iter::once((frame(0), frame(end))))
     }
 
     #[test]
@@ -328,13 +387,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "1 words for 65 frames")]
     fn a_short_bitmap_is_refused() {
-        let _ = FrameAllocator::new(&mut [0], 65);
+        let _ = one_run(&mut Span::default(), &mut [0], 65);
     }
 
     #[test]
     fn nothing_is_free_at_first_whatever_the_bitmap_held() {
         let mut bitmap = [u64::MAX; 2];
-        let mut frames = FrameAllocator::new(&mut bitmap, 100);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, 100);
         assert_eq!(frames.alloc(), None);
         assert_eq!(frames.alloc_below(u64::MAX), None);
         assert_eq!(frames.alloc_contiguous(1, 1), None);
@@ -351,9 +411,10 @@ mod tests {
     #[test]
     fn every_frame_is_given_once() {
         let mut bitmap = [0; 2];
-        let mut frames = FrameAllocator::new(&mut bitmap, 100);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, 100);
         frames.free_range(frame(30), 70).unwrap();
-        let mut given: Vec<u64> = core::iter::from_fn(|| frames.alloc())
+        let mut given: Vec<u64> = iter::from_fn(|| frames.alloc())
             .map(Frame::number)
             .collect();
         given.sort_unstable();
@@ -371,7 +432,8 @@ mod tests {
     #[test]
     fn errors_name_the_frame_and_change_nothing() {
         let mut bitmap = [0; 2];
-        let mut frames = FrameAllocator::new(&mut bitmap, 100);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, 100);
         assert_eq!(frames.free(frame(1)), Err(FreeError::NeverAdded(frame(1))));
         frames.free_range(frame(10), 10).unwrap();
         let taken = frames.alloc().unwrap();
@@ -401,17 +463,15 @@ mod tests {
             "frame 0xb is freed but it is free already"
         );
         let error = frames.free(frame(100)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "frame 0x64 is freed but it is beyond all memory"
-        );
+        assert_eq!(error.to_string(), "frame 0x64 is freed but is no memory");
     }
 
     #[test]
     fn a_64_mib_machine_keeps_its_low_memory_for_last() {
         let end = 64 * MIB / FRAME_SIZE;
         let mut bitmap = vec![0; words_for(end)];
-        let mut frames = FrameAllocator::new(&mut bitmap, end);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, end);
         frames.free_range(frame(1), 0x9e).unwrap();
         frames.free_range(frame(256), end - 256).unwrap();
         assert_eq!(frames.alloc(), Some(frame(256)));
@@ -432,7 +492,8 @@ mod tests {
     fn an_8_gib_machine_with_a_hole_below_4_gib() {
         let (hole, four_gib, end) = (0xc_0000, 0x10_0000, 0x24_0000);
         let mut bitmap = vec![0; words_for(end)];
-        let mut frames = FrameAllocator::new(&mut bitmap, end);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, end);
         frames.free_range(frame(256), hole - 256).unwrap();
         frames.free_range(frame(four_gib), end - four_gib).unwrap();
         assert_eq!(frames.total_frames() * FRAME_SIZE, 8192 * MIB - MIB);
@@ -456,7 +517,8 @@ mod tests {
     #[test]
     fn rows_of_no_length_or_impossible_alignment() {
         let mut bitmap = [0; 8];
-        let mut frames = FrameAllocator::new(&mut bitmap, 512);
+        let mut span = Span::default();
+        let mut frames = one_run(&mut span, &mut bitmap, 512);
         frames.free_range(frame(0), 512).unwrap();
         assert_eq!(frames.alloc_contiguous(0, 1), None);
         assert_eq!(frames.alloc_contiguous(513, 1), None);
@@ -466,8 +528,46 @@ mod tests {
     }
 
     #[test]
+    fn holes_have_no_bits() {
+        // A page at 16 TiB, a run whose end is not a word's, and the first frame of all.
+        let far = (16 << 40) / FRAME_SIZE;
+        let runs = [
+            (0, 1),
+            (300, 370),
+            (far, far + 1),
+            (1 << 39, (1 << 39) + 60),
+        ];
+        let (mut spans, mut bitmap) = ([Span::default(); 4], [0; 3]);
+        let runs = runs.map(|(start, end)| (frame(start), frame(end)));
+        let mut frames = FrameAllocator::new(&mut spans, &mut bitmap, runs.into_iter());
+        for (start, end) in runs {
+            frames.free_range(start, end.0 - start.0).unwrap();
+        }
+        assert_eq!(frames.total_frames(), 132);
+        for hole in [1, 299, 370, far - 1, far + 1, (1 << 39) + 60, u64::MAX] {
+            let error = Err(FreeError::OutOfRange(frame(hole)));
+            assert_eq!(frames.free(frame(hole)), error);
+            assert!(!frames.is_free(frame(hole)), "{hole:#x}");
+        }
+        // Neighbours in the bitmap are not neighbours in memory.
+        let beyond = FreeError::OutOfRange(frame(370));
+        assert_eq!(frames.free_contiguous(frame(369), 2), Err(beyond));
+        assert_eq!(frames.alloc_contiguous(71, 1), None);
+        assert_eq!(frames.alloc_contiguous(61, 1), Some(frame(300)));
+        assert_eq!(frames.alloc_contiguous(60, 4), Some(frame(1 << 39)));
+        assert_eq!(frames.alloc_below(FRAME_SIZE), Some(frame(0)));
+        assert_eq!(frames.alloc_below(far * FRAME_SIZE), Some(frame(361)));
+        let rest: Vec<u64> = iter::from_fn(|| frames.alloc())
+            .map(Frame::number)
+            .collect();
+        assert!(rest.into_iter().eq((362..370).chain([far])));
+        frames.free_contiguous(frame(300), 61).unwrap();
+        assert_eq!((frames.free_frames(), frames.used_frames()), (61, 71));
+    }
+
+    #[test]
     #[should_panic(expected = "alignment of 3 frames")]
     fn an_odd_alignment_is_a_mistake() {
-        let _ = FrameAllocator::new(&mut [0], 64).alloc_contiguous(1, 3);
+        let _ = one_run(&mut Span::default(), &mut [0], 64).alloc_contiguous(1, 3);
     }
 }

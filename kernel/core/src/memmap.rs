@@ -187,7 +187,7 @@ impl<const N: usize> MemoryMap<N> {
     }
 
     /// The usable regions, sorted; no two touch.
-    pub fn iter(&self) -> impl Iterator<Item = Region> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Region> + Clone + '_ {
         self.regions
             .iter()
             .copied()

@@ -1,6 +1,6 @@
 //! The frame allocator against a set of free frame numbers.
 
-use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, FreeError, words_for};
+use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, FreeError, Span, words_for};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The free and the added frames, one by one.
 struct Model {
-    end: u64,
+    runs: Vec<(u64, u64)>,
     free: BTreeSet<u64>,
     total: u64,
 }
@@ -33,8 +33,10 @@ struct Model {
 impl Model {
     /// What freeing the frames must answer, if that shows in the frames themselves.
     fn check(&self, start: u64, n: u64) -> Result<(), FreeError> {
-        if start + n > self.end {
-            return Err(FreeError::OutOfRange(Frame::new(start.max(self.end))));
+        let covered = |at: &u64| self.runs.iter().any(|run| (run.0..run.1).contains(at));
+        // No frames are asked for where they would start.
+        if let Some(hole) = (start..start + n.max(1)).find(|at| !covered(at)) {
+            return Err(FreeError::OutOfRange(Frame::new(hole)));
         }
         match self.free.range(start..start + n).next() {
             Some(&frame) => Err(FreeError::DoubleFree(Frame::new(frame))),
@@ -124,16 +126,23 @@ proptest! {
 
     #[test]
     fn the_allocator_does_what_the_model_does(
-        end in 0..640u64,
+        lengths in proptest::collection::vec((0..200u64, 1..200u64), 0..6),
         steps in proptest::collection::vec(step(), 0..150),
     ) {
-        let mut bitmap = vec![0; words_for(end)];
-        let mut frames = FrameAllocator::new(&mut bitmap, end);
-        let mut model = Model { end, free: BTreeSet::new(), total: 0 };
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (gap, length) in lengths {
+            let start = runs.last().map_or(gap, |last| last.1 + 1 + gap);
+            runs.push((start, start + length));
+        }
+        let frames = runs.iter().map(|(start, end)| end - start).sum();
+        let (mut spans, mut bitmap) = (vec![Span::default(); runs.len()], vec![0; words_for(frames)]);
+        let numbered = runs.iter().map(|&(start, end)| (Frame::new(start), Frame::new(end)));
+        let mut frames = FrameAllocator::new(&mut spans, &mut bitmap, numbered);
+        let mut model = Model { runs, free: BTreeSet::new(), total: 0 };
         for step in &steps {
             model.step(&mut frames, step);
         }
-        for number in 0..end + 70 {
+        for number in 0..1300 {
             prop_assert_eq!(frames.is_free(Frame::new(number)), model.free.contains(&number));
         }
     }

@@ -10,7 +10,7 @@ pub mod kstack;
 
 use core::{fmt, slice};
 
-use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, words_for};
+use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, Span, words_for};
 use kcore::kassert;
 use kcore::memmap::{MemoryMap, Region};
 
@@ -102,27 +102,33 @@ fn visible_frame(frames: &mut FrameAllocator<'_>) -> Option<Frame> {
     }
 }
 
-/// A frame allocator with all usable memory but its own bitmap.
+/// A frame allocator with all usable memory but its own bookkeeping.
 ///
 /// # Safety
 /// As [`init`].
 unsafe fn frame_allocator(
     map: &MemoryMap<MAX_REGIONS>,
 ) -> Result<FrameAllocator<'static>, MemoryError> {
-    let end = map.iter().map(|region| region.end).max().unwrap_or(0) / FRAME_SIZE;
-    let words = words_for(end);
-    let bytes = (words as u64 * 8).next_multiple_of(PAGE_SIZE);
+    let frame = Frame::containing;
+    let runs = map.iter().map(|r| (frame(r.start), frame(r.end)));
+    let count = runs.clone().count();
+    let words = words_for(map.usable_bytes() / FRAME_SIZE);
+    let bytes = (count * size_of::<Span>() + words * size_of::<u64>()) as u64;
+    let bytes = bytes.next_multiple_of(PAGE_SIZE);
     let place = map
         .iter()
         .map(|region| (region.start.max(ONE_MIB), region.end.min(BOOT_VISIBLE)))
         .find(|(start, end)| start + bytes <= *end)
         .ok_or(MemoryError::NoRoom(bytes))?
         .0;
-    let bitmap = physical_to_virtual(place) as *mut u64;
-    // SAFETY: usable memory that nobody else has, visible, page-aligned, and
-    // any bits are a u64; it is not freed below.
+    let first = physical_to_virtual(place) as *mut Span;
+    // SAFETY: usable memory that nobody else has, visible, page-aligned, and any bits are a
+    // Span; it is not freed below.
+    let spans = unsafe { slice::from_raw_parts_mut(first, count) };
+    let bitmap = first.wrapping_add(count).cast::<u64>();
+    // SAFETY: the same for what lies behind the spans; it is aligned, since a Span is.
     let bitmap = unsafe { slice::from_raw_parts_mut(bitmap, words) };
-    let mut frames = FrameAllocator::new(bitmap, end);
+    let mut frames = FrameAllocator::new(spans, bitmap, runs);
     for region in map.iter() {
         for (start, end) in without(region, place, place + bytes) {
             if start < end {
