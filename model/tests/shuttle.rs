@@ -79,6 +79,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 fn schedules(name: &str, model: fn()) -> bool {
     let seed = number("TRYST_SEED", 222_942);
     let count = number("TRYST_SCHEDULES", 300) as usize;
+    assert!(count > 0, "TRYST_SCHEDULES=0 tests nothing");
     println!("{name}: {count} random schedules and {count} of PCT, TRYST_SEED={seed}");
     let run = move || {
         set_hook(Some(hook));

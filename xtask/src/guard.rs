@@ -85,11 +85,12 @@ pub(crate) fn kill_group(child: &mut Child) {
     let _ = child.kill();
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(not(unix), ignore = "there is no guard without a Unix shell")]
     fn the_guard_kills_what_is_left_on_its_list_and_nothing_else() {
         let sleeper = || {
             let mut command = Command::new("sleep");

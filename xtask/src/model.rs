@@ -29,7 +29,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     }
 }
 
-/// kcore's optimised machine code, single-stepped: `kernel/core/tests/stepping.rs`.
+/// kcore's machine code as the release build has it, single-stepped: `kernel/core/tests/stepping`.
 fn stepping() -> Result<()> {
     let status = cargo("test")
         .args(["--quiet", "--release", "-p", "kcore", "--test", "stepping"])

@@ -1,24 +1,4 @@
-//! kcore's way out of a section, a spinlock and an interrupt as machine code: an interrupt, with
-//! kcore's own handler, at every instruction.
-//!
-//! The CPU single-steps (RFLAGS.TF), and Linux makes a SIGTRAP of every trap: its handler runs
-//! between two instructions, on top of the interrupted code, as an interrupt does. So it is one
-//! here, wherever this CPU would take interrupts; where it would not, it comes as soon as it
-//! may. Each run lets one come a boundary later, until the code is through.
-//!
-//! What only this sees is what the compiler has made of the source: a section that it has
-//! deleted or moved, a decrement in two instructions. The explorer (`model/`) sees the source,
-//! with a call at every atomic. So only optimised code is stepped (what is not has so many
-//! instructions that it would take minutes): `cargo test --release -p kcore --test stepping`,
-//! which `cargo xtask model` runs.
-//!
-//! One CPU, one interrupt at a time; the other thread runs on the stack of the first.
-#![cfg(all(
-    target_arch = "x86_64",
-    target_os = "linux",
-    not(miri),
-    not(feature = "model")
-))]
+//! The machine of these tests, and what they step: see `main.rs`.
 
 use std::arch::asm;
 use std::cell::UnsafeCell;
@@ -445,7 +425,6 @@ fn is_found(kind: Kind, what: &str, code: impl Fn()) {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_critical_exit() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || section(CritState::exit::<Host>));
@@ -453,7 +432,6 @@ fn a_critical_exit() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_spin_unlock() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || {
@@ -465,7 +443,6 @@ fn a_spin_unlock() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn the_end_of_an_interrupt() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
         holds(kind, || interrupt(Kind::Timer));
@@ -473,13 +450,11 @@ fn the_end_of_an_interrupt() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn work_stays_in_its_section() {
     holds(Kind::Timer, work);
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn looking_first_is_found() {
     is_found(Kind::Timer, "a preemption is lost", || {
         // What comes up comes by the interrupt alone.
@@ -489,7 +464,6 @@ fn looking_first_is_found() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_split_decrement_is_found() {
     is_found(Kind::Timer, "a preemption is lost", || {
         THREADS[0].crit.enter();
@@ -498,7 +472,6 @@ fn a_split_decrement_is_found() {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn r222942_is_found() {
     is_found(Kind::NoNestedSection, "a switch before the EOI", || {
         section(CritState::exit::<Host>);
@@ -506,9 +479,8 @@ fn r222942_is_found() {
 }
 
 /// Without a fence to the compiler there is no section in the machine code. Unoptimised code
-/// has it still.
+/// still has it, so this test also fails where nobody optimises.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "steps optimised code: --release")]
 fn a_section_without_a_compiler_fence_is_found() {
     is_found(
         Kind::Timer,
