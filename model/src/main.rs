@@ -2,6 +2,7 @@
 //! `port` what kcore needs of it, `models` what runs there, `explore` the search, `trace` and
 //! `svg` what is said about a counterexample.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -42,7 +43,7 @@ struct Options {
     full: bool,
     bug: Option<(Bug, &'static str)>,
     bugs: bool,
-    svg: Option<String>,
+    svg: Option<PathBuf>,
     states: usize,
 }
 
@@ -89,7 +90,7 @@ fn options() -> Result<Option<Options>, String> {
             }
             Long("full") => options.full = true,
             Long("bugs") => options.bugs = true,
-            Long("svg") => options.svg = Some(text(parser.value().map_err(error)?)),
+            Long("svg") => options.svg = Some(parser.value().map_err(error)?.into()),
             Long("states") => {
                 let value = text(parser.value().map_err(error)?);
                 let number = value
@@ -372,7 +373,7 @@ fn show(
     violation: &Violation,
     choices: &[u8],
     owners: Vec<u8>,
-    file: Option<&str>,
+    file: Option<&Path>,
 ) -> bool {
     let rows = apart(|| {
         port::configure(model.config(bug));
@@ -394,11 +395,11 @@ fn show(
     let picture = svg::timeline(&title, subtitle, &violation.to_string(), &rows, model.cpus);
     match std::fs::write(file, picture) {
         Ok(()) => {
-            println!("{file}: written");
+            println!("{}: written", file.display());
             true
         }
         Err(error) => {
-            eprintln!("error: cannot write {file}: {error}");
+            eprintln!("error: cannot write {}: {error}", file.display());
             false
         }
     }

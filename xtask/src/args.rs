@@ -2,6 +2,7 @@
 //! commands which boot a machine share.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use lexopt::{Arg, Parser};
 
@@ -22,18 +23,18 @@ pub(crate) struct Args {
     parser: Parser,
     command: &'static str,
     /// What stands after `--`.
-    pub(crate) after: Vec<String>,
+    pub(crate) after: Vec<OsString>,
 }
 
 impl Args {
     /// The words of this command; what follows `--` is set aside.
-    pub(crate) fn new(command: &'static str, words: &[String]) -> Self {
+    pub(crate) fn new(command: &'static str, words: &[OsString]) -> Self {
         let split = words
             .iter()
             .position(|word| word == "--")
             .unwrap_or(words.len());
         let after = words.iter().skip(split + 1).cloned().collect();
-        let parser = Parser::from_args(words[..split].iter().map(OsString::from));
+        let parser = Parser::from_args(words[..split].iter().cloned());
         Args {
             parser,
             command,
@@ -66,6 +67,21 @@ impl Args {
             .value()
             .map_err(|e| Error::usage(self.command, e))?;
         text(self.command, value)
+    }
+
+    /// The value of the option just read as the name of a file, which need not be UTF-8.
+    ///
+    /// # Errors
+    /// When there is none, or it is empty.
+    pub(crate) fn path(&mut self) -> Result<PathBuf> {
+        let value = self
+            .parser
+            .value()
+            .map_err(|e| Error::usage(self.command, e))?;
+        if value.is_empty() {
+            return Err(self.wrong("the name of a file is missing"));
+        }
+        Ok(value.into())
     }
 
     /// The value of the option just read, as `parse` understands it.
@@ -184,7 +200,7 @@ impl Options {
                 )?;
                 self.smp = smp;
                 if let Some(topology) = topology {
-                    args.after.splice(0..0, ["-smp".to_string(), topology]);
+                    args.after.splice(0..0, ["-smp".into(), topology.into()]);
                 }
             }
             "--boot" => self.boot = Some(args.parsed("pvh, bios or uefi", BootPath::parse)?),
@@ -246,10 +262,7 @@ mod tests {
     use super::*;
 
     fn args(words: &[&str]) -> Args {
-        Args::new(
-            "run",
-            &words.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        )
+        Args::new("run", &words.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]

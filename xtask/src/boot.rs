@@ -4,6 +4,7 @@
 //! What is found out stands in the console log behind the guest's last line,
 //! each line beginning with `xtask: `.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hang;
 use crate::machine::{Machine, Medium};
 use crate::paths;
@@ -90,7 +91,7 @@ impl Boot<'_> {
         let mut vm = self.start(self.machine, self.dir, &self.echo)?;
         let (end, mut report) = self.watch(&mut vm)?;
         let time = started.elapsed();
-        let (mut console, results) = vm.finish();
+        let (mut console, results) = vm.finish()?;
         if end == End::TripleFault {
             report.extend(self.explain_crash()?);
         }
@@ -100,7 +101,7 @@ impl Boot<'_> {
                 term::say(&format!("{prefix}{}", line.trim_end()));
             }
             console.push_str(&line);
-            append(&self.dir.join("console.log"), &line);
+            append(&self.dir.join("console.log"), &line)?;
         }
         Ok(Ended {
             end,
@@ -151,7 +152,9 @@ impl Boot<'_> {
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
             let before = vm.progress();
-            qmp.execute("inject-nmi", &json!({}));
+            if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
+                lines.push(why);
+            }
             let end = Instant::now() + NMI_REPORT.mul_f64(self.timeout_scale.max(1.0));
             while vm.ended()?.is_none() && Instant::now() < end {
                 thread::sleep(TICK);
@@ -177,14 +180,14 @@ impl Boot<'_> {
             return Ok(lines);
         }
         let mut machine = self.machine.clone();
-        machine.extra.extend(crash::LOG_ARGS.map(String::from));
+        machine.extra.extend(crash::LOG_ARGS.map(OsString::from));
         let mut vm = self.start(&machine, &self.dir.join("crash"), &Echo::Off)?;
         self.watch(&mut vm)?;
         vm.drain();
         let words = vm.words();
         let log = self.dir.join("crash.log");
         paths::write(&log, &words)?;
-        vm.finish();
+        vm.finish()?;
         let chain = crash::report(&words, self.symbols);
         if chain.is_empty() {
             lines.push("a second boot of the same machine did not crash".to_string());
@@ -206,8 +209,8 @@ fn end(status: ExitStatus, vm: &mut Vm) -> End {
                 None => End::Off("for no reason given".to_string()),
             }
         }
-        // QEMU's code for a refusal of its own. After console output it did start.
-        Some(1) if vm.progress() == 0 => End::NoStart(own_words(vm)),
+        // QEMU's code for a refusal of its own. With a monitor it did start.
+        Some(1) if vm.qmp.is_none() => End::NoStart(own_words(vm)),
         Some(code) => End::Code(code),
         None => End::Killed(own_words(vm)),
     }
@@ -219,9 +222,9 @@ fn own_words(vm: &mut Vm) -> String {
     vm.words().trim().to_string()
 }
 
-/// Adds a line to a log. A log that cannot be written is already reported.
-fn append(path: &Path, line: &str) {
-    if let Ok(mut file) = OpenOptions::new().append(true).open(path) {
-        let _ = file.write_all(line.as_bytes());
-    }
+/// Adds a line to a log.
+fn append(path: &Path, line: &str) -> Result<()> {
+    let file = OpenOptions::new().append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(|e| Error::io(format!("cannot write {}", paths::shown(path)), &e))
 }

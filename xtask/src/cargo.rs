@@ -2,7 +2,8 @@
 //! the outer cargo put into the environment.
 
 use std::env;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -69,11 +70,48 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
-/// The folder of the toolchain; an empty path if rustc does not say.
-pub(crate) fn sysroot() -> PathBuf {
-    let query = tool("rustc").args(["--print", "sysroot"]).output();
-    let sysroot = query.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
-    PathBuf::from(sysroot.unwrap_or_default())
+/// What a program of the toolchain prints when it is asked with these words.
+///
+/// # Errors
+/// When it cannot be started, or refuses: with its own words.
+pub(crate) fn ask(program: &str, words: &[&str]) -> Result<OsString> {
+    let output = tool(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Error::io(format!("cannot start {program}"), &e))?;
+    if output.status.success() {
+        return Ok(paths::os_string(output.stdout.trim_ascii().to_vec()));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::environment(format!(
+        "`{program} {}` failed: {}",
+        words.join(" "),
+        said.trim()
+    )))
+}
+
+/// Checks that rustc can write into this folder.
+///
+/// # Errors
+/// When its name is not UTF-8: rustc refuses such an argument, and cargo does not say why.
+pub(crate) fn into(dir: &Path) -> Result<()> {
+    if dir.to_str().is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "rustc cannot write into {}: that is not UTF-8",
+        paths::text(dir)
+    );
+    Err(Error::environment(text).hint("name another target folder by CARGO_TARGET_DIR="))
+}
+
+/// The folder of the toolchain.
+///
+/// # Errors
+/// When rustc does not say.
+pub(crate) fn sysroot() -> Result<PathBuf> {
+    Ok(ask("rustc", &["--print", "sysroot"])?.into())
 }
 
 /// One kernel image of the workspace.
@@ -104,6 +142,7 @@ pub(crate) const KBENCH: Image = Image {
 /// # Errors
 /// When cargo cannot be started or the build fails.
 pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
+    into(&paths::target_dir())?;
     let mut command = cargo("build");
     command.args([
         "--quiet",
@@ -112,7 +151,7 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
         TARGET,
     ]);
     command.args(["-p", image.package, "--bin", image.bin]);
-    command.args(["--config", &image_paths::cargo_config()]);
+    command.args(["--config", &image_paths::cargo_config()?]);
     if !debug {
         command.arg("--release");
     }
@@ -128,19 +167,20 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
     let (send, receive) = channel();
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || {
-            BufReader::new(stdout)
-                .lines()
-                .map_while(std::result::Result::ok)
-                .for_each(|line| {
-                    let _ = send.send(line);
-                });
+            for line in BufReader::new(stdout).lines() {
+                // Nobody listens any more after an error.
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
         });
     }
     let mut elf = None;
     let mut announced = false;
     loop {
         match receive.recv_timeout(PATIENCE) {
-            Ok(line) => elf = executable(&line, image.bin).or(elf),
+            Ok(Ok(line)) => elf = executable(&line, image.bin).or(elf),
+            Ok(Err(error)) => return Err(Error::io("cannot read cargo's messages", &error)),
             Err(RecvTimeoutError::Timeout) if !announced => {
                 eprintln!("{note}");
                 announced = true;

@@ -3,12 +3,14 @@
 //! No check stops the list. The last line says how many passed and failed,
 //! and nothing follows it on the standard output.
 
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
+use crate::machine::quoted;
 use crate::{bench, emitted, image_paths, layers, model, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
@@ -40,7 +42,7 @@ struct Check {
 ///
 /// # Errors
 /// For a wrong command line, when the target is missing, or when a check fails.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("ci", words);
     let mut fast = false;
     while let Some(word) = args.next()? {
@@ -53,7 +55,9 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     setup::kernel_target()?;
     let results: Vec<_> = checks(fast).into_iter().map(run).collect();
     term::say("\n== size");
-    size::report();
+    if let Err(error) = size::report() {
+        term::say(&error.to_string());
+    }
     term::say("\n== summary");
     for (name, passed, seconds) in &results {
         let word = if *passed {
@@ -161,14 +165,14 @@ fn checks(fast: bool) -> Vec<Check> {
         ),
         check("tests of boot/image", image_check("test", &[])),
         call("bench, one row explained", || {
-            bench::command(&["--explain", "call_one_busy"].map(String::from))
+            bench::command(&["--explain", "call_one_busy"].map(OsString::from))
         }),
         // Where debug assertions are checked.
         call("QEMU tests, dev", || {
-            test::command(&["--debug", "rendezvous::ten", "stress::short"].map(String::from))
+            test::command(&["--debug", "rendezvous::ten", "stress::short"].map(OsString::from))
         }),
         call("QEMU tests, 1 2 4 CPUs", || {
-            test::command(&["--smp", "1,2,4"].map(String::from))
+            test::command(&["--smp", "1,2,4"].map(OsString::from))
         }),
     ]);
     checks
@@ -233,6 +237,5 @@ fn image_check(subcommand: &str, args: &[&str]) -> Command {
 /// A command as a person would type it.
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words = words.map(|word| crate::machine::quoted(&word.to_string_lossy()));
-    words.collect::<Vec<_>>().join(" ")
+    words.map(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -5,7 +5,7 @@
 //! code, are not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::ffi::OsString;
 
 use serde_json::Value;
 
@@ -107,7 +107,7 @@ impl Share {
 /// # Errors
 /// For a wrong command line, when something is missing and cannot be installed, when a test
 /// fails, and when too few lines are run.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("coverage", words);
     let mut name_lines = false;
     let mut branches = false;
@@ -154,42 +154,47 @@ fn measured(branches: bool) -> Result<Vec<File>> {
                 .hint("the messages of cargo llvm-cov are above"),
         );
     }
-    let text = fs::read(&output).map_err(|e| Error::io(paths::shown(&output), &e))?;
-    let json: Value = serde_json::from_slice(&text).unwrap_or_default();
-    let root = paths::root();
-    let code = code_lines();
-    let read = |file: &Value| {
-        let path = root.join(file["filename"].as_str()?);
-        let name = path.strip_prefix(&root).ok()?.to_str()?.to_string();
-        let code = code.get(&name)?;
-        let branches = outcomes(&file["branches"], code);
-        let file = file_of(name, code, &segments(&file["segments"])?)?;
-        Some(File { branches, ..file })
+    let json = serde_json::from_slice(&paths::read(&output)?);
+    let json: Value =
+        json.map_err(|e| Error::environment(format!("{} is no JSON: {e}", paths::shown(&output))))?;
+    let root = format!("{}/", paths::text(&paths::root()));
+    let code = code_lines()?;
+    let wrong = |what: &str| {
+        let text = format!("{} {what}", paths::shown(&output));
+        Error::environment(text).hint("try another version of cargo-llvm-cov")
     };
-    let files = json["data"][0]["files"].as_array();
-    let files: Vec<File> = files.into_iter().flatten().filter_map(read).collect();
+    let mut files = Vec::new();
+    for file in json["data"][0]["files"].as_array().into_iter().flatten() {
+        let path = file["filename"].as_str().unwrap_or_default();
+        let name = path.strip_prefix(&root).unwrap_or(path);
+        let Some(code) = code.get(name) else { continue };
+        let segments = segments(&file["segments"])
+            .ok_or_else(|| wrong(&format!("has segments of {name} that are not understood")))?;
+        let branches = outcomes(&file["branches"], code);
+        let file = file_of(name.to_string(), code, &segments);
+        files.extend(file.map(|file| File { branches, ..file }));
+    }
     if files.is_empty() {
-        let text = format!("{} has nothing of kcore in it", paths::shown(&output));
-        return Err(Error::environment(text).hint("try another version of cargo-llvm-cov"));
+        return Err(wrong("has nothing of kcore in it"));
     }
     Ok(files)
 }
 
 /// The lines of each file of kcore that have code on them, unit tests left out.
-fn code_lines() -> BTreeMap<String, BTreeSet<usize>> {
+fn code_lines() -> Result<BTreeMap<String, BTreeSet<usize>>> {
     let root = paths::root();
     let mut lines = BTreeMap::new();
     let mut tests = Vec::new();
-    for path in rust_source::files(&root.join(KCORE)) {
+    for path in rust_source::files(&root.join(KCORE))? {
         let name = path.strip_prefix(&root).unwrap_or(&path);
         let name = name.display().to_string();
-        let words = rust_source::words(&fs::read_to_string(&path).unwrap_or_default());
+        let words = rust_source::words(&paths::read_text(&path)?);
         tests.extend(rust_source::test_files(&name, &words));
         let code = rust_source::without_tests(&words);
         lines.insert(name, code.iter().map(|word| word.line).collect());
     }
     lines.retain(|name, _| !tests.contains(name));
-    lines
+    Ok(lines)
 }
 
 /// LLVM's `[line, column, runs, is code, begins, is a gap]`, by their places.
@@ -356,7 +361,7 @@ mod tests {
     /// kcore's files are there, and those that hold nothing but tests are not.
     #[test]
     fn code_is_told_from_tests() {
-        let code = code_lines();
+        let code = code_lines().expect("the sources can be read");
         assert!(code["kernel/core/src/critical.rs"].len() > 50);
         assert!(code.contains_key("kernel/core/src/rendezvous/report.rs"));
         for tests in ["testing.rs", "tso.rs", "rendezvous/tests.rs"] {

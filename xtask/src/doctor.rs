@@ -2,12 +2,13 @@
 //! installs each thing that is missing.
 
 use crate::args::{Args, Word};
-use crate::cargo::{TARGET, tool};
+use crate::cargo::{TARGET, ask};
 use crate::error::{Error, Exit, Result};
 use crate::host::{self, Tool};
 use crate::machine::BootPath;
 use crate::qemu::{self, OLDEST, Qemu, TESTED};
-use crate::{firmware, gdb, image, setup, term};
+use crate::{firmware, gdb, image, paths, setup, term};
+use std::ffi::OsString;
 
 /// The help text of `cargo xtask doctor`.
 pub(crate) const HELP: &str = "\
@@ -51,7 +52,7 @@ struct Check {
 ///
 /// # Errors
 /// For a wrong command line, and when something required is missing in the end.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("doctor", words);
     let mut install = false;
     while let Some(word) = args.next()? {
@@ -81,22 +82,23 @@ fn checks() -> Vec<Check> {
     let rustup = |args: &[&'static str]| Remedy::Rustup(args.to_vec());
     let component = |name| rustup(&["component", "add", name]);
     let present = |has: bool, remedy| has.then(|| "installed".to_string()).ok_or(remedy);
-    let target = present(
-        setup::has_target(TARGET),
-        rustup(&["target", "add", TARGET]),
-    );
+    let target = match setup::has_target(TARGET) {
+        Ok(has) => present(has, rustup(&["target", "add", TARGET])),
+        Err(error) => Err(Remedy::Person(error.one_line())),
+    };
     let missing = image::missing_components(BootPath::Bios);
-    let part = |name| present(!missing.contains(&name), component(name));
-    let path = |path: std::path::PathBuf| path.display().to_string();
+    let part = |name| match &missing {
+        Ok(missing) => present(!missing.contains(&name), component(name)),
+        Err(error) => Err(Remedy::Person(error.one_line())),
+    };
+    let path = |path: std::path::PathBuf| paths::text(&path);
     let qemu = Qemu::find();
-    let ovmf = qemu
-        .as_ref()
-        .ok()
-        .and_then(Option::as_ref)
-        .and_then(|qemu| firmware::find(qemu).ok());
-    let ovmf = ovmf
-        .map(|(code, _)| path(code))
-        .ok_or(Remedy::Package(Tool::Ovmf));
+    let ovmf = firmware::find(qemu.as_ref().ok().and_then(Option::as_ref));
+    let ovmf = match ovmf {
+        Ok(Some((code, _))) => Ok(path(code)),
+        Ok(None) => Err(Remedy::Package(Tool::Ovmf)),
+        Err(error) => Err(Remedy::Person(error.one_line())),
+    };
     let gdb = gdb::find_gdb().map(path).ok_or(Remedy::Package(Tool::Gdb));
     let check = |name, need, found| Check { name, need, found };
     vec![
@@ -126,7 +128,7 @@ fn checks() -> Vec<Check> {
 }
 
 fn toolchain() -> std::result::Result<String, Remedy> {
-    runs("rustc").ok_or_else(|| match crate::paths::in_path("rustup") {
+    runs("rustc").ok_or_else(|| match paths::in_path("rustup") {
         Some(_) => Remedy::Rustup(vec!["toolchain", "install"]),
         None => Remedy::Person("install rustup: https://rustup.rs".to_string()),
     })
@@ -134,9 +136,8 @@ fn toolchain() -> std::result::Result<String, Remedy> {
 
 /// The version line of a program of the toolchain.
 fn runs(program: &str) -> Option<String> {
-    let output = tool(program).arg("--version").output().ok()?;
-    let version = String::from_utf8_lossy(&output.stdout).trim().to_string();
-    (output.status.success() && !version.is_empty()).then_some(version)
+    let version = ask(program, &["--version"]).ok()?;
+    Some(version.to_string_lossy().into_owned())
 }
 
 fn describe(qemu: Result<Option<Qemu>>) -> std::result::Result<String, Remedy> {
@@ -145,7 +146,7 @@ fn describe(qemu: Result<Option<Qemu>>) -> std::result::Result<String, Remedy> {
             let ((oldest, minor), (tested, tested_minor)) = (OLDEST, TESTED);
             Ok(format!(
                 "{} {} (needs {oldest}.{minor}, tested with {tested}.{tested_minor})",
-                qemu.program.display(),
+                paths::text(&qemu.program),
                 qemu.version
             ))
         }

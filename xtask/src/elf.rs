@@ -41,7 +41,7 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 /// # Errors
 /// When the file cannot be read or is no ELF.
 pub(crate) fn entry(path: &Path) -> Result<u64> {
-    let bytes = fs::read(path).map_err(|e| Error::io(paths::shown(path), &e))?;
+    let bytes = paths::read(path)?;
     let file = object::File::parse(&*bytes);
     file.map(|file| file.entry())
         .map_err(|e| Error::environment(format!("{}: no ELF file: {e}", paths::shown(path))))
@@ -81,7 +81,9 @@ fn pvh_entry(file: &File<'_>) -> std::result::Result<u64, String> {
         if header.sh_type.get(LittleEndian) != SHT_NOTE {
             continue;
         }
-        let Ok(data) = section.data() else { continue };
+        let data = section
+            .data()
+            .map_err(|e| format!("a section of notes cannot be read: {e}"))?;
         for (name, kind, desc) in Notes(data) {
             match (name, kind, desc.len()) {
                 (b"Xen\0", PHYS32_ENTRY, 4 | 8) => {

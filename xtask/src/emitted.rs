@@ -9,8 +9,8 @@
 //! No test can show a missing fence before an x2APIC command: QEMU's TCG orders all stores,
 //! and a PC loses the race too seldom. So each such command in the kernel is looked at.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
@@ -43,7 +43,7 @@ const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
 ///
 /// # Errors
 /// When the kernel does not build, a rule is broken, or the document shows something else.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("emitted", words);
     let mut write = false;
     while let Some(word) = args.next()? {
@@ -54,7 +54,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     }
     args.nothing_after()?;
     let elf = image::built(KBENCH, false)?;
-    let bytes = fs::read(&elf).map_err(|e| Error::io(paths::shown(&elf), &e))?;
+    let bytes = paths::read(&elf)?;
     let section = function(&bytes, "emitted_critical_section")?;
     let spinlock = function(&bytes, "emitted_spinlock")?;
     judge("a critical section", &section, section_rules(&section))?;
@@ -66,21 +66,17 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
 /// Judges every x2APIC command of the kernel.
 fn commands(elf: &[u8]) -> Result<()> {
     let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what}"));
-    let file = object::File::parse(elf).map_err(|_| wrong("no ELF file"))?;
+    let file = object::File::parse(elf).map_err(|e| wrong(&format!("no ELF file: {e}")))?;
     let functions = file.symbols().filter(|symbol| symbol.is_definition());
     let functions = functions.filter(|symbol| symbol.kind() == SymbolKind::Text);
     let mut count = 0;
     for symbol in functions {
-        let (start, size) = (symbol.address(), symbol.size());
-        let bytes = file
-            .sections()
-            .find_map(|section| section.data_range(start, size).ok().flatten());
-        let bytes = bytes.unwrap_or_default();
-        let code: Vec<_> = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE)
+        let name = symbol.name().unwrap_or("a function without a name");
+        let bytes = code_of(&file, &symbol).map_err(|e| wrong(&format!("{name}: {e}")))?;
+        let code: Vec<_> = Decoder::with_ip(64, bytes, symbol.address(), DecoderOptions::NONE)
             .iter()
             .collect();
         count += x2apic_rules(&code).map_err(|(at, broken)| {
-            let name = symbol.name().unwrap_or("a function without a name");
             let around = &code[at.saturating_sub(4)..code.len().min(at + 4)];
             Error::failed(format!(
                 "an x2APIC command in {name}: {broken}\n{}",
@@ -94,6 +90,21 @@ fn commands(elf: &[u8]) -> Result<()> {
     }
     term::say(&format!("x2APIC commands: {count}, each behind its fences"));
     Ok(())
+}
+
+/// The bytes of a function.
+fn code_of<'data>(
+    file: &object::File<'data>,
+    symbol: &object::Symbol<'data, '_>,
+) -> std::result::Result<&'data [u8], String> {
+    for section in file.sections() {
+        match section.data_range(symbol.address(), symbol.size()) {
+            Ok(None) => {}
+            Ok(Some(code)) => return Ok(code),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Err("its code is in no section".to_string())
 }
 
 /// Each WRMSR of the interrupt command register comes straight behind MFENCE and LFENCE,
@@ -137,16 +148,13 @@ fn x2apic_rules(code: &[Instruction]) -> std::result::Result<usize, (usize, &'st
 
 /// The instructions of the function that the symbol names.
 fn function(elf: &[u8], name: &str) -> Result<Vec<Instruction>> {
-    let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what} {name}"));
-    let file = object::File::parse(elf).map_err(|_| wrong("no ELF file with"))?;
+    let wrong = |what: String| Error::environment(format!("the benchmark's kernel: {what}"));
+    let file = object::File::parse(elf).map_err(|e| wrong(format!("no ELF file: {e}")))?;
     let symbol = file
         .symbol_by_name(name)
-        .ok_or_else(|| wrong("no symbol"))?;
-    let (start, size) = (symbol.address(), symbol.size());
-    let code = file
-        .sections()
-        .find_map(|section| section.data_range(start, size).ok().flatten())
-        .ok_or_else(|| wrong("no code for"))?;
+        .ok_or_else(|| wrong(format!("no symbol {name}")))?;
+    let code = code_of(&file, &symbol).map_err(|e| wrong(format!("{name}: {e}")))?;
+    let start = symbol.address();
     Ok(Decoder::with_ip(64, code, start, DecoderOptions::NONE)
         .iter()
         .collect())
@@ -264,7 +272,7 @@ fn listing(code: &[Instruction]) -> String {
 /// Compares the listing in the document, or writes it.
 fn document(listing: &str, write: bool) -> Result<()> {
     let path = paths::root().join(DOCUMENT);
-    let page = fs::read_to_string(&path).map_err(|e| Error::io(DOCUMENT, &e))?;
+    let page = paths::read_text(&path)?;
     let updated = replaced(&page, listing).ok_or_else(|| {
         Error::failed(format!("{DOCUMENT}: no listing between ```x86asm and ```"))
     })?;
@@ -277,7 +285,7 @@ fn document(listing: &str, write: bool) -> Result<()> {
         ))
         .hint("cargo xtask emitted --write"));
     }
-    fs::write(&path, updated).map_err(|e| Error::io(DOCUMENT, &e))
+    paths::write(&path, updated)
 }
 
 /// The page with `listing` between the fences.

@@ -1,7 +1,6 @@
 //! UEFI firmware for QEMU (OVMF): found where QEMU and the distributions put it.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -60,28 +59,25 @@ const PAIRS: [(&str, &str); 9] = [
 ];
 
 /// The firmware of this system: `OVMF_CODE=` (with `OVMF_VARS=`, or a file
-/// beside it), else QEMU's own, else a distribution's.
+/// beside it), else QEMU's own, else a distribution's. `None` if nothing is installed.
 ///
 /// # Errors
-/// When `OVMF_CODE=` names no file, or nothing is installed.
-pub(crate) fn find(qemu: &Qemu) -> Result<(PathBuf, PathBuf)> {
+/// When `OVMF_CODE=` names no file.
+pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
     if let Some(code) = env::var_os("OVMF_CODE").filter(|name| !name.is_empty()) {
         let code = PathBuf::from(code);
         let vars = env::var_os("OVMF_VARS").map_or_else(|| beside(&code), PathBuf::from);
-        return if code.is_file() && vars.is_file() {
-            Ok((code, vars))
-        } else {
-            let text = format!(
-                "OVMF_CODE={}: this file or {}",
-                code.display(),
-                vars.display()
-            );
-            Err(Error::environment(format!("{text} does not exist"))
-                .hint("set OVMF_CODE= and OVMF_VARS= to files, or unset both"))
-        };
+        for (name, file) in [("OVMF_CODE", &code), ("OVMF_VARS", &vars)] {
+            if !file.is_file() {
+                let text = format!("{name}={} is not a file", paths::text(file));
+                return Err(Error::environment(text)
+                    .hint("set OVMF_CODE= and OVMF_VARS= to files, or unset both"));
+            }
+        }
+        return Ok(Some((code, vars)));
     }
     // QEMU's x86_64 firmware is used with the variables of its 32-bit one.
-    let bundled = qemu.share_dirs().into_iter();
+    let bundled = qemu.map(Qemu::share_dirs).unwrap_or_default().into_iter();
     let bundled = bundled.map(|dir| {
         (
             dir.join("edk2-x86_64-code.fd"),
@@ -91,36 +87,32 @@ pub(crate) fn find(qemu: &Qemu) -> Result<(PathBuf, PathBuf)> {
     let known = PAIRS
         .iter()
         .map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
-    bundled
+    Ok(bundled
         .chain(known)
-        .find(|(code, vars)| code.is_file() && vars.is_file())
-        .ok_or_else(|| {
-            Error::environment("there is no UEFI firmware for QEMU (OVMF) on this system").hint(
-                format!(
-                    "{}\nor set OVMF_CODE= and OVMF_VARS=",
-                    host::install_line(&[Tool::Ovmf])
-                ),
-            )
-        })
+        .find(|(code, vars)| code.is_file() && vars.is_file()))
 }
 
 /// The variables that belong to a code image, by its name.
 fn beside(code: &Path) -> PathBuf {
-    let name = code.file_name().unwrap_or_default().to_string_lossy();
-    code.with_file_name(name.replace("CODE", "VARS").replace("code", "vars"))
+    let name = code.file_name().unwrap_or_default();
+    let name = paths::replaced(name, "CODE", "VARS");
+    code.with_file_name(paths::replaced(&name, "code", "vars"))
 }
 
 /// Firmware for one machine: the variables are copied into `dir`.
 ///
 /// # Errors
-/// As [`find`], and when the copy fails.
+/// As [`find`], when there is none, and when the copy fails.
 pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Firmware> {
-    let (code, source) = find(qemu)?;
+    let (code, source) = find(Some(qemu))?.ok_or_else(|| {
+        let line = host::install_line(&[Tool::Ovmf]);
+        Error::environment("there is no UEFI firmware for QEMU (OVMF) on this system")
+            .hint(format!("{line}\nor set OVMF_CODE= and OVMF_VARS="))
+    })?;
     let vars = dir.join("ovmf-vars.fd");
     paths::create_dir(dir)?;
     // Read and written, not copied: the source may be read-only.
-    let bytes = fs::read(&source).map_err(|e| Error::io(source.display(), &e))?;
-    paths::write(&vars, bytes)?;
+    paths::write(&vars, paths::read(&source)?)?;
     Ok(Firmware { code, vars })
 }
 

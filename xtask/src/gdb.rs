@@ -5,6 +5,7 @@
 //! place, so that the terminal is gdb's alone; a shell of its own process group
 //! ends QEMU when gdb is gone.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -42,14 +43,14 @@ struct Request {
     test: Option<String>,
     seed: u64,
     check: bool,
-    extra: Vec<String>,
+    extra: Vec<OsString>,
 }
 
 /// `cargo xtask gdb`.
 ///
 /// # Errors
 /// For a wrong command line, and when gdb, QEMU or the image is missing.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
     let gdb = find_gdb().ok_or_else(|| {
         Error::environment("gdb is missing").hint(host::install_line(&[Tool::Gdb]))
@@ -95,7 +96,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     command
         .args(machine.args())
         .arg("-serial")
-        .arg(format!("file:{}", console.display()));
+        .arg(paths::joined("file:", &console));
     command.args([
         "-serial",
         "null",
@@ -121,7 +122,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
 }
 
 /// Command line and QEMU's arguments for a test.
-fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<String>)> {
+fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsString>)> {
     let Some(test) = registry::read(elf)?
         .into_iter()
         .find(|test| test.name == name)
@@ -136,7 +137,7 @@ fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<Str
     ))
 }
 
-fn parse(words: &[String]) -> Result<Request> {
+fn parse(words: &[OsString]) -> Result<Request> {
     let mut args = Args::new("gdb", words);
     let mut options = Options::default();
     let (mut test, mut seed, mut check) = (None, 0, false);
@@ -178,11 +179,13 @@ fn free_port() -> Result<u16> {
 /// gdb's commands. The ELF's entry is where every boot path meets. The
 /// breakpoint is a hardware one: before the kernel's page tables are in place
 /// there is no memory at its addresses to write one into.
-fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> String {
-    let elf = elf.display();
-    let mut text = format!(
-        "\
-file \"{elf}\"
+fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
+    // Between quotes gdb takes a backslash for the beginning of an escape.
+    let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
+    let elf = paths::replaced(&elf, "\"", "\\\"");
+    let mut text = paths::joined("file \"", elf).into_encoded_bytes();
+    let rest = format!(
+        "\"
 set pagination off
 set confirm off
 set disassemble-next-line auto
@@ -210,10 +213,11 @@ Stop at a panic, before it is reported.
 end
 "
     );
-    text.push_str(if check {
-        "continue\nwhere 3\ncpus\nkill\n"
+    text.extend_from_slice(rest.as_bytes());
+    text.extend_from_slice(if check {
+        b"continue\nwhere 3\ncpus\nkill\n"
     } else {
-        "continue\n"
+        b"continue\n"
     });
     text
 }

@@ -52,7 +52,13 @@ fn start() -> Option<Mutex<ChildStdin>> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     own_group(&mut command);
-    command.spawn().ok()?.stdin.map(Mutex::new)
+    match command.spawn() {
+        Ok(guard) => guard.stdin.map(Mutex::new),
+        Err(error) => {
+            eprintln!("warning: QEMU may stay behind if this is killed: cannot start sh: {error}");
+            None
+        }
+    }
 }
 
 fn tell(verb: &str, pid: u32) {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -35,7 +36,7 @@ Write it to a USB stick with `dd`, or boot it: cargo xtask run --boot bios|uefi.
 /// # Errors
 /// When the toolchain lacks a component, or the image tool fails.
 pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Result<()> {
-    let missing = missing_components(path);
+    let missing = missing_components(path)?;
     if !missing.is_empty() {
         let text = format!(
             "a {} image needs the Rust components {}",
@@ -49,10 +50,11 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     let cmdline_file = out.with_extension("cmdline");
     paths::write(&cmdline_file, cmdline)?;
     let kernel = out.with_extension("elf");
-    let bytes = fs::read(elf).map_err(|e| Error::io(paths::shown(elf), &e))?;
+    let bytes = paths::read(elf)?;
     paths::write(&kernel, strip::stripped(&bytes).unwrap_or(bytes))?;
     let _ = fs::remove_file(out);
     let target = tool_target_dir();
+    cargo::into(&target)?;
     let built = target.join(format!("built-{}", path.name()));
     if !built.exists() {
         eprintln!(
@@ -83,10 +85,13 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     if output.status.success() && out.is_file() {
         return paths::write(&built, "");
     }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
+    let words = String::from_utf8_lossy(&output.stderr);
+    let cause = words.lines().find(|line| line.starts_with("error"));
+    let cause = cause.unwrap_or("the image tool failed");
     Err(Error::environment(format!(
-        "the {} image cannot be made:\n{words}",
-        path.name()
+        "the {} image cannot be made: {cause}\n{}",
+        path.name(),
+        words.trim()
     ))
     .hint("its first build fetches the loader's stages from crates.io: is there a network?"))
 }
@@ -102,18 +107,21 @@ fn tool_target_dir() -> PathBuf {
 
 /// The components that the loader's own build needs for this path and that the
 /// toolchain lacks, as rustup names them.
-pub(crate) fn missing_components(path: BootPath) -> Vec<&'static str> {
-    let rustlib = cargo::sysroot().join("lib/rustlib");
+///
+/// # Errors
+/// When the toolchain's folder is not known or cannot be read.
+pub(crate) fn missing_components(path: BootPath) -> Result<Vec<&'static str>> {
+    let rustlib = cargo::sysroot()?.join("lib/rustlib");
     let mut missing = Vec::new();
     if !rustlib.join("src/rust/library/core").is_dir() {
         missing.push("rust-src");
     }
     let objcopy = format!("bin/llvm-objcopy{}", env::consts::EXE_SUFFIX);
-    let mut hosts = fs::read_dir(&rustlib).into_iter().flatten().flatten();
-    if path == BootPath::Bios && !hosts.any(|host| host.path().join(&objcopy).exists()) {
+    let mut hosts = paths::entries(&rustlib)?.into_iter();
+    if path == BootPath::Bios && !hosts.any(|host| host.join(&objcopy).exists()) {
         missing.push("llvm-tools");
     }
-    missing
+    Ok(missing)
 }
 
 /// The images of one run of the tests: each distinct command line is made once.
@@ -149,17 +157,17 @@ impl Images {
 }
 
 /// The file that `run` and `image` put an image into.
-pub(crate) fn default_file(path: BootPath, name: &str) -> PathBuf {
-    paths::target_dir()
-        .join("images")
-        .join(format!("{name}-{}.img", path.name()))
+pub(crate) fn default_file(path: BootPath, name: &OsStr) -> PathBuf {
+    let mut name = name.to_os_string();
+    name.push(format!("-{}.img", path.name()));
+    paths::target_dir().join("images").join(name)
 }
 
 /// `cargo xtask image`.
 ///
 /// # Errors
 /// For a wrong command line, or when the image cannot be made.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("image", words);
     let mut options = Options::default();
     let mut out = None;
@@ -168,7 +176,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
             Word::Option(name) if name == "--bios" => options.boot = Some(BootPath::Bios),
             Word::Option(name) if name == "--uefi" => options.boot = Some(BootPath::Uefi),
             Word::Option(name) if name == "--out" || name == "-o" => {
-                out = Some(PathBuf::from(args.value()?));
+                out = Some(args.path()?);
             }
             Word::Option(name) if name == "--append" || name == "--debug" => {
                 options.take(&word, &mut args)?;
@@ -181,7 +189,10 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
         return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
     };
     let here = env::current_dir().unwrap_or_default();
-    let out = out.map_or_else(|| default_file(path, "tryst"), |out| here.join(out));
+    let out = out.map_or_else(
+        || default_file(path, "tryst".as_ref()),
+        |out| here.join(out),
+    );
     let elf = built(KERNEL, options.debug)?;
     make(path, &elf, &options.append, &out)?;
     term::say(&paths::shown(&out));

@@ -6,8 +6,9 @@
 //! the real paths: gdb opens them, and `source_path` shortens them.
 
 use std::env;
-use std::fs;
 use std::path::PathBuf;
+
+use serde_json::json;
 
 use crate::cargo::{KERNEL, TARGET, sysroot};
 use crate::error::{Error, Result};
@@ -15,14 +16,21 @@ use crate::{image, paths, strip};
 
 /// What cargo is told, so that rustc writes other names into panic messages. Joined to
 /// the flags of .cargo/config.toml.
-pub(crate) fn cargo_config() -> String {
-    let library = sysroot().join("lib/rustlib/src/rust");
-    let from_to = [(registry(), "registry"), (library, "/rustc")];
-    let remaps = from_to.map(|(from, to)| format!("'--remap-path-prefix={}={to}'", from.display()));
-    format!(
-        "target.{TARGET}.rustflags=[{},'--remap-path-scope=macro']",
-        remaps.join(",")
-    )
+///
+/// # Errors
+/// When rustc does not say where its library is.
+pub(crate) fn cargo_config() -> Result<String> {
+    let library = sysroot()?.join("lib/rustlib/src/rust");
+    let mut flags = Vec::new();
+    for (from, to) in [(registry(), "registry"), (library, "/rustc")] {
+        // rustc takes no other names: it could compile nothing there.
+        if let Some(from) = from.to_str() {
+            flags.push(format!("--remap-path-prefix={from}={to}"));
+        }
+    }
+    flags.push("--remap-path-scope=macro".to_string());
+    // JSON's arrays of strings are TOML's too.
+    Ok(format!("target.{TARGET}.rustflags={}", json!(flags)))
 }
 
 /// Where cargo keeps the sources of crates.
@@ -38,11 +46,10 @@ fn registry() -> PathBuf {
 /// When the kernel does not build, or holds one.
 pub(crate) fn check() -> Result<()> {
     let elf = image::built(KERNEL, false)?;
-    let bytes = fs::read(&elf).map_err(|e| Error::io(paths::shown(&elf), &e))?;
+    let bytes = paths::read(&elf)?;
     let loaded = strip::stripped(&bytes).unwrap_or(bytes);
-    let of_this_machine = [paths::root(), registry(), sysroot()];
-    for path in of_this_machine.map(|path| path.display().to_string()) {
-        if let Some(found) = holding(&loaded, &path) {
+    for path in [paths::root(), registry(), sysroot()?] {
+        if let Some(found) = holding(&loaded, path.as_os_str().as_encoded_bytes()) {
             return Err(Error::failed(format!(
                 "{} holds a path of this machine: {found}",
                 paths::shown(&elf)
@@ -53,10 +60,10 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// The first text in `bytes` that begins with `path`, up to its end or 200 bytes.
-fn holding(bytes: &[u8], path: &str) -> Option<String> {
+fn holding(bytes: &[u8], path: &[u8]) -> Option<String> {
     let at = bytes
         .windows(path.len().max(1))
-        .position(|window| window == path.as_bytes())?;
+        .position(|window| window == path)?;
     let text = bytes[at..].iter().take(200);
     let text = text.take_while(|byte| byte.is_ascii_graphic());
     Some(text.map(|&byte| char::from(byte)).collect())
@@ -70,9 +77,9 @@ mod tests {
     fn a_path_is_found_where_it_lies() {
         let bytes = b"\x7fELF\0/home/me/.cargo/registry/src/x-1.0/lib.rs\0/home/me";
         assert_eq!(
-            holding(bytes, "/home/me/.cargo/registry/src").as_deref(),
+            holding(bytes, b"/home/me/.cargo/registry/src").as_deref(),
             Some("/home/me/.cargo/registry/src/x-1.0/lib.rs")
         );
-        assert_eq!(holding(bytes, "/home/you"), None);
+        assert_eq!(holding(bytes, b"/home/you"), None);
     }
 }

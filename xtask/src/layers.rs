@@ -7,7 +7,7 @@
 //! `super`, `self` or `kcore`, unit tests left out.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsString;
 
 use crate::args::Args;
 use crate::error::{Error, Exit, Result};
@@ -248,7 +248,7 @@ const ATOMICS_HOMES: [&str; 3] = [
 ///
 /// # Errors
 /// When a rule is broken, after every breach has been printed.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("layers", words);
     if let Some(word) = args.next()? {
         return Err(args.unknown(&word));
@@ -276,8 +276,8 @@ fn check() -> Result<(usize, Vec<String>)> {
         .into_iter()
         .chain(MORE_SOURCES.map(|dir| (None, dir)))
     {
-        for file in rust_source::files(&root.join(dir)) {
-            let text = fs::read_to_string(&file).map_err(|e| Error::io(file.display(), &e))?;
+        for file in rust_source::files(&root.join(dir))? {
+            let text = paths::read_text(&file)?;
             let name = file
                 .strip_prefix(&root)
                 .unwrap_or(&file)

@@ -3,9 +3,11 @@
 //! What a person passes after `--` goes to QEMU as it is and takes the place
 //! of the same option here.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::firmware::Firmware;
+use crate::paths;
 
 /// The way into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,53 +62,53 @@ pub(crate) struct Machine {
     /// What it boots.
     pub(crate) medium: Medium,
     /// Arguments added as they are.
-    pub(crate) extra: Vec<String>,
+    pub(crate) extra: Vec<OsString>,
 }
 
 impl Machine {
     /// QEMU's arguments, without what connects the serial ports and the monitor.
-    pub(crate) fn args(&self) -> Vec<String> {
-        let mut args = Vec::new();
+    pub(crate) fn args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
         let mut default = |option: &str, value: String| {
             if !has_option(&self.extra, option) {
-                args.extend([option.to_string(), value]);
+                args.extend([option.into(), value.into()]);
             }
         };
         default("-cpu", "max".to_string());
         default("-accel", self.accel.clone());
         default("-smp", self.smp.to_string());
         default("-m", self.mem.to_string());
-        // QEMU adds up several of these: one that sets a property keeps the type.
-        args.extend(["-machine", "q35"].map(String::from));
-        args.extend(
-            [
-                "-display",
-                "none",
-                "-nodefaults",
-                "-no-user-config",
-                "-no-reboot",
-            ]
-            .map(String::from),
-        );
-        args.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"].map(String::from));
+        let fixed = [
+            // QEMU adds up several of these: one that sets a property keeps the type.
+            "-machine",
+            "q35",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+        ];
+        args.extend(fixed.map(OsString::from));
         match &self.medium {
             Medium::Kernel { elf, append } => {
-                args.extend(["-kernel".to_string(), elf.display().to_string()]);
+                args.extend(["-kernel".into(), elf.into()]);
                 if !append.is_empty() {
-                    args.extend(["-append".to_string(), append.clone()]);
+                    args.extend(["-append".into(), append.into()]);
                 }
             }
             Medium::Disk { image, firmware } => {
                 // The loaders look for a display.
-                args.extend(["-vga", "std"].map(String::from));
+                args.extend(["-vga", "std"].map(OsString::from));
                 if let Some(firmware) = firmware {
-                    args.extend(["-drive".to_string(), pflash(0, true, &firmware.code)]);
-                    args.extend(["-drive".to_string(), pflash(1, false, &firmware.vars)]);
+                    let code = "if=pflash,unit=0,format=raw,readonly=on,file=";
+                    args.extend(["-drive".into(), listed(code, &firmware.code)]);
+                    let vars = "if=pflash,unit=1,format=raw,file=";
+                    args.extend(["-drive".into(), listed(vars, &firmware.vars)]);
                 }
-                args.extend([
-                    "-drive".to_string(),
-                    format!("format=raw,snapshot=on,file={}", file(image)),
-                ]);
+                let disk = "format=raw,snapshot=on,file=";
+                args.extend(["-drive".into(), listed(disk, image)]);
             }
         }
         args.extend(self.extra.iter().cloned());
@@ -116,52 +118,48 @@ impl Machine {
     /// The command line that a person would type for the same machine, with
     /// the console on the terminal.
     pub(crate) fn command_line(&self, program: &Path) -> String {
-        let words = std::iter::once(program.display().to_string()).chain(self.args());
-        let words = words.chain(["-serial".to_string(), "stdio".to_string()]);
-        words
-            .map(|word| quoted(&word))
-            .collect::<Vec<_>>()
-            .join(" ")
+        let words = std::iter::once(program.into()).chain(self.args());
+        let words = words.chain(["-serial".into(), "stdio".into()]);
+        words.map(quoted).collect::<Vec<_>>().join(" ")
     }
 
     /// Whether the CPU is emulated, so that QEMU can log its exceptions.
     pub(crate) fn emulates(&self) -> bool {
-        let named = self
-            .extra
-            .iter()
-            .skip_while(|word| *word != "-accel")
-            .nth(1);
-        named.unwrap_or(&self.accel).starts_with("tcg")
-            && !self.extra.iter().any(|word| word == "-enable-kvm")
+        let mut words = self.extra.iter().skip_while(|word| *word != "-accel");
+        let named = words.nth(1).map(|name| name.to_string_lossy());
+        let named = named.as_deref().unwrap_or(&self.accel);
+        named.starts_with("tcg") && !self.extra.iter().any(|word| word == "-enable-kvm")
     }
 }
 
 /// Whether QEMU's arguments set this option.
-pub(crate) fn has_option(args: &[String], option: &str) -> bool {
+pub(crate) fn has_option(args: &[OsString], option: &str) -> bool {
     let long = format!("-{option}");
-    args.iter().any(|arg| arg == option || *arg == long)
+    args.iter().any(|arg| arg == option || *arg == *long)
 }
 
-fn pflash(unit: u32, readonly: bool, path: &Path) -> String {
-    let readonly = if readonly { ",readonly=on" } else { "" };
-    format!(
-        "if=pflash,unit={unit},format=raw{readonly},file={}",
-        file(path)
-    )
+/// A list of options that ends in the name of a file. There QEMU takes two commas for one.
+pub(crate) fn listed(before: &str, file: &Path) -> OsString {
+    paths::joined(before, paths::replaced(file.as_os_str(), ",", ",,"))
 }
 
-/// A file name as a value in QEMU's option lists, where a comma is doubled.
-fn file(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
-/// A word as a shell takes it.
-pub(crate) fn quoted(word: &str) -> String {
+/// A word as a shell takes it. One that is not UTF-8 is written in the form `$'..'`, which
+/// bash, zsh and ksh understand.
+pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+    let word = word.as_ref();
+    match word.to_str() {
+        Some(word) if !word.is_empty() && word.chars().all(plain) => word.to_string(),
+        Some(word) => format!("'{}'", word.replace('\'', r"'\''")),
+        None => {
+            let one = |&byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).to_string(),
+                other => format!("\\x{other:02x}"),
+            };
+            let text: String = word.as_encoded_bytes().iter().map(one).collect();
+            format!("$'{text}'")
+        }
     }
 }
 
@@ -188,7 +186,7 @@ mod tests {
                 elf: "k".into(),
                 append: "log=info seed=1".to_string(),
             },
-            extra: extra.iter().map(ToString::to_string).collect(),
+            extra: extra.iter().map(OsString::from).collect(),
         }
     }
 
@@ -211,6 +209,8 @@ mod tests {
             "{line}"
         );
         assert_eq!(quoted("it's"), r"'it'\''s'");
+        let name = paths::os_string(b"/t/it's \xff\\".to_vec());
+        assert_eq!(quoted(name), r"$'/t/it\'s \xff\\'");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! (what the end means); `symbols` names addresses, `crash` and `hang` find out
 //! what a dead guest cannot say.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 mod args;
@@ -76,15 +77,8 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
 2 usage, 3 something is missing on this machine, 4 the kernel hangs.";
 
 fn main() -> ExitCode {
-    let words: Option<Vec<String>> = std::env::args_os()
-        .skip(1)
-        .map(|word| word.into_string().ok())
-        .collect();
-    let result = match words {
-        Some(words) => command(&words),
-        None => Err(Error::usage("", "an argument is no UTF-8")),
-    };
-    match result {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match command(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_reported() {
@@ -96,7 +90,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command that the first word names.
-fn command(words: &[String]) -> Result<()> {
+fn command(words: &[OsString]) -> Result<()> {
     let Some((name, rest)) = words.split_first() else {
         term::say(HELP);
         return Ok(());
@@ -105,7 +99,7 @@ fn command(words: &[String]) -> Result<()> {
         .iter()
         .take_while(|word| *word != "--")
         .any(|w| w == "--help" || w == "-h");
-    match name.as_str() {
+    match &*name.to_string_lossy() {
         "run" if help => term::say(&run::help()),
         "test" if help => term::say(&test::help()),
         "bench" if help => term::say(bench::HELP),

@@ -7,6 +7,7 @@ use crate::args::{Args, Word};
 use crate::cargo::tool;
 use crate::error::{Error, Result};
 use crate::setup;
+use std::ffi::OsString;
 
 /// The help text of `cargo xtask miri`.
 pub(crate) const HELP: &str = "\
@@ -29,7 +30,7 @@ Exit codes: 0 ok, 1 something was found, 2 usage, 3 something is missing.";
 /// # Errors
 /// For a wrong command line, when the toolchain is missing and cannot be installed, and when
 /// Miri finds something.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("miri", words);
     let mut seeds = "0..4".to_string();
     let mut filters = Vec::new();

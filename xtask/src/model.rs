@@ -4,12 +4,13 @@
 
 use crate::cargo::cargo;
 use crate::error::{Error, Exit, Result};
+use std::ffi::OsString;
 
 /// `cargo xtask model`.
 ///
 /// # Errors
 /// When the explorer does not build, or says that something is not as it must be.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         return Err(Error::environment("the explorer needs Linux on x86_64")
             .hint("run it there, or in a container"));

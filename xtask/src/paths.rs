@@ -1,10 +1,12 @@
 //! Where things are: the workspace, its target folder, and how a path is shown.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::machine::quoted;
 
 /// The workspace's root folder. `cargo run` says where this package is; a
 /// binary started without cargo falls back to where it was built.
@@ -29,7 +31,74 @@ pub(crate) fn shown(path: &Path) -> String {
     let short = env::current_dir()
         .ok()
         .and_then(|cwd| path.strip_prefix(cwd).ok());
-    short.unwrap_or(path).display().to_string()
+    text(short.unwrap_or(path))
+}
+
+/// A path as text: as it is, or in a shell's quotes if it is not UTF-8. It is for a person;
+/// a program is given the path itself.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().map_or_else(|| quoted(path), String::from)
+}
+
+/// An argument that ends in the name of a file, such as `file:NAME`.
+pub(crate) fn joined(before: &str, file: impl AsRef<OsStr>) -> OsString {
+    let mut argument = OsString::from(before);
+    argument.push(file);
+    argument
+}
+
+/// A name with each `from` in it replaced by `to`. None of them need be UTF-8.
+pub(crate) fn replaced(name: &OsStr, from: &str, to: impl AsRef<OsStr>) -> OsString {
+    let (mut rest, mut all) = (name.as_encoded_bytes(), Vec::new());
+    let find = |rest: &[u8]| rest.windows(from.len()).position(|w| w == from.as_bytes());
+    while let Some(at) = find(rest) {
+        all.extend_from_slice(&rest[..at]);
+        all.extend_from_slice(to.as_ref().as_encoded_bytes());
+        rest = &rest[at + from.len()..];
+    }
+    all.extend_from_slice(rest);
+    os_string(all)
+}
+
+/// What a program printed, as a name for the operating system.
+#[cfg(unix)]
+pub(crate) fn os_string(bytes: Vec<u8>) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes)
+}
+
+/// What a program printed, as a name for the operating system, where names are Unicode.
+#[cfg(not(unix))]
+pub(crate) fn os_string(bytes: Vec<u8>) -> OsString {
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+/// What is in a folder, sorted.
+///
+/// # Errors
+/// What the file system says, with the folder's name.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut entries = read().map_err(|e| Error::io(format!("cannot read {}", shown(dir)), &e))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// What the file system says, with the file's name.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io(format!("cannot read {}", shown(path)), &e))
+}
+
+/// Reads a file of text.
+///
+/// # Errors
+/// As [`read`], and when it is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::io(format!("cannot read {}", shown(path)), &e))
 }
 
 /// Creates a folder and its parents.

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 use crate::host;
@@ -38,21 +38,27 @@ impl Qemu {
         let Some(program) = named.clone().or_else(installed) else {
             return Ok(None);
         };
-        let Some(version) = version(&program) else {
-            let source = if named.is_some() { " (from QEMU=)" } else { "" };
-            return Err(
-                Error::environment(format!("{}{source} is no QEMU", program.display()))
-                    .hint("set QEMU= to a qemu-system-x86_64, or unset it"),
-            );
-        };
-        if major_minor(&version) < OLDEST {
-            let text = format!("QEMU {version} ({}) is too old", program.display());
-            let (major, minor) = OLDEST;
-            return Err(Error::environment(text).hint(format!(
-                "install QEMU {major}.{minor} or newer, or name one by QEMU="
-            )));
+        let source = if named.is_some() { " (from QEMU=)" } else { "" };
+        let name = format!("{}{source}", paths::text(&program));
+        let version = version(&program).map_err(|why| {
+            Error::environment(format!("{name} is no QEMU: {why}"))
+                .hint("set QEMU= to a qemu-system-x86_64, or unset it")
+        })?;
+        let (major, minor) = OLDEST;
+        match major_minor(&version) {
+            Some(numbers) if numbers >= OLDEST => Ok(Some(Qemu { program, version })),
+            Some(_) => Err(
+                Error::environment(format!("QEMU {version} ({name}) is too old")).hint(format!(
+                    "install QEMU {major}.{minor} or newer, or name one by QEMU="
+                )),
+            ),
+            None => Err(Error::environment(format!(
+                "{name} calls itself version {version:?}, which is not understood"
+            ))
+            .hint(format!(
+                "name a QEMU of version {major}.{minor} or newer by QEMU="
+            ))),
         }
-        Ok(Some(Qemu { program, version }))
     }
 
     /// QEMU's own data folders, where its packages put the firmware.
@@ -82,20 +88,40 @@ fn installed() -> Option<PathBuf> {
     paths::in_path(PROGRAM).or_else(more)
 }
 
-/// The version that `--version` prints.
-fn version(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
+/// The version that `--version` prints, or why there is none. A wrapper may print lines of its
+/// own before it.
+fn version(program: &Path) -> std::result::Result<String, String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("it cannot be started: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let after = text.strip_prefix("QEMU emulator version ")?;
-    after
-        .split_whitespace()
-        .next()
-        .map(|version| version.trim_end_matches(',').to_string())
+    let found = text.split_once("QEMU emulator version ");
+    if let Some(version) = found.and_then(|(_, after)| after.split_whitespace().next()) {
+        return Ok(version.trim_end_matches(',').to_string());
+    }
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let said = match said.trim() {
+        "" => "nothing".to_string(),
+        said => format!("{:?}", said.lines().next().unwrap_or_default()),
+    };
+    Err(format!(
+        "`--version` ends with {} and says {said}",
+        output.status
+    ))
 }
 
-fn major_minor(version: &str) -> (u32, u32) {
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+/// The first two numbers of a version; `None` if it does not begin with them.
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next().unwrap_or("0");
+    let digits = minor
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(minor.len());
+    Some((major, minor[..digits].parse().ok()?))
 }
 
 /// Whether this process may use KVM.
@@ -124,8 +150,13 @@ mod tests {
 
     #[test]
     fn versions_compare_by_number() {
-        assert!(major_minor("10.0.2") > TESTED);
-        assert!(major_minor("4.1.50") < OLDEST);
-        assert_eq!(major_minor("7.2.22"), TESTED);
+        assert!(major_minor("10.0.2") > Some(TESTED));
+        assert!(major_minor("4.1.50") < Some(OLDEST));
+        assert_eq!(major_minor("7.2.22"), Some(TESTED));
+        assert_eq!(major_minor("9.0-rc1"), Some((9, 0)));
+        assert_eq!(major_minor("9"), Some((9, 0)));
+        for none in ["", "v10.0", "x", "9.x"] {
+            assert_eq!(major_minor(none), None, "{none}");
+        }
     }
 }

@@ -4,9 +4,9 @@
 //! path that is too long for a socket. It starts paused; [`Qmp::accept`]
 //! returns once events are enabled, so none is missed after [`Qmp::cont`].
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,22 @@ pub(crate) struct Qmp {
 
 impl Qmp {
     /// Takes the connection if QEMU has made it. `None` if it has not yet.
-    pub(crate) fn accept(listener: &TcpListener) -> Option<Qmp> {
-        let (stream, _) = listener.accept().ok()?;
-        stream.set_nonblocking(false).ok()?;
-        stream.set_nodelay(true).ok()?;
-        let reader = BufReader::new(stream.try_clone().ok()?);
+    ///
+    /// # Errors
+    /// When the connection fails, or QEMU does not answer on it.
+    pub(crate) fn accept(listener: &TcpListener) -> Result<Option<Qmp>, String> {
+        let connect = || {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(false)?;
+            stream.set_nodelay(true)?;
+            std::io::Result::Ok((stream.try_clone()?, stream))
+        };
+        let (reader, stream) = match connect() {
+            Ok(pair) => pair,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let reader = BufReader::new(reader);
         let (send, incoming) = channel();
         thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
@@ -48,12 +59,14 @@ impl Qmp {
             events: Vec::new(),
         };
         qmp.execute_within(HANDSHAKE, "qmp_capabilities", &json!({}))?;
-        Some(qmp)
+        Ok(Some(qmp))
     }
 
-    /// Runs a command and waits for its answer. `None` when QEMU refuses, is
-    /// gone or does not answer.
-    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Option<Value> {
+    /// Runs a command and waits for its answer.
+    ///
+    /// # Errors
+    /// When QEMU refuses, is gone or does not answer: in one line.
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
         self.execute_within(PATIENCE, command, arguments)
     }
 
@@ -62,34 +75,46 @@ impl Qmp {
         patience: Duration,
         command: &str,
         arguments: &Value,
-    ) -> Option<Value> {
+    ) -> Result<Value, String> {
+        let failed = |why: String| format!("QEMU's monitor: {command}: {why}");
         let message = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{message}").ok()?;
+        writeln!(self.stream, "{message}").map_err(|e| failed(e.to_string()))?;
         let end = Instant::now() + patience;
         loop {
-            let value = self
-                .incoming
-                .recv_timeout(end.saturating_duration_since(Instant::now()));
-            let mut value = value.ok()?;
+            let left = end.saturating_duration_since(Instant::now());
+            let mut value = self.incoming.recv_timeout(left).map_err(|e| {
+                failed(match e {
+                    RecvTimeoutError::Timeout => {
+                        format!("no answer within {} s", patience.as_secs())
+                    }
+                    RecvTimeoutError::Disconnected => "the connection has ended".to_string(),
+                })
+            })?;
             if value.get("event").is_some() {
                 self.events.push(value);
             } else if value.get("return").is_some() {
-                return Some(value["return"].take());
-            } else if value.get("error").is_some() {
-                return None;
+                return Ok(value["return"].take());
+            } else if let Some(error) = value.get("error") {
+                return Err(failed(format!("refused: {}", error["desc"])));
             }
         }
     }
 
     /// Runs a command of the human monitor and returns what it prints.
-    pub(crate) fn human(&mut self, line: &str) -> Option<String> {
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub(crate) fn human(&mut self, line: &str) -> Result<String, String> {
         let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
-        answer.as_str().map(String::from)
+        Ok(answer.as_str().unwrap_or_default().to_string())
     }
 
     /// Lets the guest run.
-    pub(crate) fn cont(&mut self) {
-        self.execute("cont", &json!({}));
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub(crate) fn cont(&mut self) -> Result<(), String> {
+        self.execute("cont", &json!({})).map(|_| ())
     }
 
     /// Why QEMU shut the guest down, such as `guest-reset`, once QEMU is gone.
@@ -128,6 +153,11 @@ mod tests {
         listener
     }
 
+    fn connected(listener: &TcpListener) -> Qmp {
+        let qmp = Qmp::accept(listener).expect("it answers");
+        qmp.expect("it has connected")
+    }
+
     #[test]
     fn events_between_answers_are_kept() {
         let listener = answering(&[
@@ -135,15 +165,25 @@ mod tests {
             "{\"event\": \"RESUME\"}\n{\"return\": \"RIP=0\"}\n\
              {\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-reset\"}}\n",
         ]);
-        let mut qmp = Qmp::accept(&listener).expect("it connects");
-        assert_eq!(qmp.human("info registers").as_deref(), Some("RIP=0"));
+        let mut qmp = connected(&listener);
+        assert_eq!(qmp.human("info registers").as_deref(), Ok("RIP=0"));
         assert_eq!(qmp.shutdown_reason().as_deref(), Some("guest-reset"));
     }
 
     #[test]
-    fn a_refusal_is_no_answer() {
-        let listener = answering(&["{\"return\": {}}\n", "{\"error\": {\"class\": \"x\"}}\n"]);
-        let mut qmp = Qmp::accept(&listener).expect("it connects");
-        assert_eq!(qmp.execute("nonsense", &json!({})), None);
+    fn a_refusal_and_a_lost_connection_say_why() {
+        let listener = answering(&[
+            "{\"return\": {}}\n",
+            "{\"error\": {\"class\": \"x\", \"desc\": \"no such command\"}}\n",
+        ]);
+        let mut qmp = connected(&listener);
+        let refusal = "QEMU's monitor: nonsense: refused: \"no such command\"";
+        assert_eq!(
+            qmp.execute("nonsense", &json!({})),
+            Err(refusal.to_string())
+        );
+        // Either the write or the wait finds it out.
+        let lost = qmp.cont().expect_err("nobody is there");
+        assert!(lost.starts_with("QEMU's monitor: cont: "), "{lost}");
     }
 }

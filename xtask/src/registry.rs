@@ -4,7 +4,7 @@
 //! `NAME|KEY=VALUE|KEY=VALUE...`, lines end with a newline, NUL bytes between
 //! them are padding.
 
-use std::fs;
+use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(crate) struct Test {
     /// Whether it runs only where it is named in full.
     pub(crate) long: bool,
     /// More arguments for QEMU.
-    pub(crate) qemu: Vec<String>,
+    pub(crate) qemu: Vec<OsString>,
     /// More words for the kernel's command line.
     pub(crate) append: String,
     /// The way it is booted.
@@ -78,12 +78,14 @@ impl Test {
 /// does not understand.
 pub(crate) fn read(elf: &Path) -> Result<Vec<Test>> {
     let wrong = |text: String| Error::environment(format!("{}: {text}", paths::shown(elf)));
-    let bytes = fs::read(elf).map_err(|e| Error::io(paths::shown(elf), &e))?;
+    let bytes = paths::read(elf)?;
     let file = object::File::parse(&*bytes).map_err(|e| wrong(format!("no ELF file: {e}")))?;
     let section = file.section_by_name(".ktest_meta");
-    let data = section
-        .and_then(|section| section.data().ok())
-        .unwrap_or(&[]);
+    let data = match section.map(|section| section.data()) {
+        None => &[],
+        Some(Ok(data)) => data,
+        Some(Err(e)) => return Err(wrong(format!("section .ktest_meta cannot be read: {e}"))),
+    };
     let text = String::from_utf8_lossy(data);
     let mut tests = parse(&text).map_err(wrong)?;
     if tests.is_empty() {
@@ -148,9 +150,10 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "smp" => test.smp = counts(value)?,
         "patience" => test.patience = Some(Duration::from_secs(value.parse().ok()?)),
         "qemu" => {
-            let root = paths::root().display().to_string();
-            let words = value.split_whitespace();
-            test.qemu = words.map(|word| word.replace("{root}", &root)).collect();
+            let root = paths::root();
+            let words = value.split_whitespace().map(OsStr::new);
+            let words = words.map(|word| paths::replaced(word, "{root}", &root));
+            test.qemu = words.collect();
         }
         "tier" if value == "long" => test.long = true,
         "append" => test.append = value.to_string(),
@@ -201,8 +204,10 @@ mod tests {
         assert_eq!(tests[0].smp, 2..=8);
         assert_eq!(tests[0].console, ["4 CPUs", "ids"]);
         assert_eq!(tests[1].name, "mem::low");
-        let file = format!("{}/a", paths::root().display());
-        assert_eq!(tests[1].qemu, ["-m", "64", "-initrd", &file]);
+        let file = paths::root().join("a");
+        let words = ["-m", "64", "-initrd"].map(OsString::from);
+        assert_eq!(tests[1].qemu[..3], words);
+        assert_eq!(tests[1].qemu[3], file);
         assert_eq!(tests[1].append, "log=info xxx");
         assert_eq!(tests[1].expect, Expect::Pass);
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask run` and `cargo xtask runner`: boot a kernel and watch it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ Usage: cargo xtask runner ELF [OPTIONS OF run] [-- QEMU ARGS]";
 /// # Errors
 /// For a wrong command line, when something cannot be set up or built, and
 /// when the kernel does not end well.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let (options, args) = parse("run", words)?;
     let smp = options.one_smp(&args)?;
     let qemu = setup::qemu()?;
@@ -55,7 +56,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// As [`command`].
-pub(crate) fn runner(words: &[String]) -> Result<()> {
+pub(crate) fn runner(words: &[OsString]) -> Result<()> {
     let Some((elf, words)) = words.split_first() else {
         return Err(Error::usage("runner", "the ELF file is missing"));
     };
@@ -66,7 +67,7 @@ pub(crate) fn runner(words: &[String]) -> Result<()> {
     boot(&setup::qemu()?, &elf, &options, smp, &args.after)
 }
 
-fn parse(command: &'static str, words: &[String]) -> Result<(Options, Args)> {
+fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
     let mut args = Args::new(command, words);
     let mut options = Options::default();
     while let Some(word) = args.next()? {
@@ -83,7 +84,7 @@ fn parse(command: &'static str, words: &[String]) -> Result<(Options, Args)> {
     Ok((options, args))
 }
 
-fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[String]) -> Result<()> {
+fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[OsString]) -> Result<()> {
     let dir = paths::target_dir().join("run");
     let machine = Machine {
         smp,
@@ -139,10 +140,8 @@ fn medium(qemu: &Qemu, elf: &Path, options: &Options, dir: &Path) -> Result<Medi
         BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
         _ => None,
     };
-    let name = elf
-        .file_name()
-        .map_or("kernel".into(), |name| name.to_string_lossy());
-    let image: PathBuf = image::default_file(path, &name);
+    let name = elf.file_name().unwrap_or("kernel".as_ref());
+    let image: PathBuf = image::default_file(path, name);
     image::make(path, elf, &append, &image)?;
     Ok(Medium::Disk { image, firmware })
 }

@@ -4,8 +4,10 @@
 //! Comments and the contents of strings are gone; what stands under
 //! `#[cfg(test)] mod` can be cut out.
 
-use std::fs;
 use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::paths;
 
 /// A word of the source: a name, `::`, or one other character.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,18 +28,20 @@ pub(crate) struct Path {
 }
 
 /// The Rust files below a folder, sorted.
-pub(crate) fn files(dir: &std::path::Path) -> Vec<PathBuf> {
+///
+/// # Errors
+/// When a folder cannot be read.
+pub(crate) fn files(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() && entry.file_name() != "target" {
-            found.extend(files(&path));
+    for path in paths::entries(dir)? {
+        if path.is_dir() && !path.ends_with("target") {
+            found.extend(files(&path)?);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// The words of a source.

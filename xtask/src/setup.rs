@@ -3,9 +3,10 @@
 //! The toolchain's parts come by rustup, QEMU by the system's package manager
 //! (`host`). What cannot be set up is an error that names the command.
 
+use std::path::Path;
 use std::process::Stdio;
 
-use crate::cargo::{TARGET, tool};
+use crate::cargo::{TARGET, ask, tool};
 use crate::error::{Error, Result};
 use crate::host::{self, Tool};
 use crate::image;
@@ -20,7 +21,7 @@ const LLVM_COV: &str = "0.9.1";
 /// # Errors
 /// When the target's library is missing and rustup is missing too, or fails.
 pub(crate) fn target(target: &str) -> Result<()> {
-    if has_target(target) {
+    if has_target(target)? {
         return Ok(());
     }
     eprintln!("the Rust target {target} is missing; installing it by: rustup target add {target}");
@@ -36,14 +37,12 @@ pub(crate) fn kernel_target() -> Result<()> {
 }
 
 /// Whether the toolchain has the libraries of this target.
-pub(crate) fn has_target(target: &str) -> bool {
-    let query = tool("rustc")
-        .args(["--print", "target-libdir", "--target", target])
-        .output();
-    query.is_ok_and(|output| {
-        let dir = String::from_utf8_lossy(&output.stdout).trim().to_string();
-        output.status.success() && std::path::Path::new(&dir).is_dir()
-    })
+///
+/// # Errors
+/// When rustc does not say.
+pub(crate) fn has_target(target: &str) -> Result<bool> {
+    let dir = ask("rustc", &["--print", "target-libdir", "--target", target])?;
+    Ok(Path::new(&dir).is_dir())
 }
 
 /// Runs rustup in the workspace, where rust-toolchain.toml names the toolchain.
@@ -61,11 +60,9 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
         .args(args)
         .stdin(Stdio::null())
         .status()
-        .map_err(|_| {
-            Error::environment(format!(
-                "{program} is missing: the Rust toolchain is installed by rustup"
-            ))
-            .hint(format!(
+        .map_err(|e| {
+            let error = Error::io(format!("cannot start {program}"), &e);
+            error.hint(format!(
                 "install rustup (https://rustup.rs), then run: {line}"
             ))
         })?;
@@ -83,7 +80,7 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
 /// # Errors
 /// When something is missing and cannot be installed.
 pub(crate) fn llvm_cov() -> Result<()> {
-    if image::missing_components(BootPath::Bios).contains(&"llvm-tools") {
+    if image::missing_components(BootPath::Bios)?.contains(&"llvm-tools") {
         eprintln!("llvm-tools is missing; installing it by: rustup component add llvm-tools");
         rustup(&["component", "add", "llvm-tools"])?;
     }

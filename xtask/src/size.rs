@@ -1,7 +1,7 @@
 //! How large the tree is: lines by part, long files, long functions. A report
 //! for the eye; nothing fails by it.
 
-use std::fs;
+use std::ffi::OsString;
 
 use crate::args::Args;
 use crate::error::Result;
@@ -45,20 +45,22 @@ struct File {
 /// `cargo xtask size`.
 ///
 /// # Errors
-/// For a wrong command line.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+/// For a wrong command line, and when a source cannot be read.
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let mut args = Args::new("size", words);
     if let Some(word) = args.next()? {
         return Err(args.unknown(&word));
     }
     args.nothing_after()?;
-    report();
-    Ok(())
+    report()
 }
 
 /// Prints the report.
-pub(crate) fn report() {
-    let files = measured();
+///
+/// # Errors
+/// When a source cannot be read.
+pub(crate) fn report() -> Result<()> {
+    let files = measured()?;
     term::say("part           files  lines   code  median file");
     for (part, _) in PARTS {
         let of_part = files
@@ -89,26 +91,26 @@ pub(crate) fn report() {
             ));
         }
     }
+    Ok(())
 }
 
 /// All files of all parts. One that holds unit tests only, as the file above it says, has no
 /// code.
-fn measured() -> Vec<File> {
+fn measured() -> Result<Vec<File>> {
     let root = paths::root();
     let mut files = Vec::new();
     let mut tests = Vec::new();
-    for path in PARTS
-        .iter()
-        .flat_map(|(_, dir)| rust_source::files(&root.join(dir)))
-    {
+    let dirs = PARTS.iter().map(|(_, dir)| root.join(dir));
+    let sources: Vec<_> = dirs
+        .map(|dir| rust_source::files(&dir))
+        .collect::<Result<_>>()?;
+    for path in sources.iter().flatten() {
         let name = path
             .strip_prefix(&root)
-            .unwrap_or(&path)
+            .unwrap_or(path)
             .display()
             .to_string();
-        let Ok(text) = fs::read_to_string(&path) else {
-            continue;
-        };
+        let text = paths::read_text(path)?;
         let words = rust_source::words(&text);
         tests.extend(rust_source::test_files(&name, &words));
         files.push(measure(name, &text, &words));
@@ -118,7 +120,7 @@ fn measured() -> Vec<File> {
     for file in files.iter_mut().filter(|file| tests.contains(&file.name)) {
         file.code = 0;
     }
-    files
+    Ok(files)
 }
 
 /// The part that a file belongs to.

@@ -36,7 +36,8 @@ impl Symbols {
     pub(crate) fn new(elf: &Path) -> Self {
         Symbols {
             elf: elf.to_path_buf(),
-            root: paths::root().display().to_string(),
+            // As addr2line has what is not UTF-8.
+            root: paths::root().to_string_lossy().into_owned(),
             state: Mutex::new(State::Untouched),
         }
     }
@@ -53,7 +54,11 @@ impl Symbols {
         if matches!(*state, State::Untouched) {
             *state = match Loader::new(&self.elf) {
                 Ok(loader) => State::Loaded(Box::new(loader)),
-                Err(_) => State::Missing,
+                Err(error) => {
+                    let elf = paths::shown(&self.elf);
+                    eprintln!("warning: addresses have no names: {elf}: {error}");
+                    State::Missing
+                }
             };
         }
         match &*state {

@@ -7,8 +7,9 @@
 //! restoring. `guard` kills it if this process ends first.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::net::TcpListener;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,8 @@ use crate::term;
 
 /// How much of QEMU's own words is kept, in bytes.
 const TAIL: usize = 256 * 1024;
+/// How long a QEMU that ends may take for it once its monitor is gone.
+const GONE: Duration = Duration::from_secs(5);
 /// How long QEMU may take to open its monitor.
 const START: Duration = Duration::from_secs(30);
 
@@ -45,7 +48,7 @@ pub(crate) struct Vm {
     child: Child,
     progress: Arc<AtomicU64>,
     results: PathBuf,
-    console: Option<JoinHandle<String>>,
+    console: Option<JoinHandle<(String, std::io::Result<()>)>>,
     errors: Option<JoinHandle<()>>,
     tail: Arc<Mutex<Vec<u8>>>,
     /// The monitor; `None` if QEMU ended before it was there.
@@ -76,7 +79,7 @@ impl Vm {
 
         let mut command = Command::new(&qemu.program);
         command.args(machine.args()).args(["-serial", "stdio"]);
-        command.args(["-serial", &format!("file:{}", results.display())]);
+        command.arg("-serial").arg(paths::joined("file:", &results));
         command.args(["-qmp", &format!("tcp:127.0.0.1:{port}"), "-S"]);
         command
             .stdin(Stdio::null())
@@ -84,7 +87,7 @@ impl Vm {
             .stderr(Stdio::piped());
         guard::prepare(&mut command);
         let mut child = command.spawn().map_err(|e| {
-            Error::io(format!("cannot start {}", qemu.program.display()), &e)
+            Error::io(format!("cannot start {}", paths::text(&qemu.program)), &e)
                 .hint("see what `cargo xtask doctor` says about QEMU")
         })?;
         guard::add(&child);
@@ -110,10 +113,27 @@ impl Vm {
         };
         vm.connect(&listener)?;
         let stopped_by_user = machine.extra.iter().any(|word| word == "-S");
-        if let Some(qmp) = vm.qmp.as_mut().filter(|_| !stopped_by_user) {
-            qmp.cont();
+        if let Some(qmp) = vm.qmp.as_mut().filter(|_| !stopped_by_user)
+            && let Err(why) = qmp.cont()
+        {
+            vm.lost(why)?;
         }
         Ok(vm)
+    }
+
+    /// The monitor has failed: an error, unless it is because QEMU has ended.
+    fn lost(&mut self, why: String) -> Result<()> {
+        let end = Instant::now() + GONE;
+        while self.ended()?.is_none() {
+            if Instant::now() > end {
+                self.kill();
+                return Err(Error::environment(why).hint(
+                    "run the command it was started with by hand; name another QEMU by QEMU=",
+                ));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     fn connect(&mut self, listener: &TcpListener) -> Result<()> {
@@ -125,9 +145,10 @@ impl Vm {
                     "run the command it was started with by hand; name another QEMU by QEMU=",
                 ));
             }
-            self.qmp = Qmp::accept(listener);
-            if self.qmp.is_none() {
-                thread::sleep(Duration::from_millis(1));
+            match Qmp::accept(listener) {
+                Ok(None) => thread::sleep(Duration::from_millis(1)),
+                Ok(qmp) => self.qmp = qmp,
+                Err(why) => return self.lost(why),
             }
         }
         Ok(())
@@ -175,13 +196,18 @@ impl Vm {
 
     /// Everything the guest said, once QEMU has ended: its console, symbolised,
     /// and its results port.
-    pub(crate) fn finish(mut self) -> (String, String) {
-        let console = self.console.take().and_then(|thread| thread.join().ok());
-        let results = fs::read(&self.results).unwrap_or_default();
-        (
-            console.unwrap_or_default(),
-            String::from_utf8_lossy(&results).into_owned(),
-        )
+    ///
+    /// # Errors
+    /// When a log could not be written or read.
+    pub(crate) fn finish(mut self) -> Result<(String, String)> {
+        let mut console = String::new();
+        if let Some(thread) = self.console.take() {
+            let (all, written) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            written.map_err(|e| Error::io("cannot read the console or write its log", &e))?;
+            console = all;
+        }
+        let results = paths::read(&self.results)?;
+        Ok((console, String::from_utf8_lossy(&results).into_owned()))
     }
 
     /// Waits until QEMU's own words are complete, once it has ended.
@@ -206,38 +232,49 @@ fn listen() -> std::io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Reads the console to its end; returns it symbolised, as it stands in the log.
+/// Reads the console to its end; returns it symbolised, as it stands in the log, and the first
+/// error on the way.
 fn read_console(
     mut pipe: impl Read,
-    log: File,
+    log: impl Write,
     progress: &AtomicU64,
     symbols: &Symbols,
     echo: &Echo,
-) -> String {
+) -> (String, std::io::Result<()>) {
     let mut log = BufWriter::new(log);
     let mut all = String::new();
+    let mut written = Ok(());
     let mut put = |line: &str| {
         let text = symbolised(line, symbols);
-        let _ = writeln!(log, "{text}");
+        // A log that someone follows, or that outlives us, is complete.
+        let write = writeln!(log, "{text}").and_then(|()| log.flush());
+        if written.is_ok() {
+            written = write;
+        }
         if let Echo::Prefixed(prefix) = echo {
             text.lines()
                 .for_each(|line| term::say(&format!("{prefix}{line}")));
         }
         all.push_str(&text);
         all.push('\n');
-        // A log that someone follows, or that outlives us, is complete.
-        let _ = log.flush();
     };
     let mut lines = Lines::default();
     let mut buffer = [0; 8192];
-    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-        progress.fetch_add(count as u64, Ordering::Relaxed);
-        lines.push(&buffer[..count], &mut put);
-    }
+    let read = loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(count) => {
+                progress.fetch_add(count as u64, Ordering::Relaxed);
+                lines.push(&buffer[..count], &mut put);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => break Err(error),
+        }
+    };
     if let Some(rest) = lines.finish() {
         put(&rest);
     }
-    all
+    (all, read.and(written))
 }
 
 fn read_errors(mut pipe: impl Read, tail: &Mutex<Vec<u8>>) {
@@ -264,5 +301,25 @@ mod tests {
         read_errors(&words[..], &tail);
         let tail = tail.into_inner().expect("no one panicked");
         assert!(tail.len() <= 2 * TAIL && tail.ends_with(b"Triple fault\n"));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_says_why_and_loses_nothing_else() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let symbols = Symbols::new(Path::new("/nonexistent"));
+        let progress = AtomicU64::new(0);
+        let text = &b"one\ntwo"[..];
+        let (all, written) = read_console(text, Full, &progress, &symbols, &Echo::Off);
+        assert_eq!(all, "one\ntwo\n");
+        let error = written.expect_err("the log is full");
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
     }
 }

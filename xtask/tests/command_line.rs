@@ -1,7 +1,11 @@
 //! `xtask` as a person meets it: what it says to a wrong command line or a wrong file, with
-//! which exit code, and that it says what to do next. Nothing here needs QEMU.
+//! which exit code, and that it says what to do next. Nothing here needs QEMU: where there is one,
+//! it is a script.
 
-use std::process::Command;
+use std::process::{Command, Output};
+
+#[cfg(unix)]
+mod fake;
 
 /// The exit code, and all that was printed.
 fn xtask(words: &[&str]) -> (Option<i32>, String) {
@@ -9,6 +13,10 @@ fn xtask(words: &[&str]) -> (Option<i32>, String) {
         .args(words)
         .output()
         .expect("it runs");
+    told(output)
+}
+
+fn told(output: Output) -> (Option<i32>, String) {
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into())
 }
@@ -137,4 +145,105 @@ fn every_command_has_its_help() {
             "{text}"
         );
     }
+}
+
+/// A file's name is bytes. (macOS takes UTF-8 only.)
+#[cfg(target_os = "linux")]
+#[test]
+fn qemu_is_told_names_that_are_not_utf8_as_they_are() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+    let fake = fake::Fake::new("names");
+    fake.qemu("start; exit 33");
+    let kernel = fake.kernel(OsStr::from_bytes(b"k\xff,"), "");
+    let target = fake.dir.join(OsStr::from_bytes(b"t\xfe, 'x"));
+    let initrd = OsString::from_vec(b"\xfd".to_vec());
+    let words = ["runner".as_ref(), kernel.as_os_str(), "--".as_ref()];
+    let words = [&words[..], &["-initrd".as_ref(), &initrd]].concat();
+    let output = fake.xtask(&words).env("CARGO_TARGET_DIR", &target).output();
+    let (code, text) = told(output.expect("it runs"));
+    assert_eq!(code, Some(0), "{text}");
+
+    let args = fake.qemu_args();
+    let after = |option: &str| {
+        let at = args.iter().rposition(|arg| arg == option.as_bytes());
+        &args[at.expect("it is there") + 1]
+    };
+    assert_eq!(after("-initrd"), b"\xfd");
+    let results = [b"file:", target.as_os_str().as_bytes(), b"/run/results.log"];
+    assert_eq!(*after("-serial"), results.concat());
+    // What is shown can be pasted into a shell, with the same name.
+    let told = text.split_once("-kernel ").expect("the command is shown").1;
+    let told = told.split_once(" -initrd").expect("it goes on").0;
+    let printed = Command::new("bash")
+        .args(["-c", &format!("printf %s {told}")])
+        .output();
+    assert_eq!(*after("-kernel"), printed.expect("bash runs").stdout);
+}
+
+/// rustc cannot be told such a name, and neither cargo nor rustc says it in plain words.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_build_into_a_folder_that_is_not_utf8_says_so() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let fake = fake::Fake::new("build");
+    fake.qemu("exit 1");
+    for words in [&["run"][..], &["test", "--list"], &["image", "--bios"]] {
+        let target = fake.dir.join(OsStr::from_bytes(b"t\xff"));
+        let output = fake.xtask(words).env("CARGO_TARGET_DIR", target).output();
+        let (code, text) = told(output.expect("it runs"));
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains("t\\xff': that is not UTF-8"), "{text}");
+        assert!(text.contains("next: name another target folder"), "{text}");
+    }
+}
+
+/// A wrapper may say something of its own first; what is no QEMU is told with its words.
+#[cfg(unix)]
+#[test]
+fn a_program_that_is_no_qemu_is_told_with_its_words() {
+    let fake = fake::Fake::new("no_qemu");
+    let kernel = fake.kernel("kernel", "");
+    let run = |script: &str| {
+        let qemu = fake.program("wrapper", script);
+        let output = fake
+            .xtask(&["runner".as_ref(), kernel.as_os_str()])
+            .env("QEMU", qemu)
+            .output();
+        told(output.expect("it runs"))
+    };
+    fake.qemu("start; exit 33");
+    let (code, text) =
+        run("echo loading firmware; echo and more >&2; exec ${0%/*}/qemu-system-x86_64 \"$@\"");
+    assert_eq!(code, Some(0), "{text}");
+    for (script, said) in [
+        (
+            "echo 'qemu: no licence' >&2; exit 7",
+            "exit status: 7 and says \"qemu: no licence\"",
+        ),
+        ("exit 0", "exit status: 0 and says nothing"),
+        (
+            "echo GNU bash, version 5.2",
+            "says \"GNU bash, version 5.2\"",
+        ),
+        (
+            "echo QEMU emulator version new",
+            "version \"new\", which is not understood",
+        ),
+        ("echo QEMU emulator version 4.1.0", "QEMU 4.1.0"),
+    ] {
+        let (code, text) = run(script);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains(said) && text.contains("\n  next: "), "{text}");
+    }
+    let qemu = fake.dir.join("nothing");
+    let output = fake
+        .xtask(&["runner".as_ref(), kernel.as_os_str()])
+        .env("QEMU", qemu)
+        .output();
+    let (_, text) = told(output.expect("it runs"));
+    assert!(text.contains("cannot be started: No such file"), "{text}");
 }

@@ -111,9 +111,9 @@ fn write(request: &Request) -> Result<(), String> {
 /// The contents of the ramdisk: the text of `cmdline` as it is, or one newline if it is empty.
 fn ramdisk(cmdline: &Path) -> Result<Vec<u8>, String> {
     let text = read(cmdline, "the kernel's command line")?;
-    if std::str::from_utf8(&text).is_err() {
+    if let Err(error) = std::str::from_utf8(&text) {
         return Err(format!(
-            "{}: the kernel's command line must be UTF-8",
+            "{}: the kernel's command line must be UTF-8: {error}",
             cmdline.display()
         ));
     }

@@ -15,8 +15,8 @@ mod plugin;
 mod rows;
 mod trace;
 
-use std::fs;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -84,8 +84,8 @@ struct Wanted {
     mode: Mode,
     /// The row to explain.
     explain: Option<String>,
-    json: Option<String>,
-    extra: Vec<String>,
+    json: Option<PathBuf>,
+    extra: Vec<OsString>,
 }
 
 /// What is measured.
@@ -145,11 +145,11 @@ const CALIBRATION: &str = "calibration";
 /// # Errors
 /// For a wrong command line, when something cannot be set up or built, and when the
 /// image does not end well.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let wanted = parse(words)?;
     let qemu = setup::qemu()?;
     let elf = image::built(KBENCH, false)?;
-    let bytes = fs::read(&elf).map_err(|e| Error::io(paths::shown(&elf), &e))?;
+    let bytes = paths::read(&elf)?;
     let dir = paths::target_dir().join("bench");
     paths::create_dir(&dir)?;
     let record = dir.join("trace");
@@ -211,14 +211,14 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
         term::say(&format!("{} {line}", term::yellow("left out:")));
     }
     match &wanted.json {
-        Some(file) => paths::write(file.as_ref(), document(&rows, &wanted)),
+        Some(file) => paths::write(file, document(&rows, &wanted)),
         None => Ok(()),
     }
 }
 
 /// Says why the plugin cannot be used, and goes on with no arguments for it, unless nothing
 /// else was asked for.
-fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<String>> {
+fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<OsString>> {
     if wanted.explain.is_some() {
         return Err(Error::environment(why)
             .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
@@ -236,13 +236,13 @@ fn boot(
     qemu: &Qemu,
     elf: &Path,
     symbols: &Arc<Symbols>,
-    plugin: &[String],
+    plugin: &[OsString],
 ) -> Result<Ended> {
     let counting = match wanted.mode {
         Mode::Instructions => &COUNTING[..],
         Mode::Time => &[],
     };
-    let mut extra: Vec<String> = counting.iter().copied().map(String::from).collect();
+    let mut extra: Vec<OsString> = counting.iter().map(OsString::from).collect();
     extra.extend(plugin.iter().chain(&wanted.extra).cloned());
     let append = match (&wanted.filter, wanted.mode) {
         (None, _) => String::new(),
@@ -274,13 +274,13 @@ fn boot(
 
 /// What the plugin recorded into `file`, row by row.
 fn samples(file: &Path, elf: &[u8], symbols: &Symbols) -> Result<Vec<Option<trace::Sample>>> {
-    let record = fs::read(file).map_err(|e| Error::io(paths::shown(file), &e))?;
+    let record = paths::read(file)?;
     let code = trace::Code::new(elf, symbols);
-    let mut code = code.ok_or_else(|| Error::environment("the bench image has no trap_stubs"))?;
+    let mut code = code.map_err(|e| Error::environment(format!("the bench image: {e}")))?;
     Ok(trace::read(&record, &mut code))
 }
 
-fn parse(words: &[String]) -> Result<Wanted> {
+fn parse(words: &[OsString]) -> Result<Wanted> {
     let mut args = Args::new("bench", words);
     let mut wanted = Wanted {
         filter: None,
@@ -298,7 +298,7 @@ fn parse(words: &[String]) -> Result<Wanted> {
             }
             Word::Option(name) if name == "--time" => wanted.mode = Mode::Time,
             Word::Option(name) if name == "--explain" => wanted.explain = Some(args.value()?),
-            Word::Option(name) if name == "--json" => wanted.json = Some(args.value()?),
+            Word::Option(name) if name == "--json" => wanted.json = Some(args.path()?),
             Word::Value(names) if wanted.filter.is_none() && !names.starts_with('-') => {
                 wanted.filter = Some(names.clone());
             }
@@ -336,20 +336,34 @@ fn parse(words: &[String]) -> Result<Wanted> {
 /// instructions.
 fn read(log: &str, mode: Mode) -> Result<(Vec<Measured>, Vec<String>)> {
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
-    let (mut clock, mut end) = (0_u64, None);
+    let (mut clock, mut end) = (0_u64, None::<usize>);
+    let wrong = |what: &str| {
+        Error::failed(format!("the bench image's results: {what}"))
+            .hint("see results.log and console.log in the folder `bench` of the target folder")
+    };
     for line in log.lines().map(str::trim_end) {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let torn = || wrong(&format!("the line {line:?} is not understood"));
         match verb {
-            "clock" => clock = rest.parse().unwrap_or(0),
-            "row" => rows.extend(row(rest)),
+            "clock" => clock = rest.parse().map_err(|_| torn())?,
+            "row" => rows.push(row(rest).ok_or_else(torn)?),
             "skip" => skipped.push(rest.to_string()),
-            "end" => end = rest.strip_prefix("rows=").and_then(|n| n.parse().ok()),
+            "end" => {
+                let count = rest.strip_prefix("rows=").and_then(|n| n.parse().ok());
+                end = Some(count.ok_or_else(torn)?);
+            }
             _ => {}
         }
     }
-    if end != Some(rows.len()) {
-        return Err(Error::failed("the bench image's results are not complete")
-            .hint("see results.log and console.log in the folder `bench` of the target folder"));
+    let count = rows.len();
+    match end {
+        None => return Err(wrong("the last line is missing")),
+        Some(said) if said != count => {
+            return Err(wrong(&format!(
+                "{count} rows, and the last line says {said}"
+            )));
+        }
+        Some(_) => {}
     }
     if mode == Mode::Time {
         if clock == 0 {
@@ -547,18 +561,34 @@ mod tests {
 
     #[test]
     fn a_torn_log_or_another_clock_is_an_error() {
-        for wrong in [
-            LOG.replace("end rows=2", ""),
-            LOG.replace("rows=2", "rows=1"),
-            LOG.replace("1000006000", "2400000000"),
+        for (wrong, why) in [
+            (LOG.replace("end rows=2", ""), "the last line is missing"),
+            (
+                LOG.replace("rows=2", "rows=1"),
+                "2 rows, and the last line says 1",
+            ),
+            (
+                LOG.replace("rows=2", "rows=two"),
+                "\"end rows=two\" is not understood",
+            ),
+            (LOG.replace("700.00", "7e"), "\"row call_all_busy 7e 690"),
+            (
+                LOG.replace("1000006000", "fast"),
+                "\"clock fast\" is not understood",
+            ),
+            (
+                LOG.replace("1000006000", "2400000000"),
+                "clock has 2400000000 Hz",
+            ),
         ] {
-            assert!(read(&wrong, Mode::Instructions).is_err(), "{wrong}");
+            let error = read(&wrong, Mode::Instructions).expect_err(&wrong);
+            assert!(error.to_string().contains(why), "{error}");
         }
     }
 
     #[test]
     fn a_filter_that_fits_nothing_is_a_usage_error() {
-        let words = |text: &str| -> Vec<String> { text.split(' ').map(String::from).collect() };
+        let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
         for wrong in [
             "nonesuch",
             "--explain nonesuch",

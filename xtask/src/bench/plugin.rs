@@ -1,12 +1,14 @@
 //! QEMU's plugin that records the benchmark (`bench/plugin`): how it is built and handed over.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use object::{Object, ObjectSymbol};
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, into};
 use crate::error::{Error, Result};
+use crate::machine::listed;
 use crate::paths;
 use crate::qemu::Qemu;
 
@@ -35,6 +37,7 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
     if new {
         command.args(["--features", "api-2"]);
     }
+    into(&dir)?;
     command.arg("--target-dir").arg(&dir).stdin(Stdio::null());
     let output = command
         .output()
@@ -56,16 +59,15 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the image has not the functions that the plugin watches.
-pub(super) fn arguments(plugin: &Path, elf: &[u8], out: &Path) -> Result<[String; 2]> {
+pub(super) fn arguments(plugin: &Path, elf: &[u8], out: &Path) -> Result<[OsString; 2]> {
     let wrong = |what: String| Error::environment(format!("the bench image: {what}"));
     let file = object::File::parse(elf).map_err(|error| wrong(error.to_string()))?;
-    let comma = |path: &Path| path.display().to_string().replace(',', ",,");
-    let mut value = comma(plugin);
+    let mut value = listed("", plugin);
     for (key, name) in MARKERS {
         let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
         let symbol = symbol.ok_or_else(|| wrong(format!("it has no function {name}")))?;
-        value += &format!(",{key}={:#x}", symbol.address());
+        value.push(format!(",{key}={:#x}", symbol.address()));
     }
-    value += &format!(",skip={SKIP},keep={KEEP},out={}", comma(out));
-    Ok(["-plugin".to_string(), value])
+    value.push(listed(&format!(",skip={SKIP},keep={KEEP},out="), out));
+    Ok(["-plugin".into(), value])
 }

@@ -74,14 +74,17 @@ pub(super) struct Code<'a> {
 }
 
 impl<'a> Code<'a> {
-    /// The code of this ELF file; `None` if it is none, or no kernel's.
-    pub(super) fn new(elf: &'a [u8], symbols: &'a Symbols) -> Option<Self> {
-        let elf = object::File::parse(elf).ok()?;
+    /// The code of this ELF file.
+    ///
+    /// # Errors
+    /// When it is none, or no kernel's.
+    pub(super) fn new(elf: &'a [u8], symbols: &'a Symbols) -> Result<Self, String> {
+        let elf = object::File::parse(elf).map_err(|e| format!("no ELF file: {e}"))?;
         let stubs = elf
             .symbols()
-            .find(|symbol| symbol.name() == Ok("trap_stubs"))?
-            .address();
-        Some(Code {
+            .find(|symbol| symbol.name() == Ok("trap_stubs"));
+        let stubs = stubs.ok_or("it has no trap_stubs")?.address();
+        Ok(Code {
             elf,
             symbols,
             stubs,

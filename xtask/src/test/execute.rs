@@ -1,5 +1,6 @@
 //! Makes the boots, several at a time, and hands over each as it ends.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,7 +38,7 @@ pub(super) struct Bench {
     /// The options of the command line.
     pub(super) options: Options,
     /// More arguments for every QEMU.
-    pub(super) extra: Vec<String>,
+    pub(super) extra: Vec<OsString>,
     /// Whether the consoles are shown while they run.
     pub(super) nocapture: bool,
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Done;
 use super::judge::Outcome;
+use crate::paths;
 
 /// The document. Seeds are text, because many readers of JSON have no 64-bit integers.
 pub(super) fn document(done: &[Done], seed: u64, seconds: f64) -> String {
@@ -36,7 +37,7 @@ fn boot(done: &Done) -> Value {
         "message": message,
         "place": place,
         "seconds": rounded(done.seconds),
-        "logs": job.dir.display().to_string(),
+        "logs": paths::text(&job.dir),
     })
 }
 

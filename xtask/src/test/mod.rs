@@ -12,6 +12,7 @@ mod junit;
 mod plan;
 mod report;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -73,7 +74,7 @@ struct Request {
     terse: bool,
     junit: Option<PathBuf>,
     json: Option<PathBuf>,
-    extra: Vec<String>,
+    extra: Vec<OsString>,
 }
 
 /// One boot and how it went.
@@ -89,7 +90,7 @@ struct Done {
 /// # Errors
 /// For a wrong command line, when something cannot be set up or built, and
 /// when a test fails.
-pub(crate) fn command(words: &[String]) -> Result<()> {
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
     let elf = image::built(KTEST, request.options.debug)?;
     let all = registry::read(&elf)?;
@@ -155,7 +156,7 @@ pub(crate) fn command(words: &[String]) -> Result<()> {
     }
 }
 
-fn parse(words: &[String]) -> Result<Request> {
+fn parse(words: &[OsString]) -> Result<Request> {
     let mut args = Args::new("test", words);
     let mut request = Request {
         options: Options::default(),
@@ -193,8 +194,8 @@ fn parse(words: &[String]) -> Result<Request> {
                 let form = |text: &str| ["terse", "pretty"].iter().position(|form| *form == text);
                 request.terse = args.parsed("terse or pretty", form)? == 0;
             }
-            "--junit" => request.junit = Some(args.value()?.into()),
-            "--json" => request.json = Some(args.value()?.into()),
+            "--junit" => request.junit = Some(args.path()?),
+            "--json" => request.json = Some(args.path()?),
             _ if request.options.take(&word, &mut args)? => {}
             _ => return Err(args.unknown(&word)),
         }
@@ -257,7 +258,7 @@ fn replay_options(request: &Request) -> String {
     }
     if !request.extra.is_empty() {
         words.push("--".to_string());
-        words.extend(request.extra.iter().map(|word| quoted(word)));
+        words.extend(request.extra.iter().map(quoted));
     }
     words.into_iter().map(|word| format!(" {word}")).collect()
 }

@@ -1,5 +1,6 @@
 //! The boots that a run of the tests consists of.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub(super) fn plan(
     tests: &[Arc<Test>],
     named: &[String],
     options: &Options,
-    extra: &[String],
+    extra: &[OsString],
     base: u64,
     repeat: u32,
     dir: &Path,
@@ -89,7 +90,7 @@ pub(super) fn plan(
     jobs
 }
 
-fn cpu_counts(test: &Test, asked: &[u32], extra: &[String]) -> Vec<u32> {
+fn cpu_counts(test: &Test, asked: &[u32], extra: &[OsString]) -> Vec<u32> {
     let own = [extra, &test.qemu].into_iter().find_map(smp_argument);
     match own {
         Some(own) => vec![own],
@@ -100,15 +101,16 @@ fn cpu_counts(test: &Test, asked: &[u32], extra: &[String]) -> Vec<u32> {
 }
 
 /// The number of CPUs that `-smp` in QEMU's arguments asks for.
-fn smp_argument(args: impl AsRef<[String]>) -> Option<u32> {
+fn smp_argument(args: impl AsRef<[OsString]>) -> Option<u32> {
     let args = args.as_ref();
     if !has_option(args, "-smp") {
         return None;
     }
     let value = args
         .iter()
-        .skip_while(|arg| !arg.ends_with("-smp"))
-        .nth(1)?;
+        .skip_while(|arg| *arg != "-smp" && *arg != "--smp")
+        .nth(1)?
+        .to_str()?;
     let first = value.split(',').next()?;
     first.strip_prefix("cpus=").unwrap_or(first).parse().ok()
 }
@@ -139,7 +141,7 @@ mod tests {
             patience: None,
             long: false,
             smp: 2..=8,
-            qemu: qemu.iter().map(ToString::to_string).collect(),
+            qemu: qemu.iter().map(OsString::from).collect(),
             append: String::new(),
             boot,
             attributes: Vec::new(),
