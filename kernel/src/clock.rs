@@ -1,9 +1,11 @@
 //! Time: what the time-stamp counter says, in nanoseconds, and the local timers.
 //!
 //! Both are measured once, on the boot CPU, against the HPET or the PIT
-//! ([`calibrate`]). The time-stamp counters of all CPUs are taken to agree.
+//! ([`calibrate`]; [`kcore::calibrate`] tells how). The time-stamp counters of all CPUs are
+//! taken to agree.
 
-use kcore::clock::{Scale, frequency};
+use kcore::calibrate::{Look, Measured, Still};
+use kcore::clock::Scale;
 use kcore::shim::{Ordering, spin_loop};
 use raw_cpuid::CpuId;
 
@@ -11,10 +13,6 @@ use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
 use crate::globals;
 use crate::pcpu::{self, Pcpu};
-
-/// How long the clocks are compared, in nanoseconds: long enough to see a
-/// reference's ticks, short enough not to be noticed in a boot.
-const WINDOW: u64 = 2_000_000;
 
 /// How long a thread runs, in nanoseconds, before one of the same priority gets its turn.
 const SLICE: u64 = 8_000_000;
@@ -46,68 +44,38 @@ impl core::fmt::Display for ClockError {
     }
 }
 
-/// The three counters at one moment, and how many cycles it took to read them.
-#[derive(Clone, Copy)]
-struct Sample {
-    tsc: u64,
-    reference: u64,
-    timer: u32,
-    width: u64,
-}
-
-/// Reads the counters some times and keeps the time that took least: a host that takes
-/// the virtual CPU away between two of them must not look like a fast clock.
-fn sample(reference: &Reference) -> Sample {
-    let once = || {
-        let before = cpu::tsc();
-        let (count, timer) = (reference.count(), apic::timer_count());
-        let width = cpu::tsc().wrapping_sub(before);
-        Sample {
-            tsc: before + width / 2,
-            reference: count,
-            timer,
-            width,
-        }
-    };
-    let mut best = once();
-    for _ in 0..8 {
-        let next = once();
-        if next.width < best.width {
-            best = next;
-        }
-    }
-    best
-}
-
-/// How often the clocks are compared before the best result is taken as it is.
-const TRIES: usize = 8;
-
-/// Measures the time-stamp counter and the local timer against `reference`.
-/// Once, on the boot CPU, with its local APIC on and interrupts off.
+/// Measures the time-stamp counter and the local timer against `reference`. Interrupts off,
+/// with the local APIC on; the timer is stopped at the end.
 ///
-/// A host that takes the virtual CPU away at both ends of the window may spoil every
-/// sample there: a window whose ends are not known to a hundredth of it is measured again.
+/// # Errors
+/// [`ClockError`].
+pub fn measure(reference: &Reference) -> Result<Measured, ClockError> {
+    apic::timer_mode(apic::TimerMode::OneShot);
+    let restart = || apic::timer_start(u32::MAX);
+    let measured = reference
+        .counter()
+        .measure(restart, || look(reference))
+        .map_err(|still| match still {
+            Still::Reference => ClockError::StandsStill(reference.name()),
+            Still::Tsc => ClockError::StandsStill("time-stamp counter"),
+        });
+    apic::timer_stop();
+    measured
+}
+
+/// Measures the clocks against `reference`, for good. If the CPU stands still too often for
+/// that, says so and takes the best of what is found. Once, on the boot CPU, as [`measure`].
 ///
 /// # Errors
 /// [`ClockError`].
 pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
-    let mut best = compare(reference)?;
-    for _ in 1..TRIES {
-        if best.uncertainty * 100 <= best.tsc {
-            break;
-        }
-        let next = compare(reference)?;
-        if next.uncertainty < best.uncertainty {
-            best = next;
-        }
+    let measured = measure(reference)?;
+    let scale = |hz, what| Scale::new(hz).ok_or(ClockError::StandsStill(what));
+    let tsc = scale(measured.tsc, "time-stamp counter")?;
+    let scale = scale(measured.timer.unwrap_or(0), "local APIC timer")?;
+    if let Some(doubt) = measured.doubt {
+        log::warn!(target: "kernel::clock", "by the {}: {doubt}; taking the least", reference.name());
     }
-    let scale = |ticks: u64, what| {
-        frequency(ticks, best.elapsed, reference.hz())
-            .and_then(Scale::new)
-            .ok_or(ClockError::StandsStill(what))
-    };
-    let tsc = scale(best.tsc, "time-stamp counter")?;
-    let scale = scale(best.timer, "local APIC timer")?;
     let has_deadline = CpuId::new()
         .get_feature_info()
         .is_some_and(|info| info.has_tsc_deadline());
@@ -124,37 +92,17 @@ pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
     Ok(())
 }
 
-/// What the counters counted in one window, each in its own ticks.
-struct Compared {
-    elapsed: u64,
-    tsc: u64,
-    timer: u64,
-    /// How many cycles the two ends of the window took.
-    uncertainty: u64,
-}
-
-/// Lets the counters run for one window of `reference`.
-fn compare(reference: &Reference) -> Result<Compared, ClockError> {
-    apic::timer_mode(apic::TimerMode::OneShot);
-    apic::timer_start(u32::MAX);
-    let window = WINDOW * reference.hz() / 1_000_000_000;
-    let start = sample(reference);
-    let mut end = start;
-    while reference.elapsed(start.reference, end.reference) < window {
-        spin_loop();
-        end = sample(reference);
-        // A reference that stopped: a window never takes this many cycles.
-        if end.tsc.wrapping_sub(start.tsc) > 1 << 32 {
-            return Err(ClockError::StandsStill(reference.name()));
-        }
+/// Reads the counters.
+fn look(reference: &Reference) -> Look {
+    #[cfg(feature = "ktest")]
+    crate::ktest::bugs::stand_still(reference);
+    spin_loop();
+    Look {
+        before: cpu::tsc_in_order(),
+        reference: reference.count(),
+        left: apic::timer_count(),
+        after: cpu::tsc_in_order(),
     }
-    apic::timer_stop();
-    Ok(Compared {
-        elapsed: reference.elapsed(start.reference, end.reference),
-        tsc: end.tsc.wrapping_sub(start.tsc),
-        timer: (start.timer - end.timer).into(),
-        uncertainty: start.width + end.width,
-    })
 }
 
 /// Remembers when the kernel was entered.

@@ -40,6 +40,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::action"),
     (1, "kcore::call"),
     (1, "kcore::clock"),
+    (1, "kcore::calibrate"),
     (1, "kcore::cmdline"),
     (1, "kcore::critical"),
     (1, "kcore::epoch"),

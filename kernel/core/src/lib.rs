@@ -25,6 +25,7 @@
 //! - [`epoch`]: memory that is freed when the last reader has gone;
 //! - [`ipi`]: what other CPUs ask of one, and whether it must be interrupted;
 //! - [`clock`]: from counter ticks to nanoseconds;
+//! - [`calibrate`]: how fast a counter is, by another one;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
 //! - [`acpi`]: the firmware's tables, from the root pointer down;
 //! - [`madt`]: the CPUs and interrupt controllers the firmware describes;
@@ -39,6 +40,7 @@
 
 pub mod acpi;
 pub mod action;
+pub mod calibrate;
 pub mod call;
 pub mod clock;
 pub mod cmdline;

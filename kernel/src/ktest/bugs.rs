@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use kcore::intr::NmiContext;
-use kcore::shim::{AtomicBool, Ordering, spin_loop};
+use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 
 use super::step;
+use crate::arch::timer::Reference;
 use crate::arch::{ap, apic, vector};
 use crate::{clock, globals};
 
@@ -30,6 +31,8 @@ pub enum Bug {
     AcpiMadtIoApicAddress,
     AcpiMadtNmiLint0,
     AcpiHpetAddress,
+    CalibrationStalls,
+    CalibrationCreeps,
     FirmwareInterrupts,
     SmpLateCpu,
     SmpStuckCpu,
@@ -145,6 +148,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::AcpiHpetAddress,
         "acpi-hpet-address",
         "the HPET's table says that it is where memory is",
+    ),
+    (
+        Bug::CalibrationStalls,
+        "calibration-stalls",
+        "while clocks are measured the CPU stands still 60 ms after each 1.5 ms",
+    ),
+    (
+        Bug::CalibrationCreeps,
+        "calibration-creeps",
+        "while clocks are measured the CPU stands still 60 ms between any two looks",
     ),
     (
         Bug::TestThenZero,
@@ -385,6 +398,42 @@ pub fn before_coming(forget: fn()) -> fn() {
     }
     step::reads_ahead();
     if early { || () } else { forget }
+}
+
+/// The CPU is about to look at `reference` and the counters that are measured against it:
+/// what a host does that takes a virtual CPU away, and gives it back later than the PIT takes
+/// to wrap around.
+pub fn stand_still(reference: &Reference) {
+    /// How long the CPU runs, and how long it stands still, in microseconds.
+    const RUNS: u64 = 1_500;
+    const STANDS: u64 = 60_000;
+    // Relaxed, both: the boot CPU only. The count at the last call, and the ticks since the
+    // CPU last stood still.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    static RAN: AtomicU64 = AtomicU64::new(0);
+    let counter = reference.counter();
+    let ticks = |microseconds| microseconds * counter.hz / 1_000_000;
+    let runs = match (
+        active(Bug::CalibrationStalls),
+        active(Bug::CalibrationCreeps),
+    ) {
+        (false, false) => return,
+        (_, true) => 0,
+        (true, _) => ticks(RUNS),
+    };
+    let mut last = reference.count();
+    let ran = RAN.load(Ordering::Relaxed) + counter.elapsed(LAST.load(Ordering::Relaxed), last);
+    RAN.store(ran, Ordering::Relaxed);
+    if ran >= runs {
+        let mut stood = 0;
+        while stood < ticks(STANDS) {
+            let now = reference.count();
+            stood += counter.elapsed(last, now);
+            last = now;
+        }
+        RAN.store(0, Ordering::Relaxed);
+    }
+    LAST.store(last, Ordering::Relaxed);
 }
 
 /// The APIC id of the CPU that comes late.

@@ -3,6 +3,7 @@
 //! The HPET where ACPI has one, else channel 2 of the PIT. Both only count here;
 //! neither interrupts. ([`pit_start_ticks`] is for the test of the I/O APIC.)
 
+use kcore::calibrate::Counter;
 use x86_64::instructions::port::Port;
 
 /// The PIT's frequency, in hertz.
@@ -11,16 +12,14 @@ pub const PIT_HZ: u64 = 1_193_182;
 /// A counter of known frequency.
 #[derive(Debug)]
 pub enum Reference {
-    /// The HPET's main counter: its register page, and its frequency in hertz.
+    /// The HPET's main counter.
     Hpet {
         /// Where the registers are mapped, as a device.
         registers: u64,
-        /// Ticks a second.
-        hz: u64,
-        /// Whether the counter has 64 bits rather than 32.
-        wide: bool,
+        /// Its frequency, and its 32 or 64 bits.
+        counter: Counter,
     },
-    /// Channel 2 of the PIT, counting down from 65535 once: good for 54 ms.
+    /// Channel 2 of the PIT, counting down, and from 0 to 65535.
     Pit,
 }
 
@@ -44,12 +43,12 @@ impl Reference {
         let value = unsafe { configuration.read_volatile() };
         // SAFETY: bit 0 lets the counter run; the others stay.
         unsafe { configuration.write_volatile(value | 1) };
-        let hz = 1_000_000_000_000_000 / femtoseconds;
-        let hpet = Self::Hpet {
-            registers,
-            hz,
-            wide: capabilities & 1 << 13 != 0,
+        let wide = capabilities & 1 << 13 != 0;
+        let counter = Counter {
+            hz: 1_000_000_000_000_000 / femtoseconds,
+            bits: if wide { 64 } else { 32 },
         };
+        let hpet = Self::Hpet { registers, counter };
         let start = hpet.count();
         (0..100_000).any(|_| hpet.count() != start).then_some(hpet)
     }
@@ -59,7 +58,7 @@ impl Reference {
     pub fn pit() -> Self {
         let steps: [(u16, u8); 4] = [
             (0x61, 0x01), // gate of channel 2 on, speaker off
-            (0x43, 0xb0), // channel 2, both bytes, mode 0: count down once
+            (0x43, 0xb0), // channel 2, both bytes, mode 0: one edge, and it counts on
             (0x42, 0xff),
             (0x42, 0xff),
         ];
@@ -71,12 +70,15 @@ impl Reference {
         Self::Pit
     }
 
-    /// Ticks a second.
+    /// How fast it counts, and when it comes round.
     #[must_use]
-    pub fn hz(&self) -> u64 {
+    pub fn counter(&self) -> Counter {
         match self {
-            Self::Hpet { hz, .. } => *hz,
-            Self::Pit => PIT_HZ,
+            Self::Hpet { counter, .. } => *counter,
+            Self::Pit => Counter {
+                hz: PIT_HZ,
+                bits: 16,
+            },
         }
     }
 
@@ -98,17 +100,6 @@ impl Reference {
                 unsafe { ((registers + 0xf0) as *const u64).read_volatile() }
             }
             Self::Pit => 0xffff - u64::from(pit_count(2)),
-        }
-    }
-
-    /// The ticks from `earlier` to `later`, over the counter's wrap-around.
-    #[must_use]
-    pub fn elapsed(&self, earlier: u64, later: u64) -> u64 {
-        let difference = later.wrapping_sub(earlier);
-        match self {
-            Self::Hpet { wide: true, .. } => difference,
-            Self::Hpet { wide: false, .. } => difference & 0xffff_ffff,
-            Self::Pit => difference & 0xffff,
         }
     }
 }
