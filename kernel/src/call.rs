@@ -157,6 +157,7 @@ impl Token {
         let action = unsafe { self.action.as_ref() };
         let result = Err(RendezvousError::Timeout {
             silent,
+            of: self.cpus.len(),
             phase: 1,
             function: action.name(),
             initiator: self.site,

@@ -85,6 +85,7 @@ impl Port for Machine {
             kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
             kcore::port::Mistake::UncheckedWait => Bug::UncheckedWait,
             kcore::port::Mistake::NoGeneration => Bug::NoGeneration,
+            kcore::port::Mistake::UncountedLeave => Bug::UncountedLeave,
             kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
             kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
             kcore::port::Mistake::NoRevoke => Bug::NoRevoke,

@@ -24,6 +24,7 @@ pub(crate) enum Bug {
     UncountedNmi,
     UncheckedSwitch,
     NoGeneration,
+    UncountedLeave,
     EarlyLeave,
     StaleGeneration,
     NoGrace,
@@ -153,6 +154,12 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         "who waits at a barrier waits for the count, not for the phase to be open",
     ),
     (
+        Bug::UncountedLeave,
+        "uncounted-leave",
+        "rendezvous-2",
+        "a CPU that has come to the end of the first phase is not counted",
+    ),
+    (
         Bug::EarlyLeave,
         "early-leave",
         "space",
@@ -225,6 +232,7 @@ impl Bug {
             Self::FlagBeforeUnlink => &[Mistake::FlagBeforeUnlink],
             Self::NoRevoke => &[Mistake::NoRevoke],
             Self::NoGeneration => &[Mistake::NoGeneration],
+            Self::UncountedLeave => &[Mistake::UncountedLeave],
             Self::EarlyLeave => &[Mistake::EarlyLeave],
             Self::StaleGeneration => &[Mistake::StaleGeneration],
             Self::NoGrace => &[Mistake::NoGrace],

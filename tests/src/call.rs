@@ -116,7 +116,7 @@ ktest! {
     /// next spin unlock, before the EOI: what it owes is found when the action's section ends.
     fn waking_action_is_found() [
         smp = "2..=8", bug = "waking-action", append = "bug=waking-action", expect = "assert",
-        console = "kassert: a rendezvous action changed owepreempt to true",
+        console = "kassert: a rendezvous action changed what the thread it interrupts is in: expected ", console = "owepreempt false, found critnest ",
     ] { deferred_wake(); }
 }
 

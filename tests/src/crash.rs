@@ -240,7 +240,8 @@ ktest! {
     /// A rendezvous whose action does not end on one CPU, which cannot be given up: it has
     /// a borrow of the initiator's stack.
     fn endless_action() [
-        smp = "2..=8", patience = "60", expect = "assert", console = "rendezvous: CPUs 1 do not come to the end of a phase, for tests/src/crash.rs:",
+        smp = "2..=8", patience = "60", expect = "assert", console = "kassert: time is up for a rendezvous of cpu0, for tests/src/crash.rs:",
+        console = ": waits for CPUs 1, 1 by the count, at the end of action; of these have not come: none",
         console = "ktest::crash::deaf",
     ] {
         let action = |context: &IpiCtx| if context.cpu().index() == 1 {

@@ -625,7 +625,7 @@ ktest! {
     /// A level that the handler leaves behind is found before it returns.
     fn leaked_level_is_found() [
         smp = "2..=4", bug = "leaked-level", append = "bug=leaked-level",
-        expect = "assert", console = "an interrupt found a nesting of 0x0 and leaves 0x1",
+        expect = "assert", console = "expected critnest 0, interrupt depth 0, found critnest 1, interrupt depth 0",
     ] { rendezvous(); }
 }
 

@@ -310,6 +310,17 @@ ktest! {
 }
 
 ktest! {
+    /// A preemption that is noted on another CPU than the one that it is for: both are named.
+    fn owe_elsewhere_is_found() [
+        smp = "2..=8", bug = "owe-elsewhere", append = "bug=owe-elsewhere", expect = "assert",
+        console = "kassert: a preemption of cpu1, where thread", console = " runs, is noted on cpu0, by thread0.0 \"boot\"",
+    ] {
+        sched::curthread().pin();
+        Builder::new("better").on(cpu(1)).priority(Priority::HIGHEST).spawn(|| ()).expect("a thread").join();
+    }
+}
+
+ktest! {
     /// A better thread for another CPU gets there by IPI, and runs before what runs
     /// there has to give up the CPU.
     fn preempts_there() [smp = "2..=64"] {

@@ -39,6 +39,7 @@
 
 #![forbid(unsafe_code)]
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use crate::shim::{LocalU32, Ordering, compiler_fence};
@@ -122,7 +123,8 @@ impl CritState {
     fn exit_slow<P: Preempt>(&self) {
         if self.0.load() >= 0_u32.wrapping_sub(SECTION) {
             self.0.add::<SECTION>();
-            panic!("{KASSERT}critical_exit below zero");
+            let found = self.now();
+            panic!("{KASSERT}critical_exit below zero: expected a section to leave, found {found}");
         }
         self.pay::<P>();
     }
@@ -179,7 +181,8 @@ impl CritState {
     pub fn owe(&self) {
         kassert!(
             self.nesting() > 0,
-            "owepreempt set outside any critical section"
+            "owepreempt set outside any critical section: expected one, or an interrupt, found {}",
+            self.now()
         );
         self.0.clear::<SETTLED>();
     }
@@ -190,25 +193,32 @@ impl CritState {
         self.0.set::<SETTLED>();
     }
 
+    /// Sections, interrupts and what is owed, at one moment.
+    #[must_use]
+    #[inline]
+    pub fn now(&self) -> CritWord {
+        CritWord(self.0.load())
+    }
+
     /// Whether a preemption is owed.
     #[must_use]
     #[inline]
     pub fn owepreempt(&self) -> bool {
-        self.0.load() & SETTLED == 0
+        self.now().owepreempt()
     }
 
     /// How many sections are entered.
     #[must_use]
     #[inline]
     pub fn critnest(&self) -> u32 {
-        self.0.load() % INTERRUPT / SECTION
+        self.now().critnest()
     }
 
     /// How many interrupts are in progress on top of the thread.
     #[must_use]
     #[inline]
     pub fn interrupt_depth(&self) -> u32 {
-        self.0.load() / INTERRUPT
+        self.now().interrupt_depth()
     }
 
     /// Sections and interrupts together: `critnest` in the low half, `interrupt_depth`
@@ -216,7 +226,7 @@ impl CritState {
     #[must_use]
     #[inline]
     pub fn nesting(&self) -> u32 {
-        self.0.load() / SECTION
+        self.now().nesting()
     }
 
     /// Begins an interrupt on top.
@@ -229,6 +239,65 @@ impl CritState {
     #[inline]
     pub(crate) fn end_interrupt(&self) {
         self.0.sub::<INTERRUPT>();
+    }
+}
+
+/// What a [`CritState`] said at one moment: for checks that compare two moments, and for
+/// messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CritWord(u32);
+
+impl CritWord {
+    /// The word that [`Self::bits`] gave.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The word itself, to be kept where only numbers can be.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// As [`CritState::owepreempt`].
+    #[must_use]
+    #[inline]
+    pub const fn owepreempt(self) -> bool {
+        self.0 & SETTLED == 0
+    }
+
+    /// As [`CritState::critnest`].
+    #[must_use]
+    #[inline]
+    pub const fn critnest(self) -> u32 {
+        self.0 % INTERRUPT / SECTION
+    }
+
+    /// As [`CritState::interrupt_depth`].
+    #[must_use]
+    #[inline]
+    pub const fn interrupt_depth(self) -> u32 {
+        self.0 / INTERRUPT
+    }
+
+    /// As [`CritState::nesting`].
+    #[must_use]
+    #[inline]
+    pub const fn nesting(self) -> u32 {
+        self.0 / SECTION
+    }
+}
+
+impl fmt::Display for CritWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "critnest {}, interrupt depth {}, owepreempt {}",
+            self.critnest(),
+            self.interrupt_depth(),
+            self.owepreempt()
+        )
     }
 }
 
@@ -245,7 +314,7 @@ impl CritState {
 pub struct NestedSection<'a> {
     crit: &'a CritState,
     /// The word within, which must not change.
-    within: u32,
+    within: CritWord,
     not_send: PhantomData<*const ()>,
 }
 
@@ -255,7 +324,7 @@ impl<'a> NestedSection<'a> {
         crit.enter();
         Self {
             crit,
-            within: crit.0.load(),
+            within: crit.now(),
             not_send: PhantomData,
         }
     }
@@ -263,7 +332,7 @@ impl<'a> NestedSection<'a> {
 
 impl Drop for NestedSection<'_> {
     fn drop(&mut self) {
-        let now = self.crit.0.load();
+        let now = self.crit.now();
         if now != self.within {
             self.changed(now);
         }
@@ -273,15 +342,11 @@ impl Drop for NestedSection<'_> {
 
 impl NestedSection<'_> {
     #[cold]
-    fn changed(&self, now: u32) -> ! {
-        if (now ^ self.within) & SETTLED != 0 {
-            let owes = self.crit.owepreempt();
-            panic!("{KASSERT}a rendezvous action changed owepreempt to {owes}");
-        }
+    fn changed(&self, now: CritWord) -> ! {
         panic!(
-            "{KASSERT}a rendezvous action found a nesting of {:#x} and leaves {:#x}",
-            self.within / SECTION,
-            now / SECTION
+            "{KASSERT}a rendezvous action changed what the thread it interrupts is in: \
+             expected {}, found {now}",
+            self.within
         );
     }
 }
@@ -433,7 +498,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a rendezvous action changed owepreempt to true")]
+    #[should_panic(
+        expected = "owepreempt false, found critnest 1, interrupt depth 0, owepreempt true"
+    )]
     fn an_action_that_makes_a_thread_runnable_is_found() {
         let crit = CritState::running();
         let section = NestedSection::enter(&crit);
@@ -442,7 +509,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a rendezvous action found a nesting of 0x1 and leaves 0x2")]
+    #[should_panic(
+        expected = "expected critnest 1, interrupt depth 0, owepreempt false, found critnest 2, "
+    )]
     fn an_action_that_leaks_a_level_is_found() {
         let crit = CritState::running();
         let section = NestedSection::enter(&crit);
@@ -457,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an interrupt on top of another one: nesting 0x10003")]
+    #[should_panic(expected = "expected interrupt depth 0, found critnest 3, interrupt depth 1,")]
     fn an_interrupt_on_top_of_another_is_found() {
         let crit = CritState::running();
         (0..3).for_each(|_| crit.enter());
@@ -468,14 +537,18 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an interrupt was left without being acknowledged")]
+    #[should_panic(
+        expected = "an interrupt was left without being acknowledged: found critnest 0, interrupt depth 1"
+    )]
     fn a_forgotten_eoi_is_found() {
         let crit = CritState::running();
         drop(IntrContext::enter(&crit));
     }
 
     #[test]
-    #[should_panic(expected = "an interrupt found a nesting of 0x0 and leaves 0x1")]
+    #[should_panic(
+        expected = "expected critnest 0, interrupt depth 0, found critnest 1, interrupt depth 0"
+    )]
     fn a_level_that_a_handler_leaks_is_found() {
         let crit = CritState::running();
         let intr = IntrContext::enter(&crit);
@@ -505,7 +578,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an NMI found a nesting of 0x0, owepreempt false, and leaves 0x1")]
+    #[should_panic(
+        expected = "expected critnest 0, interrupt depth 0, owepreempt false, found critnest 1, "
+    )]
     fn a_level_that_an_nmi_leaks_is_found() {
         let crit = CritState::running();
         let nmi = NmiContext::enter(&crit);

@@ -22,7 +22,7 @@
 
 use core::mem;
 
-use crate::critical::{CritState, INTERRUPT, NestedSection, Preempt as Payer, SECTION};
+use crate::critical::{CritState, CritWord, INTERRUPT, NestedSection, Preempt as Payer, SECTION};
 use crate::{KASSERT, kassert};
 
 /// How interrupts are kept from switching threads before their end.
@@ -60,8 +60,8 @@ impl<'a> IntrContext<'a> {
         let entry = crit.nesting();
         kassert!(
             entry < INTERRUPT / SECTION,
-            "an interrupt on top of another one: nesting {:#x}",
-            entry
+            "an interrupt on top of another one: expected interrupt depth 0, found {}",
+            crit.now()
         );
         crit.begin_interrupt();
         Self {
@@ -109,7 +109,10 @@ impl<'a> IntrContext<'a> {
 
 impl Drop for IntrContext<'_> {
     fn drop(&mut self) {
-        panic!("{KASSERT}an interrupt was left without being acknowledged");
+        panic!(
+            "{KASSERT}an interrupt was left without being acknowledged: found {}",
+            self.crit.now()
+        );
     }
 }
 
@@ -121,30 +124,27 @@ impl Drop for IntrContext<'_> {
 #[must_use = "the NMI counts until this is dropped"]
 pub struct NmiContext<'a> {
     crit: &'a CritState,
-    entry: u32,
-    owed: bool,
+    /// What it found, to which it must return.
+    entry: CritWord,
 }
 
 impl<'a> NmiContext<'a> {
     /// Begins an NMI on top of the thread whose state is `crit`. By the trap entry only.
     pub fn enter(crit: &'a CritState) -> Self {
-        let (entry, owed) = (crit.nesting(), crit.owepreempt());
+        let entry = crit.now();
         crit.begin_interrupt();
-        Self { crit, entry, owed }
+        Self { crit, entry }
     }
 }
 
 impl Drop for NmiContext<'_> {
     fn drop(&mut self) {
         self.crit.end_interrupt();
-        let (nesting, owes) = (self.crit.nesting(), self.crit.owepreempt());
         kassert!(
-            (nesting, owes) == (self.entry, self.owed),
-            "an NMI found a nesting of {:#x}, owepreempt {}, and leaves {:#x}, {}",
+            self.crit.now() == self.entry,
+            "an NMI changed what the thread it interrupts is in: expected {}, found {}",
             self.entry,
-            self.owed,
-            nesting,
-            owes
+            self.crit.now()
         );
     }
 }
@@ -173,9 +173,11 @@ impl<'a> Acked<'a> {
         }
         kassert!(
             self.crit.nesting() == self.entry,
-            "an interrupt found a nesting of {:#x} and leaves {:#x}",
-            self.entry,
-            self.crit.nesting()
+            "an interrupt does not end as deep as it began: expected critnest {}, \
+             interrupt depth {}, found {}",
+            self.entry % (INTERRUPT / SECTION),
+            self.entry / (INTERRUPT / SECTION),
+            self.crit.now()
         );
         Preempt { crit: self.crit }
     }

@@ -61,6 +61,8 @@ pub enum Mistake {
     /// Who waits at a barrier waits for the count of those who have come, which is cleared
     /// for the next phase, and not for the phase to be open.
     NoGeneration,
+    /// Who has come to the end of the first phase is not counted.
+    UncountedLeave,
     /// What is unmapped is forgotten by one CPU only.
     LocalShootdown,
     /// A reader looks whether it was counted before its tracker leaves the list.

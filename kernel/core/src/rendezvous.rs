@@ -274,8 +274,8 @@ impl<P: Port> Rendezvous<P> {
         } = here;
         // A callback that unwound here would end the borrows while other CPUs use them.
         // In the kernel a panic does not unwind; on the host this one aborts.
-        let bomb = NoUnwinding;
         let me = P::cpu();
+        let bomb = NoUnwinding(me);
         let slot = self.slot(me);
         let context = IpiCtx::new(me, P::wakes);
         // SAFETY: the phases are used until `left` is zero for the last of them, and this
@@ -400,7 +400,7 @@ impl<P: Port> Rendezvous<P> {
             if count < P::CALL_TOO_LONG {
                 continue;
             }
-            match self.too_long(slot, context.cpu(), give_up, count) {
+            match self.too_long(context.cpu(), give_up, count) {
                 TooLong::GoOn => {}
                 TooLong::BeginAnew => turns = Turns::new(),
                 TooLong::GiveUp => return false,
@@ -410,19 +410,19 @@ impl<P: Port> Rendezvous<P> {
         true
     }
 
-    /// What to do about those who have not come to the end, after so many turns.
+    /// What to do about those who have not come to the end of what is open in the call of `me`,
+    /// after so many turns.
     ///
     /// # Panics
     /// If one that has begun does not come to the end: it cannot be given up, since it has a
     /// borrow of our stack.
     #[cold]
     #[inline(never)]
-    fn too_long(&self, slot: &Slot, me: CpuId, give_up: bool, turns: u32) -> TooLong {
+    fn too_long(&self, me: CpuId, give_up: bool, turns: u32) -> TooLong {
         kassert!(
             turns < 2 * P::CALL_TOO_LONG,
-            "rendezvous: CPUs {} do not come to the end of a phase, for {}",
-            self.behind(me),
-            &slot.site
+            "time is up for a {}",
+            self.pending(me)
         );
         if turns > P::CALL_TOO_LONG {
             TooLong::GoOn
@@ -466,6 +466,7 @@ impl<P: Port> Rendezvous<P> {
         }
         RendezvousError::Timeout {
             silent,
+            of: others as usize,
             phase: phase.into(),
             function: function_from(self.call(slot), phase),
             initiator: slot.site.get().unwrap_or(Location::caller()),
@@ -602,6 +603,9 @@ impl<P: Port> Rendezvous<P> {
             self.held(context.cpu(), holders).set(initiator, open);
             slot.set_holders(holders + 1);
         }
+        if P::mistake(Mistake::UncountedLeave) {
+            return;
+        }
         leave(caller);
     }
 
@@ -716,10 +720,10 @@ impl<P: Port> Here<P> {
 }
 
 /// Panics when dropped, which within a panic is an abort.
-struct NoUnwinding;
+struct NoUnwinding(CpuId);
 
 impl Drop for NoUnwinding {
     fn drop(&mut self) {
-        panic!("a rendezvous callback panicked");
+        panic!("a rendezvous callback of {} panicked", self.0);
     }
 }

@@ -62,6 +62,8 @@ pub enum Bug {
     LocalFence,
     NoCompletion,
     NoGeneration,
+    UncountedLeave,
+    OweElsewhere,
     DeafInitiator,
     UncheckedWait,
     IdleFence,
@@ -288,6 +290,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::NoGeneration,
         "no-generation",
         "who waits at a barrier waits for the count, not for the phase to be open",
+    ),
+    (
+        Bug::UncountedLeave,
+        "uncounted-leave",
+        "a CPU that has come to the end of a rendezvous' first phase is not counted",
+    ),
+    (
+        Bug::OweElsewhere,
+        "owe-elsewhere",
+        "who queues a better thread for another CPU notes the preemption on its own",
     ),
     (
         Bug::DeafInitiator,

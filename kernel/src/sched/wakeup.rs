@@ -1,5 +1,6 @@
 //! Making threads runnable, and telling the CPU that one is better than what runs there.
 
+use kcore::KASSERT;
 use kcore::cpu::CpuId;
 use kcore::port::Port;
 use kcore::sched::{Resched, maybe_preempt, place};
@@ -8,6 +9,8 @@ use kcore::thread::{Priority, ThreadState};
 use super::account::count;
 use super::{Runq, RunqGuard, curthread};
 use crate::globals;
+#[cfg(feature = "ktest")]
+use crate::ktest::bugs::{self, Bug};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::Thread;
@@ -148,6 +151,8 @@ fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
             // Paid when the lock is released, or later: somebody is in a section.
             owe(target);
         }
+        #[cfg(feature = "ktest")]
+        Resched::Remote(_) if bugs::active(Bug::OweElsewhere) => owe(target),
         Resched::Remote(_) => {
             if !rq.owepreempt {
                 rq.owepreempt = true;
@@ -159,15 +164,34 @@ fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
 
 /// The current thread of this CPU owes its preemption. Under the run-queue lock, which
 /// is one level of its nesting.
+///
+/// # Panics
+/// If `here` is another CPU: the thread that runs on this one would be switched out for
+/// nothing, and nobody would look on that one.
 pub(super) fn owe(here: &Pcpu) {
-    let crit = &curthread().crit;
-    if !crit.owepreempt() {
+    let me = curthread();
+    if !core::ptr::eq(here.curthread(), me) {
+        owed_elsewhere(here, me);
+    }
+    let crit = &me.crit;
+    let now = crit.now();
+    if !now.owepreempt() {
         crit.owe();
         count(&here.sched.requested);
-        if crit.critnest() > 1 {
+        if now.critnest() > 1 {
             count(&here.sched.deferred);
         }
     }
+}
+
+#[cold]
+fn owed_elsewhere(there: &Pcpu, me: &Thread) -> ! {
+    panic!(
+        "{KASSERT}a preemption of {}, where {} runs, is noted on {}, by {me}: expected there",
+        there.id(),
+        there.curthread(),
+        Machine::cpu()
+    );
 }
 
 /// IPI_PREEMPT: somebody queued a better thread here. In interrupt context.
@@ -175,7 +199,7 @@ pub(crate) fn ipi_preempt() {
     let here = pcpu::this();
     let mut rq = here.runq.lock();
     #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::FlagClearedInHandler) {
+    if bugs::active(Bug::FlagClearedInHandler) {
         rq.owepreempt = false;
     }
     match rq.queue.best() {

@@ -38,6 +38,8 @@ pub enum RendezvousError {
     Timeout {
         /// Those CPUs.
         silent: CpuSet,
+        /// How many CPUs were called, the initiator not counted.
+        of: usize,
         /// The phase that they were to begin: 0 setup, 1 action, 2 teardown.
         phase: usize,
         /// The first function that they have not run, by name.
@@ -62,13 +64,15 @@ impl fmt::Display for RendezvousError {
             Self::OutOfMemory => f.write_str("no memory for the calls"),
             Self::Timeout {
                 silent,
+                of,
                 phase,
                 function,
                 initiator,
             } => write!(
                 f,
-                "CPUs {silent} did not come to {} in time, for {}, function {function}",
+                "CPUs {silent} did not come to {} in time ({} of {of}), for {}, function {function}",
                 PHASES[*phase],
+                silent.len(),
                 Line(initiator)
             ),
         }
@@ -85,10 +89,14 @@ const PHASES: [&str; 3] = ["setup", "action", "teardown"];
 pub struct Pending {
     /// The CPU that asked.
     pub initiator: CpuId,
-    /// Those who have not come to the end of a phase.
+    /// Those who have not come to the end of a phase, by what each of them has on record.
     pub left: CpuSet,
     /// Of these, those who have not even begun.
     pub silent: CpuSet,
+    /// How many have not come, by the count that the initiator waits for.
+    pub count: i32,
+    /// The phase, by name.
+    pub phase: &'static str,
     /// Who asked.
     pub site: Place,
 }
@@ -99,13 +107,22 @@ impl fmt::Display for Pending {
             initiator,
             left,
             silent,
+            count,
+            phase,
             site,
         } = self;
         write!(
             f,
-            "rendezvous of {initiator}, for {}: waits for CPUs {left}; of these have not come: {silent}",
+            "rendezvous of {initiator}, for {}: waits for CPUs {left}, {count} by the count, at \
+             the end of {phase}; of these have not come: {silent}",
             Line(site)
-        )
+        )?;
+        match left.len() as i32 - count {
+            0 => Ok(()),
+            // Of a call that goes on, it may also be between the two.
+            ..0 => f.write_str("; a CPU has left and was not counted"),
+            1.. => f.write_str("; a CPU was counted and has not left, or was counted twice"),
+        }
     }
 }
 
@@ -123,16 +140,26 @@ impl<P: Port> Rendezvous<P> {
             // Relaxed: a snapshot.
             slot.driving.load(Ordering::Relaxed) || slot.by_others.left.load(Ordering::Relaxed) != 0
         };
-        cpus().filter(going_on).map(|initiator| Pending {
+        cpus()
+            .filter(going_on)
+            .map(|initiator| self.pending(initiator))
+    }
+
+    /// The call that `initiator` makes.
+    pub(super) fn pending(&self, initiator: CpuId) -> Pending {
+        let slot = self.slot(initiator);
+        // Relaxed: a snapshot. The first phase that may not run is the next one after it.
+        let phase = slot.open.load(Ordering::Relaxed).wrapping_sub(1);
+        Pending {
             initiator,
             left: self.behind(initiator),
             silent: self.silent(initiator),
-            site: self
-                .slot(initiator)
-                .site
-                .get()
-                .unwrap_or(Location::caller()),
-        })
+            count: slot.by_others.left.load(Ordering::Relaxed).cast_signed(),
+            phase: PHASES
+                .get(usize::from(phase))
+                .unwrap_or(&"a call that was given up"),
+            site: slot.site.get().unwrap_or(Location::caller()),
+        }
     }
 
     /// The CPUs that have not even seen the call of `initiator`.

@@ -197,8 +197,7 @@ fn what_is_done_when_it_takes_too_long() {
     const TIME: u32 = HostPort::CALL_TOO_LONG;
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let slot = rendezvous.slot(cpu(0));
-    let too_long = |give_up, turns| rendezvous.too_long(slot, cpu(0), give_up, turns);
+    let too_long = |give_up, turns| rendezvous.too_long(cpu(0), give_up, turns);
     assert!(matches!(too_long(true, TIME), TooLong::GoOn));
     rendezvous.tell(cpu(1), cpu(0));
     assert!(matches!(too_long(true, TIME), TooLong::GiveUp));
@@ -208,14 +207,42 @@ fn what_is_done_when_it_takes_too_long() {
     assert!(matches!(too_long(true, TIME), TooLong::BeginAnew));
 }
 
-#[test]
-#[should_panic(expected = "CPUs 1 do not come to the end of a phase, for an unknown place")]
-fn who_has_begun_and_does_not_end_is_named() {
+/// cpu0's call of one CPU, cpu1, has come to no end of its action; `count` have not left.
+fn no_end(count: u32, has_left: bool) {
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    rendezvous.tell(cpu(1), cpu(0));
-    let turns = 2 * HostPort::CALL_TOO_LONG;
-    rendezvous.too_long(rendezvous.slot(cpu(0)), cpu(0), true, turns);
+    let call = between_barriers(&|_: &IpiCtx| ());
+    asks(&rendezvous, 0, &call, 2);
+    let slot = rendezvous.slot(cpu(0));
+    slot.by_others.left.store(count, Ordering::Relaxed);
+    if !has_left {
+        rendezvous.tell(cpu(1), cpu(0));
+    }
+    rendezvous.too_long(cpu(0), true, 2 * HostPort::CALL_TOO_LONG);
+}
+
+#[test]
+#[should_panic(
+    expected = ": waits for CPUs 1, 1 by the count, at the end of action; of these have not come: 1"
+)]
+fn who_has_begun_and_does_not_end_is_named() {
+    no_end(1, false);
+}
+
+#[test]
+#[should_panic(
+    expected = "CPUs none, 1 by the count, at the end of action; of these have not come: none; a CPU has left and was not counted"
+)]
+fn who_has_left_uncounted_is_told_from_one_that_has_not_left() {
+    no_end(1, true);
+}
+
+#[test]
+#[should_panic(
+    expected = "CPUs none, -1 by the count, at the end of action; of these have not come: none; a CPU was counted and has not left, or was counted twice"
+)]
+fn who_was_counted_twice_is_told_too() {
+    no_end(u32::MAX, true);
 }
 
 /// A call without barriers, of two CPUs: cpu1 has not come, cpu2 has run it all and waits for
@@ -337,7 +364,7 @@ fn an_initiator_is_not_kept() {
 
 /// Within a panic this is the abort that keeps a callback's borrows from ending early.
 #[test]
-#[should_panic(expected = "a rendezvous callback panicked")]
+#[should_panic(expected = "a rendezvous callback of cpu2 panicked")]
 fn a_callback_does_not_unwind_out_of_the_call() {
-    drop(NoUnwinding);
+    drop(NoUnwinding(cpu(2)));
 }

@@ -432,6 +432,7 @@ fn a_silent_cpu_is_given_up() {
             let result = rendezvous.run(&online, &CpuSet::first_n(3), &phases);
             let Err(RendezvousError::Timeout {
                 silent,
+                of,
                 phase,
                 function,
                 initiator,
@@ -439,7 +440,7 @@ fn a_silent_cpu_is_given_up() {
             else {
                 panic!("{result:?}");
             };
-            assert_eq!((silent, phase), (CpuSet::single(cpu(1)), 0));
+            assert_eq!((silent, of, phase), (CpuSet::single(cpu(1)), 2, 0));
             assert_eq!(initiator.file(), file!());
             assert!(function.contains("a_silent_cpu_is_given_up"), "{function}");
             over.store(true, Ordering::Relaxed);

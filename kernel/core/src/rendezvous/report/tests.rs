@@ -16,13 +16,14 @@ fn every_error_says_what_and_where() {
     let initiator = Location::caller();
     let timeout = |phase| RendezvousError::Timeout {
         silent: CpuSet::single(cpu(3)),
+        of: 5,
         phase,
         function: "flush",
         initiator,
     };
     let not_come = |phase| {
         let line = Line(initiator);
-        format!("CPUs 3 did not come to {phase} in time, for {line}, function flush")
+        format!("CPUs 3 did not come to {phase} in time (1 of 5), for {line}, function flush")
     };
     for (error, text) in [
         (RendezvousError::InterruptsOff, "called with interrupts off"),
@@ -66,12 +67,22 @@ fn a_report_names_those_who_are_behind() {
     serves(5, 5);
     held(5, 7, 1);
     serves(6, 6);
-    let text = format!(
-        "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4; of these have not come: 1",
-        file!()
-    );
     // One that has all open, or one for whom nobody is left, is still going on.
-    for (driving, left) in [(true, 3), (false, 3), (true, 0)] {
+    for (driving, left, differ) in [
+        (true, 3, ""),
+        (false, 3, ""),
+        (true, 4, "; a CPU has left and was not counted"),
+        (
+            true,
+            0,
+            "; a CPU was counted and has not left, or was counted twice",
+        ),
+    ] {
+        let text = format!(
+            "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4, {left} by the count, at the \
+             end of action; of these have not come: 1{differ}",
+            file!()
+        );
         slot(6).driving.store(driving, Ordering::Relaxed);
         slot(6).by_others.left.store(left, Ordering::Relaxed);
         let texts: Vec<_> = rendezvous.calls().map(|call| call.to_string()).collect();
