@@ -24,12 +24,13 @@ use core::ptr;
 
 use kcore::KASSERT;
 use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
+use kcore::critical::CritWord;
 use kcore::shim::Ordering;
 
 use crate::arch::backtrace::{self, GENERAL, Snapshot};
-use crate::arch::cpu;
 use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
+use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
 use crate::{clock, globals, pcpu, smp};
 
@@ -139,6 +140,7 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
         cr2,
         cr3,
         general,
+        pending,
     } = snapshot;
     print(format_args!(
         "{cpu}: {how}rip {rip:#x} rsp {rsp:#x} rbp {rbp:#x} rflags {rflags:#x} \
@@ -161,12 +163,22 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
             thread.spinlocks()
         ));
     }
+    // The CPU that reports reads its own.
+    let pending = pending.or_else(|| here(cpu).then(apic::pending).flatten());
+    if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
+        print(format_args!("{cpu}: {pending}"));
+    }
     print(format_args!("  #0 {rip:#x}"));
     let mut depth = 0;
     backtrace::walk(*rbp, |address| {
         depth += 1;
         print(format_args!("  #{depth} {address:#x}"));
     });
+}
+
+/// Whether this is `cpu`.
+fn here(cpu: CpuId) -> bool {
+    pcpu::try_this().is_some_and(|this| this.id() == cpu)
 }
 
 /// Two lines of registers.
@@ -225,14 +237,14 @@ fn stop_others(me: CpuId) {
 /// time or, if it panics, for good. One that nobody has sent is from outside (a person's
 /// `inject-nmi`, a watchdog, a hardware error), which is a panic too. On a CPU that panics
 /// already it means nothing: the CPU reports, or is about to leave its last words and to
-/// stop.
-pub fn nmi(snapshot: &Snapshot) {
+/// stop. It came on top of `thread`, by its number, and of what that was in.
+pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
     if let Some(this) = pcpu::try_this() {
         if globals::PANICKED.contains(this.id()) {
             return;
         }
         let sent = this.take_nmi();
-        let asked = this.trace.answer(snapshot);
+        let asked = this.trace.answer(snapshot, thread);
         // Who is in the middle of `Pcpu::send_nmi` ends that first, and then looks by itself
         // whether it is to stop. Of a panic nothing is put off: nobody counts on that NMI any
         // more. Relaxed: this CPU's own.

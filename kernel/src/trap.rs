@@ -36,15 +36,16 @@ pub fn dispatch(frame: &mut TrapFrame) {
 fn nmi(snapshot: &Snapshot) {
     let Some((this, thread)) = pcpu::try_this().and_then(|this| Some((this, this.current()?)))
     else {
-        return panic::nmi(snapshot);
+        return panic::nmi(snapshot, None);
     };
+    let found = (thread.index(), thread.crit.now());
     // The same thread's at both ends, also in the middle of a switch.
     let counted = NmiContext::enter(&thread.crit);
     #[cfg(feature = "ktest")]
     let counted = crate::ktest::bugs::uncount(counted);
     // Relaxed: this CPU's own; read by a report after it has stopped.
     this.in_nmi.store(true, Ordering::Relaxed);
-    panic::nmi(snapshot);
+    panic::nmi(snapshot, Some(found));
     this.in_nmi.store(false, Ordering::Relaxed);
     drop(counted);
 }
@@ -146,6 +147,10 @@ pub fn rendezvous() {
             count(&this.stray_interrupts);
         }
     });
+    #[cfg(feature = "ktest")]
+    if crate::ktest::faults::eoi_is_forgotten(this.id()) {
+        return end(intr.eoi(|| ()), this);
+    }
     end(intr.eoi(apic::end_of_interrupt), this);
 }
 

@@ -11,7 +11,7 @@ use kcore::thread::Priority;
 use kernel::arch::paging::{Access, MapError};
 use kernel::arch::{apic, cpu, vector};
 use kernel::call::{Call, CallState, smp_call_async, smp_call_post};
-use kernel::ktest::faults::{failing, left_to_lose, lose, struck};
+use kernel::ktest::faults::{failing, forget_eoi, left_to_lose, lose, struck};
 use kernel::smp::{self, online, watchdog};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::vspace::VSpace;
@@ -218,8 +218,10 @@ fn cpu1() -> CpuId {
 ktest! {
     /// A call whose IPI is lost ends, and names who has not come; the next call is answered.
     fn lost_rendezvous() [
-        smp = "4", console = "rendezvous: CPUs 1 did not come to setup in time",
-        console = "cpu1: interrupts are on",
+        smp = "4", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
+        console = "rendezvous: CPUs 1-3 did not come to setup in time (3 of 3), for tests/src/faults.rs:",
+        console = "interrupts on, critnest 0, interrupt depth 0, owepreempt false",
+        console = "cpu1: no vector in service; vector 0xf3 requested",
     ] {
         let ran = AtomicU64::new(0);
         let action = |_: &IpiCtx| {
@@ -239,6 +241,71 @@ ktest! {
         assert_eq!(silent, online().difference(&CpuSet::single(CpuId::BOOT)));
         all().unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 1 + online().len() as u64);
+    }
+}
+
+ktest! {
+    /// An interrupt that is handled and not acknowledged: that call is over. What comes next
+    /// is not taken, be it a call or a stop, and it is said which vector is in the way.
+    fn lost_eoi() [
+        smp = "2..=8", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
+        console = "stop: CPUs 1 did not stop in time",
+        console = "cpu1: vector 0xf3 in service, not acknowledged; vector 0xf3 requested",
+        console = "cpu1: vector 0xf3 in service, not acknowledged; vectors 0xf4 0xf3 requested",
+        console = "cpu1: deaf: interrupts are on, and what is in service keeps them out",
+    ] {
+        let set = CpuSet::single(cpu1());
+        let call = || smp::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| ());
+        forget_eoi(cpu1());
+        call().unwrap();
+        assert!(matches!(call(), Err(RendezvousError::Timeout { silent, .. }) if silent == set));
+        assert_eq!(smp::stop_cpus(&set).unwrap_err(), StopError::Silent(set));
+        // An NMI is above all vectors: by one the CPU acknowledges, and answers again.
+        static ACKNOWLEDGED: AtomicU64 = AtomicU64::new(0);
+        ktest::step::on_nmi(|| {
+            ACKNOWLEDGED.fetch_add(apic::end_all() as u64, Ordering::Relaxed);
+        });
+        pcpu::of(cpu1()).unwrap().send_nmi();
+        while ACKNOWLEDGED.load(Ordering::Relaxed) == 0 {
+            spin_loop();
+        }
+        call().unwrap();
+        assert_eq!(ACKNOWLEDGED.load(Ordering::Relaxed), 1);
+    }
+}
+
+ktest! {
+    /// CPUs that do not answer an NMI either, since they are in one: each is named, and all of
+    /// them take as long as one.
+    fn silent_to_nmis() [
+        qemu = "-smp 8 -cpu max,-x2apic -icount shift=4,sleep=off -rtc base=2026-01-01,clock=vm",
+        console = "cpu1: does not answer an NMI within 500 ms", console = "cpu4: does not answer an NMI within 500 ms",
+        console = "cpu7: does not answer an NMI within 500 ms",
+        console = "cpu5: interrupted by NMI, ",
+    ] {
+        static IN_NMI: AtomicU64 = AtomicU64::new(0);
+        static HELD: AtomicBool = AtomicBool::new(true);
+        ktest::step::on_nmi(|| {
+            if pcpu::this().id() != CpuId::new(5).unwrap() {
+                IN_NMI.fetch_add(1, Ordering::Relaxed);
+                while HELD.load(Ordering::Relaxed) {
+                    spin_loop();
+                }
+            }
+        });
+        let others = online().difference(&CpuSet::single(CpuId::BOOT));
+        for block in others.iter().filter_map(pcpu::of) {
+            block.send_nmi();
+        }
+        while IN_NMI.load(Ordering::Relaxed) < 6 {
+            spin_loop();
+        }
+        let before = clock::since_entry();
+        smp::backtraces(&others);
+        let taken = clock::since_entry() - before;
+        assert!((500_000_000..1_000_000_000).contains(&taken), "{taken} ns");
+        HELD.store(false, Ordering::Relaxed);
+        smp::smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Barrier).unwrap();
     }
 }
 
@@ -367,7 +434,7 @@ ktest! {
     /// A CPU that has halted for good is named by all that asks it, with where it stands, and the
     /// others go on.
     fn frozen_cpu() [
-        smp = "4", console = "cpu1: interrupts are off", console = "ktest::faults::frozen",
+        smp = "4", console = "interrupts off, critnest ", console = "ktest::faults::frozen",
     ] {
         let thread = Builder::new("frozen").on(cpu1()).spawn(frozen).expect("a thread");
         while !FROZEN.load(Ordering::Acquire) {

@@ -31,7 +31,8 @@ ktest! {
         smp = "3..=8", patience = "60", bug = "no-nested-section,unchecked-switch",
         append = "heart=freebsd bug=no-nested-section,unchecked-switch", expect = "panic",
         console = "the action went on on another CPU, and all seems well",
-        console = "cpu0: deaf: interrupts are on, but vector 0xf3 is in service",
+        console = "cpu0: vector 0xf3 in service, not acknowledged; ",
+        console = "cpu0: deaf: interrupts are on, and what is in service keeps them out",
         console = "the watchdog found CPUs 0",
     ] {
         static GATE: WaitQueue = WaitQueue::new();

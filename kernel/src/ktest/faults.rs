@@ -66,6 +66,21 @@ pub fn left_to_lose() -> u64 {
     LOSING.load(Ordering::Relaxed) & 0xffff_ffff
 }
 
+/// The CPU that does not acknowledge its next rendezvous, as its number plus one; 0: none.
+static FORGETS: AtomicU64 = AtomicU64::new(0);
+
+/// `cpu` does not acknowledge the next rendezvous interrupt that it takes.
+pub fn forget_eoi(cpu: CpuId) {
+    FORGETS.store(cpu.index() as u64 + 1, Ordering::Relaxed);
+}
+
+/// Whether `cpu` does not acknowledge the rendezvous that it has taken.
+pub(crate) fn eoi_is_forgotten(cpu: CpuId) -> bool {
+    let mark = cpu.index() as u64 + 1;
+    let forgets = FORGETS.compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
+    forgets.is_ok()
+}
+
 /// How often a fault of `bug=fault-...` has happened.
 pub fn struck() -> u64 {
     STRUCK.load(Ordering::Relaxed)

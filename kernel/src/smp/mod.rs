@@ -1,5 +1,6 @@
 //! All CPUs: starting them, bringing them together, stopping them, and doing without them.
 
+mod backtrace;
 mod hotplug;
 mod quiesce;
 mod rendezvous;
@@ -8,6 +9,7 @@ mod stop;
 mod tsc;
 pub mod watchdog;
 
+pub use backtrace::backtraces;
 pub(crate) use hotplug::halt;
 pub use hotplug::{HotplugError, bring_online, take_offline};
 pub use quiesce::{quiesce_all_cpus, quiesce_all_critical};

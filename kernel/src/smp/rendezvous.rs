@@ -3,10 +3,8 @@
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 
-use crate::{clock, globals, pcpu};
-
-/// How long a CPU may take to answer an NMI, in nanoseconds.
-const NMI_PATIENCE: u64 = 500_000_000;
+use super::backtraces;
+use crate::globals;
 
 /// Runs the three phases on every online CPU: [`kcore::rendezvous`]. Thread
 /// context, interrupts on, no spinlock held.
@@ -51,7 +49,7 @@ pub(crate) fn report(result: Result<(), RendezvousError>) -> Result<(), Rendezvo
 #[cold]
 fn report_silent(error: &RendezvousError, silent: &CpuSet) {
     log::error!("{error}");
-    silent.iter().for_each(backtrace);
+    backtraces(silent);
 }
 
 /// Runs `action` on `cpu`, which may be this one, and waits until it has run.
@@ -97,29 +95,4 @@ pub fn smp_rendezvous_cpus_retry(
         }
         wait(&again);
     }
-}
-
-/// Fetches where `cpu` is by an NMI, and prints it.
-fn backtrace(cpu: CpuId) {
-    let Some(block) = pcpu::of(cpu) else { return };
-    if !block.trace.ask() {
-        return log::error!("{cpu}: another CPU asks where it is");
-    }
-    block.send_nmi();
-    if !clock::wait_until(NMI_PATIENCE, || block.trace.has_answer()) && block.trace.withdraw() {
-        return log::error!("{cpu}: does not answer an NMI");
-    }
-    log::error!("{cpu}: interrupted by NMI, {}", block.curthread());
-    match block.trace.interrupts() {
-        (true, Some(vector)) => {
-            log::error!("{cpu}: deaf: interrupts are on, but vector {vector:#x} is in service");
-        }
-        (enabled, _) => {
-            let on = if enabled { "on" } else { "off" };
-            log::error!("{cpu}: interrupts are {on}");
-        }
-    }
-    block
-        .trace
-        .take(|depth, address| log::error!("  #{depth} {address:#x}"));
 }

@@ -49,9 +49,16 @@ impl Drop for StoppedCpus {
 ///
 /// # Errors
 /// [`StopError`], after which all go on: [`StopError::Silent`] names those that kept
-/// interrupts off for too long.
+/// interrupts off for too long. Where they are is in the log, but if the caller is in an NMI.
 pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
-    stop(set, |block| apic::send(block.apic_id(), vector::STOP))
+    let result = stop(set, |block| apic::send(block.apic_id(), vector::STOP));
+    if let Err(error @ StopError::Silent(silent)) = &result
+        && !Machine::in_nmi()
+    {
+        log::error!("{error}");
+        smp::backtraces(silent);
+    }
+    result
 }
 
 /// As [`stop_cpus`], by NMI: each wherever it is, spinlocks held or not.

@@ -5,7 +5,7 @@
 //! nothing looks wrong from inside. That is what r222942's bug leaves behind when the thread
 //! that was switched out in its action goes on, and acknowledges, on another CPU.
 //!
-//! So each CPU is called, which takes an interrupt of the highest class. One that does not
+//! So all CPUs are called, which takes an interrupt of the highest class. One that does not
 //! answer is asked by NMI, which no local APIC holds back, where it is, and which vector its
 //! local APIC has in service.
 //!
@@ -15,12 +15,13 @@
 
 use alloc::vec::Vec;
 
+use kcore::KASSERT;
 use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::RendezvousError;
+use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::Ordering;
 use kcore::thread::Priority;
 
-use super::{online, smp_rendezvous_cpu};
+use super::{online, smp_rendezvous};
 use crate::arch::{apic, vector};
 use crate::pcpu::{self, Pcpu};
 use crate::sched;
@@ -30,15 +31,19 @@ use crate::thread::{Builder, JoinHandle, SpawnError};
 const IPI_PATIENCE: u64 = 200_000_000;
 
 /// The online CPUs that take no interrupt; where each is, and which vector is in service there,
-/// is in the log. Takes as long as a call that times out for each of them. Thread context,
-/// interrupts on, no spinlock held.
+/// is in the log. One call of all: however many are deaf, it takes as long as a call that times
+/// out. Thread context, interrupts on, no spinlock held.
+///
+/// # Panics
+/// In another context: no CPU can be called there.
 #[track_caller]
 pub fn find_deaf() -> CpuSet {
-    let deaf = |&cpu: &CpuId| {
-        let answer = smp_rendezvous_cpu(cpu, &|_| ());
-        matches!(answer, Err(RendezvousError::Timeout { .. }))
-    };
-    online().iter().filter(deaf).collect()
+    let none = Phase::NoBarrier;
+    match smp_rendezvous(none, Phase::Run(&|_: &IpiCtx| ()), none) {
+        Err(RendezvousError::Timeout { silent, .. }) => silent,
+        Ok(()) => CpuSet::EMPTY,
+        Err(error) => panic!("{KASSERT}watchdog: {error}"),
+    }
 }
 
 /// The online CPUs that have not taken an IPI by bitmap in time: lost, or the CPU takes none.

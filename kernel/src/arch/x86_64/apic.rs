@@ -7,6 +7,8 @@
 //!
 //! Source: SDM vol. 3, chapter 11 (registers: table 11-1; x2APIC: 11.12).
 
+use core::fmt;
+
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, fence, spin_loop};
 use x86_64::registers::model_specific::Msr;
 
@@ -199,6 +201,76 @@ fn highest(first: u32) -> Option<u8> {
         let bits = read(first + word * 0x10);
         (bits != 0).then(|| (word * 32 + 31 - bits.leading_zeros()) as u8)
     })
+}
+
+/// What this CPU's local APIC has in service and requested, for reports; `None` before its
+/// [`init`], when there may be no registers to read. Any context.
+#[must_use]
+pub fn pending() -> Option<Pending> {
+    if mode() == Mode::X2Apic {
+        let register = APIC_BASE;
+        // SAFETY: the MSR exists on every CPU with an APIC.
+        let base = unsafe { register.read() };
+        if base & BASE_X2APIC == 0 {
+            return None;
+        }
+    }
+    let mut pending = Pending([0; Pending::WORDS]);
+    for (word, bits) in (0..).zip(&mut pending.0) {
+        // Eight words of the one, then of the other.
+        let register = [IN_SERVICE, REQUESTED][word as usize / 8] + word % 8 * 0x10;
+        *bits = read(register);
+    }
+    Some(pending)
+}
+
+/// The interrupts of one local APIC that have not come to their end: see [`pending`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending(pub [u32; Pending::WORDS]);
+
+impl Pending {
+    /// In service, then requested, 256 bits each.
+    pub const WORDS: usize = 16;
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; Self::WORDS]
+    }
+
+    /// Whether a vector is in service.
+    #[must_use]
+    pub fn has_in_service(&self) -> bool {
+        self.0[..8] != [0; 8]
+    }
+}
+
+/// `vector 0xf3 in service, not acknowledged; vectors 0xf3 0xef requested, not taken`: each
+/// with the highest first.
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (in_service, requested) = self.0.split_at(8);
+        write_vectors(f, in_service)?;
+        f.write_str(" in service")?;
+        if self.has_in_service() {
+            f.write_str(", not acknowledged")?;
+        }
+        f.write_str("; ")?;
+        write_vectors(f, requested)?;
+        f.write_str(" requested")
+    }
+}
+
+/// The bits of a 256-bit register, by number.
+fn write_vectors(f: &mut fmt::Formatter<'_>, words: &[u32]) -> fmt::Result {
+    let is_set = |vector: &usize| words[vector / 32] & 1 << (vector % 32) != 0;
+    let vectors = || (0..256).rev().filter(is_set);
+    f.write_str(match vectors().count() {
+        0 => "no vector",
+        1 => "vector",
+        _ => "vectors",
+    })?;
+    vectors().try_for_each(|vector| write!(f, " {vector:#x}"))
 }
 
 /// Reads and clears the error status (SDM vol. 3, figure 11-9).

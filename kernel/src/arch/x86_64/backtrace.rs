@@ -1,6 +1,7 @@
 //! What a CPU was doing: its registers, and the calls that led there.
 
-use kcore::shim::{AtomicU32, AtomicU64, Ordering};
+use kcore::critical::CritWord;
+use kcore::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::paging::is_mapped;
 use super::trap::TrapFrame;
@@ -27,6 +28,8 @@ pub struct Snapshot {
     /// Those of [`GENERAL`] of code that was interrupted. Those of code that called are the
     /// compiler's, and tell nothing.
     pub general: Option<[u64; GENERAL.len()]>,
+    /// What the local APIC had pending when this was recorded: [`Registers::record`].
+    pub pending: Option<apic::Pending>,
 }
 
 /// The same, in words that another CPU may read.
@@ -36,6 +39,9 @@ pub struct Registers {
     valid: AtomicU32,
     special: [AtomicU64; 6],
     general: [AtomicU64; GENERAL.len()],
+    /// Whether the local APIC was read, and what it had pending.
+    apic_read: AtomicBool,
+    pending: [AtomicU32; apic::Pending::WORDS],
 }
 
 /// States of [`Registers`]: nothing recorded; all but the general ones; all.
@@ -58,6 +64,7 @@ impl Snapshot {
                 frame.rax, frame.rbx, frame.rcx, frame.rdx, frame.rsi, frame.rdi, frame.r8,
                 frame.r9, frame.r10, frame.r11, frame.r12, frame.r13, frame.r14, frame.r15,
             ]),
+            pending: None,
         }
     }
 
@@ -74,7 +81,14 @@ impl Snapshot {
             cr2: cpu::fault_address(),
             cr3: cpu::page_table_root(),
             general: None,
+            pending: None,
         }
+    }
+
+    /// Whether the code had interrupts on.
+    #[must_use]
+    pub fn interrupts_enabled(&self) -> bool {
+        self.rflags & 1 << 9 != 0
     }
 }
 
@@ -86,10 +100,13 @@ impl Registers {
             valid: AtomicU32::new(NOTHING),
             special: [const { AtomicU64::new(0) }; 6],
             general: [const { AtomicU64::new(0) }; GENERAL.len()],
+            apic_read: AtomicBool::new(false),
+            pending: [const { AtomicU32::new(0) }; apic::Pending::WORDS],
         }
     }
 
-    /// Publishes `snapshot`, and what the caller wrote before. By a CPU that stops.
+    /// Publishes `snapshot`, what this CPU's local APIC has pending, and what the caller wrote
+    /// before. By a CPU that stops, or answers where it is.
     pub fn record(&self, snapshot: &Snapshot) {
         let &Snapshot {
             rip,
@@ -99,12 +116,21 @@ impl Registers {
             cr2,
             cr3,
             general,
+            pending: _,
         } = snapshot;
         let words = [rip, rsp, rbp, rflags, cr2, cr3].into_iter();
         let words = words.chain(general.unwrap_or_default());
         for (word, value) in self.special.iter().chain(&self.general).zip(words) {
             // Relaxed: published by the Release below.
             word.store(value, Ordering::Relaxed);
+        }
+        let pending = apic::pending();
+        // Relaxed: as above.
+        self.apic_read.store(pending.is_some(), Ordering::Relaxed);
+        if let Some(apic::Pending(words)) = pending {
+            for (word, value) in self.pending.iter().zip(words) {
+                word.store(value, Ordering::Relaxed);
+            }
         }
         let state = general.map_or(CALLER, |_| INTERRUPTED);
         // Release: pairs with the Acquire in `read`.
@@ -136,6 +162,10 @@ impl Registers {
             cr2,
             cr3,
             general: (state == INTERRUPTED).then(|| self.general.each_ref().map(word)),
+            pending: self.apic_read.load(Ordering::Relaxed).then(|| {
+                let word = |word: &AtomicU32| word.load(Ordering::Relaxed);
+                apic::Pending(self.pending.each_ref().map(word))
+            }),
         })
     }
 }
@@ -181,9 +211,11 @@ const TRACE: usize = 16;
 #[derive(Debug)]
 pub struct Trace {
     state: AtomicU32,
-    rflags: AtomicU64,
-    /// The vector that is in service, plus one, or 0.
-    in_service: AtomicU32,
+    registers: Registers,
+    /// The thread that was interrupted, as its number plus one, or 0.
+    thread: AtomicU32,
+    /// The word of its critical sections.
+    crit: AtomicU32,
     addresses: [AtomicU64; TRACE],
 }
 
@@ -198,8 +230,9 @@ impl Trace {
     pub const fn new() -> Self {
         Self {
             state: AtomicU32::new(IDLE),
-            rflags: AtomicU64::new(0),
-            in_service: AtomicU32::new(0),
+            registers: Registers::new(),
+            thread: AtomicU32::new(0),
+            crit: AtomicU32::new(0),
             addresses: [const { AtomicU64::new(0) }; TRACE],
         }
     }
@@ -225,8 +258,9 @@ impl Trace {
         changed.is_ok()
     }
 
-    /// In an NMI: answers if somebody asks; whether somebody did.
-    pub fn answer(&self, snapshot: &Snapshot) -> bool {
+    /// In an NMI on top of `thread`, by its number, and of what it was in: answers if somebody
+    /// asks; whether somebody did.
+    pub fn answer(&self, snapshot: &Snapshot, thread: Option<(u32, CritWord)>) -> bool {
         // Acquire: pairs with the exchange in `ask`.
         if self.state.load(Ordering::Acquire) != ASKED {
             return false;
@@ -238,10 +272,11 @@ impl Trace {
                 slot.store(address, Ordering::Relaxed);
             }
         };
-        // Relaxed: published by the state.
-        self.rflags.store(snapshot.rflags, Ordering::Relaxed);
-        let in_service = apic::in_service().map_or(0, |vector| u32::from(vector) + 1);
-        self.in_service.store(in_service, Ordering::Relaxed);
+        self.registers.record(snapshot);
+        let (number, crit) = thread.map_or((0, 0), |(number, crit)| (number + 1, crit.bits()));
+        // Relaxed, both: published by the state.
+        self.thread.store(number, Ordering::Relaxed);
+        self.crit.store(crit, Ordering::Relaxed);
         put(snapshot.rip);
         walk(snapshot.rbp, &mut put);
         slots.for_each(|slot| slot.store(0, Ordering::Relaxed));
@@ -257,14 +292,19 @@ impl Trace {
         self.state.load(Ordering::Acquire) == ANSWERED
     }
 
-    /// Of the answer: whether the CPU takes interrupts, by its flag, and which vector its
-    /// local APIC has in service.
+    /// Of the answer: the registers.
     #[must_use]
-    pub fn interrupts(&self) -> (bool, Option<u8>) {
-        // Relaxed: ordered by `has_answer`.
-        let enabled = self.rflags.load(Ordering::Relaxed) & 1 << 9 != 0;
-        let in_service = self.in_service.load(Ordering::Relaxed).checked_sub(1);
-        (enabled, in_service.map(|vector| vector as u8))
+    pub fn registers(&self) -> Option<Snapshot> {
+        self.registers.read()
+    }
+
+    /// Of the answer: the thread, by its number, and what it was in.
+    #[must_use]
+    pub fn thread(&self) -> Option<(u32, CritWord)> {
+        // Relaxed, both: ordered by `has_answer`.
+        let number = self.thread.load(Ordering::Relaxed).checked_sub(1)?;
+        let crit = CritWord::from_bits(self.crit.load(Ordering::Relaxed));
+        Some((number, crit))
     }
 
     /// Hands the addresses to `see`, the innermost first.
