@@ -118,7 +118,8 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
 #[derive(Clone, Copy)]
 pub(crate) struct Image {
     package: &'static str,
-    bin: &'static str,
+    /// The name of its ELF file.
+    pub(crate) bin: &'static str,
 }
 
 /// The kernel.

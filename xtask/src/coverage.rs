@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::args::{Args, Word};
 use crate::cargo::cargo;
 use crate::error::{Error, Result};
-use crate::{paths, rust_source, setup, term};
+use crate::{lock, paths, rust_source, setup, term};
 
 /// The help text of `cargo xtask coverage`.
 pub(crate) const HELP: &str = "\
@@ -134,7 +134,9 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
 
 /// Runs the tests, and reads what they have run.
 fn measured(branches: bool) -> Result<Vec<File>> {
-    let output = paths::target_dir().join("coverage.json");
+    // cargo-llvm-cov itself keeps what it counts in one place.
+    let own = lock::wait("coverage", "coverage")?;
+    let output = own.dir.join("coverage.json");
     let mut command = cargo("llvm-cov");
     if branches {
         setup::nightly(&["llvm-tools"])?;

@@ -21,11 +21,11 @@ const LOADER_CONFIG: &str = ".bootloader-config";
 
 type File<'a> = ElfFile64<'a, LittleEndian>;
 
-/// Checks a kernel's ELF file.
+/// The contents of a kernel's ELF file, once they are checked.
 ///
 /// # Errors
 /// What is wrong with the file, and what to do.
-pub(crate) fn check(path: &Path) -> Result<()> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let setup = |text: String| Error::environment(format!("{}: {text}", paths::shown(path)));
     let bytes = fs::read(path).map_err(|e| {
         setup(format!("cannot be read: {e}")).hint("build it: cargo xtask run, or cargo xtask test")
@@ -33,7 +33,8 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     examine(&bytes).map_err(|wrong| {
         setup(format!("not a kernel that can be booted: {wrong}"))
             .hint("build it by cargo xtask, which passes the linker script kernel/link.ld")
-    })
+    })?;
+    Ok(bytes)
 }
 
 /// The address that the ELF header names as its entry.

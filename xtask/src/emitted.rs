@@ -53,8 +53,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         }
     }
     args.nothing_after()?;
-    let elf = image::built(KBENCH, false)?;
-    let bytes = paths::read(&elf)?;
+    let bytes = image::built(KBENCH, false)?;
     let section = function(&bytes, "emitted_critical_section")?;
     let spinlock = function(&bytes, "emitted_spinlock")?;
     judge("a critical section", &section, section_rules(&section))?;

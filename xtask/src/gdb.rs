@@ -16,7 +16,7 @@ use crate::cargo::{KERNEL, KTEST};
 use crate::error::{Error, Exit, Result};
 use crate::host::{self, Tool};
 use crate::machine::{Machine, Medium, accelerator};
-use crate::{elf, guard, image, paths, registry, setup, term};
+use crate::{elf, guard, image, lock, paths, registry, setup, term};
 
 /// The help text of `cargo xtask gdb`.
 pub(crate) const HELP: &str = "\
@@ -56,7 +56,10 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         Error::environment("gdb is missing").hint(host::install_line(&[Tool::Gdb]))
     })?;
     let qemu = setup::qemu()?;
-    let elf = image::built(
+    let own = lock::folder("gdb", "gdb")?;
+    let dir = &own.dir;
+    let elf = image::built_into(
+        dir,
         if request.test.is_some() {
             KTEST
         } else {
@@ -78,8 +81,6 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         },
         extra,
     };
-    let dir = paths::target_dir().join("gdb");
-    paths::create_dir(&dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
     paths::write(
@@ -106,10 +107,10 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     ]);
     let errors = dir.join("qemu.log");
     let errors = File::create(&errors).map_err(|e| Error::io(paths::shown(&errors), &e))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors);
+    // QEMU never reads it, and holds the lock for as long as it runs: gdb takes our place.
+    let lock = own.lock.try_clone();
+    let lock = lock.map_err(|e| Error::io(format!("cannot keep {}", paths::shown(dir)), &e))?;
+    command.stdin(lock).stdout(Stdio::null()).stderr(errors);
     guard::own_group(&mut command);
     let qemu = command
         .spawn()
@@ -123,7 +124,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
 
 /// Command line and QEMU's arguments for a test.
 fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsString>)> {
-    let Some(test) = registry::read(elf)?
+    let Some(test) = registry::read(&paths::read(elf)?)?
         .into_iter()
         .find(|test| test.name == name)
     else {

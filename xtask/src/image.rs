@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::args::{Args, Options, Word};
 use crate::cargo::{self, Image, KERNEL};
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
-use crate::{elf, paths, setup, strip, term};
+use crate::{elf, lock, paths, setup, strip, term};
 
 /// The help text of `cargo xtask image`.
 pub(crate) const HELP: &str = "\
@@ -156,13 +156,6 @@ impl Images {
     }
 }
 
-/// The file that `run` and `image` put an image into.
-pub(crate) fn default_file(path: BootPath, name: &OsStr) -> PathBuf {
-    let mut name = name.to_os_string();
-    name.push(format!("-{}.img", path.name()));
-    paths::target_dir().join("images").join(name)
-}
-
 /// `cargo xtask image`.
 ///
 /// # Errors
@@ -188,24 +181,33 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let Some(path) = options.boot else {
         return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
     };
-    let here = env::current_dir().unwrap_or_default();
-    let out = out.map_or_else(
-        || default_file(path, "tryst".as_ref()),
-        |out| here.join(out),
-    );
-    let elf = built(KERNEL, options.debug)?;
-    make(path, &elf, &options.append, &out)?;
+    let own = lock::folder("image", "image")?;
+    let name = format!("tryst-{}.img", path.name());
+    let made = own.dir.join(&name);
+    let elf = built_into(&own.dir, KERNEL, options.debug)?;
+    make(path, &elf, &options.append, &made)?;
+    let out = out.unwrap_or_else(|| paths::target_dir().join("images").join(name));
+    paths::moved(&made, &out)?;
     term::say(&paths::shown(&out));
     Ok(())
 }
 
-/// Builds an image's ELF and checks it.
+/// Builds an image's ELF, checks it and reads it.
 ///
 /// # Errors
 /// When the target cannot be set up, the build fails, or the result is no kernel.
-pub(crate) fn built(image: Image, debug: bool) -> Result<PathBuf> {
+pub(crate) fn built(image: Image, debug: bool) -> Result<Vec<u8>> {
     setup::kernel_target()?;
-    let elf = cargo::build(image, debug)?;
-    elf::check(&elf)?;
+    elf::read(&cargo::build(image, debug)?)
+}
+
+/// [`built`], into this folder: what is booted and debugged there stays the same when the image
+/// is built again meanwhile.
+///
+/// # Errors
+/// As [`built`], and when the file cannot be written.
+pub(crate) fn built_into(dir: &Path, image: Image, debug: bool) -> Result<PathBuf> {
+    let elf = dir.join(image.bin);
+    paths::write(&elf, built(image, debug)?)?;
     Ok(elf)
 }

@@ -30,6 +30,7 @@ mod host;
 mod image;
 mod image_paths;
 mod layers;
+mod lock;
 mod machine;
 mod miri;
 mod model;

@@ -120,6 +120,21 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, text).map_err(|e| Error::io(format!("cannot write {}", shown(path)), &e))
 }
 
+/// Moves a file, creating the folder that it goes to. Whoever reads there has the old file or the
+/// new one.
+///
+/// # Errors
+/// What the file system says, with the new name.
+pub(crate) fn moved(from: &Path, to: &Path) -> Result<()> {
+    if let Some(dir) = to.parent() {
+        create_dir(dir)?;
+    }
+    // To another file system it must be copied.
+    fs::rename(from, to)
+        .or_else(|_| fs::copy(from, to).map(|_| ()))
+        .map_err(|e| Error::io(format!("cannot write {}", shown(to)), &e))
+}
+
 /// The file of this name in a folder of `PATH`, with `.exe` on Windows.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let name = format!("{name}{}", env::consts::EXE_SUFFIX);

@@ -6,7 +6,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use object::{Object, ObjectSection};
@@ -76,10 +75,9 @@ impl Test {
 /// # Errors
 /// When the file is no ELF, holds no tests, or holds a record that this tool
 /// does not understand.
-pub(crate) fn read(elf: &Path) -> Result<Vec<Test>> {
-    let wrong = |text: String| Error::environment(format!("{}: {text}", paths::shown(elf)));
-    let bytes = paths::read(elf)?;
-    let file = object::File::parse(&*bytes).map_err(|e| wrong(format!("no ELF file: {e}")))?;
+pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
+    let wrong = |text: String| Error::environment(format!("the test image: {text}"));
+    let file = object::File::parse(elf).map_err(|e| wrong(format!("no ELF file: {e}")))?;
     let section = file.section_by_name(".ktest_meta");
     let data = match section.map(|section| section.data()) {
         None => &[],

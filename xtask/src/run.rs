@@ -1,7 +1,7 @@
 //! `cargo xtask run` and `cargo xtask runner`: boot a kernel and watch it.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::args::{Args, OPTIONS_HELP, Options, Word};
@@ -14,7 +14,7 @@ use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{elf, firmware, image, paths, setup, term};
+use crate::{elf, firmware, image, lock, paths, setup, term};
 
 /// The help text of `cargo xtask run`.
 pub(crate) fn help() -> String {
@@ -48,8 +48,9 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let (options, args) = parse("run", words)?;
     let smp = options.one_smp(&args)?;
     let qemu = setup::qemu()?;
-    let elf = image::built(KERNEL, options.debug)?;
-    boot(&qemu, &elf, &options, smp, &args.after)
+    let own = lock::folder("run", "run")?;
+    let elf = image::built_into(&own.dir, KERNEL, options.debug)?;
+    boot(&qemu, &own.dir, &elf, &options, smp, &args.after)
 }
 
 /// `cargo xtask runner ELF`.
@@ -62,9 +63,12 @@ pub(crate) fn runner(words: &[OsString]) -> Result<()> {
     };
     let (options, args) = parse("runner", words)?;
     let smp = options.one_smp(&args)?;
-    let elf = std::env::current_dir().unwrap_or_default().join(elf);
-    elf::check(&elf)?;
-    boot(&setup::qemu()?, &elf, &options, smp, &args.after)
+    let bytes = elf::read(Path::new(elf))?;
+    let qemu = setup::qemu()?;
+    let own = lock::folder("run", "run")?;
+    let elf = own.dir.join(Path::new(elf).file_name().unwrap_or(elf));
+    paths::write(&elf, bytes)?;
+    boot(&qemu, &own.dir, &elf, &options, smp, &args.after)
 }
 
 fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
@@ -84,13 +88,20 @@ fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
     Ok((options, args))
 }
 
-fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[OsString]) -> Result<()> {
-    let dir = paths::target_dir().join("run");
+/// Boots this file; logs and disk images go into `dir`.
+fn boot(
+    qemu: &Qemu,
+    dir: &Path,
+    elf: &Path,
+    options: &Options,
+    smp: u32,
+    extra: &[OsString],
+) -> Result<()> {
     let machine = Machine {
         smp,
         mem: options.mem,
         accel: accelerator(options.accel.as_deref(), "tcg"),
-        medium: medium(qemu, elf, options, &dir)?,
+        medium: medium(qemu, elf, options, dir)?,
         extra: extra.to_vec(),
     };
     term::say(&format!("Ctrl-C ends QEMU ({}).", qemu.version));
@@ -98,7 +109,7 @@ fn boot(qemu: &Qemu, elf: &Path, options: &Options, smp: u32, extra: &[OsString]
     let boot = Boot {
         qemu,
         machine: &machine,
-        dir: &dir,
+        dir,
         symbols: &Arc::new(Symbols::new(elf)),
         echo: Echo::Prefixed(String::new()),
         limits: LIMITS,
@@ -140,8 +151,7 @@ fn medium(qemu: &Qemu, elf: &Path, options: &Options, dir: &Path) -> Result<Medi
         BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
         _ => None,
     };
-    let name = elf.file_name().unwrap_or("kernel".as_ref());
-    let image: PathBuf = image::default_file(path, name);
+    let image = dir.join(format!("{}.img", path.name()));
     image::make(path, elf, &append, &image)?;
     Ok(Medium::Disk { image, firmware })
 }

@@ -70,6 +70,8 @@ impl Vm {
     ) -> Result<Vm> {
         paths::create_dir(dir)?;
         let results = dir.join("results.log");
+        // A new file: a QEMU whose xtask was killed may still write into the old one.
+        let _ = fs::remove_file(&results);
         paths::write(&results, "")?;
         let log_path = dir.join("console.log");
         let log = File::create(&log_path)

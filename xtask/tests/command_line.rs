@@ -2,6 +2,7 @@
 //! which exit code, and that it says what to do next. Nothing here needs QEMU: where there is one,
 //! it is a script.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output};
 
 #[cfg(unix)]
@@ -246,4 +247,117 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
         .output();
     let (_, text) = told(output.expect("it runs"));
     assert!(text.contains("cannot be started: No such file"), "{text}");
+}
+
+/// A guest that ends well, and as a test passes, once there is the file `go`.
+#[cfg(unix)]
+const WAITING_GUEST: &str = r#"
+start
+touch $here/started
+until [ -e $here/go ]; do sleep 0.01; done
+test=${append#test=}
+printf 'tryst-test 1\nok %s\nend passed=1 failed=0 skipped=0\n' "${test%% *}" >"$results"
+exit 33
+"#;
+
+#[cfg(unix)]
+fn wait_for(file: &std::path::Path) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(300);
+    while !file.exists() {
+        assert!(std::time::Instant::now() < end, "{}", file.display());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Two commands in one target folder do not disturb each other, not even when the kernel is built
+/// anew meanwhile; and the first one's folder is free as soon as it has ended, however.
+#[cfg(unix)]
+#[test]
+fn a_second_run_has_files_of_its_own() {
+    use std::process::Stdio;
+
+    for (command, folder, kernel) in [("run", "run", "tryst"), ("test", "ktest", "ktest")] {
+        let fake = fake::Fake::new(&format!("second_{command}"));
+        fake.toolchain("a::b\n", "exit 1");
+        fake.qemu(WAITING_GUEST);
+        let started = fake.dir.join("started");
+        let start = || {
+            let mut xtask = fake.xtask(&[command]);
+            let child = xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+            let child = child.expect("it runs");
+            wait_for(&started);
+            std::fs::remove_file(&started).expect("it is there");
+            child
+        };
+        let kernel = |folder: &str| {
+            let file = fake.dir.join("target").join(folder).join(kernel);
+            std::fs::read(file).expect("it is there")
+        };
+
+        let first = start();
+        let old = kernel(folder);
+        fake.kernel("image", "a::b\nc::d\n");
+        let mut second = start();
+        assert_eq!(kernel(folder), old);
+        assert_ne!(kernel(&format!("{folder}-2")), old);
+        let go = fake.dir.join("go");
+        std::fs::write(&go, "").expect("a file");
+        let pid = first.id();
+        for (child, counts) in [(first, "1 passed"), (second, "2 passed")] {
+            let (code, text) = told(child.wait_with_output().expect("it ends"));
+            assert_eq!(code, Some(0), "{text}");
+            assert!(command == "run" || text.contains(counts), "{text}");
+            let other = format!("another `cargo xtask {command}` (pid {pid}) is running");
+            assert_eq!(text.contains(&other), counts == "2 passed", "{text}");
+        }
+
+        std::fs::remove_file(&go).expect("it is there");
+        second = start();
+        second.kill().expect("it runs");
+        second.wait().expect("it is gone");
+        std::fs::write(&go, "").expect("a file");
+        let (code, text) = told(fake.xtask(&[command]).output().expect("it runs"));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(!text.contains("another"), "{text}");
+    }
+}
+
+/// Where there is one place only, the second waits and says for whom.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_had_twice_is_waited_for() {
+    use std::process::Stdio;
+
+    let fake = fake::Fake::new("twice");
+    fake.toolchain(
+        "",
+        r#"
+        [ "$2" = --version ] && exit
+        touch $here/started
+        until [ -e $here/go ]; do sleep 0.01; done
+        printf '{"data": [{"files": []}]}' >"${!#}"
+        "#,
+    );
+    fake.program("sysroot/lib/rustlib/host/bin/llvm-objcopy", "");
+    let start = || {
+        let mut xtask = fake.xtask(&["coverage"]);
+        let child = xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        child.expect("it runs")
+    };
+    let first = start();
+    wait_for(&fake.dir.join("started"));
+    let mut second = start();
+    let mut line = String::new();
+    let mut words = BufReader::new(second.stderr.take().expect("a pipe"));
+    words.read_line(&mut line).expect("it says something");
+    let expected = format!(
+        "waiting for another `cargo xtask coverage` (pid {})",
+        first.id()
+    );
+    assert!(line.starts_with(&expected), "{line}");
+    std::fs::write(fake.dir.join("go"), "").expect("a file");
+    for child in [first, second] {
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(3));
+    }
 }

@@ -31,7 +31,7 @@ use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{image, paths, setup, term};
+use crate::{image, lock, paths, setup, term};
 use rows::KNOWN;
 
 /// The help text of `cargo xtask bench`.
@@ -148,11 +148,10 @@ const CALIBRATION: &str = "calibration";
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let wanted = parse(words)?;
     let qemu = setup::qemu()?;
-    let elf = image::built(KBENCH, false)?;
+    let own = lock::folder("bench", "bench")?;
+    let elf = image::built_into(&own.dir, KBENCH, false)?;
     let bytes = paths::read(&elf)?;
-    let dir = paths::target_dir().join("bench");
-    paths::create_dir(&dir)?;
-    let record = dir.join("trace");
+    let record = own.dir.join("trace");
     let plugin = match wanted.mode {
         Mode::Time => Vec::new(),
         Mode::Instructions => plugin::build(&qemu)
@@ -161,12 +160,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
             .or_else(|error| without_plugin(&wanted, &error.one_line()))?,
     };
     let symbols = Arc::new(Symbols::new(&elf));
-    let mut ended = boot(&wanted, &qemu, &elf, &symbols, &plugin)?;
+    let mut ended = boot(&wanted, &qemu, &own.dir, &elf, &symbols, &plugin)?;
     let mut recorded = !plugin.is_empty();
     if recorded && let End::NoStart(words) = &ended.end {
         without_plugin(&wanted, words.lines().next().unwrap_or_default())?;
         recorded = false;
-        ended = boot(&wanted, &qemu, &elf, &symbols, &[])?;
+        ended = boot(&wanted, &qemu, &own.dir, &elf, &symbols, &[])?;
     }
     let verdict = Verdict::of(&ended.end);
     if let Err(exit) = verdict.result {
@@ -234,6 +233,7 @@ fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<OsString>> {
 fn boot(
     wanted: &Wanted,
     qemu: &Qemu,
+    dir: &Path,
     elf: &Path,
     symbols: &Arc<Symbols>,
     plugin: &[OsString],
@@ -263,7 +263,7 @@ fn boot(
     let boot = Boot {
         qemu,
         machine: &machine,
-        dir: &paths::target_dir().join("bench"),
+        dir,
         symbols,
         echo: Echo::Off,
         limits: LIMITS,

@@ -25,7 +25,7 @@ use crate::image::{self, Images};
 use crate::machine::{accelerator, quoted};
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
-use crate::{paths, seed, setup, term};
+use crate::{lock, paths, seed, setup, term};
 
 use execute::Bench;
 use judge::{Failure, Outcome};
@@ -55,7 +55,8 @@ Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
       --append TEXT       more words for the kernel's command line
 {OPTIONS_HELP}
 
-Logs stay in target/ktest/TEST-smpN/: console.log, results.log, crash.log.
+Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
+results.log, crash.log.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang."
     )
 }
@@ -92,8 +93,8 @@ struct Done {
 /// when a test fails.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
-    let elf = image::built(KTEST, request.options.debug)?;
-    let all = registry::read(&elf)?;
+    let image = image::built(KTEST, request.options.debug)?;
+    let all = registry::read(&image)?;
     let tests: Vec<Arc<Test>> = all
         .into_iter()
         .filter(|t| selects(&request, &t.name))
@@ -112,7 +113,11 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
-    let dir = paths::target_dir().join("ktest");
+    let qemu = setup::qemu()?;
+    let own = lock::folder("ktest", "test")?;
+    let dir = &own.dir;
+    let elf = dir.join(KTEST.bin);
+    paths::write(&elf, image)?;
     let jobs = plan::plan(
         &tests,
         &request.filters,
@@ -120,10 +125,10 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         &request.extra,
         base,
         request.repeat,
-        &dir,
+        dir,
     );
     let bench = Bench {
-        qemu: setup::qemu()?,
+        qemu,
         symbols: Arc::new(Symbols::new(&elf)),
         images: Images::new(dir.join("images")),
         elf,

@@ -34,6 +34,19 @@ start() {
 }
 "#;
 
+/// It says where its parts are.
+const RUSTC: &str = "[ $2 = sysroot ] && echo ${0%/*}/sysroot || echo ${0%/*}/sysroot/lib";
+
+/// It builds an image at once.
+const CARGO: &str = r#"
+here=${0%/*}
+case " $* " in *" --message-format=json-render-diagnostics "*)
+    bin=$*; bin=${bin#*--bin }; bin=${bin%% *}
+    printf '{"reason":"compiler-artifact","target":{"name":"%s"},"executable":"%s"}\n' $bin $here/image
+    exit ;;
+esac
+"#;
+
 impl Fake {
     /// An empty folder for the test of this name.
     pub(crate) fn new(test: &str) -> Self {
@@ -76,6 +89,15 @@ impl Fake {
             .env("CARGO_TARGET_DIR", self.dir.join("target"))
             .env_remove("QEMU");
         command
+    }
+
+    /// Adds a Rust toolchain whose every image has these records of tests. It lacks rust-src and
+    /// llvm-tools. What else cargo is asked to do is done by `cargo`.
+    pub(crate) fn toolchain(&self, tests: &str, cargo: &str) {
+        self.kernel("image", tests);
+        fs::create_dir_all(self.dir.join("sysroot/lib/rustlib/host/bin")).expect("a folder");
+        self.program("rustc", RUSTC);
+        self.program("cargo", &format!("{CARGO}\n{cargo}"));
     }
 
     /// A file that passes for a kernel, with these records of tests.

@@ -1,0 +1,128 @@
+//! Two commands in one target folder: neither writes into the other's files.
+//!
+//! A command that boots a machine takes a folder of its own ([`folder`]), so that any number of
+//! them run at a time. What cannot be had twice is waited for ([`wait`]). Both are a lock of the
+//! operating system on a file, which ends with its process, however that ends.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::paths;
+
+/// The file in each folder that is locked. It holds the process id of who had it last.
+const FILE: &str = "lock";
+
+/// A folder that no other command writes into while this lives.
+pub(crate) struct Own {
+    /// The folder.
+    pub(crate) dir: PathBuf,
+    /// The lock on it.
+    pub(crate) lock: File,
+}
+
+/// A folder for this command in the target folder: the one of this name, or while that is in use
+/// the first free one of `NAME-2`, `NAME-3` and so on, and then it says so.
+///
+/// # Errors
+/// When the folder or its lock cannot be made.
+pub(crate) fn folder(name: &str, command: &str) -> Result<Own> {
+    let mut dir = paths::target_dir().join(name);
+    let (mut number, mut used) = (1, None);
+    let mut lock = open(&dir)?;
+    while let Err(error) = lock.try_lock() {
+        if let TryLockError::Error(error) = error {
+            without(&dir, &error);
+            break;
+        }
+        used.get_or_insert_with(|| holder(&mut lock));
+        number += 1;
+        dir.set_file_name(format!("{name}-{number}"));
+        lock = open(&dir)?;
+    }
+    sign(&mut lock);
+    if let Some(holder) = used {
+        let dir = paths::shown(&dir);
+        eprintln!(
+            "another `cargo xtask {command}`{holder} is running; the files of this one are in {dir}/"
+        );
+    }
+    Ok(Own { dir, lock })
+}
+
+/// The folder of this name in the target folder. Waits until no other command has it, and says so.
+///
+/// # Errors
+/// When the lock cannot be made.
+pub(crate) fn wait(name: &str, command: &str) -> Result<Own> {
+    let dir = paths::target_dir().join(name);
+    let mut lock = open(&dir)?;
+    let mut locked = lock.try_lock();
+    if let Err(TryLockError::WouldBlock) = locked {
+        let holder = holder(&mut lock);
+        eprintln!("waiting for another `cargo xtask {command}`{holder} in this target folder");
+        locked = lock.lock().map_err(TryLockError::Error);
+    }
+    if let Err(TryLockError::Error(error)) = locked {
+        without(&dir, &error);
+    }
+    sign(&mut lock);
+    Ok(Own { dir, lock })
+}
+
+fn open(dir: &Path) -> Result<File> {
+    paths::create_dir(dir)?;
+    let path = dir.join(FILE);
+    // Not truncated: it may be another's.
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    file.map_err(|e| Error::io(format!("cannot open {}", paths::shown(&path)), &e))
+}
+
+/// Some network file systems have no locks: better without one than not at all.
+fn without(dir: &Path, error: &std::io::Error) {
+    let dir = paths::shown(dir);
+    eprintln!("warning: {dir} cannot be locked: {error}; run one command at a time");
+}
+
+/// Who has the lock, as ` (pid N)`; nothing where it cannot be read.
+fn holder(lock: &mut File) -> String {
+    let mut text = String::new();
+    match lock.read_to_string(&mut text) {
+        Ok(1..) => format!(" (pid {})", text.trim()),
+        _ => String::new(),
+    }
+}
+
+/// Writes this process's id into a lock that it has. It is for people only.
+fn sign(lock: &mut File) {
+    let _ = lock.set_len(0);
+    let _ = writeln!(lock, "{}", std::process::id());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_file_and_names_who_has_it() {
+        let dir = std::env::temp_dir().join(format!("tryst-lock-{}", std::process::id()));
+        let mut first = open(&dir).expect("a file");
+        first.try_lock().expect("nobody has it");
+        sign(&mut first);
+        let mut second = open(&dir).expect("the same file");
+        assert!(matches!(second.try_lock(), Err(TryLockError::WouldBlock)));
+        assert_eq!(
+            holder(&mut second),
+            format!(" (pid {})", std::process::id())
+        );
+        drop(first);
+        second.try_lock().expect("it is free again");
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+}
