@@ -138,11 +138,14 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     }
 }
 
+/// How many CPUs a machine has if nobody says.
+pub(crate) const CPUS: u32 = 4;
+
 /// The options that every command which boots a machine takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Numbers of CPUs; one or several.
-    pub(crate) smp: Vec<u32>,
+    /// Numbers of CPUs, one or several, if `--smp` is given.
+    pub(crate) smp: Option<Vec<u32>>,
     /// The way to boot; each command has its default.
     pub(crate) boot: Option<BootPath>,
     /// Words for the kernel's command line.
@@ -172,7 +175,7 @@ Environment: QEMU=PROGRAM names another QEMU; OVMF_CODE= and OVMF_VARS= name UEF
 impl Default for Options {
     fn default() -> Self {
         Options {
-            smp: vec![4],
+            smp: None,
             boot: None,
             append: String::new(),
             mem: 512,
@@ -198,7 +201,7 @@ impl Options {
                     "a number of CPUs, several (1,2,4), or a topology (6,sockets=2,cores=3)",
                     cpus,
                 )?;
-                self.smp = smp;
+                self.smp = Some(smp);
                 if let Some(topology) = topology {
                     args.after.splice(0..0, ["-smp".into(), topology.into()]);
                 }
@@ -216,14 +219,15 @@ impl Options {
         Ok(true)
     }
 
-    /// The one number of CPUs.
+    /// The one number of CPUs, if it is given.
     ///
     /// # Errors
     /// When several were given.
-    pub(crate) fn one_smp(&self, args: &Args) -> Result<u32> {
-        match self.smp[..] {
-            [one] => Ok(one),
-            _ => Err(args.wrong("--smp takes one number here")),
+    pub(crate) fn one_smp(&self, args: &Args) -> Result<Option<u32>> {
+        match self.smp.as_deref() {
+            None => Ok(None),
+            Some(&[one]) => Ok(Some(one)),
+            Some(_) => Err(args.wrong("--smp takes one number here")),
         }
     }
 }
@@ -271,7 +275,7 @@ mod tests {
         let mut options = Options::default();
         let word = args.next().expect("it is text").expect("there is one");
         assert!(options.take(&word, &mut args).expect("it is right"));
-        assert_eq!(options.smp, [1, 2]);
+        assert_eq!(options.smp.as_deref(), Some(&[1, 2][..]));
         assert_eq!(
             args.next().expect("it is text"),
             Some(Word::Value("x".to_string()))
@@ -287,7 +291,7 @@ mod tests {
         let mut options = Options::default();
         let word = args.next().expect("it is text").expect("there is one");
         assert!(options.take(&word, &mut args).expect("it is right"));
-        assert_eq!(options.one_smp(&args).expect("it is one"), 6);
+        assert_eq!(options.one_smp(&args).expect("it is one"), Some(6));
         assert_eq!(args.after, ["-smp", "6,sockets=2,cores=3", "-m", "64"]);
     }
 

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::args::{Args, Options, Word, number};
+use crate::args::{Args, CPUS, Options, Word, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::error::{Error, Exit, Result};
 use crate::host::{self, Tool};
@@ -25,7 +25,8 @@ Debug the kernel, or one test, with gdb.
 Usage: cargo xtask gdb [TEST] [OPTIONS] [-- QEMU ARGS]
 
   TEST                    debug this test (see cargo xtask test --list)
-      --smp N             number of CPUs (default 4), or 6,sockets=2,cores=3
+      --smp N             number of CPUs (default 4, or the nearest number that the test
+                          can run with), or 6,sockets=2,cores=3
       --seed N            the test's seed
       --append TEXT       words for the kernel's command line
       --accel NAME        tcg (default) or kvm
@@ -39,7 +40,7 @@ Leaving gdb ends QEMU.";
 /// What a command line of `cargo xtask gdb` asks for.
 struct Request {
     options: Options,
-    smp: u32,
+    smp: Option<u32>,
     test: Option<String>,
     seed: u64,
     check: bool,
@@ -67,12 +68,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         },
         request.options.debug,
     )?;
-    let (append, extra) = match &request.test {
+    let (append, extra, smp) = match &request.test {
         Some(name) => of_test(&elf, name, &request)?,
-        None => (request.options.append.clone(), request.extra.clone()),
+        None => (request.options.append.clone(), request.extra.clone(), CPUS),
     };
     let machine = Machine {
-        smp: request.smp,
+        smp: request.smp.unwrap_or(smp),
         mem: request.options.mem,
         accel: accelerator(request.options.accel.as_deref(), "tcg,thread=single"),
         medium: Medium::Kernel {
@@ -122,8 +123,8 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     session(&gdb, &script, qemu, request.check)
 }
 
-/// Command line and QEMU's arguments for a test.
-fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsString>)> {
+/// Command line, QEMU's arguments and number of CPUs for a test.
+fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsString>, u32)> {
     let Some(test) = registry::read(&paths::read(elf)?)?
         .into_iter()
         .find(|test| test.name == name)
@@ -132,9 +133,11 @@ fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsS
             .hint("cargo xtask test --list shows them all"));
     };
     let append = test.command_line(request.seed, &request.options.append);
+    let smp = test.nearest(CPUS);
     Ok((
         append,
         test.qemu.into_iter().chain(request.extra.clone()).collect(),
+        smp,
     ))
 }
 

@@ -31,6 +31,20 @@ pub(crate) enum Expect {
     Hang,
 }
 
+impl Expect {
+    /// That end in words; `None` if the test is to pass.
+    pub(crate) fn failure(self) -> Option<&'static str> {
+        match self {
+            Expect::Pass => None,
+            Expect::Fail => Some("a failed test"),
+            Expect::Panic => Some("a panic"),
+            Expect::Assert => Some("a failed assertion"),
+            Expect::TripleFault => Some("a triple fault"),
+            Expect::Hang => Some("a hang"),
+        }
+    }
+}
+
 /// One test.
 #[derive(Clone, Debug)]
 pub(crate) struct Test {
@@ -57,6 +71,11 @@ pub(crate) struct Test {
 }
 
 impl Test {
+    /// The number of CPUs nearest to `cpus` that it can run with.
+    pub(crate) fn nearest(&self, cpus: u32) -> u32 {
+        cpus.clamp(*self.smp.start(), *self.smp.end())
+    }
+
     /// The kernel's command line that runs this test, with more words after its own.
     pub(crate) fn command_line(&self, seed: u64, more: &str) -> String {
         let line = format!("test={} seed={seed:#x}", self.name);

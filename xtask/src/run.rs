@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::args::{Args, OPTIONS_HELP, Options, Word};
+use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word};
 use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
@@ -46,7 +46,7 @@ Usage: cargo xtask runner ELF [OPTIONS OF run] [-- QEMU ARGS]";
 /// when the kernel does not end well.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let (options, args) = parse("run", words)?;
-    let smp = options.one_smp(&args)?;
+    let smp = options.one_smp(&args)?.unwrap_or(CPUS);
     let qemu = setup::qemu()?;
     let own = lock::folder("run", "run")?;
     let elf = image::built_into(&own.dir, KERNEL, options.debug)?;
@@ -62,7 +62,7 @@ pub(crate) fn runner(words: &[OsString]) -> Result<()> {
         return Err(Error::usage("runner", "the ELF file is missing"));
     };
     let (options, args) = parse("runner", words)?;
-    let smp = options.one_smp(&args)?;
+    let smp = options.one_smp(&args)?.unwrap_or(CPUS);
     let bytes = elf::read(Path::new(elf))?;
     let qemu = setup::qemu()?;
     let own = lock::folder("run", "run")?;

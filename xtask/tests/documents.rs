@@ -97,6 +97,27 @@ fn the_readme_names_files_that_are_there() {
     assert!(count > 60, "{count} files");
 }
 
+/// What the README shows of the bug that it is about is what the test is to see, where it is seen.
+#[test]
+fn the_readme_shows_r222942_as_it_is_seen() {
+    let readme = read("README.md");
+    let shown = between(&readme, "a failed assertion as expected:\n    ", '\n')[0];
+    let tests = read("tests/src/stepping.rs");
+    let (_, test) = tests.split_once("fn r222942_is_back").expect("the test");
+    let text = between(test, "console = \"", '"')[0];
+    assert!(shown.ends_with(text), "{shown}: {text}");
+    let mut place = shown.split(':');
+    let (file, line) = (place.next().expect("a file"), place.next().expect("a line"));
+    let line: usize = line.parse().expect("a number");
+    let source = read(file);
+    let asserts = |text: &&str| text.contains("mi_switch") && text.contains("is in service");
+    let at = source
+        .lines()
+        .position(|line| asserts(&line))
+        .map(|at| at + 1);
+    assert_eq!(Some(line), at, "README.md shows a line of {file}");
+}
+
 #[test]
 fn every_bug_is_documented_with_a_test_that_is_there() {
     let source = read("kernel/src/ktest/bugs.rs");

@@ -12,7 +12,7 @@ pub(super) fn document(done: &[Done], seed: u64, seconds: f64) -> String {
     let document = json!({
         "seed": format!("{seed:#x}"),
         "seconds": rounded(seconds),
-        "passed": count(|outcome| matches!(outcome, Outcome::Passed)),
+        "passed": count(|outcome| matches!(outcome, Outcome::Passed(_))),
         "failed": count(|outcome| matches!(outcome, Outcome::Failed(_))),
         "ignored": count(|outcome| matches!(outcome, Outcome::Ignored(_))),
         "boots": done.iter().map(boot).collect::<Vec<_>>(),
@@ -23,7 +23,8 @@ pub(super) fn document(done: &[Done], seed: u64, seconds: f64) -> String {
 fn boot(done: &Done) -> Value {
     let job = &done.job;
     let (outcome, message, place) = match &done.outcome {
-        Outcome::Passed => ("passed", None, None),
+        Outcome::Passed(None) => ("passed", None, None),
+        Outcome::Passed(Some(saw)) => ("passed", Some(&saw.message), saw.place.as_ref()),
         Outcome::Ignored(reason) => ("ignored", Some(reason), None),
         Outcome::Failed(failure) => ("failed", Some(&failure.message), failure.place.as_ref()),
     };

@@ -9,15 +9,15 @@ use crate::verdict::{Verdict, code};
 /// How a boot counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It passed.
-    Passed,
+    /// It passed; and what it showed, if it was to fail.
+    Passed(Option<Failure>),
     /// It was not run, or the guest could not run it: why.
     Ignored(String),
     /// It failed.
     Failed(Failure),
 }
 
-/// Why a boot failed.
+/// Why a boot failed, or what was seen where that was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// What happened, in one line.
@@ -42,7 +42,15 @@ impl Outcome {
     pub(super) fn failure(&self) -> Option<&Failure> {
         match self {
             Outcome::Failed(failure) => Some(failure),
-            Outcome::Passed | Outcome::Ignored(_) => None,
+            Outcome::Passed(_) | Outcome::Ignored(_) => None,
+        }
+    }
+
+    /// What was seen, if the test was to fail and did.
+    pub(super) fn saw(&self) -> Option<&Failure> {
+        match self {
+            Outcome::Passed(saw) => saw.as_ref(),
+            Outcome::Failed(_) | Outcome::Ignored(_) => None,
         }
     }
 }
@@ -50,23 +58,20 @@ impl Outcome {
 /// Judges a boot of this test.
 pub(super) fn judge(test: &Test, ended: &Ended) -> Outcome {
     let results = Results::parse(&ended.results, &test.name);
-    let outcome = match test.expect {
-        Expect::Pass => passed(ended, &results),
-        Expect::Fail => ends_with(&End::Code(code::FAIL), "a failed test", ended, &results),
-        Expect::Panic => ends_with(&End::Code(code::PANIC), "a panic", ended, &results),
-        Expect::Assert => ends_with(
-            &End::Code(code::ASSERT),
-            "a failed assertion",
-            ended,
-            &results,
-        ),
-        Expect::TripleFault => ends_with(&End::TripleFault, "a triple fault", ended, &results),
-        Expect::Hang => match ended.end {
-            End::Hang(_) => Outcome::Passed,
-            _ => unexpected("a hang", ended, &results),
-        },
+    let end = match test.expect {
+        Expect::Pass => None,
+        Expect::Fail => Some(End::Code(code::FAIL)),
+        Expect::Panic => Some(End::Code(code::PANIC)),
+        Expect::Assert => Some(End::Code(code::ASSERT)),
+        Expect::TripleFault => Some(End::TripleFault),
+        // Whichever of its limits it was.
+        Expect::Hang => Some(ended.end.clone()).filter(|end| matches!(end, End::Hang(_))),
     };
-    if outcome == Outcome::Passed
+    let outcome = match test.expect.failure() {
+        None => passed(ended, &results),
+        Some(name) => failed_as_expected(end.as_ref(), name, ended, &results),
+    };
+    if matches!(outcome, Outcome::Passed(_))
         && let Some(text) = test
             .console
             .iter()
@@ -80,15 +85,15 @@ pub(super) fn judge(test: &Test, ended: &Ended) -> Outcome {
 /// A test that should pass: its exit code, its own line and the end line must agree.
 fn passed(ended: &Ended, results: &Results) -> Outcome {
     if ended.end != End::Code(code::PASS) {
-        return failure(ended, results);
+        return Outcome::Failed(failure(ended, results));
     }
     match (&results.said, results.end) {
         _ if !results.hello => {
             Outcome::failed("exit code 33, but the results lack their first line")
         }
-        (Some(Said::Ok), Some((1, 0, 0))) => Outcome::Passed,
+        (Some(Said::Ok), Some((1, 0, 0))) => Outcome::Passed(None),
         (Some(Said::Skip(reason)), Some((0, 0, 1))) => Outcome::Ignored(reason.clone()),
-        (Some(Said::Fail(..)), _) => failure(ended, results),
+        (Some(Said::Fail(..)), _) => Outcome::Failed(failure(ended, results)),
         (None, None) => Outcome::failed("exit code 33, but no result and no end line"),
         (_, None) => Outcome::failed("exit code 33, but no end line"),
         (None, Some(_)) => Outcome::failed("exit code 33, but no result for this test"),
@@ -101,35 +106,36 @@ fn passed(ended: &Ended, results: &Results) -> Outcome {
     }
 }
 
-fn ends_with(expected: &End, name: &str, ended: &Ended, results: &Results) -> Outcome {
+/// A test that should end with a failure of this `name`, which is this `end`.
+fn failed_as_expected(end: Option<&End>, name: &str, ended: &Ended, results: &Results) -> Outcome {
     // A crash of its own making is told as a failure: whether it was meant is for
-    // the registry to say. `ok` and then the crash is not what is meant.
-    let told = results.end.is_none_or(|counts| counts == (0, 1, 0));
-    if ended.end == *expected && told {
-        Outcome::Passed
-    } else if matches!(
+    // the registry to say. `ok` and then the crash is not what is meant. (A hang may have been
+    // asked by an NMI, and have said anything.)
+    let told =
+        results.end.is_none_or(|counts| counts == (0, 1, 0)) || matches!(ended.end, End::Hang(_));
+    let skipped = matches!(
         (&results.said, results.end),
         (Some(Said::Skip(_)), Some((0, 0, 1)))
-    ) {
+    );
+    let seen = failure(ended, results);
+    if end == Some(&ended.end) && told {
+        Outcome::Passed(Some(seen))
+    } else if skipped {
         passed(ended, results)
     } else {
-        unexpected(name, ended, results)
+        let message = format!("expected {name}; {}", seen.message);
+        Outcome::Failed(Failure { message, ..seen })
     }
 }
 
-fn unexpected(name: &str, ended: &Ended, results: &Results) -> Outcome {
-    let Outcome::Failed(mut failure) = failure(ended, results) else {
-        return Outcome::Passed;
-    };
-    failure.message = format!("expected {name}; {}", failure.message);
-    Outcome::Failed(failure)
-}
-
-/// What the end of this boot means for a test that expected another.
-fn failure(ended: &Ended, results: &Results) -> Outcome {
+/// What the end of this boot means where it was not to pass, or should have.
+fn failure(ended: &Ended, results: &Results) -> Failure {
     let verdict = Verdict::of(&ended.end);
     let exit = verdict.result.err().unwrap_or(Exit::Failed);
-    let own = format!("{}: {}", verdict.word, verdict.text);
+    let mut own = format!("{}: {}", verdict.word, verdict.text);
+    if let Some(chain) = chain(&ended.console).filter(|_| ended.end == End::TripleFault) {
+        own.push_str(&format!(": {chain}"));
+    }
     let (place, message) = match (&results.said, panic_line(&ended.console)) {
         (Some(Said::Fail(place, message)), _) => (Some(place.clone()), message.clone()),
         (_, Some((place, message))) => (place, format!("{}: {message}", verdict.word)),
@@ -141,10 +147,19 @@ fn failure(ended: &Ended, results: &Results) -> Outcome {
         End::Hang(_) if message != own => format!("{own}; the guest said: {message}"),
         _ => message,
     };
-    Outcome::Failed(Failure {
+    Failure {
         message,
         place,
         exit,
+    }
+}
+
+/// The exceptions that led to a triple fault, `v=0d #GP -> v=08 #DF -> Triple fault`.
+fn chain(console: &str) -> Option<&str> {
+    let mut lines = console.lines();
+    lines.find_map(|line| {
+        line.strip_prefix("xtask: ")
+            .filter(|text| text.starts_with("v="))
     })
 }
 
@@ -206,7 +221,7 @@ mod tests {
     #[test]
     fn a_pass_needs_exit_code_result_end_line_and_console() {
         let pass = |end, results, console| verdict(Expect::Pass, end, results, console);
-        assert_eq!(pass(End::Code(33), OK, "online"), Outcome::Passed);
+        assert_eq!(pass(End::Code(33), OK, "online"), Outcome::Passed(None));
         assert!(message(&pass(End::Code(33), OK, "")).contains("console lacks"));
         assert!(message(&pass(End::Code(33), "", "online")).contains("first line"));
         assert!(message(&pass(End::Code(33), &OK[..40], "online")).contains("no end line"));
@@ -254,12 +269,56 @@ mod tests {
         for (at, expect) in expects.into_iter().enumerate() {
             for (other, end) in ends.iter().enumerate() {
                 let outcome = verdict(expect, end.clone(), "", "online");
-                assert_eq!(
-                    outcome == Outcome::Passed,
-                    at == other,
-                    "{expect:?} {end:?}"
-                );
+                assert_eq!(outcome.saw().is_some(), at == other, "{expect:?} {end:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_expected_is_told_in_one_line_with_its_place() {
+        let fails = "tryst-test 1\nfail t kernel/src/a.rs:7 kassert: 2 and 2 are 5\n\
+                     end passed=0 failed=1 skipped=0\n";
+        let chain = "xtask: crash: triple fault: a CPU reset itself\n\
+                     xtask: v=06 #UD -> v=08 #DF -> Triple fault\nonline";
+        let hang = End::Hang(Stall::Cpu(Duration::from_secs(10)));
+        for (expect, end, results, console, place, message) in [
+            (
+                Expect::Assert,
+                End::Code(39),
+                fails,
+                "online",
+                Some("kernel/src/a.rs:7"),
+                "kassert: 2 and 2 are 5",
+            ),
+            (
+                Expect::Panic,
+                End::Code(37),
+                "",
+                "online\npanic on cpu0: #PF page fault: read from 0x8\n",
+                None,
+                "PANIC: #PF page fault: read from 0x8",
+            ),
+            (
+                Expect::TripleFault,
+                End::TripleFault,
+                "",
+                chain,
+                None,
+                "CRASH: triple fault: v=06 #UD -> v=08 #DF -> Triple fault",
+            ),
+            (
+                Expect::Hang,
+                hang,
+                fails,
+                "online",
+                Some("kernel/src/a.rs:7"),
+                "HANG: no output for 10 s of QEMU's CPU time; the guest said: kassert: 2 and 2 are 5",
+            ),
+        ] {
+            let outcome = verdict(expect, end, results, console);
+            let saw = outcome.saw().expect("it ended as expected");
+            assert_eq!(saw.place.as_deref(), place);
+            assert_eq!(saw.message, message);
         }
     }
 

@@ -40,7 +40,11 @@ fn case(done: &Done) -> String {
         done.seconds
     );
     match &done.outcome {
-        Outcome::Passed => format!("{head}/>\n"),
+        Outcome::Passed(None) => format!("{head}/>\n"),
+        Outcome::Passed(Some(saw)) => format!(
+            "{head}><system-out>{}</system-out></testcase>\n",
+            escaped(&saw.message)
+        ),
         Outcome::Ignored(reason) => {
             format!(
                 "{head}><skipped message=\"{}\"/></testcase>\n",

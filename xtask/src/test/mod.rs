@@ -42,7 +42,8 @@ Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
 
   FILTER                  run the tests whose name contains it (or one of several)
       --exact             run the tests whose name is FILTER
-      --smp N[,N...]      numbers of CPUs to run each test with (default 4)
+      --smp N[,N...]      numbers of CPUs to run each test with, and no others (default 4,
+                          or the nearest number that the test can run with)
       --seed N            the seed of every boot, decimal or 0x (default: random, printed)
       --repeat N          boot each N times, each with a seed of its own
       --jobs N            boots at a time (default: the host's cores)

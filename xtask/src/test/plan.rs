@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::args::Options;
+use crate::args::{CPUS, Options};
 use crate::machine::{BootPath, has_option};
 use crate::registry::Test;
 use crate::seed;
@@ -39,10 +39,10 @@ impl Job {
     }
 }
 
-/// The boots of these tests: each with each number of CPUs; each `repeat`
-/// times. Tests that bring their own `-smp` or are booted from an image because
-/// they say so run with one number of CPUs. Those that take long run if they are among the
-/// `named`.
+/// The boots of these tests, each `repeat` times: with each number of CPUs that is asked for and
+/// that the test can run with; if none is asked for, with the number nearest to [`CPUS`]. Tests
+/// that bring their own `-smp`, or are booted from an image because they say so, run with one
+/// number of CPUs. Those that take long run if they are among the `named`.
 pub(super) fn plan(
     tests: &[Arc<Test>],
     named: &[String],
@@ -55,7 +55,7 @@ pub(super) fn plan(
     let mut jobs = Vec::new();
     for run in 0..repeat {
         for test in tests {
-            for smp in cpu_counts(test, &options.smp, extra) {
+            for smp in cpu_counts(test, options.smp.as_deref(), extra) {
                 let boot = options.boot.unwrap_or(test.boot);
                 let suffix = if repeat > 1 {
                     format!("-run{}", run + 1)
@@ -90,13 +90,19 @@ pub(super) fn plan(
     jobs
 }
 
-fn cpu_counts(test: &Test, asked: &[u32], extra: &[OsString]) -> Vec<u32> {
+/// The numbers of CPUs for this test. One that it cannot run with stands for all that are asked
+/// for if it can run with none of them.
+fn cpu_counts(test: &Test, asked: Option<&[u32]>, extra: &[OsString]) -> Vec<u32> {
     let own = [extra, &test.qemu].into_iter().find_map(smp_argument);
-    match own {
-        Some(own) => vec![own],
-        None if test.boot == BootPath::Pvh => asked.to_vec(),
-        None if test.smp.contains(&4) => vec![4],
-        None => vec![*test.smp.start()],
+    match (own, asked) {
+        (Some(own), _) => vec![own],
+        (None, Some(asked)) if test.boot == BootPath::Pvh => {
+            let can = |smp: &&u32| test.smp.contains(smp);
+            let counts: Vec<u32> = asked.iter().filter(can).copied().collect();
+            let none = || asked.iter().take(1).copied().collect();
+            if counts.is_empty() { none() } else { counts }
+        }
+        _ => vec![test.nearest(CPUS)],
     }
 }
 
@@ -118,14 +124,16 @@ fn smp_argument(args: impl AsRef<[OsString]>) -> Option<u32> {
 fn reason_to_ignore(test: &Test, smp: u32) -> Option<String> {
     let (low, high) = (*test.smp.start(), *test.smp.end());
     if test.smp.contains(&smp) {
-        None
-    } else if low == high {
-        Some(format!("needs {low} CPUs"))
-    } else if high == u32::MAX {
-        Some(format!("needs {low} CPUs or more"))
-    } else {
-        Some(format!("needs {low} to {high} CPUs"))
+        return None;
     }
+    let needs = if low == high {
+        low.to_string()
+    } else if high == u32::MAX {
+        format!("at least {low}")
+    } else {
+        format!("{low} to {high}")
+    };
+    Some(format!("needs {needs} CPUs, which --smp does not name"))
 }
 
 #[cfg(test)]
@@ -150,43 +158,79 @@ mod tests {
 
     fn jobs(test: Arc<Test>, repeat: u32) -> Vec<Job> {
         let options = Options {
-            smp: vec![1, 2, 4],
+            smp: Some(vec![1, 2, 4]),
             ..Options::default()
         };
         plan(&[test], &[], &options, &[], 7, repeat, Path::new("d"))
     }
 
-    #[test]
-    fn a_test_runs_with_each_number_of_cpus_it_can() {
-        let jobs = jobs(test(&[], BootPath::Pvh), 1);
-        assert_eq!(
-            jobs.iter().map(|job| job.smp).collect::<Vec<_>>(),
-            [1, 2, 4]
-        );
-        assert_eq!(jobs[0].ignored.as_deref(), Some("needs 2 to 8 CPUs"));
-        assert_eq!(jobs[1].ignored, None);
-        assert_eq!(jobs[2].dir, Path::new("d/a.b-smp4"));
-        assert_eq!(jobs[2].title(), "a::b (smp 4)");
+    /// The numbers of CPUs with which a test that can run with `range` is run if `--smp` is
+    /// `asked`, and why it is not.
+    fn boots(
+        range: std::ops::RangeInclusive<u32>,
+        asked: Option<&[u32]>,
+    ) -> (Vec<u32>, Option<String>) {
+        let mut test = test(&[], BootPath::Pvh);
+        Arc::make_mut(&mut test).smp = range;
+        let options = Options {
+            smp: asked.map(<[u32]>::to_vec),
+            ..Options::default()
+        };
+        let jobs = plan(&[test], &[], &options, &[], 7, 1, Path::new("d"));
+        let ignored = jobs.iter().find_map(|job| job.ignored.clone());
+        (jobs.iter().map(|job| job.smp).collect(), ignored)
     }
 
     #[test]
-    fn what_it_cannot_run_with_is_said_once_however_often_it_is_repeated() {
-        let jobs = jobs(test(&[], BootPath::Pvh), 3);
-        let ignored = jobs
-            .iter()
-            .map(|job| (job.smp, job.run, job.ignored.is_some()));
-        assert_eq!(
-            ignored.collect::<Vec<_>>(),
-            [
-                (1, 0, true),
-                (2, 0, false),
-                (4, 0, false),
-                (2, 1, false),
-                (4, 1, false),
-                (2, 2, false),
-                (4, 2, false),
-            ]
-        );
+    fn a_test_runs_with_each_number_of_cpus_it_can() {
+        let jobs = jobs(test(&[], BootPath::Pvh), 1);
+        assert_eq!(jobs.iter().map(|job| job.smp).collect::<Vec<_>>(), [2, 4]);
+        assert!(jobs.iter().all(|job| job.ignored.is_none()));
+        assert_eq!(jobs[1].dir, Path::new("d/a.b-smp4"));
+        assert_eq!(jobs[1].title(), "a::b (smp 4)");
+    }
+
+    #[test]
+    fn a_plain_run_leaves_no_number_of_cpus_out() {
+        for (range, smp) in [
+            (1..=u32::MAX, 4),
+            (4..=4, 4),
+            (2..=2, 2),
+            (1..=2, 2),
+            (8..=u32::MAX, 8),
+            (5..=6, 5),
+        ] {
+            assert_eq!(boots(range, None), (vec![smp], None));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_meant() {
+        assert_eq!(boots(2..=2, Some(&[1, 2, 4])), (vec![2], None));
+        assert_eq!(boots(3..=8, Some(&[4, 8])), (vec![4, 8], None));
+        let reason = |text: &str| Some(text.to_string());
+        let two = reason("needs 2 CPUs, which --smp does not name");
+        assert_eq!(boots(2..=2, Some(&[4])), (vec![4], two));
+        let more = reason("needs 3 to 8 CPUs, which --smp does not name");
+        assert_eq!(boots(3..=8, Some(&[1, 2])), (vec![1], more));
+        let many = reason("needs at least 9 CPUs, which --smp does not name");
+        assert_eq!(boots(9..=u32::MAX, Some(&[4])), (vec![4], many));
+    }
+
+    #[test]
+    fn what_is_ignored_is_said_once_however_often_it_is_repeated() {
+        let mut nine = test(&[], BootPath::Pvh);
+        Arc::make_mut(&mut nine).smp = 9..=9;
+        for (test, runs) in [(test(&[], BootPath::Pvh), 3), (nine, 1)] {
+            let smps = if runs == 3 { &[2, 4][..] } else { &[1] };
+            let expected: Vec<_> = (0..runs)
+                .flat_map(|run| smps.iter().map(move |&smp| (smp, run)))
+                .collect();
+            let jobs = jobs(test, 3);
+            let found: Vec<_> = jobs.iter().map(|job| (job.smp, job.run)).collect();
+            assert_eq!(found, expected);
+            assert!(jobs.iter().all(|job| job.ignored.is_some() == (runs == 1)));
+        }
     }
 
     #[test]

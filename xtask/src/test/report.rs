@@ -66,11 +66,21 @@ impl Report {
             repeat => format!(" run {}/{repeat}", done.job.run + 1),
         };
         let result = match &done.outcome {
-            Outcome::Passed => format!("{} ({:.2} s)", term::green("ok"), done.seconds),
+            Outcome::Passed(_) => format!("{} ({:.2} s)", term::green("ok"), done.seconds),
             Outcome::Ignored(reason) => format!("{}, {reason}", term::yellow("ignored")),
             Outcome::Failed(_) => format!("{} ({:.2} s)", term::red("FAILED"), done.seconds),
         };
-        term::say(&format!("test {}{run} ... {result}", done.job.title()));
+        let mut line = format!("test {}{run} ... {result}", done.job.title());
+        if let (Some(name), Some(saw)) = (done.job.test.expect.failure(), done.outcome.saw()) {
+            let place = saw.place.as_ref().map(|place| format!("{place}: "));
+            line.push_str(&format!(
+                ", {name} as expected:\n    {}{}\n    console: {}",
+                place.unwrap_or_default(),
+                saw.message,
+                paths::shown(&done.job.dir.join("console.log"))
+            ));
+        }
+        term::say(&line);
         if self.ended < self.total {
             self.progress
                 .show(&format!("{} of {} boots", self.ended, self.total));
@@ -110,6 +120,7 @@ impl Report {
         term::say(&format!(
             "\ntest result: {word}. {line}; finished in {seconds:.1} s"
         ));
+        left_out(done);
         slowest(done);
         failed == 0
     }
@@ -217,12 +228,25 @@ fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for done in done {
         match &done.outcome {
-            Outcome::Passed => tallies.entry(done.job.title()).or_default().passed += 1,
+            Outcome::Passed(_) => tallies.entry(done.job.title()).or_default().passed += 1,
             Outcome::Failed(_) => tallies.entry(done.job.title()).or_default().failed += 1,
             Outcome::Ignored(_) => {}
         }
     }
     tallies
+}
+
+/// Prints why boots were left out, and how many for each reason.
+fn left_out(done: &[Done]) {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for done in done {
+        if let Outcome::Ignored(reason) = &done.outcome {
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+    for (reason, count) in reasons {
+        term::say(&format!("ignored: {count}, {reason}"));
+    }
 }
 
 fn slowest(done: &[Done]) {
