@@ -88,6 +88,17 @@ fn options() -> Result<Option<Options>, String> {
                 list();
                 return Ok(None);
             }
+            Long("version") | Short('V') => {
+                println!("model {}", env!("CARGO_PKG_VERSION"));
+                return Ok(None);
+            }
+            // Understood everywhere; there is no colour here.
+            Long("color") => {
+                let when = text(parser.value().map_err(error)?);
+                if !["auto", "always", "never"].contains(&&*when) {
+                    return Err(format!("--color: {when:?} is not auto, always or never"));
+                }
+            }
             Long("full") => options.full = true,
             Long("bugs") => options.bugs = true,
             Long("svg") => options.svg = Some(parser.value().map_err(error)?.into()),

@@ -8,6 +8,7 @@ use lexopt::{Arg, Parser};
 
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
+use crate::{paths, term};
 
 /// One word: an option as it was typed, or a value.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,19 +43,44 @@ impl Args {
         }
     }
 
-    /// The next word; `None` at the end.
+    /// The next word; `None` at the end. What every command understands is done here: `--color`;
+    /// and `--help` and `--version`, which end the process.
     ///
     /// # Errors
     /// When the word is no text, or an option that takes none has a value.
     pub(crate) fn next(&mut self) -> Result<Option<Word>> {
         let command = self.command;
-        let word = match self.parser.next().map_err(|e| Error::usage(command, e))? {
-            None => return Ok(None),
-            Some(Arg::Long(name)) => Word::Option(format!("--{name}")),
-            Some(Arg::Short(name)) => Word::Option(format!("-{name}")),
-            Some(Arg::Value(value)) => Word::Value(text(command, value)?),
-        };
-        Ok(Some(word))
+        loop {
+            let word = match self.parser.next().map_err(|e| Error::usage(command, e))? {
+                None => return Ok(None),
+                Some(Arg::Long("help") | Arg::Short('h')) => said(&crate::help(command)),
+                Some(Arg::Long("version") | Arg::Short('V')) => said(VERSION),
+                Some(Arg::Long("color")) => {
+                    self.parsed("auto, always or never", term::colour)?;
+                    continue;
+                }
+                Some(Arg::Long(name)) => Word::Option(format!("--{name}")),
+                Some(Arg::Short(name)) => Word::Option(format!("-{name}")),
+                Some(Arg::Value(value)) => Word::Value(text(command, value)?),
+            };
+            return Ok(Some(word));
+        }
+    }
+
+    /// The words that are left, for another command.
+    ///
+    /// # Errors
+    /// When an option that takes no value has one.
+    pub(crate) fn rest(mut self) -> Result<Vec<OsString>> {
+        let command = self.command;
+        let left = self.parser.raw_args();
+        let left = left.map_err(|e| Error::usage(command, e))?;
+        let mut words: Vec<OsString> = left.collect();
+        if !self.after.is_empty() {
+            words.push("--".into());
+            words.append(&mut self.after);
+        }
+        Ok(words)
     }
 
     /// The value of the option just read.
@@ -84,6 +110,17 @@ impl Args {
         Ok(value.into())
     }
 
+    /// The value of the option just read as the name of a file to be written later. Its folder
+    /// is made.
+    ///
+    /// # Errors
+    /// When there is none, or such a file cannot be written.
+    pub(crate) fn output(&mut self) -> Result<PathBuf> {
+        let file = self.path()?;
+        paths::writable(&file).map_err(|error| self.wrong(error.one_line()))?;
+        Ok(file)
+    }
+
     /// The value of the option just read, as `parse` understands it.
     ///
     /// # Errors
@@ -106,7 +143,13 @@ impl Args {
     /// The error for a word that this command does not know.
     pub(crate) fn unknown(&self, word: &Word) -> Error {
         match word {
-            Word::Option(name) => self.wrong(format!("unknown option {name}")),
+            Word::Option(name) => {
+                let help = crate::help(self.command);
+                let words = help.split(|c: char| c != '-' && !c.is_alphanumeric());
+                let options = words.filter(|word| word.len() > 2 && word.starts_with("--"));
+                let near = did_you_mean(name, options.chain(["--help", "--version", "--color"]));
+                self.wrong(format!("unknown option {name}{near}"))
+            }
             Word::Value(value) => self.wrong(format!("unexpected argument {value:?}")),
         }
     }
@@ -122,6 +165,27 @@ impl Args {
             Err(self.wrong("nothing may follow --"))
         }
     }
+}
+
+/// What `--version` says.
+const VERSION: &str = concat!("xtask ", env!("CARGO_PKG_VERSION"));
+
+/// Ends the process after it has said what it was asked.
+fn said(text: &str) -> ! {
+    term::say(text);
+    std::process::exit(0)
+}
+
+/// `; did you mean NAME?`, with the one of these names that was most likely meant by `word`;
+/// nothing if none was.
+pub(crate) fn did_you_mean<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let distance = |name: &str| match name.starts_with(word) {
+        true => 0,
+        false => strsim::damerau_levenshtein(word, name),
+    };
+    let near = names.min_by_key(|name| distance(name));
+    let near = near.filter(|name| word.len() > 2 && distance(name) <= 2);
+    near.map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
 fn text(command: &str, value: OsString) -> Result<String> {
@@ -168,6 +232,7 @@ pub(crate) const OPTIONS_HELP: &str =
       --accel NAME        tcg (default), kvm, hvf, whpx, or auto for the fastest here
       --debug             build without optimisation
       --timeout-scale X   multiply every time limit by X; 0 for no limit
+      --color WHEN        auto (default), always or never
   -- QEMU ARGS            passed to QEMU as they are, in place of the defaults
 
 Environment: QEMU=PROGRAM names another QEMU; OVMF_CODE= and OVMF_VARS= name UEFI firmware.";
@@ -297,7 +362,10 @@ mod tests {
 
     #[test]
     fn the_help_texts_stand_in_columns() {
-        for line in OPTIONS_HELP.lines().take(6) {
+        for line in OPTIONS_HELP
+            .lines()
+            .take_while(|line| line.starts_with("   "))
+        {
             assert!(
                 line.starts_with("  ") && line.as_bytes()[24..26] == *b"  ",
                 "{line}"
@@ -321,6 +389,17 @@ mod tests {
                 .take(&word, &mut args)
                 .expect_err("it is wrong");
             assert_eq!(error.exit, crate::error::Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn what_was_meant_is_guessed_if_it_is_near() {
+        let near = |word| did_you_mean(word, ["--seed", "--smp", "--repeat", "test"].into_iter());
+        assert_eq!(near("--sede"), "; did you mean --seed?");
+        assert_eq!(near("--rep"), "; did you mean --repeat?");
+        assert_eq!(near("tets"), "; did you mean test?");
+        for far in ["--frob", "-x", "", "boot"] {
+            assert_eq!(near(far), "", "{far}");
         }
     }
 

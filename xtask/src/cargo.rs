@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{image_paths, paths};
+use crate::{image_paths, paths, term};
 
 /// The kernel's target.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -55,6 +55,9 @@ pub(crate) fn tool(program: &str) -> Command {
         if name.to_str().is_some_and(|name| !passes(name)) {
             command.env_remove(&name);
         }
+    }
+    if term::chosen() != "auto" {
+        command.env("CARGO_TERM_COLOR", term::chosen());
     }
     command.current_dir(paths::root());
     command

@@ -169,7 +169,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
             Word::Option(name) if name == "--bios" => options.boot = Some(BootPath::Bios),
             Word::Option(name) if name == "--uefi" => options.boot = Some(BootPath::Uefi),
             Word::Option(name) if name == "--out" || name == "-o" => {
-                out = Some(args.path()?);
+                out = Some(args.output()?);
             }
             Word::Option(name) if name == "--append" || name == "--debug" => {
                 options.take(&word, &mut args)?;

@@ -52,7 +52,8 @@ mod test;
 mod verdict;
 mod vm;
 
-use error::{Error, Result};
+use args::{Args, Word};
+use error::Result;
 
 const HELP: &str = "\
 Build, boot, test and check the Tryst kernel.
@@ -74,8 +75,40 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
-`cargo xtask COMMAND --help` tells more. Exit codes: 0 ok, 1 something failed,
-2 usage, 3 something is missing on this machine, 4 the kernel hangs.";
+`cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more. Every command takes
+--color auto|always|never; `cargo xtask --version` says which one this is.
+Exit codes: 0 ok, 1 something failed, 2 usage, 3 something is missing on this machine,
+4 the kernel hangs.";
+
+/// What does a command, told its words.
+type Run = fn(&[OsString]) -> Result<()>;
+/// A command: its name, its help text, and what does it.
+type Command = (&'static str, fn() -> String, Run);
+
+const COMMANDS: [Command; 15] = [
+    ("run", run::help, run::command),
+    ("test", test::help, test::command),
+    ("bench", || bench::HELP.into(), bench::command),
+    ("gdb", || gdb::HELP.into(), gdb::command),
+    ("image", || image::HELP.into(), image::command),
+    ("doctor", || doctor::HELP.into(), doctor::command),
+    ("ci", || ci::HELP.into(), ci::command),
+    ("layers", || layers::HELP.into(), layers::command),
+    ("size", || size::HELP.into(), size::command),
+    ("emitted", || emitted::HELP.into(), emitted::command),
+    ("coverage", || coverage::HELP.into(), coverage::command),
+    ("miri", || miri::HELP.into(), miri::command),
+    // The explorer's help is its own.
+    ("model", String::new, model::command),
+    ("runner", || run::RUNNER_HELP.into(), run::runner),
+    ("help", || HELP.into(), help_of),
+];
+
+/// The help text of a command; that of all of them if there is none of this name.
+fn help(name: &str) -> String {
+    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
+    found.map_or_else(|| HELP.into(), |(_, help, _)| help())
+}
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -92,44 +125,38 @@ fn main() -> ExitCode {
 
 /// Runs the command that the first word names.
 fn command(words: &[OsString]) -> Result<()> {
-    let Some((name, rest)) = words.split_first() else {
-        term::say(HELP);
-        return Ok(());
-    };
-    let help = rest
-        .iter()
-        .take_while(|word| *word != "--")
-        .any(|w| w == "--help" || w == "-h");
-    match &*name.to_string_lossy() {
-        "run" if help => term::say(&run::help()),
-        "test" if help => term::say(&test::help()),
-        "bench" if help => term::say(bench::HELP),
-        "gdb" if help => term::say(gdb::HELP),
-        "image" if help => term::say(image::HELP),
-        "doctor" if help => term::say(doctor::HELP),
-        "ci" if help => term::say(ci::HELP),
-        "layers" if help => term::say(layers::HELP),
-        "size" if help => term::say(size::HELP),
-        "emitted" if help => term::say(emitted::HELP),
-        "coverage" if help => term::say(coverage::HELP),
-        "miri" if help => term::say(miri::HELP),
-        "runner" if help => term::say(run::RUNNER_HELP),
-        "run" => return run::command(rest),
-        "test" => return test::command(rest),
-        "bench" => return bench::command(rest),
-        "gdb" => return gdb::command(rest),
-        "image" => return image::command(rest),
-        "doctor" => return doctor::command(rest),
-        "ci" => return ci::command(rest),
-        "layers" => return layers::command(rest),
-        "size" => return size::command(rest),
-        "emitted" => return emitted::command(rest),
-        "coverage" => return coverage::command(rest),
-        "miri" => return miri::command(rest),
-        "model" => return model::command(rest),
-        "runner" => return run::runner(rest),
-        "help" | "--help" | "-h" => term::say(HELP),
-        other => return Err(Error::usage("", format!("there is no command {other:?}"))),
+    let mut args = Args::new("", words);
+    match args.next()? {
+        None => {
+            term::say(HELP);
+            Ok(())
+        }
+        Some(Word::Value(name)) => {
+            let run = by_name(&args, &name)?;
+            run(&args.rest()?)
+        }
+        Some(option) => Err(args.unknown(&option)),
     }
-    Ok(())
+}
+
+/// `cargo xtask help [COMMAND]`: what the command says if it is told `--help`.
+fn help_of(words: &[OsString]) -> Result<()> {
+    let mut args = Args::new("help", words);
+    match args.next()? {
+        None => {
+            term::say(HELP);
+            Ok(())
+        }
+        Some(Word::Value(name)) => by_name(&args, &name)?(&["--help".into()]),
+        Some(option) => Err(args.unknown(&option)),
+    }
+}
+
+fn by_name(args: &Args, name: &str) -> Result<Run> {
+    let names = COMMANDS.iter().map(|(name, ..)| *name);
+    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
+    found.map(|(_, _, run)| *run).ok_or_else(|| {
+        let near = args::did_you_mean(name, names);
+        args.wrong(format!("there is no command {name:?}{near}"))
+    })
 }

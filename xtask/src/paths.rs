@@ -120,6 +120,32 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, text).map_err(|e| Error::io(format!("cannot write {}", shown(path)), &e))
 }
 
+/// Checks that a file of this name can be written, and makes its folder. What is in it stays.
+///
+/// # Errors
+/// What the file system says, with the file's name.
+pub(crate) fn writable(path: &Path) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        create_dir(dir)?;
+    }
+    let is_new = !path.exists();
+    let opened = fs::File::options().append(true).create(true).open(path);
+    opened.map_err(|e| Error::io(format!("cannot write {}", shown(path)), &e))?;
+    if is_new {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Whether two names of files, in folders that are there, are one.
+pub(crate) fn same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let path = std::path::absolute(path).ok()?;
+        Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+    };
+    a == b || place(a).is_some_and(|a| Some(a) == place(b))
+}
+
 /// Moves a file, creating the folder that it goes to. Whoever reads there has the old file or the
 /// new one.
 ///

@@ -58,11 +58,13 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
 /// # Errors
 /// As [`command`].
 pub(crate) fn runner(words: &[OsString]) -> Result<()> {
-    let Some((elf, words)) = words.split_first() else {
-        return Err(Error::usage("runner", "the ELF file is missing"));
+    let (elf, words) = match words.split_first() {
+        Some((elf, rest)) if !elf.as_encoded_bytes().starts_with(b"-") => (Some(elf), rest),
+        _ => (None, words),
     };
     let (options, args) = parse("runner", words)?;
     let smp = options.one_smp(&args)?.unwrap_or(CPUS);
+    let elf = elf.ok_or_else(|| args.wrong("the ELF file is missing: it comes first"))?;
     let bytes = elf::read(Path::new(elf))?;
     let qemu = setup::qemu()?;
     let own = lock::folder("run", "run")?;

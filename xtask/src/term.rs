@@ -1,18 +1,57 @@
 //! The terminal: colours where they are wanted, and one progress line.
 //!
-//! Neither is used when the output goes to a file or a pipe; `NO_COLOR` is obeyed.
+//! Neither is used when the output goes to a file or a pipe, or to a terminal that calls itself
+//! dumb. `--color` is obeyed, else `NO_COLOR`.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-fn coloured() -> bool {
-    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-    !refused && !dumb && stdout().is_terminal()
+/// What `--color` takes.
+const WHEN: [&str; 3] = ["auto", "always", "never"];
+
+/// Which one of [`WHEN`] it is.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+/// Does what `--color` says; `None` if that is none of [`WHEN`].
+pub(crate) fn colour(when: &str) -> Option<()> {
+    let at = WHEN.iter().position(|known| *known == when)?;
+    // Relaxed: it is written before there is a second thread.
+    CHOSEN.store(u8::try_from(at).ok()?, Ordering::Relaxed);
+    Some(())
+}
+
+/// What `--color` said.
+pub(crate) fn chosen() -> &'static str {
+    // Relaxed: see `colour`.
+    WHEN[usize::from(CHOSEN.load(Ordering::Relaxed))]
+}
+
+/// Whether there are colours, by what `--color` says, the kind of a terminal that the output goes
+/// to, and `NO_COLOR`.
+fn colours(chosen: &str, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
+    match chosen {
+        "always" => true,
+        "never" => false,
+        _ => can_move(terminal) && no_color.is_none_or(OsStr::is_empty),
+    }
+}
+
+/// Whether this kind of a terminal knows more than plain lines.
+fn can_move(terminal: Option<&OsStr>) -> bool {
+    terminal.is_some_and(|kind| kind != "dumb")
+}
+
+/// The kind of a terminal that this goes to; empty if it is not said.
+fn terminal(out: &impl IsTerminal) -> Option<OsString> {
+    let kind = || env::var_os("TERM").unwrap_or_default();
+    out.is_terminal().then(kind)
 }
 
 fn paint(text: &str, code: &str) -> String {
-    if coloured() {
+    let (terminal, no_color) = (terminal(&stdout()), env::var_os("NO_COLOR"));
+    if colours(chosen(), terminal.as_deref(), no_color.as_deref()) {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_string()
@@ -42,6 +81,10 @@ pub(crate) fn say(line: &str) {
     }
 }
 
+/// How much of a progress line is shown. It is wiped by as many blanks, which needs no escape
+/// sequence.
+const WIDTH: usize = 78;
+
 /// A line at the bottom of the terminal that is rewritten in place.
 pub(crate) struct Progress {
     on: bool,
@@ -52,7 +95,8 @@ impl Progress {
     /// A progress line; it stays silent unless both outputs are terminals.
     pub(crate) fn new() -> Self {
         Progress {
-            on: stdout().is_terminal() && stderr().is_terminal(),
+            on: can_move(terminal(&stdout()).as_deref())
+                && can_move(terminal(&stderr()).as_deref()),
             shown: false,
         }
     }
@@ -60,8 +104,7 @@ impl Progress {
     /// Shows this text in place of the last one.
     pub(crate) fn show(&mut self, text: &str) {
         if self.on {
-            let text: String = text.chars().take(78).collect();
-            eprint!("\r\x1b[K{text}");
+            eprint!("\r{text:<WIDTH$.WIDTH$}");
             let _ = stderr().flush();
             self.shown = true;
         }
@@ -70,7 +113,7 @@ impl Progress {
     /// Takes the line away, so that an ordinary line can be printed.
     pub(crate) fn clear(&mut self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            eprint!("\r{:WIDTH$}\r", "");
             self.shown = false;
         }
     }
@@ -79,5 +122,30 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_where_they_are_wanted() {
+        for (chosen, terminal, no_color, wanted) in [
+            ("auto", Some("xterm"), None, true),
+            ("auto", Some("xterm"), Some(""), true),
+            ("auto", Some(""), None, true),
+            ("auto", Some("xterm"), Some("1"), false),
+            ("auto", Some("dumb"), None, false),
+            ("auto", None, None, false),
+            ("always", None, Some("1"), true),
+            ("always", Some("dumb"), None, true),
+            ("never", Some("xterm"), None, false),
+        ] {
+            let (kind, no) = (terminal.map(OsStr::new), no_color.map(OsStr::new));
+            let told = format!("{chosen} {terminal:?} {no_color:?}");
+            assert_eq!(colours(chosen, kind, no), wanted, "{told}");
+        }
+        assert!(colour("green").is_none() && colour("auto").is_some());
     }
 }

@@ -87,6 +87,54 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "miri --help",
         ),
         (
+            &["tset"],
+            "no command \"tset\"; did you mean test?",
+            "cargo xtask --help",
+        ),
+        (&["help", "rum"], "did you mean run?", "help --help"),
+        (&["--colour"], "did you mean --color?", "cargo xtask --help"),
+        (
+            &["test", "--sede", "1"],
+            "unknown option --sede; did you mean --seed?",
+            "test --help",
+        ),
+        (
+            &["test", "--exact=yes"],
+            "unexpected argument for option '--exact': \"yes\"",
+            "test --help",
+        ),
+        (
+            &["layers", "--color", "blue"],
+            "\"blue\" is not auto, always or never",
+            "layers --help",
+        ),
+        (
+            &["test", "--json", "."],
+            "cannot write .: Is a directory",
+            "test --help",
+        ),
+        (
+            &["test", "--junit=Cargo.toml/report.xml"],
+            "cannot create Cargo.toml",
+            "test --help",
+        ),
+        (
+            &["bench", "--json="],
+            "the name of a file is missing",
+            "bench --help",
+        ),
+        (
+            &["image", "--bios", "-o", "/dev/null/x"],
+            "cannot create /dev/null",
+            "image --help",
+        ),
+        (
+            &["test", "--json", "/dev/null", "--junit", "/dev/../dev/null"],
+            "name the same file",
+            "test --help",
+        ),
+        (&["runner"], "the ELF file is missing", "runner --help"),
+        (
             &["ci", "--", "-m", "64"],
             "nothing may follow --",
             "ci --help",
@@ -145,7 +193,25 @@ fn every_command_has_its_help() {
             text.contains(&format!("Usage: cargo xtask {command}")),
             "{text}"
         );
+        for words in [
+            &["help", command][..],
+            &[command, "-h"],
+            &["--color", "never", command, "--color=always", "--help"],
+        ] {
+            assert_eq!(xtask(words), (code, text.clone()), "{words:?}");
+        }
+        // Behind an option that takes a value it is the value.
+        if text.contains("--append") {
+            let (code, text) = xtask(&[command, "--append", "--help", "--frob"]);
+            assert_eq!(code, Some(2), "{text}");
+        }
+        let version = format!("xtask {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(xtask(&[command, "--version"]), (Some(0), version));
     }
+    for words in [&["help"][..], &["-h"], &[]] {
+        assert_eq!(xtask(words), (Some(0), all.clone()));
+    }
+    assert_eq!(xtask(&["-V"]), xtask(&["--version"]));
 }
 
 /// A file's name is bytes. (macOS takes UTF-8 only.)
@@ -360,4 +426,61 @@ fn what_cannot_be_had_twice_is_waited_for() {
         let output = child.wait_with_output().expect("it ends");
         assert_eq!(output.status.code(), Some(3));
     }
+}
+
+/// What everybody knows from `cargo test`: names to skip, colours, reports, the console.
+#[cfg(unix)]
+#[test]
+fn the_tests_take_the_usual_options() {
+    let fake = fake::Fake::new("usual");
+    fake.toolchain("a::b\nb::b\nb::bb\nc::d|qemu=-fail\n", "exit 1");
+    let result = "tryst-test 1\\nok %s\\nend passed=1 failed=0 skipped=0\\n";
+    fake.qemu(&format!(
+        "start; echo hello; test=${{append#test=}}\n\
+         printf '{result}' \"${{test%% *}}\" >\"$results\"\n\
+         grep -q fail $here/args && exit 35; exit 33"
+    ));
+    let run = |words: &[&str]| {
+        let mut xtask = fake.xtask(&[&["test", "--jobs=1"], words].concat());
+        told(xtask.env("NO_COLOR", "1").output().expect("it runs"))
+    };
+    for (words, counts) in [
+        (&["--skip", "c::"][..], "3 passed; 0 failed"),
+        (&["--skip=bb", "--skip", "a::", "b"], "1 passed; 0 failed;"),
+        (
+            &["--exact", "--skip=b::b", "b::b", "a::b"],
+            "1 passed; 0 failed;",
+        ),
+        (&["-j2", "c"], "0 passed; 1 failed;"),
+    ] {
+        let (_, text) = run(words);
+        assert!(text.contains(counts), "{words:?}: {text}");
+        assert!(
+            !text.contains('\x1b') && !text.contains("\nhello\n"),
+            "{text}"
+        );
+    }
+    let (code, text) = run(&["--skip=:"]);
+    assert!(
+        code == Some(2) && text.contains("all are skipped"),
+        "{text}"
+    );
+    for option in ["--nocapture", "--no-capture"] {
+        let (code, text) = run(&[option, "a", "--color", "always"]);
+        assert_eq!(code, Some(0));
+        assert!(
+            text.contains("\nhello\n") && text.contains("\x1b[32mok\x1b[0m"),
+            "{text}"
+        );
+    }
+    // Folders of reports are made; and what is there is there before the first boot.
+    let (code, text) = run(&["c", "--junit", "new/a/r.xml", "--json=new/b/r.json"]);
+    assert_eq!(code, Some(1), "{text}");
+    let report = |name: &str| std::fs::read_to_string(fake.dir.join("new").join(name));
+    assert!(report("a/r.xml").expect("it is there").contains("<failure"));
+    assert!(
+        report("b/r.json")
+            .expect("it is there")
+            .contains("\"failed\": 1")
+    );
 }

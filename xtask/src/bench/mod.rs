@@ -298,7 +298,7 @@ fn parse(words: &[OsString]) -> Result<Wanted> {
             }
             Word::Option(name) if name == "--time" => wanted.mode = Mode::Time,
             Word::Option(name) if name == "--explain" => wanted.explain = Some(args.value()?),
-            Word::Option(name) if name == "--json" => wanted.json = Some(args.path()?),
+            Word::Option(name) if name == "--json" => wanted.json = Some(args.output()?),
             Word::Value(names) if wanted.filter.is_none() && !names.starts_with('-') => {
                 wanted.filter = Some(names.clone());
             }

@@ -42,17 +42,19 @@ Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
 
   FILTER                  run the tests whose name contains it (or one of several)
       --exact             run the tests whose name is FILTER
+      --skip TEXT         leave out those whose name contains it (with --exact: is it); may be
+                          given several times
       --smp N[,N...]      numbers of CPUs to run each test with, and no others (default 4,
                           or the nearest number that the test can run with)
       --seed N            the seed of every boot, decimal or 0x (default: random, printed)
       --repeat N          boot each N times, each with a seed of its own
-      --jobs N            boots at a time (default: the host's cores)
+  -j, --jobs N            boots at a time (default: the host's cores)
       --fail-fast         start no boot after the first failure
-      --nocapture         show the console while it runs; one boot at a time
+      --no-capture        show the console while it runs; one boot at a time
       --list              print the tests and their attributes, run none
       --format terse      with --list: `NAME: test`
-      --junit FILE        write a JUnit XML report
-      --json FILE         write a JSON report
+      --junit FILE        write a JUnit XML report; its folder is made if it is missing
+      --json FILE         write a JSON report, likewise
       --append TEXT       more words for the kernel's command line
 {OPTIONS_HELP}
 
@@ -67,6 +69,7 @@ struct Request {
     options: Options,
     filters: Vec<String>,
     exact: bool,
+    skip: Vec<String>,
     seed: Option<u64>,
     repeat: u32,
     jobs: Option<usize>,
@@ -105,12 +108,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         list(&tests, request.terse);
         return Ok(());
     }
-    if tests.is_empty() && !request.filters.is_empty() {
-        return Err(Error::usage(
-            "test",
-            format!("no test matches {:?}", request.filters.join(" ")),
-        )
-        .hint("cargo xtask test --list shows them all"));
+    if tests.is_empty() {
+        let filters = match &request.filters[..] {
+            [] => "all are skipped".to_string(),
+            filters => format!("no test matches {:?}", filters.join(" ")),
+        };
+        return Err(Error::usage("test", filters).hint("cargo xtask test --list shows them all"));
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
@@ -168,6 +171,7 @@ fn parse(words: &[OsString]) -> Result<Request> {
         options: Options::default(),
         filters: Vec::new(),
         exact: false,
+        skip: Vec::new(),
         seed: None,
         repeat: 1,
         jobs: None,
@@ -190,21 +194,27 @@ fn parse(words: &[OsString]) -> Result<Request> {
         let count = |text: &str| text.parse().ok().filter(|count| *count > 0);
         match name {
             "--exact" => request.exact = true,
+            "--skip" => request.skip.push(args.value()?),
             "--seed" => request.seed = Some(args.parsed("a number", number)?),
             "--repeat" => request.repeat = args.parsed("a number of boots", count)?,
-            "--jobs" => request.jobs = Some(args.parsed("a number", count)? as usize),
+            "--jobs" | "-j" => request.jobs = Some(args.parsed("a number", count)? as usize),
             "--fail-fast" => request.fail_fast = true,
-            "--nocapture" => request.nocapture = true,
+            "--nocapture" | "--no-capture" => request.nocapture = true,
             "--list" => request.list = true,
             "--format" => {
                 let form = |text: &str| ["terse", "pretty"].iter().position(|form| *form == text);
                 request.terse = args.parsed("terse or pretty", form)? == 0;
             }
-            "--junit" => request.junit = Some(args.path()?),
-            "--json" => request.json = Some(args.path()?),
+            "--junit" => request.junit = Some(args.output()?),
+            "--json" => request.json = Some(args.output()?),
             _ if request.options.take(&word, &mut args)? => {}
             _ => return Err(args.unknown(&word)),
         }
+    }
+    if let (Some(junit), Some(json)) = (&request.junit, &request.json)
+        && paths::same(junit, json)
+    {
+        return Err(args.wrong("--junit and --json name the same file"));
     }
     request.extra = args.after;
     Ok(request)
@@ -218,7 +228,8 @@ fn selects(request: &Request, name: &str) -> bool {
             name.contains(filter)
         }
     };
-    request.filters.is_empty() || request.filters.iter().any(matches)
+    let wanted = request.filters.is_empty() || request.filters.iter().any(matches);
+    wanted && !request.skip.iter().any(matches)
 }
 
 fn list(tests: &[Arc<Test>], terse: bool) {
