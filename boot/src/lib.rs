@@ -9,8 +9,9 @@
 //!
 //! Whichever way it was, `_start` is reached in long mode with interrupts off,
 //! all physical memory that matters visible at [`PHYS_OFFSET`], and the same
-//! structure to read. The kernel asks [`pvh::given`] only because `BootInfo` has no
-//! field for a command line: with an image the ramdisk is that.
+//! structure to read, but for two things that the kernel asks [`pvh::given`] for: the command
+//! line, for which `BootInfo` has no field (with an image the ramdisk is that), and the memory
+//! map, which is where the hypervisor left it and may be of any length.
 
 #![no_std]
 
@@ -27,12 +28,8 @@ pub const PHYS_OFFSET: u64 = 0xffff_8000_0000_0000;
 /// under PVH. Must equal `KERNEL_VMA` in `kernel/link.ld`.
 pub const KERNEL_VMA: u64 = 0xffff_ffff_8000_0000;
 
-/// The most regions of a memory map that are kept; neighbours of a kind are one. QEMU
-/// gives about ten.
-pub const MAX_REGIONS: usize = 128;
-
 /// The size of the stack that `_start` is entered on, in bytes: by PVH the one in
-/// `kernel/link.ld`. A release build uses 22 KiB of it, a debug build 45 (the test image
+/// `kernel/link.ld`. A release build uses 8 KiB of it, a debug build 15 (the test image
 /// measures this: `stacks:` in any console log). Below it is an unmapped page.
 pub const STACK_SIZE: u64 = 64 * 1024;
 

@@ -5,33 +5,30 @@
 //! `start_info`. `pvh_start` builds page tables for the first 4 GiB (RAM the boot needs, and
 //! the hole with the APICs), at three places: at 0 because paging is turned on while running
 //! there, at [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the image
-//! is linked; the page below each of the boot's stacks is in none. `pvh_main` then copies what
-//! start_info points to, before anything can hand out the frames that it lies in. The reading
-//! is [`kcore::start_info`]'s.
-//!
-//! The memory map does not mark the kernel image as in use, so it is carved out of it here.
+//! is linked; the page below each of the boot's stacks is in none. `pvh_main` then reads what
+//! start_info points to and copies the command line, before anything can hand out the frames
+//! that it lies in. The memory map stays there for the kernel ([`Given::memory_map`]). The
+//! reading is [`kcore::start_info`]'s.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::ptr::addr_of;
 
 use bootloader_api::BootInfo;
-use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
+use bootloader_api::info::{MemoryRegion, Optional};
 use kcore::cmdline::MAX_LENGTH;
-use kcore::memmap::{Kind, MemoryMap};
+use kcore::memmap::Region;
 use kcore::start_info::{StartInfo, StartInfoError};
 
-use crate::{KERNEL_VMA, MAX_REGIONS, PHYS_OFFSET};
+use crate::{KERNEL_VMA, PHYS_OFFSET};
 
 /// What [`pvh_main`] writes, and only reads or hands over afterwards.
 struct Kept<T>(UnsafeCell<T>);
 
 // SAFETY: written by pvh_main, before there is a second CPU or an interrupt. Then
-// what was given is only read, and the other two are _start's alone.
+// what was given is only read, and the other one is _start's alone.
 unsafe impl<T> Sync for Kept<T> {}
 
-static REGIONS: Kept<[MemoryRegion; MAX_REGIONS]> =
-    Kept(UnsafeCell::new([MemoryRegion::empty(); MAX_REGIONS]));
 static BOOT_INFO: Kept<Option<BootInfo>> = Kept(UnsafeCell::new(None));
 /// The command line, and one byte more; `None` if the entry was not by PVH.
 static GIVEN: Kept<([u8; MAX_LENGTH + 1], Option<Given>)> =
@@ -45,6 +42,25 @@ pub struct Given {
     pub command_line: &'static [u8],
     /// The rest.
     pub start_info: StartInfo,
+}
+
+impl Given {
+    /// The hypervisor's memory map, as [`StartInfo::memory_map_entry`] has it. It calls memory
+    /// usable that is in use: the image and the first module. Each entry is read when the
+    /// iterator comes to it.
+    ///
+    /// # Safety
+    /// It must not be used any more once the entry's page tables are replaced, or memory is
+    /// handed out.
+    pub unsafe fn memory_map(&self) -> impl Iterator<Item = Region> + Clone + use<> {
+        let info = self.start_info;
+        (0..info.memory_map_entries()).map(move |number| {
+            // SAFETY: the caller's promise.
+            let read = &mut |address, buffer: &mut [u8]| unsafe { read_physical(address, buffer) };
+            let entry = info.memory_map_entry(number, read);
+            entry.expect("pvh_main has read it")
+        })
+    }
 }
 
 unsafe extern "C" {
@@ -75,8 +91,12 @@ pub fn entry_tsc() -> Option<u64> {
 }
 
 /// Reads physical memory, if it lies below 4 GiB and not in the kernel's image, whose
-/// statics are Rust's. Before there is a second CPU or an interrupt.
-fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
+/// statics are Rust's.
+///
+/// # Safety
+/// The page tables must be those of the entry, and no memory may have been handed out. There
+/// is no second CPU then.
+unsafe fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
     let end = address.saturating_add(buffer.len() as u64);
     let (image, image_end) = image();
     if end > 1 << 32 || (address < image_end && image < end) {
@@ -84,14 +104,16 @@ fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
     }
     let bytes = (PHYS_OFFSET + address) as *const u8;
     // SAFETY: the entry mapped the first 4 GiB at PHYS_OFFSET; what is outside the image no
-    // Rust object has, `buffer` (on the stub's stack, or a static) lies inside, and nothing
+    // Rust object has, `buffer` (on the boot's stack, or a static) lies inside, and nothing
     // else runs. Reading what is no memory gives some bytes.
     unsafe { bytes.copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len()) };
     true
 }
 
-/// The physical addresses of the image: the first one, and the first behind it.
-fn image() -> (u64, u64) {
+/// The physical addresses of the image, if PVH loaded it: the first one, and the first behind
+/// it.
+#[must_use]
+pub fn image() -> (u64, u64) {
     let (start, end) = (addr_of!(__image_start) as u64, addr_of!(__image_end) as u64);
     (start - KERNEL_VMA, end - KERNEL_VMA)
 }
@@ -112,14 +134,10 @@ extern "C" fn pvh_main(start_info: u64) -> ! {
     unsafe { _start(boot_info) }
 }
 
-/// Fills the `BootInfo`. By itself, so that its memory map is off the stack when the
-/// kernel goes on.
-///
-/// # Panics
-/// If the memory map has no room for the image.
-#[inline(never)]
+/// Fills the `BootInfo`.
 fn fill_boot_info(start_info: u64) -> Result<&'static mut BootInfo, StartInfoError> {
-    let read = &mut read_physical;
+    // SAFETY: this is the entry.
+    let read = &mut |address, buffer: &mut [u8]| unsafe { read_physical(address, buffer) };
     let start_info = StartInfo::read(start_info, read)?;
     // SAFETY: this runs once, before anything else can name the static.
     let (bytes, given) = unsafe { &mut *GIVEN.0.get() };
@@ -129,30 +147,14 @@ fn fill_boot_info(start_info: u64) -> Result<&'static mut BootInfo, StartInfoErr
         start_info,
     });
 
-    let mut map = MemoryMap::<MAX_REGIONS>::new();
-    start_info.memory_map(&mut map, read)?;
+    for number in 0..start_info.memory_map_entries() {
+        start_info.memory_map_entry(number, read)?;
+    }
     let (start, end) = image();
-    if let Err(error) = map.carve(start, end) {
-        panic!("PVH: {error}");
-    }
-
-    // SAFETY: as above, and nothing else ever names this static.
-    let regions: &'static mut [MemoryRegion] = unsafe { &mut *REGIONS.0.get() };
-    for (kept, region) in regions.iter_mut().zip(map.regions()) {
-        let kind = match region.kind {
-            Kind::Usable => MemoryRegionKind::Usable,
-            Kind::Reserved => MemoryRegionKind::UnknownBios(2),
-        };
-        *kept = MemoryRegion {
-            start: region.start,
-            end: region.end,
-            kind,
-        };
-    }
-    let regions = &mut regions[..map.regions().len()];
     // SAFETY: as above; _start alone gets the reference.
     let boot_info = unsafe { &mut *BOOT_INFO.0.get() };
-    let boot_info = boot_info.insert(BootInfo::new(regions.into()));
+    let in_given: &'static mut [MemoryRegion] = &mut [];
+    let boot_info = boot_info.insert(BootInfo::new(in_given.into()));
     boot_info.physical_memory_offset = Optional::Some(PHYS_OFFSET);
     boot_info.rsdp_addr = start_info.rsdp.map_or(Optional::None, Optional::Some);
     boot_info.kernel_addr = start;

@@ -3,7 +3,7 @@
 //! Some live elsewhere, where the code is that alone may touch them: `arch::descriptor::IDT`
 //! (written by the boot CPU before any CPU loads it), `arch::apic::REGISTERS` and
 //! `arch::paging::TAGGED` (the same), and `arch::ap::{MAILBOX, LATE}` (their own protocol).
-//! `boot::pvh::{REGIONS, BOOT_INFO, GIVEN}` and `pvh_entry_tsc` are written before this
+//! `boot::pvh::{BOOT_INFO, GIVEN}` and `pvh_entry_tsc` are written before this
 //! kernel is entered. The test runner (`ktest`) has its own.
 
 use kcore::acpi::AcpiError;
@@ -12,6 +12,7 @@ use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
 use kcore::epoch::Epoch;
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
+use kcore::memmap::MemoryMap;
 use kcore::rendezvous::Rendezvous;
 use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 use kcore::stop::Stops;
@@ -25,6 +26,7 @@ use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PageTables;
 use crate::clock::Timer;
 use crate::init::BootRecord;
+use crate::mem::MAX_REGIONS;
 use crate::mem::heap::Heap;
 use crate::mem::kstack::Stacks;
 use crate::pcpu::Pcpu;
@@ -88,6 +90,9 @@ pub static BUGS: Once<u64> = Once::new();
 
 // Each with its own lock.
 
+/// The memory map. The boot fills it, while it is alone, and then it stays as it is. Taken
+/// before [`FRAMES`].
+pub static MEMORY: Spinlock<MemoryMap<MAX_REGIONS>> = Spinlock::new(MemoryMap::new());
 /// Free physical memory.
 pub static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
 /// The kernel's page tables. Taken before [`FRAMES`].

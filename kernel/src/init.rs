@@ -5,16 +5,15 @@
 //! is the documentation of what needs what.
 
 mod devices;
+mod memory;
 mod summary;
 
-use boot::MAX_REGIONS;
 use bootloader_api::BootInfo;
-use bootloader_api::info::{MemoryRegionKind, Optional};
+use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
 use kcore::cmdline::{self, CommandLine, MAX_LENGTH};
 use kcore::cpu::CpuId;
 use kcore::logfilter::LogFilter;
 use kcore::madt::Madt;
-use kcore::memmap::{Kind, MapFull, MemoryMap};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicU64, Ordering};
 use kcore::start_info::StartInfo;
@@ -31,8 +30,6 @@ use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
 pub struct BootRecord {
     /// `pvh`, `bios` or `uefi`.
     pub path: &'static str,
-    /// The memory map.
-    pub memory: MemoryMap<MAX_REGIONS>,
     /// The physical address of ACPI's root pointer.
     pub rsdp: Option<u64>,
     /// One byte more than is read shows that there are more.
@@ -65,6 +62,7 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     clock::set_entry(boot::pvh::entry_tsc().unwrap_or_else(cpu::tsc));
     console::init();
     install_boot_cpu();
+    let boot_info: &BootInfo = boot_info;
     let record = globals::BOOT.call_once(|| record(boot_info, main));
     log::info!(
         target: "kernel",
@@ -76,9 +74,11 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     );
     read_command_line(record);
     cpu::protect();
+    memory::read_map(boot_info);
+    memory::limit_map();
     // SAFETY: the loader's map; kernel image, module and the loader's own data
     // are not usable in it.
-    let root = needed("the kernel to run in", unsafe { mem::init(&record.memory) });
+    let root = needed("the kernel to run in", unsafe { mem::init() });
     let stack = needed("the boot CPU's stack", kstack::allocate());
     // SAFETY: mem::init mapped the image and all usable memory, kstack the stack;
     // `record` is in a static.
@@ -158,22 +158,14 @@ fn init_threads() {
 }
 
 /// Copies what matters of `boot_info`, which lies in the loader's memory.
-///
-/// # Panics
-/// If its memory map is too long.
-fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
+fn record(boot_info: &BootInfo, main: fn() -> !) -> BootRecord {
     // Filled in place: the stack of the boot is small.
     let mut record = BootRecord {
         path: "pvh",
-        memory: MemoryMap::new(),
         rsdp: boot_info.rsdp_addr.into_option(),
         command_line: [0; MAX_LENGTH + 1],
         command_line_len: 0,
         main,
-    };
-    let uefi = match read_memory_map(boot_info, &mut record.memory) {
-        Ok(uefi) => uefi,
-        Err(error) => panic!("{error}"),
     };
     let given = boot::pvh::given();
     let text: &[u8] = match (given, boot_info.ramdisk_addr) {
@@ -185,34 +177,14 @@ fn record(boot_info: &'static BootInfo, main: fn() -> !) -> BootRecord {
         (None, Optional::None) => &[],
     };
     if given.is_none() {
+        let uefi = |region: &MemoryRegion| matches!(region.kind, MemoryRegionKind::UnknownUefi(_));
+        let uefi = boot_info.memory_regions.iter().any(uefi);
         record.path = if uefi { "uefi" } else { "bios" };
     }
     let len = text.len().min(record.command_line.len());
     record.command_line[..len].copy_from_slice(&text[..len]);
     record.command_line_len = len;
     record
-}
-
-/// Fills `memory` from the loader's map, and says whether UEFI made that.
-fn read_memory_map(
-    boot_info: &BootInfo,
-    memory: &mut MemoryMap<MAX_REGIONS>,
-) -> Result<bool, MapFull> {
-    let mut uefi = false;
-    for region in boot_info.memory_regions.iter() {
-        let kind = match region.kind {
-            MemoryRegionKind::Usable => Kind::Usable,
-            MemoryRegionKind::UnknownUefi(_) => {
-                uefi = true;
-                Kind::Reserved
-            }
-            _ => Kind::Reserved,
-        };
-        memory.insert(region.start, region.end, kind)?;
-    }
-    // The BIOS's vectors and data; and no allocator should return address 0.
-    memory.carve(0, 0x1000)?;
-    Ok(uefi)
 }
 
 /// Takes `log=` to heart and says what of the command line is not understood.

@@ -83,11 +83,11 @@ ktest! {
     ] {
         let module = boot::pvh::given().and_then(|given| given.start_info.module);
         let module = module.expect("QEMU passed one");
-        let boot = globals::BOOT.get().expect("recorded");
         let end = module.address + module.size;
-        assert!(module.size > 500 && boot.memory.usable_bytes() > 0, "{module:?}");
+        let map = globals::MEMORY.lock();
+        assert!(module.size > 500 && map.usable_bytes() > 0, "{module:?}");
         let usable = |region: kcore::memmap::Region| region.start < end && module.address < region.end;
-        assert!(!boot.memory.iter().any(usable), "{module:?} is usable memory");
+        assert!(!map.iter().any(usable), "{module:?} is usable memory");
     }
 }
 

@@ -3,9 +3,10 @@
 use alloc::vec::Vec;
 use core::hint::black_box;
 
+use kcore::memmap::{Kind, LeftOut};
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, physical_to_virtual};
-use kernel::{ktest, mem};
+use kernel::{globals, ktest, mem};
 
 ktest! {
     /// Code cannot be written.
@@ -126,6 +127,77 @@ ktest! {
     }
 }
 
+ktest! {
+    /// The same with 16 MiB below 4 GiB, where page tables and frame map must be.
+    fn all_frames_are_distinct_above_16_mib() [
+        qemu = "-m 8192 -machine q35,max-ram-below-4g=16M", smp = "1..=4",
+    ] {
+        assert!(take_all_frames(4096) > 4 << 30);
+    }
+}
+
+ktest! {
+    /// The same with 300 holes of 4 KiB. They are not mapped, so none was handed out.
+    fn all_frames_are_distinct_300_holes() [append = "bug=memory-holes", smp = "1..=4"] {
+        take_all_frames(1);
+        assert_holes(300, 1 << 20);
+        assert_eq!(globals::MEMORY.lock().left_out(), LeftOut::default());
+    }
+}
+
+ktest! {
+    /// The same if a BIOS says so.
+    fn all_frames_are_distinct_300_holes_bios() [boot = "bios", append = "bug=memory-holes"] {
+        take_all_frames(1);
+        assert_holes(300, 1 << 20);
+    }
+}
+
+ktest! {
+    /// With more holes than the map has room for, the smallest regions are left out, and counted.
+    /// The heap has no sixteenth of this memory in a row, and gets it in pieces.
+    fn all_frames_are_distinct_3000_holes() [
+        append = "bug=many-memory-holes", smp = "1..=4", qemu = "-m 192",
+        console = "KiB) left out: the smallest, since the map has more than 1024 regions",
+    ] {
+        take_all_frames(1);
+        assert_holes(2816, 64 << 10);
+        let (usable, _free) = mem::usage();
+        let (heap, _used) = globals::HEAP.usage();
+        assert_eq!(heap as u64, usable / 16 / 4096 * 4096);
+        assert_eq!(alloc::vec![1_u8; heap / 4].iter().map(|&one| usize::from(one)).sum::<usize>(), heap / 4);
+        assert!(globals::MEMORY.lock().left_out().bytes > 100 << 20);
+    }
+}
+
+/// The holes that a bug has made in the memory map are mapped nowhere.
+fn assert_holes(holes: u64, apart: u64) {
+    for number in 0..holes {
+        let hole = ktest::bugs::FIRST_HOLE + number * apart;
+        assert_eq!(
+            paging::translate(physical_to_virtual(hole)),
+            None,
+            "hole {hole:#x}"
+        );
+    }
+}
+
+ktest! {
+    /// What a memory map says that cannot be is named, and the boot goes on with the rest.
+    fn odd_map() [
+        append = "bug=odd-memory-map",
+        console = "entries: 1 end below their start, 1 overlap one of the other kind; for example 0xffffffffffff0000-0x1000 usable",
+        console = "memory 0x100000000000-0x10000000000000 (3 regions, 12 KiB) left out: this CPU has 40 physical address bits",
+        console = "memory 0xa0000-0x100000 left out, of which the map calls 0x10000 bytes usable: video memory",
+        console = "memory 0xfee00000-0xfee01000 left out, of which the map calls 0x1000 bytes usable: the local APIC",
+    ] {
+        let map = globals::MEMORY.lock();
+        assert!(map.usable_bytes() > 500 << 20);
+        let usable = [0xa_0000, 0xfee0_0000, 0x100_0000, 1 << 44].map(|at| map.kind(at) == Some(Kind::Usable));
+        assert_eq!(usable, [false; 4]);
+    }
+}
+
 /// Takes all memory by pieces of `frames` frames, each linked to the one before
 /// and marked with its own address; checks the marks and gives all back. The
 /// highest address that was seen.
@@ -183,7 +255,7 @@ ktest! {
 ktest! {
     /// Allocations of random sizes keep their contents and are all given back.
     fn heap() [] {
-        let (_size, used) = kernel::globals::HEAP.usage();
+        let (_size, used) = globals::HEAP.usage();
         let mut random = ktest::seed() | 1;
         let mut kept: Vec<Vec<u8>> = Vec::new();
         for round in 0..2000_u32 {
@@ -200,7 +272,7 @@ ktest! {
             }
         }
         drop(kept);
-        assert_eq!(kernel::globals::HEAP.usage().1, used);
+        assert_eq!(globals::HEAP.usage().1, used);
     }
 }
 
@@ -217,7 +289,7 @@ ktest! {
 ktest! {
     /// A machine that is too small is told what there is no memory for.
     fn too_small_a_machine() [
-        qemu = "-m 4", expect = "panic",
+        append = "bug=little-memory", expect = "panic",
         console = "no memory for the heap: no frame of memory is free",
     ] {}
 }

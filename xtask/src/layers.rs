@@ -122,11 +122,6 @@ const UPWARD: &[(&str, &str, &str)] = &[
     ("kernel::globals", "kernel::clock", "the type of a static"),
     ("kernel::globals", "kernel::init", "the type of a static"),
     (
-        "kernel::mem",
-        "kernel::init",
-        "the type of the loader's record",
-    ),
-    (
         "kernel::acpi",
         "kernel::ktest",
         "a test may damage the tables",

@@ -39,6 +39,20 @@ impl<T: Copy, const N: usize> List<T, N> {
         Ok(())
     }
 
+    /// Puts `value` at `index` and moves those from there on up by one.
+    ///
+    /// # Errors
+    /// [`Full`] if the list has `N` values already.
+    ///
+    /// # Panics
+    /// If `index` is beyond the end.
+    pub fn insert(&mut self, index: usize, value: T) -> Result<(), Full> {
+        assert!(index <= self.len, "place {index} of {}", self.len);
+        self.push(value)?;
+        self[index..].rotate_right(1);
+        Ok(())
+    }
+
     /// Takes out the value at `index` and moves those after it down by one.
     ///
     /// # Panics
@@ -91,10 +105,14 @@ mod tests {
             assert_eq!(list.push(value), Ok(()));
         }
         assert_eq!(list.push(4), Err(Full));
+        assert_eq!(list.insert(0, 4), Err(Full));
         assert_eq!(*list, [1, 2, 3]);
         assert_eq!(list.remove(0), 1);
         assert_eq!(list.remove(1), 3);
         assert_eq!(*list, [2]);
+        assert_eq!(list.insert(0, 5), Ok(()));
+        assert_eq!(list.insert(2, 6), Ok(()));
+        assert_eq!(*list, [5, 2, 6]);
     }
 
     #[test]

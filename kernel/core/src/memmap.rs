@@ -1,19 +1,21 @@
 //! The memory map: which physical memory may be handed out.
 //!
 //! Firmware and loaders report memory as entries that may be unsorted, overlapping,
-//! empty or not page-aligned. A [`MemoryMap`] brings them to 4 KiB pages, in whatever
+//! empty or not page-aligned. [`MemoryMap::fill`] brings them to 4 KiB pages, in whatever
 //! order they come: a page is usable only if one entry says so for the whole page and
 //! no entry of another kind touches it. Of several kinds the greatest wins.
 //!
 //! The map is a list of sorted regions that neither overlap nor touch another of the
-//! same kind. It has a fixed capacity; an entry that would need more is refused with
-//! an error and leaves the map as it was. [`crate::frame`] takes over from here.
+//! same kind. It has a fixed capacity. If that is too small, it does without the smallest
+//! usable regions, and counts them. What else cannot be used is taken out of it by
+//! [`MemoryMap::carve`] and [`MemoryMap::limit`]. [`crate::frame`] takes over from here.
 
 #![forbid(unsafe_code)]
 
-use crate::frame::FRAME_SIZE;
-use crate::list::{Full, List};
 use core::fmt;
+
+use crate::frame::{FRAME_SIZE, Span, words_for};
+use crate::list::List;
 
 /// The end of the physical address space: x86_64 has at most 52 address bits.
 /// What an entry says about addresses above is ignored.
@@ -46,18 +48,23 @@ impl Region {
         self.end.saturating_sub(self.start)
     }
 
+    /// The part of it from `start` up to, not including, `end`; `None` if that is empty.
+    fn within(self, start: u64, end: u64) -> Option<Self> {
+        let (start, end) = (self.start.max(start), self.end.min(end));
+        (start < end).then_some(Self { start, end, ..self })
+    }
+
     /// The region in whole pages, usable memory rounded inward and other outward;
     /// `None` if nothing is left of it.
     fn in_pages(self) -> Option<Self> {
         let Self { start, end, kind } = self;
-        // A length that wraps around: the part up to the top of memory is meant.
-        let end = if end < start {
-            ADDRESS_LIMIT
-        } else {
-            end.min(ADDRESS_LIMIT)
+        let end = match kind {
+            // A length that wraps around: the part up to the top of memory is meant.
+            Kind::Reserved if end < start => ADDRESS_LIMIT,
+            _ => end.min(ADDRESS_LIMIT),
         };
         let start = start.min(ADDRESS_LIMIT);
-        if start == end {
+        if start >= end {
             return None;
         }
         let (down, up) = (
@@ -72,112 +79,291 @@ impl Region {
     }
 }
 
-/// `0x100000-0x8000000 Usable`, the end not included.
+/// `0x100000-0x8000000 usable`, the end not included.
 impl fmt::Display for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}-{:#x} {:?}", self.start, self.end, self.kind)
+        let kind = match self.kind {
+            Kind::Usable => "usable",
+            Kind::Reserved => "reserved",
+        };
+        write!(f, "{:#x}-{:#x} {kind}", self.start, self.end)
     }
 }
 
-/// The map has no room for what an entry would make of it; it is unchanged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MapFull {
-    /// The entry.
-    pub entry: Region,
-    /// How many regions the map can hold.
-    pub capacity: usize,
+/// Usable memory that is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeftOut {
+    /// How many regions, or parts of one.
+    pub regions: usize,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// The first address of the lowest one.
+    pub start: u64,
+    /// The first address behind the highest one.
+    pub end: u64,
 }
 
-impl core::error::Error for MapFull {}
+impl LeftOut {
+    fn add(&mut self, region: Region) {
+        let start = if self.regions == 0 {
+            u64::MAX
+        } else {
+            self.start
+        };
+        self.start = start.min(region.start);
+        self.end = self.end.max(region.end);
+        self.regions += 1;
+        self.bytes += region.bytes();
+    }
+}
 
-impl fmt::Display for MapFull {
+/// `memory 0x1000-0x2000`, or with the number of regions and bytes if there are several.
+impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory {:#x}-{:#x}", self.start, self.end)?;
+        match self.regions {
+            0 | 1 => Ok(()),
+            several => write!(f, " ({several} regions, {} KiB)", self.bytes >> 10),
+        }
+    }
+}
+
+/// Entries that no memory map should have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Oddities {
+    /// How many entries there are.
+    pub entries: usize,
+    /// How many of them end below their start.
+    pub wrapping: usize,
+    /// How many of them overlap one of the other kind.
+    pub overlapping: usize,
+    /// One of those.
+    pub example: Option<Region>,
+}
+
+/// One sentence, for a warning line, if there is an example.
+impl fmt::Display for Oddities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            entries,
+            wrapping,
+            overlapping,
+            example,
+        } = self;
         write!(
             f,
-            "memory map: adding {} needs more than {} regions",
-            self.entry, self.capacity
-        )
+            "memory map of {entries} entries: {wrapping} end below their start, {overlapping} \
+             overlap one of the other kind"
+        )?;
+        match example {
+            Some(example) => write!(f, "; for example {example}"),
+            None => Ok(()),
+        }
     }
 }
 
-/// A memory map of up to `N` regions. Two of this size are on the stack during a call
-/// that changes it.
+/// A memory map of up to `N` regions, at least 4.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryMap<const N: usize> {
     regions: List<Region, N>,
+    left_out: LeftOut,
 }
 
 impl<const N: usize> MemoryMap<N> {
     /// The map that knows of no memory.
     #[must_use]
     pub const fn new() -> Self {
+        const { assert!(N >= 4) };
         Self {
             regions: List::new(Region {
                 start: 0,
                 end: 0,
                 kind: Kind::Usable,
             }),
+            left_out: LeftOut {
+                regions: 0,
+                bytes: 0,
+                start: 0,
+                end: 0,
+            },
         }
     }
 
-    /// Takes in an entry for the addresses from `start` up to, not including, `end`.
-    /// If `end` is below `start` (a length that wraps around), a usable entry is
-    /// ignored, and one of another kind goes on to the top of memory.
-    ///
-    /// # Errors
-    /// [`MapFull`] if the map would have more than `N` regions.
-    pub fn insert(&mut self, start: u64, end: u64, kind: Kind) -> Result<(), MapFull> {
-        if kind == Kind::Usable && end < start {
-            return Ok(());
+    /// Puts `entries` into the empty map, in whatever order they come, and says what is odd
+    /// about them. If the end of one is below its start (a length that wraps around), a usable
+    /// entry is ignored, and one of another kind goes on to the top of memory. The entries are
+    /// not stored, so there may be any number of them.
+    pub fn fill(&mut self, entries: impl Iterator<Item = Region> + Clone) -> Oddities {
+        let mut odd = Oddities::default();
+        for entry in entries.clone() {
+            odd.entries += 1;
+            if entry.end < entry.start {
+                odd.wrapping += 1;
+                odd.example.get_or_insert(entry);
+            }
         }
-        let entry = Region { start, end, kind };
-        if let Some(new) = entry.in_pages() {
-            let mut result = Self::new();
-            result
-                .overlay(&self.regions, new)
-                .map_err(|Full| MapFull { entry, capacity: N })?;
-            *self = result;
+        // All below `at` is in the map. From there on it is reserved up to the one end, and then
+        // usable up to the other.
+        let (mut at, mut reserved_end, mut usable_end) = (0, 0, 0);
+        let mut advance = |to: u64, reserved_end: u64, usable_end: u64| {
+            for (end, kind) in [(reserved_end, Kind::Reserved), (usable_end, Kind::Usable)] {
+                let (start, end) = (at, end.min(to));
+                if start < end {
+                    self.append(Region { start, end, kind });
+                    at = end;
+                }
+            }
+            at = to;
+        };
+        in_order(entries.filter_map(Region::in_pages), |entry| {
+            advance(entry.start, reserved_end, usable_end);
+            let (own, other) = match entry.kind {
+                Kind::Reserved => (&mut reserved_end, usable_end),
+                Kind::Usable => (&mut usable_end, reserved_end),
+            };
+            *own = entry.end.max(*own);
+            if entry.start < other {
+                odd.overlapping += 1;
+                odd.example.get_or_insert(entry);
+            }
+        });
+        advance(ADDRESS_LIMIT, reserved_end, usable_end);
+        odd
+    }
+
+    /// Adds a region above all others, or makes the last one longer.
+    fn append(&mut self, region: Region) {
+        match self.regions.last_mut() {
+            Some(last) if last.end == region.start && last.kind == region.kind => {
+                last.end = region.end;
+            }
+            _ => {
+                self.make_room(1);
+                self.insert(self.regions.len(), region);
+            }
         }
-        Ok(())
     }
 
     /// Takes the pages that the addresses from `start` up to, not including, `end`
-    /// touch out of the usable memory, for good: it makes them reserved.
-    ///
-    /// # Errors
-    /// [`MapFull`] if the map would have more than `N` regions.
-    pub fn carve(&mut self, start: u64, end: u64) -> Result<(), MapFull> {
-        self.insert(start, end, Kind::Reserved)
-    }
-
-    /// Fills an empty map with `regions` and `new` laid over them; where they overlap the
-    /// greater kind wins.
-    fn overlay(&mut self, regions: &[Region], new: Region) -> Result<(), Full> {
-        let mut done = new.start; // What of `new` lies below is in the map.
-        for &old in regions {
-            self.append(done, old.start.min(new.end), new.kind)?;
-            self.append(old.start, old.end.min(new.start), old.kind)?;
-            let (start, end) = (old.start.max(new.start), old.end.min(new.end));
-            self.append(start, end, old.kind.max(new.kind))?;
-            self.append(old.start.max(new.end), old.end, old.kind)?;
-            done = done.max(end);
-        }
-        self.append(done, new.end, new.kind)
-    }
-
-    /// Adds a region above all others, or makes the last one longer; an empty one is
-    /// left out.
-    fn append(&mut self, start: u64, end: u64, kind: Kind) -> Result<(), Full> {
-        if start >= end {
-            return Ok(());
-        }
-        match self.regions.last_mut() {
-            Some(last) if last.end == start && last.kind == kind => {
-                last.end = end;
-                Ok(())
+    /// touch out of the usable memory: it makes them reserved. Gives back how many bytes
+    /// were usable.
+    pub fn carve(&mut self, start: u64, end: u64) -> u64 {
+        let kind = Kind::Reserved;
+        let Some(mut hole) = Region { start, end, kind }.in_pages() else {
+            return 0;
+        };
+        // A usable region may become two, with the hole between them.
+        self.make_room(2);
+        let mut taken = 0;
+        let mut at = self.regions.partition_point(|r| r.end < hole.start);
+        while let Some(&old) = self.regions.get(at).filter(|r| r.start <= hole.end) {
+            self.regions.remove(at);
+            if old.kind == Kind::Reserved {
+                hole.start = hole.start.min(old.start);
+                hole.end = hole.end.max(old.end);
+                continue;
             }
-            _ => self.regions.push(Region { start, end, kind }),
+            let below = old.within(0, hole.start);
+            let above = old.within(hole.end, u64::MAX);
+            taken += old.within(hole.start, hole.end).map_or(0, |r| r.bytes());
+            if let Some(below) = below {
+                self.insert(at, below);
+                at += 1;
+            }
+            if let Some(above) = above {
+                self.insert(at, above);
+                break;
+            }
         }
+        self.insert(at, hole);
+        taken
+    }
+
+    /// Takes out what is usable at `end` or above, and gives back what that was, if there was
+    /// any.
+    pub fn limit(&mut self, end: u64) -> Option<LeftOut> {
+        let mut left_out = LeftOut::default();
+        let mut at = self.regions.partition_point(|region| region.end <= end);
+        while let Some(&region) = self.regions.get(at) {
+            if region.kind == Kind::Usable {
+                self.regions.remove(at);
+                let above = region.within(end, u64::MAX);
+                above.into_iter().for_each(|above| left_out.add(above));
+                let Some(below) = region.within(0, end) else {
+                    continue;
+                };
+                self.insert(at, below);
+            }
+            at += 1;
+        }
+        (left_out.regions > 0).then_some(left_out)
+    }
+
+    /// How far up `room` bytes of bookkeeping reach: from this address on, usable memory
+    /// would need more, with all that is below. For the frame allocator that is a
+    /// [`Span`] for each region and a bit for each frame; for page tables, a frame for
+    /// each GiB and one for each piece of 2 MiB that is not usable as a whole.
+    #[must_use]
+    pub fn affordable_end(&self, room: u64) -> u64 {
+        const LARGE: u64 = 2 << 20;
+        const GIB: u64 = 1 << 30;
+        let (mut bytes, mut frames) = (0, 0);
+        let (mut directory, mut table) = (None, None);
+        let count =
+            |last: &mut Option<u64>, number| u64::from(last.replace(number) != Some(number));
+        for region in self.iter() {
+            bytes += size_of::<Span>() as u64;
+            let mut start = region.start;
+            while start < region.end {
+                let end = region.end.min((start / GIB + 1) * GIB);
+                let mut tables = count(&mut directory, start / GIB);
+                for edge in [start, end] {
+                    if !edge.is_multiple_of(LARGE) {
+                        tables += count(&mut table, edge / LARGE);
+                    }
+                }
+                bytes += tables * FRAME_SIZE;
+                frames += (end - start) / FRAME_SIZE;
+                if bytes + words_for(frames) as u64 * 8 > room {
+                    return start;
+                }
+                start = end;
+            }
+        }
+        u64::MAX
+    }
+
+    /// Makes room for `more` regions. Two reserved ones that follow each other become one,
+    /// with the hole between them: that costs nothing. Where there are no such, the smallest
+    /// usable region is given up.
+    fn make_room(&mut self, more: usize) {
+        while self.regions.len() + more > N {
+            let pairs = self.regions.windows(2).enumerate();
+            let reserved = pairs.filter(|(_, pair)| pair.iter().all(|r| r.kind == Kind::Reserved));
+            if let Some((at, _)) = reserved.min_by_key(|(_, pair)| pair[1].start - pair[0].end) {
+                self.regions[at].end = self.regions[at + 1].end;
+                self.regions.remove(at + 1);
+                continue;
+            }
+            let usable = self.regions.iter().enumerate();
+            let usable = usable.filter(|(_, region)| region.kind == Kind::Usable);
+            let smallest = usable.min_by_key(|(_, region)| region.bytes());
+            let (at, &region) =
+                smallest.expect("of three regions one is usable, or two can be joined");
+            self.left_out.add(region);
+            self.regions.remove(at);
+        }
+    }
+
+    fn insert(&mut self, at: usize, region: Region) {
+        let inserted = self.regions.insert(at, region);
+        inserted.expect("make_room was called");
+    }
+
+    /// The usable regions that the map has no room for.
+    #[must_use]
+    pub const fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// All regions of all kinds, sorted.
@@ -199,11 +385,54 @@ impl<const N: usize> MemoryMap<N> {
     pub fn usable_bytes(&self) -> u64 {
         self.iter().map(|region| region.bytes()).sum()
     }
+
+    /// What there is at physical `address`; `None` for a hole.
+    #[must_use]
+    pub fn kind(&self, address: u64) -> Option<Kind> {
+        let at = self.regions.partition_point(|region| region.end <= address);
+        let region = self
+            .regions
+            .get(at)
+            .filter(|region| region.start <= address)?;
+        Some(region.kind)
+    }
 }
 
 impl<const N: usize> Default for MemoryMap<N> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Calls `take` for each entry in the order of their starts. They are not stored: each look at
+/// all of them finds the next few.
+fn in_order(entries: impl Iterator<Item = Region> + Clone, mut take: impl FnMut(Region)) {
+    const FEW: usize = 64;
+    let filler = Region {
+        start: 0,
+        end: 0,
+        kind: Kind::Usable,
+    };
+    // Of two with the same start, the one with the smaller number comes first.
+    let mut taken = None;
+    loop {
+        let mut next = List::<_, FEW>::new((0, 0, filler));
+        for (number, entry) in entries.clone().enumerate() {
+            let key = (entry.start, number);
+            let at = next.partition_point(|&(start, number, _)| (start, number) < key);
+            if taken < Some(key) && at < FEW {
+                if next.len() == FEW {
+                    next.remove(FEW - 1);
+                }
+                let inserted = next.insert(at, (entry.start, number, entry));
+                inserted.expect("there is room for one");
+            }
+        }
+        next.iter().for_each(|&(.., entry)| take(entry));
+        let Some(&(start, number, _)) = next.last() else {
+            return;
+        };
+        taken = Some((start, number));
     }
 }
 
@@ -214,10 +443,13 @@ mod tests {
 
     fn map(entries: &[(u64, u64, Kind)]) -> MemoryMap<8> {
         let mut map = MemoryMap::new();
-        for &(start, end, kind) in entries {
-            map.insert(start, end, kind).unwrap();
-        }
+        map.fill(regions(entries));
         map
+    }
+
+    fn regions(entries: &[(u64, u64, Kind)]) -> impl Iterator<Item = Region> + Clone {
+        let entries = entries.iter();
+        entries.map(|&(start, end, kind)| Region { start, end, kind })
     }
 
     fn usable(entries: &[(u64, u64, Kind)]) -> Vec<(u64, u64)> {
@@ -296,28 +528,168 @@ mod tests {
     }
 
     #[test]
-    fn carve_is_final() {
-        let mut map = map(&[(0, 0x8000, Usable)]);
-        map.carve(0x1800, 0x2800).unwrap();
-        map.insert(0, 0x8000, Usable).unwrap();
-        assert_eq!(map.usable_bytes(), 0x6000);
-        let regions: Vec<_> = map.iter().map(|region| region.to_string()).collect();
-        assert_eq!(regions, ["0x0-0x1000 Usable", "0x3000-0x8000 Usable"]);
+    fn carving_takes_what_is_usable_and_says_how_much() {
+        let mut map = map(&[(0, 0x8000, Usable), (0xa000, 0xb000, Reserved)]);
+        assert_eq!(map.carve(0x1800, 0x2800), 0x2000);
+        assert_eq!(map.carve(0x1000, 0x3000), 0);
+        assert_eq!(map.carve(0x7000, 0xa000), 0x1000);
+        assert_eq!(map.carve(0x20000, 0x20000), 0);
+        let regions: Vec<_> = map.regions().iter().map(Region::to_string).collect();
+        let expected = [
+            "0x0-0x1000 usable",
+            "0x1000-0x3000 reserved",
+            "0x3000-0x7000 usable",
+            "0x7000-0xb000 reserved",
+        ];
+        assert_eq!(regions, expected);
+        assert_eq!(map.left_out(), LeftOut::default());
+        assert_eq!(map.carve(0, u64::MAX), 0x5000);
+        assert_eq!(map.regions().len(), 1);
     }
 
     #[test]
-    fn a_full_map_refuses_and_stays_as_it_was() {
-        let mut map = MemoryMap::<2>::new();
-        map.insert(0, 0x8000, Usable).unwrap();
-        let before = map.clone();
-        let error = map.carve(0x1000, 0x2000).unwrap_err();
+    fn what_is_at_an_address() {
+        let map = map(&[(0x1000, 0x8000, Usable), (0xa000, 0xb000, Reserved)]);
+        let kinds =
+            [0xfff, 0x1000, 0x7fff, 0x8000, 0xa000, 0xb000, u64::MAX].map(|at| map.kind(at));
+        let (usable, reserved) = (Some(Usable), Some(Reserved));
+        assert_eq!(kinds, [None, usable, usable, None, reserved, None, None]);
+    }
+
+    #[test]
+    fn a_full_map_does_without_the_smallest() {
+        // Twenty holes, with more memory behind each than behind the one before.
+        let pages = |start: u64, end: u64, kind| (start << 12, end << 12, kind);
+        let mut entries: Vec<_> = (1..=20)
+            .map(|n| pages(n * n, n * n + 1, Reserved))
+            .collect();
+        entries.push(pages(0, 500, Usable));
+        let map = map(&entries);
+        assert_eq!(map.regions().len(), 8);
+        let kept: Vec<_> = map.iter().map(|r| (r.start >> 12, r.end >> 12)).collect();
+        assert_eq!(kept, [(290, 324), (325, 361), (362, 400), (401, 500)]);
+        let left_out = map.left_out();
+        assert_eq!(left_out.bytes + map.usable_bytes(), (500 - 20) << 12);
         assert_eq!(
-            error.to_string(),
-            "memory map: adding 0x1000-0x2000 Reserved needs more than 2 regions"
+            (left_out.regions, left_out.start, left_out.end),
+            (17, 0, 289 << 12)
         );
-        assert_eq!(map, before);
-        map.carve(0x7000, 0x8000).unwrap();
-        assert_eq!(map.usable_bytes(), 0x7000);
+    }
+
+    #[test]
+    fn holes_without_an_entry_leave_room_for_more() {
+        let islands: Vec<_> = (0..20)
+            .map(|n| (n << 20, (n << 20) + 0x1000 * (n + 1), Usable))
+            .collect();
+        let map = map(&islands);
+        let starts: Vec<_> = map.iter().map(|region| region.start >> 20).collect();
+        assert_eq!(starts, [12, 13, 14, 15, 16, 17, 18, 19]);
+        let left_out = map.left_out();
+        assert_eq!((left_out.regions, left_out.bytes), (12, 0x1000 * 78));
+        assert_eq!(
+            left_out.to_string(),
+            "memory 0x0-0xb0c000 (12 regions, 312 KiB)"
+        );
+    }
+
+    #[test]
+    fn one_page_at_16_tib() {
+        let mut map = map(&[
+            (0x10_0000, 512 << 20, Usable),
+            (1 << 44, (1 << 44) + 0x1000, Usable),
+        ]);
+        assert_eq!(map.affordable_end(1 << 20), u64::MAX);
+        let left_out = map.limit(1 << 40).unwrap();
+        assert_eq!(left_out.to_string(), "memory 0x100000000000-0x100000001000");
+        assert_eq!(map.limit(1 << 40), None);
+        assert_eq!(map.usable_bytes(), 511 << 20);
+        let left_out = map.limit(256 << 20).unwrap();
+        assert_eq!(left_out.to_string(), "memory 0x10000000-0x20000000");
+        assert_eq!(map.usable_bytes(), 255 << 20);
+    }
+
+    #[test]
+    fn a_limit_keeps_what_is_reserved_above() {
+        let mut map = map(&[
+            (0, 0x8000, Usable),
+            (0x8000, 0x9000, Reserved),
+            (0xa000, 0xb000, Usable),
+            (0xc000, 0xf000, Usable),
+        ]);
+        let left_out = map.limit(0x4000).unwrap();
+        let expected = LeftOut {
+            regions: 3,
+            bytes: 0x8000,
+            start: 0x4000,
+            end: 0xf000,
+        };
+        assert_eq!(left_out, expected);
+        assert_eq!(map.kind(0x8000), Some(Reserved));
+        assert_eq!(map.usable_bytes(), 0x4000);
+    }
+
+    #[test]
+    fn a_large_machine_loses_nothing() {
+        const GIB: u64 = 1 << 30;
+        let pc = |below: u64, above: u64| {
+            map(&[
+                (0, 0x9fc00, Usable),
+                (0xf0000, 0x100000, Reserved),
+                (0x100000, below, Usable),
+                (0xb000_0000, 0x1_0000_0000, Reserved),
+                (4 * GIB, 4 * GIB + above, Usable),
+            ])
+        };
+        // 1 TiB with 2 GiB of it below the hole; 256 GiB with 64 MiB below.
+        assert_eq!(pc(2 * GIB, 1022 * GIB).affordable_end(GIB), u64::MAX);
+        assert_eq!(pc(64 << 20, 256 * GIB).affordable_end(32 << 20), u64::MAX);
+        // 32 KiB of bits and a page directory to each GiB.
+        let map = pc(64 << 20, 256 * GIB);
+        assert_eq!(map.affordable_end(1 << 20).next_multiple_of(GIB), 32 * GIB);
+    }
+
+    #[test]
+    fn odd_entries_are_counted_and_one_is_named() {
+        let odd = |entries: &[(u64, u64, Kind)]| MemoryMap::<8>::new().fill(regions(entries));
+        let entries = [
+            (0, 0x6000, Usable),
+            (0x6000, 0x6000, Reserved),
+            (0x20000, 0x30000, Usable),
+            (0x28000, 0x29000, Reserved),
+            (0x38000, 0x10, Reserved),
+        ];
+        let found = odd(&entries);
+        assert_eq!(
+            (found.entries, found.wrapping, found.overlapping),
+            (5, 1, 1)
+        );
+        assert_eq!(
+            found.to_string(),
+            "memory map of 5 entries: 1 end below their start, 1 overlap one of the other kind; \
+             for example 0x38000-0x10 reserved"
+        );
+        assert_eq!(odd(&entries[..3]).example, None);
+        // Neighbours within a page do not overlap.
+        let neighbours = [(0, 0x9fc00, Usable), (0x9fc00, 0xa0000, Reserved)];
+        assert_eq!(odd(&neighbours).example, None);
+    }
+
+    #[test]
+    fn more_entries_than_are_sorted_at_a_time() {
+        let mut entries: Vec<_> = (0..200)
+            .map(|n| (n * 0x2000, n * 0x2000 + 0x1000, Usable))
+            .collect();
+        // In an order in which neighbours are far from each other; and each of them twice.
+        entries.sort_by_key(|entry| entry.0 * 77 % 200_003);
+        entries.extend_from_within(..);
+        let mut map = MemoryMap::<256>::new();
+        let odd = map.fill(regions(&entries));
+        assert_eq!((odd.entries, odd.example), (400, None));
+        assert!(
+            map.iter()
+                .map(|r| (r.start, r.end))
+                .eq((0..200).map(|n| (n * 0x2000, n * 0x2000 + 0x1000)))
+        );
     }
 
     #[test]

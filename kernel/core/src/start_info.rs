@@ -11,7 +11,7 @@
 use core::fmt;
 
 use crate::little_endian::{u32_at, u64_at};
-use crate::memmap::{ADDRESS_LIMIT, Kind, MapFull, MemoryMap};
+use crate::memmap::{ADDRESS_LIMIT, Kind, Region};
 
 /// Fills the buffer with the bytes of physical memory from an address on; false if not all
 /// of them may be read. (A copy: what start_info leads to is memory that will be reused.)
@@ -44,8 +44,6 @@ pub enum Problem {
     Value(u32),
     /// It has this length, which goes beyond the last physical address.
     Length(u64),
-    /// With this entry the memory map has too many regions.
-    Full(MapFull),
 }
 
 impl core::error::Error for StartInfoError {}
@@ -58,7 +56,6 @@ impl fmt::Display for StartInfoError {
             Problem::NotMemory => f.write_str("not in memory that can be read"),
             Problem::Value(value) => write!(f, "{value:#x} is impossible"),
             Problem::Length(length) => write!(f, "length {length:#x} is impossible"),
-            Problem::Full(error) => error.fmt(f),
         }
     }
 }
@@ -130,39 +127,33 @@ impl StartInfo {
         })
     }
 
-    /// Puts the memory map into `map`, in whatever order it is listed; the first module's
-    /// pages are not usable in it. (The hypervisor's map calls them so.)
+    /// How many entries the memory map has.
+    #[must_use]
+    pub const fn memory_map_entries(&self) -> u32 {
+        self.memory_map_entries
+    }
+
+    /// The entry of the memory map with this number, from 0 on, as it is listed. It may be
+    /// empty, overlap others, or end below its start. (QEMU's map calls memory usable that
+    /// the image, the first module and the start_info itself lie in.)
     ///
     /// # Errors
-    /// [`StartInfoError`] if the map is not in memory, or needs more than `N` regions.
-    pub fn memory_map<const N: usize>(
+    /// [`StartInfoError`] if it is not in memory.
+    pub fn memory_map_entry(
         &self,
-        map: &mut MemoryMap<N>,
+        number: u32,
         read: Reader<'_>,
-    ) -> Result<(), StartInfoError> {
-        let mut add = |field, address, start, end, kind| {
-            map.insert(start, end, kind)
-                .map_err(|error| StartInfoError {
-                    field,
-                    address,
-                    problem: Problem::Full(error),
-                })
+    ) -> Result<Region, StartInfoError> {
+        // An address that wraps around is one that cannot be read.
+        let address = self.memory_map.saturating_add(u64::from(number) * 24);
+        let entry: [u8; 24] = bytes("memmap", address, read)?;
+        let (start, size) = (u64_at(&entry, 0), u64_at(&entry, 8));
+        let kind = match u32_at(&entry, 16) {
+            RAM => Kind::Usable,
+            _ => Kind::Reserved,
         };
-        for i in 0..self.memory_map_entries {
-            // An address that wraps around is one that cannot be read.
-            let address = self.memory_map.saturating_add(u64::from(i) * 24);
-            let entry: [u8; 24] = bytes("memmap", address, read)?;
-            let (start, size) = (u64_at(&entry, 0), u64_at(&entry, 8));
-            let kind = match u32_at(&entry, 16) {
-                RAM => Kind::Usable,
-                _ => Kind::Reserved,
-            };
-            add("memmap", address, start, start.saturating_add(size), kind)?;
-        }
-        if let Some(Module { address, size }) = self.module {
-            add("modlist", address, address, address + size, Kind::Reserved)?;
-        }
-        Ok(())
+        let end = start.wrapping_add(size);
+        Ok(Region { start, end, kind })
     }
 
     /// Copies the command line into `buffer` and gives back its length, without the NUL at
@@ -224,6 +215,7 @@ fn bytes<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memmap::MemoryMap;
 
     const BASE: u64 = 0x1000;
 
@@ -259,12 +251,25 @@ mod tests {
         }
     }
 
+    /// The memory map without the first module.
+    fn map(info: &StartInfo, read: Reader<'_>) -> Result<MemoryMap<4>, StartInfoError> {
+        let numbers = 0..info.memory_map_entries();
+        let entries: Result<Vec<_>, _> = numbers
+            .map(|number| info.memory_map_entry(number, read))
+            .collect();
+        let mut map = MemoryMap::new();
+        map.fill(entries?.into_iter());
+        if let Some(Module { address, size }) = info.module {
+            map.carve(address, address + size);
+        }
+        Ok(map)
+    }
+
     /// All that there is to read.
     fn all(memory: &[u8]) -> Result<(StartInfo, MemoryMap<4>, Vec<u8>), StartInfoError> {
         let read = &mut reader(memory);
         let info = StartInfo::read(BASE, read)?;
-        let mut map = MemoryMap::new();
-        info.memory_map(&mut map, read)?;
+        let map = map(&info, read)?;
         let mut line = [0xff; 12];
         let len = info.command_line(&mut line, read)?;
         Ok((info, map, line[..len].to_vec()))
@@ -373,15 +378,12 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_is_full_names_the_entry() {
-        let memory = memory();
-        let read = &mut reader(&memory);
-        let info = StartInfo::read(BASE, read).unwrap();
-        let mut map = MemoryMap::<2>::new();
-        assert_eq!(
-            info.memory_map(&mut map, read).unwrap_err().to_string(),
-            "PVH start_info: modlist at 0x8000: memory map: \
-             adding 0x8000-0x9001 Reserved needs more than 2 regions"
-        );
+    fn an_entry_that_wraps_around_ends_below_its_start() {
+        let mut memory = memory();
+        memory[0x48..0x50].fill(0xff);
+        memory[0x40] = 2;
+        let info = StartInfo::read(BASE, &mut reader(&memory)).unwrap();
+        let entry = info.memory_map_entry(0, &mut reader(&memory)).unwrap();
+        assert_eq!((entry.start, entry.end, entry.kind), (2, 1, Kind::Usable));
     }
 }

@@ -8,7 +8,7 @@ use kcore::acpi::{RootTable, hpet};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use kcore::memmap::{Kind, MemoryMap};
 use kcore::runq::{RunLink, RunQueue};
-use kcore::start_info::{MAGIC, MAX_ENTRIES, StartInfo, StartInfoError};
+use kcore::start_info::{MAGIC, MAX_ENTRIES, Module, StartInfo, StartInfoError};
 use kcore::tailq::{Link, Linked};
 use kcore::thread::Priority;
 use kcore::timerq::{NOWHERE, Positions, Timer, TimerQueue};
@@ -212,8 +212,14 @@ type Said = (StartInfo, MemoryMap<64>, Vec<u8>);
 fn read_start_info(memory: &[u8]) -> Result<Said, StartInfoError> {
     let read = &mut reader(memory);
     let info = StartInfo::read(LOW, read)?;
+    let entries: Result<Vec<_>, _> = (0..info.memory_map_entries())
+        .map(|number| info.memory_map_entry(number, read))
+        .collect();
     let mut map = MemoryMap::new();
-    info.memory_map(&mut map, read)?;
+    map.fill(entries?.into_iter());
+    if let Some(Module { address, size }) = info.module {
+        map.carve(address, address + size);
+    }
     let mut line = [0xff; 16];
     let len = info.command_line(&mut line, read)?;
     Ok((info, map, line[..len].to_vec()))
@@ -253,7 +259,9 @@ proptest! {
         prop_assert_eq!(module, modules.first().copied());
         for page in 0..48 {
             let (first, end) = (page * PAGE, page * PAGE + PAGE);
-            let has = |at: u64, size: u64| at <= first && end <= at.saturating_add(size);
+            let has = |at: u64, size: u64| {
+                at <= first && at.checked_add(size).is_some_and(|entry_end| end <= entry_end)
+            };
             let touches = |at: u64, size: u64| size > 0 && at < end && first < at.saturating_add(size);
             let usable = listed.iter().any(|&(at, size, kind)| kind == 1 && has(at, size))
                 && !listed.iter().any(|&(at, size, kind)| kind != 1 && touches(at, size))

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use kcore::intr::NmiContext;
+use kcore::memmap::{Kind, Region};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 
 use super::step;
@@ -68,6 +69,10 @@ pub enum Bug {
     UncheckedWait,
     IdleFence,
     BootStackOverflow,
+    OddMemoryMap,
+    MemoryHoles,
+    ManyMemoryHoles,
+    LittleMemory,
     FaultSpinDelays,
     FaultDoubleIpis,
     FaultNmiStorm,
@@ -322,6 +327,26 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "the boot never returns from a call while it is on its first stack",
     ),
     (
+        Bug::OddMemoryMap,
+        "odd-memory-map",
+        "the memory map has memory where none can be, and entries that contradict others",
+    ),
+    (
+        Bug::MemoryHoles,
+        "memory-holes",
+        "the memory map has 300 holes of 4 KiB",
+    ),
+    (
+        Bug::ManyMemoryHoles,
+        "many-memory-holes",
+        "the memory map has 3,000 holes of 4 KiB",
+    ),
+    (
+        Bug::LittleMemory,
+        "little-memory",
+        "the memory map has 256 KiB above the kernel's image",
+    ),
+    (
         Bug::FaultSpinDelays,
         "fault-spin-delays",
         "a CPU that has waited for another one goes on late, at random",
@@ -488,6 +513,51 @@ pub fn hold_up(apic_id: u32) {
 pub fn go_on() {
     // Relaxed: as above.
     GO_ON.store(true, Ordering::Relaxed);
+}
+
+/// What [`Bug::OddMemoryMap`] adds to a memory map: usable memory that no address reaches, or
+/// none of the 40 bits that QEMU's TCG has, in video memory and over the local APIC; an entry
+/// that wraps around, and one that contradicts another.
+const ODD: [(u64, u64, Kind); 8] = [
+    (1 << 52, 1 << 53, Kind::Usable),
+    ((1 << 52) - 0x1000, 1 << 52, Kind::Usable),
+    (1 << 44, (1 << 44) + 0x1000, Kind::Usable),
+    (1 << 46, (1 << 46) + 0x1000, Kind::Usable),
+    (0xa_0000, 0xb_0000, Kind::Usable),
+    (0xfee0_0000, 0xfee0_1000, Kind::Usable),
+    (0xffff_ffff_ffff_0000, 0x1000, Kind::Usable),
+    (0x100_0800, 0x100_0900, Kind::Reserved),
+];
+
+/// The lowest of the holes that [`more_memory`] makes.
+pub const FIRST_HOLE: u64 = 16 << 20;
+
+/// The entries that a bug adds to the memory map.
+pub fn more_memory() -> impl Iterator<Item = Region> + Clone {
+    let odd = if active(Bug::OddMemoryMap) {
+        &ODD[..]
+    } else {
+        &[]
+    };
+    let (holes, apart) = if active(Bug::MemoryHoles) {
+        (300, 1 << 20)
+    } else if active(Bug::ManyMemoryHoles) {
+        (3000, 64 << 10)
+    } else {
+        (0, 0)
+    };
+    let holes = (0..holes).map(move |number| {
+        let start = FIRST_HOLE + number * apart;
+        (start, start + 0x1000, Kind::Reserved)
+    });
+    let (_, image_end) = boot::pvh::image();
+    let above = (image_end + (256 << 10), u64::MAX, Kind::Reserved);
+    let above = active(Bug::LittleMemory).then_some(above);
+    odd.iter()
+        .copied()
+        .chain(holes)
+        .chain(above)
+        .map(|(start, end, kind)| Region { start, end, kind })
 }
 
 /// Where a MADT's entries start.

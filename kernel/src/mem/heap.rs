@@ -13,7 +13,7 @@ use core::ptr::{NonNull, null_mut};
 
 use kcore::frame::FRAME_SIZE;
 
-use crate::arch::paging::{MapError, physical_to_virtual};
+use crate::arch::paging::{Access, HEAP, MapError, physical_to_virtual};
 use crate::mem;
 use crate::port::Spinlock;
 
@@ -55,16 +55,29 @@ impl core::fmt::Debug for Heap {
 /// Gives the heap its memory: a sixteenth of what there is, 1 to 32 MiB. Once.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`] if there is no piece of that size.
+/// [`MapError::OutOfFrames`] if there is not so much.
 pub fn init() -> Result<(), MapError> {
     let (usable, _free) = mem::usage();
     let bytes = (usable / SHARE).clamp(LEAST, MOST) / FRAME_SIZE * FRAME_SIZE;
-    let start = mem::allocate_frames(bytes / FRAME_SIZE).ok_or(MapError::OutOfFrames)?;
-    let start = physical_to_virtual(start) as *mut u8;
-    // SAFETY: fresh frames in a row, mapped as data for good, given to nobody
-    // else; and init is called once.
-    unsafe { crate::globals::HEAP.0.lock().init(start, bytes as usize) };
+    let start = match mem::allocate_frames(bytes / FRAME_SIZE) {
+        Some(start) => physical_to_virtual(start),
+        None => in_pieces(bytes)?,
+    };
+    let mut heap = crate::globals::HEAP.0.lock();
+    // SAFETY: mapped as data for good, given to nobody else; and init is called once.
+    unsafe { heap.init(start as *mut u8, bytes as usize) };
     Ok(())
+}
+
+/// Memory for the heap where physical memory has holes: any frames, mapped in a row at
+/// [`HEAP`]. Gives back that address.
+fn in_pieces(bytes: u64) -> Result<u64, MapError> {
+    for page in (HEAP..HEAP + bytes).step_by(FRAME_SIZE as usize) {
+        let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
+        // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
+        unsafe { mem::map(page, frame, FRAME_SIZE, Access::Data)? };
+    }
+    Ok(HEAP)
 }
 
 /// As `Box::new`, for who can do without: that one panics if there is no memory. (Stable

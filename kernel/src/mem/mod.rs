@@ -12,20 +12,26 @@ use core::{fmt, slice};
 
 use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, Span, words_for};
 use kcore::kassert;
-use kcore::memmap::{MemoryMap, Region};
+use kcore::memmap::{Kind, MemoryMap, Region};
 
-use boot::{MAX_REGIONS, PHYS_OFFSET};
+use boot::PHYS_OFFSET;
 
+use crate::arch::cpu;
 use crate::arch::paging::{
     self, Access, MapError, PAGE_SIZE, PageTables, STACKS, physical_to_virtual,
 };
 use crate::globals;
-use crate::init::BootRecord;
 
 /// Physical addresses below this are visible on every boot path before the
 /// kernel's own tables are.
 const BOOT_VISIBLE: u64 = 1 << 32;
 const ONE_MIB: u64 = 1 << 20;
+/// Physical memory is mapped only below this address: from there on its place is the stacks'.
+pub const PHYSICAL_WINDOW: u64 = STACKS - PHYS_OFFSET;
+
+/// How many regions the memory map can have, usable and other; neighbours of a kind are one.
+/// QEMU's has about ten, and that of a large server with UEFI some hundred.
+pub const MAX_REGIONS: usize = 1024;
 
 /// Why memory could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +72,12 @@ impl From<MapError> for MemoryError {
 /// [`MemoryError`].
 ///
 /// # Safety
-/// `map` must tell the truth: what it calls usable, nobody uses.
-pub unsafe fn init(map: &MemoryMap<MAX_REGIONS>) -> Result<u64, MemoryError> {
+/// [`globals::MEMORY`] must tell the truth: what it calls usable, nobody uses. Of that nothing
+/// may lie above [`PHYSICAL_WINDOW`], or where this CPU has no physical addresses.
+pub unsafe fn init() -> Result<u64, MemoryError> {
+    let map = globals::MEMORY.lock();
     // SAFETY: the caller's promise.
-    let mut frames = unsafe { frame_allocator(map)? };
+    let mut frames = unsafe { frame_allocator(&map)? };
     let root = visible_frame(&mut frames)
         .ok_or(MapError::OutOfFrames)?
         .start_address();
@@ -102,6 +110,21 @@ fn visible_frame(frames: &mut FrameAllocator<'_>) -> Option<Frame> {
     }
 }
 
+/// How many bytes page tables and frame allocator may take: half of the largest region that
+/// they can be in.
+#[must_use]
+pub fn bookkeeping_room(map: &MemoryMap<MAX_REGIONS>) -> u64 {
+    let bytes = visible(map).map(|(start, end)| end.saturating_sub(start));
+    bytes.max().unwrap_or(0) / 2
+}
+
+/// The part of each usable region that the boot can see, from 1 MiB on: start and end. There
+/// may be none: the end is below the start then.
+fn visible(map: &MemoryMap<MAX_REGIONS>) -> impl Iterator<Item = (u64, u64)> {
+    map.iter()
+        .map(|region| (region.start.max(ONE_MIB), region.end.min(BOOT_VISIBLE)))
+}
+
 /// A frame allocator with all usable memory but its own bookkeeping.
 ///
 /// # Safety
@@ -115,9 +138,7 @@ unsafe fn frame_allocator(
     let words = words_for(map.usable_bytes() / FRAME_SIZE);
     let bytes = (count * size_of::<Span>() + words * size_of::<u64>()) as u64;
     let bytes = bytes.next_multiple_of(PAGE_SIZE);
-    let place = map
-        .iter()
-        .map(|region| (region.start.max(ONE_MIB), region.end.min(BOOT_VISIBLE)))
+    let place = visible(map)
         .find(|(start, end)| start + bytes <= *end)
         .ok_or(MemoryError::NoRoom(bytes))?
         .0;
@@ -306,7 +327,7 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     let pages = (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize);
     for page in pages {
         let free = page >= ONE_MIB && is_usable(page);
-        if page >= STACKS - PHYS_OFFSET || !is_memory(page) || free {
+        if page >= physical_end() || !is_memory(page) || free {
             return None;
         }
         let to = physical_to_virtual(page);
@@ -323,11 +344,12 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
 
 /// Whether the memory map has anything but a hole at physical `address`.
 fn is_memory(address: u64) -> bool {
-    let covers = |region: &Region| (region.start..region.end).contains(&address);
-    address < ONE_MIB
-        || globals::BOOT
-            .get()
-            .is_some_and(|boot| boot.memory.regions().iter().any(covers))
+    address < ONE_MIB || globals::MEMORY.lock().kind(address).is_some()
+}
+
+/// The first physical address that the kernel cannot map, or that this CPU does not have.
+fn physical_end() -> u64 {
+    PHYSICAL_WINDOW.min(1 << cpu::physical_address_bits())
 }
 
 /// The virtual address of the device registers in the page at physical `address`,
@@ -339,7 +361,7 @@ fn is_memory(address: u64) -> bool {
 /// the page was mapped already.
 pub fn device(address: u64) -> Result<u64, MapError> {
     let page = address / PAGE_SIZE * PAGE_SIZE;
-    if page >= STACKS - PHYS_OFFSET || is_usable(page) || is_image(page) {
+    if page >= physical_end() || is_usable(page) || is_image(page) {
         return Err(MapError::NotADevice(address));
     }
     // SAFETY: neither RAM nor the image, checked above: nothing that Rust knows of.
@@ -349,10 +371,7 @@ pub fn device(address: u64) -> Result<u64, MapError> {
 
 /// Whether the memory map calls the page at physical `address` usable.
 fn is_usable(address: u64) -> bool {
-    let covers = |region: Region| (region.start..region.end).contains(&address);
-    globals::BOOT
-        .get()
-        .is_some_and(|boot| boot.memory.iter().any(covers))
+    globals::MEMORY.lock().kind(address) == Some(Kind::Usable)
 }
 
 /// Whether the page at physical `address` holds a page of the kernel's image.
@@ -366,12 +385,10 @@ fn is_image(address: u64) -> bool {
         })
 }
 
-/// Bytes of usable memory as the loader's map had it, and how many are free now.
+/// Bytes of usable memory as the memory map has it, and how many are free now.
 #[must_use]
 pub fn usage() -> (u64, u64) {
-    let usable = globals::BOOT
-        .get()
-        .map_or(0, |boot: &BootRecord| boot.memory.usable_bytes());
+    let usable = globals::MEMORY.lock().usable_bytes();
     (
         usable,
         with_frames(|frames| frames.free_frames()) * FRAME_SIZE,

@@ -226,6 +226,15 @@ pub fn apic_id() -> u32 {
     }
 }
 
+/// How many bits a physical address has on this CPU (CPUID leaf 0x8000_0008; SDM vol. 2): 36 if
+/// it does not say, and between 32 and the 52 that page tables have room for if it does.
+#[must_use]
+pub fn physical_address_bits() -> u8 {
+    CpuId::new()
+        .get_processor_capacity_feature_info()
+        .map_or(36, |info| info.physical_address_bits().clamp(32, 52))
+}
+
 /// Makes `base` this CPU's GS base, where [`gs_self`] reads.
 ///
 /// # Safety

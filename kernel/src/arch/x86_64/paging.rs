@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `ffff_8000_0000_0000` | physical memory: usable RAM; device registers and firmware tables only on demand | RW or R, NX |
 //! | `ffff_d000_0000_0000` | kernel stacks, as much unmapped below each as it has | RW, NX |
+//! | `ffff_e000_0000_0000` | the kernel heap, if it is in pieces in physical memory | RW, NX |
 //! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
 //!
 //! All of it is supervisor-only and global: the same in every address space, by entries of the
@@ -33,6 +34,9 @@ pub const PAGE_SIZE: u64 = Size4KiB::SIZE;
 
 /// Where kernel stacks are mapped.
 pub const STACKS: u64 = 0xffff_d000_0000_0000;
+
+/// Where the kernel heap is mapped if it is in pieces.
+pub const HEAP: u64 = 0xffff_e000_0000_0000;
 
 /// What a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

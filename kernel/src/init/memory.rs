@@ -1,0 +1,111 @@
+//! The boot's part with memory: the loader's map against what this CPU and this kernel can
+//! use. What is left out is named, and the boot goes on with the rest.
+
+use core::fmt::Arguments;
+
+use boot::pvh;
+use bootloader_api::BootInfo;
+use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
+use kcore::memmap::{Kind, Region};
+use kcore::start_info::Module;
+
+use crate::arch::paging::PAGE_SIZE;
+use crate::arch::{apic, cpu};
+use crate::{globals, mem};
+
+/// Reads the loader's memory map into [`globals::MEMORY`], and takes out what is in use. Before
+/// anything is handed out.
+pub(super) fn read_map(boot_info: &BootInfo) {
+    match pvh::given() {
+        Some(given) => {
+            // SAFETY: the entry's tables are in use, and nothing is handed out.
+            take_in(unsafe { given.memory_map() });
+            let (start, end) = pvh::image();
+            let mut map = globals::MEMORY.lock();
+            map.carve(start, end);
+            if let Some(Module { address, size }) = given.start_info.module {
+                map.carve(address, address + size);
+            }
+        }
+        None => take_in(boot_info.memory_regions.iter().map(region)),
+    }
+    // The BIOS's vectors and data; and no allocator should return address 0.
+    globals::MEMORY.lock().carve(0, PAGE_SIZE);
+    keep_out(0xa_0000, 0x10_0000, "video memory and firmware are there");
+    let local_apic = apic::base_address();
+    keep_out(
+        local_apic,
+        local_apic + PAGE_SIZE,
+        "the local APIC is there",
+    );
+}
+
+/// A region of rust-osdev's loader, whose own memory is not usable either.
+fn region(region: &MemoryRegion) -> Region {
+    Region {
+        start: region.start,
+        end: region.end,
+        kind: match region.kind {
+            MemoryRegionKind::Usable => Kind::Usable,
+            _ => Kind::Reserved,
+        },
+    }
+}
+
+/// Fills the memory map, and says what is odd about the entries.
+fn take_in(entries: impl Iterator<Item = Region> + Clone) {
+    #[cfg(feature = "ktest")]
+    let entries = entries.chain(crate::ktest::bugs::more_memory());
+    let odd = globals::MEMORY.lock().fill(entries);
+    if odd.example.is_some() {
+        log::warn!(target: "kernel::mem", "{odd}");
+    }
+}
+
+/// Takes out memory that is none, whatever the map says.
+fn keep_out(start: u64, end: u64, why: &str) {
+    let bytes = globals::MEMORY.lock().carve(start, end);
+    if bytes > 0 {
+        log::warn!(
+            target: "kernel::mem",
+            "memory {start:#x}-{end:#x} left out, of which the map calls {bytes:#x} bytes usable: {why}"
+        );
+    }
+}
+
+/// Leaves out of [`globals::MEMORY`] what the kernel cannot use.
+pub(super) fn limit_map() {
+    let regions = (0..).map_while(|at| globals::MEMORY.lock().regions().get(at).copied());
+    regions.for_each(|region| log::debug!(target: "kernel::mem", "memory map: {region}"));
+    let bits = cpu::physical_address_bits();
+    leave_out(
+        1 << bits,
+        format_args!("this CPU has {bits} physical address bits"),
+    );
+    let window = mem::PHYSICAL_WINDOW;
+    leave_out(
+        window,
+        format_args!("the kernel maps physical memory below {window:#x} only"),
+    );
+    let room = mem::bookkeeping_room(&globals::MEMORY.lock());
+    let end = globals::MEMORY.lock().affordable_end(room);
+    leave_out(
+        end,
+        format_args!("page tables and frame map would take more than {room:#x} bytes"),
+    );
+    let left_out = globals::MEMORY.lock().left_out();
+    if left_out.regions > 0 {
+        let most = mem::MAX_REGIONS;
+        log::warn!(
+            target: "kernel::mem",
+            "{left_out} left out: the smallest, since the map has more than {most} regions"
+        );
+    }
+}
+
+fn leave_out(end: u64, why: Arguments<'_>) {
+    let left_out = globals::MEMORY.lock().limit(end);
+    if let Some(left_out) = left_out {
+        log::warn!(target: "kernel::mem", "{left_out} left out: {why}");
+    }
+}
