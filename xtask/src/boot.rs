@@ -19,6 +19,7 @@ use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::hang;
+use crate::interrupt;
 use crate::machine::{Machine, Medium};
 use crate::paths;
 use crate::qemu::Qemu;
@@ -85,7 +86,7 @@ impl Boot<'_> {
     /// Boots the machine and waits for its end.
     ///
     /// # Errors
-    /// When QEMU cannot be started or a log cannot be written.
+    /// When QEMU cannot be started, a log cannot be written, or Ctrl-C comes.
     pub(crate) fn run(&self) -> Result<Ended> {
         let started = Instant::now();
         let mut vm = self.start(self.machine, self.dir, &self.echo)?;
@@ -136,6 +137,10 @@ impl Boot<'_> {
             if !self.machine.emulates() && vm.words().contains("KVM internal error") {
                 vm.kill();
                 return Ok((End::KvmError, vec!["KVM internal error".to_string()]));
+            }
+            if let Some(exit) = interrupt::requested() {
+                vm.kill();
+                return Err(Error::reported(exit));
             }
             if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
                 let report = self.stop_hung(vm, stall)?;

@@ -11,7 +11,9 @@ use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
 use crate::machine::quoted;
-use crate::{bench, emitted, image_paths, layers, model, paths, setup, size, term, test};
+use crate::{
+    bench, emitted, image_paths, interrupt, layers, model, paths, setup, size, term, test,
+};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
@@ -22,8 +24,9 @@ Usage: cargo xtask ci [--fast]
       --fast              leave out the documentation, the image tool and the QEMU tests
                           without optimisation, and run the others with 4 CPUs only
 
-The last line is `N passed, N failed`. Nothing stops the list; the exit code is 1 if
-a check failed.";
+The last line is `N passed, N failed`. No check stops the list; the exit code is 1 if
+one failed. Ctrl-C stops it: the last line is `N passed, N failed, N not run` then, and
+the exit code 130.";
 
 /// What one check does.
 enum Work {
@@ -53,7 +56,17 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     args.nothing_after()?;
     setup::kernel_target()?;
-    let results: Vec<_> = checks(fast).into_iter().map(run).collect();
+    interrupt::watch()?;
+    let checks = checks(fast);
+    let total = checks.len();
+    let mut results = Vec::new();
+    for check in checks {
+        let result = run(check);
+        if interrupt::requested().is_some() {
+            break;
+        }
+        results.push(result);
+    }
     term::say("\n== size");
     if let Err(error) = size::report() {
         term::say(&error.to_string());
@@ -68,14 +81,16 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         term::say(&format!("{word} {name:<24} {seconds:>7.1} s"));
     }
     let failed = results.iter().filter(|(_, passed, _)| !passed).count();
-    term::say(&format!(
-        "{} passed, {failed} failed",
-        results.len() - failed
-    ));
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Error::reported(Exit::Failed))
+    let not_run = match total - results.len() {
+        0 => String::new(),
+        count => format!(", {count} not run"),
+    };
+    let passed = results.len() - failed;
+    term::say(&format!("{passed} passed, {failed} failed{not_run}"));
+    match interrupt::requested() {
+        Some(exit) => Err(Error::reported(exit)),
+        None if failed == 0 => Ok(()),
+        None => Err(Error::reported(Exit::Failed)),
     }
 }
 
@@ -85,10 +100,11 @@ fn run(check: Check) -> (&'static str, bool, f64) {
     let passed = match check.work {
         Work::Run(mut command) => {
             term::say(&format!("$ {}", shown(&command)));
-            command
-                .stdin(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
+            let status = command.stdin(Stdio::null()).status();
+            if let Err(error) = &status {
+                term::say(&format!("cannot start it: {error}"));
+            }
+            status.is_ok_and(|status| status.success())
         }
         Work::Call(function) => match function() {
             Ok(()) => true,

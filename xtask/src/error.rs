@@ -15,6 +15,10 @@ pub(crate) enum Exit {
     Environment = 3,
     /// The guest made no progress within its budget.
     Timeout = 4,
+    /// Ctrl-C: 128 and the signal's number, as shells have it.
+    Interrupted = 130,
+    /// `kill`.
+    Terminated = 143,
 }
 
 /// What went wrong and what to do next.

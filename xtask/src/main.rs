@@ -29,6 +29,7 @@ mod hang;
 mod host;
 mod image;
 mod image_paths;
+mod interrupt;
 mod layers;
 mod lock;
 mod machine;
@@ -78,7 +79,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
 `cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more. Every command takes
 --color auto|always|never; `cargo xtask --version` says which one this is.
 Exit codes: 0 ok, 1 something failed, 2 usage, 3 something is missing on this machine,
-4 the kernel hangs.";
+4 the kernel hangs, 130 Ctrl-C.";
 
 /// What does a command, told its words.
 type Run = fn(&[OsString]) -> Result<()>;

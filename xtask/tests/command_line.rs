@@ -484,3 +484,44 @@ fn the_tests_take_the_usual_options() {
             .contains("\"failed\": 1")
     );
 }
+
+/// Ctrl-C ends the boots, and what is known is told: on the terminal, in the reports, and by the
+/// exit code.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_tells_what_it_knows() {
+    use std::process::Stdio;
+
+    for (signal, exit) in [("INT", 130), ("TERM", 143)] {
+        let fake = fake::Fake::new(&format!("interrupted_{signal}"));
+        fake.toolchain("a::b\nb::b\nc::d\n", "exit 1");
+        // The first one ends, the second one does not.
+        let guest = WAITING_GUEST.replace("started", "${append:5:1}");
+        fake.qemu(&format!("{guest}\n").replace("until", "[ ${append:5:1} = a ] || until"));
+        let mut xtask = fake.xtask(&["test", "-j1", "--json", "r.json", "--junit", "r.xml"]);
+        let child = xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("it runs");
+        wait_for(&fake.dir.join("b"));
+        let kill = format!("kill -s {signal} {}", child.id());
+        let status = Command::new("sh").args(["-c", &kill]).status();
+        assert!(status.expect("sh runs").success());
+        let (code, text) = told(child.wait_with_output().expect("it ends"));
+        assert_eq!(code, Some(exit), "{text}");
+        for line in [
+            "test a::b (smp 4) ... ok (",
+            "test b::b (smp 4) ... interrupted\n",
+            "test result: interrupted. 1 passed; 0 failed; 0 ignored; 2 not run;",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!fake.dir.join("c").exists());
+        let report = |name: &str| std::fs::read_to_string(fake.dir.join(name));
+        let json = report("r.json").expect("it is there");
+        assert!(json.contains("\"not_run\": 2") && json.contains("\"passed\": 1"));
+        assert!(
+            report("r.xml")
+                .expect("it is there")
+                .contains("tests=\"1\"")
+        );
+    }
+}

@@ -17,6 +17,7 @@ use crate::budget::{LIMITS, LONG, Limits};
 use crate::error::{Error, Exit, Result};
 use crate::firmware;
 use crate::image::Images;
+use crate::interrupt;
 use crate::machine::{BootPath, Machine, Medium};
 use crate::qemu::Qemu;
 use crate::registry::Test;
@@ -44,7 +45,7 @@ pub(super) struct Bench {
 }
 
 /// Makes the boots with this many threads; each ended boot goes to the report
-/// at once. With `fail_fast` none is started after the first failure.
+/// at once. None is started after Ctrl-C, and with `fail_fast` none after the first failure.
 pub(super) fn all(
     bench: &Bench,
     jobs: Vec<Job>,
@@ -63,11 +64,15 @@ pub(super) fn all(
                 // Relaxed: the counter only has to give each number once, and
                 // the flag may be seen late; neither guards other memory.
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if stop.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) || interrupt::requested().is_some() {
                         break;
                     }
-                    let one = bench.make(job.clone(), workers);
-                    if fail_fast && one.outcome.failure().is_some() {
+                    let one = bench.make(job.clone(), workers).ok_or(job);
+                    if fail_fast
+                        && one
+                            .as_ref()
+                            .is_ok_and(|one| one.outcome.failure().is_some())
+                    {
                         stop.store(true, Ordering::Relaxed);
                     }
                     if send.send(one).is_err() {
@@ -78,38 +83,45 @@ pub(super) fn all(
         }
         drop(send);
         for one in receive {
-            report.ended(&one);
-            done.push(one);
+            match one {
+                Ok(one) => {
+                    report.ended(&one);
+                    done.push(one);
+                }
+                Err(job) => report.interrupted(job),
+            }
         }
     });
     done
 }
 
 impl Bench {
-    /// Makes one boot and judges it.
-    fn make(&self, job: Job, workers: usize) -> Done {
+    /// Makes one boot and judges it; `None` if Ctrl-C has ended it.
+    fn make(&self, job: Job, workers: usize) -> Option<Done> {
         if let Some(reason) = job.ignored.clone() {
             let outcome = Outcome::Ignored(reason);
-            return Done {
+            return Some(Done {
                 job,
                 outcome,
                 seconds: 0.0,
                 console: String::new(),
-            };
+            });
         }
         let machine = match self.machine(&job) {
             Ok(machine) => machine,
+            Err(_) if interrupt::requested().is_some() => return None,
             Err(error) => {
                 let outcome = Outcome::Ignored(error.one_line());
-                return Done {
+                return Some(Done {
                     job,
                     outcome,
                     seconds: 0.0,
                     console: error.to_string(),
-                };
+                });
             }
         };
-        match self.boot(&job, &machine, workers) {
+        let done = match self.boot(&job, &machine, workers) {
+            Err(error) if error.is_reported() => return None,
             Ok(ended) => Done {
                 outcome: judge(&job.test, &ended),
                 seconds: ended.time.as_secs_f64(),
@@ -122,7 +134,8 @@ impl Bench {
                 seconds: 0.0,
                 console: String::new(),
             },
-        }
+        };
+        Some(done)
     }
 
     fn boot(&self, job: &Job, machine: &Machine, workers: usize) -> Result<Ended> {

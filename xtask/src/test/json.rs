@@ -6,8 +6,9 @@ use super::Done;
 use super::judge::Outcome;
 use crate::paths;
 
-/// The document. Seeds are text, because many readers of JSON have no 64-bit integers.
-pub(super) fn document(done: &[Done], seed: u64, seconds: f64) -> String {
+/// The document, of boots of which there were to be so many. Seeds are text, because many readers
+/// of JSON have no 64-bit integers.
+pub(super) fn document(done: &[Done], total: usize, seed: u64, seconds: f64) -> String {
     let count = |wanted: fn(&Outcome) -> bool| done.iter().filter(|d| wanted(&d.outcome)).count();
     let document = json!({
         "seed": format!("{seed:#x}"),
@@ -15,6 +16,7 @@ pub(super) fn document(done: &[Done], seed: u64, seconds: f64) -> String {
         "passed": count(|outcome| matches!(outcome, Outcome::Passed(_))),
         "failed": count(|outcome| matches!(outcome, Outcome::Failed(_))),
         "ignored": count(|outcome| matches!(outcome, Outcome::Ignored(_))),
+        "not_run": total - done.len(),
         "boots": done.iter().map(boot).collect::<Vec<_>>(),
     });
     format!("{document:#}\n")

@@ -25,7 +25,7 @@ use crate::image::{self, Images};
 use crate::machine::{accelerator, quoted};
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
-use crate::{lock, paths, seed, setup, term};
+use crate::{interrupt, lock, paths, seed, setup, term};
 
 use execute::Bench;
 use judge::{Failure, Outcome};
@@ -60,7 +60,9 @@ Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
 
 Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
 results.log, crash.log.
-Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang."
+Ctrl-C ends the boots that run and prints what is known; a second one ends all at once.
+Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
+130 Ctrl-C."
     )
 }
 
@@ -143,6 +145,8 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     };
     let mut report = Report::new(replay_options(&request), base, request.repeat);
     report.start(jobs.len(), &bench.qemu, &bench.accel);
+    interrupt::watch()?;
+    let total = jobs.len();
     let done = execute::all(
         &bench,
         jobs,
@@ -156,12 +160,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         paths::write(file, junit::document(&done, seconds))?;
     }
     if let Some(file) = &request.json {
-        paths::write(file, json::document(&done, base, seconds))?;
+        paths::write(file, json::document(&done, total, base, seconds))?;
     }
-    if passed {
-        Ok(())
-    } else {
-        Err(Error::reported(exit(&done)))
+    match interrupt::requested() {
+        Some(exit) => Err(Error::reported(exit)),
+        None if passed => Ok(()),
+        None => Err(Error::reported(exit(&done))),
     }
 }
 

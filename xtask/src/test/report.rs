@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Done;
 use super::judge::Outcome;
+use super::plan::Job;
+use crate::interrupt;
 use crate::paths;
 use crate::qemu::Qemu;
 use crate::term::{self, Progress};
@@ -87,6 +89,13 @@ impl Report {
         }
     }
 
+    /// Prints the line of a boot that Ctrl-C has ended.
+    pub(super) fn interrupted(&mut self, job: &Job) {
+        self.progress.clear();
+        let word = term::yellow("interrupted");
+        term::say(&format!("test {} ... {word}", job.title()));
+    }
+
     /// Prints the failures and the last lines; says whether every test passed.
     pub(super) fn finish(&mut self, done: &[Done], seconds: f64) -> bool {
         self.progress.clear();
@@ -112,10 +121,10 @@ impl Report {
         if done.len() < self.total {
             line.push_str(&format!("; {} not run", self.total - done.len()));
         }
-        let word = if failed == 0 {
-            term::green("ok")
-        } else {
-            term::red("FAILED")
+        let word = match interrupt::requested() {
+            _ if failed > 0 => term::red("FAILED"),
+            Some(_) => term::yellow("interrupted"),
+            None => term::green("ok"),
         };
         term::say(&format!(
             "\ntest result: {word}. {line}; finished in {seconds:.1} s"

@@ -1,0 +1,43 @@
+//! Ctrl-C, and `kill`: what runs is ended, and what is known so far is told.
+//!
+//! Only a command that has something to tell watches for them. A second one ends it at once.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::{Error, Exit, Result};
+
+/// The exit code that the signal which has come stands for; 0 until then.
+static CODE: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+
+/// From here on Ctrl-C does not end this process, but makes [`requested`] say so.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn watch() -> Result<()> {
+    if CODE.get().is_some() {
+        return Ok(());
+    }
+    let code = CODE.get_or_init(Arc::default);
+    let again = Arc::new(AtomicBool::new(false));
+    for (signal, exit) in [(SIGINT, Exit::Interrupted), (SIGTERM, Exit::Terminated)] {
+        // They act in this order: the first signal finds `again` unset.
+        flag::register_conditional_shutdown(signal, exit as i32, again.clone())
+            .and_then(|_| flag::register(signal, again.clone()))
+            .and_then(|_| flag::register_usize(signal, code.clone(), exit as usize))
+            .map_err(|e| Error::io("cannot watch for Ctrl-C", &e))?;
+    }
+    Ok(())
+}
+
+/// How to end, if that was asked for.
+pub(crate) fn requested() -> Option<Exit> {
+    // Relaxed: nothing else is told by it.
+    let code = CODE.get()?.load(Ordering::Relaxed);
+    [Exit::Interrupted, Exit::Terminated]
+        .into_iter()
+        .find(|exit| *exit as usize == code)
+}
