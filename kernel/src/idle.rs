@@ -6,37 +6,152 @@
 //! store of the bit is what wakes it, and saves the interrupt (FreeBSD's
 //! `cpu_idle_wakeup`, sys/x86/x86/cpu_machdep.c; Linux's `TIF_POLLING_NRFLAG`).
 
-use kcore::shim::Ordering;
+use core::fmt;
+
+use kcore::cpu::{CpuId, CpuSet};
+use kcore::shim::{Ordering, spin_loop};
 
 use crate::arch::cpu;
 #[cfg(feature = "ktest")]
 use crate::ktest::{
-    bugs::{Bug, active},
+    bugs::{Bug, active, mwait_is_deaf},
     step,
 };
-use crate::pcpu::{self, Pcpu, Presence};
-use crate::{call, globals, sched, smp};
+use crate::pcpu::{self, Ipi, Pcpu, Presence};
+use crate::{call, clock, globals, sched, smp};
 
-/// Chooses how all CPUs rest: `asked` is `idle=` of the command line, `mwait` or `hlt`.
-/// By default as CPUID says ([`cpu::mwait_waits`]). The boot CPU, once.
-pub fn choose(asked: Option<&str>) {
-    let mwait = match asked {
-        Some("hlt") => false,
-        Some("mwait") if cpu::has_mwait() => true,
+/// How CPUs rest that have nothing to do, and why not by MWAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// By MWAIT: every other CPU's was ended by a store of the boot CPU.
+    Mwait,
+    /// By MWAIT: there is no CPU to try it with, and none that would store.
+    MwaitUntried,
+    /// By HLT: `idle=hlt`.
+    Asked,
+    /// By HLT: CPUID has no MONITOR/MWAIT.
+    NoMwait,
+    /// By HLT: a hypervisor may have made MWAIT wait for nothing, as QEMU's TCG has.
+    Hypervisor,
+    /// By HLT: CPUID has MONITOR, and no line for it to watch.
+    NoLine,
+    /// By HLT: the MWAIT of this CPU was not ended by a store of the boot CPU.
+    Deaf(CpuId),
+}
+
+impl Rest {
+    fn is_mwait(self) -> bool {
+        matches!(self, Self::Mwait | Self::MwaitUntried)
+    }
+}
+
+impl fmt::Display for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mwait => f.write_str("MWAIT"),
+            Self::MwaitUntried => f.write_str("MWAIT, not tried: there is no other CPU"),
+            Self::Asked => f.write_str("HLT: idle=hlt"),
+            Self::NoMwait => f.write_str("HLT: the CPU has no MONITOR/MWAIT"),
+            Self::Hypervisor => f.write_str("HLT: there is a hypervisor"),
+            Self::NoLine => f.write_str("HLT: by CPUID there is no line for MONITOR to watch"),
+            Self::Deaf(cpu) => write!(f, "HLT: {}", NotEnded(*cpu)),
+        }
+    }
+}
+
+/// What was found out about the MWAIT of a CPU.
+struct NotEnded(CpuId);
+
+impl fmt::Display for NotEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the store of another CPU did not end the MWAIT of {}",
+            self.0
+        )
+    }
+}
+
+/// Chooses how all CPUs rest for now: `asked` is `idle=` of the command line, `mwait` or
+/// `hlt`. By default as CPUID says. On the boot CPU, before there are others; [`try_mwait`] has
+/// the last word.
+pub fn choose(asked: Option<&str>) -> Rest {
+    let rest = match asked {
+        Some("hlt") => Rest::Asked,
+        Some("mwait") if cpu::has_mwait() => Rest::MwaitUntried,
         Some("mwait") => {
             log::warn!("idle=mwait: this CPU has no MONITOR/MWAIT; taking hlt");
-            false
+            Rest::NoMwait
         }
         other => {
             if let Some(other) = other {
                 log::warn!("idle={other}: there are mwait and hlt; taking what fits the CPU");
             }
-            cpu::mwait_waits()
+            match cpu::has_mwait() {
+                false => Rest::NoMwait,
+                true if cpu::has_hypervisor() => Rest::Hypervisor,
+                true if cpu::monitor_line() == 0 => Rest::NoLine,
+                true => Rest::MwaitUntried,
+            }
         }
     };
     // Relaxed: starting the other CPUs publishes it.
-    globals::IDLE_BY_MWAIT.store(mwait, Ordering::Relaxed);
-    log::debug!("idle by {}", if mwait { "mwait" } else { "hlt" });
+    globals::IDLE_BY_MWAIT.store(rest.is_mwait(), Ordering::Relaxed);
+    rest
+}
+
+/// How often MWAIT is tried, how long before each a CPU has to come to wait by it, and how
+/// long after that it may take to go on, in nanoseconds and at least in turns of a loop that
+/// lets an emulator go on with the next CPU.
+const TRIES: u32 = 3;
+const SETTLE: u64 = 100_000;
+const PATIENCE: u64 = 100_000_000;
+const TURNS: u32 = 10_000;
+
+/// Tries on all other CPUs, which idle, what `rest` relies on, if that is MWAIT: that it ends
+/// when this CPU stores to the word of the other one, by the address that [`Pcpu::send_ipi`]
+/// uses. Where it does not (as in Bochs 2.7) all rest by HLT. What fails but now and then (as
+/// Intel's Goldmont may by erratum APL30) is for the watchdog to find. On the boot CPU, once,
+/// when the others are online; spins, for less than a millisecond if all is well.
+pub fn try_mwait(rest: Rest) -> Rest {
+    let others = smp::online().difference(&CpuSet::single(pcpu::this().id()));
+    if !rest.is_mwait() || others.is_empty() {
+        return rest;
+    }
+    for _ in 0..TRIES {
+        if let Some(deaf) = find_deaf_mwait(&others) {
+            // Relaxed: whoever does not see it yet rests once more, and is interrupted.
+            globals::IDLE_BY_MWAIT.store(false, Ordering::Relaxed);
+            for block in others.iter().filter_map(pcpu::of) {
+                block.interrupt();
+            }
+            log::warn!("{}; taking hlt", NotEnded(deaf));
+            return Rest::Deaf(deaf);
+        }
+    }
+    Rest::Mwait
+}
+
+/// The first CPU of `others` that goes on waiting when its word is stored to.
+fn find_deaf_mwait(others: &CpuSet) -> Option<CpuId> {
+    let blocks = || others.iter().filter_map(pcpu::of);
+    let in_time = |done: &dyn Fn() -> bool| {
+        let turn = |_| {
+            spin_loop();
+            done()
+        };
+        clock::wait_until(PATIENCE, done) || (0..TURNS).any(turn)
+    };
+    let _idle = in_time(&|| blocks().all(|block| block.ipis.is_polling()));
+    clock::delay(SETTLE);
+    for block in blocks() {
+        block.send_ipi(Ipi::Ast);
+    }
+    let deaf = || blocks().find(|block| block.ipis.asked() != 0);
+    if in_time(&|| deaf().is_none()) {
+        return None;
+    }
+    deaf().map(Pcpu::id)
 }
 
 /// What a CPU's idle thread does, for ever. The timer is armed only for sleepers, so an
@@ -106,7 +221,7 @@ fn rest(here: &Pcpu) -> bool {
         cpu::monitor(here.ipis.address());
         // A bit that is set from the MONITOR on makes the MWAIT return at once.
         if here.ipis.is_quiet() {
-            cpu::wait_for_store_or_interrupt();
+            wait_for_store_or_interrupt();
         }
         return here.ipis.end_polling() != 0;
     }
@@ -117,6 +232,15 @@ fn rest(here: &Pcpu) -> bool {
     // the look and the halt: STI lets it in only behind HLT.
     cpu::wait_for_interrupt();
     false
+}
+
+/// MWAIT.
+fn wait_for_store_or_interrupt() {
+    #[cfg(feature = "ktest")]
+    if mwait_is_deaf() {
+        return cpu::wait_for_interrupt();
+    }
+    cpu::wait_for_store_or_interrupt();
 }
 
 /// The last look before the halt. In one step with the end of the polling: else a bit in

@@ -106,10 +106,12 @@ extern "C" fn continue_boot() -> ! {
     pcpu::this().set_presence(pcpu::Presence::Online);
     globals::BOOT_PCPU.calls.open();
     globals::ONLINE.insert(CpuId::BOOT);
+    let rest = idle::choose(record.command_line(&mut |_reported| ()).idle);
     start_others(madt);
     // Relaxed: for the summary and for tests.
     globals::ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
-    summary::print(madt);
+    let rest = idle::try_mwait(rest);
+    summary::print(madt, rest);
     log::debug!("{protections:?}");
     meet();
     (record.main)()
@@ -199,7 +201,6 @@ fn read_command_line(record: &BootRecord) {
         log::set_max_level(filter.max_level());
         globals::LOG_FILTER.call_once(|| filter);
     }
-    idle::choose(words.idle);
     if let Some(StartInfo {
         modules,
         module: Some(first),
@@ -268,6 +269,21 @@ fn meet() {
         }
         Err(error) => log::error!(target: "kernel::smp", "{error}"),
     }
+}
+
+/// How often the watchdog looks, in nanoseconds.
+const WATCH_EVERY: u64 = 1_000_000_000;
+
+/// Starts the watchdog, whose findings are in the log. In the kernel proper, once all is up: a
+/// benchmark does without, and a test starts its own.
+pub fn watch() {
+    // It is better than this thread, which an idle CPU would take meanwhile.
+    let me = sched::curthread();
+    me.pin();
+    if let Err(error) = smp::watchdog::start(WATCH_EVERY, |_logged| true) {
+        log::error!(target: "kernel", "no watchdog: {error}");
+    }
+    me.unpin();
 }
 
 /// The end of an ordinary run: the verdict, and the machine goes off. All is well if

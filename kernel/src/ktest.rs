@@ -159,6 +159,11 @@ pub fn run() -> ! {
     qemu::exit(Exit::Success)
 }
 
+/// Whether the test has begun: the boot is over.
+fn has_begun() -> bool {
+    RUNNING.is_completed()
+}
+
 /// What must hold after every test: nothing is pending or in service on this CPU,
 /// and nothing is held.
 fn check_quiet() {

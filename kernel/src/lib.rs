@@ -43,4 +43,4 @@ pub mod ktest;
 pub mod panic;
 pub mod trap;
 
-pub use init::{report_and_power_off, start};
+pub use init::{report_and_power_off, start, watch};

@@ -11,5 +11,6 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
 
 /// On the boot CPU, with everything up: the end of an ordinary run.
 fn main() -> ! {
+    kernel::watch();
     kernel::report_and_power_off()
 }

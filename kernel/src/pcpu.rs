@@ -69,6 +69,8 @@ pub struct Pcpu {
     pub ipis_sent: AtomicU64,
     /// IPI vectors taken.
     pub ipis_taken: AtomicU64,
+    /// How often it idled over work, and the watchdog interrupted it, which alone writes this.
+    pub overslept: AtomicU64,
 
     /// Timer interrupts taken.
     pub timer_interrupts: AtomicU64,
@@ -134,6 +136,7 @@ impl Pcpu {
             wakes: DeferredWakes::new(),
             ipis_sent: AtomicU64::new(0),
             ipis_taken: AtomicU64::new(0),
+            overslept: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
             rendezvous_interrupts: AtomicU64::new(0),
             stray_interrupts: AtomicU64::new(0),
@@ -252,11 +255,24 @@ impl Pcpu {
     /// Asks this CPU for `ipi`, and interrupts it if it must be.
     #[inline]
     pub fn send_ipi(&self, ipi: Ipi) {
-        if self.ipis.post(ipi as u32) {
-            // Relaxed: a statistic.
-            self.ipis_sent.fetch_add(1, Ordering::Relaxed);
-            apic::send(self.apic_id(), vector::IPI);
+        #[cfg(feature = "ktest")]
+        if matches!(ipi, Ipi::Preempt)
+            && crate::ktest::bugs::active(crate::ktest::bugs::Bug::LostWakeups)
+        {
+            return;
         }
+        if self.ipis.post(ipi as u32) {
+            self.interrupt();
+        }
+    }
+
+    /// Interrupts this CPU by the vector of [`Self::send_ipi`], whatever it is asked for: one
+    /// that polls, and does not look.
+    #[inline]
+    pub fn interrupt(&self) {
+        // Relaxed: a statistic.
+        self.ipis_sent.fetch_add(1, Ordering::Relaxed);
+        apic::send(self.apic_id(), vector::IPI);
     }
 
     /// Sends this CPU an NMI, unless one is on its way: it looks at all that it may be for.

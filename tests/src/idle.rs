@@ -164,6 +164,79 @@ ktest! {
     ] { every_boundary(); }
 }
 
+/// A thread is put on each CPU, which idles, and runs.
+fn every_cpu_is_woken() {
+    for cpu in &smp::online() {
+        let thread = Builder::new("woken").on(cpu).spawn(|| ());
+        thread.expect("a thread").join();
+    }
+}
+
+/// Whether CPUs rest by MWAIT.
+fn by_mwait() -> bool {
+    globals::IDLE_BY_MWAIT.load(Ordering::Relaxed)
+}
+
+ktest! {
+    /// An MWAIT that is ended by a store serves. (TCG's ends at once.)
+    fn mwait_is_tried() [
+        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait",
+        console = "summary: idle by MWAIT",
+    ] {
+        needs_mwait();
+        every_cpu_is_woken();
+    }
+}
+
+ktest! {
+    /// One that is not ended by a store, though CPUID has it and `idle=` asks for it, does not.
+    fn deaf_mwait_is_found() [
+        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait bug=deaf-mwait",
+        bug = "deaf-mwait",
+        console = "the store of another CPU did not end the MWAIT of cpu1; taking hlt",
+        console = "summary: idle by HLT: the store of another CPU did not end the MWAIT of cpu1",
+    ] {
+        assert!(!by_mwait());
+        every_cpu_is_woken();
+    }
+}
+
+ktest! {
+    /// Below a hypervisor it is not known whether MWAIT waits.
+    fn hlt_below_a_hypervisor() [
+        qemu = "-cpu max,+monitor", console = "summary: idle by HLT: there is a hypervisor",
+    ] { assert!(!by_mwait()); }
+}
+
+ktest! {
+    /// Nor does it without a line to watch.
+    fn hlt_without_a_line() [
+        qemu = "-cpu max,+monitor,-hypervisor",
+        console = "summary: idle by HLT: by CPUID there is no line for MONITOR to watch",
+    ] { assert!(!by_mwait()); }
+}
+
+ktest! {
+    /// Nor has every CPU one.
+    fn hlt_without_mwait() [
+        qemu = "-cpu qemu64,-hypervisor,-monitor", append = "idle=mwait",
+        console = "idle=mwait: this CPU has no MONITOR/MWAIT; taking hlt",
+        console = "summary: idle by HLT: the CPU has no MONITOR/MWAIT",
+    ] { assert!(!by_mwait()); }
+}
+
+ktest! {
+    /// One CPU has nobody to try it with, and nobody to be woken by.
+    fn mwait_alone() [
+        qemu = "-smp 1 -cpu max,+monitor", append = "idle=mwait",
+        console = "summary: idle by MWAIT, not tried: there is no other CPU",
+    ] {
+        assert!(by_mwait());
+        every_cpu_is_woken();
+        sched::sleep_for(1_000_000);
+    }
+}
+
 ktest! {
     /// A CPU that waits by MWAIT is woken by the store alone.
     fn mwait_saves_the_ipi() [

@@ -6,7 +6,7 @@ use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
 use kernel::port::Spinlock;
 use kernel::smp::{self, watchdog};
-use kernel::thread::Builder;
+use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;
 use kernel::{arch, clock, globals, ktest, pcpu, sched};
 
@@ -20,6 +20,70 @@ ktest! {
         };
         watchdog::start(5_000_000, look).expect("a thread").join();
         assert_eq!(LOOKS.load(Ordering::Relaxed), 21);
+    }
+}
+
+/// A thread for `cpu`, which may not be told of it.
+fn put_on(cpu: CpuId) -> JoinHandle {
+    // It has come to rest then, if it is not held up.
+    clock::delay(5_000_000);
+    let thread = Builder::new("put there").on(cpu).spawn(|| ());
+    thread.expect("a thread")
+}
+
+/// An idle CPU that is not told of a thread, or does not see that it is, is found and told.
+fn oversleeper_is_found() {
+    sched::curthread().pin();
+    for cpu in &smp::online().difference(&CpuSet::single(pcpu::this().id())) {
+        let found = || {
+            let thread = put_on(cpu);
+            let found = watchdog::find_lost().contains(cpu);
+            thread.join();
+            found
+        };
+        assert!((0..100).any(|_| found()), "{cpu} is never found asleep");
+    }
+    sched::curthread().unpin();
+    assert!(watchdog::oversleeps() >= smp::online().len() as u64 - 1);
+}
+
+ktest! {
+    /// It is not told.
+    fn oversleeper_is_found_in_hlt() [
+        smp = "2..=8", append = "idle=hlt bug=lost-wakeups", bug = "lost-wakeups",
+        console = "cpu1: idle, threads queued: 1, IPIs posted: 0x0; interrupted",
+    ] { oversleeper_is_found(); }
+}
+
+ktest! {
+    /// It is told by a store, which does not end its MWAIT.
+    fn oversleeper_is_found_in_mwait() [
+        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait bug=fickle-mwait",
+        bug = "fickle-mwait", console = "summary: idle by MWAIT",
+        console = "cpu1: idle, threads queued: 1, IPIs posted: 0x1; interrupted",
+    ] {
+        if !arch::cpu::has_mwait() {
+            ktest::skip("this CPU has no MONITOR/MWAIT");
+        }
+        oversleeper_is_found();
+    }
+}
+
+ktest! {
+    /// With a watchdog no wakeup is lost for good, though each is lost.
+    fn every_wakeup_is_lost() [
+        smp = "2..=8", append = "idle=hlt bug=lost-wakeups", bug = "lost-wakeups",
+    ] {
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let watchdog = watchdog::start(10_000_000, |deaf| {
+            assert!(deaf.is_empty());
+            !OVER.load(Ordering::Relaxed)
+        });
+        for cpu in &smp::online() {
+            put_on(cpu).join();
+        }
+        OVER.store(true, Ordering::Relaxed);
+        watchdog.expect("a thread").join();
     }
 }
 

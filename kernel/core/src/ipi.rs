@@ -85,13 +85,12 @@ impl Ipis {
         self.0.load(Ordering::Relaxed) == POLLING
     }
 
-    /// What is asked for and has not been taken, if the CPU does not poll, and so is
-    /// interrupted for it: a snapshot.
+    /// What is asked for and has not been taken, whether the CPU polls or is interrupted
+    /// for it: a snapshot.
     #[must_use]
     pub fn asked(&self) -> u32 {
-        // Relaxed: for who looks whether an interrupt is late.
-        let word = self.0.load(Ordering::Relaxed);
-        if word & POLLING == 0 { word } else { 0 }
+        // Relaxed: for who looks whether it is late.
+        self.0.load(Ordering::Relaxed) & !POLLING
     }
 
     /// Where the word is, for a CPU that watches it.
@@ -124,7 +123,7 @@ mod tests {
         let ipis = Ipis::new();
         assert!(ipis.poll());
         assert!(!ipis.post(1));
-        assert_eq!(ipis.asked(), 0, "it looks by itself");
+        assert_eq!(ipis.asked(), 1, "it has not looked");
         assert_eq!(ipis.end_polling(), 1);
         assert!(!ipis.is_polling());
         // An interrupt has ended it before, and somebody has asked, and not sent yet.

@@ -1,14 +1,15 @@
-//! The summary of the boot, for people: CPUs, memory, timer.
+//! The summary of the boot, for people: CPUs, memory, timer, idle CPUs.
 
 use kcore::cpu::write_ranges;
 use kcore::madt::Madt;
 use kcore::shim::Ordering;
 
 use crate::arch::apic;
+use crate::idle::Rest;
 use crate::{globals, mem, pcpu, smp};
 
-/// The summary of the boot: CPUs, memory, timer.
-pub(super) fn print(madt: Option<&Madt>) {
+/// The summary of the boot; idle CPUs rest by `rest`.
+pub(super) fn print(madt: Option<&Madt>, rest: Rest) {
     let online = smp::online().len();
     log::info!(
         target: "kernel",
@@ -40,6 +41,7 @@ pub(super) fn print(madt: Option<&Madt>) {
         ),
         _ => log::info!(target: "kernel", "summary: no clock"),
     }
+    log::info!(target: "kernel", "summary: idle by {rest}");
 }
 
 /// How many CPUs the firmware lists.

@@ -68,6 +68,9 @@ pub enum Bug {
     DeafInitiator,
     UncheckedWait,
     IdleFence,
+    DeafMwait,
+    FickleMwait,
+    LostWakeups,
     BootStackOverflow,
     OddMemoryMap,
     MemoryHoles,
@@ -322,6 +325,21 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "an idle CPU looks for what it is asked for before it says that it does not poll",
     ),
     (
+        Bug::DeafMwait,
+        "deaf-mwait",
+        "an MWAIT is ended by interrupts only",
+    ),
+    (
+        Bug::FickleMwait,
+        "fickle-mwait",
+        "the same, once the machine is up",
+    ),
+    (
+        Bug::LostWakeups,
+        "lost-wakeups",
+        "whoever queues a better thread on another CPU does not tell it",
+    ),
+    (
         Bug::BootStackOverflow,
         "boot-stack-overflow",
         "the boot never returns from a call while it is on its first stack",
@@ -435,6 +453,12 @@ pub fn before_coming(forget: fn()) -> fn() {
     }
     step::reads_ahead();
     if early { || () } else { forget }
+}
+
+/// Whether an MWAIT is ended by interrupts only.
+#[must_use]
+pub fn mwait_is_deaf() -> bool {
+    active(Bug::DeafMwait) || active(Bug::FickleMwait) && super::has_begun()
 }
 
 /// The CPU is about to look at `reference` and the counters that are measured against it:

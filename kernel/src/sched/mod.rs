@@ -81,6 +81,12 @@ impl Runq {
         self.current
     }
 
+    /// How many threads are queued.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether no thread is queued.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -12,6 +12,10 @@
 //! An IPI by bitmap that is lost would be silent in another way: nobody sends another one as
 //! long as the word says that one is on its way ([`kcore::ipi`]). One that does not come in
 //! time is reported, and sent again (as Linux's `csd_lock_wait_toolong` does).
+//!
+//! And a CPU may idle while threads are queued there, or its word asks for something: it was
+//! not told, or by a store that did not end its MWAIT. It is interrupted, so that no wakeup is
+//! lost for good.
 
 use alloc::vec::Vec;
 
@@ -46,36 +50,97 @@ pub fn find_deaf() -> CpuSet {
     }
 }
 
-/// The online CPUs that have not taken an IPI by bitmap in time: lost, or the CPU takes none.
-/// Each is in the log, and is sent its IPI again. Takes as long as that time, if one is on its
-/// way. Thread context, in no critical section.
+/// What waits for a CPU, and how far it has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Waits {
+    /// What it is asked for by bitmap.
+    bits: u32,
+    /// Whether it is interrupted for that: it does not poll.
+    interrupted: bool,
+    /// How many threads are queued there, if it idles.
+    queued: usize,
+    /// How many IPIs by bitmap it has been sent, and has taken.
+    ipis: [u64; 2],
+    /// How often it has been in the scheduler.
+    payments: u64,
+}
+
+impl Waits {
+    /// What waits for the CPU of `block`, if anything does.
+    fn of(block: &Pcpu) -> Option<Self> {
+        let bits = block.ipis.asked();
+        let queued = {
+            let rq = block.runq.lock();
+            if rq.current() == Priority::IDLE {
+                rq.len()
+            } else {
+                0
+            }
+        };
+        // Relaxed: counters.
+        let counts = [&block.ipis_sent, &block.ipis_taken];
+        (bits != 0 || queued > 0).then(|| Self {
+            bits,
+            interrupted: !block.ipis.is_polling(),
+            queued,
+            ipis: counts.map(|count| count.load(Ordering::Relaxed)),
+            payments: sched::payments(block),
+        })
+    }
+
+    /// Whether an IPI that was on its way at the time of `self` has been lost, if this is how
+    /// it stands `later`: if no count has changed, what is asked for is what was asked for.
+    fn is_lost(&self, later: &Self) -> bool {
+        let asked = |waits: &Self| waits.bits != 0 && waits.interrupted;
+        asked(self) && asked(later) && self.ipis == later.ipis
+    }
+}
+
+/// The online CPUs that have not taken an IPI by bitmap in time, or that idle over what waits
+/// for them. Each is interrupted. In the log are all of the first kind, and of the second one
+/// the first time of each CPU. Takes as long as that time, if anything waits anywhere. Thread
+/// context, in no critical section.
 pub fn find_lost() -> CpuSet {
-    // Relaxed: counters. If neither changes, what is asked for is what was asked for.
-    let counts = |block: &Pcpu| {
-        let [sent, taken] = [&block.ipis_sent, &block.ipis_taken];
-        [sent.load(Ordering::Relaxed), taken.load(Ordering::Relaxed)]
-    };
     let blocks = online();
     let blocks = blocks.iter().filter_map(pcpu::of);
-    let asked: Vec<_> = blocks
-        .filter(|block| block.ipis.asked() != 0)
-        .map(|block| (block, counts(block)))
+    let suspects: Vec<_> = blocks
+        .filter_map(|block| Some((block, Waits::of(block)?)))
         .collect();
-    if !asked.is_empty() {
+    if !suspects.is_empty() {
         sched::sleep_for(IPI_PATIENCE);
     }
-    let lost = |(block, before): &(&'static Pcpu, [u64; 2])| {
-        let bits = block.ipis.asked();
-        let lost = bits != 0 && counts(block) == *before;
-        if lost {
-            let id = block.id();
+    let lost = |(block, before): &(&'static Pcpu, Waits)| {
+        let now = Waits::of(block)?;
+        let id = block.id();
+        if before.is_lost(&now) {
+            let bits = now.bits;
             log::error!("{id}: IPIs {bits:#x} were sent and do not come; sent again");
             // Not counted: it is for the one that was.
             apic::send(block.apic_id(), vector::IPI);
+        } else if *before == now {
+            // Relaxed: a statistic of this thread.
+            if block.overslept.fetch_add(1, Ordering::Relaxed) == 0 {
+                let Waits { bits, queued, .. } = now;
+                log::error!(
+                    "{id}: idle, threads queued: {queued}, IPIs posted: {bits:#x}; interrupted"
+                );
+            }
+            block.interrupt();
+        } else {
+            return None;
         }
-        lost.then(|| block.id())
+        Some(id)
     };
-    asked.iter().filter_map(lost).collect()
+    suspects.iter().filter_map(lost).collect()
+}
+
+/// How often a CPU has idled over what it had to do: whoever gave it that told it nothing, or
+/// left it word where it did not look.
+#[must_use]
+pub fn oversleeps() -> u64 {
+    // Relaxed: counters.
+    let overslept = |block: &Pcpu| block.overslept.load(Ordering::Relaxed);
+    online().iter().filter_map(pcpu::of).map(overslept).sum()
 }
 
 /// How many interrupts the CPUs have had that nobody asked for: by spurious vectors, or for a
@@ -87,9 +152,9 @@ pub fn strays() -> u64 {
     online().iter().filter_map(pcpu::of).map(strays).sum()
 }
 
-/// Looks every `nanoseconds`, in a thread of its own on the boot CPU, and hands those it finds to `found`;
-/// ends when that returns false. Lost IPIs ([`find_lost`]) it sends again, and new [`strays`] are
-/// in the log.
+/// Looks every `nanoseconds`, in a thread of its own on the boot CPU, and hands those that are
+/// deaf to `found`; ends when that returns false. It interrupts those that have lost an IPI or
+/// oversleep ([`find_lost`]), and new [`strays`] are in the log.
 ///
 /// # Errors
 /// [`SpawnError`].

@@ -137,17 +137,21 @@ pub fn has_mwait() -> bool {
         .is_some_and(|info| info.has_monitor_mwait())
 }
 
-/// Whether MWAIT waits, as far as CPUID tells: there is a line that MONITOR can watch
-/// (leaf 5), and no hypervisor below, which may have made the two do nothing (QEMU's TCG
-/// has, unless there is one CPU only).
+/// How many bytes MONITOR watches at most, by CPUID leaf 5: 0 where MWAIT has nothing to wait
+/// for.
 #[must_use]
-pub fn mwait_waits() -> bool {
-    let cpuid = CpuId::new();
-    let line = cpuid.get_monitor_mwait_info();
-    let info = cpuid.get_feature_info();
-    has_mwait()
-        && line.is_some_and(|line| line.largest_monitor_line() > 0)
-        && info.is_some_and(|info| !info.has_hypervisor())
+pub fn monitor_line() -> u16 {
+    CpuId::new()
+        .get_monitor_mwait_info()
+        .map_or(0, |info| info.largest_monitor_line())
+}
+
+/// Whether CPUID says that there is a hypervisor below.
+#[must_use]
+pub fn has_hypervisor() -> bool {
+    CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_hypervisor())
 }
 
 /// Watches the line of `word` from now on: see [`wait_for_store_or_interrupt`]. Only
