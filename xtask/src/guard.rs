@@ -18,7 +18,7 @@ pids=" "
 while read -r verb pid; do
     case $verb in
         add) pids="$pids$pid " ;;
-        del) pids="${pids%% $pid *} ${pids#* $pid }" ;;
+        del) case $pids in *" $pid "*) pids="${pids%% $pid *} ${pids#* $pid }" ;; esac ;;
     esac
 done
 for pid in $pids; do kill -s KILL -- "-$pid" 2>/dev/null; done
@@ -125,5 +125,22 @@ mod tests {
         assert!(removed.try_wait().expect("it was started").is_none());
         kill_group(&mut removed);
         assert!(!removed.wait().expect("it was started").success());
+    }
+
+    /// The list doubled each time, and the guard of a long run killed for minutes.
+    #[test]
+    #[cfg_attr(not(unix), ignore = "there is no guard without a Unix shell")]
+    fn what_is_not_on_the_list_can_be_removed_from_it() {
+        let mut guard = Command::new("sh")
+            .args(["-c", &format!("kill() {{ echo \"$@\"; }}\n{SCRIPT}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh is everywhere");
+        let mut list = guard.stdin.take().expect("its input is a pipe");
+        writeln!(list, "add 7\ndel 8\ndel 8\ndel 8").expect("the guard reads");
+        drop(list);
+        let output = guard.wait_with_output().expect("the guard ends");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "-s KILL -- -7\n");
     }
 }
