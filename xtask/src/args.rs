@@ -229,7 +229,7 @@ pub(crate) struct Options {
 pub(crate) const OPTIONS_HELP: &str =
     "      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
       --mem MIB           memory of the machine (default 512)
-      --accel NAME        tcg (default), kvm, hvf, whpx, or auto for the fastest here
+      --accel NAME        tcg (default), kvm, hvf, whpx, or auto: what works here
       --debug             build without optimisation
       --timeout-scale X   multiply every time limit by X; 0 for no limit
       --color WHEN        auto (default), always or never
@@ -282,6 +282,12 @@ impl Options {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether the command line asks anything of QEMU, with these arguments for it.
+    pub(crate) fn ask(&self, extra: &[OsString]) -> bool {
+        let asks = self.smp.is_some() || self.accel.is_some() || self.mem != Self::default().mem;
+        asks || !extra.is_empty()
     }
 
     /// The one number of CPUs, if it is given.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::accel;
 use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -134,9 +135,9 @@ impl Boot<'_> {
             if let Some(status) = vm.ended()? {
                 return Ok((end(status, vm), Vec::new()));
             }
-            if !self.machine.emulates() && vm.words().contains("KVM internal error") {
+            if !self.machine.emulates() && vm.words().contains(accel::KVM_ERROR) {
                 vm.kill();
-                return Ok((End::KvmError, vec!["KVM internal error".to_string()]));
+                return Ok((End::KvmError, vec![accel::KVM_ERROR.to_string()]));
             }
             if let Some(exit) = interrupt::requested() {
                 vm.kill();

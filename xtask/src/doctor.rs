@@ -6,8 +6,8 @@ use crate::cargo::{TARGET, ask};
 use crate::error::{Error, Exit, Result};
 use crate::host::{self, Tool};
 use crate::machine::BootPath;
-use crate::qemu::{self, OLDEST, Qemu, TESTED};
-use crate::{firmware, gdb, image, paths, setup, term};
+use crate::qemu::{OLDEST, Qemu, TESTED};
+use crate::{accel, firmware, gdb, image, paths, setup, term};
 use std::ffi::OsString;
 
 /// The help text of `cargo xtask doctor`.
@@ -99,6 +99,10 @@ fn checks() -> Vec<Check> {
         Ok(None) => Err(Remedy::Package(Tool::Ovmf)),
         Err(error) => Err(Remedy::Person(error.one_line())),
     };
+    let accelerators = match &qemu {
+        Ok(Some(qemu)) => accel::describe(qemu).map_err(|e| Remedy::Person(e.one_line())),
+        _ => Err(Remedy::Person("needs QEMU".to_string())),
+    };
     let gdb = gdb::find_gdb().map(path).ok_or(Remedy::Package(Tool::Gdb));
     let check = |name, need, found| Check { name, need, found };
     vec![
@@ -115,11 +119,7 @@ fn checks() -> Vec<Check> {
             runs("cargo-clippy").ok_or_else(|| component("clippy")),
         ),
         check("QEMU", Required, describe(qemu)),
-        check(
-            "accelerators",
-            Optional,
-            Ok(qemu::accelerators().join(", ")),
-        ),
+        check("accelerators", Optional, accelerators),
         check("gdb", Optional, gdb),
         check("UEFI firmware", Optional, ovmf),
         check("rust-src", Optional, part("rust-src")),

@@ -15,8 +15,8 @@ use crate::args::{Args, CPUS, Options, Word, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::error::{Error, Exit, Result};
 use crate::host::{self, Tool};
-use crate::machine::{Machine, Medium, accelerator};
-use crate::{elf, guard, image, lock, paths, registry, setup, term};
+use crate::machine::{Machine, Medium};
+use crate::{accel, elf, guard, image, lock, paths, registry, setup, term};
 
 /// The help text of `cargo xtask gdb`.
 pub(crate) const HELP: &str = "\
@@ -29,7 +29,7 @@ Usage: cargo xtask gdb [TEST] [OPTIONS] [-- QEMU ARGS]
                           can run with), or 6,sockets=2,cores=3
       --seed N            the test's seed
       --append TEXT       words for the kernel's command line
-      --accel NAME        tcg (default) or kvm
+      --accel NAME        tcg (default), kvm, or auto: what works here
       --debug             build without optimisation
       --batch-check       no session: check that gdb reaches the kernel's entry
 
@@ -72,16 +72,19 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         Some(name) => of_test(&elf, name, &request)?,
         None => (request.options.append.clone(), request.extra.clone(), CPUS),
     };
-    let machine = Machine {
+    let mut machine = Machine {
         smp: request.smp.unwrap_or(smp),
         mem: request.options.mem,
-        accel: accelerator(request.options.accel.as_deref(), "tcg,thread=single"),
+        accel: "tcg,thread=single".to_string(),
         medium: Medium::Kernel {
             elf: elf.clone(),
             append,
         },
         extra,
     };
+    let asks = request.options.ask(&request.extra);
+    let accel = request.options.accel.as_deref();
+    accel::settle("gdb", &qemu, &mut machine, accel, asks, dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
     paths::write(

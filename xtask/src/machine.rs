@@ -163,16 +163,6 @@ pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// The `-accel` that a name given by `--accel` means; `default` without one.
-/// A name that is not known goes to QEMU, which refuses it or not.
-pub(crate) fn accelerator(name: Option<&str>, default: &str) -> String {
-    match name {
-        None => default.to_string(),
-        Some("auto") => crate::qemu::accelerators()[0].to_string(),
-        Some(name) => name.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

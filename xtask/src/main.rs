@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod accel;
 mod args;
 mod bench;
 mod boot;

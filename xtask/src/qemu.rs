@@ -1,7 +1,6 @@
 //! QEMU's program: where it is, how old it is, what it can accelerate with.
 
 use std::env;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -122,26 +121,6 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(minor.len());
     Some((major, minor[..digits].parse().ok()?))
-}
-
-/// Whether this process may use KVM.
-fn kvm() -> bool {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
-}
-
-/// The accelerators that this host offers, the fastest first; TCG is always there.
-pub(crate) fn accelerators() -> Vec<&'static str> {
-    let native = match env::consts::OS {
-        "linux" if kvm() => Some("kvm"),
-        "macos" if cfg!(target_arch = "x86_64") => Some("hvf"),
-        "windows" => Some("whpx"),
-        _ => None,
-    };
-    native.into_iter().chain(["tcg"]).collect()
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
 use crate::error::{Error, Exit, Result};
-use crate::machine::{BootPath, Machine, Medium, accelerator};
+use crate::machine::{BootPath, Machine, Medium};
 use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{elf, firmware, image, lock, paths, setup, term};
+use crate::{accel, elf, firmware, image, lock, paths, setup, term};
 
 /// The help text of `cargo xtask run`.
 pub(crate) fn help() -> String {
@@ -99,13 +99,16 @@ fn boot(
     smp: u32,
     extra: &[OsString],
 ) -> Result<()> {
-    let machine = Machine {
+    let mut machine = Machine {
         smp,
         mem: options.mem,
-        accel: accelerator(options.accel.as_deref(), "tcg"),
+        accel: "tcg".to_string(),
         medium: medium(qemu, elf, options, dir)?,
         extra: extra.to_vec(),
     };
+    // What else is wrong with its arguments is seen by the boot.
+    let accel = options.accel.as_deref();
+    accel::settle("run", qemu, &mut machine, accel, false, dir)?;
     term::say(&format!("Ctrl-C ends QEMU ({}).", qemu.version));
     term::say(&format!("$ {}", machine.command_line(&qemu.program)));
     let boot = Boot {
@@ -128,8 +131,8 @@ fn boot(
         ended.time.as_secs_f64(),
         verdict.text
     ));
-    verdict.result.map_err(|exit| {
-        if exit != Exit::Environment {
+    verdict.result(options.ask(extra)).map_err(|exit| {
+        if !matches!(exit, Exit::Environment | Exit::Usage) {
             term::say(&format!(
                 "xtask: console log: {}",
                 paths::shown(&dir.join("console.log"))

@@ -42,6 +42,15 @@ impl Symbols {
         }
     }
 
+    /// No symbols at all.
+    pub(crate) fn none() -> Self {
+        Symbols {
+            elf: PathBuf::new(),
+            root: String::new(),
+            state: Mutex::new(State::Missing),
+        }
+    }
+
     /// The function at an address, `FUNCTION at FILE:LINE`, then each function
     /// that the one before it was inlined into. Empty if nothing is known.
     pub(crate) fn frames(&self, address: u64) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! What the end of a boot means, in one line.
 
+use crate::accel::advice;
 use crate::boot::End;
 use crate::error::Exit;
 
@@ -26,6 +27,15 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Whether the kernel ended well, else the exit code to end with. QEMU's refusal of what the
+    /// command line `asks` of it is a wrong command line.
+    pub(crate) fn result(&self, asks: bool) -> Result<(), Exit> {
+        match self.result {
+            Err(Exit::Environment) if asks => Err(Exit::Usage),
+            other => other,
+        }
+    }
+
     /// Judges an end.
     pub(crate) fn of(end: &End) -> Verdict {
         let failed = |word, text: &str| (Err(Exit::Failed), word, text.to_string());
@@ -59,9 +69,11 @@ impl Verdict {
     }
 }
 
-/// QEMU's words, or that there were none.
-fn said(words: &str) -> &str {
-    if words.is_empty() { "nothing" } else { words }
+/// QEMU's words, or that there were none; and what helps, if that is known.
+fn said(words: &str) -> String {
+    let said = if words.is_empty() { "nothing" } else { words };
+    let next = advice(words).map(|help| format!("\n  next: {help}"));
+    format!("{said}{}", next.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -525,3 +525,83 @@ fn an_interrupted_run_tells_what_it_knows() {
         );
     }
 }
+
+/// A KVM on which QEMU aborts, unless the CPU lacks a register, as QEMU 7.2.22 does where KVM is
+/// nested; and what no QEMU takes.
+#[cfg(unix)]
+const ABORTS_ON_KVM: &str = r#"
+said() { echo "qemu-system-x86_64: $1" >&2; }
+has() { grep -zq -e "$1" $here/args; }
+has ^-frob && { said "-frob: invalid option"; exit 1; }
+has ^xyz && { said "-accel xyz: invalid accelerator xyz"; exit 1; }
+if has ^kvm && ! has arch-capabilities; then
+    said "-accel kvm: warning: Number of SMP cpus requested (4) exceeds (2)"
+    said "error: failed to set MSR 0x10a to 0x69"
+    ulimit -c 0
+    kill -ABRT $$
+fi
+start
+test=${append#test=}
+printf 'tryst-test 1\nok %s\nend passed=1 failed=0 skipped=0\n' "${test%% *}" >"$results"
+exit 33
+"#;
+
+/// The accelerator is one that works here, or it is said what to add; QEMU's refusal of arguments
+/// is a wrong command line, before the first boot.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn an_accelerator_is_tried_and_a_refusal_is_told() {
+    const MSR: &str = "KVM does not work here: failed to set MSR 0x10a to 0x69";
+    const ADD: &str = "add -- -cpu max,-arch-capabilities";
+    let cpu = &["--", "-cpu", "max,-arch-capabilities"];
+    for command in ["run", "test"] {
+        let fake = fake::Fake::new(&format!("accel_{command}"));
+        fake.toolchain("a::b\n", "exit 1");
+        fake.qemu(ABORTS_ON_KVM);
+        let run = |words: &[&str]| {
+            let words = [&[command], words].concat();
+            let (code, text) = told(fake.xtask(&words).output().expect("it runs"));
+            let args = fake.qemu_args().join(&b' ');
+            (code, text, String::from_utf8_lossy(&args).into_owned())
+        };
+        let (code, text, args) = run(&["--accel", "auto"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(
+            text.contains(MSR) && text.contains("; going on with tcg"),
+            "{text}"
+        );
+        assert!(
+            text.contains(ADD) && args.contains("-accel tcg"),
+            "{text} {args}"
+        );
+        for words in [&["--accel", "auto"], &["--accel", "kvm"]] {
+            let (code, text, args) = run(&[&words[..], cpu].concat());
+            assert_eq!(code, Some(0), "{text}");
+            assert!(
+                args.contains("-accel kvm") && !text.contains("not work"),
+                "{args}"
+            );
+        }
+        let (code, text, _) = run(&["--accel", "kvm"]);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(
+            text.contains(MSR) && text.contains(&format!("next: {ADD}; or")),
+            "{text}"
+        );
+        for (words, said) in [
+            (&["--", "-frob"][..], "-frob: invalid option"),
+            (&["--accel", "auto", "--", "-frob"], "-frob: invalid option"),
+            (&["--accel=xyz"], "-accel xyz: invalid accelerator xyz"),
+        ] {
+            let (code, text, _) = run(words);
+            assert_eq!(code, Some(2), "{text}");
+            assert!(text.contains(said) && !text.contains("a::b"), "{text}");
+        }
+        // By QEMU's own option it is the boot that fails; what helps is told all the same.
+        let (code, text, _) = run(&["--", "-accel", "kvm"]);
+        assert!(
+            code != Some(0) && text.contains(&format!("next: {ADD}")),
+            "{text}"
+        );
+    }
+}

@@ -18,14 +18,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crate::args::{Args, OPTIONS_HELP, Options, Word, number};
+use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word, number};
 use crate::cargo::KTEST;
 use crate::error::{Error, Exit, Result};
 use crate::image::{self, Images};
-use crate::machine::{accelerator, quoted};
+use crate::machine::{Machine, Medium, quoted};
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
-use crate::{interrupt, lock, paths, seed, setup, term};
+use crate::{accel, interrupt, lock, paths, seed, setup, term};
 
 use execute::Bench;
 use judge::{Failure, Outcome};
@@ -124,6 +124,19 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let dir = &own.dir;
     let elf = dir.join(KTEST.bin);
     paths::write(&elf, image)?;
+    let (options, extra) = (&request.options, &request.extra);
+    let mut machine = Machine {
+        smp: options.smp.iter().flatten().copied().max().unwrap_or(CPUS),
+        mem: options.mem,
+        accel: "tcg,thread=single".to_string(),
+        medium: Medium::Kernel {
+            elf: elf.clone(),
+            append: String::new(),
+        },
+        extra: extra.clone(),
+    };
+    let accel = options.accel.as_deref();
+    accel::settle("test", &qemu, &mut machine, accel, options.ask(extra), dir)?;
     let jobs = plan::plan(
         &tests,
         &request.filters,
@@ -138,7 +151,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         symbols: Arc::new(Symbols::new(&elf)),
         images: Images::new(dir.join("images")),
         elf,
-        accel: accelerator(request.options.accel.as_deref(), "tcg,thread=single"),
+        accel: machine.accel,
         options: request.options.clone(),
         extra: request.extra.clone(),
         nocapture: request.nocapture,

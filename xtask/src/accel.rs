@@ -1,0 +1,205 @@
+//! Which accelerator QEMU gets: one that works here, found out by trying it.
+//!
+//! That a device is there does not say that QEMU can use it: with `-cpu max` QEMU 7.2 aborts on
+//! some KVMs that are nested. So the machine is started with it for a moment.
+
+use std::env;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::machine::{Machine, Medium};
+use crate::qemu::Qemu;
+use crate::symbols::Symbols;
+use crate::vm::{Echo, Vm};
+use crate::{lock, paths, term};
+
+/// How long a machine runs to be tried: a KVM that cannot go on says so at once.
+const MOMENT: Duration = Duration::from_millis(300);
+/// What QEMU says when KVM cannot go on with a guest.
+pub(crate) const KVM_ERROR: &str = "KVM internal error";
+
+/// The accelerator of this host's system that runs its own instructions.
+pub(crate) fn native() -> Option<&'static str> {
+    match env::consts::OS {
+        _ if !cfg!(target_arch = "x86_64") => None,
+        "linux" => Some("kvm"),
+        "macos" => Some("hvf"),
+        "windows" => Some("whpx"),
+        _ => None,
+    }
+}
+
+/// Gives this machine the accelerator that `--accel` names, if it works. `auto` is the native one
+/// where that works with this machine, else what the machine has, and then it says why. If the
+/// command line `asks` anything of QEMU, that it takes its arguments is seen here too.
+///
+/// # Errors
+/// When the accelerator does not work; a usage error of `command` when QEMU refuses its arguments.
+pub(crate) fn settle(
+    command: &str,
+    qemu: &Qemu,
+    machine: &mut Machine,
+    name: Option<&str>,
+    asks: bool,
+    dir: &Path,
+) -> Result<()> {
+    let own = machine.accel.clone();
+    let accel = match name {
+        None => &own,
+        Some("auto") => native().unwrap_or(&own),
+        Some(name) => name,
+    };
+    machine.accel = accel.to_string();
+    if !asks && machine.emulates() {
+        return Ok(());
+    }
+    let Some(words) = refusal(qemu, machine, dir)? else {
+        return Ok(());
+    };
+    let is_known = !words.contains("invalid accelerator");
+    if !machine.emulates() && accel != own && is_known {
+        let why = format!(
+            "{} does not work here: {}",
+            accel.to_uppercase(),
+            reason(&words)
+        );
+        machine.accel.clone_from(&own);
+        if refusal(qemu, machine, dir)?.is_none() {
+            let add = advice(&words);
+            if name == Some("auto") {
+                let add = add.map_or(String::new(), |add| format!(" (for {accel}: {add})"));
+                term::say(&format!("xtask: {why}; going on with {own}{add}"));
+                return Ok(());
+            }
+            let without = "leave --accel out, which takes TCG";
+            let hint = add.map_or(without.into(), |add| format!("{add}; or {without}"));
+            return Err(Error::environment(why).hint(hint));
+        }
+    }
+    let error = Error::usage(command, format!("QEMU refuses it: {}", reason(&words)));
+    Err(match advice(&words) {
+        Some(add) => error.hint(add),
+        None => error,
+    })
+}
+
+/// The accelerators that work here; and of the native one, why it does not.
+///
+/// # Errors
+/// When QEMU cannot be started.
+pub(crate) fn describe(qemu: &Qemu) -> Result<String> {
+    let own = lock::folder("doctor", "doctor")?;
+    let Some(native) = native() else {
+        return Ok("tcg".to_string());
+    };
+    let image = own.dir.join("empty.img");
+    paths::write(&image, [0; 512])?;
+    let machine = Machine {
+        smp: 1,
+        mem: 64,
+        accel: native.to_string(),
+        medium: Medium::Disk {
+            image,
+            firmware: None,
+        },
+        extra: Vec::new(),
+    };
+    let Some(words) = refusal(qemu, &machine, &own.dir)? else {
+        return Ok(format!("{native}, tcg"));
+    };
+    let add = advice(&words).map_or(String::new(), |add| format!(" ({add})"));
+    Ok(format!("tcg; not {native}: {}{add}", reason(&words)))
+}
+
+/// Starts this machine and ends it again. What QEMU says if it does not take its arguments, or
+/// cannot run the guest.
+///
+/// # Errors
+/// When QEMU cannot be started.
+pub(crate) fn refusal(qemu: &Qemu, machine: &Machine, dir: &Path) -> Result<Option<String>> {
+    let mut machine = machine.clone();
+    let emulates = machine.emulates();
+    if emulates {
+        // Nothing but the arguments can be wrong: the guest is not run.
+        machine.extra.push("-S".into());
+    }
+    let symbols = Arc::new(Symbols::none());
+    let mut vm = Vm::start(qemu, &machine, &dir.join("trial"), &symbols, &Echo::Off)?;
+    let end = Instant::now() + MOMENT;
+    let status = loop {
+        let status = vm.ended()?;
+        let gone = status.is_some() || vm.words().contains(KVM_ERROR);
+        if gone || emulates || Instant::now() > end {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let failed = match status {
+        // A signal, or QEMU's own code for a failure; else the guest has ended by itself.
+        Some(status) => status.code().is_none_or(|code| code == 1),
+        None => vm.words().contains(KVM_ERROR),
+    };
+    if status.is_none() {
+        vm.kill();
+    }
+    vm.drain();
+    Ok(failed.then(|| vm.words().trim().to_string()))
+}
+
+/// The line of QEMU's words that tells most: the first that is not a warning, without QEMU's name.
+pub(crate) fn reason(words: &str) -> &str {
+    let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains("warning:");
+    let line = words.lines().find(is_reason).unwrap_or("QEMU said nothing");
+    let told = line
+        .split_once(": ")
+        .filter(|(name, _)| name.contains("qemu"));
+    let told = told.map_or(line, |(_, told)| told);
+    told.strip_prefix("error: ").unwrap_or(told)
+}
+
+/// What helps against what QEMU says here, if that is known.
+pub(crate) fn advice(words: &str) -> Option<&'static str> {
+    const KNOWN: [(&str, &str); 4] = [
+        // IA32_ARCH_CAPABILITIES, which `max` has and a nested KVM may not let be set.
+        ("MSR 0x10a", "add -- -cpu max,-arch-capabilities"),
+        (KVM_ERROR, "take --accel tcg, which logs the exceptions too"),
+        (
+            "KVM kernel module: No such file",
+            "load the module kvm_intel or kvm_amd, if the CPU has it",
+        ),
+        (
+            "KVM kernel module: Permission denied",
+            "join the group that /dev/kvm belongs to",
+        ),
+    ];
+    let known = KNOWN.iter().find(|(said, _)| words.contains(said));
+    known.map(|(_, help)| *help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As QEMU 7.2.22 says it on a nested KVM.
+    const ABORT: &str = "\
+qemu-system-x86_64: -accel kvm: warning: Number of SMP cpus requested (4) exceeds (2)
+qemu-system-x86_64: error: failed to set MSR 0x10a to 0x69
+qemu-system-x86_64: ../../target/i386/kvm/kvm.c:3183: kvm_buf_set_msrs: Assertion failed.";
+
+    #[test]
+    fn the_reason_is_the_line_that_is_no_warning() {
+        assert_eq!(reason(ABORT), "failed to set MSR 0x10a to 0x69");
+        assert_eq!(advice(ABORT), Some("add -- -cpu max,-arch-capabilities"));
+        let refused = "/usr/bin/qemu-system-x86_64: -frob: invalid option\n";
+        assert_eq!(reason(refused), "-frob: invalid option");
+        let denied = "Could not access KVM kernel module: Permission denied\n\
+                      qemu-system-x86_64: -accel kvm: failed to initialize kvm";
+        assert_eq!(reason(denied), denied.lines().next().expect("a line"));
+        assert!(advice(denied).is_some_and(|help| help.contains("group")));
+        assert_eq!(reason(""), "QEMU said nothing");
+        assert_eq!(advice(refused), None);
+    }
+}
