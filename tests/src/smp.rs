@@ -67,6 +67,15 @@ ktest! {
 }
 
 ktest! {
+    /// The most that xAPIC ids can name. Those beyond `MAX_CPUS` are left out; built with
+    /// `TRYST_MAX_CPUS=256`, all come.
+    fn two_hundred_and_fifty_five() [qemu = "-smp 255"] {
+        assert_eq!(online().len(), MAX_CPUS.min(255));
+        all_here(online().len());
+    }
+}
+
+ktest! {
     /// One CPU, alone.
     fn one() [qemu = "-smp 1", console = "summary: 1 CPU online of 1"] { all_here(1); }
 }

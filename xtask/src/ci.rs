@@ -183,6 +183,14 @@ fn checks(fast: bool) -> Vec<Check> {
         call("bench, one row explained", || {
             bench::command(&["--explain", "call_one_busy"].map(OsString::from))
         }),
+        check(
+            "host tests, 256 CPUs",
+            many_cpus(&["test", "-p", "kcore", "--tests"]),
+        ),
+        check(
+            "QEMU test, 256 CPUs",
+            many_cpus(&["xtask", "test", "smp::two_hundred_and_fifty_five"]),
+        ),
         // Where debug assertions are checked.
         call("QEMU tests, dev", || {
             test::command(&["--debug", "rendezvous::ten", "stress::short"].map(OsString::from))
@@ -226,6 +234,13 @@ fn documentation(packages: &[&str]) -> Command {
     let options = ["--no-deps", "--document-private-items"];
     let mut command = with(with(cargo("doc"), &options), packages);
     command.env("RUSTDOCFLAGS", "-Dwarnings");
+    command
+}
+
+/// A command of cargo that builds for the most CPUs there can be, whose sets have four words.
+fn many_cpus(words: &[&str]) -> Command {
+    let mut command = with(tool("cargo"), words);
+    command.env("TRYST_MAX_CPUS", "256");
     command
 }
 

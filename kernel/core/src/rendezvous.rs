@@ -25,8 +25,7 @@
 //! Every CPU has a slot with the one call that it makes, and with a set of the CPUs
 //! whose calls wait for it. To call a CPU is to put oneself into its set, to say in which
 //! word of it (`posted`), and to interrupt it if nobody has said so since it last looked: one
-//! interrupt brings it to all the calls that are there. It looks only at the words that it was
-//! told of, so that room for 256 CPUs costs four of them nothing. Initiators do not wait for
+//! interrupt brings it to all the calls that are there. Initiators do not wait for
 //! each other, and a slow CPU delays only those who call it. FreeBSD has one call at a time, under
 //! `smp_ipi_mtx`, and makes every CPU wait for the arrival of all, barrier or not; the
 //! barriers here are its `smp_rv_waiters[1]` and `[2]`.

@@ -19,14 +19,19 @@ mod hooked;
 #[cfg(feature = "model")]
 pub use hooked::*;
 
-/// The most CPUs that there can be; few for a model checker, whose states hold it all, and for
-/// Miri, which makes a rendezvous of 256 in seconds.
+/// The most CPUs that there can be: 64, so that a set of them is one word, or what
+/// `TRYST_MAX_CPUS` says where the kernel is built: a power of two, up to 256. Four for a
+/// model checker, whose states hold it all.
 pub const MAX_CPUS: usize = if cfg!(feature = "model") {
     4
-} else if cfg!(miri) {
-    80
 } else {
-    256
+    match option_env!("TRYST_MAX_CPUS") {
+        None => 64,
+        Some(number) => match usize::from_str_radix(number, 10) {
+            Ok(number) if number.is_power_of_two() && number <= 256 => number,
+            _ => panic!("TRYST_MAX_CPUS is a power of two, at most 256"),
+        },
+    }
 };
 
 /// Counts the turns of a loop that waits.

@@ -101,7 +101,13 @@ fn captured_cpus() {
         ("pc-smp2", 2),
         ("microvm-smp2", 2),
     ] {
-        assert_eq!(listed(&parse(capture(name)).unwrap()), dense(n), "{name}");
+        let madt = parse(capture(name)).unwrap();
+        assert_eq!(listed(&madt), dense(n.min(MAX_CPUS as u32)), "{name}");
+        assert_eq!(
+            madt.left_out,
+            (n as usize).saturating_sub(MAX_CPUS),
+            "{name}"
+        );
     }
     let sparse = [0, 1, 2, 4, 5, 6]
         .into_iter()
@@ -303,7 +309,7 @@ fn disabled_padding_is_left_out() {
 
 #[test]
 fn disabled_cpus_give_way_to_usable_ones() {
-    let half = 200;
+    let half = MAX_CPUS as u32 * 3 / 4;
     let mut entries: Vec<_> = (0..half).map(|id| x2apic(id, id, 0)).collect();
     entries.extend((half..2 * half).map(|id| x2apic(id, id, 1)));
     let all = cpus(&entries);
@@ -318,7 +324,7 @@ fn disabled_cpus_give_way_to_usable_ones() {
         all.iter()
             .filter(|cpu| cpu.2 == Disabled)
             .map(|cpu| cpu.0)
-            .eq(0..56)
+            .eq(0..MAX_CPUS as u32 - half)
     );
     assert!(all.is_sorted());
 }
@@ -423,9 +429,10 @@ fn duplicates() {
 fn too_many() {
     let all: Vec<_> = (0..257).map(|id| x2apic(id, id, 1)).collect();
     let madt = |count: usize| parse(&table(&[&all[..count].concat()])).unwrap();
-    assert_eq!((madt(256).cpus().len(), madt(256).left_out), (256, 0));
-    assert_eq!((madt(257).enabled(), madt(257).left_out), (256, 1));
-    assert!(madt(257).cpus().map(|cpu| cpu.apic_id).eq(0..256));
+    let (most, more) = (madt(MAX_CPUS), madt(MAX_CPUS + 1));
+    assert_eq!((most.cpus().len(), most.left_out), (MAX_CPUS, 0));
+    assert_eq!((more.enabled(), more.left_out), (MAX_CPUS, 1));
+    assert!(more.cpus().map(|cpu| cpu.apic_id).eq(0..MAX_CPUS as u32));
     let all: Vec<_> = (0..17).map(|id| io_apic(id, u32::from(id) * 24)).collect();
     assert!(parse(&table(&[&all[..16].concat()])).is_ok());
     assert_eq!(
