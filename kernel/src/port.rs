@@ -171,13 +171,10 @@ impl Port for Machine {
     }
 
     #[inline]
-    fn send_rendezvous(mut targets: CpuSet) {
-        let me = Self::cpu();
-        targets.insert(me);
-        if globals::ONLINE.is(&targets) {
+    fn send_rendezvous(targets: &CpuSet, all: bool) {
+        if all {
             return apic::send_to_all_others(vector::RENDEZVOUS);
         }
-        targets.remove(me);
         targets.each(Self::send_rendezvous_to);
     }
 

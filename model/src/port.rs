@@ -311,8 +311,8 @@ impl Port for Explored {
         }
     }
 
-    fn send_rendezvous(targets: CpuSet) {
-        for cpu in &targets {
+    fn send_rendezvous(targets: &CpuSet, _: bool) {
+        for cpu in targets {
             engine::send(cpu.index(), Vector::Rendezvous);
             note!("sends RENDEZVOUS to {cpu}");
         }

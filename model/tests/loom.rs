@@ -385,27 +385,25 @@ fn power_on_for_calls() {
     CALLS.set(Some(calls));
 }
 
-/// One call from cpu0 to both, with a barrier if `barrier`.
+/// One call from cpu1 to both, with a barrier if `barrier`.
 fn call_both(barrier: bool) {
     power_on_for_calls();
     let (rendezvous, online) = calls();
-    let [mine, other] = [Plain::new(), Plain::new()];
-    let wait = || {
-        while interrupts() == 0 {
-            Checked::relax();
-        }
-    };
-    two(wait, || {
+    // Who makes a word has seen its first value, which loom shows it no more behind a turn of a
+    // loop. So each is made by the CPU that writes it.
+    let theirs = Plain::new();
+    let call = move || {
+        let mine = Plain::new();
         mine.add();
         let setup = |context: &IpiCtx| {
-            if context.cpu() == CpuId::BOOT {
+            if context.cpu() != CpuId::BOOT {
                 mine.add();
             }
         };
         let action = |context: &IpiCtx| {
-            if context.cpu() != CpuId::BOOT {
+            if context.cpu() == CpuId::BOOT {
                 mine.is(if barrier { 2 } else { 1 });
-                other.add();
+                theirs.add();
             }
         };
         let setup = if barrier {
@@ -415,7 +413,12 @@ fn call_both(barrier: bool) {
         };
         let phases = [setup, Phase::Run(&action), Phase::NoBarrier];
         rendezvous.run(online, &first(2), &phases).expect("a call");
-        other.is(1);
+        theirs.is(1);
+    };
+    two(call, || {
+        while interrupts() == 0 {
+            Checked::relax();
+        }
     });
 }
 

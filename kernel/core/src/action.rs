@@ -19,8 +19,7 @@ pub struct IpiCtx {
 
 impl IpiCtx {
     /// That of `cpu`, on which `wakes` finds the list of wakeups.
-    #[inline]
-    pub(crate) fn new(cpu: CpuId, wakes: fn() -> &'static DeferredWakes) -> Self {
+    pub(crate) const fn new(cpu: CpuId, wakes: fn() -> &'static DeferredWakes) -> Self {
         Self { cpu, wakes }
     }
 

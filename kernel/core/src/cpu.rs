@@ -125,12 +125,6 @@ impl CpuSet {
         set
     }
 
-    /// In which of its words a set has `cpu`.
-    #[must_use]
-    pub const fn word_of(cpu: CpuId) -> usize {
-        cpu.place().0
-    }
-
     /// Adds `cpu`; true if it was not in the set.
     pub const fn insert(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
@@ -166,6 +160,21 @@ impl CpuSet {
     pub fn is_empty(&self) -> bool {
         // Not by ==, which is a call of memcmp.
         self.0.iter().all(|&word| word == 0)
+    }
+
+    /// The one CPU in the set; `None` if there is none, or another one.
+    #[must_use]
+    #[inline]
+    pub fn only(&self) -> Option<CpuId> {
+        let mut only = None;
+        for (word, &bits) in self.0.iter().enumerate() {
+            if bits.is_power_of_two() && only.is_none() {
+                only = CpuId::new(word * 64 + bits.trailing_zeros() as usize);
+            } else if bits != 0 {
+                return None;
+            }
+        }
+        only
     }
 
     /// Whether every CPU of this set is in `other`.
@@ -335,14 +344,26 @@ impl AtomicCpuSet {
         }
     }
 
-    /// Takes the CPUs in the word of that number ([`CpuSet::word_of`]) out of the set, and
-    /// calls `each` for them. One that is put in meanwhile may stay.
+    /// Adds `cpu`, which is not in the set. True if nobody is there who has come since
+    /// [`Self::take`] last looked, of those whose number differs in the lowest six bits only: then
+    /// somebody must tell whoever takes.
     #[inline]
-    pub fn drain_word(&self, word: usize, mut each: impl FnMut(CpuId)) {
-        if let Some(bits) = self.0.get(word) {
-            // AcqRel: pairs with the Release in `insert`, and as in `remove`.
-            each_of(word, bits.swap(0, Ordering::AcqRel), &mut each);
-        }
+    pub fn put_in(&self, cpu: CpuId) -> bool {
+        let (word, bit) = cpu.place();
+        // AcqRel: pairs with the swap in `take`, either way: it sees what we have written, or we
+        // see that it has looked. An addition, since x86 has one that tells what was there.
+        let before = self.0[word].fetch_add(bit, Ordering::AcqRel);
+        debug_assert!(before & bit == 0, "{cpu} is in the set");
+        before == 0
+    }
+
+    /// Takes all CPUs out. With more than 64 CPUs, one that is put in meanwhile may stay.
+    #[inline]
+    pub fn take(&self) -> CpuSet {
+        // AcqRel: pairs with `put_in`, with the Release in `insert`, and as in `remove`.
+        CpuSet(core::array::from_fn(|i| {
+            self.0[i].swap(0, Ordering::AcqRel)
+        }))
     }
 
     /// The first CPU of `set` that was not in this one at the moment of the loads.
@@ -480,6 +501,27 @@ mod tests {
     }
 
     #[test]
+    fn the_only_one() {
+        for (cpus, only) in [(&[][..], None), (&[LAST], Some(LAST)), (&[0], Some(0))] {
+            assert_eq!(set(cpus).only().map(CpuId::index), only);
+        }
+        for cpus in [[0, LAST], [0, 1], [NEXT - 1, NEXT]] {
+            assert_eq!(set(&cpus).only(), None);
+        }
+        assert_eq!(CpuSet::first_n(MAX_CPUS).only(), None);
+    }
+
+    /// Who is the first in its word since the last look has to tell.
+    #[test]
+    fn who_is_put_in_first_is_told() {
+        let shared = AtomicCpuSet::new();
+        let put_in = |cpu| shared.put_in(CpuId::new(cpu).unwrap());
+        assert_eq!([0, 1, LAST].map(put_in), [true, false, WORDS > 1]);
+        assert_eq!(shared.take(), set(&[0, 1, LAST]));
+        assert!(shared.is_empty() && put_in(1));
+    }
+
+    #[test]
     fn iteration_is_ascending_and_counts_down() {
         let some = set(&[LAST, 3, NEXT, NEXT - 1]);
         assert!(some.iter().map(CpuId::index).eq([3, NEXT - 1, NEXT, LAST]));
@@ -536,9 +578,7 @@ mod tests {
             Some(NEXT)
         );
         assert_eq!(shared.find(|cpu| cpu.index() == 1), None);
-        let mut drained = CpuSet::EMPTY;
-        (0..WORDS).for_each(|word| shared.drain_word(word, |cpu| assert!(drained.insert(cpu))));
-        assert_eq!(drained, some);
+        assert_eq!(shared.take(), some);
         assert!(shared.is_empty());
         let mut each = Vec::new();
         some.each(|cpu| each.push(cpu.index()));

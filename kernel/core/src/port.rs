@@ -127,13 +127,14 @@ pub trait Port: Preempt + 'static {
 
     /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
     /// does not hold the caller. What the caller wrote before is visible to the
-    /// handlers. Two sends may become one interrupt.
-    fn send_rendezvous(targets: CpuSet);
+    /// handlers. Two sends may become one interrupt. With `all` these are all others that
+    /// are online, and one command may do; a CPU that has come since may get it too.
+    fn send_rendezvous(targets: &CpuSet, all: bool);
 
     /// The same for one CPU, not the caller's.
     #[inline]
     fn send_rendezvous_to(target: CpuId) {
-        Self::send_rendezvous(CpuSet::single(target));
+        Self::send_rendezvous(&CpuSet::single(target), false);
     }
 
     /// The wakeups that are noted on this CPU.

@@ -22,13 +22,16 @@
 //!
 //! # No lock
 //!
-//! Every CPU has a slot with the one call that it makes, and with a set of the CPUs
-//! whose calls wait for it. To call a CPU is to put oneself into its set, to say in which
-//! word of it (`posted`), and to interrupt it if nobody has said so since it last looked: one
-//! interrupt brings it to all the calls that are there. Initiators do not wait for
-//! each other, and a slow CPU delays only those who call it. FreeBSD has one call at a time, under
-//! `smp_ipi_mtx`, and makes every CPU wait for the arrival of all, barrier or not; the
-//! barriers here are its `smp_rv_waiters[1]` and `[2]`.
+//! Every CPU has a slot: the one call that it makes, and the set of the CPUs whose calls wait
+//! for it. To call a CPU is to put oneself into its set, and to interrupt it if nobody was there:
+//! one interrupt brings it to all the calls that are. What is run from one barrier to the next is
+//! one callback, which lies in the initiator's slot: nobody follows a pointer to its stack to
+//! find what to do. Initiators do not wait for each other, and a slow CPU delays only those who
+//! call it. FreeBSD has one call at a time, under `smp_ipi_mtx`, and makes every CPU wait for the
+//! arrival of all, barrier or not; the barriers here are its `smp_rv_waiters[1]` and `[2]`.
+//!
+//! A CPU that finds one call, and is busy with none, keeps it in registers to its end
+//! (`serve`). If another one comes in meanwhile it is one of several: those are sets, in memory.
 //!
 //! # No circle
 //!
@@ -101,16 +104,13 @@ mod steps;
 mod tests;
 
 pub use phase::Phase;
-use phase::{ALL, Call, GIVEN_UP, end_of_run, function_from, run_phases};
+use phase::{ALL, NOTHING, Step, function_of, with_steps};
 pub use report::{Pending, RendezvousError};
-use slot::{Held, Slot, leave};
+use slot::{DRIVES, Slot};
 
 /// The machine's rendezvous: a slot for each CPU.
 pub struct Rendezvous<P: Port> {
     slots: [Slot; MAX_CPUS],
-    /// The first `holders` of each CPU: by whose call it is held, and which phase of it is
-    /// next for this one. Its own.
-    held: [[Held; MAX_CPUS]; MAX_CPUS],
     port: PhantomData<fn() -> P>,
 }
 
@@ -118,9 +118,14 @@ impl<P: Port> Rendezvous<P> {
     /// No calls.
     #[must_use]
     pub const fn new() -> Self {
+        let mut slots = [const { Slot::new(IpiCtx::new(CpuId::BOOT, P::wakes)) }; MAX_CPUS];
+        let mut index = 0;
+        while let Some(cpu) = CpuId::new(index) {
+            slots[index].context = IpiCtx::new(cpu, P::wakes);
+            index += 1;
+        }
         Self {
-            slots: [const { Slot::new() }; MAX_CPUS],
-            held: [const { [const { Held::new() }; MAX_CPUS] }; MAX_CPUS],
+            slots,
             port: PhantomData,
         }
     }
@@ -128,12 +133,6 @@ impl<P: Port> Rendezvous<P> {
     #[inline]
     fn slot(&self, cpu: CpuId) -> &Slot {
         &self.slots[cpu.index()]
-    }
-
-    /// The holder of `cpu` of that number.
-    #[inline]
-    fn held(&self, cpu: CpuId, at: u8) -> &Held {
-        &self.held[cpu.index()][usize::from(at)]
     }
 
     // The initiator.
@@ -150,12 +149,24 @@ impl<P: Port> Rendezvous<P> {
     /// # Errors
     /// [`RendezvousError`]; but for a timeout, nothing has run then.
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn run(
         &self,
         online: &AtomicCpuSet,
         set: &CpuSet,
         phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        let site = Location::caller();
+        with_steps(phases, |steps| self.run_steps(online, set, steps, site))
+    }
+
+    #[inline(never)]
+    fn run_steps(
+        &self,
+        online: &AtomicCpuSet,
+        set: &CpuSet,
+        steps: &[Step<'_>],
+        site: Place,
     ) -> Result<(), RendezvousError> {
         self.check_context(|| *set)?;
         let here = Here::<P>::enter();
@@ -165,8 +176,8 @@ impl<P: Port> Rendezvous<P> {
         if let Some(cpu) = online.first_missing(set) {
             return Err(RendezvousError::NotOnline(cpu));
         }
-        self.hold(here, phases, Location::caller(), |slot, me| {
-            self.post(slot, me, set)
+        self.hold(here, steps, site, |slot, me| {
+            self.post(slot, me, set, false)
         })
     }
 
@@ -175,17 +186,27 @@ impl<P: Port> Rendezvous<P> {
     /// # Errors
     /// As [`Self::run`].
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn run_on_all(
         &self,
         online: &AtomicCpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
+        let site = Location::caller();
+        with_steps(phases, |steps| self.run_steps_on_all(online, steps, site))
+    }
+
+    #[inline(never)]
+    fn run_steps_on_all(
+        &self,
+        online: &AtomicCpuSet,
+        steps: &[Step<'_>],
+        site: Place,
+    ) -> Result<(), RendezvousError> {
         self.check_context(|| online.snapshot())?;
         let here = Here::<P>::enter();
-        let set = online.snapshot();
-        self.hold(here, phases, Location::caller(), |slot, me| {
-            self.post(slot, me, &set)
+        self.hold(here, steps, site, |slot, me| {
+            self.post(slot, me, &online.snapshot(), true)
         })
     }
 
@@ -194,19 +215,33 @@ impl<P: Port> Rendezvous<P> {
     /// # Errors
     /// As [`Self::run`].
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn run_on_one(
         &self,
         online: &AtomicCpuSet,
         cpu: CpuId,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
+        let site = Location::caller();
+        with_steps(phases, |steps| {
+            self.run_steps_on_one(online, cpu, steps, site)
+        })
+    }
+
+    #[inline(never)]
+    fn run_steps_on_one(
+        &self,
+        online: &AtomicCpuSet,
+        cpu: CpuId,
+        steps: &[Step<'_>],
+        site: Place,
+    ) -> Result<(), RendezvousError> {
         self.check_context(|| CpuSet::single(cpu))?;
         let here = Here::<P>::enter();
         if !online.contains(cpu) {
             return Err(RendezvousError::NotOnline(cpu));
         }
-        self.hold(here, phases, Location::caller(), |slot, me| {
+        self.hold(here, steps, site, |slot, me| {
             self.post_to_one(slot, me, cpu)
         })
     }
@@ -249,20 +284,19 @@ impl<P: Port> Rendezvous<P> {
     }
 
     /// Whether somebody has called `me`, the calling CPU, and it has not answered, or takes
-    /// part in a call that has not ended.
+    /// part in a call that has not ended. Thread context.
     #[must_use]
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
-        // Acquire: pairs with the `fetch_or` in `tell`.
-        slot.by_others.posted.load(Ordering::Acquire) != 0 || slot.is_held()
+        !slot.callers.is_empty() || slot.is_held()
     }
 
     /// Makes the call. `post` calls the CPUs, which are online.
-    #[inline]
+    #[inline(always)]
     fn hold(
         &self,
         here: Here<P>,
-        phases: &[Phase<'_>; 3],
+        steps: &[Step<'_>],
         site: Place,
         post: impl FnOnce(&Slot, CpuId) -> Called,
     ) -> Result<(), RendezvousError> {
@@ -271,57 +305,58 @@ impl<P: Port> Rendezvous<P> {
             off,
             section: _section,
         } = here;
+        let Some((&first, mut later)) = steps.split_first() else {
+            return Ok(());
+        };
         // A callback that unwound here would end the borrows while other CPUs use them.
         // In the kernel a panic does not unwind; on the host this one aborts.
         let me = P::cpu();
         let bomb = NoUnwinding(me);
         let slot = self.slot(me);
-        let context = IpiCtx::new(me, P::wakes);
-        // SAFETY: the phases are used until `left` is zero for the last of them, and this
-        // function neither returns nor unwinds before.
-        let call = unsafe { &*core::ptr::from_ref(phases).cast::<Call>() };
+        let drives = !later.is_empty();
         if P::mistake(Mistake::NoCompletion) {
             // What is shown is a caller that is back too early, not what its next call meets.
-            self.wait_for_others(slot, &context, false);
+            self.wait_for_others(slot, false);
         }
-        let mut open = end_of_run(call, 0);
-        // Relaxed, and so for the site and `open`: published by the Release in `tell`.
-        slot.call
-            .store(core::ptr::from_ref(call).cast_mut(), Ordering::Relaxed);
+        slot.run.set(first.run);
         slot.site.set(site);
-        slot.open.store(open, Ordering::Relaxed);
-        let drives = open < ALL;
-        // Relaxed: read on this CPU only.
-        slot.driving.store(drives, Ordering::Relaxed);
+        // Relaxed: published by the Release in `tell`.
+        slot.open.store(first.open, Ordering::Relaxed);
         let Called { others, me_too } = post(slot, me);
+        if drives {
+            slot.busy.add::<DRIVES>();
+        }
         if me_too {
-            run_phases(slot, call, (0, open), &context, me);
+            run_own(slot, me, first.run);
         }
         drop(off);
-        let mut from = 0;
         let result = loop {
-            if P::mistake(Mistake::NoCompletion) && open == ALL {
+            if P::mistake(Mistake::NoCompletion) && later.is_empty() {
                 break Ok(());
             }
-            if !self.wait_for_others(slot, &context, true) {
-                break Err(self.give_up(slot, &context, from, others));
+            if others > 0 && !self.wait_for_others(slot, drives) {
+                break Err(self.give_up(slot, steps, others));
             }
-            if open == ALL {
+            let Some((&step, rest)) = later.split_first() else {
                 break Ok(());
-            }
-            (from, open) = (open, end_of_run(call, open));
+            };
+            later = rest;
+            slot.run.set(step.run);
             // Relaxed: published by the next line.
-            slot.by_others.left.store(others, Ordering::Relaxed);
-            // Release: pairs with the Acquire in `go_on`. Everybody's phase before this one
+            slot.left.store(others, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `opened`. Everybody's phase before this one
             // comes before everybody's phase after it.
-            slot.open.store(open, Ordering::Release);
+            slot.open.store(step.open, Ordering::Release);
             if me_too {
                 let _off = Off::<P>::enter();
-                run_phases(slot, call, (from, open), &context, me);
+                run_own(slot, me, step.run);
             }
         };
-        if drives {
-            self.stop_driving(slot, &context);
+        // The look and the end are one instruction: a call that came in between would find an
+        // initiator, not keep it, and lose it.
+        if drives && !slot.busy.sub_and_test::<DRIVES>() {
+            let _off = Off::<P>::enter();
+            self.stay(slot);
         }
         // What our own part has noted, or that of a call we took part in meanwhile.
         if !P::wakes().is_empty() {
@@ -332,28 +367,25 @@ impl<P: Port> Rendezvous<P> {
     }
 
     /// Calls the CPUs of `set`, by `me`, and interrupts those who have not been told that
-    /// somebody does.
-    #[inline]
-    fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet) -> Called {
-        let (mut others, mut unaware) = (0, CpuSet::EMPTY);
-        set.each(|cpu| {
-            if cpu != me {
-                others += 1;
-                if self.tell(cpu, me) {
-                    unaware.insert(cpu);
-                }
+    /// somebody does. `all`: the set is all that are online.
+    #[inline(always)]
+    fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet, all: bool) -> Called {
+        let mut targets = *set;
+        let me_too = targets.remove(me);
+        let (mut others, mut unaware) = (0, targets);
+        targets.each(|cpu| {
+            others += 1;
+            if !self.tell(cpu, me) {
+                unaware.remove(cpu);
             }
         });
         // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
         // in force. Those who were quicker have brought it below zero.
-        slot.by_others.left.fetch_add(others, Ordering::Relaxed);
+        slot.left.fetch_add(others, Ordering::Relaxed);
         if !unaware.is_empty() {
-            P::send_rendezvous(unaware);
+            P::send_rendezvous(&unaware, all && unaware == targets);
         }
-        Called {
-            others,
-            me_too: set.contains(me),
-        }
+        Called { others, me_too }
     }
 
     /// As [`Self::post`], for one CPU.
@@ -362,51 +394,46 @@ impl<P: Port> Rendezvous<P> {
         let me_too = cpu == me;
         let others = u32::from(!me_too);
         // Relaxed: published by `tell`.
-        slot.by_others.left.store(others, Ordering::Relaxed);
+        slot.left.store(others, Ordering::Relaxed);
         if !me_too && self.tell(cpu, me) {
             P::send_rendezvous_to(cpu);
         }
         Called { others, me_too }
     }
 
-    /// Says to `cpu` that `me` calls it; whether it must be interrupted, since nobody has
-    /// said so since it last looked.
+    /// Says to `cpu` that `me` calls it; whether it must be interrupted, since it has taken out
+    /// all who have said so before.
     #[inline]
     fn tell(&self, cpu: CpuId, me: CpuId) -> bool {
-        let target = self.slot(cpu);
-        // Release, in insert: pairs with the Acquire in `drain_word`: who finds us there sees
-        // the call.
-        target.by_others.callers.insert(me);
-        let word = 1 << CpuSet::word_of(me);
-        // AcqRel: set, then send. Pairs with the swap in `begin_all`: clear, then look.
-        // One bit, asked for alone, is one locked instruction.
-        target.by_others.posted.fetch_or(word, Ordering::AcqRel) & word == 0
+        self.slot(cpu).callers.put_in(me)
     }
 
-    /// Waits until all have come to the end of what is open. With `give_up`, false if some
-    /// have not even begun in time.
-    #[inline(always)]
-    fn wait_for_others(&self, slot: &Slot, context: &IpiCtx, give_up: bool) -> bool {
+    /// Waits until all have come to the end of what is open; false if some have not even begun
+    /// in time. An initiator that `drives` answers other calls itself meanwhile; any other one
+    /// leaves it to the interrupt.
+    #[inline]
+    fn wait_for_others(&self, slot: &Slot, drives: bool) -> bool {
         let mut turns = Turns::new();
-        // Acquire: pairs with the Release in `leave`, of each CPU.
-        while slot.by_others.left.load(Ordering::Acquire) != 0 {
-            // Relaxed: this CPU's own. Who does not drive leaves it to the interrupt.
-            if slot.driving.load(Ordering::Relaxed) && !P::mistake(Mistake::DeafInitiator) {
-                self.look_after_others(slot, context);
-            }
+        loop {
             P::relax();
+            // Acquire: pairs with the Release in `leave`, of each CPU.
+            if slot.left.load(Ordering::Acquire) == 0 {
+                P::spin_ends();
+                return true;
+            }
+            if drives && !P::mistake(Mistake::DeafInitiator) {
+                self.look_after_others(slot);
+            }
             let count = turns.count();
             if count < P::CALL_TOO_LONG {
                 continue;
             }
-            match self.too_long(context.cpu(), give_up, count) {
+            match self.too_long(slot.context.cpu(), count) {
                 TooLong::GoOn => {}
                 TooLong::BeginAnew => turns = Turns::new(),
                 TooLong::GiveUp => return false,
             }
         }
-        P::spin_ends();
-        true
     }
 
     /// What to do about those who have not come to the end of what is open in the call of `me`,
@@ -417,7 +444,7 @@ impl<P: Port> Rendezvous<P> {
     /// borrow of our stack.
     #[cold]
     #[inline(never)]
-    fn too_long(&self, me: CpuId, give_up: bool, turns: u32) -> TooLong {
+    fn too_long(&self, me: CpuId, turns: u32) -> TooLong {
         kassert!(
             turns < 2 * P::CALL_TOO_LONG,
             "time is up for a {}",
@@ -428,102 +455,70 @@ impl<P: Port> Rendezvous<P> {
         } else if P::stopped(&self.behind(me)).is_some() {
             // It answers when it is let go: that takes as long as it takes.
             TooLong::BeginAnew
-        } else if give_up && !self.silent(me).is_empty() {
+        } else if !self.silent(me).is_empty() {
             TooLong::GiveUp
         } else {
             TooLong::GoOn
         }
     }
 
-    /// Takes the call back from those who have not seen it, and lets the others go.
+    /// Takes the call back from those who have not seen it, and lets the others go. Nobody has
+    /// come past the first step.
     #[cold]
-    fn give_up(&self, slot: &Slot, context: &IpiCtx, phase: u8, others: u32) -> RendezvousError {
-        let me = context.cpu();
+    #[inline(never)]
+    fn give_up(&self, slot: &Slot, steps: &[Step<'_>], others: u32) -> RendezvousError {
+        let me = slot.context.cpu();
         let mut silent = CpuSet::EMPTY;
         for cpu in &self.silent(me) {
             // Whoever takes us out of there, it or we, decides whether it takes part.
-            if self.slot(cpu).by_others.callers.remove(me) {
+            if self.slot(cpu).callers.remove(me) {
                 silent.insert(cpu);
-                leave(slot);
+                slot.leave();
             }
         }
-        // If the interrupt was lost, nobody would send another as long as it is taken to be
-        // on its way (`posted`), and the CPU would be silent for ever.
+        // If the interrupt was lost, nobody would send another as long as somebody is in the
+        // set, and the CPU would be silent for ever.
         if !silent.is_empty() {
-            P::send_rendezvous(silent);
+            P::send_rendezvous(&silent, false);
         }
-        // Those who have begun come to the end of what is open, and find that it is over.
-        self.wait_for_others(slot, context, false);
-        // Relaxed: this CPU's own word.
-        if slot.open.load(Ordering::Relaxed) < ALL {
-            slot.by_others
-                .left
-                .store(others - silent.len() as u32, Ordering::Relaxed);
-            // Release: as in `hold`.
-            slot.open.store(GIVEN_UP, Ordering::Release);
-            self.wait_for_others(slot, context, false);
+        // Those who have begun come to the end of what is open, and find that the rest of it is
+        // nothing.
+        let begun = others - silent.len() as u32;
+        let drives = slot.drives();
+        while begun > 0 && !self.wait_for_others(slot, drives) {}
+        if drives && begun > 0 {
+            slot.run.set(NOTHING);
+            // Relaxed, and Release: as in `hold`.
+            slot.left.store(begun, Ordering::Relaxed);
+            slot.open.store(ALL, Ordering::Release);
+            while !self.wait_for_others(slot, drives) {}
         }
         RendezvousError::Timeout {
             silent,
             of: others as usize,
-            phase: phase.into(),
-            function: function_from(self.call(slot), phase),
+            // They have not begun.
+            phase: 0,
+            function: function_of(steps),
             initiator: slot.site.get().unwrap_or(Location::caller()),
         }
     }
 
     /// Takes part in what came in while waiting, by an initiator who drives. An interrupt
-    /// would come for what is posted; this comes sooner, and for what opens nobody sends one.
+    /// would come for who calls; this comes sooner, and for what opens nobody sends one.
     #[inline]
-    fn look_after_others(&self, slot: &Slot, context: &IpiCtx) {
-        // Relaxed: a look; what is posted later is for the next turn.
-        if slot.by_others.posted.load(Ordering::Relaxed) != 0 || slot.is_held() {
-            self.take_part(slot, context);
+    fn look_after_others(&self, slot: &Slot) {
+        if !slot.callers.is_empty() || slot.is_held() {
+            self.take_part(slot);
         }
     }
 
-    /// Begins what is posted, and goes on with what is open. Out of line: an initiator alone
-    /// never comes here.
+    /// Begins the calls that came in, and goes on with what is open. Out of line: an initiator
+    /// alone never comes here.
     #[inline(never)]
-    fn take_part(&self, slot: &Slot, context: &IpiCtx) {
+    fn take_part(&self, slot: &Slot) {
         let _off = Off::<P>::enter();
-        self.begin_all(slot, context);
-        self.go_on(slot, context, slot.holders());
-    }
-
-    /// Ends the time as an initiator who drives, once no barrier of another call holds this
-    /// CPU.
-    #[inline]
-    fn stop_driving(&self, slot: &Slot, context: &IpiCtx) {
-        if !self.may_return(slot) {
-            self.wait_until_free(slot, context);
-        }
-        P::spin_ends();
-    }
-
-    /// Whether no call holds this CPU; then it drives no more. The look and the end are one to
-    /// interrupts: a call that came in between would find an initiator, not keep it, and lose it.
-    #[inline]
-    fn may_return(&self, slot: &Slot) -> bool {
-        let _off = Off::<P>::enter();
-        let held = slot.is_held();
-        // Relaxed: this CPU's own.
-        slot.driving.store(held, Ordering::Relaxed);
-        !held
-    }
-
-    /// Goes on with the calls that hold this CPU, until there are none.
-    #[inline(never)]
-    fn wait_until_free(&self, slot: &Slot, context: &IpiCtx) {
-        loop {
-            let off = Off::<P>::enter();
-            self.go_on(slot, context, slot.holders());
-            drop(off);
-            if self.may_return(slot) {
-                return;
-            }
-            P::relax();
-        }
+        self.begin(slot, &self.take_callers(slot));
+        self.go_on(slot);
     }
 
     // The others.
@@ -535,131 +530,163 @@ impl<P: Port> Rendezvous<P> {
     /// from switching threads before: see the module, r222942.
     #[inline]
     pub fn interrupt(&self) -> bool {
-        let context = IpiCtx::new(P::cpu(), P::wakes);
-        let slot = self.slot(context.cpu());
-        let any = self.begin_all(slot, &context);
-        // Relaxed: this CPU's own.
-        let drives = slot.driving.load(Ordering::Relaxed);
-        let holders = slot.holders();
-        if holders > 0 && (!drives || P::mistake(Mistake::DeafInitiator)) {
+        let slot = self.slot(P::cpu());
+        // What was put in before the interrupt is seen by it, as `Port::send_rendezvous`
+        // promises; who comes later finds the set empty, and sends one of its own.
+        let callers = self.take_callers(slot);
+        match callers.only() {
+            Some(initiator) if slot.busy.load() == 0 => self.serve(slot, initiator),
+            _ => self.interrupted_by_many(slot, &callers),
+        }
+        !callers.is_empty()
+    }
+
+    /// Those who have called this CPU since it last took them out.
+    #[inline(always)]
+    fn take_callers(&self, slot: &Slot) -> CpuSet {
+        let callers = slot.callers.take();
+        if P::mistake(Mistake::UncountedLeave) {
+            // What the first `leave` takes off again.
+            callers.each(|initiator| {
+                self.slot(initiator).left.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        callers
+    }
+
+    /// Takes part in the call of `initiator` from its beginning to its end: the usual case, with
+    /// all that it needs in registers. Once somebody else calls it is one of several. Interrupts
+    /// off; no call holds this CPU, and it drives none.
+    #[inline(always)]
+    fn serve(&self, slot: &Slot, initiator: CpuId) {
+        let caller = self.slot(initiator);
+        slot.begins(initiator);
+        // Relaxed: what has brought us here has synchronised with it.
+        let mut open = caller.open.load(Ordering::Relaxed);
+        loop {
+            run(slot, caller);
+            if open == ALL {
+                break;
+            }
+            slot.at.store(open, Ordering::Relaxed);
+            caller.leave();
+            let at = open;
+            loop {
+                P::relax();
+                // What is interrupted had interrupts on, and holds no spinlock.
+                P::stop_if_asked();
+                open = self.opened(caller, at);
+                if open != at {
+                    break;
+                }
+                if !slot.callers.is_empty() {
+                    slot.hold(initiator, at);
+                    slot.ends();
+                    return self.interrupted_by_many(slot, &self.take_callers(slot));
+                }
+            }
+            P::spin_ends();
+        }
+        slot.ends();
+        caller.leave();
+    }
+
+    /// The interrupt of a CPU that several have called, or that is busy already.
+    #[inline(never)]
+    fn interrupted_by_many(&self, slot: &Slot, callers: &CpuSet) {
+        self.begin(slot, callers);
+        let drives = slot.drives();
+        if slot.is_held() && (!drives || P::mistake(Mistake::DeafInitiator)) {
             // As the condition is, only `bug=deaf-initiator` is found here; whoever changes it
             // is told.
             kassert!(
                 !drives || P::mistake(Mistake::UncheckedWait),
                 "{}, whose own call has phases to open, is kept by the barrier of another",
-                context.cpu()
+                slot.context.cpu()
             );
-            self.stay(slot, &context, holders);
+            self.stay(slot);
         }
         P::spin_ends();
-        any
     }
 
-    /// Takes part in the `holders` calls that hold this CPU, and in those that come in, until
-    /// there are none. Interrupts off.
-    #[inline(always)]
-    fn stay(&self, slot: &Slot, context: &IpiCtx, mut holders: u8) {
-        while holders > 0 {
+    /// Takes part in the calls that hold this CPU, and in those that come in, until there are
+    /// none. Interrupts off.
+    #[inline(never)]
+    fn stay(&self, slot: &Slot) {
+        while slot.is_held() {
             P::relax();
-            // What is interrupted had interrupts on, and holds no spinlock.
+            // As in `serve`.
             P::stop_if_asked();
-            self.go_on(slot, context, holders);
-            self.begin_all(slot, context);
-            holders = slot.holders();
+            self.go_on(slot);
+            self.begin(slot, &self.take_callers(slot));
         }
     }
 
-    /// Begins the calls that have come in; whether there were any. Interrupts off.
-    #[inline(always)]
-    fn begin_all(&self, slot: &Slot, context: &IpiCtx) -> bool {
-        // Relaxed: a look. What was posted before an interrupt is seen by it, as
-        // `Port::send_rendezvous` promises; what is posted later sends one or is for the next turn.
-        if slot.by_others.posted.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        // AcqRel: clear, then look: pairs with the `fetch_or` in `tell`. Who comes behind this
-        // finds it cleared, and sends an interrupt of its own.
-        let mut words = slot.by_others.posted.swap(0, Ordering::AcqRel);
-        while words != 0 {
-            let word = words.trailing_zeros() as usize;
-            slot.by_others
-                .callers
-                .drain_word(word, |initiator| self.begin(slot, context, initiator));
-            words &= words - 1;
-        }
-        true
+    /// Begins the calls of `callers`. Interrupts off.
+    fn begin(&self, slot: &Slot, callers: &CpuSet) {
+        callers.each(|initiator| {
+            // Relaxed: as in `serve`.
+            let open = self.slot(initiator).open.load(Ordering::Relaxed);
+            self.take_step(slot, initiator, open);
+        });
     }
 
-    /// Takes part in the call of `initiator`, up to its first barrier.
-    #[inline(always)]
-    fn begin(&self, slot: &Slot, context: &IpiCtx, initiator: CpuId) {
+    /// Goes on with each of the calls that hold this CPU, if its next phase is open. Interrupts
+    /// off.
+    fn go_on(&self, slot: &Slot) {
+        for at in 1..ALL {
+            slot.held(at).each(|initiator| {
+                let open = self.opened(self.slot(initiator), at);
+                if open != at {
+                    P::spin_ends();
+                    slot.let_go(initiator, at);
+                    self.take_step(slot, initiator, open);
+                }
+            });
+        }
+    }
+
+    /// Runs what is open of the call of `initiator`, and is held by it unless that was all.
+    fn take_step(&self, slot: &Slot, initiator: CpuId, open: u8) {
         let caller = self.slot(initiator);
-        // Relaxed: what has brought us here has synchronised with it.
-        let open = caller.open.load(Ordering::Relaxed);
-        run_phases(slot, self.call(caller), (0, open), context, initiator);
+        slot.begins(initiator);
+        run(slot, caller);
+        slot.ends();
         if open < ALL {
-            let holders = slot.holders();
-            self.held(context.cpu(), holders).set(initiator, open);
-            slot.set_holders(holders + 1);
+            slot.hold(initiator, open);
         }
-        if P::mistake(Mistake::UncountedLeave) {
-            return;
-        }
-        leave(caller);
+        caller.leave();
     }
 
-    /// Goes on with each of the `at` calls that hold this CPU, if its next phase is open.
-    /// Interrupts off.
+    /// What is open of the call of `caller`, for a CPU at the barrier before phase `at`.
     #[inline]
-    fn go_on(&self, slot: &Slot, context: &IpiCtx, mut at: u8) {
-        while at > 0 {
-            at -= 1;
-            let held = self.held(context.cpu(), at);
-            let (initiator, from) = held.get();
-            let caller = self.slot(initiator);
-            // Acquire: pairs with the Release in `hold`.
-            let mut open = caller.open.load(Ordering::Acquire);
-            if P::mistake(Mistake::NoGeneration) {
-                open = self.next_by_count(caller, from);
-            }
-            if open == from {
-                continue;
-            }
-            P::spin_ends();
-            if open <= ALL {
-                run_phases(slot, self.call(caller), (from, open), context, initiator);
-            }
-            if open < ALL {
-                held.set_next(open);
-            } else {
-                // The last one, which has been looked at, takes its place.
-                let last = slot.holders() - 1;
-                let (other, next) = self.held(context.cpu(), last).get();
-                held.set(other, next);
-                slot.set_holders(last);
-            }
-            leave(caller);
+    fn opened(&self, caller: &Slot, at: u8) -> u8 {
+        if P::mistake(Mistake::NoGeneration) {
+            // It takes a full count for the next phase.
+            // Acquire: as in `wait_for_others`.
+            let full = caller.left.load(Ordering::Acquire) == 0;
+            return at + u8::from(full);
         }
+        // Acquire: pairs with the Release in `hold`.
+        caller.open.load(Ordering::Acquire)
     }
+}
 
-    /// What a CPU that waits for the count takes for open, next after `from`.
-    #[cold]
-    fn next_by_count(&self, caller: &Slot, from: u8) -> u8 {
-        // Acquire: as in `wait_for_others`.
-        if caller.by_others.left.load(Ordering::Acquire) != 0 {
-            return from;
-        }
-        end_of_run(self.call(caller), from)
-    }
+/// Runs what is open of the call that `caller` makes, on this CPU. Interrupts off.
+#[inline(always)]
+fn run(slot: &Slot, caller: &Slot) {
+    // SAFETY: this CPU is counted in `left` of what is open, which so has not ended: the
+    // initiator, on whose stack it is, neither returns nor sets another. What has brought us
+    // here, the set of callers or `open`, has synchronised with it.
+    unsafe { caller.run.get() }.run(&slot.context);
+}
 
-    /// The call that `caller` makes. For those who have not left it for good.
-    #[inline]
-    fn call<'a>(&self, caller: &'a Slot) -> &'a Call {
-        // SAFETY: the calling CPU is counted in `left`, or is the initiator, so the call has
-        // not ended, on whose stack it is. Relaxed: what has brought us here has
-        // synchronised with it.
-        unsafe { &*caller.call.load(Ordering::Relaxed) }
-    }
+/// Runs a step of its own call on the initiator, `me`. Interrupts off.
+#[inline]
+fn run_own(slot: &Slot, me: CpuId, step: Callback<'_>) {
+    slot.begins(me);
+    step.run(&slot.context);
+    slot.ends();
 }
 
 impl<P: Port> Default for Rendezvous<P> {

@@ -246,12 +246,12 @@ impl Port for HostPort {
         ENABLED.set(enabled);
     }
 
-    fn send_rendezvous(targets: CpuSet) {
+    fn send_rendezvous(targets: &CpuSet, _: bool) {
         if LOSES.get() > 0 {
             return LOSES.set(LOSES.get() - 1);
         }
         let machine = here(|here| Arc::clone(&here.machine));
-        for cpu in &targets {
+        for cpu in targets {
             machine.pending[cpu.index()].store(1, Ordering::SeqCst);
         }
     }

@@ -143,7 +143,7 @@ impl Port for Checked {
 
     fn stop_if_asked() {}
 
-    fn send_rendezvous(targets: CpuSet) {
+    fn send_rendezvous(targets: &CpuSet, _: bool) {
         targets.each(send);
     }
 

@@ -1,12 +1,8 @@
-//! The phases of a call, and the barriers between them.
+//! The phases of a call, and what is run between its barriers.
 
 use core::fmt;
 
-use crate::action::{Callback, IpiCtx};
-use crate::cpu::CpuId;
-use crate::shim::Ordering;
-
-use super::slot::Slot;
+use crate::action::{Action, Callback, IpiCtx};
 
 /// One of the three phases. FreeBSD tells these apart by sentinel function
 /// pointers, and its users kept writing NULL (a barrier) for none.
@@ -30,73 +26,64 @@ impl fmt::Debug for Phase<'_> {
     }
 }
 
-impl Phase<'_> {
+impl<'a> Phase<'a> {
     #[inline]
     fn has_barrier(&self) -> bool {
         !matches!(self, Self::NoBarrier)
     }
-}
 
-/// How many phases there are: [`Slot::open`] of a call all of which may run.
-pub(super) const ALL: u8 = 3;
-/// [`Slot::open`] of a call that was given up: who takes part leaves.
-pub(super) const GIVEN_UP: u8 = 4;
-
-pub(super) type Call = [Phase<'static>; 3];
-
-/// The phase before which the next barrier lies, if phase `from` is the first to run.
-#[inline]
-pub(super) fn end_of_run(call: &Call, from: u8) -> u8 {
-    // The barrier behind setup belongs to setup, the one before teardown to teardown.
-    if from < 1 && call[0].has_barrier() {
-        1
-    } else if from < 2 && call[2].has_barrier() {
-        2
-    } else {
-        ALL
-    }
-}
-
-/// Runs the phases of the call of `initiator` from `from` to the one before `open`, on this CPU.
-/// There is at least one. Interrupts off.
-#[inline]
-pub(super) fn run_phases(
-    slot: &Slot,
-    call: &Call,
-    (from, open): (u8, u8),
-    context: &IpiCtx,
-    initiator: CpuId,
-) {
-    debug_assert!(from < open && open <= ALL, "phases {from} to {open}");
-    // Relaxed here and below: this CPU's own.
-    slot.serves
-        .store(initiator.index() as u32 + 1, Ordering::Relaxed);
-    let run = |phase: &Phase<'_>| {
-        if let Phase::Run(callback) = phase {
-            callback.run(context);
+    #[inline]
+    fn callback(&self) -> Callback<'a> {
+        match self {
+            Self::Run(callback) => *callback,
+            Self::NoBarrier | Self::Barrier => NOTHING,
         }
-    };
-    let [setup, action, teardown] = call;
-    if from == 0 {
-        run(setup);
     }
-    if from <= 1 && open >= 2 {
-        run(action);
-    }
-    if open == ALL {
-        run(teardown);
-    }
-    slot.serves.store(0, Ordering::Relaxed);
 }
 
-/// The name of the first function that is not run if phase `from` is not.
-pub(super) fn function_from(call: &Call, from: u8) -> &'static str {
-    let name = |phase: &Phase<'_>| match phase {
-        Phase::Run(callback) => Some(callback.name()),
-        _ => None,
-    };
-    call[usize::from(from)..]
-        .iter()
-        .find_map(name)
-        .unwrap_or("none")
+/// What is run where there is nothing to run.
+pub(super) const NOTHING: Callback<'static> = &Nothing;
+
+struct Nothing;
+
+impl Action for Nothing {
+    fn run(&self, _: &IpiCtx) {}
+
+    fn name(&self) -> &'static str {
+        "none"
+    }
+}
+
+/// What a call runs from one barrier to the next: one callback, since a phase that has one has
+/// a barrier too.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) run: Callback<'a>,
+    /// The phase before whose barrier it ends: 1, 2, or [`ALL`] for the last step.
+    pub(super) open: u8,
+}
+
+/// How many phases there are: [`Step::open`] of the last step.
+pub(super) const ALL: u8 = 3;
+
+/// Makes steps of the phases, and passes them on. Inline: where the compiler knows the phases,
+/// it makes the steps, and only those that there are.
+#[inline(always)]
+pub(super) fn with_steps<'a, R>(phases: &[Phase<'a>; 3], call: impl FnOnce(&[Step<'a>]) -> R) -> R {
+    let [setup, action, teardown] = phases.each_ref().map(|phase| phase.callback());
+    let step = |run, open| Step { run, open };
+    // The barrier behind setup belongs to setup, the one before teardown to teardown.
+    match (phases[0].has_barrier(), phases[2].has_barrier()) {
+        (true, true) => call(&[step(setup, 1), step(action, 2), step(teardown, ALL)]),
+        (true, false) => call(&[step(setup, 1), step(action, ALL)]),
+        (false, true) => call(&[step(action, 2), step(teardown, ALL)]),
+        (false, false) => call(&[step(action, ALL)]),
+    }
+}
+
+/// The name of the first function that the steps run, for messages.
+pub(super) fn function_of(steps: &[Step<'_>]) -> &'static str {
+    let names = steps.iter().map(|step| step.run.name());
+    let none = NOTHING.name();
+    names.into_iter().find(|&name| name != none).unwrap_or(none)
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::panic::Location;
 
-use super::Rendezvous;
+use super::{ALL, Rendezvous};
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::port::Port;
 use crate::shim::Ordering;
@@ -138,7 +138,7 @@ impl<P: Port> Rendezvous<P> {
         let going_on = |&cpu: &CpuId| {
             let slot = self.slot(cpu);
             // Relaxed: a snapshot.
-            slot.driving.load(Ordering::Relaxed) || slot.by_others.left.load(Ordering::Relaxed) != 0
+            slot.drives() || slot.left.load(Ordering::Relaxed) != 0
         };
         cpus()
             .filter(going_on)
@@ -154,10 +154,8 @@ impl<P: Port> Rendezvous<P> {
             initiator,
             left: self.behind(initiator),
             silent: self.silent(initiator),
-            count: slot.by_others.left.load(Ordering::Relaxed).cast_signed(),
-            phase: PHASES
-                .get(usize::from(phase))
-                .unwrap_or(&"a call that was given up"),
+            count: slot.left.load(Ordering::Relaxed).cast_signed(),
+            phase: PHASES.get(usize::from(phase)).unwrap_or(&"no phase"),
             site: slot.site.get().unwrap_or(Location::caller()),
         }
     }
@@ -165,7 +163,7 @@ impl<P: Port> Rendezvous<P> {
     /// The CPUs that have not even seen the call of `initiator`.
     pub(super) fn silent(&self, initiator: CpuId) -> CpuSet {
         cpus()
-            .filter(|&cpu| self.slot(cpu).by_others.callers.contains(initiator))
+            .filter(|&cpu| self.slot(cpu).callers.contains(initiator))
             .collect()
     }
 
@@ -177,13 +175,9 @@ impl<P: Port> Rendezvous<P> {
         let mut behind = self.silent(initiator);
         for cpu in cpus().filter(|&cpu| cpu != initiator) {
             let slot = self.slot(cpu);
-            let runs = slot.serves.load(Ordering::Relaxed) == initiator.index() as u32 + 1;
-            let held = &self.held[cpu.index()][..slot.holders().into()];
-            if runs
-                || held
-                    .iter()
-                    .any(|held| matches!(held.get(), (by, next) if by == initiator && next != open))
-            {
+            let serves = slot.serves.load(Ordering::Relaxed) == initiator.index() as u32 + 1;
+            let runs = serves && slot.at.load(Ordering::Relaxed) != open;
+            if runs || (1..ALL).any(|at| at != open && slot.held(at).contains(initiator)) {
                 behind.insert(cpu);
             }
         }

@@ -1,10 +1,11 @@
 //! What each CPU has of its own in rendezvous.
 
-use crate::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
-use crate::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
-use crate::site::Site;
+use core::mem::transmute;
 
-use super::phase::Call;
+use crate::action::{Callback, IpiCtx};
+use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
+use crate::shim::{AtomicPtr, AtomicU8, AtomicU32, LocalU32, Ordering};
+use crate::site::Site;
 
 /// What one CPU is in rendezvous: an initiator, and one that others call.
 ///
@@ -12,122 +13,143 @@ use super::phase::Call;
 /// one subtracts from `left`.
 #[repr(C, align(128))]
 pub(super) struct Slot {
-    pub(super) by_others: ByOthers,
-    /// What it asks for, on its stack. Changed while nobody is called; followed by those
-    /// called, until they have left for good.
-    pub(super) call: AtomicPtr<Call>,
-    /// Where the call was made; for reports.
-    pub(super) site: Site,
-    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own; for
-    /// reports.
-    pub(super) serves: AtomicU32,
-    /// The first phase that may not run yet, or [`GIVEN_UP`](super::phase::GIVEN_UP).
-    pub(super) open: AtomicU8,
-    /// Whether this CPU is an initiator who must open phases. Its own.
-    pub(super) driving: AtomicBool,
-    /// How many calls this CPU is held by: it has begun them, and waits at a barrier. Its
-    /// own.
-    holders: AtomicU8,
-}
-
-const _: () = assert!(size_of::<Slot>() == 128, "two cache lines");
-
-/// The part of a slot that other CPUs write.
-#[repr(align(64))]
-pub(super) struct ByOthers {
     /// Whose calls wait for this CPU. Put in by them, taken out by it.
     pub(super) callers: AtomicCpuSet,
-    /// Into which words of `callers` somebody has been put, a bit for each; an interrupt is
-    /// on its way for them.
-    pub(super) posted: AtomicU32,
     /// How many of those whom this CPU calls have not come to the end of what is open; below
     /// zero while it has not counted all of them.
     pub(super) left: AtomicU32,
+    /// What keeps this CPU from taking part in one call from its beginning to its end: how many
+    /// calls hold it, at a barrier of each, and [`DRIVES`]. Its own.
+    pub(super) busy: LocalU32,
+    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own, and so is the
+    /// next; for reports.
+    pub(super) serves: AtomicU32,
+    /// The phase before whose barrier it waits in that call, or 0.
+    pub(super) at: AtomicU8,
+    line: Line,
+    /// What is open of its call. Changed while nobody is called, or all have left.
+    pub(super) run: Run,
+    /// Where the call was made; for reports.
+    pub(super) site: Site,
+    /// The first phase that may not run yet.
+    pub(super) open: AtomicU8,
+    /// The initiators whose calls hold this CPU, at the barrier before phase 1, and before
+    /// phase 2. Its own.
+    held: [AtomicCpuSet; 2],
+    /// What its callbacks are given. Constant.
+    pub(super) context: IpiCtx,
 }
 
-/// An initiator and a phase.
-pub(super) struct Held {
-    initiator: AtomicU8,
-    next: AtomicU8,
-}
+/// A new cache line begins here.
+#[repr(align(64))]
+struct Line;
 
-const _: () = assert!(
-    MAX_CPUS <= 256,
-    "an initiator's number fits a byte, and how many others"
-);
+const _: () = assert!(size_of::<Slot>() == 128 || MAX_CPUS > 64, "two cache lines");
 
-impl Held {
-    pub(super) const fn new() -> Self {
-        Self {
-            initiator: AtomicU8::new(0),
-            next: AtomicU8::new(0),
-        }
-    }
-
-    // Relaxed, here and below: this CPU's own; reports take what they find.
-
-    #[inline]
-    pub(super) fn get(&self) -> (CpuId, u8) {
-        let initiator = usize::from(self.initiator.load(Ordering::Relaxed));
-        (
-            CpuId::new(initiator).unwrap_or(CpuId::BOOT),
-            self.next.load(Ordering::Relaxed),
-        )
-    }
-
-    #[inline]
-    pub(super) fn set(&self, initiator: CpuId, next: u8) {
-        self.initiator
-            .store(initiator.index() as u8, Ordering::Relaxed);
-        self.set_next(next);
-    }
-
-    #[inline]
-    pub(super) fn set_next(&self, next: u8) {
-        self.next.store(next, Ordering::Relaxed);
-    }
-}
+/// In [`Slot::busy`]: this CPU has phases of its own call to open.
+pub(super) const DRIVES: u32 = 1 << 8;
+const _: () = assert!(MAX_CPUS <= 256, "no more calls than that hold a CPU");
 
 impl Slot {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(context: IpiCtx) -> Self {
         Self {
-            by_others: ByOthers {
-                callers: AtomicCpuSet::new(),
-                posted: AtomicU32::new(0),
-                left: AtomicU32::new(0),
-            },
-            call: AtomicPtr::new(core::ptr::null_mut()),
-            site: Site::new(),
+            callers: AtomicCpuSet::new(),
+            left: AtomicU32::new(0),
+            busy: LocalU32::new(0),
             serves: AtomicU32::new(0),
+            at: AtomicU8::new(0),
+            line: Line,
+            run: Run::new(),
+            site: Site::new(),
             open: AtomicU8::new(0),
-            driving: AtomicBool::new(false),
-            holders: AtomicU8::new(0),
+            held: [const { AtomicCpuSet::new() }; 2],
+            context,
         }
     }
 
-    /// How many calls hold this CPU. No more than there are other CPUs.
+    /// Whether this CPU is an initiator who has phases to open.
     #[inline]
-    pub(super) fn holders(&self) -> u8 {
-        // Relaxed, here and below: this CPU's own.
-        self.holders.load(Ordering::Relaxed)
+    pub(super) fn drives(&self) -> bool {
+        self.busy.load() & DRIVES != 0
     }
 
-    #[inline]
-    pub(super) fn set_holders(&self, holders: u8) {
-        self.holders.store(holders, Ordering::Relaxed);
-    }
-
+    /// Whether a call holds this CPU.
     #[inline]
     pub(super) fn is_held(&self) -> bool {
-        self.holders() > 0
+        self.busy.load() & (DRIVES - 1) != 0
+    }
+
+    /// Whose calls hold this CPU at the barrier before phase `at`.
+    pub(super) fn held(&self, at: u8) -> CpuSet {
+        self.held[usize::from(at - 1)].snapshot()
+    }
+
+    /// The call of `initiator` holds this CPU, at the barrier before phase `at`.
+    pub(super) fn hold(&self, initiator: CpuId, at: u8) {
+        self.held[usize::from(at - 1)].insert(initiator);
+        self.busy.add::<1>();
+    }
+
+    /// It does not any more.
+    pub(super) fn let_go(&self, initiator: CpuId, at: u8) {
+        self.held[usize::from(at - 1)].remove(initiator);
+        self.busy.sub::<1>();
+    }
+
+    /// This CPU runs a part of the call of `initiator`.
+    #[inline]
+    pub(super) fn begins(&self, initiator: CpuId) {
+        // Relaxed, and so below: reports take what they find.
+        self.at.store(0, Ordering::Relaxed);
+        self.serves
+            .store(initiator.index() as u32 + 1, Ordering::Relaxed);
+    }
+
+    /// It runs none any more.
+    #[inline]
+    pub(super) fn ends(&self) {
+        self.serves.store(0, Ordering::Relaxed);
+    }
+
+    /// Says that a CPU has come to the end of what is open of the call that this one makes. If
+    /// all is, it touches nothing of the call from here on.
+    #[inline]
+    pub(super) fn leave(&self) {
+        // Release: pairs with the Acquire in `wait_for_others`. Everything before is over when
+        // the initiator sees this.
+        self.left.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Says that a CPU has come to the end of what is open of the call of `caller`. If all is,
-/// it touches nothing of the call from here on.
-#[inline]
-pub(super) fn leave(caller: &Slot) {
-    // Release: pairs with the Acquire in `wait_for_others`. Everything before is over when
-    // the initiator sees this.
-    caller.by_others.left.fetch_sub(1, Ordering::Release);
+/// A callback that others find: the two words of its reference.
+pub(super) struct Run([AtomicPtr<()>; 2]);
+
+impl Run {
+    const fn new() -> Self {
+        Self([const { AtomicPtr::new(core::ptr::null_mut()) }; 2])
+    }
+
+    /// Makes it `run`.
+    #[inline]
+    pub(super) fn set(&self, run: Callback<'_>) {
+        // SAFETY: a reference to a trait object is two pointers.
+        let words = unsafe { transmute::<Callback<'_>, [*mut (); 2]>(run) };
+        for (to, word) in self.0.iter().zip(words) {
+            // Relaxed: published by the call, or by the opening of its next phase.
+            to.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// The callback.
+    ///
+    /// # Safety
+    /// One has been set, which the caller's CPU has synchronised with, and it lives; nobody
+    /// sets another.
+    #[inline]
+    pub(super) unsafe fn get(&self) -> Callback<'_> {
+        // Relaxed: what has brought the caller here has synchronised.
+        let words = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
+        // SAFETY: made by `set` of a callback that lives; both words of the same.
+        unsafe { transmute::<[*mut (); 2], Callback<'_>>(words) }
+    }
 }

@@ -4,7 +4,7 @@
 use core::panic::Location;
 
 use super::tests::{cpu, first_n};
-use super::{ALL, Call, GIVEN_UP, NoUnwinding, TooLong, end_of_run, leave};
+use super::{ALL, DRIVES, NOTHING, NoUnwinding, Slot, TooLong, function_of, with_steps};
 use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::action::Callback;
 use crate::cpu::{CpuSet, MAX_CPUS};
@@ -12,38 +12,40 @@ use crate::port::{Mistake, Port};
 use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
 
-/// Nothing to run in setup and teardown, but with barriers.
-fn between_barriers(action: Callback<'static>) -> Call {
-    [Phase::Barrier, Phase::Run(action), Phase::Barrier]
-}
-
-/// `initiator` asks one other CPU for `call`, of which the phases before `open` may run. The
-/// call outlives what is done with it.
+/// `initiator` asks one other CPU for `run`, and the phases before `open` may run. The
+/// callback outlives what is done with it.
 #[track_caller]
-pub(super) fn asks(rendezvous: &Rendezvous<HostPort>, initiator: usize, call: &Call, open: u8) {
+pub(super) fn asks(
+    rendezvous: &Rendezvous<HostPort>,
+    initiator: usize,
+    run: Callback<'static>,
+    open: u8,
+) {
     let slot = rendezvous.slot(cpu(initiator));
-    slot.call
-        .store(std::ptr::from_ref(call).cast_mut(), Ordering::Relaxed);
     slot.site.set(Location::caller());
-    slot.driving.store(open < ALL, Ordering::Relaxed);
-    opens(rendezvous, initiator, open);
+    if open < ALL {
+        slot.busy.add::<DRIVES>();
+    }
+    opens(rendezvous, initiator, run, open);
 }
 
-/// It lets the phases before `open` run.
-fn opens(rendezvous: &Rendezvous<HostPort>, initiator: usize, open: u8) {
+/// It lets the phases before `open` run, which are `run`.
+fn opens(rendezvous: &Rendezvous<HostPort>, initiator: usize, run: Callback<'static>, open: u8) {
     let slot = rendezvous.slot(cpu(initiator));
-    slot.by_others.left.store(1, Ordering::Relaxed);
+    slot.run.set(run);
+    slot.left.store(1, Ordering::Relaxed);
     slot.open.store(open, Ordering::Relaxed);
 }
 
 /// How many have not come to the end of what is open.
 fn left(rendezvous: &Rendezvous<HostPort>, initiator: usize) -> u32 {
     let slot = rendezvous.slot(cpu(initiator));
-    slot.by_others.left.load(Ordering::Relaxed)
+    slot.left.load(Ordering::Relaxed)
 }
 
-fn context() -> IpiCtx {
-    IpiCtx::new(HostPort::cpu(), HostPort::wakes)
+/// How many calls hold the CPU.
+fn holders(slot: &Slot) -> u32 {
+    slot.busy.load() % DRIVES
 }
 
 #[test]
@@ -56,16 +58,55 @@ fn phases_by_name() {
     assert_eq!(format!("{phases:?}"), "[NoBarrier, Barrier, Run]");
 }
 
+/// For each combination of barriers: where the steps end, and which phases they run.
 #[test]
-fn the_next_barrier() {
+fn the_steps_of_a_call() {
+    static RAN: AtomicU32 = AtomicU32::new(0);
+    fn note(digit: u32) {
+        RAN.store(10 * RAN.load(Ordering::Relaxed) + digit, Ordering::Relaxed);
+    }
+    HostPort::become_cpu(0);
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let context = &rendezvous.slot(cpu(0)).context;
+    let callbacks: [Callback<'static>; 3] = [
+        &|_: &IpiCtx| note(1),
+        &|_: &IpiCtx| note(2),
+        &|_: &IpiCtx| note(3),
+    ];
+    let [setup, action, teardown] = callbacks.map(Phase::Run);
     let (none, barrier) = (Phase::NoBarrier, Phase::Barrier);
-    for (call, ends) in [
-        ([none, barrier, none], [3, 3, 3]),
-        ([barrier, none, none], [1, 3, 3]),
-        ([none, none, barrier], [2, 2, 3]),
-        ([barrier, none, barrier], [1, 2, 3]),
+    for (phases, expected) in [
+        ([none, action, none], &[(3, 2)][..]),
+        ([none, none, none], &[(3, 0)]),
+        ([barrier, action, none], &[(1, 0), (3, 2)]),
+        ([setup, action, none], &[(1, 1), (3, 2)]),
+        ([none, action, barrier], &[(2, 2), (3, 0)]),
+        ([none, action, teardown], &[(2, 2), (3, 3)]),
+        ([barrier, barrier, barrier], &[(1, 0), (2, 0), (3, 0)]),
+        ([setup, action, teardown], &[(1, 1), (2, 2), (3, 3)]),
     ] {
-        assert_eq!([0, 1, 2].map(|from| end_of_run(&call, from)), ends);
+        let steps = with_steps(&phases, |steps| {
+            let run = |step: &super::Step<'_>| {
+                RAN.store(0, Ordering::Relaxed);
+                step.run.run(context);
+                (step.open, RAN.load(Ordering::Relaxed))
+            };
+            steps.iter().map(run).collect::<Vec<_>>()
+        });
+        assert_eq!(steps, expected, "{phases:?}");
+    }
+}
+
+#[test]
+fn the_first_function_of_a_call() {
+    let name = |phases| with_steps(&phases, |steps| function_of(steps));
+    let (none, nothing) = (Phase::NoBarrier, |_: &IpiCtx| ());
+    assert_eq!(name([Phase::Barrier, none, Phase::Barrier]), "none");
+    for phases in [
+        [none, Phase::Run(&nothing), none],
+        [Phase::Barrier, none, Phase::Run(&nothing)],
+    ] {
+        assert!(name(phases).contains("the_first_function_of_a_call"));
     }
 }
 
@@ -79,13 +120,12 @@ fn one_interrupt_begins_the_calls_of_all_words() {
     let action: Callback<'_> = &|_: &IpiCtx| {
         RAN.fetch_add(1, Ordering::Relaxed);
     };
-    let call = [Phase::NoBarrier, Phase::Run(action), Phase::NoBarrier];
     let next = MAX_CPUS.min(65) - 1;
     let last = (MAX_CPUS - 1, MAX_CPUS > 128);
     let initiators = [(0, true), (2, false), (next, MAX_CPUS > 64), last];
     let initiators = &initiators[..if last.0 == next { 3 } else { 4 }];
     for &(initiator, first) in initiators {
-        asks(&rendezvous, initiator, &call, ALL);
+        asks(&rendezvous, initiator, action, ALL);
         assert_eq!(rendezvous.tell(cpu(1), cpu(initiator)), first);
     }
     assert!(rendezvous.interrupt());
@@ -95,7 +135,7 @@ fn one_interrupt_begins_the_calls_of_all_words() {
 }
 
 /// cpu1, an initiator itself, is held by three calls. It goes on with the one that opens,
-/// leaves the one that ends or is given up, and keeps the others.
+/// leaves the one that ends, and keeps the others.
 #[test]
 fn who_is_held_goes_on_with_what_opens() {
     static RAN: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
@@ -105,35 +145,86 @@ fn who_is_held_goes_on_with_what_opens() {
     HostPort::become_cpu(1);
     let rendezvous = Rendezvous::<HostPort>::new();
     let me = rendezvous.slot(cpu(1));
-    me.driving.store(true, Ordering::Relaxed);
-    let calls = [
-        between_barriers(&|_: &IpiCtx| note(0)),
-        between_barriers(&|_: &IpiCtx| note(1)),
-        between_barriers(&|_: &IpiCtx| note(2)),
+    me.busy.add::<DRIVES>();
+    let actions: [Callback<'static>; 3] = [
+        &|_: &IpiCtx| note(0),
+        &|_: &IpiCtx| note(1),
+        &|_: &IpiCtx| note(2),
     ];
-    for (initiator, call) in [0, 2, 3].into_iter().zip(&calls) {
-        asks(&rendezvous, initiator, call, 1);
+    for initiator in [0, 2, 3] {
+        asks(&rendezvous, initiator, NOTHING, 1);
         rendezvous.tell(cpu(1), cpu(initiator));
     }
     assert!(rendezvous.interrupt());
-    let expect = |ran: [u32; 3], holders: u8| {
+    let expect = |ran: [u32; 3], number: u32| {
         assert_eq!(RAN.each_ref().map(|n| n.load(Ordering::Relaxed)), ran);
-        assert_eq!(me.holders(), holders);
+        assert_eq!(holders(me), number);
         assert!([0, 2, 3].iter().all(|&by| left(&rendezvous, by) == 0));
-        assert!(rendezvous.is_called(cpu(1)) == (holders > 0));
+        assert!(rendezvous.is_called(cpu(1)) == (number > 0));
     };
     expect([0, 0, 0], 3);
-    for (initiator, open, ran, holders) in [
-        (2, 2, [0, 1, 0], 3),
-        (2, ALL, [0, 1, 0], 2),
-        (0, GIVEN_UP, [0, 1, 0], 1),
-        (3, 2, [0, 1, 1], 1),
-        (3, ALL, [0, 1, 1], 0),
+    for (initiator, run, open, ran, number) in [
+        (2, actions[1], 2, [0, 1, 0], 3),
+        (2, NOTHING, ALL, [0, 1, 0], 2),
+        (0, NOTHING, ALL, [0, 1, 0], 1),
+        (3, actions[2], 2, [0, 1, 1], 1),
+        (3, NOTHING, ALL, [0, 1, 1], 0),
     ] {
-        opens(&rendezvous, initiator, open);
-        rendezvous.go_on(me, &context(), me.holders());
-        expect(ran, holders);
+        opens(&rendezvous, initiator, run, open);
+        rendezvous.go_on(me);
+        expect(ran, number);
     }
+}
+
+/// cpu1 is at the barrier of cpu0's call when cpu2 calls it too: it is one of two then, and
+/// comes back when both are over. What cpu0 and cpu2 do in its turns is in the interrupt that
+/// it takes there; interrupts are on here, so that there is one.
+#[test]
+fn who_serves_one_call_begins_another_that_comes_in() {
+    static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    static RAN: AtomicU32 = AtomicU32::new(0);
+    HostPort::become_cpu(1);
+    let me = RENDEZVOUS.slot(cpu(1));
+    let note: Callback<'static> = &|_: &IpiCtx| {
+        RAN.fetch_add(1, Ordering::Relaxed);
+    };
+    asks(&RENDEZVOUS, 0, note, 1);
+    RENDEZVOUS.tell(cpu(1), cpu(0));
+    HostPort::on_interrupt(move || {
+        let me = RENDEZVOUS.slot(cpu(1));
+        let see = || {
+            (
+                RAN.load(Ordering::Relaxed),
+                holders(me),
+                RENDEZVOUS.behind(cpu(0)),
+            )
+        };
+        let now = see();
+        match TURN.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                assert_eq!(now, (1, 0, CpuSet::EMPTY));
+                asks(&RENDEZVOUS, 2, note, 2);
+                RENDEZVOUS.tell(cpu(1), cpu(2));
+            }
+            1 => {
+                assert_eq!(now, (2, 2, CpuSet::EMPTY));
+                opens(&RENDEZVOUS, 0, note, ALL);
+                assert_eq!(see().2, CpuSet::single(cpu(1)));
+            }
+            _ => {
+                assert_eq!(now, (3, 1, CpuSet::EMPTY));
+                opens(&RENDEZVOUS, 2, note, ALL);
+                return;
+            }
+        }
+        HostPort::interrupt(1);
+    });
+    HostPort::interrupt(1);
+    assert!(RENDEZVOUS.interrupt());
+    assert_eq!((RAN.load(Ordering::Relaxed), holders(me)), (4, 0));
+    assert_eq!((left(&RENDEZVOUS, 0), left(&RENDEZVOUS, 2)), (0, 0));
+    assert!(!RENDEZVOUS.interrupt());
 }
 
 /// An initiator who has phases to open answers at its next look, be the interrupt lost.
@@ -145,14 +236,13 @@ fn a_driver_looks_for_calls_itself() {
     let action: Callback<'_> = &|_: &IpiCtx| {
         RAN.fetch_add(1, Ordering::Relaxed);
     };
-    let call = between_barriers(action);
-    asks(&rendezvous, 0, &call, 1);
+    asks(&rendezvous, 0, NOTHING, 1);
     rendezvous.tell(cpu(1), cpu(0));
     let me = rendezvous.slot(cpu(1));
-    rendezvous.look_after_others(me, &context());
-    assert_eq!((me.holders(), left(&rendezvous, 0)), (1, 0));
-    opens(&rendezvous, 0, 2);
-    rendezvous.look_after_others(me, &context());
+    rendezvous.look_after_others(me);
+    assert_eq!((holders(me), left(&rendezvous, 0)), (1, 0));
+    opens(&rendezvous, 0, action, 2);
+    rendezvous.look_after_others(me);
     assert_eq!(RAN.load(Ordering::Relaxed), 1);
     assert!(HostPort::interrupts_enabled());
 }
@@ -163,19 +253,17 @@ fn a_driver_looks_for_calls_itself() {
 fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
     HostPort::become_cpu(1);
-    let nothing: Callback<'_> = &|_: &IpiCtx| ();
-    let (theirs, mine) = (between_barriers(nothing), [Phase::NoBarrier; 3]);
-    asks(&RENDEZVOUS, 0, &theirs, 1);
+    asks(&RENDEZVOUS, 0, NOTHING, 1);
     RENDEZVOUS.tell(cpu(1), cpu(0));
-    asks(&RENDEZVOUS, 1, &mine, ALL);
+    asks(&RENDEZVOUS, 1, NOTHING, ALL);
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(1));
         assert!(!me.is_held());
-        me.by_others.left.store(0, Ordering::Relaxed);
+        me.left.store(0, Ordering::Relaxed);
     });
     HostPort::interrupt(1);
     let me = RENDEZVOUS.slot(cpu(1));
-    assert!(RENDEZVOUS.wait_for_others(me, &context(), false));
+    assert!(RENDEZVOUS.wait_for_others(me, false));
 }
 
 /// Only who has a barrier in its call drives; and nobody does afterwards.
@@ -183,7 +271,7 @@ fn who_does_not_drive_leaves_calls_to_the_interrupt() {
 fn who_opens_nothing_does_not_drive() {
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let drives = || rendezvous.slot(cpu(0)).driving.load(Ordering::Relaxed);
+    let drives = || rendezvous.slot(cpu(0)).drives();
     for (setup, expected) in [(Phase::NoBarrier, false), (Phase::Barrier, true)] {
         let look = |_: &IpiCtx| assert_eq!(drives(), expected);
         let phases = [setup, Phase::Run(&look), Phase::NoBarrier];
@@ -199,28 +287,26 @@ fn what_is_done_when_it_takes_too_long() {
     const TIME: u32 = HostPort::CALL_TOO_LONG;
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let too_long = |give_up, turns| rendezvous.too_long(cpu(0), give_up, turns);
-    assert!(matches!(too_long(true, TIME), TooLong::GoOn));
+    let too_long = |turns| rendezvous.too_long(cpu(0), turns);
+    assert!(matches!(too_long(TIME), TooLong::GoOn));
     rendezvous.tell(cpu(1), cpu(0));
-    assert!(matches!(too_long(true, TIME), TooLong::GiveUp));
-    assert!(matches!(too_long(true, TIME + 1), TooLong::GoOn));
-    assert!(matches!(too_long(false, TIME), TooLong::GoOn));
+    assert!(matches!(too_long(TIME), TooLong::GiveUp));
+    assert!(matches!(too_long(TIME + 1), TooLong::GoOn));
     HostPort::set_standing(CpuSet::single(cpu(1)), false);
-    assert!(matches!(too_long(true, TIME), TooLong::BeginAnew));
+    assert!(matches!(too_long(TIME), TooLong::BeginAnew));
 }
 
 /// cpu0's call of one CPU, cpu1, has come to no end of its action; `count` have not left.
 fn no_end(count: u32, has_left: bool) {
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let call = between_barriers(&|_: &IpiCtx| ());
-    asks(&rendezvous, 0, &call, 2);
+    asks(&rendezvous, 0, NOTHING, 2);
     let slot = rendezvous.slot(cpu(0));
-    slot.by_others.left.store(count, Ordering::Relaxed);
+    slot.left.store(count, Ordering::Relaxed);
     if !has_left {
         rendezvous.tell(cpu(1), cpu(0));
     }
-    rendezvous.too_long(cpu(0), true, 2 * HostPort::CALL_TOO_LONG);
+    rendezvous.too_long(cpu(0), 2 * HostPort::CALL_TOO_LONG);
 }
 
 #[test]
@@ -247,44 +333,54 @@ fn who_was_counted_twice_is_told_too() {
     no_end(u32::MAX, true);
 }
 
-/// A call without barriers, of two CPUs: cpu1 has not come, cpu2 has run it all and waits for
-/// nothing.
+/// cpu0's call of two: cpu1 has not come.
+fn gives_up(rendezvous: &Rendezvous<HostPort>, phases: &[Phase<'static>; 3]) -> CpuSet {
+    let error = with_steps(phases, |steps| {
+        rendezvous.give_up(rendezvous.slot(cpu(0)), steps, 2)
+    });
+    assert!(rendezvous.silent(cpu(0)).is_empty());
+    match error {
+        RendezvousError::Timeout {
+            phase: 0, silent, ..
+        } => silent,
+        _ => panic!("{error}"),
+    }
+}
+
+/// Without barriers; cpu2 has run it all and waits for nothing.
 #[test]
 fn who_has_left_for_good_is_not_waited_for() {
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let nothing: Callback<'_> = &|_: &IpiCtx| ();
-    let call = [Phase::NoBarrier, Phase::Run(nothing), Phase::NoBarrier];
-    asks(&rendezvous, 0, &call, ALL);
+    asks(&rendezvous, 0, NOTHING, ALL);
     rendezvous.tell(cpu(1), cpu(0));
-    let error = rendezvous.give_up(rendezvous.slot(cpu(0)), &context(), 0, 2);
-    assert!(matches!(error, RendezvousError::Timeout { silent, .. }
-            if silent == CpuSet::single(cpu(1))));
-    assert!(rendezvous.silent(cpu(0)).is_empty());
+    let none = Phase::NoBarrier;
+    let silent = gives_up(&rendezvous, &[none, Phase::Run(NOTHING), none]);
+    assert_eq!(silent, CpuSet::single(cpu(1)));
 }
 
-/// Of cpu0's two, cpu1 has not come, and cpu2 is at the barrier: only cpu2 is told that the call
-/// is over, and waited for.
+/// cpu2 is at the barrier: it is told that all that comes is nothing, and waited for.
 #[test]
 fn who_is_at_a_barrier_is_let_go() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
     HostPort::become_cpu(0);
-    let call = between_barriers(&|_: &IpiCtx| ());
-    asks(&RENDEZVOUS, 0, &call, 1);
+    asks(&RENDEZVOUS, 0, &|_: &IpiCtx| (), 1);
     RENDEZVOUS.tell(cpu(1), cpu(0));
-    let me = RENDEZVOUS.slot(cpu(0));
     // What cpu2 finds, and does.
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(0));
-        assert_eq!(me.open.load(Ordering::Relaxed), GIVEN_UP);
+        if me.open.load(Ordering::Relaxed) < ALL {
+            return HostPort::interrupt(0);
+        }
         assert_eq!(left(&RENDEZVOUS, 0), 1);
-        leave(me);
+        // SAFETY: it is `NOTHING`.
+        assert_eq!(unsafe { me.run.get() }.name(), "none");
+        me.leave();
     });
     HostPort::interrupt(0);
-    let error = RENDEZVOUS.give_up(me, &context(), 0, 2);
-    assert!(matches!(error, RendezvousError::Timeout { silent, .. }
-            if silent == CpuSet::single(cpu(1))));
-    assert_eq!(me.open.load(Ordering::Relaxed), GIVEN_UP);
+    let silent = gives_up(&RENDEZVOUS, &[Phase::Barrier; 3]);
+    assert_eq!(silent, CpuSet::single(cpu(1)));
+    assert_eq!(RENDEZVOUS.slot(cpu(0)).open.load(Ordering::Relaxed), ALL);
 }
 
 #[test]
@@ -319,19 +415,18 @@ fn who_waits_for_the_count_goes_on_when_it_is_zero() {
     HostPort::become_cpu(1);
     HostPort::set_mistake(Mistake::NoGeneration);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let call = between_barriers(&|_: &IpiCtx| {
-        RAN.fetch_add(1, Ordering::Relaxed);
-    });
     let (caller, me) = (rendezvous.slot(cpu(0)), rendezvous.slot(cpu(1)));
-    me.driving.store(true, Ordering::Relaxed);
-    asks(&rendezvous, 0, &call, 1);
-    assert_eq!(rendezvous.next_by_count(caller, 1), 1);
+    me.busy.add::<DRIVES>();
+    let count: Callback<'_> = &|_: &IpiCtx| {
+        RAN.fetch_add(1, Ordering::Relaxed);
+    };
+    asks(&rendezvous, 0, count, 1);
+    assert_eq!(rendezvous.opened(caller, 1), 1);
     rendezvous.tell(cpu(1), cpu(0));
     assert!(rendezvous.interrupt());
-    let next = [0, 1, 2].map(|from| rendezvous.next_by_count(caller, from));
-    assert_eq!(next, [1, 2, ALL]);
-    rendezvous.go_on(me, &context(), me.holders());
-    assert_eq!(RAN.load(Ordering::Relaxed), 1, "the action is not open");
+    assert_eq!([1, 2].map(|at| rendezvous.opened(caller, at)), [2, ALL]);
+    rendezvous.go_on(me);
+    assert!(RAN.load(Ordering::Relaxed) > 1, "the action is not open");
 }
 
 /// `no-completion` is about the last phase only.
@@ -356,10 +451,8 @@ fn an_initiator_is_not_kept() {
     HostPort::become_cpu(1);
     HostPort::set_mistake(Mistake::DeafInitiator);
     let rendezvous = Rendezvous::<HostPort>::new();
-    let nothing: Callback<'_> = &|_: &IpiCtx| ();
-    let call = between_barriers(nothing);
-    asks(&rendezvous, 1, &call, 1);
-    asks(&rendezvous, 0, &call, 1);
+    asks(&rendezvous, 1, NOTHING, 1);
+    asks(&rendezvous, 0, NOTHING, 1);
     rendezvous.tell(cpu(1), cpu(0));
     rendezvous.interrupt();
 }

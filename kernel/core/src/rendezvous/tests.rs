@@ -379,8 +379,8 @@ fn overlapping_calls_with_barriers() {
         }
     });
     for slot in &rendezvous.slots {
-        assert!(slot.by_others.callers.is_empty() && !slot.is_held());
-        assert_eq!(slot.by_others.left.load(Ordering::Relaxed), 0);
+        assert!(slot.callers.is_empty() && !slot.is_held());
+        assert_eq!(slot.left.load(Ordering::Relaxed), 0);
     }
 }
 

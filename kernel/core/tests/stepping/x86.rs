@@ -91,7 +91,7 @@ impl Port for Host {
         found("one CPU waits for another");
     }
 
-    fn send_rendezvous(_: CpuSet) {}
+    fn send_rendezvous(_: &CpuSet, _: bool) {}
 
     fn wakes() -> &'static DeferredWakes {
         &WAKES

@@ -6,7 +6,7 @@ use crate::action::Callback;
 use crate::cpu::CpuSet;
 use crate::rendezvous::steps::asks;
 use crate::rendezvous::tests::cpu;
-use crate::rendezvous::{ALL, IpiCtx, Phase, Rendezvous, RendezvousError};
+use crate::rendezvous::{ALL, DRIVES, IpiCtx, NOTHING, Rendezvous, RendezvousError};
 use crate::shim::Ordering;
 use crate::site::Line;
 use crate::testing::HostPort;
@@ -44,47 +44,46 @@ fn every_error_says_what_and_where() {
 }
 
 /// Of cpu6's call, whose action is open: cpu1 has not come, cpu2 runs it, cpu4 is still at
-/// the barrier before. cpu3 is at the one behind it, cpu5 runs another's and is held by
-/// another: these two are not waited for.
+/// the barrier before, as is cpu8, which serves no other call. cpu3 is at the one behind it, as
+/// is cpu7, and cpu5 runs another's and is held by another: these three are not waited for.
 #[test]
 fn a_report_names_those_who_are_behind() {
     let rendezvous = Rendezvous::<HostPort>::new();
     assert_eq!(rendezvous.calls().count(), 0);
-    let nothing: Callback<'_> = &|_: &IpiCtx| ();
-    let call = [Phase::Barrier, Phase::Run(nothing), Phase::Barrier];
     let line = line!() + 1;
-    asks(&rendezvous, 6, &call, 2);
+    asks(&rendezvous, 6, NOTHING, 2);
     rendezvous.tell(cpu(1), cpu(6));
     let slot = |index| rendezvous.slot(cpu(index));
-    let serves = |index, by: u32| slot(index).serves.store(by + 1, Ordering::Relaxed);
-    let held = |index, by, next| {
-        rendezvous.held(cpu(index), 0).set(cpu(by), next);
-        slot(index).set_holders(1);
+    let serves = |index, by, at| {
+        slot(index).begins(cpu(by));
+        slot(index).at.store(at, Ordering::Relaxed);
     };
-    serves(2, 6);
-    held(3, 6, 2);
-    held(4, 6, 1);
-    serves(5, 5);
-    held(5, 7, 1);
-    serves(6, 6);
+    serves(2, 6, 0);
+    slot(3).hold(cpu(6), 2);
+    slot(4).hold(cpu(6), 1);
+    serves(5, 5, 0);
+    slot(5).hold(cpu(7), 1);
+    serves(6, 6, 0);
+    serves(7, 6, 2);
+    serves(8, 6, 1);
     // One that has all open, or one for whom nobody is left, is still going on.
-    for (driving, left, differ) in [
-        (true, 3, ""),
-        (false, 3, ""),
-        (true, 4, "; a CPU has left and was not counted"),
+    for (busy, left, differ) in [
+        (DRIVES, 4, ""),
+        (0, 4, ""),
+        (DRIVES, 5, "; a CPU has left and was not counted"),
         (
-            true,
+            DRIVES,
             0,
             "; a CPU was counted and has not left, or was counted twice",
         ),
     ] {
         let text = format!(
-            "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4, {left} by the count, at the \
+            "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4,8, {left} by the count, at the \
              end of action; of these have not come: 1{differ}",
             file!()
         );
-        slot(6).driving.store(driving, Ordering::Relaxed);
-        slot(6).by_others.left.store(left, Ordering::Relaxed);
+        slot(6).busy.store(busy);
+        slot(6).left.store(left, Ordering::Relaxed);
         let texts: Vec<_> = rendezvous.calls().map(|call| call.to_string()).collect();
         assert_eq!(texts, [text.as_str()]);
     }
@@ -93,7 +92,7 @@ fn a_report_names_those_who_are_behind() {
         debug.starts_with("[Pending { initiator: CpuId(6)"),
         "{debug}"
     );
-    slot(6).driving.store(false, Ordering::Relaxed);
+    slot(6).busy.store(0);
     assert_eq!(format!("{rendezvous:?}"), "[]");
 }
 
@@ -106,8 +105,7 @@ fn who_runs_an_action_is_waited_for() {
         assert_eq!(RENDEZVOUS.behind(cpu(6)), CpuSet::single(cpu(1)));
         assert!(RENDEZVOUS.behind(cpu(5)).is_empty());
     };
-    let call = [Phase::NoBarrier, Phase::Run(look), Phase::NoBarrier];
-    asks(&RENDEZVOUS, 6, &call, ALL);
+    asks(&RENDEZVOUS, 6, look, ALL);
     RENDEZVOUS.tell(cpu(1), cpu(6));
     assert!(RENDEZVOUS.interrupt());
     assert!(RENDEZVOUS.behind(cpu(6)).is_empty());
