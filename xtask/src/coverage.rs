@@ -135,7 +135,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
 /// Runs the tests, and reads what they have run.
 fn measured(branches: bool) -> Result<Vec<File>> {
     // cargo-llvm-cov itself keeps what it counts in one place.
-    let own = lock::wait("coverage", "coverage")?;
+    let own = lock::wait("coverage", "another `cargo xtask coverage`")?;
     let output = own.dir.join("coverage.json");
     let mut command = cargo("llvm-cov");
     if branches {

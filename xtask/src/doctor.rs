@@ -4,10 +4,11 @@
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, ask};
 use crate::error::{Error, Exit, Result};
-use crate::host::{self, Tool};
+use crate::host::Tool;
 use crate::machine::BootPath;
 use crate::qemu::{OLDEST, Qemu, TESTED};
-use crate::{accel, firmware, gdb, image, paths, setup, term};
+use crate::setup::{self, Remedy, component};
+use crate::{accel, firmware, gdb, image, paths, term};
 use std::ffi::OsString;
 
 /// The help text of `cargo xtask doctor`.
@@ -28,16 +29,6 @@ enum Need {
     Required,
     /// One command or boot path needs it.
     Optional,
-}
-
-/// How a missing thing is installed.
-enum Remedy {
-    /// By rustup with these arguments.
-    Rustup(Vec<&'static str>),
-    /// By the system's package manager.
-    Package(Tool),
-    /// By a person: what to do.
-    Person(String),
 }
 
 /// One line of the table.
@@ -64,7 +55,11 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     args.nothing_after()?;
     let mut checks = checks();
     if install && checks.iter().any(|check| check.found.is_err()) {
-        install_missing(&checks);
+        let missing = checks.iter().filter_map(|check| {
+            let remedy = check.found.as_ref().err()?;
+            Some((check.name, remedy))
+        });
+        setup::install(&missing.collect::<Vec<_>>());
         checks = self::checks();
     }
     print(&checks);
@@ -80,7 +75,6 @@ fn checks() -> Vec<Check> {
     use Need::{Optional, Required};
 
     let rustup = |args: &[&'static str]| Remedy::Rustup(args.to_vec());
-    let component = |name| rustup(&["component", "add", name]);
     let present = |has: bool, remedy| has.then(|| "installed".to_string()).ok_or(remedy);
     let target = match setup::has_target(TARGET) {
         Ok(has) => present(has, rustup(&["target", "add", TARGET])),
@@ -159,8 +153,8 @@ fn print(checks: &[Check]) {
     for Check { name, need, found } in checks {
         let (mark, text) = match (found, need) {
             (Ok(text), _) => (term::green("ok     "), text.clone()),
-            (Err(remedy), Need::Required) => (term::red("MISSING"), line(remedy)),
-            (Err(remedy), Need::Optional) => (term::yellow("missing"), line(remedy)),
+            (Err(remedy), Need::Required) => (term::red("MISSING"), remedy.line()),
+            (Err(remedy), Need::Optional) => (term::yellow("missing"), remedy.line()),
         };
         term::say(&format!(
             "{name:<16} {mark}  {}",
@@ -175,45 +169,5 @@ fn print(checks: &[Check]) {
             "rustfmt and clippy are for `ci`, gdb is for `gdb`. To install what can be installed:",
         );
         term::say("    cargo xtask doctor --install");
-    }
-}
-
-/// What a person does about a missing thing.
-fn line(remedy: &Remedy) -> String {
-    match remedy {
-        Remedy::Rustup(args) => format!("rustup {}", args.join(" ")),
-        Remedy::Package(tool) => host::install_line(&[*tool]),
-        Remedy::Person(text) => text.clone(),
-    }
-}
-
-/// Installs what can be installed. What fails is reported and shows in the
-/// table that follows.
-fn install_missing(checks: &[Check]) {
-    let mut packages = Vec::new();
-    for check in checks {
-        let result = match &check.found {
-            Ok(_) | Err(Remedy::Person(_)) => Ok(()),
-            Err(Remedy::Package(tool)) => {
-                packages.push(*tool);
-                Ok(())
-            }
-            Err(Remedy::Rustup(args)) => {
-                eprintln!(
-                    "{} is missing; installing it by: rustup {}",
-                    check.name,
-                    args.join(" ")
-                );
-                setup::rustup(args)
-            }
-        };
-        if let Err(error) = result {
-            eprintln!("{error}");
-        }
-    }
-    if !packages.is_empty()
-        && let Err(error) = host::install(&packages)
-    {
-        eprintln!("{error}");
     }
 }

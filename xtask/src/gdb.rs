@@ -14,7 +14,6 @@ use std::process::{Child, Command, Stdio};
 use crate::args::{Args, CPUS, Options, Word, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::error::{Error, Exit, Result};
-use crate::host::{self, Tool};
 use crate::machine::{Machine, Medium};
 use crate::{accel, elf, guard, image, lock, paths, registry, setup, term};
 
@@ -53,9 +52,7 @@ struct Request {
 /// For a wrong command line, and when gdb, QEMU or the image is missing.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
-    let gdb = find_gdb().ok_or_else(|| {
-        Error::environment("gdb is missing").hint(host::install_line(&[Tool::Gdb]))
-    })?;
+    let gdb = setup::gdb()?;
     let qemu = setup::qemu()?;
     let own = lock::folder("gdb", "gdb")?;
     let dir = &own.dir;

@@ -7,7 +7,7 @@ use std::env;
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
-use crate::paths;
+use crate::{lock, paths};
 
 /// A package manager that this tool can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,11 @@ impl Manager {
     }
 }
 
+/// Whether this process is root on a system that it knows.
+pub(crate) fn installs() -> bool {
+    Manager::find().is_some_and(Manager::installs_unasked)
+}
+
 /// The install line of this system; of every system when it is not known.
 pub(crate) fn install_line(tools: &[Tool]) -> String {
     match Manager::find() {
@@ -159,6 +164,7 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
     let Some(manager) = Manager::find().filter(|manager| manager.installs_unasked()) else {
         return Err(missing());
     };
+    let _lock = lock::wait("install", lock::INSTALLER)?;
     eprintln!(
         "missing on this system: {what}; installing by: {}",
         manager.install_line(tools)

@@ -181,6 +181,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let Some(path) = options.boot else {
         return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
     };
+    setup::images(&[path], None);
     let own = lock::folder("image", "image")?;
     let name = format!("tryst-{}.img", path.name());
     let made = own.dir.join(&name);

@@ -14,6 +14,9 @@ use crate::paths;
 /// The file in each folder that is locked. It holds the process id of who had it last.
 const FILE: &str = "lock";
 
+/// Who has the lock on what is installed.
+pub(crate) const INSTALLER: &str = "another `cargo xtask` that installs something";
+
 /// A folder that no other command writes into while this lives.
 pub(crate) struct Own {
     /// The folder.
@@ -51,17 +54,18 @@ pub(crate) fn folder(name: &str, command: &str) -> Result<Own> {
     Ok(Own { dir, lock })
 }
 
-/// The folder of this name in the target folder. Waits until no other command has it, and says so.
+/// The folder of this name in the target folder. Waits until no other process has it, and says so:
+/// `who` that is.
 ///
 /// # Errors
 /// When the lock cannot be made.
-pub(crate) fn wait(name: &str, command: &str) -> Result<Own> {
+pub(crate) fn wait(name: &str, who: &str) -> Result<Own> {
     let dir = paths::target_dir().join(name);
     let mut lock = open(&dir)?;
     let mut locked = lock.try_lock();
     if let Err(TryLockError::WouldBlock) = locked {
         let holder = holder(&mut lock);
-        eprintln!("waiting for another `cargo xtask {command}`{holder} in this target folder");
+        eprintln!("waiting for {who}{holder} in this target folder");
         locked = lock.lock().map_err(TryLockError::Error);
     }
     if let Err(TryLockError::Error(error)) = locked {

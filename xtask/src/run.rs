@@ -99,6 +99,7 @@ fn boot(
     smp: u32,
     extra: &[OsString],
 ) -> Result<()> {
+    setup::images(options.boot.as_slice(), Some(qemu));
     let mut machine = Machine {
         smp,
         mem: options.mem,

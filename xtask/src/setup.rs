@@ -1,17 +1,17 @@
 //! What a build and a boot need, set up where that can be done without asking.
 //!
-//! The toolchain's parts come by rustup, QEMU by the system's package manager
-//! (`host`). What cannot be set up is an error that names the command.
+//! The toolchain's parts come by rustup, QEMU, gdb and UEFI firmware by the system's package
+//! manager (`host`). What cannot be set up is an error that names the command.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::cargo::{TARGET, ask, tool};
 use crate::error::{Error, Result};
 use crate::host::{self, Tool};
-use crate::image;
 use crate::machine::BootPath;
 use crate::qemu::Qemu;
+use crate::{firmware, gdb, image, lock};
 
 /// The version of cargo-llvm-cov that is installed where there is none.
 const LLVM_COV: &str = "0.9.1";
@@ -24,8 +24,10 @@ pub(crate) fn target(target: &str) -> Result<()> {
     if has_target(target)? {
         return Ok(());
     }
-    eprintln!("the Rust target {target} is missing; installing it by: rustup target add {target}");
-    rustup(&["target", "add", target])
+    rustup(
+        &format!("the Rust target {target}"),
+        &["target", "add", target],
+    )
 }
 
 /// Makes sure that the kernel can be built.
@@ -45,17 +47,104 @@ pub(crate) fn has_target(target: &str) -> Result<bool> {
     Ok(Path::new(&dir).is_dir())
 }
 
-/// Runs rustup in the workspace, where rust-toolchain.toml names the toolchain.
+/// How a missing thing is installed.
+pub(crate) enum Remedy {
+    /// By rustup with these arguments.
+    Rustup(Vec<&'static str>),
+    /// By the system's package manager.
+    Package(Tool),
+    /// By a person: what to do.
+    Person(String),
+}
+
+impl Remedy {
+    /// What a person does about it.
+    pub(crate) fn line(&self) -> String {
+        match self {
+            Remedy::Rustup(args) => format!("rustup {}", args.join(" ")),
+            Remedy::Package(tool) => host::install_line(&[*tool]),
+            Remedy::Person(text) => text.clone(),
+        }
+    }
+}
+
+/// A part of the toolchain, by rustup.
+pub(crate) fn component(name: &'static str) -> Remedy {
+    Remedy::Rustup(vec!["component", "add", name])
+}
+
+/// Installs what can be installed of these things, saying so first. What fails is reported, and
+/// the rest goes on.
+pub(crate) fn install(missing: &[(&str, &Remedy)]) {
+    let mut packages = Vec::new();
+    let mut results = Vec::new();
+    for (name, remedy) in missing {
+        match remedy {
+            Remedy::Person(_) => {}
+            Remedy::Package(tool) => packages.push(*tool),
+            Remedy::Rustup(args) => results.push(rustup(name, args)),
+        }
+    }
+    if !packages.is_empty() {
+        results.push(host::install(&packages));
+    }
+    for error in results.into_iter().filter_map(Result::err) {
+        eprintln!("{error}");
+    }
+}
+
+/// What boots by these paths need besides QEMU, and lack, if these components are missing and
+/// there is firmware or none.
+fn lacking(
+    boots: &[BootPath],
+    components: &[&'static str],
+    has_firmware: bool,
+) -> Vec<(&'static str, Remedy)> {
+    let components = components.iter().map(|name| (*name, component(name)));
+    let mut lacking: Vec<_> = components.collect();
+    if boots.contains(&BootPath::Uefi) && !has_firmware {
+        lacking.push((Tool::Ovmf.name(), Remedy::Package(Tool::Ovmf)));
+    }
+    lacking
+}
+
+/// Installs what images for these paths need, and with a QEMU what it needs to boot them, where
+/// this process is root on a system that it knows. What fails is reported only, for the sake of
+/// what can run: a boot that lacks something says so itself.
+pub(crate) fn images(boots: &[BootPath], qemu: Option<&Qemu>) {
+    let path = [BootPath::Bios, BootPath::Uefi];
+    let Some(path) = path.into_iter().find(|path| boots.contains(path)) else {
+        return;
+    };
+    let lacking = || {
+        let has_firmware = qemu.is_none() || firmware::find(qemu)?.is_some();
+        let components = image::missing_components(path)?;
+        Ok(lacking(boots, &components, has_firmware))
+    };
+    match lacking() {
+        Ok(lacking) if !lacking.is_empty() && host::installs() => {
+            let lacking = lacking.iter().map(|(name, remedy)| (*name, remedy));
+            install(&lacking.collect::<Vec<_>>());
+        }
+        Ok(_) => {}
+        Err::<_, Error>(error) => eprintln!("{error}"),
+    }
+}
+
+/// Runs rustup in the workspace, where rust-toolchain.toml names the toolchain, to install what is
+/// missing.
 ///
 /// # Errors
 /// When rustup is missing or fails.
-pub(crate) fn rustup(args: &[&str]) -> Result<()> {
-    run("rustup", args)
+fn rustup(missing: &str, args: &[&str]) -> Result<()> {
+    run(missing, "rustup", args)
 }
 
-/// Runs a program of the toolchain that installs something.
-fn run(program: &str, args: &[&str]) -> Result<()> {
+/// Runs a program of the toolchain that installs what is missing, saying so first.
+fn run(missing: &str, program: &str, args: &[&str]) -> Result<()> {
     let line = format!("{program} {}", args.join(" "));
+    let _lock = lock::wait("install", lock::INSTALLER)?;
+    eprintln!("{missing} is missing; installing it by: {line}");
     let status = tool(program)
         .args(args)
         .stdin(Stdio::null())
@@ -81,8 +170,7 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
 /// When something is missing and cannot be installed.
 pub(crate) fn llvm_cov() -> Result<()> {
     if image::missing_components(BootPath::Bios)?.contains(&"llvm-tools") {
-        eprintln!("llvm-tools is missing; installing it by: rustup component add llvm-tools");
-        rustup(&["component", "add", "llvm-tools"])?;
+        rustup("llvm-tools", &["component", "add", "llvm-tools"])?;
     }
     let version = tool("cargo").args(["llvm-cov", "--version"]).output();
     if version.is_ok_and(|output| output.status.success()) {
@@ -95,9 +183,7 @@ pub(crate) fn llvm_cov() -> Result<()> {
         "--version",
         LLVM_COV,
     ];
-    let line = install.join(" ");
-    eprintln!("cargo-llvm-cov is missing; installing it by: cargo {line}");
-    run("cargo", &install)
+    run("cargo-llvm-cov", "cargo", &install)
 }
 
 /// The toolchain for what no stable one has, by its day: any nightly may lack it or know other
@@ -121,9 +207,19 @@ pub(crate) fn nightly(components: &[&str]) -> Result<()> {
     let components = components.join(",");
     let install = ["toolchain", "install", NIGHTLY, "--profile", "minimal"];
     let install = [&install[..], &["--component", &components]].concat();
-    let line = install.join(" ");
-    eprintln!("{NIGHTLY} with {components} is missing; installing it by: rustup {line}");
-    rustup(&install)
+    rustup(&format!("{NIGHTLY} with {components}"), &install)
+}
+
+/// A gdb that knows x86_64, installed if it is missing and this process may do so.
+///
+/// # Errors
+/// When there is none and none can be installed.
+pub(crate) fn gdb() -> Result<PathBuf> {
+    if let Some(found) = gdb::find_gdb() {
+        return Ok(found);
+    }
+    host::install(&[Tool::Gdb])?;
+    gdb::find_gdb().ok_or_else(|| Error::environment("gdb is installed, but not in PATH"))
 }
 
 /// QEMU, installed if it is missing and this process may do so.
@@ -140,4 +236,26 @@ pub(crate) fn qemu() -> Result<Qemu> {
         Error::environment("QEMU is installed, but qemu-system-x86_64 is not in PATH")
             .hint("set QEMU=/path/to/qemu-system-x86_64")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_boot_lacks_is_what_it_needs() {
+        let names = |boots: &[BootPath], components: &[&'static str], has_firmware| {
+            let lacking = lacking(boots, components, has_firmware);
+            lacking
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
+        use BootPath::{Bios, Pvh, Uefi};
+        let both = ["rust-src", "llvm-tools"];
+        assert_eq!(names(&[Pvh, Bios], &both, false), both);
+        let uefi = ["rust-src", "UEFI firmware"];
+        assert_eq!(names(&[Uefi], &["rust-src"], false), uefi);
+        assert!(names(&[Bios, Uefi], &[], true).is_empty());
+    }
 }

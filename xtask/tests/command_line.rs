@@ -605,3 +605,100 @@ fn an_accelerator_is_tried_and_a_refusal_is_told() {
         );
     }
 }
+
+/// As root on a system that it knows, all that the boots need is installed, and only that. What
+/// cannot be installed stops nothing else; who may not install is told what to type.
+#[cfg(unix)]
+#[test]
+fn the_parts_of_images_are_installed_as_qemu_is() {
+    const RUSTUP: &str = r#"
+        echo "$*" >>${0%/*}/rustup.log
+        [ -e ${0%/*}/broken ] && { echo "rustup: no network" >&2; exit 1; }
+        lib=${0%/*}/sysroot/lib/rustlib
+        case $3 in
+            rust-src) mkdir -p $lib/src/rust/library/core ;;
+            llvm-tools) touch $lib/host/bin/llvm-objcopy ;;
+        esac
+    "#;
+    const BIOS: &str = "rust-src is missing; installing it by: rustup component add rust-src";
+    const BY_HAND: &str = "rustup component add rust-src llvm-tools";
+    for (id, broken, words, code, said, log) in [
+        (
+            0,
+            false,
+            &["test"][..],
+            0,
+            &[BIOS, "3 passed;"][..],
+            "rust-src llvm-tools",
+        ),
+        (
+            0,
+            true,
+            &["test"],
+            0,
+            &["no network", "1 passed;", BY_HAND],
+            "rust-src llvm-tools",
+        ),
+        (1000, false, &["test"], 0, &["1 passed;", BY_HAND], ""),
+        (0, false, &["test", "a::"], 0, &["1 passed;"], ""),
+        (0, false, &["test", "u::"], 0, &["1 passed;"], "rust-src"),
+        (
+            0,
+            false,
+            &["run", "--boot=bios"],
+            0,
+            &[BIOS],
+            "rust-src llvm-tools",
+        ),
+        (1000, false, &["run", "--boot=bios"], 3, &[BY_HAND], ""),
+        (
+            0,
+            false,
+            &["image", "--uefi"],
+            0,
+            &[BIOS, "tryst-uefi.img"],
+            "rust-src",
+        ),
+        (
+            0,
+            true,
+            &["image", "--uefi"],
+            3,
+            &["no network"],
+            "rust-src",
+        ),
+    ] {
+        let fake = fake::Fake::new("parts");
+        fake.toolchain("a::pvh\nb::bios|boot=bios\nu::uefi|boot=uefi\n", "exit 1");
+        // Which test it is stands in the image: all may pass as any.
+        fake.qemu(
+            r#"
+            start
+            for test in a::pvh b::bios u::uefi; do
+                printf 'tryst-test 1\nok %s\nend passed=1 failed=0 skipped=0\n' $test
+            done >"$results"
+            exit 33"#,
+        );
+        fake.program("rustup", RUSTUP);
+        fake.program("id", &format!("echo {id}"));
+        fake.program("apt-get", "echo no network >&2; exit 1");
+        let firmware = fake.dir.join("OVMF_CODE.fd");
+        std::fs::write(&firmware, "").expect("a file");
+        std::fs::write(fake.dir.join("OVMF_VARS.fd"), "").expect("a file");
+        if broken {
+            std::fs::write(fake.dir.join("broken"), "").expect("a file");
+        }
+        let mut xtask = fake.xtask(words);
+        let (exit, text) = told(xtask.env("OVMF_CODE", firmware).output().expect("it runs"));
+        assert_eq!(exit, Some(code), "{words:?}: {text}");
+        for said in said {
+            assert!(text.contains(said), "{words:?}: {said}: {text}");
+        }
+        let asked = std::fs::read_to_string(fake.dir.join("rustup.log")).unwrap_or_default();
+        let asked: Vec<_> = asked
+            .lines()
+            .map(|line| line.replace("component add ", ""))
+            .collect();
+        assert_eq!(asked.join(" "), log, "{words:?}: {text}");
+    }
+}

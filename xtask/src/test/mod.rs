@@ -146,6 +146,8 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         request.repeat,
         dir,
     );
+    let boots = jobs.iter().filter(|job| job.ignored.is_none());
+    setup::images(&boots.map(|job| job.boot).collect::<Vec<_>>(), Some(&qemu));
     let bench = Bench {
         qemu,
         symbols: Arc::new(Symbols::new(&elf)),
