@@ -15,7 +15,7 @@ use crate::qemu::Qemu;
 /// How many samples of a row pass before one is recorded: the first meet untranslated code.
 const SKIP: u64 = 20;
 /// How many are recorded.
-const KEEP: u64 = 9;
+const KEEP: u64 = 5;
 /// The functions of the bench image that the plugin watches, with its names for them.
 const MARKERS: [(&str, &str); 3] = [
     ("row", "bench_row"),

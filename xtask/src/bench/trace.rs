@@ -11,6 +11,7 @@
 //!   CPU saw it.
 
 use std::collections::HashMap;
+use std::mem;
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -171,31 +172,33 @@ impl Sample {
     }
 }
 
-/// Reads the samples of every row. Of each row the one is kept that took the median number of
-/// instructions; `None` for a row of which none was recorded.
+/// Reads the samples of every row. Of each row the one is looked at that took the median
+/// number of instructions; `None` for a row of which none was recorded.
 pub(super) fn read(bytes: &[u8], code: &mut Code<'_>) -> Vec<Option<Sample>> {
     let words = bytes
         .chunks_exact(8)
         .map(|word| Event::of(u64::from_le_bytes(word.try_into().expect("eight bytes"))));
-    let mut rows: Vec<Vec<Sample>> = Vec::new();
+    let mut rows: Vec<Vec<Vec<Event>>> = Vec::new();
     let mut events = Vec::new();
     for event in words {
         match event {
             Event::Row => rows.push(Vec::new()),
             Event::Begin => events.clear(),
-            Event::End => {
-                let sample = analyse(&events, code);
-                if let (Some(row), Some(sample)) = (rows.last_mut(), sample) {
-                    row.push(sample);
-                }
-            }
+            Event::End => rows
+                .last_mut()
+                .into_iter()
+                .for_each(|row| row.push(mem::take(&mut events))),
             other => events.push(other),
         }
     }
-    let median = |mut samples: Vec<Sample>| {
-        samples.sort_by_key(|sample| sample.total().executed);
+    let executed = |events: &Vec<Event>| {
+        let executed = |event: &&Event| matches!(event, Event::Execute { .. });
+        events.iter().filter(executed).count()
+    };
+    let median = |mut samples: Vec<Vec<Event>>| {
+        samples.sort_by_cached_key(executed);
         let middle = samples.len() / 2;
-        samples.into_iter().nth(middle)
+        analyse(samples.get(middle)?, code)
     };
     rows.into_iter().map(median).collect()
 }
