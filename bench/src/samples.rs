@@ -147,7 +147,7 @@ pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) 
 
 /// Of samples that were timed one by one, net of reading the clock.
 pub(crate) fn of_ticks(samples: Vec<u64>) -> Figures {
-    let clock = least(back_to_back());
+    let clock = least((0..SAMPLES).map(|_| back_to_back()).collect());
     let net = samples
         .into_iter()
         .map(|ticks| ticks.saturating_sub(clock) * 100);
@@ -177,17 +177,14 @@ pub(crate) fn empty_loop() -> Figures {
 /// One reading of the time-stamp counter: what is taken off where there is no loop.
 pub(crate) fn tsc_read() -> Figures {
     row_begins();
-    let samples = back_to_back().into_iter();
+    let samples = (0..SAMPLES).map(|_| sample(back_to_back));
     Figures::of_hundredths(samples.map(|ticks| ticks * 100).collect(), 1)
 }
 
 /// From one reading of the time-stamp counter to the next.
-fn back_to_back() -> Vec<u64> {
-    let once = || {
-        let start = cpu::tsc();
-        cpu::tsc() - start
-    };
-    (0..SAMPLES).map(|_| sample(once)).collect()
+fn back_to_back() -> u64 {
+    let start = cpu::tsc();
+    cpu::tsc() - start
 }
 
 fn least(samples: Vec<u64>) -> u64 {
