@@ -128,6 +128,10 @@ fn options() -> Result<Option<Options>, String> {
     if options.svg.is_some() && options.bug.is_none() {
         return Err("--svg needs --bug".into());
     }
+    if let Some(file) = &options.svg {
+        // Found out now, and not after the search.
+        writable(file).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
     if let Some(name) = &options.name
         && !MODELS
             .iter()
@@ -136,6 +140,18 @@ fn options() -> Result<Option<Options>, String> {
         return Err(format!("no model's name contains {name:?}"));
     }
     Ok(Some(options))
+}
+
+/// Makes the folder of a file, and the file if there is none.
+fn writable(file: &Path) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(file);
+    file.map(drop)
 }
 
 fn list() {

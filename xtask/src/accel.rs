@@ -79,7 +79,10 @@ pub(crate) fn settle(
             return Err(Error::environment(why).hint(hint));
         }
     }
-    let error = Error::usage(command, format!("QEMU refuses it: {}", reason(&words)));
+    let error = Error::usage(
+        command,
+        format!("QEMU refuses its arguments: {}", reason(&words)),
+    );
     Err(match advice(&words) {
         Some(add) => error.hint(add),
         None => error,

@@ -89,20 +89,8 @@ impl Symbols {
 
 fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Ok(mut frames) = loader.find_frames(address) {
-        while let Ok(Some(frame)) = frames.next() {
-            let function = frame.function.as_ref().and_then(|name| {
-                let raw = name.raw_name().ok()?;
-                Some(format!("{:#}", rustc_demangle::demangle(&raw)))
-            });
-            let place = frame.location.as_ref().and_then(|location| {
-                let file = source_path::short(location.file?, root);
-                Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
-            });
-            if let Some(function) = function {
-                lines.push(format!("{function}{}", place.unwrap_or_default()));
-            }
-        }
+    if let Err(error) = inlined(loader, address, root, &mut lines) {
+        lines.push(format!("(the debug information cannot be read: {error})"));
     }
     // The last symbol has no end of its own: firmware's code is not the kernel's.
     let image_end = loader.get_section_range(b".bss").map_or(0, |bss| bss.end);
@@ -113,6 +101,28 @@ fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
         lines.push(format!("{:#}", rustc_demangle::demangle(symbol)));
     }
     lines
+}
+
+/// The functions that the debug information has for an address.
+fn inlined(
+    loader: &Loader,
+    address: u64,
+    root: &str,
+    lines: &mut Vec<String>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut frames = loader.find_frames(address)?;
+    while let Some(frame) = frames.next()? {
+        let place = frame.location.as_ref().and_then(|location| {
+            let file = source_path::short(location.file?, root);
+            Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
+        });
+        if let Some(name) = &frame.function {
+            let raw = name.raw_name()?;
+            let function = rustc_demangle::demangle(&raw);
+            lines.push(format!("{function:#}{}", place.unwrap_or_default()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
