@@ -56,15 +56,8 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let qemu = setup::qemu()?;
     let own = lock::folder("gdb", "gdb")?;
     let dir = &own.dir;
-    let elf = image::built_into(
-        dir,
-        if request.test.is_some() {
-            KTEST
-        } else {
-            KERNEL
-        },
-        request.options.debug,
-    )?;
+    let image = request.test.as_ref().map_or(KERNEL, |_| KTEST);
+    let elf = image::built_into(dir, image, request.options.debug)?;
     let (append, extra, smp) = match &request.test {
         Some(name) => of_test(&elf, name, &request)?,
         None => (request.options.append.clone(), request.extra.clone(), CPUS),

@@ -462,7 +462,7 @@ fn the_tests_take_the_usual_options() {
     }
     let (code, text) = run(&["--skip=:"]);
     assert!(
-        code == Some(2) && text.contains("all are skipped"),
+        code == Some(2) && text.contains("all tests are skipped"),
         "{text}"
     );
     for option in ["--nocapture", "--no-capture"] {

@@ -13,7 +13,7 @@ mod plan;
 mod report;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -23,6 +23,7 @@ use crate::cargo::KTEST;
 use crate::error::{Error, Exit, Result};
 use crate::image::{self, Images};
 use crate::machine::{Machine, Medium, quoted};
+use crate::qemu::Qemu;
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
 use crate::{accel, interrupt, lock, paths, seed, setup, term};
@@ -100,22 +101,15 @@ struct Done {
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
     let image = image::built(KTEST, request.options.debug)?;
-    let all = registry::read(&image)?;
-    let tests: Vec<Arc<Test>> = all
-        .into_iter()
-        .filter(|t| selects(&request, &t.name))
-        .map(Arc::new)
-        .collect();
+    let tests = registry::read(&image)?.into_iter();
+    let tests = tests.filter(|test| selects(&request, &test.name));
+    let tests: Vec<Arc<Test>> = tests.map(Arc::new).collect();
     if request.list {
         list(&tests, request.terse);
         return Ok(());
     }
     if tests.is_empty() {
-        let filters = match &request.filters[..] {
-            [] => "all are skipped".to_string(),
-            filters => format!("no test matches {:?}", filters.join(" ")),
-        };
-        return Err(Error::usage("test", filters).hint("cargo xtask test --list shows them all"));
+        return Err(none(&request));
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
@@ -124,19 +118,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let dir = &own.dir;
     let elf = dir.join(KTEST.bin);
     paths::write(&elf, image)?;
-    let (options, extra) = (&request.options, &request.extra);
-    let mut machine = Machine {
-        smp: options.smp.iter().flatten().copied().max().unwrap_or(CPUS),
-        mem: options.mem,
-        accel: "tcg,thread=single".to_string(),
-        medium: Medium::Kernel {
-            elf: elf.clone(),
-            append: String::new(),
-        },
-        extra: extra.clone(),
-    };
-    let accel = options.accel.as_deref();
-    accel::settle("test", &qemu, &mut machine, accel, options.ask(extra), dir)?;
+    let accel = accelerator(&request, &qemu, &elf, dir)?;
     let jobs = plan::plan(
         &tests,
         &request.filters,
@@ -153,7 +135,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         symbols: Arc::new(Symbols::new(&elf)),
         images: Images::new(dir.join("images")),
         elf,
-        accel: machine.accel,
+        accel,
         options: request.options.clone(),
         extra: request.extra.clone(),
         nocapture: request.nocapture,
@@ -182,6 +164,34 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         None if passed => Ok(()),
         None => Err(Error::reported(exit(&done))),
     }
+}
+
+/// The error when no test is left to run.
+fn none(request: &Request) -> Error {
+    let text = match (&request.filters[..], &request.skip[..]) {
+        ([], _) => "all tests are skipped".to_string(),
+        (filters, []) => format!("no test matches {:?}", filters.join(" ")),
+        (filters, _) => format!("each test that matches {:?} is skipped", filters.join(" ")),
+    };
+    Error::usage("test", text).hint("cargo xtask test --list shows them all")
+}
+
+/// The accelerator for all boots, tried with what the command line asks for.
+fn accelerator(request: &Request, qemu: &Qemu, elf: &Path, dir: &Path) -> Result<String> {
+    let (options, extra) = (&request.options, &request.extra);
+    let mut machine = Machine {
+        smp: options.smp.iter().flatten().copied().max().unwrap_or(CPUS),
+        mem: options.mem,
+        accel: "tcg,thread=single".to_string(),
+        medium: Medium::Kernel {
+            elf: elf.to_path_buf(),
+            append: String::new(),
+        },
+        extra: extra.clone(),
+    };
+    let name = options.accel.as_deref();
+    accel::settle("test", qemu, &mut machine, name, options.ask(extra), dir)?;
+    Ok(machine.accel)
 }
 
 fn parse(words: &[OsString]) -> Result<Request> {
