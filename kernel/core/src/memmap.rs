@@ -675,6 +675,22 @@ mod tests {
     }
 
     #[test]
+    fn many_entries_with_the_same_start() {
+        let entries: Vec<_> = (1..=200).map(|n| (0, n * 0x1000, Usable)).collect();
+        assert_eq!(usable(&entries), [(0, 200 * 0x1000)]);
+    }
+
+    #[test]
+    fn the_nearest_reserved_regions_become_one() {
+        let reserved = |page: u64| (page << 12, (page + 1) << 12, Reserved);
+        let mut map = MemoryMap::<4>::new();
+        map.fill(regions(&[0, 1000, 1002, 5000, 9000].map(reserved)));
+        let kinds = [1, 1001, 1003].map(|page| map.kind(page << 12));
+        assert_eq!(kinds, [None, Some(Reserved), None]);
+        assert_eq!(map.left_out(), LeftOut::default());
+    }
+
+    #[test]
     fn more_entries_than_are_sorted_at_a_time() {
         let mut entries: Vec<_> = (0..200)
             .map(|n| (n * 0x2000, n * 0x2000 + 0x1000, Usable))
