@@ -14,8 +14,8 @@ use std::process::{Child, Command, Stdio};
 use crate::args::{Args, CPUS, Options, Word, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::error::{Error, Exit, Result};
-use crate::machine::{Machine, Medium};
-use crate::{accel, elf, guard, image, lock, paths, registry, setup, term};
+use crate::machine::{BootPath, Machine, Medium};
+use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup, term};
 
 /// The help text of `cargo xtask gdb`.
 pub(crate) const HELP: &str = "\
@@ -125,6 +125,7 @@ fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsS
         return Err(Error::usage("gdb", format!("there is no test {name}"))
             .hint("cargo xtask test --list shows them all"));
     };
+    cmdline::check_test(&test, &request.options, &request.extra)?;
     let append = test.command_line(request.seed, &request.options.append);
     let smp = test.nearest(CPUS);
     Ok((
@@ -149,6 +150,7 @@ fn parse(words: &[OsString]) -> Result<Request> {
         }
     }
     let smp = options.one_smp(&args)?;
+    cmdline::check("gdb", BootPath::Pvh, &options.append, &args.after)?;
     Ok(Request {
         options,
         smp,

@@ -16,7 +16,7 @@ use crate::args::{Args, Options, Word};
 use crate::cargo::{self, Image, KERNEL};
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
-use crate::{elf, lock, paths, setup, strip, term};
+use crate::{cmdline, elf, lock, paths, setup, strip, term};
 
 /// The help text of `cargo xtask image`.
 pub(crate) const HELP: &str = "\
@@ -181,6 +181,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let Some(path) = options.boot else {
         return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
     };
+    cmdline::check("image", path, &options.append, &[])?;
     setup::images(&[path], None);
     let own = lock::folder("image", "image")?;
     let name = format!("tryst-{}.img", path.name());

@@ -16,6 +16,7 @@ mod boot;
 mod budget;
 mod cargo;
 mod ci;
+mod cmdline;
 mod console;
 mod coverage;
 mod crash;

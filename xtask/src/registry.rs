@@ -129,7 +129,8 @@ fn parse(text: &str) -> std::result::Result<Vec<Test>, String> {
     Ok(tests)
 }
 
-fn parse_test(line: &str) -> std::result::Result<Test, String> {
+/// Reads one record.
+pub(crate) fn parse_test(line: &str) -> std::result::Result<Test, String> {
     let mut fields = line.split('|');
     let name = fields.next().unwrap_or_default().trim().to_string();
     let mut test = Test {

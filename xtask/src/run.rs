@@ -14,7 +14,7 @@ use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{accel, elf, firmware, image, lock, paths, setup, term};
+use crate::{accel, cmdline, elf, firmware, image, lock, paths, setup, term};
 
 /// The help text of `cargo xtask run`.
 pub(crate) fn help() -> String {
@@ -87,6 +87,8 @@ fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
             });
         }
     }
+    let path = options.boot.unwrap_or(BootPath::Pvh);
+    cmdline::check(command, path, &options.append, &args.after)?;
     Ok((options, args))
 }
 

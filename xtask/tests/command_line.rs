@@ -152,6 +152,55 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
 }
 
 #[test]
+fn a_command_line_that_does_not_reach_the_kernel_is_refused() {
+    // From 4,128 bytes on start_info is overwritten; from about 24 KiB on nothing is said any more.
+    for bytes in [4096, 4128, 16 << 10, 32 << 10, 100_000] {
+        let line = "x".repeat(bytes);
+        for words in [
+            &["run", "--append", &line][..],
+            &["run", "--smp", "2", "--", "-append", &line],
+            &["runner", "no-such-file", "--append", &line],
+            &["gdb", "--append", &line],
+        ] {
+            let (code, text) = xtask(words);
+            assert_eq!(code, Some(2), "{}: {text}", words[0]);
+            let said = format!(
+                "the kernel's command line has {bytes} bytes, and QEMU's -kernel carries 4095"
+            );
+            assert!(
+                text.contains(&said) && text.contains("\n  next: leave words out"),
+                "{text}"
+            );
+        }
+    }
+    // One that it carries goes on to the next mistake, with a warning of what the kernel reads.
+    let line = "x".repeat(4095);
+    let (code, text) = xtask(&["runner", "no-such-file", "--append", &line]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("warning: the kernel's command line has 4095 bytes; the kernel reads 2048"),
+        "{text}"
+    );
+    let (_, text) = xtask(&["runner", "no-such-file", "--append", &line[..2048]]);
+    assert!(!text.contains("warning"), "{text}");
+    // A disk image carries any.
+    let long = "x".repeat(100_000);
+    let (code, text) = xtask(&[
+        "runner",
+        "no-such-file",
+        "--boot",
+        "bios",
+        "--append",
+        &long,
+    ]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("warning: the kernel's command line has 100000 bytes"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_wrong_kernel_has_a_verdict_of_its_own() {
     let this = env!("CARGO_BIN_EXE_xtask");
     for (file, said) in [

@@ -12,7 +12,7 @@
 
 use core::fmt;
 
-/// The longest command line, in bytes: Linux's limit on x86. QEMU has none.
+/// The longest command line, in bytes: Linux's limit on x86. (QEMU's loader carries 4,095.)
 pub const MAX_LENGTH: usize = 2048;
 
 /// The words of the command line the kernel understands.

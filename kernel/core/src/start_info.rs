@@ -40,6 +40,8 @@ pub struct StartInfoError {
 pub enum Problem {
     /// It is not in memory that can be read.
     NotMemory,
+    /// It is this number, not [`MAGIC`].
+    Magic(u32),
     /// It has this value, which is impossible.
     Value(u32),
     /// It has this length, which goes beyond the last physical address.
@@ -54,6 +56,12 @@ impl fmt::Display for StartInfoError {
         write!(f, "PVH start_info: {} at {:#x}: ", self.field, self.address)?;
         match self.problem {
             Problem::NotMemory => f.write_str("not in memory that can be read"),
+            // QEMU's loader has the command line below start_info, and does not look at its length.
+            Problem::Magic(magic) => write!(
+                f,
+                "{magic:#x} is not {MAGIC:#x}: this is no start_info, or something has been written \
+                 over it, as QEMU does with a command line of more than 4095 bytes"
+            ),
             Problem::Value(value) => write!(f, "{value:#x} is impossible"),
             Problem::Length(length) => write!(f, "length {length:#x} is impossible"),
         }
@@ -100,7 +108,7 @@ impl StartInfo {
         let start: [u8; 8] = bytes("magic", address, read)?;
         let (magic, version) = (u32_at(&start, 0), u32_at(&start, 4));
         if magic != MAGIC {
-            return Err(error("magic", 0, Problem::Value(magic)));
+            return Err(error("magic", 0, Problem::Magic(magic)));
         }
         if version == 0 {
             return Err(error("version", 4, Problem::Value(version)));
@@ -323,7 +331,12 @@ mod tests {
     fn errors_name_field_and_address() {
         let wild = &u64::MAX.to_le_bytes();
         for (at, bytes, text) in [
-            (0, &b"abcd"[..], "magic at 0x1000: 0x64636261 is impossible"),
+            (
+                0,
+                &b"abcd"[..],
+                "magic at 0x1000: 0x64636261 is not 0x336ec578: this is no start_info, or something \
+                 has been written over it, as QEMU does with a command line of more than 4095 bytes",
+            ),
             (4, &[0], "version at 0x1004: 0x0 is impossible"),
             (14, &[1], "nr_modules at 0x100c: 0x10001 is impossible"),
             (48, &[0], "memmap_entries at 0x1030: 0x0 is impossible"),

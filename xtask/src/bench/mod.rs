@@ -26,12 +26,12 @@ use crate::boot::{Boot, End, Ended};
 use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
 use crate::error::{Error, Result};
-use crate::machine::{Machine, Medium};
+use crate::machine::{BootPath, Machine, Medium};
 use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{image, lock, paths, setup, term};
+use crate::{cmdline, image, lock, paths, setup, term};
 use rows::KNOWN;
 
 /// The help text of `cargo xtask bench`.
@@ -250,6 +250,7 @@ fn boot(
         (Some(names), Mode::Instructions) => format!("bench={names}"),
         (Some(names), Mode::Time) => format!("bench={CALIBRATION},{names}"),
     };
+    cmdline::check("bench", BootPath::Pvh, &append, &extra)?;
     let machine = Machine {
         smp: wanted.smp,
         mem: 512,

@@ -26,7 +26,7 @@ use crate::machine::{Machine, Medium, quoted};
 use crate::qemu::Qemu;
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
-use crate::{accel, interrupt, lock, paths, seed, setup, term};
+use crate::{accel, cmdline, interrupt, lock, paths, seed, setup, term};
 
 use execute::Bench;
 use judge::{Failure, Outcome};
@@ -110,6 +110,9 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     if tests.is_empty() {
         return Err(none(&request));
+    }
+    for test in &tests {
+        cmdline::check_test(test, &request.options, &request.extra)?;
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
