@@ -6,7 +6,9 @@
 //! `boot::pvh::{BOOT_INFO, GIVEN}` and `pvh_entry_tsc` are written before this
 //! kernel is entered. The test runner (`ktest`) has its own.
 
-use kcore::acpi::AcpiError;
+use alloc::vec::Vec;
+
+use kcore::acpi::Platform;
 use kcore::clock::Scale;
 use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
 use kcore::epoch::Epoch;
@@ -20,7 +22,6 @@ use kcore::thread::Priority;
 use log::LevelFilter;
 use spin::Once;
 
-use crate::acpi::Platform;
 use crate::arch::ap::Trampoline;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PageTables;
@@ -44,8 +45,8 @@ pub static BOOT: Once<BootRecord> = Once::new();
 pub static LOG_FILTER: Once<LogFilter> = Once::new();
 /// What to print before the command line has been read.
 pub static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
-/// The CPUs and interrupt controllers, or why the firmware's word on them is useless.
-pub static PLATFORM: Once<Result<Platform, AcpiError>> = Once::new();
+/// What the firmware's tables say.
+pub static PLATFORM: Once<Platform> = Once::new();
 /// Where CPUs start. Kept for good: see `arch::ap`.
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
 /// The time-stamp counter's scale.
@@ -113,8 +114,7 @@ pub static INHERITANCE: Spinlock<Chains> = Spinlock::new(
     unsafe { Chains::new() },
 );
 /// The I/O APICs.
-pub static IO_APICS: Spinlock<[Option<IoApic>; kcore::madt::MAX_IO_APICS]> =
-    Spinlock::new([const { None }; kcore::madt::MAX_IO_APICS]);
+pub static IO_APICS: Spinlock<Vec<IoApic>> = Spinlock::new(Vec::new());
 /// The serial port of the console: one record at a time.
 pub static CONSOLE: Spinlock<()> = Spinlock::new(());
 /// The kernel heap.

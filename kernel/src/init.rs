@@ -8,14 +8,19 @@ mod devices;
 mod memory;
 mod summary;
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
+use kcore::acpi::Madt;
 use kcore::cmdline::{self, CommandLine, MAX_LENGTH};
-use kcore::cpu::CpuId;
+use kcore::cpu::{CpuId, MAX_CPUS, write_ranges};
 use kcore::logfilter::LogFilter;
-use kcore::madt::Madt;
 use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicU64, Ordering};
+use kcore::shim::Ordering;
 use kcore::start_info::StartInfo;
 
 use crate::arch::descriptor::{self, Ist};
@@ -95,7 +100,7 @@ extern "C" fn continue_boot() -> ! {
     init_threads();
     pic::disable();
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
-    let madt = devices::madt_or_report(platform);
+    let madt = platform.madt.as_ref();
     devices::init_local_apic(madt);
     devices::calibrate(platform);
     clock::init_this_cpu();
@@ -122,7 +127,7 @@ extern "C" fn continue_boot() -> ! {
 /// # Panics
 /// If there is none.
 #[track_caller]
-fn needed<T, E: core::fmt::Display>(what: &str, got: Result<T, E>) -> T {
+fn needed<T, E: fmt::Display>(what: &str, got: Result<T, E>) -> T {
     match got {
         Ok(value) => value,
         Err(error) => panic!("no memory for {what}: {error}"),
@@ -230,7 +235,15 @@ fn read_command_line(record: &BootRecord) {
 
 /// Starts the other CPUs and says which did not come.
 fn start_others(madt: Option<&Madt>) {
-    let Some(madt) = madt else { return };
+    let Some(madt) = madt else {
+        log::error!(target: "kernel::smp", "no MADT lists the CPUs; going on with one CPU");
+        return;
+    };
+    let more = || madt.taking_part(apic::id()).skip(MAX_CPUS);
+    if more().next().is_some() {
+        let ids = fmt::from_fn(|f| write_ranges(f, more()));
+        log::error!(target: "kernel::smp", "built for {MAX_CPUS} CPUs, left out: APIC ids {ids}");
+    }
     match smp::start_others(madt) {
         Ok(left_out) => {
             for cpu in left_out {
@@ -286,21 +299,46 @@ pub fn watch() {
     me.unpin();
 }
 
-/// The end of an ordinary run: the verdict, and the machine goes off. All is well if
-/// every CPU that the firmware enables reported itself at the first rendezvous.
+/// The end of an ordinary run: the verdict, and the machine goes off.
 pub fn report_and_power_off() -> ! {
-    // Relaxed: published by the end of the rendezvous.
-    let reported = |report: &&AtomicU64| report.load(Ordering::Relaxed) != 0;
-    let met = globals::REPORTS.iter().filter(reported).count();
-    let Some(Ok(acpi::Platform { madt: Ok(madt), .. })) = globals::PLATFORM.get() else {
-        log::error!(target: "kernel", "verdict: {met} CPUs met, others unknown; powering off");
-        qemu::exit(Exit::Failure)
-    };
-    let enabled = madt.enabled();
-    if met == enabled {
-        log::info!(target: "kernel", "verdict: ok, {met} of {enabled} CPUs met; powering off");
-        qemu::exit(Exit::Success)
+    match verdict() {
+        Ok(met) => {
+            log::info!(target: "kernel", "verdict: ok, {met}; powering off");
+            qemu::exit(Exit::Success)
+        }
+        Err(met) => {
+            log::error!(target: "kernel", "verdict: {met}; powering off");
+            qemu::exit(Exit::Failure)
+        }
     }
-    log::error!(target: "kernel", "verdict: {met} of {enabled} CPUs met; powering off");
-    qemu::exit(Exit::Failure)
+}
+
+/// How many CPUs met at the first rendezvous.
+///
+/// # Errors
+/// The same, if it was not every CPU that the firmware enables.
+pub fn verdict() -> Result<String, String> {
+    // Relaxed: published by the end of the rendezvous. APIC id + 1.
+    let reports = globals::REPORTS
+        .iter()
+        .map(|report| report.load(Ordering::Relaxed));
+    let met: Vec<u64> = reports.filter(|report| *report != 0).collect();
+    let platform = globals::PLATFORM.get();
+    let Some(madt) = platform.and_then(|platform| platform.madt.as_ref()) else {
+        return Err(format!("{} CPUs met, others unknown", met.len()));
+    };
+    let expected = madt
+        .taking_part(globals::BOOT_PCPU.apic_id())
+        .take(MAX_CPUS);
+    let expected: Vec<u32> = expected.collect();
+    let has_met = |id: &u32| met.contains(&(u64::from(*id) + 1));
+    let missing = || expected.iter().copied().filter(|id| !has_met(id));
+    let text = format!("{} of {} CPUs met", met.len(), expected.len());
+    match missing().next() {
+        None => Ok(text),
+        Some(_) => {
+            let missing = fmt::from_fn(|f| write_ranges(f, missing()));
+            Err(format!("{text}, without APIC ids {missing}"))
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod faults;
 pub mod spans;
 pub mod stacks;
 pub mod step;
+pub mod tables;
 pub mod witness;
 
 use core::fmt::{Arguments, Write};

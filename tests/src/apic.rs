@@ -1,6 +1,6 @@
 //! Local APIC, I/O APIC, timers.
 
-use kcore::madt::Isa;
+use kcore::acpi::Isa;
 use kcore::shim::{AtomicU64, Ordering};
 use kernel::arch::ioapic::{IoApic, RouteError};
 use kernel::arch::{apic, cpu, paging, timer, vector};
@@ -132,7 +132,7 @@ ktest! {
 
 ktest! {
     /// So it does where that is the other input.
-    fn nmi_by_lint0() [append = "bug=acpi-madt-nmi-lint0"] {
+    fn nmi_by_lint0() [append = "bug=acpi:APIC@t4+5=00"] {
         assert_eq!(madt().nmi_lint, Some(0));
         nmi_comes_by([true, false]);
     }
@@ -187,7 +187,7 @@ ktest! {
         assert_ne!(pit.gsi, 0, "QEMU moves the PIT");
         let with_io_apic = |act: &dyn Fn(&mut IoApic) -> Result<(), RouteError>| {
             let mut io_apics = globals::IO_APICS.lock();
-            let io_apic = io_apics.iter_mut().flatten().find(|one| one.serves(pit.gsi));
+            let io_apic = io_apics.iter_mut().find(|one| one.serves(pit.gsi));
             act(io_apic.expect("an I/O APIC"))
         };
         let device = || read(|this| &this.device_interrupts);
@@ -220,8 +220,8 @@ ktest! {
             assert_eq!(mask, 0xff, "the PIC at port {port:#x} minus one");
         }
         let mut io_apics = globals::IO_APICS.lock();
-        for (found, io_apic) in madt().io_apics().iter().zip(io_apics.iter_mut().flatten()) {
-            let registers = paging::physical_to_virtual(found.address.into());
+        for (found, io_apic) in madt().io_apics.iter().zip(io_apics.iter_mut()) {
+            let registers = paging::physical_to_virtual(found.registers.address);
             let masked = |input| {
                 let index = registers as *mut u32;
                 // SAFETY: the I/O APIC's index register, mapped at boot, under the lock.
@@ -236,7 +236,7 @@ ktest! {
             io_apic.route(wire, vector::IO_APIC_BASE, 0).expect("an input");
             assert!(!masked(last));
             // SAFETY: the mapping of the boot; the one before is gone.
-            *io_apic = unsafe { IoApic::new(registers, found.gsi_base) };
+            *io_apic = unsafe { IoApic::new(registers, found.gsi_base) }.expect("it answers");
             assert!(masked(last), "input {last} is left open");
         }
     }

@@ -5,16 +5,11 @@ use kcore::rendezvous::Phase;
 use kcore::shim::{AtomicU64, Ordering, spin_loop};
 use kernel::arch::ap;
 use kernel::smp::{online, smp_rendezvous};
-use kernel::{acpi, arch, globals, ktest, pcpu};
+use kernel::{arch, globals, ktest, pcpu};
 
 fn enabled() -> usize {
-    match globals::PLATFORM.get() {
-        Some(Ok(acpi::Platform { madt: Ok(madt), .. })) => madt
-            .cpus()
-            .filter(|cpu| cpu.state == kcore::madt::CpuState::Enabled)
-            .count(),
-        _ => panic!("no MADT"),
-    }
+    let boot = globals::BOOT_PCPU.apic_id();
+    crate::acpi::madt().taking_part(boot).take(MAX_CPUS).count()
 }
 
 /// Every enabled CPU is online, on a stack and in a block of its own, and its

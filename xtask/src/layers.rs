@@ -49,7 +49,6 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::intr"),
     (1, "kcore::ipi"),
     (1, "kcore::logfilter"),
-    (1, "kcore::madt"),
     (1, "kcore::memmap"),
     (1, "kcore::rendezvous"),
     (1, "kcore::rmlock"),
@@ -118,7 +117,6 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::clock",
         "each record bears the time",
     ),
-    ("kernel::globals", "kernel::acpi", "the type of a static"),
     ("kernel::globals", "kernel::clock", "the type of a static"),
     ("kernel::globals", "kernel::init", "the type of a static"),
     (

@@ -1,9 +1,9 @@
 //! Tryst's algorithms over passed-in state.
 //!
 //! `kcore` is what of the kernel needs no machine: it has no statics, allocates
-//! nothing, executes no privileged instruction and names no address. Everything a
-//! function works on is an argument, so the same source runs in the kernel and in
-//! unit tests on the host, and a model checker can drive it.
+//! nothing (but [`acpi`] does, once at boot), executes no privileged instruction and names
+//! no address. Everything a function works on is an argument, so the same source runs in the
+//! kernel and in unit tests on the host, and a model checker can drive it.
 //!
 //! Reading order, low to high; a module uses only modules above it in this list:
 //!
@@ -27,16 +27,17 @@
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`calibrate`]: how fast a counter is, by another one;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
-//! - [`acpi`]: the firmware's tables, from the root pointer down;
-//! - [`madt`]: the CPUs and interrupt controllers the firmware describes;
+//! - [`acpi`]: what the firmware's tables say of CPUs, interrupt controllers and timers;
 //! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from;
 //! - [`start_info`]: what a hypervisor leaves for the entry.
 //!
-//! The inputs of `cmdline`, `logfilter`, `acpi`, `madt`, `memmap` and `start_info` come from
+//! The inputs of `cmdline`, `logfilter`, `acpi`, `memmap` and `start_info` come from
 //! outside and are not trusted: whatever the bytes are, the answer is a value or an error, never a panic.
 
 #![cfg_attr(not(any(test, feature = "model")), no_std)]
 #![deny(unsafe_code)]
+
+extern crate alloc;
 
 pub mod acpi;
 pub mod action;
@@ -57,7 +58,6 @@ mod little_endian;
 #[expect(unsafe_code, reason = "elements that are found through pointers")]
 pub mod llist;
 pub mod logfilter;
-pub mod madt;
 pub mod memmap;
 pub mod port;
 #[expect(

@@ -1,10 +1,9 @@
-//! Queues, sets and the firmware's tables against the plainest model of each.
+//! Queues, sets and the hypervisor's tables against the plainest model of each.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ptr;
 
-use kcore::acpi::{RootTable, hpet};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use kcore::memmap::{Kind, MemoryMap};
 use kcore::runq::{RunLink, RunQueue};
@@ -95,79 +94,6 @@ fn read_back(text: &str) -> BTreeSet<usize> {
         first.parse::<usize>().unwrap()..=last.parse().unwrap()
     };
     ranges.flat_map(range).collect()
-}
-
-/// An RSDP, a root table and what that lists, in memory from 0 on, with right checksums.
-fn firmware(entries: &[(u32, Vec<u8>)], xsdt: bool) -> Vec<u8> {
-    const ROOT: usize = 64;
-    let width = if xsdt { 8 } else { 4 };
-    let length = 36 + entries.len() * width;
-    let mut memory = vec![0; ROOT + length];
-    memory[..8].copy_from_slice(b"RSD PTR ");
-    memory[15] = if xsdt { 2 } else { 0 };
-    memory[16..20].copy_from_slice(&(ROOT as u32).to_le_bytes());
-    memory[20] = 36;
-    memory[24..32].copy_from_slice(&(ROOT as u64).to_le_bytes());
-    memory[ROOT..ROOT + 4].copy_from_slice(if xsdt { b"XSDT" } else { b"RSDT" });
-    memory[ROOT + 4..ROOT + 8].copy_from_slice(&(length as u32).to_le_bytes());
-    for (number, (kind, body)) in entries.iter().enumerate() {
-        let at = memory.len();
-        let entry = ROOT + 36 + number * width;
-        memory[entry..entry + 4].copy_from_slice(&(at as u32).to_le_bytes());
-        memory.extend(kind.to_le_bytes());
-        memory.extend((36 + body.len() as u32).to_le_bytes());
-        memory.extend([0; 28]);
-        memory.extend(body);
-        seal(&mut memory, at, 36 + body.len(), 9);
-    }
-    seal(&mut memory, ROOT, length, 9);
-    seal(&mut memory, 0, 20, 8);
-    seal(&mut memory, 0, 36, 32);
-    memory
-}
-
-fn seal(memory: &mut [u8], start: usize, length: usize, checksum: usize) {
-    memory[start + checksum] = 0;
-    let sum = memory[start..start + length]
-        .iter()
-        .fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
-    memory[start + checksum] = 0_u8.wrapping_sub(sum);
-}
-
-/// Reads all that there is to read, whatever the memory holds: no panic and no endless loop.
-fn read_all(memory: &[u8]) -> Option<usize> {
-    let read = &mut |address: u64, length: usize| {
-        let at = usize::try_from(address).ok()?;
-        memory.get(at..at.checked_add(length)?)
-    };
-    let root = match RootTable::read(0, read) {
-        Ok(root) => root,
-        Err(error) => {
-            assert!(!error.to_string().contains('\n'));
-            return None;
-        }
-    };
-    for signature in [*b"APIC", *b"HPET"] {
-        match root.find(signature, read) {
-            Ok((address, table)) if signature == *b"HPET" => {
-                let _ = hpet(address, table).map_err(|error| error.to_string());
-            }
-            Ok((_, table)) => {
-                let _ = kcore::madt::parse(table).map_err(|error| error.to_string());
-            }
-            Err(error) => assert!(!error.to_string().is_empty()),
-        }
-    }
-    Some(root.addresses().count())
-}
-
-fn table() -> impl Strategy<Value = (u32, Vec<u8>)> {
-    let kind = prop_oneof![
-        Just(u32::from_le_bytes(*b"APIC")),
-        Just(u32::from_le_bytes(*b"HPET")),
-        any::<u32>(),
-    ];
-    (kind, vec(any::<u8>(), 0..60))
 }
 
 /// Where the memory of a start_info begins, and a page of the map it lists.
@@ -539,44 +465,5 @@ proptest! {
                 prop_assert_eq!(places.position(thread) != NOWHERE, queued);
             }
         }
-    }
-
-    #[test]
-    fn all_tables_that_are_listed_are_found(tables in vec(table(), 0..6), xsdt: bool) {
-        let memory = firmware(&tables, xsdt);
-        prop_assert_eq!(read_all(&memory), Some(tables.len()));
-        let read = &mut |address: u64, length: usize| {
-            memory.get(address as usize..(address as usize).checked_add(length)?)
-        };
-        let root = RootTable::read(0, read).unwrap();
-        prop_assert_eq!(root.name(), if xsdt { "XSDT" } else { "RSDT" });
-        for (kind, _) in &tables {
-            let (_, first) = tables.iter().find(|(other, _)| other == kind).unwrap();
-            let (_, found) = root.find(kind.to_le_bytes(), read).unwrap();
-            prop_assert_eq!(&found[36..], &first[..]);
-        }
-    }
-
-    /// Bytes changed anywhere, with the checksums that firmware would have written or not.
-    #[test]
-    fn damaged_tables_give_an_answer(
-        tables in vec(table(), 0..4),
-        xsdt: bool,
-        changes in vec((any::<Index>(), any::<u8>()), 1..8),
-        sealed: bool,
-    ) {
-        let mut memory = firmware(&tables, xsdt);
-        for (at, byte) in changes {
-            *at.get_mut(&mut memory) = byte;
-        }
-        if sealed {
-            let length = u32::from_le_bytes(memory[68..72].try_into().unwrap()) as usize;
-            if (10..=memory.len() - 64).contains(&length) {
-                seal(&mut memory, 64, length, 9);
-            }
-            seal(&mut memory, 0, 20, 8);
-            seal(&mut memory, 0, 36, 32);
-        }
-        let _answer = read_all(&memory);
     }
 }

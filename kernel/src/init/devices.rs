@@ -2,76 +2,58 @@
 //! against what is there. What is of no use is named by table and offset, and the machine
 //! goes on without it.
 
-use kcore::acpi::{AcpiError, Problem as AcpiProblem};
-use kcore::madt::{IoApic as Listed, MAX_IO_APICS, Madt, MadtError, Problem};
+use alloc::vec::Vec;
+
+use kcore::acpi::{CpuState, Madt, Platform};
 use kcore::shim::Ordering;
 
-use crate::acpi::{Platform, PlatformError};
+use crate::acpi::map;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::{self, PAGE_SIZE};
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
 use crate::{clock, globals, mem};
 
-/// The MADT; without one that is of use, says why, and the machine has one CPU.
-pub(super) fn madt_or_report(platform: &Result<Platform, AcpiError>) -> Option<&Madt> {
-    let error = match platform {
-        Ok(Platform { madt: Ok(madt), .. }) => {
-            report(madt);
-            return Some(madt);
-        }
-        Ok(Platform {
-            madt: Err(error), ..
-        }) => *error,
-        Err(error) => PlatformError::Acpi(*error),
-    };
-    log::error!(target: "kernel::acpi", "{error}; going on with one CPU");
-    None
-}
-
-/// What of the MADT is not used.
-fn report(madt: &Madt) {
-    if madt.left_out > 0 {
-        let (kept, more) = (madt.cpus().len(), madt.left_out);
-        log::error!(
-            target: "kernel::acpi",
-            "MADT: {more} CPUs more than the {kept} that the kernel is built for, left out"
-        );
-    }
-    if madt.unused_entries > 0 {
-        let entries = madt.unused_entries;
-        log::debug!(target: "kernel::acpi", "MADT: {entries} entries of types that are not used");
-    }
-}
-
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
     let actual = apic::base_address();
     if let Some(madt) = madt
-        && madt.local_apic_address != actual
+        && let (listed, at) = madt.local_apic
+        && listed != actual
     {
-        let error = MadtError {
-            offset: madt.local_apic_address_at,
-            problem: Problem::LocalApicElsewhere {
-                address: madt.local_apic_address,
-                actual,
-            },
-        };
-        log::error!(target: "kernel::acpi", "{error}");
+        let place = madt.place.at(at);
+        log::error!(
+            target: "kernel::acpi",
+            "{place}: local APIC at {listed:#x}, but the CPU has it at {actual:#x}"
+        );
     }
     match mem::device(actual) {
         Ok(registers) => apic::init_boot(registers, madt.and_then(|madt| madt.nmi_lint)),
         Err(error) => panic!("local APIC at {actual:#x}: {error}"),
     }
     let ended = apic::init();
+    let version = apic::version();
+    assert!(
+        version != 0 && version != u32::MAX,
+        "no local APIC answers at {actual:#x}: its version register has {version:#x}"
+    );
     if ended > 0 {
         log::warn!(target: "kernel::apic", "firmware left {ended} interrupts in service, ended");
     }
     globals::BOOT_PCPU.set_apic_id(apic::id());
-    let listed = |madt: &Madt| madt.cpus().any(|cpu| cpu.apic_id == apic::id());
-    if !madt.is_none_or(listed) {
-        log::warn!(target: "kernel::acpi", "MADT does not list the boot CPU, APIC id {}", apic::id());
+    if let Some(madt) = madt {
+        report_boot_cpu(madt, apic::id());
     }
+}
+
+/// Says so if the table that lists the CPUs does not have the one that is running as enabled.
+fn report_boot_cpu(madt: &Madt, boot: u32) {
+    let (place, what) = match madt.cpus.iter().find(|cpu| cpu.apic_id == boot) {
+        Some(cpu) if cpu.state == CpuState::Enabled => return,
+        Some(cpu) => (madt.place.at(cpu.offset), "is not listed as enabled"),
+        None => (madt.place, "is not listed"),
+    };
+    log::warn!(target: "kernel::acpi", "{place}: the boot CPU, APIC id {boot}, {what}; it is running");
 }
 
 /// Turns interrupts on. What firmware left pending comes now, before this CPU is online,
@@ -90,63 +72,62 @@ pub(super) fn take_leftovers() {
 }
 
 /// Measures the clocks against the HPET, or against the PIT if there is none.
-pub(super) fn calibrate(platform: &Result<Platform, AcpiError>) {
-    let reference = platform
-        .as_ref()
-        .map_err(|_reported| None)
-        .and_then(|platform| hpet(platform).map_err(Some))
-        .unwrap_or_else(|error| {
-            if let Some(error) = error {
-                // That there is none is nothing to worry about.
-                let level = match error.problem {
-                    AcpiProblem::Missing => log::Level::Debug,
-                    _ => log::Level::Error,
-                };
-                log::log!(target: "kernel::clock", level, "{error}; using the PIT");
-            }
-            Reference::pit()
-        });
+pub(super) fn calibrate(platform: &Platform) {
+    let reference = hpet(platform).unwrap_or_else(Reference::pit);
     if let Err(error) = clock::calibrate(&reference) {
         log::error!(target: "kernel::clock", "{error}; going on without a clock");
     }
 }
 
-fn hpet(platform: &Platform) -> Result<Reference, AcpiError> {
-    let hpet = platform.hpet?;
-    let at = hpet.registers;
-    let registers = mem::device(at).map_err(|_error| hpet.useless(AcpiProblem::NotADevice(at)))?;
+fn hpet(platform: &Platform) -> Option<Reference> {
+    let block = platform.hpet?;
+    let (place, address) = (block.place, block.address);
+    let refuse = |why: &dyn core::fmt::Display| {
+        log::error!(target: "kernel::clock", "{place}: registers at {address:#x}, {why}; using the PIT");
+    };
+    let registers = map(&block).map_err(|why| refuse(&why)).ok()?;
     // SAFETY: ACPI says that the HPET is there; mapped as a device just now.
-    unsafe { Reference::hpet(registers) }.ok_or(hpet.useless(AcpiProblem::StandsStill(at)))
+    let hpet = unsafe { Reference::hpet(registers) };
+    hpet.map_err(|why| refuse(&why)).ok()
 }
 
 /// Masks every input of every I/O APIC.
 pub(super) fn init_io_apics(madt: Option<&Madt>) {
-    let Some(madt) = madt else { return };
-    let mut io_apics = [const { None }; MAX_IO_APICS];
-    for (number, found) in madt.io_apics().iter().enumerate() {
-        let Some(registers) = map(found, &madt.io_apics()[..number]) else {
-            let problem = Problem::NotADevice {
-                address: found.address.into(),
-            };
-            let offset = found.offset;
-            let error = MadtError { offset, problem };
-            log::error!(target: "kernel::acpi", "{error}; I/O APIC {} not used", found.id);
-            continue;
+    let mut io_apics: Vec<IoApic> = Vec::new();
+    let mut pages = Vec::new();
+    for listed in madt.iter().flat_map(|madt| &madt.io_apics) {
+        let (place, address) = (listed.registers.place, listed.registers.address);
+        let leave_out = |why: core::fmt::Arguments<'_>| {
+            let id = listed.id;
+            log::error!(target: "kernel::acpi", "{place}: registers at {address:#x}, {why}; I/O APIC {id} not used");
         };
+        let page = address / PAGE_SIZE;
+        let registers = match pages.contains(&page) {
+            true => Ok(paging::physical_to_virtual(address)),
+            false => map(&listed.registers),
+        };
+        let registers = match registers {
+            Ok(registers) => registers,
+            Err(why) => {
+                leave_out(format_args!("{why}"));
+                continue;
+            }
+        };
+        pages.push(page);
         // SAFETY: the MADT says that an I/O APIC is there, and no other at the same address;
         // mapped as a device, and from here on used under the lock only.
-        io_apics[number] = Some(unsafe { IoApic::new(registers, found.gsi_base) });
+        match unsafe { IoApic::new(registers, listed.gsi_base) } {
+            Ok(new) if io_apics.iter().any(|one| one.overlaps(&new)) => {
+                leave_out(format_args!(
+                    "serving interrupts from {} on as another one does",
+                    listed.gsi_base
+                ));
+            }
+            Ok(new) => io_apics.push(new),
+            Err(version) => leave_out(format_args!(
+                "where none answers (version register {version:#x})"
+            )),
+        }
     }
     *globals::IO_APICS.lock() = io_apics;
-}
-
-/// Maps the registers of an I/O APIC; `before` are those that have been mapped, maybe in
-/// the same page.
-fn map(found: &Listed, before: &[Listed]) -> Option<u64> {
-    let address = u64::from(found.address);
-    let page = |one: &Listed| u64::from(one.address) / PAGE_SIZE;
-    if before.iter().any(|one| page(one) == page(found)) {
-        return Some(paging::physical_to_virtual(address));
-    }
-    mem::device(address).ok()
 }

@@ -1,7 +1,7 @@
 //! The summary of the boot, for people: CPUs, memory, timer, idle CPUs.
 
+use kcore::acpi::Madt;
 use kcore::cpu::write_ranges;
-use kcore::madt::Madt;
 use kcore::shim::Ordering;
 
 use crate::arch::apic;
@@ -52,8 +52,10 @@ impl core::fmt::Display for OfListed<'_> {
         let Some(madt) = self.0 else {
             return f.write_str("(no MADT)");
         };
-        let enabled = madt.enabled();
-        let disabled = madt.cpus().len() - enabled;
+        let boot = globals::BOOT_PCPU.apic_id();
+        let enabled = madt.taking_part(boot).count();
+        let listed = madt.cpus.iter().filter(|cpu| cpu.apic_id != boot).count() + 1;
+        let disabled = listed - enabled;
         write!(f, "of {enabled} enabled in MADT ({disabled} disabled)")
     }
 }

@@ -1,17 +1,15 @@
 //! `bug=NAME[,NAME]`: mistakes brought back on purpose, in the test image only.
 //!
-//! Here: what broken firmware does, and CPUs that come late. [`damage_table`] is between
-//! physical memory and the parsers, and hands them a damaged copy of a table.
+//! Here: the list, what firmware leaves behind, and CPUs that come late. `acpi:...`, which is
+//! not on the list, is [`super::tables`]'s.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::hint::black_box;
 
 use kcore::intr::NmiContext;
 use kcore::memmap::{Kind, Region};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 
-use super::step;
+use super::{step, tables};
 use crate::arch::timer::Reference;
 use crate::arch::{ap, apic, vector};
 use crate::{clock, globals};
@@ -20,18 +18,7 @@ use crate::{clock, globals};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table below tells what each is")]
 pub enum Bug {
-    AcpiRsdpChecksum,
-    AcpiRootChecksum,
-    AcpiMadtMissing,
-    AcpiMadtChecksum,
-    AcpiMadtZeroLength,
-    AcpiMadtTruncated,
-    AcpiMadtDuplicate,
-    AcpiMadtSilentCpu,
-    AcpiMadtLapicAddress,
-    AcpiMadtIoApicAddress,
-    AcpiMadtNmiLint0,
-    AcpiHpetAddress,
+    AcpiRandomEntry,
     CalibrationStalls,
     CalibrationCreeps,
     FirmwareInterrupts,
@@ -85,44 +72,9 @@ pub enum Bug {
 /// Every bug by its name on the command line, and what it does.
 const BUGS: &[(Bug, &str, &str)] = &[
     (
-        Bug::AcpiRsdpChecksum,
-        "acpi-rsdp-checksum",
-        "the root pointer's checksum is wrong",
-    ),
-    (
-        Bug::AcpiRootChecksum,
-        "acpi-root-checksum",
-        "the RSDT's or XSDT's checksum is wrong",
-    ),
-    (
-        Bug::AcpiMadtMissing,
-        "acpi-madt-missing",
-        "the root table lists no MADT",
-    ),
-    (
-        Bug::AcpiMadtChecksum,
-        "acpi-madt-checksum",
-        "the MADT's checksum is wrong",
-    ),
-    (
-        Bug::AcpiMadtZeroLength,
-        "acpi-madt-zero-length",
-        "the MADT's first entry has length 0",
-    ),
-    (
-        Bug::AcpiMadtTruncated,
-        "acpi-madt-truncated",
-        "the MADT ends in the middle of its last entry",
-    ),
-    (
-        Bug::AcpiMadtDuplicate,
-        "acpi-madt-duplicate",
-        "the MADT's second CPU has the first one's APIC id",
-    ),
-    (
-        Bug::AcpiMadtSilentCpu,
-        "acpi-madt-silent-cpu",
-        "the MADT's second CPU has an APIC id that nothing answers to",
+        Bug::AcpiRandomEntry,
+        "acpi-random-entry",
+        "one entry of the MADT is broken, which one and how by the seed",
     ),
     (
         Bug::FirmwareInterrupts,
@@ -138,26 +90,6 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::SmpStuckCpu,
         "smp-stuck-cpu",
         "the CPU with APIC id 1 starts, and is held up before it is online",
-    ),
-    (
-        Bug::AcpiMadtLapicAddress,
-        "acpi-madt-lapic-address",
-        "the MADT says that the local APIC is where memory is",
-    ),
-    (
-        Bug::AcpiMadtIoApicAddress,
-        "acpi-madt-io-apic-address",
-        "the MADT says that the I/O APIC is where memory is",
-    ),
-    (
-        Bug::AcpiMadtNmiLint0,
-        "acpi-madt-nmi-lint0",
-        "the MADT says that the NMI is LINT0 of every local APIC",
-    ),
-    (
-        Bug::AcpiHpetAddress,
-        "acpi-hpet-address",
-        "the HPET's table says that it is where memory is",
     ),
     (
         Bug::CalibrationStalls,
@@ -414,6 +346,7 @@ pub fn report() {
     {
         match BUGS.iter().find(|(_, name, _)| *name == asked) {
             Some((_, name, text)) => log::warn!("bug={name}: {text}"),
+            None if tables::is_patch(asked) => log::warn!("bug={asked}: a table is damaged"),
             None => log::warn!("bug={asked}: there is no such bug"),
         }
     }
@@ -582,87 +515,4 @@ pub fn more_memory() -> impl Iterator<Item = Region> + Clone {
         .chain(holes)
         .chain(above)
         .map(|(start, end, kind)| Region { start, end, kind })
-}
-
-/// Where a MADT's entries start.
-const MADT_ENTRIES: usize = 44;
-
-/// `bytes` of physical memory as they are or, if a bug says so, a damaged copy.
-#[must_use]
-pub fn damage_table(bytes: &'static [u8]) -> &'static [u8] {
-    let damage: fn(&mut [u8]) = match bytes {
-        [b'R', b'S', b'D', b' ', ..] if active(Bug::AcpiRsdpChecksum) => |table| table[8] ^= 1,
-        [b'R' | b'X', b'S', b'D', b'T', ..] if active(Bug::AcpiRootChecksum) => {
-            |table| table[9] ^= 1
-        }
-        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtMissing) => |table| table[0] = b'Z',
-        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtChecksum) => |table| table[9] ^= 1,
-        [b'A', b'P', b'I', b'C', ..] if active(Bug::AcpiMadtTruncated) => |table| {
-            table[4] -= 3;
-            seal(table);
-        },
-        [b'H', b'P', b'E', b'T', ..] if bytes.len() > 52 && active(Bug::AcpiHpetAddress) => {
-            |table| {
-                table[44..52].copy_from_slice(&0x0010_0000_u64.to_le_bytes());
-                seal(table);
-            }
-        }
-        [b'A', b'P', b'I', b'C', ..] if bytes.len() > MADT_ENTRIES => {
-            if active(Bug::AcpiMadtZeroLength) {
-                |table| {
-                    table[MADT_ENTRIES + 1] = 0;
-                    seal(table);
-                }
-            } else if active(Bug::AcpiMadtDuplicate) {
-                |table| {
-                    table[MADT_ENTRIES + 8 + 3] = table[MADT_ENTRIES + 3];
-                    seal(table);
-                }
-            } else if active(Bug::AcpiMadtSilentCpu) {
-                |table| {
-                    table[MADT_ENTRIES + 8 + 3] = 63;
-                    seal(table);
-                }
-            } else if active(Bug::AcpiMadtLapicAddress) {
-                |table| {
-                    table[36..40].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
-                    seal(table);
-                }
-            } else if active(Bug::AcpiMadtIoApicAddress) {
-                |table| {
-                    let io_apic = entry_of(table, 1);
-                    table[io_apic + 4..io_apic + 8].copy_from_slice(&0x0010_0000_u32.to_le_bytes());
-                    seal(table);
-                }
-            } else if active(Bug::AcpiMadtNmiLint0) {
-                |table| {
-                    let nmi = entry_of(table, 4);
-                    table[nmi + 5] = 0;
-                    seal(table);
-                }
-            } else {
-                return bytes;
-            }
-        }
-        _ => return bytes,
-    };
-    let mut copy = Vec::from(bytes);
-    damage(&mut copy);
-    Box::leak(copy.into_boxed_slice())
-}
-
-/// Where the first entry of type `kind` is in the MADT `table`.
-fn entry_of(table: &[u8], kind: u8) -> usize {
-    let mut entry = MADT_ENTRIES;
-    while table[entry] != kind {
-        entry += usize::from(table[entry + 1]);
-    }
-    entry
-}
-
-/// Makes the checksum right again.
-fn seal(table: &mut [u8]) {
-    table[9] = 0;
-    let sum = table.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
-    table[9] = 0_u8.wrapping_sub(sum);
 }

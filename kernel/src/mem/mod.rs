@@ -324,10 +324,8 @@ pub unsafe fn free_hidden(address: u64) -> Result<(), MapError> {
 #[must_use]
 pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     let end = address.checked_add(length as u64)?;
-    let pages = (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize);
-    for page in pages {
-        let free = page >= ONE_MIB && is_usable(page);
-        if page >= physical_end() || !is_memory(page) || free {
+    for page in pages(address, end) {
+        if page >= physical_end() || !is_memory(page) || is_usable(page) {
             return None;
         }
         let to = physical_to_virtual(page);
@@ -340,6 +338,10 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     // SAFETY: mapped above; firmware's tables do not change after boot, and the
     // kernel never writes them.
     Some(unsafe { slice::from_raw_parts(physical_to_virtual(address) as *const u8, length) })
+}
+/// The pages from the one with physical `address` on, up to `end`.
+fn pages(address: u64, end: u64) -> impl Iterator<Item = u64> {
+    (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize)
 }
 
 /// Whether the memory map has anything but a hole at physical `address`.
@@ -356,12 +358,12 @@ fn physical_end() -> u64 {
 /// mapped uncached.
 ///
 /// # Errors
-/// [`MapError::NotADevice`] if there is RAM or the kernel's image, or if no physical
-/// address can be so high; [`MapError::OutOfFrames`]; [`MapError::AlreadyMapped`] if
+/// [`MapError::NotADevice`] below 1 MiB, if there is RAM or the kernel's image, or if no
+/// physical address can be so high; [`MapError::OutOfFrames`]; [`MapError::AlreadyMapped`] if
 /// the page was mapped already.
 pub fn device(address: u64) -> Result<u64, MapError> {
     let page = address / PAGE_SIZE * PAGE_SIZE;
-    if page >= physical_end() || is_usable(page) || is_image(page) {
+    if page < ONE_MIB || page >= physical_end() || is_usable(page) || is_image(page) {
         return Err(MapError::NotADevice(address));
     }
     // SAFETY: neither RAM nor the image, checked above: nothing that Rust knows of.

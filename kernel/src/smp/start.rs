@@ -3,8 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuId;
-use kcore::madt::Madt;
+use kcore::acpi::Madt;
+use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::shim::{AtomicBool, Ordering};
 
 use crate::arch::ap::Trampoline;
@@ -13,7 +13,7 @@ use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu, paging};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu, Presence};
-use crate::{acpi, clock, globals, idle, mem, sched, thread};
+use crate::{clock, globals, idle, mem, sched, thread};
 
 /// How long a CPU may take from its start-up IPI to being online, in
 /// nanoseconds. On hardware it is a millisecond; the rest is for a host that
@@ -76,7 +76,7 @@ pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
     let page = trampoline()?.page;
     let mut left_out = Vec::new();
     let mut next = 1;
-    for apic_id in acpi::other_cpus(madt, apic::id()) {
+    for apic_id in madt.taking_part(apic::id()).skip(1).take(MAX_CPUS - 1) {
         let result = start(next, apic_id, page);
         // One that is stuck has the block with the number.
         next += usize::from(matches!(result, Ok(()) | Err(Reason::Stuck)));

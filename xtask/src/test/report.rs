@@ -297,7 +297,7 @@ mod tests {
         let console = "[ 0.1][cpu0][INFO ] kernel: command line\n\
                        [ 0.1][cpu0][WARN ] kernel: command line, byte 0: unknown key\n\
                        [ 0.2][cpu0][WARN ] ktest::bugs: bug=x: there is no such bug\n\
-                       [ 0.3][cpu0][WARN ] ktest::bugs: bug=acpi-madt-checksum: wrong\n";
+                       [ 0.3][cpu0][WARN ] ktest::bugs: bug=smp-late-cpu: wrong\n";
         let another = console.replace("byte 0", "byte 17");
         let found = complaints([console, &another].into_iter());
         assert_eq!(

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use kcore::madt::Isa;
+use kcore::acpi::Isa;
 
 /// An I/O APIC whose registers are mapped.
 #[derive(Debug)]
@@ -45,20 +45,39 @@ impl IoApic {
     /// The I/O APIC with its register page mapped as a device at `registers`,
     /// serving global system interrupts from `base`. Masks every input.
     ///
+    /// # Errors
+    /// What the version register says, if none answers there. Where there is nothing, all bits
+    /// are 0 or all are 1; there are 240 inputs at most; and what is masked stays so.
+    ///
     /// # Safety
     /// `registers` must be that mapping, and nobody else may use it.
-    #[must_use]
-    pub unsafe fn new(registers: u64, base: u32) -> Self {
+    pub unsafe fn new(registers: u64, base: u32) -> Result<Self, u32> {
         let mut io_apic = Self {
             registers,
             base,
             inputs: 0,
         };
-        io_apic.inputs = (io_apic.read(1) >> 16 & 0xff) + 1;
-        for input in 0..io_apic.inputs {
+        let version = io_apic.read(1);
+        let inputs = (version >> 16 & 0xff) + 1;
+        if version == 0 || version & 0xff00_7f00 != 0 || inputs > 240 {
+            return Err(version);
+        }
+        io_apic.inputs = inputs;
+        for input in 0..inputs {
             io_apic.set_entry(input, MASKED);
         }
-        io_apic
+        let mut masked = |input| io_apic.read(0x10 + 2 * input) & MASKED as u32 != 0;
+        if !(0..inputs).all(&mut masked) {
+            return Err(version);
+        }
+        Ok(io_apic)
+    }
+
+    /// Whether it and `other` claim to serve the same interrupt.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ends = [self, other].map(|one| u64::from(one.base) + u64::from(one.inputs));
+        u64::from(self.base) < ends[1] && u64::from(other.base) < ends[0]
     }
 
     /// How many inputs it has.

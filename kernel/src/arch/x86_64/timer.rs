@@ -23,20 +23,45 @@ pub enum Reference {
     Pit,
 }
 
+/// Why an HPET is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HpetError {
+    /// Its capabilities are all zeroes or all ones: nothing answers.
+    Silent,
+    /// Its period, in femtoseconds, is not one that the specification allows.
+    Period(u64),
+    /// Its counter does not count.
+    StandsStill,
+}
+
+impl core::fmt::Display for HpetError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Silent => f.write_str("nothing answers"),
+            Self::Period(found) => write!(f, "a period of {found} fs, and not 1 to 100000000"),
+            Self::StandsStill => f.write_str("the counter stands still"),
+        }
+    }
+}
+
 impl Reference {
     /// The HPET with its register page mapped as a device at `registers`, its
-    /// counter running; `None` if its period is not one that the specification
-    /// allows (up to 100 ns) or the counter stands still.
+    /// counter running.
+    ///
+    /// # Errors
+    /// [`HpetError`].
     ///
     /// # Safety
     /// `registers` must be that mapping, and nobody else may use it.
-    #[must_use]
-    pub unsafe fn hpet(registers: u64) -> Option<Self> {
+    pub unsafe fn hpet(registers: u64) -> Result<Self, HpetError> {
         // SAFETY: offset 0 of the page, capabilities (IA-PC HPET 1.0a, 2.3.4).
         let capabilities = unsafe { (registers as *const u64).read_volatile() };
         let femtoseconds = capabilities >> 32;
+        if capabilities == 0 || capabilities == u64::MAX {
+            return Err(HpetError::Silent);
+        }
         if femtoseconds == 0 || femtoseconds > 100_000_000 {
-            return None;
+            return Err(HpetError::Period(femtoseconds));
         }
         let configuration = (registers + 0x10) as *mut u64;
         // SAFETY: offset 0x10, configuration.
@@ -50,7 +75,8 @@ impl Reference {
         };
         let hpet = Self::Hpet { registers, counter };
         let start = hpet.count();
-        (0..100_000).any(|_| hpet.count() != start).then_some(hpet)
+        let counts = (0..100_000).any(|_| hpet.count() != start);
+        counts.then_some(hpet).ok_or(HpetError::StandsStill)
     }
 
     /// The PIT's channel 2, started.

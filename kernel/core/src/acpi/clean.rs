@@ -1,0 +1,296 @@
+//! The validator: a copy of each table that is read, without what is wrong in it.
+//!
+//! The `acpi` crate takes much on trust: that a table is as long as the crate's type of it,
+//! that it adds up, that the entries of a MADT lead to its end. These copies are so. What
+//! had to be left out is reported, by table and offset.
+//!
+//! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next
+//! one. A table that can be walked so, but for zeroes at its end, is believed; types that are
+//! not known here may have any length. Where the walk fails nothing tells which length was
+//! wrong, and all that follows is read from its middle. Such a table is read in the way that
+//! has the most entries that make sense, and what is in none is left out: with one entry broken,
+//! all others are kept.
+
+#![forbid(unsafe_code)]
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+
+use super::place::{Block, Place, Report};
+use super::walk::{CHECKSUM_AT, HEADER, LENGTH_AT, RSDP, Table, sum};
+use crate::little_endian::{u32_at, u64_at};
+
+/// The copy of a table, and for each entry of a MADT its offset in the original.
+pub(super) struct Clean {
+    pub(super) place: Place,
+    pub(super) bytes: Vec<u8>,
+    pub(super) offsets: Vec<usize>,
+}
+
+/// No table that is copied is longer: it would be a MADT for more than 4,000 CPUs.
+const MOST: usize = 128 << 10;
+
+impl Clean {
+    fn new(place: Place, bytes: &[u8]) -> Self {
+        let (bytes, offsets) = (bytes.into(), Vec::new());
+        Self {
+            place,
+            bytes,
+            offsets,
+        }
+    }
+
+    /// The copy of a MADT, HPET or FADT.
+    ///
+    /// # Errors
+    /// Why nothing of it can be used, and the offset of that.
+    pub(super) fn table(
+        table: &Table<'_>,
+        found: &[Table<'_>],
+        report: Report<'_>,
+    ) -> Result<Self, (usize, String)> {
+        let Table { place, bytes, .. } = *table;
+        let least = match &place.table {
+            b"APIC" => MADT,
+            b"HPET" => 52,
+            _ => 116,
+        };
+        let length = bytes.len();
+        if !(least..=MOST).contains(&length) {
+            return Err((LENGTH_AT, format!("wrong length {length}")));
+        }
+        let mut clean = Self::new(place, bytes);
+        match &place.table {
+            b"APIC" => clean.madt(bytes, report),
+            b"HPET" if bytes[40] != 0 => {
+                return Err((40, format!("registers in address space {}", bytes[40])));
+            }
+            b"HPET" => clean.bytes.resize(56, 0),
+            _ => clean.fadt(found, report),
+        }
+        // The crate takes no table whose maker's name is not UTF-8.
+        clean.bytes[10..24].fill(0);
+        clean.seal();
+        Ok(clean)
+    }
+
+    /// A root table that lists `tables`: an XSDT, since one can list all.
+    pub(super) fn root(place: Place, tables: &[Self]) -> Self {
+        let mut root = Self::new(place, &[0; HEADER]);
+        root.bytes[..4].copy_from_slice(b"XSDT");
+        let addresses = tables.iter().map(|table| table.place.address.to_le_bytes());
+        root.bytes.extend(addresses.flatten());
+        root.seal();
+        root
+    }
+
+    /// A root pointer to the XSDT at `root`.
+    pub(super) fn pointer(place: Place, root: u64) -> Self {
+        let mut bytes = [0; RSDP];
+        bytes[..8].copy_from_slice(b"RSD PTR ");
+        bytes[15] = 2;
+        bytes[20] = RSDP as u8;
+        bytes[24..32].copy_from_slice(&root.to_le_bytes());
+        bytes[32] = 0_u8.wrapping_sub(sum(&bytes));
+        Self::new(place, &bytes)
+    }
+
+    /// Makes length and checksum right.
+    fn seal(&mut self) {
+        let length = self.bytes.len() as u32;
+        self.bytes[LENGTH_AT..][..4].copy_from_slice(&length.to_le_bytes());
+        self.bytes[CHECKSUM_AT] = 0;
+        self.bytes[CHECKSUM_AT] = 0_u8.wrapping_sub(sum(&self.bytes));
+    }
+
+    /// Keeps of the MADT `table` the entries that are right and that the kernel reads.
+    fn madt(&mut self, table: &[u8], report: Report<'_>) {
+        self.bytes.truncate(MADT);
+        let mut end = MADT;
+        let entries = walk(table).unwrap_or_else(|| best(table));
+        for (at, length) in entries.into_iter().chain([(table.len(), 0)]) {
+            while end < at {
+                let (why, length) = wrong(table, end, at);
+                let place = self.place.at(end);
+                report(place, format_args!("{why}; {length} bytes left out"));
+                end += length;
+            }
+            end = at + length;
+            if table.get(at).is_some_and(|kind| length_of(*kind).is_some()) {
+                self.bytes.extend(&table[at..end]);
+                self.offsets.push(at);
+            }
+        }
+    }
+
+    /// Takes out of a FADT what names no register, and a DSDT that there is not.
+    fn fadt(&mut self, found: &[Table<'_>], report: Report<'_>) {
+        let Self { place, bytes, .. } = self;
+        // What a short one lacks is not there. (The crate's type of it has this length.)
+        bytes.resize(276, 0);
+        // The crate multiplies it by 8, in a byte.
+        bytes[PM1_CONTROL_LENGTH] = 2;
+        for at in [64, 68] {
+            let port = u32_at(bytes, at);
+            if port > 0xffff {
+                report(place.at(at), format_args!("no port {port:#x}; left out"));
+                bytes[at..at + 4].fill(0);
+            }
+        }
+        for (at, length) in REGISTERS {
+            let (place, space, address) = (place.at(at), bytes[at], u64_at(bytes, at + 4));
+            let fits = match space {
+                0 => address == 0 || Block::new(place, address, length).check().is_ok(),
+                1 => address <= 0xffff,
+                _ => false,
+            };
+            if !fits {
+                report(place, format_args!("no register at {address:#x}; left out"));
+                bytes[at..at + 12].fill(0);
+            }
+        }
+        let dsdts = || found.iter().filter(|table| table.place.table == *b"DSDT");
+        let sound = dsdts().any(|table| table.sound);
+        for (at, length) in DSDT {
+            let field = &mut bytes[at..at + length];
+            let address = match length {
+                4 => u32_at(field, 0).into(),
+                _ => u64_at(field, 0),
+            };
+            let fits = |table: &Table<'_>| table.place.address == address && table.sound == sound;
+            if address != 0 && !dsdts().any(fits) {
+                let place = place.at(at);
+                report(place, format_args!("no DSDT at {address:#x}; left out"));
+                field.fill(0);
+            }
+        }
+    }
+}
+
+/// Where in a FADT the registers stand that turn the machine off, since ACPI 2.0, and how many
+/// bytes they have: the control registers of PM1a and PM1b, and the sleep control register.
+pub(super) const REGISTERS: [(usize, u64); 3] = [(172, 2), (184, 2), (244, 1)];
+/// Where the length of the first two stands.
+const PM1_CONTROL_LENGTH: usize = 89;
+/// Where the DSDT's address stands, and in how many bytes.
+const DSDT: [(usize, usize); 2] = [(140, 8), (40, 4)];
+
+/// A MADT's header and its two own fields; entries follow.
+const MADT: usize = 44;
+
+/// The length of a MADT's entry of this type, for the types that the kernel reads.
+const fn length_of(kind: u8) -> Option<usize> {
+    match kind {
+        4 => Some(6),
+        0 => Some(8),
+        2 => Some(10),
+        1 | 5 | 10 => Some(12),
+        9 => Some(16),
+        _ => None,
+    }
+}
+
+/// Whether an entry with the length of its type makes sense: one that begins in a broken one and
+/// ends in the next does not. The fields are those that are reserved, flags, and addresses.
+fn makes_sense(entry: &[u8]) -> bool {
+    match entry[0] {
+        0 => u32_at(entry, 4) < 0x100,
+        1 => entry[3] == 0 && entry[4].is_multiple_of(16) && u32_at(entry, 4) >= 1 << 20,
+        2 => entry[2] == 0 && entry[9] == 0,
+        4 => entry[4] == 0,
+        5 => entry[2..4] == [0; 2] && u64_at(entry, 4).is_multiple_of(4096),
+        9 => entry[2..4] == [0; 2] && u32_at(entry, 8) < 0x100,
+        _ => entry[3] == 0 && entry[9..12] == [0; 3],
+    }
+}
+
+/// The length of the entry at `at`, if that is right, and what a reading gains by it: most if it
+/// makes sense, nothing if it is of a type that is not read.
+fn entry_at(table: &[u8], at: usize) -> Option<(usize, i32)> {
+    let &[kind, length, ..] = table.get(at..)? else {
+        return None;
+    };
+    let length = usize::from(length);
+    let entry = table.get(at..at + length).filter(|_| length > 1)?;
+    match length_of(kind) {
+        Some(right) if length != right => None,
+        Some(_) if !makes_sense(entry) => Some((length, 1)),
+        Some(_) => Some((length, SENSE + i32::from(matches!(kind, 0 | 9)))),
+        None => Some((length, 0)),
+    }
+}
+
+/// The gain by an entry that makes sense, more than by any number of others of its size. By a
+/// CPU's it is one more.
+const SENSE: i32 = 16;
+
+/// Whether entries that make sense lead from `at` to `end`, or past it.
+fn leads(table: &[u8], mut at: usize, end: usize) -> bool {
+    while let Some((length, SENSE..)) = entry_at(table, at).filter(|_| at < end) {
+        at += length;
+    }
+    at >= end
+}
+
+/// The offset and length of each entry, each of which leads to the next one, to the table's end
+/// or to zeroes; `None` if it cannot be walked. Nor can it if entries of other types hide right
+/// ones: what begins as such a type, of whatever length, may be a broken one of another.
+fn walk(table: &[u8]) -> Option<Vec<(usize, usize)>> {
+    let (mut entries, mut at, mut others) = (Vec::new(), MADT, MADT);
+    while table[at..].iter().any(|&byte| byte != 0) {
+        let (length, gain) = entry_at(table, at)?;
+        let next = at + length;
+        let hides = |broken| others + broken < next && leads(table, others + broken, next);
+        match gain {
+            SENSE.. => others = next,
+            0 if ![6, 8, 10, 12, 16].into_iter().any(hides) => {}
+            _ => return None,
+        }
+        entries.push((at, length));
+        at = next;
+    }
+    Some(entries)
+}
+
+/// The entries of the reading that gains the most, of those the one with the fewest gaps.
+fn best(table: &[u8]) -> Vec<(usize, usize)> {
+    // What can be gained from each offset on: behind an entry, and in a gap.
+    let mut gains = vec![(0, 0); table.len() + 1];
+    let by_entry = |gains: &[(i32, i32)], at| {
+        let (length, gain) = entry_at(table, at).filter(|(_, gain)| *gain > 0)?;
+        Some((length, gain + gains[at + length].0))
+    };
+    for at in (MADT..table.len()).rev() {
+        let (gap, entry) = (gains[at + 1].1, by_entry(&gains, at));
+        let entry = entry.map_or(gap - 1, |(_, gain)| gain);
+        gains[at] = (entry.max(gap - 1), entry.max(gap));
+    }
+    let (mut entries, mut at, mut in_gap) = (Vec::new(), MADT, false);
+    while at < table.len() {
+        let most = if in_gap { gains[at].1 } else { gains[at].0 };
+        let entry = by_entry(&gains, at).filter(|(_, gain)| *gain == most);
+        entries.extend(entry.map(|(length, _)| (at, length)));
+        in_gap = entry.is_none();
+        at += entry.map_or(1, |(length, _)| length);
+    }
+    entries
+}
+
+/// What is wrong with the entry at `at`, and how many bytes it has: as many as it claims, if up
+/// to `next` there is no other either.
+fn wrong(table: &[u8], at: usize, next: usize) -> (String, usize) {
+    let (all, kind) = (next - at, table[at]);
+    if table[at..next].iter().all(|&byte| byte == 0) {
+        return ("zeroes".into(), all);
+    }
+    let length = table.get(at + 1).copied().map_or(0, usize::from);
+    let why = match length_of(kind) {
+        _ if at + length > table.len() => format!("past the table's end at {:#x}", table.len()),
+        Some(right) if length != right => format!("needs {right}"),
+        _ => "makes no sense".into(),
+    };
+    let why = format!("entry type {kind} has length {length}, {why}");
+    let claims = (2..all).contains(&length);
+    (why, if claims { length } else { all })
+}

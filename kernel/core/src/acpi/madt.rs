@@ -1,0 +1,260 @@
+//! The MADT: the table that lists CPUs, I/O APICs and interrupt wiring (ACPI 6.5, 5.2.12).
+//!
+//! Of two entries for one thing the first is kept. What firmware does that the specification
+//! leaves open, and what is done about it:
+//!
+//! - Unused CPU slots are padded with disabled entries that repeat an id or carry the
+//!   broadcast id. A disabled entry whose id is the broadcast id or is listed already
+//!   says nothing and is left out.
+//! - CPUs with ids below 255 belong in local APIC entries (type 0), others in local
+//!   x2APIC entries (type 9), but some firmware lists a CPU in both. The two are one
+//!   CPU, as usable as the more usable of them.
+//! - Which input of the local APICs is the NMI is said per CPU. It is the same for all in
+//!   every machine we know of, so the first entry decides.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::pin::Pin;
+
+use acpi::madt::{InterruptSourceOverrideEntry, IoApicEntry, Madt as Table, MadtEntry};
+
+use super::clean::Clean;
+use super::place::{Block, Place, Report};
+
+/// What the MADT says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Madt {
+    /// Where it is.
+    pub place: Place,
+    /// The physical address of every CPU's local APIC (the 64-bit override if there is one),
+    /// and the offset at which it stands.
+    pub local_apic: (u64, usize),
+    /// The input of the local APICs that is the NMI, LINT0 or LINT1, if an entry says so.
+    pub nmi_lint: Option<u8>,
+    /// The CPUs in the table's order, each once.
+    pub cpus: Vec<MadtCpu>,
+    /// The I/O APICs in the table's order.
+    pub io_apics: Vec<IoApic>,
+    /// Where the ISA interrupts arrive that have an override.
+    overrides: [Option<Isa>; ISA_INTERRUPTS],
+}
+
+/// How many interrupts the ISA bus has.
+const ISA_INTERRUPTS: usize = 16;
+
+/// One CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MadtCpu {
+    /// The id interrupts are addressed to.
+    pub apic_id: u32,
+    /// Whether the CPU can be started.
+    pub state: CpuState,
+    /// The offset of its first entry.
+    pub offset: usize,
+    /// Which types of entry have listed it as usable.
+    usable_in: [bool; 2],
+}
+
+/// Whether a CPU can be started; a later one is more usable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CpuState {
+    /// Not there, or not to be used.
+    Disabled,
+    /// Not there yet; it may be added while the machine runs.
+    OnlineCapable,
+    /// Ready to be started.
+    Enabled,
+}
+
+/// One I/O APIC. How many inputs it has stands in its version register only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoApic {
+    /// Its registers.
+    pub registers: Block,
+    /// The global system interrupt of its first input.
+    pub gsi_base: u32,
+    /// Its APIC id.
+    pub id: u8,
+}
+
+/// Where an ISA interrupt arrives, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Isa {
+    /// The global system interrupt.
+    pub gsi: u32,
+    /// While the line is at its level, rather than at its edge.
+    pub level: bool,
+    /// Low or falling, rather than high or rising.
+    pub low: bool,
+}
+
+impl Madt {
+    /// Reads the table, whose clean copy `copy` is.
+    pub(super) fn read(copy: &Clean, table: Pin<&Table>, report: Report<'_>) -> Self {
+        let mut madt = Self {
+            place: copy.place,
+            local_apic: (table.local_apic_address.into(), 36),
+            nmi_lint: None,
+            cpus: Vec::new(),
+            io_apics: Vec::new(),
+            overrides: [None; ISA_INTERRUPTS],
+        };
+        for (entry, &offset) in table.entries().zip(&copy.offsets) {
+            let place = copy.place.at(offset);
+            if let Err(why) = madt.take(&entry, place) {
+                report(place, format_args!("{why}; left out"));
+            }
+        }
+        madt
+    }
+
+    /// Takes in an entry.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn take(&mut self, entry: &MadtEntry<'_>, place: Place) -> Result<(), String> {
+        match entry {
+            MadtEntry::LocalApic(cpu) => {
+                self.take_cpu(0, cpu.apic_id.into(), u8::MAX.into(), cpu.flags, place)
+            }
+            MadtEntry::LocalX2Apic(cpu) => {
+                self.take_cpu(1, cpu.x2apic_id, u32::MAX, cpu.flags, place)
+            }
+            MadtEntry::IoApic(entry) => self.take_io_apic(entry, place),
+            MadtEntry::InterruptSourceOverride(entry) => self.take_override(entry),
+            MadtEntry::LocalApicNmi(entry) => self.take_nmi(entry.nmi_line),
+            MadtEntry::X2ApicNmi(entry) => self.take_nmi(entry.nmi_line),
+            MadtEntry::LocalApicAddressOverride(_) if self.local_apic.1 != 36 => {
+                Err("a second address of the local APIC".into())
+            }
+            MadtEntry::LocalApicAddressOverride(entry) => {
+                self.local_apic = (entry.local_apic_address, place.offset);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in a CPU from the type of entry number `source`, in which the id `broadcast` means
+    /// all CPUs. The module's text says what is decided here.
+    fn take_cpu(
+        &mut self,
+        source: usize,
+        apic_id: u32,
+        broadcast: u32,
+        flags: u32,
+        place: Place,
+    ) -> Result<(), String> {
+        // Before ACPI 6.3 bit 1 is reserved and zero, so no revision needs to be looked at.
+        let state = match flags & 3 {
+            0 => CpuState::Disabled,
+            2 => CpuState::OnlineCapable,
+            _ => CpuState::Enabled,
+        };
+        let usable = state != CpuState::Disabled;
+        if apic_id == broadcast {
+            let why = format!("a usable CPU has the broadcast APIC id {apic_id:#x}");
+            return if usable { Err(why) } else { Ok(()) };
+        }
+        let index = self.cpus.iter().position(|known| known.apic_id == apic_id);
+        let index = index.unwrap_or_else(|| {
+            let (offset, usable_in) = (place.offset, [false; 2]);
+            self.cpus.push(MadtCpu {
+                apic_id,
+                state,
+                offset,
+                usable_in,
+            });
+            self.cpus.len() - 1
+        });
+        let known = &mut self.cpus[index];
+        known.state = known.state.max(state);
+        if usable && core::mem::replace(&mut known.usable_in[source], usable) {
+            return Err(format!("a second usable CPU has APIC id {apic_id:#x}"));
+        }
+        Ok(())
+    }
+
+    fn take_io_apic(&mut self, entry: &IoApicEntry, place: Place) -> Result<(), String> {
+        let place = place.at(place.offset + 4);
+        let registers = Block::new(place, entry.io_apic_address.into(), 32);
+        let (gsi_base, id) = (entry.global_system_interrupt_base, entry.io_apic_id);
+        let address = registers.address;
+        if let Err(why) = registers.check() {
+            return Err(format!("registers of I/O APIC {id} at {address:#x}, {why}"));
+        }
+        if self
+            .io_apics
+            .iter()
+            .any(|known| known.registers.address == address)
+        {
+            return Err(format!(
+                "a second I/O APIC has its registers at {address:#x}"
+            ));
+        }
+        self.io_apics.push(IoApic {
+            registers,
+            gsi_base,
+            id,
+        });
+        Ok(())
+    }
+
+    fn take_override(&mut self, entry: &InterruptSourceOverrideEntry) -> Result<(), String> {
+        let (bus, irq, flags) = (entry.bus, entry.irq, entry.flags);
+        let isa = Isa {
+            gsi: entry.global_system_interrupt,
+            level: flags >> 2 & 3 == 3,
+            low: flags & 3 == 3,
+        };
+        match self
+            .overrides
+            .get_mut(usize::from(irq))
+            .filter(|_| bus == 0)
+        {
+            Some(known @ None) => *known = Some(isa),
+            Some(Some(_)) => return Err(format!("a second override of interrupt {irq}")),
+            None => {
+                return Err(format!(
+                    "interrupt {irq} of bus {bus} is none of the ISA bus"
+                ));
+            }
+        }
+        // 0 is what is usual on the bus, as 1 is.
+        if flags & 3 == 2 || flags >> 2 & 3 == 2 {
+            return Err(format!(
+                "reserved polarity or trigger mode in flags {flags:#x}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn take_nmi(&mut self, lint: u8) -> Result<(), String> {
+        if lint > 1 {
+            return Err(format!("a local APIC has no LINT{lint}"));
+        }
+        self.nmi_lint.get_or_insert(lint);
+        Ok(())
+    }
+
+    /// Where ISA interrupt `irq` arrives: as an override says, or else at the global
+    /// system interrupt of its number, by a rising edge.
+    #[must_use]
+    pub fn isa(&self, irq: u8) -> Isa {
+        let known = self.overrides.get(usize::from(irq)).copied().flatten();
+        known.unwrap_or(Isa {
+            gsi: irq.into(),
+            level: false,
+            low: false,
+        })
+    }
+
+    /// The CPUs that take part when the boot CPU has APIC id `boot`: that one, whatever the
+    /// table says of it, since it is running, and the others that are enabled.
+    pub fn taking_part(&self, boot: u32) -> impl Iterator<Item = u32> {
+        let enabled = move |cpu: &&MadtCpu| cpu.state == CpuState::Enabled && cpu.apic_id != boot;
+        let others = self.cpus.iter().filter(enabled).map(|cpu| cpu.apic_id);
+        core::iter::once(boot).chain(others)
+    }
+}

@@ -1,0 +1,101 @@
+//! Reading the clean copies by the `acpi` crate.
+//!
+//! The crate maps what it reads, by a trait that has no way to refuse. Here the physical
+//! addresses are those of the copies, which are all in memory, so nothing is to be refused.
+
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use acpi::address::{AddressSpace, GenericAddress};
+use acpi::fadt::Fadt as TheirFadt;
+use acpi::madt::Madt as TheirMadt;
+use acpi::{AcpiHandler, AcpiResult, AcpiTables, HpetInfo, PhysicalMapping};
+
+use super::clean::{Clean, REGISTERS};
+use super::madt::Madt;
+use super::place::{Block, Place, Register, Report};
+use super::{Fadt, Platform};
+
+/// Copies of tables, by their physical addresses.
+#[derive(Clone, Copy)]
+struct Memory<'c>(&'c [Clean]);
+
+impl AcpiHandler for Memory<'_> {
+    unsafe fn map_physical_region<T>(
+        &self,
+        address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
+        let mut copies = self.0.iter();
+        let copy = copies.find(|copy| copy.place.address == address as u64);
+        let bytes = &copy.expect("what is listed are copies").bytes[..size];
+        assert!(size >= size_of::<T>() && align_of::<T>() == 1);
+        // SAFETY: as many bytes as were asked for, at least a `T` of them, which is packed and
+        // has no invalid value; they outlive the handler that goes with the mapping.
+        unsafe { PhysicalMapping::new(address, NonNull::from(bytes).cast(), size, size, *self) }
+    }
+
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}
+
+/// What the copies of the tables say. They are found by the root pointer at `pointer`, and
+/// listed at `root`.
+pub(super) fn read(
+    pointer: Place,
+    root: Place,
+    mut copies: Vec<Clean>,
+    report: Report<'_>,
+) -> Platform {
+    let mut platform = Platform::default();
+    let root = Clean::root(root, &copies);
+    copies.extend([Clean::pointer(pointer, root.place.address), root]);
+    // SAFETY: there is a root pointer, and it leads to copies only.
+    let tables = unsafe { AcpiTables::from_rsdp(Memory(&copies), pointer.address as usize) };
+    let tables = match tables {
+        Ok(tables) => tables,
+        Err(error) => {
+            report(pointer, format_args!("{error:?}"));
+            return platform;
+        }
+    };
+    for copy in &copies {
+        let place = copy.place;
+        let read = match &place.table {
+            b"APIC" => tables.find_table::<TheirMadt>().map(|table| {
+                platform.madt = Some(Madt::read(copy, table.get(), report));
+            }),
+            b"HPET" => HpetInfo::new(&tables).map(|table| {
+                let address = table.base_address as u64;
+                platform.hpet = Some(Block::new(place.at(44), address, 0x400));
+            }),
+            b"FACP" => tables.find_table::<TheirFadt>().and_then(|table| {
+                platform.fadt = Some(fadt(place, &table)?);
+                Ok(())
+            }),
+            _ => Ok(()),
+        };
+        if let Err(error) = read {
+            report(place, format_args!("{error:?}; left out"));
+        }
+    }
+    platform
+}
+
+fn fadt(place: Place, table: &TheirFadt) -> AcpiResult<Fadt> {
+    let register = |found: Option<GenericAddress>, (at, length)| {
+        let found = found.filter(|found| found.address != 0)?;
+        if found.address_space == AddressSpace::SystemIo {
+            return u16::try_from(found.address).ok().map(Register::Port);
+        }
+        let block = Block::new(place.at(at), found.address, length);
+        Some(Register::Memory(block))
+    };
+    let [a, b, sleep] = REGISTERS;
+    Ok(Fadt {
+        pm1a_control: register(Some(table.pm1a_control_block()?), a),
+        pm1b_control: register(table.pm1b_control_block()?, b),
+        sleep_control: register(table.sleep_control_register()?, sleep),
+        hardware_reduced: { table.flags }.system_is_hw_reduced_acpi(),
+        dsdt: table.dsdt_address().ok().map(|address| address as u64),
+    })
+}

@@ -1,0 +1,148 @@
+//! From the root pointer to the tables, as far as they can be read.
+
+#![forbid(unsafe_code)]
+
+use super::place::{Place, Report};
+use crate::little_endian::{array_at, u32_at, u64_at};
+
+/// The bytes of physical memory at an address, or `None` if there are not so many.
+pub type Reader<'r, 'a> = &'r mut dyn FnMut(u64, usize) -> Option<&'a [u8]>;
+
+/// The header that every table has, and where its length and checksum stand.
+pub(super) const HEADER: usize = 36;
+pub(super) const LENGTH_AT: usize = 4;
+pub(super) const CHECKSUM_AT: usize = 9;
+/// The root pointer of ACPI 1.0, and since 2.0.
+const OLD_RSDP: usize = 20;
+pub(super) const RSDP: usize = 36;
+/// No table is longer, and no root table.
+const MAX_LENGTH: usize = 16 << 20;
+const MAX_ROOT: usize = 64 << 10;
+
+/// A table, as long as it says and all of it in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a> {
+    pub(super) place: Place,
+    pub(super) bytes: &'a [u8],
+    /// Whether it adds up.
+    pub(super) sound: bool,
+}
+
+impl<'a> Table<'a> {
+    /// The table that the place `by` names; none if the address there is 0.
+    fn read(by: Place, address: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Option<Self> {
+        if address == 0 {
+            return None;
+        }
+        let Some(header) = read(address, HEADER) else {
+            report(by, format_args!("no memory at {address:#x}; left out"));
+            return None;
+        };
+        let place = Place::new(array_at(header, 0), address);
+        let length = u32_at(header, LENGTH_AT) as usize;
+        let is_root = matches!(&place.table, b"RSDT" | b"XSDT");
+        let most = if is_root { MAX_ROOT } else { MAX_LENGTH };
+        let fits = (HEADER..=most).contains(&length);
+        let Some(bytes) = fits.then(|| read(address, length)).flatten() else {
+            let place = place.at(LENGTH_AT);
+            report(place, format_args!("wrong length {length}; left out"));
+            return None;
+        };
+        // The FACS, which firmware and kernel write, has no checksum.
+        let sound = place.table == *b"FACS" || adds_up(bytes, place.at(CHECKSUM_AT), report);
+        Some(Self {
+            place,
+            bytes,
+            sound,
+        })
+    }
+
+    /// What a root table lists: the places of its entries, and the addresses in them.
+    fn entries(&self) -> impl Iterator<Item = (Place, u64)> {
+        self.addresses(HEADER, if self.place.table == *b"XSDT" { 8 } else { 4 })
+    }
+
+    /// The entries from `start` on, `width` bytes each: their places, and the addresses in them.
+    fn addresses(&self, start: usize, width: usize) -> impl Iterator<Item = (Place, u64)> {
+        let (place, bytes) = (self.place, self.bytes);
+        let offsets = (start..=bytes.len().saturating_sub(width)).step_by(width);
+        let address = move |at| match width {
+            4 => u32_at(bytes, at).into(),
+            _ => u64_at(bytes, at),
+        };
+        offsets.map(move |at| (place.at(at), address(at)))
+    }
+}
+
+/// Whether the bytes add up to 0; if not, that is reported.
+fn adds_up(bytes: &[u8], at: Place, report: Report<'_>) -> bool {
+    let sum = sum(bytes);
+    if sum != 0 {
+        report(at, format_args!("bytes add up to {sum:#04x}, not to 0"));
+    }
+    sum == 0
+}
+
+pub(super) fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, &byte| sum.wrapping_add(byte))
+}
+
+/// Calls `found` with every table that the root pointer at `pointer` leads to: the root tables,
+/// what they list, and what a FADT names. The XSDT, if there is one, comes before the RSDT,
+/// unless only that one adds up. False if there is no root table.
+pub(super) fn tables<'a>(
+    pointer: Place,
+    read: Reader<'_, 'a>,
+    report: Report<'_>,
+    found: &mut dyn FnMut(Table<'a>),
+) -> bool {
+    let old = read(pointer.address, OLD_RSDP).filter(|bytes| bytes.starts_with(b"RSD PTR "));
+    let Some(old) = old else {
+        report(pointer, format_args!("there is no root pointer"));
+        return false;
+    };
+    let old_sound = adds_up(old, pointer.at(8), report);
+    let new = read(pointer.address, RSDP).filter(|_| old[15] >= 2);
+    let new_sound = new.is_none_or(|new| adds_up(new, pointer.at(32), report));
+    let mut root = |at, signature: [u8; 4], address, sound: bool| {
+        let mut root = Table::read(pointer.at(at), address, read, report)?;
+        root.sound &= sound;
+        if root.place.table != signature {
+            report(root.place, format_args!("wrong signature; left out"));
+            return None;
+        }
+        Some(root)
+    };
+    // Some firmware has this revision and no XSDT.
+    let xsdt = new.and_then(|new| root(24, *b"XSDT", u64_at(new, 24), new_sound));
+    let rsdt = root(16, *b"RSDT", u32_at(old, 16).into(), old_sound);
+    let better = |rsdt: &Table<'_>| xsdt.is_none_or(|xsdt| rsdt.sound && !xsdt.sound);
+    let roots = if let Some(rsdt) = rsdt.filter(better) {
+        if new.is_some() {
+            report(rsdt.place, format_args!("used in place of the XSDT"));
+        }
+        [Some(rsdt), xsdt]
+    } else {
+        [xsdt, rsdt]
+    };
+    for (number, root) in roots.iter().flatten().enumerate() {
+        found(*root);
+        for (place, address) in root.entries() {
+            let before = roots[0].filter(|_| number > 0);
+            if before.is_some_and(|root| root.entries().any(|(_, other)| other == address)) {
+                continue;
+            }
+            let Some(table) = Table::read(place, address, read, report) else {
+                continue;
+            };
+            found(table);
+            if table.place.table == *b"FACP" {
+                let old = table.addresses(36, 4).take(2);
+                for (place, address) in old.chain(table.addresses(132, 8).take(2)) {
+                    Table::read(place, address, read, report).map(&mut *found);
+                }
+            }
+        }
+    }
+    roots.iter().any(Option::is_some)
+}
