@@ -50,8 +50,8 @@ impl fmt::Display for MemoryError {
         match self {
             Self::NoRoom(bytes) => write!(
                 f,
-                "the memory map has no {bytes:#x} bytes of usable memory in a row between 1 MiB and \
-                 4 GiB, which the frame map needs"
+                "the memory map has no usable memory between 1 MiB and 4 GiB with room for the frame \
+                 map, {bytes:#x} bytes"
             ),
             Self::Map(error) => error.fmt(f),
         }
