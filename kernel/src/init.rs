@@ -80,6 +80,7 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     read_command_line(record);
     cpu::protect();
     memory::read_map(boot_info);
+    memory::keep_tables(record.rsdp);
     memory::limit_map();
     // SAFETY: the loader's map; kernel image, module and the loader's own data
     // are not usable in it.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use kcore::acpi::{CpuState, Madt};
 use kernel::ktest::tables;
-use kernel::{globals, init, ktest, pcpu, smp};
+use kernel::{globals, init, ktest, mem, pcpu, smp};
 
 /// What the firmware says.
 pub(crate) fn madt() -> &'static Madt {
@@ -95,7 +95,7 @@ ktest! {
     /// The root pointer of ACPI 2.0 that does not add up, and has no XSDT.
     fn no_xsdt() [
         append = "bug=acpi:RSDP@18=0000100000000000,acpi:RSDP@f=02",
-        console = "offset 0x18: no memory at 0x100000; left out", console = "used in place of the XSDT",
+        console = "offset 0x18: no firmware memory at 0x100000; left out", console = "used in place of the XSDT",
     ] { nothing_lost(); }
 }
 
@@ -121,6 +121,27 @@ ktest! {
         qemu = "-acpitable file={root}/kernel/core/tests/data/madt-q35-smp1.bin",
         console = "MADT at 0x", console = "offset 0x0: a second one; left out",
     ] { nothing_lost(); }
+}
+
+ktest! {
+    /// Tables in memory that the map calls free are read, and stay there: nothing is written
+    /// over them when all memory is taken.
+    fn in_free_memory() [
+        append = "bug=acpi-free-memory",
+        console = "bytes usable where ACPI's tables are, the first at 0x", console = ": left out",
+    ] {
+        nothing_lost();
+        let madt = madt().place.address;
+        let before = tables::original(madt).expect("it is still there");
+        let mut taken = Vec::new();
+        while let Some(frame) = mem::allocate_frame() {
+            assert_ne!(frame, madt & !0xfff, "the frame of the MADT was handed out");
+            taken.push(frame);
+        }
+        assert_eq!(tables::original(madt), Some(before));
+        // SAFETY: taken just now, and nobody was told of them.
+        taken.into_iter().for_each(|frame| unsafe { mem::free_frames(frame, 1) });
+    }
 }
 
 ktest! {

@@ -28,6 +28,7 @@ pub use place::{Block, Place, Register, Report};
 pub use walk::Reader;
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use clean::Clean;
 use walk::Table;
@@ -83,4 +84,23 @@ pub fn read<'a>(rsdp: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Platform
         }
     }
     tables::read(pointer, root, copies, report)
+}
+
+/// Calls `found` with the first address, and the first one after it, of all that the root
+/// pointer at `rsdp` leads to and that adds up: itself, the tables, and what the FADT
+/// names. For the time before memory is handed out: allocates and reports nothing.
+pub fn extents<'a>(rsdp: u64, read: Reader<'_, 'a>, found: &mut dyn FnMut(u64, u64)) {
+    let silent = &mut |_: Place, _: fmt::Arguments<'_>| ();
+    let mut keep = |place: Place, bytes: usize| {
+        found(place.address, place.address + bytes as u64);
+    };
+    let pointer = Place::new(*b"RSDP", rsdp);
+    let take = &mut |table: Table<'_>| {
+        if table.sound {
+            keep(table.place, table.bytes.len());
+        }
+    };
+    if walk::tables(pointer, read, silent, take) {
+        keep(pointer, walk::RSDP);
+    }
 }

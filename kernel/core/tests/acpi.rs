@@ -631,13 +631,15 @@ proptest! {
         }
         let firmware = Firmware::with(&[&bytes, capture("q35-smp1")]);
         prop_assert!(firmware.read().0.madt.is_some() || signature == *b"APIC");
+        firmware.extents();
     }
 }
 
 proptest! {
     #![proptest_config(config())]
 
-    /// Bytes changed anywhere, with the checksums that firmware would have written or not.
+    /// Bytes changed anywhere, with the checksums that firmware would have written or not. All
+    /// that is kept lies in memory.
     #[test]
     fn damaged_memory_gives_an_answer(
         changes in proptest::collection::vec((any::<Index>(), any::<Index>(), any::<u8>()), 1..8),
@@ -654,6 +656,12 @@ proptest! {
             firmware.seal_pointer();
         }
         firmware.read();
+        for (start, end) in firmware.extents() {
+            let inside = |(at, bytes): &(u64, Vec<u8>)| {
+                *at <= start && end <= at + bytes.len() as u64
+            };
+            prop_assert!(start == RSDP || firmware.0.iter().any(inside));
+        }
     }
 }
 
@@ -787,7 +795,10 @@ fn what_roots_list() {
     firmware.0.remove(3);
     let (platform, said) = firmware.read();
     assert_eq!(platform.madt.unwrap().cpus.len(), 64);
-    assert_eq!(said, ["XSDT+0x24: no memory at 0x200000; left out"]);
+    assert_eq!(
+        said,
+        ["XSDT+0x24: no firmware memory at 0x200000; left out"]
+    );
     // The XSDT's entry leads nowhere, the RSDT's is right.
     let mut firmware = Firmware::with(&[good]);
     firmware.at(XSDT)[40] = 1;
@@ -922,7 +933,7 @@ fn what_turns_the_machine_off() {
         assert_eq!(wide(space, address), (port(0x604), said));
     }
     // The DSDT that there is, and of two the one that adds up.
-    for (address, name) in [(5, "no memory at 0x5; left out"), (RSDT, "")] {
+    for (address, name) in [(5, "no firmware memory at 0x5; left out"), (RSDT, "")] {
         let mut wide = fadt(3, 244);
         wide.0[140..148].copy_from_slice(&u64::to_le_bytes(address));
         let (found, said) = read(&wide);
@@ -937,4 +948,30 @@ fn what_turns_the_machine_off() {
     let mut long = fadt(3, 244);
     long.0[89] = 200;
     assert_eq!(read(&long).0.pm1a_control, port(0x604));
+}
+
+/// All that is read lies in what is kept, and nothing else is.
+#[test]
+fn extents() {
+    let (fadt, dsdt) = fadt(3, 244);
+    let mut bad = dsdt.clone();
+    bad[9] ^= 1;
+    let mut firmware = Firmware::with(&[capture("q35-smp4"), &dsdt, &bad, &fadt]);
+    // The DSDT is named by the FADT only.
+    for root in [RSDT, XSDT] {
+        let root = firmware.at(root);
+        let width = if root.starts_with(b"XSDT") { 8 } else { 4 };
+        root.drain(36 + width..36 + 2 * width);
+        seal(root);
+    }
+    let pieces = firmware.0.iter();
+    let pieces: Vec<_> = pieces
+        .map(|(at, bytes)| (*at, at + bytes.len() as u64))
+        .collect();
+    let mut kept = firmware.extents();
+    kept.dedup();
+    let expected = pieces.iter().filter(|(at, _)| *at != TABLES + 2 * APART);
+    assert!(kept.iter().eq(expected), "{kept:x?}");
+    firmware.at(RSDP)[0] = 0;
+    assert_eq!(firmware.extents(), []);
 }

@@ -6,6 +6,7 @@ use core::fmt::Arguments;
 use boot::pvh;
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
+use kcore::acpi::extents;
 use kcore::memmap::{Kind, Region};
 use kcore::start_info::Module;
 
@@ -40,6 +41,30 @@ pub(super) fn read_map(boot_info: &BootInfo) {
     );
 }
 
+/// Takes the tables of ACPI that the root pointer at `rsdp` leads to out of the memory that is
+/// handed out, where the map calls it free. Before anything is handed out: what overwrites them
+/// may be the kernel's own page tables.
+pub(super) fn keep_tables(rsdp: Option<u64>) {
+    let Some(rsdp) = rsdp else { return };
+    let (mut free, mut first) = (0, None);
+    // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
+    let mut read = |address, length| unsafe { mem::boot_memory(address, length) };
+    extents(rsdp, &mut read, &mut |start, end| {
+        let bytes = globals::MEMORY.lock().carve(start, end);
+        if bytes > 0 {
+            free += bytes;
+            first.get_or_insert(start);
+        }
+    });
+    if let Some(first) = first {
+        log::warn!(
+            target: "kernel::mem",
+            "the memory map calls {free:#x} bytes usable where ACPI's tables are, the first at \
+             {first:#x}: left out"
+        );
+    }
+}
+
 /// A region of rust-osdev's loader, whose own memory is not usable either.
 fn region(region: &MemoryRegion) -> Region {
     Region {
@@ -55,7 +80,9 @@ fn region(region: &MemoryRegion) -> Region {
 /// Fills the memory map, and says what is odd about the entries.
 fn take_in(entries: impl Iterator<Item = Region> + Clone) {
     #[cfg(feature = "ktest")]
-    let entries = entries.chain(crate::ktest::bugs::more_memory());
+    let entries = entries
+        .map(crate::ktest::tables::free_memory)
+        .chain(crate::ktest::bugs::more_memory());
     let odd = globals::MEMORY.lock().fill(entries);
     if odd.example.is_some() {
         log::warn!(target: "kernel::mem", "{odd}");

@@ -18,6 +18,7 @@ use crate::{clock, globals};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table below tells what each is")]
 pub enum Bug {
+    AcpiFreeMemory,
     AcpiRandomEntry,
     CalibrationStalls,
     CalibrationCreeps,
@@ -71,6 +72,11 @@ pub enum Bug {
 
 /// Every bug by its name on the command line, and what it does.
 const BUGS: &[(Bug, &str, &str)] = &[
+    (
+        Bug::AcpiFreeMemory,
+        "acpi-free-memory",
+        "the memory map calls the memory of ACPI's tables free",
+    ),
     (
         Bug::AcpiRandomEntry,
         "acpi-random-entry",

@@ -14,8 +14,10 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use kcore::memmap::{Kind, Region};
+
 use super::bugs::{Bug, active};
-use crate::mem;
+use crate::{globals, mem};
 
 /// One patch, in the words of the command line.
 #[derive(Clone, Copy)]
@@ -188,4 +190,23 @@ fn seal(table: &mut [u8]) {
             .fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
         table[at] = 0_u8.wrapping_sub(sum);
     }
+}
+
+/// A region of the memory map as it is or, with [`Bug::AcpiFreeMemory`], a usable one if the
+/// RSDT is in it. On the loader's page tables.
+pub fn free_memory(region: Region) -> Region {
+    let rsdt = || {
+        let rsdp = globals::BOOT.get()?.rsdp?;
+        // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
+        let pointer = unsafe { mem::boot_memory(rsdp, 20) }?;
+        Some(u64::from(u32::from_le_bytes(
+            pointer[16..].try_into().ok()?,
+        )))
+    };
+    let holds = |rsdt| (region.start..region.end).contains(&rsdt);
+    if active(Bug::AcpiFreeMemory) && rsdt().is_some_and(holds) {
+        let kind = Kind::Usable;
+        return Region { kind, ..region };
+    }
+    region
 }

@@ -317,6 +317,21 @@ pub unsafe fn free_hidden(address: u64) -> Result<(), MapError> {
     Ok(())
 }
 
+/// The bytes at physical `address`, on the loader's page tables; `None` if the memory map knows
+/// of no memory there (below 1 MiB it need not), or if these tables do not show it.
+///
+/// # Safety
+/// The loader's page tables are in use, and as long as the bytes are used nobody writes them.
+#[must_use]
+pub unsafe fn boot_memory(address: u64, length: usize) -> Option<&'static [u8]> {
+    let end = address.checked_add(length as u64)?;
+    if end > BOOT_VISIBLE || !pages(address, end).all(is_memory) {
+        return None;
+    }
+    // SAFETY: memory below 4 GiB, which every loader shows there; else the caller's promise.
+    Some(unsafe { slice::from_raw_parts(physical_to_virtual(address) as *const u8, length) })
+}
+
 /// The bytes that firmware left at physical `address`, mapped read-only if they
 /// were not; `None` if the memory map knows of no memory there (below 1 MiB it
 /// need not), if it says that the memory is free (it will be overwritten), or if no page

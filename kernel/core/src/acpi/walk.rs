@@ -1,4 +1,7 @@
 //! From the root pointer to the tables, as far as they can be read.
+//!
+//! Two walk this way: [`super::read`], for what the tables say, and [`super::extents`], before
+//! any memory is handed out, for where they are. So nothing is allocated.
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +38,10 @@ impl<'a> Table<'a> {
             return None;
         }
         let Some(header) = read(address, HEADER) else {
-            report(by, format_args!("no memory at {address:#x}; left out"));
+            report(
+                by,
+                format_args!("no firmware memory at {address:#x}; left out"),
+            );
             return None;
         };
         let place = Place::new(array_at(header, 0), address);

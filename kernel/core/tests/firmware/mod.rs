@@ -79,6 +79,15 @@ impl Firmware {
         });
         (platform, said)
     }
+
+    /// Where the tables are, in order.
+    pub(crate) fn extents(&self) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        let read = &mut |address, length| self.bytes(address, length);
+        acpi::extents(RSDP, read, &mut |start, end| found.push((start, end)));
+        found.sort_unstable();
+        found
+    }
 }
 
 pub(crate) fn sum(bytes: &[u8]) -> u8 {
