@@ -5,7 +5,7 @@
 //! and machine check on their own), and return to what they interrupted.
 
 use kcore::critical::CritState;
-use kcore::intr::{Acked, Heart, IntrContext, NmiContext};
+use kcore::intr::{Acked, Heart, IntrContext, LateIntr, NmiContext};
 use kcore::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
@@ -127,51 +127,82 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
     end(acked, this);
 }
 
-/// A rendezvous, from its beginning to its end: as [`interrupt`].
+/// A rendezvous, from its beginning to its end: as [`interrupt`], with r222942's section.
 #[inline]
 pub fn rendezvous() {
     let crit = &sched::curthread().crit;
     let this = pcpu::this();
+    #[cfg(feature = "ktest")]
+    if rendezvous_in_parts(crit, this) {
+        return;
+    }
+    let intr = LateIntr::enter(crit);
+    #[cfg(feature = "ktest")]
+    this.longest_off.begin(core::panic::Location::caller());
+    count(&this.rendezvous_interrupts);
+    take_part(this);
+    let acked = intr.eoi(apic::end_of_interrupt);
+    if !this.wakes.is_empty() {
+        acked.noted(|| this.wakes.run());
+    }
+    acked.pay::<Machine>();
+    // On whichever CPU it goes on.
+    #[cfg(feature = "ktest")]
+    pcpu::this().longest_off.end();
+}
+
+#[inline]
+fn take_part(this: &Pcpu) {
+    if !globals::RENDEZVOUS.interrupt() {
+        count(&this.stray_interrupts);
+    }
+}
+
+/// A rendezvous whose two layers begin and end apart: with FreeBSD's heart, which has one of
+/// them, and where `bug=` has something else in the place of a part. Whether it was one.
+#[cfg(feature = "ktest")]
+fn rendezvous_in_parts(crit: &CritState, this: &Pcpu) -> bool {
+    use crate::ktest::bugs::active;
+    let parts = [
+        Bug::EarlyEoi,
+        Bug::NoNestedSection,
+        Bug::RegularSection,
+        Bug::LeakedLevel,
+    ];
+    let forgets = crate::ktest::faults::eoi_is_forgotten(this.id());
+    if !forgets && heart() == Heart::Typed && !parts.into_iter().any(active) {
+        return false;
+    }
     let intr = begin(crit, this);
     count(&this.rendezvous_interrupts);
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(Bug::EarlyEoi) {
+    if active(Bug::EarlyEoi) {
         let acked = intr.eoi(apic::end_of_interrupt);
         cpu::enable_interrupts();
         globals::RENDEZVOUS.interrupt();
         cpu::disable_interrupts();
-        return end(acked, this);
+        end(acked, this);
+        return true;
     }
-    in_section(&intr, crit, || {
-        if !globals::RENDEZVOUS.interrupt() {
-            count(&this.stray_interrupts);
-        }
-    });
-    #[cfg(feature = "ktest")]
-    if crate::ktest::faults::eoi_is_forgotten(this.id()) {
-        return end(intr.eoi(|| ()), this);
-    }
-    end(intr.eoi(apic::end_of_interrupt), this);
-}
-
-/// Runs a rendezvous in the section of r222942; or, in the test image, in what `bug=` has
-/// in its place.
-#[inline]
-fn in_section(intr: &IntrContext<'_>, crit: &CritState, rendezvous: impl FnOnce()) {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(Bug::NoNestedSection) {
-        return rendezvous();
-    } else if crate::ktest::bugs::active(Bug::RegularSection) {
+    if active(Bug::NoNestedSection) {
+        take_part(this);
+    } else if active(Bug::RegularSection) {
         crit.enter();
-        rendezvous();
-        return crit.exit::<Machine>();
-    } else if crate::ktest::bugs::active(Bug::LeakedLevel) {
-        core::mem::forget(intr.nested_section());
-        return rendezvous();
+        take_part(this);
+        crit.exit::<Machine>();
+    } else {
+        let section = intr.nested_section();
+        take_part(this);
+        if active(Bug::LeakedLevel) {
+            core::mem::forget(section);
+        }
     }
-    let _ = crit;
-    let _section = intr.nested_section();
-    rendezvous();
+    let eoi = if forgets {
+        || ()
+    } else {
+        apic::end_of_interrupt
+    };
+    end(intr.eoi(eoi), this);
+    true
 }
 
 /// Begins an interrupt of `this` CPU in the way of this boot's heart.

@@ -9,7 +9,7 @@ use kcore::call::{Call, CallQueue};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
 use kcore::epoch::Epoch;
-use kcore::intr::{Heart, IntrContext, NmiContext};
+use kcore::intr::{Heart, IntrContext, LateIntr, NmiContext};
 use kcore::ipi::Ipis;
 use kcore::port::{Mistake, Port};
 use kcore::rendezvous::Rendezvous;
@@ -365,6 +365,20 @@ pub(crate) fn interrupt(vector: Vector) {
     }
     let crit = &me().crit;
     let config = CONFIG.get();
+    let parts = [
+        Bug::EarlyEoi,
+        Bug::NoNestedSection,
+        Bug::RegularSection,
+        Bug::LeakedLevel,
+        Bug::UncheckedSwitch,
+    ];
+    if vector == Vector::Rendezvous
+        && config.heart == Heart::Typed
+        && config.nested
+        && !parts.into_iter().any(has)
+    {
+        return rendezvous(crit);
+    }
     let intr = match config.heart {
         Heart::Typed => IntrContext::enter(crit),
         Heart::Freebsd => IntrContext::enter_uncounted(crit),
@@ -418,6 +432,28 @@ pub(crate) fn interrupt(vector: Vector) {
     acked.finish().pay::<Explored>();
 }
 
+/// A rendezvous with both layers, in one.
+fn rendezvous(crit: &CritState) {
+    let intr = LateIntr::enter(crit);
+    in_action(|| {
+        world().rendezvous.interrupt();
+    });
+    let acked = intr.eoi(end_of_interrupt);
+    let wakes = &world().wakes[engine().this()];
+    if !wakes.is_empty() {
+        acked.noted(|| wakes.run());
+    }
+    acked.pay::<Explored>();
+}
+
+/// Runs an action, within which no thread may be switched from.
+fn in_action(body: impl FnOnce()) {
+    let in_action = &world().in_action[engine().this()];
+    in_action.update(|actions| actions + 1);
+    body();
+    in_action.update(|actions| actions - 1);
+}
+
 fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
     match CONFIG.get().heart {
         Heart::Typed => handler(),
@@ -430,13 +466,7 @@ fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
 }
 
 fn in_section(intr: &IntrContext<'_>, crit: &CritState, config: Config, body: impl FnOnce()) {
-    let rendezvous = || {
-        let cpu = engine().this();
-        let in_action = &world().in_action[cpu];
-        in_action.update(|actions| actions + 1);
-        body();
-        in_action.update(|actions| actions - 1);
-    };
+    let rendezvous = || in_action(body);
     match config.bug {
         Some(Bug::RegularSection) => {
             crit.enter();

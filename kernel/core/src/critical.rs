@@ -60,6 +60,8 @@ pub trait Preempt {
 pub(crate) const SECTION: u32 = 2;
 /// What one interrupt in progress adds: sections are counted below, up to 65,535.
 pub(crate) const INTERRUPT: u32 = SECTION << 16;
+/// What an interrupt adds that acknowledges late: itself, and r222942's section.
+pub(crate) const LATE: u32 = INTERRUPT + SECTION;
 /// Set while nothing is owed: owepreempt, upside down.
 const SETTLED: u32 = 1;
 
@@ -235,10 +237,41 @@ impl CritState {
         self.0.add::<INTERRUPT>();
     }
 
+    /// Begins an interrupt on top, with its section.
+    #[inline]
+    pub(crate) fn begin_late(&self) {
+        self.0.add::<LATE>();
+    }
+
+    /// Ends both; whether the thread is in the window W then.
+    #[inline]
+    pub(crate) fn end_late(&self) -> bool {
+        self.0.sub_and_test::<LATE>()
+    }
+
     /// Ends it, without looking.
     #[inline]
     pub(crate) fn end_interrupt(&self) {
         self.0.sub::<INTERRUPT>();
+    }
+}
+
+impl CritState {
+    /// Looks whether the callbacks of a rendezvous have left it as it was `within` the
+    /// interrupt.
+    #[inline]
+    pub(crate) fn expect(&self, within: CritWord) {
+        #[cold]
+        fn changed(within: CritWord, now: CritWord) -> ! {
+            panic!(
+                "{KASSERT}a rendezvous action changed what the thread it interrupts is in: \
+                 expected {within}, found {now}"
+            );
+        }
+        let now = self.now();
+        if now != within {
+            changed(within, now);
+        }
     }
 }
 
@@ -332,22 +365,8 @@ impl<'a> NestedSection<'a> {
 
 impl Drop for NestedSection<'_> {
     fn drop(&mut self) {
-        let now = self.crit.now();
-        if now != self.within {
-            self.changed(now);
-        }
+        self.crit.expect(self.within);
         self.crit.leave();
-    }
-}
-
-impl NestedSection<'_> {
-    #[cold]
-    fn changed(&self, now: CritWord) -> ! {
-        panic!(
-            "{KASSERT}a rendezvous action changed what the thread it interrupts is in: \
-             expected {}, found {now}",
-            self.within
-        );
     }
 }
 
@@ -356,7 +375,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::{CritState, NestedSection, Preempt};
-    use crate::intr::{IntrContext, NmiContext};
+    use crate::intr::{IntrContext, LateIntr, NmiContext};
 
     thread_local! {
         static SWITCHES: Cell<u32> = const { Cell::new(0) };
@@ -488,6 +507,72 @@ mod tests {
         window(IntrContext::enter(&crit), &crit, true);
         let crit = in_window();
         window(IntrContext::enter_uncounted(&crit), &crit, true);
+    }
+
+    /// The same, as rendezvous have it: both layers in one addition. What is owed meanwhile by
+    /// what was noted is paid too, once.
+    #[test]
+    fn both_layers_begin_and_end_as_one() {
+        for noted in [false, true] {
+            let crit = if noted {
+                CritState::running()
+            } else {
+                in_window()
+            };
+            let intr = LateIntr::enter(&crit);
+            assert_eq!((crit.critnest(), crit.interrupt_depth()), (1, 1));
+            crit.enter();
+            crit.exit::<Scheduler>();
+            let acked = intr.eoi(|| ());
+            if noted {
+                acked.noted(|| crit.owe());
+            }
+            assert_eq!(switches(), 0);
+            acked.pay::<Scheduler>();
+            assert_eq!((switches(), crit.nesting()), (1, 0));
+        }
+        let crit = CritState::running();
+        crit.enter();
+        let acked = LateIntr::enter(&crit).eoi(|| ());
+        acked.noted(|| crit.owe());
+        acked.pay::<Scheduler>();
+        assert_eq!((switches(), crit.nesting()), (0, 1));
+        crit.exit::<Scheduler>();
+        assert_eq!((switches(), crit.nesting()), (1, 0), "the section pays");
+    }
+
+    #[test]
+    #[should_panic(expected = "expected critnest 1, interrupt depth 1, owepreempt false, found")]
+    fn a_late_interrupt_finds_what_its_action_changes() {
+        let crit = CritState::running();
+        let intr = LateIntr::enter(&crit);
+        crit.owe();
+        let _ = intr.eoi(|| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "an interrupt does not leave the nesting as it found it")]
+    fn a_late_interrupt_finds_what_is_noted_wrongly() {
+        let crit = CritState::running();
+        let acked = LateIntr::enter(&crit).eoi(|| ());
+        acked.noted(|| crit.enter());
+    }
+
+    #[test]
+    #[should_panic(expected = "expected interrupt depth 0, found critnest 1, interrupt depth 1,")]
+    fn a_late_interrupt_on_top_of_another_is_found() {
+        let crit = CritState::running();
+        let _acked = LateIntr::enter(&crit).eoi(|| ());
+        let _never = LateIntr::enter(&crit).eoi(|| ());
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "an interrupt was left without being acknowledged: found critnest 1,"
+    )]
+    fn a_late_interrupt_must_be_acknowledged() {
+        let crit = CritState::running();
+        drop(LateIntr::enter(&crit));
     }
 
     #[test]

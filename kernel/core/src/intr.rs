@@ -15,6 +15,9 @@
 //! vector of its class and below masked, until the preempted thread happens to run
 //! again; if it runs on another CPU, for good.
 //!
+//! A rendezvous goes the same way by a shorter road ([`LateIntr`]): it acknowledges behind its
+//! handler, which so runs in r222942's section too, and one addition counts both.
+//!
 //! NMIs and exceptions have no `IntrContext`: they end where they began. An NMI counts all
 //! the same ([`NmiContext`]).
 //!
@@ -22,7 +25,9 @@
 
 use core::mem;
 
-use crate::critical::{CritState, CritWord, INTERRUPT, NestedSection, Preempt as Payer, SECTION};
+use crate::critical::{
+    CritState, CritWord, INTERRUPT, LATE, NestedSection, Preempt as Payer, SECTION,
+};
 use crate::{KASSERT, kassert};
 
 /// How interrupts are kept from switching threads before their end.
@@ -57,17 +62,13 @@ impl<'a> IntrContext<'a> {
     /// (`rendezvous::early_eoi_is_found`).
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
-        let entry = crit.nesting();
-        kassert!(
-            entry < INTERRUPT / SECTION,
-            "an interrupt on top of another one: expected interrupt depth 0, found {}",
-            crit.now()
-        );
+        let entry = crit.now();
+        not_nested(entry);
         crit.begin_interrupt();
         Self {
             crit,
             counted: true,
-            entry,
+            entry: entry.nesting(),
         }
     }
 
@@ -109,10 +110,100 @@ impl<'a> IntrContext<'a> {
 
 impl Drop for IntrContext<'_> {
     fn drop(&mut self) {
-        panic!(
-            "{KASSERT}an interrupt was left without being acknowledged: found {}",
-            self.crit.now()
+        not_acknowledged(self.crit);
+    }
+}
+
+#[cold]
+fn not_acknowledged(crit: &CritState) -> ! {
+    panic!(
+        "{KASSERT}an interrupt was left without being acknowledged: found {}",
+        crit.now()
+    );
+}
+
+#[inline]
+fn not_nested(entry: CritWord) {
+    kassert!(
+        entry.interrupt_depth() == 0,
+        "an interrupt on top of another one: expected interrupt depth 0, found {entry}"
+    );
+}
+
+/// An interrupt that acknowledges late, a rendezvous: not acknowledged yet, and in r222942's
+/// section. One addition begins both, one comparison finds that what ran within has left all as
+/// it was, and one subtraction ends both and tells whether to pay.
+#[derive(Debug)]
+#[must_use = "an interrupt must be acknowledged"]
+pub struct LateIntr<'a> {
+    crit: &'a CritState,
+    /// The word within, which must not change.
+    within: CritWord,
+}
+
+impl<'a> LateIntr<'a> {
+    /// As [`IntrContext::enter`] and then [`IntrContext::nested_section`].
+    ///
+    /// # Panics
+    /// As [`IntrContext::enter`].
+    #[inline]
+    pub fn enter(crit: &'a CritState) -> Self {
+        let entry = crit.now();
+        not_nested(entry);
+        crit.begin_late();
+        let within = CritWord::from_bits(entry.bits().wrapping_add(LATE));
+        Self { crit, within }
+    }
+
+    /// Acknowledges the interrupt by `eoi`.
+    ///
+    /// # Panics
+    /// If what ran since [`Self::enter`] has changed the nesting, or what is owed.
+    #[inline]
+    pub fn eoi(self, eoi: impl FnOnce()) -> LateAcked<'a> {
+        let Self { crit, within } = self;
+        mem::forget(self);
+        crit.expect(within);
+        eoi();
+        LateAcked { crit, within }
+    }
+}
+
+impl Drop for LateIntr<'_> {
+    fn drop(&mut self) {
+        not_acknowledged(self.crit);
+    }
+}
+
+/// That interrupt, acknowledged; it still counts.
+#[derive(Debug)]
+#[must_use = "an interrupt must be finished"]
+pub struct LateAcked<'a> {
+    crit: &'a CritState,
+    within: CritWord,
+}
+
+impl LateAcked<'_> {
+    /// Runs what callbacks have noted, which may owe.
+    ///
+    /// # Panics
+    /// If it does not leave the nesting as it was.
+    #[inline]
+    pub fn noted(&self, run: impl FnOnce()) {
+        run();
+        let (expected, now) = (self.within, self.crit.now());
+        kassert!(
+            now.nesting() == expected.nesting(),
+            "an interrupt does not leave the nesting as it found it: expected {expected}, found {now}"
         );
+    }
+
+    /// Ends the interrupt, and pays as [`Preempt::pay`].
+    #[inline]
+    pub fn pay<P: Payer>(self) {
+        if self.crit.end_late() {
+            self.crit.pay::<P>();
+        }
     }
 }
 

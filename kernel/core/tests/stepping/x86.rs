@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
-use kcore::intr::IntrContext;
+use kcore::intr::{IntrContext, LateIntr};
 use kcore::port::Port;
 use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
 use kcore::wake::DeferredWakes;
@@ -172,7 +172,9 @@ enum Kind {
     Typed,
     /// The same; r222942's section.
     Freebsd,
-    /// The same without it.
+    /// The same; both, in one addition.
+    Both,
+    /// The same without either.
     NoNestedSection,
 }
 
@@ -185,6 +187,13 @@ fn interrupt(kind: Kind) {
     IN_SERVICE.store(true, SeqCst);
     let crit = &current().crit;
     let eoi = || IN_SERVICE.store(false, SeqCst);
+    if kind == Kind::Both {
+        let intr = LateIntr::enter(crit);
+        *LOCK.lock() += 1;
+        intr.eoi(eoi).pay::<Host>();
+        ENABLED.store(true, SeqCst);
+        return;
+    }
     let acked = if kind == Kind::Timer {
         let acked = IntrContext::enter(crit).eoi(eoi);
         wake();
@@ -426,14 +435,14 @@ fn is_found(kind: Kind, what: &str, code: impl Fn()) {
 
 #[test]
 fn a_critical_exit() {
-    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
+    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd, Kind::Both] {
         holds(kind, || section(CritState::exit::<Host>));
     }
 }
 
 #[test]
 fn a_spin_unlock() {
-    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
+    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd, Kind::Both] {
         holds(kind, || {
             let mut guard = LOCK.lock();
             *guard += 1;
@@ -444,7 +453,7 @@ fn a_spin_unlock() {
 
 #[test]
 fn the_end_of_an_interrupt() {
-    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd] {
+    for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd, Kind::Both] {
         holds(kind, || interrupt(Kind::Timer));
     }
 }
