@@ -1,4 +1,4 @@
-//! The bench image: the release kernel, which measures itself and powers off.
+//! The bench image: the release kernel, which measures itself and ends.
 //! `cargo xtask bench` boots it and prints its figures beside those of others.
 //!
 //! `bench=NAME[,NAME]` on the command line chooses the rows whose names contain one
@@ -30,9 +30,9 @@ mod threads;
 use core::fmt::Arguments;
 
 use kcore::shim::Ordering;
-use kernel::arch::qemu::{self, Exit};
 use kernel::arch::serial::Serial;
 use kernel::console::Line;
+use kernel::end::{self, Verdict};
 use kernel::{globals, sched};
 
 use samples::Figures;
@@ -96,7 +96,7 @@ fn main() -> ! {
         }
     }
     say(format_args!("end rows={rows}"));
-    qemu::exit(Exit::Success)
+    end::exit(Verdict::Success)
 }
 
 /// Whether the command line asks for this row.

@@ -19,8 +19,8 @@ use crate::{clock, globals, pcpu};
 /// The longest line, in bytes; what is cut off is marked.
 const LINE: usize = 512;
 
-/// How often a panicking CPU tries for the lock of a CPU that it has stopped.
-const TRIES_IN_PANIC: u32 = 100_000;
+/// How often a CPU that panics, or gives the verdict, tries for the lock of one that may stand.
+const TRIES_AT_THE_END: u32 = 100_000;
 
 struct Console;
 
@@ -56,8 +56,9 @@ impl Log for Console {
 /// Writes `bytes` in one piece. Any context, NMI and panic included; spins while
 /// another CPU writes.
 pub fn write(bytes: &[u8]) {
-    // Relaxed: whether to be polite is not a matter of order.
-    let panicking = globals::STOPS.panicking().is_some();
+    // At the end nobody waits without a bound: the holder may stand, and who waits may be
+    // stopped while the verdict is still to be given.
+    let at_the_end = globals::STOPS.panicking().is_some() || globals::ENDS.get().is_some();
     if pcpu::try_this().is_none() {
         // Before there is a second CPU, or on one that never got so far.
         Serial::COM1.write(bytes);
@@ -65,11 +66,15 @@ pub fn write(bytes: &[u8]) {
         // On top of this CPU's own write: its line is torn, but nothing waits.
         Serial::COM1.write(b"\n");
         Serial::COM1.write(bytes);
-    } else if panicking {
-        let guard = (0..TRIES_IN_PANIC).find_map(|_| {
+    } else if at_the_end {
+        let guard = (0..TRIES_AT_THE_END).find_map(|_| {
             spin_loop();
             globals::CONSOLE.try_lock()
         });
+        if guard.is_none() {
+            // In the middle of the holder's line.
+            Serial::COM1.write(b"\n");
+        }
         Serial::COM1.write(bytes);
         drop(guard);
     } else {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use kcore::acpi::Platform;
 use kcore::clock::Scale;
-use kcore::cpu::{AtomicCpuSet, CpuId, MAX_CPUS};
+use kcore::cpu::{AtomicCpuSet, CpuId, FirstCpu, MAX_CPUS};
 use kcore::epoch::Epoch;
 use kcore::frame::FrameAllocator;
 use kcore::logfilter::LogFilter;
@@ -141,6 +141,8 @@ pub static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
 pub static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 /// Which CPUs are stopped, by whom, and which panics first.
 pub static STOPS: Stops<Machine> = Stops::new();
+/// The CPU that gives the verdict on the run. See `end`.
+pub static ENDS: FirstCpu = FirstCpu::new();
 /// The number of the next address space. Relaxed throughout.
 pub static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.

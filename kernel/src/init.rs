@@ -25,8 +25,8 @@ use kcore::start_info::StartInfo;
 
 use crate::arch::descriptor::{self, Ist};
 use crate::arch::paging;
-use crate::arch::qemu::{self, Exit};
 use crate::arch::{apic, cpu, pic};
+use crate::end::{self, Means, Verdict};
 use crate::mem::{self, heap, kstack};
 use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
 
@@ -300,16 +300,17 @@ pub fn watch() {
     me.unpin();
 }
 
-/// The end of an ordinary run: the verdict, and the machine goes off.
+/// The end of an ordinary run: the verdict, and [`end::exit`].
 pub fn report_and_power_off() -> ! {
+    let means = Means::find();
     match verdict() {
         Ok(met) => {
-            log::info!(target: "kernel", "verdict: ok, {met}; powering off");
-            qemu::exit(Exit::Success)
+            log::info!(target: "kernel", "verdict: ok, {met}; {means}");
+            end::exit(Verdict::Success)
         }
         Err(met) => {
-            log::error!(target: "kernel", "verdict: {met}; powering off");
-            qemu::exit(Exit::Failure)
+            log::error!(target: "kernel", "verdict: {met}; {means}");
+            end::exit(Verdict::Failure)
         }
     }
 }

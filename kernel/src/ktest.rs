@@ -32,10 +32,10 @@ use kcore::intr::Heart;
 use kcore::shim::{AtomicBool, Ordering};
 use spin::Once;
 
-use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
+use crate::end::{self, Verdict};
 use crate::globals;
 use crate::port::Spinlock;
 
@@ -126,7 +126,7 @@ static JUDGED: AtomicBool = AtomicBool::new(false);
 /// The results port: one line at a time.
 static RESULTS: Spinlock<()> = Spinlock::new(());
 
-/// Runs the test that the command line names and powers off. On the boot CPU,
+/// Runs the test that the command line names and ends the machine. On the boot CPU,
 /// once all is up: the test image's `main`.
 pub fn run() -> ! {
     Serial::COM2.init();
@@ -143,7 +143,7 @@ pub fn run() -> ! {
         for test in tests() {
             log::error!("  {}", test.name());
         }
-        qemu::exit(Exit::Failure)
+        end::exit(Verdict::Failure)
     };
     RUNNING.call_once(|| test);
     result(format_args!("start {} seed={:#x}", test.name(), seed()));
@@ -157,7 +157,7 @@ pub fn run() -> ! {
         result(format_args!("ok {}", test.name()));
         result(format_args!("end passed=1 failed=0 skipped=0"));
     }
-    qemu::exit(Exit::Success)
+    end::exit(Verdict::Success)
 }
 
 /// Whether the test has begun: the boot is over.
@@ -256,7 +256,7 @@ pub fn skip(reason: &str) -> ! {
     let name = RUNNING.get().map_or("?", |test| test.name());
     result(format_args!("skip {name} {reason}"));
     result(format_args!("end passed=0 failed=0 skipped=1"));
-    qemu::exit(Exit::Success)
+    end::exit(Verdict::Success)
 }
 
 /// Ends the test as failed, without a panic's report of all CPUs.
@@ -264,7 +264,7 @@ pub fn skip(reason: &str) -> ! {
 pub fn fail(message: Arguments<'_>) -> ! {
     log::error!("test failed: {message}");
     failed(Some(Location::caller()), message);
-    qemu::exit(Exit::Failure)
+    end::exit(Verdict::Failure)
 }
 
 /// Called by the panic report: a panic is the verdict on the running test, and

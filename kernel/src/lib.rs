@@ -6,7 +6,7 @@
 //! * [`arch`]: registers, instructions and devices of x86_64;
 //! * [`port`], [`pcpu`], [`globals`], [`mem`], [`console`]: the machine as the
 //!   algorithms of kcore see it, and what the kernel owns;
-//! * [`acpi`], [`clock`], [`smp`]: the machine as a whole;
+//! * [`acpi`], [`clock`], [`smp`], [`end`]: the machine as a whole;
 //! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together.
 //!
 //! [`start`] is where to begin reading.
@@ -28,6 +28,7 @@ pub mod port;
 pub mod acpi;
 pub mod call;
 pub mod clock;
+pub mod end;
 pub mod idle;
 pub mod sched;
 pub mod shootdown;

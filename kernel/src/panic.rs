@@ -28,10 +28,10 @@ use kcore::critical::CritWord;
 use kcore::shim::Ordering;
 
 use crate::arch::backtrace::{self, GENERAL, Snapshot};
-use crate::arch::qemu::{self, Exit};
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
+use crate::end::{self, Verdict};
 use crate::{clock, globals, pcpu, smp};
 
 /// How long the other CPUs may take to stop, in nanoseconds.
@@ -83,10 +83,10 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     }
     #[cfg(feature = "ktest")]
     crate::ktest::panicked(location, format_args!("{text}"));
-    qemu::exit(if text.as_str().starts_with(KASSERT) {
-        Exit::Assertion
+    end::exit(if text.as_str().starts_with(KASSERT) {
+        Verdict::Assertion
     } else {
-        Exit::Panic
+        Verdict::Panic
     })
 }
 
@@ -103,7 +103,7 @@ fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
         print(format_args!("panic on {me} within a panic{message}"));
         print_cpu(me, "", snapshot);
     }
-    qemu::exit(Exit::Panic)
+    end::exit(Verdict::Panic)
 }
 
 /// Leaves `words` for the report and stops this CPU, which panics second.
@@ -236,9 +236,13 @@ fn stop_others(me: CpuId) {
 /// What an NMI means: a CPU that has sent it asks where this one is, or stops it, for a
 /// time or, if it panics, for good. One that nobody has sent is from outside (a person's
 /// `inject-nmi`, a watchdog, a hardware error), which is a panic too. On a CPU that panics
-/// already it means nothing: the CPU reports, or is about to leave its last words and to
-/// stop. It came on top of `thread`, by its number, and of what that was in.
+/// already, or gives the verdict on the run, it means nothing: the CPU reports, is about to
+/// leave its last words and to stop, or ends the machine. It came on top of `thread`, by its
+/// number, and of what that was in.
 pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
+    if end::is_here() {
+        return;
+    }
     if let Some(this) = pcpu::try_this() {
         if globals::PANICKED.contains(this.id()) {
             return;

@@ -76,6 +76,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "kernel::acpi"),
     (4, "kernel::call"),
     (4, "kernel::clock"),
+    (4, "kernel::end"),
     (4, "kernel::epoch"),
     (4, "kernel::fence"),
     (4, "kernel::idle"),

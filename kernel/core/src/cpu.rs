@@ -5,10 +5,11 @@
 //! may be sparse, stays in the interrupt code. Every `CpuId` is below [`MAX_CPUS`].
 //!
 //! [`CpuSet`] is a value to compute with; [`AtomicCpuSet`] is shared between CPUs.
+//! [`FirstCpu`] is for what one CPU does on behalf of all, once.
 
 #![forbid(unsafe_code)]
 
-use crate::shim::{self, AtomicU8, AtomicU64, Ordering};
+use crate::shim::{self, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::fmt;
 use core::iter::FusedIterator;
 
@@ -86,6 +87,45 @@ impl AtomicCpuId {
     pub fn set(&self, cpu: CpuId) {
         // Relaxed: as in `get`.
         self.0.store(cpu.0, Ordering::Relaxed);
+    }
+}
+
+/// Which CPU came first: decided once, and for good.
+#[derive(Debug)]
+pub struct FirstCpu(AtomicU32);
+
+impl FirstCpu {
+    /// No CPU has come yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Whether `me`, the calling CPU, comes first. True once: false to every other CPU, and
+    /// to the first one when it asks again.
+    #[must_use]
+    pub fn claim(&self, me: CpuId) -> bool {
+        let mark = u32::from(me.0) + 1;
+        // AcqRel: one CPU wins; the partner is the same exchange on another CPU, and the
+        // load in `get`.
+        self.0
+            .compare_exchange(0, mark, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The CPU that came first.
+    #[must_use]
+    #[inline]
+    pub fn get(&self) -> Option<CpuId> {
+        // Acquire: pairs with the exchange in `claim`.
+        let mark = self.0.load(Ordering::Acquire);
+        (mark as usize).checked_sub(1).and_then(CpuId::new)
+    }
+}
+
+impl Default for FirstCpu {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -459,6 +499,27 @@ mod tests {
         let last = CpuId::new(LAST).unwrap();
         id.set(last);
         assert_eq!(id.get(), last);
+    }
+
+    #[test]
+    fn one_cpu_comes_first_and_only_once() {
+        const ROUNDS: usize = if cfg!(miri) { 3 } else { 100 };
+        for _ in 0..ROUNDS {
+            let first = FirstCpu::new();
+            assert_eq!(first.get(), None);
+            let claim = |index| {
+                let me = CpuId::new(index).unwrap();
+                // A second claim of the same CPU: an NMI, or a fault, on top of the first.
+                [first.claim(me), first.claim(me)].map(|won| won.then_some(me))
+            };
+            let winners: Vec<CpuId> = std::thread::scope(|scope| {
+                let claims = [0, 1, LAST - 1, LAST].map(|index| scope.spawn(move || claim(index)));
+                let claims = claims.map(|claim| claim.join().unwrap());
+                claims.into_iter().flatten().flatten().collect()
+            });
+            assert_eq!(winners.len(), 1);
+            assert_eq!(first.get(), Some(winners[0]));
+        }
     }
 
     #[test]

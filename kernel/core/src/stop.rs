@@ -52,7 +52,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::cpu::{CpuId, CpuSet, FirstCpu, MAX_CPUS};
 use crate::kassert;
 use crate::port::Port;
 use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
@@ -122,8 +122,8 @@ pub struct Stops<P: Port> {
     stopper: AtomicU32,
     /// How many stops it has begun and not ended. Its own.
     depth: AtomicU32,
-    /// Who panics first, in the same way.
-    panicking: AtomicU32,
+    /// Who panics first.
+    panicking: FirstCpu,
     cpus: [AtomicU8; MAX_CPUS],
     port: PhantomData<fn() -> P>,
 }
@@ -135,7 +135,7 @@ impl<P: Port> Stops<P> {
         Self {
             stopper: AtomicU32::new(0),
             depth: AtomicU32::new(0),
-            panicking: AtomicU32::new(0),
+            panicking: FirstCpu::new(),
             cpus: [const { AtomicU8::new(RUNNING) }; MAX_CPUS],
             port: PhantomData,
         }
@@ -324,7 +324,7 @@ impl<P: Port> Stops<P> {
     #[inline]
     pub fn is_quiet(&self) -> bool {
         // Relaxed: a snapshot.
-        self.stopper.load(Ordering::Relaxed) | self.panicking.load(Ordering::Relaxed) == 0
+        self.stopper.load(Ordering::Relaxed) == 0 && self.panicking().is_none()
     }
 
     /// Whether `me`, the calling CPU, has stopped others.
@@ -347,19 +347,14 @@ impl<P: Port> Stops<P> {
     /// Whether this CPU, `me`, is the first that panics: it reports, for all. True again
     /// whenever the first one asks.
     pub fn panics_first(&self, me: CpuId) -> bool {
-        // AcqRel: one CPU wins; the partner is the same exchange on another CPU.
-        let found =
-            self.panicking
-                .compare_exchange(0, mark(me), Ordering::AcqRel, Ordering::Acquire);
-        found.is_ok() || found == Err(mark(me))
+        self.panicking.claim(me) || self.is_panicking(me)
     }
 
     /// The CPU that panicked first.
     #[must_use]
+    #[inline]
     pub fn panicking(&self) -> Option<CpuId> {
-        // Acquire: pairs with the exchange in `panics_first`.
-        let mark = self.panicking.load(Ordering::Acquire);
-        (mark as usize).checked_sub(1).and_then(CpuId::new)
+        self.panicking.get()
     }
 
     fn is_panicking(&self, cpu: CpuId) -> bool {
