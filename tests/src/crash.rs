@@ -6,8 +6,9 @@ use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
+use kernel::end::{self, Verdict};
 use kernel::thread::Builder;
-use kernel::{arch, globals, ktest, smp};
+use kernel::{arch, globals, ktest, pcpu, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
 fn on_cpu1(action: &(dyn Fn() + Sync)) {
@@ -224,12 +225,20 @@ fn deaf() {
 }
 
 ktest! {
-    /// A hang is told from slowness by the progress that is not made: where QEMU sees each
-    /// CPU, and what the guest itself says to an NMI.
+    /// A hang is told from slowness by the progress that is not made, with where the emulator
+    /// sees each CPU.
     fn hang() [
-        expect = "hang", patience = "2", console = ": NMI from outside",
-        console = "xtask: hang: no output for ", console = "xtask: cpu0: rip 0xffffffff80",
-        console = "ktest::crash::deaf",
+        expect = "hang", patience = "2", console = "xtask: hang: no output for ",
+        console = "xtask: cpu0: rip 0xffffffff80", console = "ktest::crash::deaf",
+    ] {
+        deaf();
+    }
+}
+
+ktest! {
+    /// And with what the guest itself says to an NMI, which QEMU's monitor can send.
+    fn hang_and_nmi() [
+        expect = "hang", patience = "2", needs = "qemu", console = ": NMI from outside",
         console = "xtask: the guest's own report on an NMI stands above",
     ] {
         deaf();
@@ -252,9 +261,18 @@ ktest! {
 }
 
 ktest! {
-    /// No handler at all: QEMU ends without a word, and the exception chain is found.
+    /// No handler at all, and the emulator ends without a word.
     fn triple_fault() [
-        expect = "triple_fault", qemu = "-accel tcg,thread=single", console = "kernel: summary: ",
+        expect = "triple_fault", console = "kernel: summary: ", console = "xtask: crash: ",
+    ] {
+        interrupt::triple_fault();
+    }
+}
+
+ktest! {
+    /// The exception chain behind that is found in QEMU's log.
+    fn triple_fault_chain() [
+        expect = "triple_fault", qemu = "-accel tcg,thread=single",
         console = "xtask: crash: triple fault: a CPU reset itself",
         console = "xtask: v=06 #UD -> v=0d #GP -> v=08 #DF -> Triple fault",
         console = "xtask:   #UD invalid opcode, error code 0x0, rsp 0xffff",
@@ -268,5 +286,51 @@ ktest! {
     /// A test that fails by itself, without a panic.
     fn failure() [expect = "fail", console = "test failed: as it should"] {
         ktest::fail(format_args!("as it should"));
+    }
+}
+
+/// Has `first` done on the boot CPU, and `then` on the others once the boot CPU gives its
+/// verdict.
+fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
+    let action = |context: &IpiCtx| {
+        if context.cpu() == CpuId::BOOT {
+            return first();
+        }
+        while globals::ENDS.get().is_none() {
+            spin_loop();
+        }
+        then();
+    };
+    smp::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier).unwrap();
+}
+
+ktest! {
+    /// All CPUs come to their end with different verdicts: the first one counts, and the
+    /// others are not given. Without a device for it each would be a line of the console, of
+    /// which `cargo xtask` allows one.
+    fn one_verdict() [
+        smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
+        console = "exit code 35; ",
+    ] {
+        at_the_end(&|| end::exit(Verdict::Failure), &|| end::exit(Verdict::Panic));
+    }
+}
+
+ktest! {
+    /// NMIs that nobody asked for, while the boot CPU gives the verdict: it is given.
+    fn nmi_at_the_end() [
+        smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
+        console = "exit code 35; ",
+    ] {
+        let boot = globals::BOOT_PCPU.apic_id();
+        let cpu1 = CpuId::new(1).unwrap();
+        at_the_end(&|| end::exit(Verdict::Failure), &|| {
+            // By one CPU, with gaps of every length: one NMI on the heels of the other would
+            // let the boot CPU execute nothing else.
+            for gap in (0..1000).cycle().take_while(|_| pcpu::this().id() == cpu1) {
+                arch::apic::send_nmi(boot);
+                (0..gap).for_each(|_| spin_loop());
+            }
+        });
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Result};
 use crate::machine::{Machine, Medium};
-use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::vm::{Echo, Vm};
 use crate::{lock, paths, term};
@@ -34,18 +34,22 @@ pub(crate) fn native() -> Option<&'static str> {
 
 /// Gives this machine the accelerator that `--accel` names, if it works. `auto` is the native one
 /// where that works with this machine, else what the machine has, and then it says why. If the
-/// command line `asks` anything of QEMU, that it takes its arguments is seen here too.
+/// command line `asks` anything of QEMU, that it takes its arguments is seen here too. Bochs has
+/// no accelerator.
 ///
 /// # Errors
 /// When the accelerator does not work; a usage error of `command` when QEMU refuses its arguments.
 pub(crate) fn settle(
     command: &str,
-    qemu: &Qemu,
+    emulator: &Emulator,
     machine: &mut Machine,
     name: Option<&str>,
     asks: bool,
     dir: &Path,
 ) -> Result<()> {
+    if emulator.kind() == Kind::Bochs {
+        return Ok(());
+    }
     let own = machine.accel.clone();
     let accel = match name {
         None => &own,
@@ -56,7 +60,7 @@ pub(crate) fn settle(
     if !asks && machine.emulates() {
         return Ok(());
     }
-    let Some(words) = refusal(qemu, machine, dir)? else {
+    let Some(words) = refusal(emulator, machine, dir)? else {
         return Ok(());
     };
     let is_known = !words.contains("invalid accelerator");
@@ -67,7 +71,7 @@ pub(crate) fn settle(
             reason(&words)
         );
         machine.accel.clone_from(&own);
-        if refusal(qemu, machine, dir)?.is_none() {
+        if refusal(emulator, machine, dir)?.is_none() {
             let add = advice(&words);
             if name == Some("auto") {
                 let add = add.map_or(String::new(), |add| format!(" (for {accel}: {add})"));
@@ -93,7 +97,7 @@ pub(crate) fn settle(
 ///
 /// # Errors
 /// When QEMU cannot be started.
-pub(crate) fn describe(qemu: &Qemu) -> Result<String> {
+pub(crate) fn describe(emulator: &Emulator) -> Result<String> {
     let own = lock::folder("doctor", "doctor")?;
     let Some(native) = native() else {
         return Ok("tcg".to_string());
@@ -110,7 +114,7 @@ pub(crate) fn describe(qemu: &Qemu) -> Result<String> {
         },
         extra: Vec::new(),
     };
-    let Some(words) = refusal(qemu, &machine, &own.dir)? else {
+    let Some(words) = refusal(emulator, &machine, &own.dir)? else {
         return Ok(format!("{native}, tcg"));
     };
     let add = advice(&words).map_or(String::new(), |add| format!(" ({add})"));
@@ -122,7 +126,11 @@ pub(crate) fn describe(qemu: &Qemu) -> Result<String> {
 ///
 /// # Errors
 /// When QEMU cannot be started.
-pub(crate) fn refusal(qemu: &Qemu, machine: &Machine, dir: &Path) -> Result<Option<String>> {
+pub(crate) fn refusal(
+    emulator: &Emulator,
+    machine: &Machine,
+    dir: &Path,
+) -> Result<Option<String>> {
     let mut machine = machine.clone();
     let emulates = machine.emulates();
     if emulates {
@@ -130,7 +138,7 @@ pub(crate) fn refusal(qemu: &Qemu, machine: &Machine, dir: &Path) -> Result<Opti
         machine.extra.push("-S".into());
     }
     let symbols = Arc::new(Symbols::none());
-    let mut vm = Vm::start(qemu, &machine, &dir.join("trial"), &symbols, &Echo::Off)?;
+    let mut vm = Vm::start(emulator, &machine, &dir.join("trial"), &symbols, &Echo::Off)?;
     let end = Instant::now() + MOMENT;
     let status = loop {
         let status = vm.ended()?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser};
 
+use crate::emulator::Kind;
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
 use crate::{paths, term};
@@ -210,6 +211,8 @@ pub(crate) const CPUS: u32 = 4;
 pub(crate) struct Options {
     /// Numbers of CPUs, one or several, if `--smp` is given.
     pub(crate) smp: Option<Vec<u32>>,
+    /// What the machine runs in.
+    pub(crate) emulator: Kind,
     /// The way to boot; each command has its default.
     pub(crate) boot: Option<BootPath>,
     /// Words for the kernel's command line.
@@ -227,13 +230,15 @@ pub(crate) struct Options {
 /// The help text of the shared options. (A backslash at the end of a line would eat the
 /// blanks that the next one begins with.)
 pub(crate) const OPTIONS_HELP: &str =
-    "      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
+    "      --emulator NAME     qemu (default), or bochs, which boots the BIOS image only
+      --boot PATH         pvh (default), bios or uefi; the last two boot a disk image
       --mem MIB           memory of the machine (default 512)
       --accel NAME        tcg (default), kvm, hvf, whpx, or auto: what works here
       --debug             build without optimisation
       --timeout-scale X   multiply every time limit by X; 0 for no limit
       --color WHEN        auto (default), always or never
-  -- QEMU ARGS            passed to QEMU as they are, in place of the defaults
+  -- QEMU ARGS            passed to QEMU as they are, in place of the defaults;
+                          to Bochs lines of its bochsrc, such as 'cpu: model=ryzen'
 
 Environment: QEMU=PROGRAM names another QEMU; OVMF_CODE= and OVMF_VARS= name UEFI firmware.";
 
@@ -241,6 +246,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             smp: None,
+            emulator: Kind::Qemu,
             boot: None,
             append: String::new(),
             mem: 512,
@@ -271,6 +277,7 @@ impl Options {
                     args.after.splice(0..0, ["-smp".into(), topology.into()]);
                 }
             }
+            "--emulator" => self.emulator = args.parsed("qemu or bochs", Kind::parse)?,
             "--boot" => self.boot = Some(args.parsed("pvh, bios or uefi", BootPath::parse)?),
             "--append" => self.append = args.value()?,
             "--mem" => self.mem = args.parsed("a number of MiB", |s| s.parse().ok())?,
@@ -284,10 +291,31 @@ impl Options {
         Ok(true)
     }
 
-    /// Whether the command line asks anything of QEMU, with these arguments for it.
+    /// Whether the command line asks anything of the emulator, with these arguments for it.
     pub(crate) fn ask(&self, extra: &[OsString]) -> bool {
         let asks = self.smp.is_some() || self.accel.is_some() || self.mem != Self::default().mem;
         asks || !extra.is_empty()
+    }
+
+    /// Takes the choice of an emulator to heart: Bochs boots by its BIOS.
+    ///
+    /// # Errors
+    /// When another option asks for what Bochs does not have.
+    pub(crate) fn settle(&mut self, args: &Args) -> Result<()> {
+        if self.emulator == Kind::Bochs {
+            let lacks = |what| args.wrong(format!("Bochs has no {what}"));
+            match self.boot {
+                None | Some(BootPath::Bios) => self.boot = Some(BootPath::Bios),
+                Some(other) => return Err(lacks(format!("--boot {}", other.name()))),
+            }
+            if let Some(accel) = &self.accel {
+                return Err(lacks(format!("--accel {accel}")));
+            }
+            if args.after.first().is_some_and(|word| word == "-smp") {
+                return Err(lacks("topology: --smp takes a number".to_string()));
+            }
+        }
+        Ok(())
     }
 
     /// The one number of CPUs, if it is given.
@@ -364,6 +392,29 @@ mod tests {
         assert!(options.take(&word, &mut args).expect("it is right"));
         assert_eq!(options.one_smp(&args).expect("it is one"), Some(6));
         assert_eq!(args.after, ["-smp", "6,sockets=2,cores=3", "-m", "64"]);
+    }
+
+    #[test]
+    fn bochs_boots_by_its_bios_and_nothing_else() {
+        let settled = |words: &[&str]| {
+            let words = [&["--emulator", "bochs"], words].concat();
+            let mut args = args(&words);
+            let mut options = Options::default();
+            while let Some(word) = args.next().expect("it is text") {
+                assert!(options.take(&word, &mut args).expect("it is right"));
+            }
+            options.settle(&args).map(|()| options.boot)
+        };
+        assert_eq!(settled(&[]).expect("it is right"), Some(BootPath::Bios));
+        assert!(settled(&["--boot", "bios"]).is_ok());
+        for words in [
+            &["--boot", "pvh"][..],
+            &["--boot", "uefi"],
+            &["--accel", "kvm"],
+            &["--smp", "6,sockets=2,cores=3"],
+        ] {
+            assert!(settled(words).is_err(), "{words:?}");
+        }
     }
 
     #[test]

@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::accel;
+use crate::bochs;
 use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
+use crate::emulator::Emulator;
 use crate::error::{Error, Result};
 use crate::hang;
 use crate::interrupt;
 use crate::machine::{Machine, Medium};
 use crate::paths;
-use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::term;
+use crate::verdict::{LastWords, with_console};
 use crate::vm::{Echo, Vm};
 
 /// How often a running guest is looked at.
@@ -33,29 +34,44 @@ const TICK: Duration = Duration::from_millis(5);
 /// How long a hung guest has for its own report once it has got an NMI.
 const NMI_REPORT: Duration = Duration::from_secs(2);
 
+/// How long Bochs has for its own report once it is interrupted.
+const BOCHS_REPORT: Duration = Duration::from_secs(10);
+/// How long a machine may take to go off once its kernel says so.
+const GOES_OFF: Duration = Duration::from_secs(10);
+/// How long one that halts is kept: for a second CPU that says the same.
+const HALTS: Duration = Duration::from_millis(200);
+
 /// How a boot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The guest ended QEMU with this exit code (isa-debug-exit).
+    /// The guest ended with this exit code: QEMU's by isa-debug-exit, or its own last words.
     Code(i32),
+    /// It gave more than one: the first two.
+    Verdicts(i32, i32),
     /// A CPU reset itself: a triple fault.
     TripleFault,
-    /// QEMU ended with code 0 for another reason, such as `guest-shutdown`.
+    /// The emulator ended without a code, for this reason, such as `guest-shutdown`.
     Off(String),
+    /// The kernel gave its verdict and halted, and the emulator was ended.
+    Halted,
+    /// The kernel said that the machine powers off, and it was still on later.
+    StillOn,
     /// The guest made no progress.
     Hang(Stall),
     /// KVM could not go on with the guest.
     KvmError,
-    /// QEMU did not start; its own words.
+    /// Nor could Bochs; its last words.
+    Panic(String),
+    /// The emulator did not start; its own words.
     NoStart(String),
-    /// QEMU was ended by a signal; its own words.
+    /// The emulator was ended by a signal; its own words.
     Killed(String),
 }
 
 /// One boot to be made.
 pub(crate) struct Boot<'a> {
     /// The emulator.
-    pub(crate) qemu: &'a Qemu,
+    pub(crate) emulator: &'a Emulator,
     /// The machine.
     pub(crate) machine: &'a Machine,
     /// Where its logs go.
@@ -79,7 +95,7 @@ pub(crate) struct Ended {
     pub(crate) console: String,
     /// What came over the results port.
     pub(crate) results: String,
-    /// From QEMU's start to its end.
+    /// From the emulator's start to its end.
     pub(crate) time: Duration,
 }
 
@@ -87,14 +103,20 @@ impl Boot<'_> {
     /// Boots the machine and waits for its end.
     ///
     /// # Errors
-    /// When QEMU cannot be started, a log cannot be written, or Ctrl-C comes.
+    /// When the emulator cannot be started, a log cannot be written, or Ctrl-C comes.
     pub(crate) fn run(&self) -> Result<Ended> {
         let started = Instant::now();
         let mut vm = self.start(self.machine, self.dir, &self.echo)?;
         let (end, mut report) = self.watch(&mut vm)?;
         let time = started.elapsed();
+        let words = vm.words();
         let (mut console, results) = vm.finish()?;
-        if end == End::TripleFault {
+        let end = with_console(end, &console);
+        if let Emulator::Bochs(_) = self.emulator {
+            if let End::TripleFault | End::Panic(_) = end {
+                report.extend(self.explain_panic(&words)?);
+            }
+        } else if end == End::TripleFault {
             report.extend(self.explain_crash()?);
         }
         for line in report {
@@ -114,15 +136,21 @@ impl Boot<'_> {
     }
 
     fn start(&self, machine: &Machine, dir: &Path, echo: &Echo) -> Result<Vm> {
-        Vm::start(self.qemu, machine, dir, self.symbols, echo)
+        Vm::start(self.emulator, machine, dir, self.symbols, echo)
     }
 
     /// The time that this boot has. Firmware and loader are slow, and silent
     /// while they load the kernel.
     fn budget(&self) -> Budget {
         let mut limits = self.limits;
-        if let Medium::Disk { .. } = self.machine.medium {
-            limits.quiet *= 4;
+        match (self.emulator, &self.machine.medium) {
+            // It takes about ten times as long as TCG, for everything.
+            (Emulator::Bochs(_), _) => {
+                limits.quiet *= 8;
+                limits.total *= 8;
+            }
+            (Emulator::Qemu(_), Medium::Disk { .. }) => limits.quiet *= 4,
+            (Emulator::Qemu(_), Medium::Kernel { .. }) => {}
         }
         Budget::new(self.timeout_scale, limits, Instant::now())
     }
@@ -132,12 +160,11 @@ impl Boot<'_> {
     fn watch(&self, vm: &mut Vm) -> Result<(End, Vec<String>)> {
         let mut budget = self.budget();
         loop {
-            if let Some(status) = vm.ended()? {
-                return Ok((end(status, vm), Vec::new()));
+            if let Some(end) = self.end(vm)? {
+                return Ok((end, Vec::new()));
             }
-            if !self.machine.emulates() && vm.words().contains(accel::KVM_ERROR) {
-                vm.kill();
-                return Ok((End::KvmError, vec![accel::KVM_ERROR.to_string()]));
+            if let Some(last) = vm.last_words() {
+                return Ok((self.settle(vm, last)?, Vec::new()));
             }
             if let Some(exit) = interrupt::requested() {
                 vm.kill();
@@ -151,29 +178,91 @@ impl Boot<'_> {
         }
     }
 
-    /// Asks QEMU where each CPU stands, gives the guest the chance to tell by
-    /// itself, and ends it.
+    /// How the machine has ended, if it has.
+    fn end(&self, vm: &mut Vm) -> Result<Option<End>> {
+        if let Some(status) = vm.ended()? {
+            return Ok(Some(end(status, vm)));
+        }
+        if !vm.gives_up() {
+            return Ok(None);
+        }
+        vm.kill();
+        vm.drain();
+        let Emulator::Bochs(_) = self.emulator else {
+            return Ok(Some(End::KvmError));
+        };
+        let said = bochs::complaints(&vm.words());
+        let said = said.into_iter().next().unwrap_or_default();
+        Ok(Some(if said.contains(bochs::SOFT_OFF) {
+            End::Off(said)
+        } else if said.contains(bochs::TRIPLE_FAULT) {
+            End::TripleFault
+        } else {
+            End::Panic(said)
+        }))
+    }
+
+    /// Waits for the end of a machine whose kernel has said how it ends. One that halts is
+    /// ended here.
+    fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<End> {
+        let limit = if last.off { GOES_OFF } else { HALTS };
+        let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
+        while Instant::now() < until {
+            if let Some(end) = self.end(vm)? {
+                return Ok(end);
+            }
+            thread::sleep(TICK);
+        }
+        vm.kill();
+        Ok(if last.off { End::StillOn } else { End::Halted })
+    }
+
+    /// Finds out where each CPU stands, and ends the emulator.
     fn stop_hung(&self, vm: &mut Vm, stall: Stall) -> Result<Vec<String>> {
         let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
+            // The guest has the chance to tell by itself.
             let before = vm.progress();
             if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
                 lines.push(why);
             }
-            let end = Instant::now() + NMI_REPORT.mul_f64(self.timeout_scale.max(1.0));
-            while vm.ended()?.is_none() && Instant::now() < end {
-                thread::sleep(TICK);
-            }
+            self.wait(vm, NMI_REPORT)?;
             if vm.progress() == before {
                 lines.push("the guest did not answer an NMI".to_string());
             } else {
                 lines.push("the guest's own report on an NMI stands above".to_string());
             }
         }
-        if vm.ended()?.is_none() {
+        if let Emulator::Bochs(_) = self.emulator {
+            vm.interrupt();
+            self.wait(vm, BOCHS_REPORT)?;
             vm.kill();
+            vm.drain();
+            lines.extend(bochs::cpus(&vm.words(), self.symbols));
         }
+        vm.kill();
+        Ok(lines)
+    }
+
+    /// Waits until the emulator ends, or for this long.
+    fn wait(&self, vm: &mut Vm, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
+        while vm.ended()?.is_none() && Instant::now() < until {
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// What Bochs said when it gave up, and where the CPU stood; all its words are kept as
+    /// crash.log.
+    fn explain_panic(&self, words: &str) -> Result<Vec<String>> {
+        let log = self.dir.join("crash.log");
+        paths::write(&log, words)?;
+        let said = bochs::complaints(words).into_iter();
+        let mut lines: Vec<String> = said.map(|line| format!("crash: {line}")).collect();
+        lines.extend(bochs::cpus(words, self.symbols));
+        lines.push(format!("Bochs's log: {}", paths::shown(&log)));
         Ok(lines)
     }
 
@@ -204,7 +293,7 @@ impl Boot<'_> {
     }
 }
 
-/// How QEMU ended, by its exit status and its last event.
+/// How the emulator ended, by its exit status and QEMU's last event.
 fn end(status: ExitStatus, vm: &mut Vm) -> End {
     match status.code() {
         Some(0) => {
@@ -215,14 +304,15 @@ fn end(status: ExitStatus, vm: &mut Vm) -> End {
                 None => End::Off("for no reason given".to_string()),
             }
         }
-        // QEMU's code for a refusal of its own. With a monitor it did start.
-        Some(1) if vm.qmp.is_none() => End::NoStart(own_words(vm)),
+        // The code for a refusal of its own. With a monitor QEMU did start, and with console
+        // output Bochs.
+        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => End::NoStart(own_words(vm)),
         Some(code) => End::Code(code),
         None => End::Killed(own_words(vm)),
     }
 }
 
-/// What a QEMU that has ended said itself.
+/// What an emulator that has ended said itself.
 fn own_words(vm: &mut Vm) -> String {
     vm.drain();
     vm.words().trim().to_string()

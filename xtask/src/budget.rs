@@ -47,7 +47,7 @@ impl std::fmt::Display for Stall {
             Stall::Cpu(time) => {
                 write!(
                     f,
-                    "no output for {:.0} s of QEMU's CPU time",
+                    "no output for {:.0} s of the emulator's CPU time",
                     time.as_secs_f64()
                 )
             }
@@ -55,7 +55,7 @@ impl std::fmt::Display for Stall {
             Stall::Total(time) => {
                 write!(
                     f,
-                    "not finished after {:.0} s of QEMU's CPU time",
+                    "not finished after {:.0} s of the emulator's CPU time",
                     time.as_secs_f64()
                 )
             }

@@ -3,12 +3,13 @@
 
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, ask};
+use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
 use crate::host::Tool;
 use crate::machine::BootPath;
 use crate::qemu::{OLDEST, Qemu, TESTED};
 use crate::setup::{self, Remedy, component};
-use crate::{accel, firmware, gdb, image, paths, term};
+use crate::{accel, bochs, firmware, gdb, image, paths, term};
 use std::ffi::OsString;
 
 /// The help text of `cargo xtask doctor`.
@@ -94,7 +95,9 @@ fn checks() -> Vec<Check> {
         Err(error) => Err(Remedy::Person(error.one_line())),
     };
     let accelerators = match &qemu {
-        Ok(Some(qemu)) => accel::describe(qemu).map_err(|e| Remedy::Person(e.one_line())),
+        Ok(Some(qemu)) => {
+            accel::describe(&Emulator::Qemu(qemu.clone())).map_err(|e| Remedy::Person(e.one_line()))
+        }
         _ => Err(Remedy::Person("needs QEMU".to_string())),
     };
     let gdb = gdb::find_gdb().map(path).ok_or(Remedy::Package(Tool::Gdb));
@@ -116,9 +119,17 @@ fn checks() -> Vec<Check> {
         check("accelerators", Optional, accelerators),
         check("gdb", Optional, gdb),
         check("UEFI firmware", Optional, ovmf),
+        check("Bochs", Optional, bochs()),
         check("rust-src", Optional, part("rust-src")),
         check("llvm-tools", Optional, part("llvm-tools")),
     ]
+}
+
+fn bochs() -> std::result::Result<String, Remedy> {
+    let (program, display) = bochs::find().ok_or(Remedy::Package(Tool::Bochs))?;
+    let (version, _) = bochs::version(&program).ok_or(Remedy::Package(Tool::Bochs))?;
+    let (program, display) = (paths::text(&program), paths::text(&display));
+    Ok(format!("{program} {version}, with {display}"))
 }
 
 fn toolchain() -> std::result::Result<String, Remedy> {
@@ -166,7 +177,7 @@ fn print(checks: &[Check]) {
             "\nrust-src and llvm-tools make the BIOS and UEFI images, the firmware boots UEFI ones,",
         );
         term::say(
-            "rustfmt and clippy are for `ci`, gdb is for `gdb`. To install what can be installed:",
+            "rustfmt and clippy are for `ci`, gdb is for `gdb`, Bochs for `--emulator bochs`. To install\nwhat can be installed:",
         );
         term::say("    cargo xtask doctor --install");
     }

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::args::{Args, CPUS, Options, Word, number};
 use crate::cargo::{KERNEL, KTEST};
+use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup, term};
@@ -54,6 +55,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let request = parse(words)?;
     let gdb = setup::gdb()?;
     let qemu = setup::qemu()?;
+    let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("gdb", "gdb")?;
     let dir = &own.dir;
     let image = request.test.as_ref().map_or(KERNEL, |_| KTEST);
@@ -74,7 +76,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     };
     let asks = request.options.ask(&request.extra);
     let accel = request.options.accel.as_deref();
-    accel::settle("gdb", &qemu, &mut machine, accel, asks, dir)?;
+    accel::settle("gdb", &emulator, &mut machine, accel, asks, dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
     paths::write(
@@ -144,7 +146,9 @@ fn parse(words: &[OsString]) -> Result<Request> {
             Word::Value(name) if test.is_none() => test = Some(name.clone()),
             Word::Option(name) if name == "--seed" => seed = args.parsed("a number", number)?,
             Word::Option(name) if name == "--batch-check" => check = true,
-            Word::Option(name) if name == "--boot" => return Err(args.unknown(&word)),
+            Word::Option(name) if name == "--boot" || name == "--emulator" => {
+                return Err(args.unknown(&word));
+            }
             _ if options.take(&word, &mut args)? => {}
             _ => return Err(args.unknown(&word)),
         }

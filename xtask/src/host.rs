@@ -33,6 +33,8 @@ pub(crate) enum Tool {
     Ovmf,
     /// The debugger.
     Gdb,
+    /// Bochs with its window, and a display without a screen.
+    Bochs,
 }
 
 impl Tool {
@@ -42,6 +44,7 @@ impl Tool {
             Tool::Qemu => "QEMU",
             Tool::Ovmf => "UEFI firmware",
             Tool::Gdb => "gdb",
+            Tool::Bochs => "Bochs and Xvfb",
         }
     }
 }
@@ -63,7 +66,8 @@ impl Manager {
             .map(|(found, _)| *found)
     }
 
-    /// The package of a tool, as this package manager names it.
+    /// The package of a tool, or several, as this package manager names it; empty if it has
+    /// none.
     fn package(self, tool: Tool) -> &'static str {
         match (self, tool) {
             (Manager::Apt, Tool::Qemu) | (Manager::Pacman, Tool::Qemu) => "qemu-system-x86",
@@ -76,13 +80,22 @@ impl Manager {
             (Manager::Winget, Tool::Qemu | Tool::Ovmf) => "SoftwareFreedomConservancy.QEMU",
             (Manager::Winget, Tool::Gdb) => "BrechtSanders.WinLibs.POSIX.UCRT",
             (_, Tool::Gdb) => "gdb",
+            // With the firmware that any of several packages would do for.
+            (Manager::Apt, Tool::Bochs) => "bochs-x bochsbios vgabios xvfb",
+            (Manager::Dnf, Tool::Bochs) => "bochs xorg-x11-server-Xvfb",
+            (Manager::Pacman, Tool::Bochs) => "bochs xorg-server-xvfb",
+            (Manager::Brew | Manager::Winget, Tool::Bochs) => "",
         }
     }
 
     /// The commands, in order, that install these tools without asking.
     fn commands(self, tools: &[Tool]) -> Vec<Vec<&'static str>> {
-        let mut packages: Vec<&str> = tools.iter().map(|tool| self.package(*tool)).collect();
+        let packages = tools.iter().map(|tool| self.package(*tool));
+        let mut packages: Vec<&str> = packages.flat_map(str::split_whitespace).collect();
         packages.dedup();
+        if packages.is_empty() {
+            return Vec::new();
+        }
         let mut commands: Vec<Vec<&str>> = match self {
             Manager::Apt => vec![
                 vec!["apt-get", "update"],
@@ -112,7 +125,15 @@ impl Manager {
             .commands(tools)
             .into_iter()
             .map(|words| format!("{sudo}{}", words.join(" ")));
-        lines.collect::<Vec<_>>().join(" && ")
+        let lines = lines.collect::<Vec<_>>();
+        if lines.is_empty() {
+            let names = tools.iter().map(|tool| tool.name());
+            return format!(
+                "{}: not packaged here",
+                names.collect::<Vec<_>>().join(", ")
+            );
+        }
+        lines.join(" && ")
     }
 
     /// Whether this process may install packages without asking anyone.
@@ -217,6 +238,17 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_manager_does_not_have_is_said() {
+        let line = Manager::Winget.install_line(&[Tool::Bochs]);
+        assert_eq!(line, "Bochs and Xvfb: not packaged here");
+        let commands = Manager::Apt.commands(&[Tool::Bochs]);
+        assert_eq!(
+            commands[1][4..],
+            ["bochs-x", "bochsbios", "vgabios", "xvfb"]
+        );
     }
 
     #[test]

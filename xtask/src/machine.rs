@@ -9,6 +9,14 @@ use std::path::{Path, PathBuf};
 use crate::firmware::Firmware;
 use crate::paths;
 
+/// The device that ends QEMU with the kernel's exit code.
+const DEBUG_EXIT: &str = "isa-debug-exit";
+
+/// Whether this argument of QEMU's `-device` is that device.
+pub(crate) fn is_debug_exit(word: &OsStr) -> bool {
+    word.as_encoded_bytes().starts_with(DEBUG_EXIT.as_bytes())
+}
+
 /// The way into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BootPath {
@@ -87,10 +95,15 @@ impl Machine {
             "-nodefaults",
             "-no-user-config",
             "-no-reboot",
-            "-device",
-            "isa-debug-exit,iobase=0xf4,iosize=4",
         ];
         args.extend(fixed.map(OsString::from));
+        // One elsewhere leaves the kernel without.
+        if !self.extra.iter().any(|word| is_debug_exit(word)) {
+            args.extend([
+                "-device".into(),
+                format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into(),
+            ]);
+        }
         match &self.medium {
             Medium::Kernel { elf, append } => {
                 args.extend(["-kernel".into(), elf.into()]);
@@ -189,6 +202,19 @@ mod tests {
                 .any(|pair| pair == ["-smp", "6,sockets=2,cores=3"])
         );
         assert!(args.windows(2).any(|pair| pair == ["-m", "512"]));
+    }
+
+    #[test]
+    fn the_device_for_the_exit_code_is_there_once() {
+        let of = |extra: &[&str]| {
+            let args = machine(extra).args();
+            args.into_iter()
+                .filter(|word| is_debug_exit(word))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), ["isa-debug-exit,iobase=0xf4,iosize=4"]);
+        let elsewhere = "isa-debug-exit,iobase=0x500";
+        assert_eq!(of(&["-device", elsewhere]), [elsewhere]);
     }
 
     #[test]

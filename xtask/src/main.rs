@@ -2,7 +2,7 @@
 //!
 //! How to read it: each command is a file of its own (`run`, `test`, `bench`,
 //! `gdb`, `image`, `doctor`, `ci`). A boot goes through `machine` (what QEMU is told),
-//! `vm` (QEMU as a process), `boot` (watching it to its end) and `verdict`
+//! `vm` (QEMU, or another `emulator`, as a process), `boot` (watching it to its end) and `verdict`
 //! (what the end means); `symbols` names addresses, `crash` and `hang` find out
 //! what a dead guest cannot say.
 
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 mod accel;
 mod args;
 mod bench;
+mod bochs;
 mod boot;
 mod budget;
 mod cargo;
@@ -23,6 +24,7 @@ mod crash;
 mod doctor;
 mod elf;
 mod emitted;
+mod emulator;
 mod error;
 mod firmware;
 mod gdb;

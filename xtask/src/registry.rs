@@ -60,6 +60,8 @@ pub(crate) struct Test {
     pub(crate) patience: Option<Duration>,
     /// Whether it runs only where it is named in full.
     pub(crate) long: bool,
+    /// Whether it needs what QEMU alone can do.
+    pub(crate) needs_qemu: bool,
     /// More arguments for QEMU.
     pub(crate) qemu: Vec<OsString>,
     /// More words for the kernel's command line.
@@ -71,6 +73,23 @@ pub(crate) struct Test {
 }
 
 impl Test {
+    /// A test without attributes.
+    pub(crate) fn named(name: &str) -> Test {
+        Test {
+            name: name.to_string(),
+            expect: Expect::Pass,
+            console: Vec::new(),
+            smp: 1..=u32::MAX,
+            patience: None,
+            long: false,
+            needs_qemu: false,
+            qemu: Vec::new(),
+            append: String::new(),
+            boot: BootPath::Pvh,
+            attributes: Vec::new(),
+        }
+    }
+
     /// The number of CPUs nearest to `cpus` that it can run with.
     pub(crate) fn nearest(&self, cpus: u32) -> u32 {
         cpus.clamp(*self.smp.start(), *self.smp.end())
@@ -132,19 +151,8 @@ fn parse(text: &str) -> std::result::Result<Vec<Test>, String> {
 /// Reads one record.
 pub(crate) fn parse_test(line: &str) -> std::result::Result<Test, String> {
     let mut fields = line.split('|');
-    let name = fields.next().unwrap_or_default().trim().to_string();
-    let mut test = Test {
-        name,
-        expect: Expect::Pass,
-        console: Vec::new(),
-        smp: 1..=u32::MAX,
-        patience: None,
-        long: false,
-        qemu: Vec::new(),
-        append: String::new(),
-        boot: BootPath::Pvh,
-        attributes: fields.clone().map(String::from).collect(),
-    };
+    let mut test = Test::named(fields.next().unwrap_or_default().trim());
+    test.attributes = fields.clone().map(String::from).collect();
     for field in fields {
         set(&mut test, field).ok_or_else(|| {
             format!(
@@ -177,8 +185,9 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "append" => test.append = value.to_string(),
         "fill" => test.append += &format!(" {}", "x".repeat(value.parse().ok()?)),
         "boot" => test.boot = BootPath::parse(value)?,
-        // For people: the guest decides about needs, a bug is a switch of its own.
-        "needs" | "bug" => {}
+        "needs" if value == "qemu" => test.needs_qemu = true,
+        // For people: a bug is a switch of its own.
+        "bug" => {}
         _ => return None,
     }
     Some(())
@@ -236,6 +245,7 @@ mod tests {
             ("a|expect=fire\n", "expect=fire"),
             ("a|colour=red\n", "colour=red"),
             ("a|smp=x\n", "smp=x"),
+            ("a|needs=luck\n", "needs=luck"),
             ("a\na\n", "two tests"),
             ("|expect=pass\n", "not a name"),
         ] {

@@ -8,9 +8,9 @@ use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word};
 use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
+use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
 use crate::machine::{BootPath, Machine, Medium};
-use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
@@ -20,7 +20,7 @@ use crate::{accel, cmdline, elf, firmware, image, lock, paths, setup, term};
 pub(crate) fn help() -> String {
     format!(
         "\
-Build the kernel, boot it in QEMU and show its console.
+Build the kernel, boot it in QEMU or Bochs and show its console.
 
 Usage: cargo xtask run [OPTIONS] [-- QEMU ARGS]
 
@@ -28,7 +28,7 @@ Usage: cargo xtask run [OPTIONS] [-- QEMU ARGS]
       --append TEXT       the kernel's command line, such as 'log=debug,smp=trace'
 {OPTIONS_HELP}
 
-Ctrl-C ends QEMU. Exit codes: 0 the kernel ended well, 1 it did not, 2 usage,
+Ctrl-C ends the emulator. Exit codes: 0 the kernel ended well, 1 it did not, 2 usage,
 3 something is missing on this machine, 4 the kernel hangs."
     )
 }
@@ -47,10 +47,10 @@ Usage: cargo xtask runner ELF [OPTIONS OF run] [-- QEMU ARGS]";
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let (options, args) = parse("run", words)?;
     let smp = options.one_smp(&args)?.unwrap_or(CPUS);
-    let qemu = setup::qemu()?;
+    let emulator = Emulator::set_up(options.emulator)?;
     let own = lock::folder("run", "run")?;
     let elf = image::built_into(&own.dir, KERNEL, options.debug)?;
-    boot(&qemu, &own.dir, &elf, &options, smp, &args.after)
+    boot(&emulator, &own.dir, &elf, &options, smp, &args.after)
 }
 
 /// `cargo xtask runner ELF`.
@@ -66,11 +66,11 @@ pub(crate) fn runner(words: &[OsString]) -> Result<()> {
     let smp = options.one_smp(&args)?.unwrap_or(CPUS);
     let elf = elf.ok_or_else(|| args.wrong("the ELF file is missing: it comes first"))?;
     let bytes = elf::read(Path::new(elf))?;
-    let qemu = setup::qemu()?;
+    let emulator = Emulator::set_up(options.emulator)?;
     let own = lock::folder("run", "run")?;
     let elf = own.dir.join(Path::new(elf).file_name().unwrap_or(elf));
     paths::write(&elf, bytes)?;
-    boot(&qemu, &own.dir, &elf, &options, smp, &args.after)
+    boot(&emulator, &own.dir, &elf, &options, smp, &args.after)
 }
 
 fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
@@ -87,6 +87,7 @@ fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
             });
         }
     }
+    options.settle(&args)?;
     let path = options.boot.unwrap_or(BootPath::Pvh);
     cmdline::check(command, path, &options.append, &args.after)?;
     Ok((options, args))
@@ -94,28 +95,28 @@ fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
 
 /// Boots this file; logs and disk images go into `dir`.
 fn boot(
-    qemu: &Qemu,
+    emulator: &Emulator,
     dir: &Path,
     elf: &Path,
     options: &Options,
     smp: u32,
     extra: &[OsString],
 ) -> Result<()> {
-    setup::images(options.boot.as_slice(), Some(qemu));
+    setup::images(options.boot.as_slice(), emulator.qemu());
     let mut machine = Machine {
         smp,
         mem: options.mem,
         accel: "tcg".to_string(),
-        medium: medium(qemu, elf, options, dir)?,
+        medium: medium(emulator, elf, options, dir)?,
         extra: extra.to_vec(),
     };
     // What else is wrong with its arguments is seen by the boot.
     let accel = options.accel.as_deref();
-    accel::settle("run", qemu, &mut machine, accel, false, dir)?;
-    term::say(&format!("Ctrl-C ends QEMU ({}).", qemu.version));
-    term::say(&format!("$ {}", machine.command_line(&qemu.program)));
+    accel::settle("run", emulator, &mut machine, accel, false, dir)?;
+    term::say(&format!("Ctrl-C ends {emulator}."));
+    term::say(&format!("$ {}", emulator.command_line(&machine, dir)));
     let boot = Boot {
-        qemu,
+        emulator,
         machine: &machine,
         dir,
         symbols: &Arc::new(Symbols::new(elf)),
@@ -146,7 +147,7 @@ fn boot(
 }
 
 /// What the machine boots: the ELF itself, or a disk image made of it.
-fn medium(qemu: &Qemu, elf: &Path, options: &Options, dir: &Path) -> Result<Medium> {
+fn medium(emulator: &Emulator, elf: &Path, options: &Options, dir: &Path) -> Result<Medium> {
     let append = options.append.clone();
     let path = options.boot.unwrap_or(BootPath::Pvh);
     if path == BootPath::Pvh {
@@ -155,8 +156,8 @@ fn medium(qemu: &Qemu, elf: &Path, options: &Options, dir: &Path) -> Result<Medi
             append,
         });
     }
-    let firmware = match path {
-        BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
+    let firmware = match emulator.qemu() {
+        Some(qemu) if path == BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
         _ => None,
     };
     let image = dir.join(format!("{}.img", path.name()));

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::bochs::{self, Bochs};
 use crate::cargo::{TARGET, ask, tool};
 use crate::error::{Error, Result};
 use crate::host::{self, Tool};
@@ -236,6 +237,22 @@ pub(crate) fn qemu() -> Result<Qemu> {
         Error::environment("QEMU is installed, but qemu-system-x86_64 is not in PATH")
             .hint("set QEMU=/path/to/qemu-system-x86_64")
     })
+}
+
+/// Bochs, with a display for its windows, installed if it is missing and this process may do
+/// so.
+///
+/// # Errors
+/// When there is none and none can be installed, or one of the two does not run.
+pub(crate) fn bochs() -> Result<Bochs> {
+    if bochs::find().is_none() {
+        host::install(&[Tool::Bochs])?;
+    }
+    let (program, display) = bochs::find().ok_or_else(|| {
+        Error::environment("Bochs is installed, but bochs and Xvfb are not in PATH")
+            .hint("see where the packages put them, and extend PATH")
+    })?;
+    Bochs::new(program, &display)
 }
 
 #[cfg(test)]

@@ -1,37 +1,39 @@
-//! One running QEMU: its console, its results port, its monitor, its end.
+//! One running emulator: its console, its results port, its monitor, its end.
 //!
-//! The console is QEMU's standard output and the results port is a file, so
-//! neither can be lost or mixed. QEMU's own words are its standard error; of
-//! these only the tail is kept, because with `-d int` they are many. Its
-//! standard input is closed: the terminal is never touched and needs no
-//! restoring. `guard` kills it if this process ends first.
+//! The console is QEMU's standard output, or a connection that Bochs opens, and the results
+//! port is a file, so neither can be lost or mixed. The emulator's own words are its standard
+//! error; of these only the tail is kept, because with `-d int` they are many. Its standard
+//! input is closed: the terminal is never touched and needs no restoring. `guard` kills it if
+//! this process ends first.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::console::{Lines, symbolised};
+use crate::emulator::Emulator;
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::machine::Machine;
 use crate::paths;
-use crate::qemu::Qemu;
 use crate::qmp::Qmp;
 use crate::symbols::Symbols;
 use crate::term;
+use crate::verdict::{LastWords, last_words};
+use crate::{accel, bochs};
 
-/// How much of QEMU's own words is kept, in bytes.
+/// How much of the emulator's own words is kept, in bytes.
 const TAIL: usize = 256 * 1024;
-/// How long a QEMU that ends may take for it once its monitor is gone.
+/// How long an emulator that ends may take for it once its connection is gone.
 const GONE: Duration = Duration::from_secs(5);
-/// How long QEMU may take to open its monitor.
+/// How long the emulator may take to connect.
 const START: Duration = Duration::from_secs(30);
 
 /// Where the console goes besides its log.
@@ -43,26 +45,41 @@ pub(crate) enum Echo {
     Prefixed(String),
 }
 
-/// A QEMU that runs.
+/// An emulator that runs.
 pub(crate) struct Vm {
     child: Child,
-    progress: Arc<AtomicU64>,
+    heard: Arc<Heard>,
     results: PathBuf,
     console: Option<JoinHandle<(String, std::io::Result<()>)>>,
     errors: Option<JoinHandle<()>>,
     tail: Arc<Mutex<Vec<u8>>>,
-    /// The monitor; `None` if QEMU ended before it was there.
+    /// QEMU's monitor; `None` if it ended before it was there, and with Bochs.
     pub(crate) qmp: Option<Qmp>,
 }
+
+/// What has been heard so far.
+#[derive(Default)]
+struct Heard {
+    /// Bytes of the console.
+    bytes: AtomicU64,
+    /// The line of the console by which the kernel says how it ends, the first one.
+    last_words: OnceLock<LastWords>,
+    /// The emulator itself has said one of [`GIVES_UP`].
+    gives_up: AtomicBool,
+}
+
+/// What KVM and Bochs say when they cannot go on. Neither ends by itself then: Bochs shows a
+/// window and waits.
+const GIVES_UP: [&str; 2] = [accel::KVM_ERROR, bochs::PANIC];
 
 impl Vm {
     /// Starts a machine whose logs go into `dir`: `console.log` and `results.log`.
     ///
     /// # Errors
-    /// When a log cannot be written or QEMU cannot be started. A QEMU that
+    /// When a log cannot be written or the emulator cannot be started. One that
     /// starts and refuses its arguments is no error here; it ends by itself.
     pub(crate) fn start(
-        qemu: &Qemu,
+        emulator: &Emulator,
         machine: &Machine,
         dir: &Path,
         symbols: &Arc<Symbols>,
@@ -76,44 +93,64 @@ impl Vm {
         let log_path = dir.join("console.log");
         let log = File::create(&log_path)
             .map_err(|e| Error::io(format!("cannot write {}", paths::shown(&log_path)), &e))?;
-        let listener = listen().map_err(|e| Error::io("cannot listen for QEMU's monitor", &e))?;
+        let listener = listen().map_err(|e| Error::io("cannot listen for the emulator", &e))?;
         let port = listener.local_addr().map_or(0, |address| address.port());
 
-        let mut command = Command::new(&qemu.program);
-        command.args(machine.args()).args(["-serial", "stdio"]);
-        command.arg("-serial").arg(paths::joined("file:", &results));
-        command.args(["-qmp", &format!("tcp:127.0.0.1:{port}"), "-S"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = match emulator {
+            Emulator::Qemu(qemu) => {
+                let mut command = Command::new(&qemu.program);
+                command.stdout(Stdio::piped());
+                command.args(machine.args()).args(["-serial", "stdio"]);
+                command.arg("-serial").arg(paths::joined("file:", &results));
+                command.args(["-qmp", &format!("tcp:127.0.0.1:{port}"), "-S"]);
+                command
+            }
+            Emulator::Bochs(bochs) => {
+                let mut command = bochs.command(machine, dir, port)?;
+                // What its debugger says.
+                command.stdout(Stdio::null());
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         guard::prepare(&mut command);
         let mut child = command.spawn().map_err(|e| {
-            Error::io(format!("cannot start {}", paths::text(&qemu.program)), &e)
-                .hint("see what `cargo xtask doctor` says about QEMU")
+            Error::io(format!("cannot start {emulator}"), &e)
+                .hint("see what `cargo xtask doctor` says about it")
         })?;
         guard::add(&child);
 
-        let progress = Arc::new(AtomicU64::new(0));
+        let heard = Arc::new(Heard::default());
         let tail = Arc::new(Mutex::new(Vec::new()));
-        let console = child.stdout.take().map(|pipe| {
-            let (progress, symbols, echo) = (progress.clone(), symbols.clone(), echo.clone());
-            thread::spawn(move || read_console(pipe, log, &progress, &symbols, &echo))
-        });
+        let reader = (heard.clone(), symbols.clone(), echo.clone());
+        let read = move |pipe: Box<dyn Read + Send>| {
+            let (heard, symbols, echo) = reader;
+            thread::spawn(move || read_console(pipe, log, &heard, &symbols, &echo))
+        };
+        let stdout = child.stdout.take();
         let errors = child.stderr.take().map(|pipe| {
-            let tail = tail.clone();
-            thread::spawn(move || read_errors(pipe, &tail))
+            let (heard, tail) = (heard.clone(), tail.clone());
+            thread::spawn(move || read_errors(pipe, &heard, &tail))
         });
         let mut vm = Vm {
             child,
-            progress,
+            heard,
             results,
-            console,
+            console: None,
             errors,
             tail,
             qmp: None,
         };
-        vm.connect(&listener)?;
+        match emulator {
+            Emulator::Qemu(_) => {
+                vm.console = stdout.map(|pipe| read(Box::new(pipe)));
+                vm.qmp = vm.connect("its monitor", || Qmp::accept(&listener))?;
+            }
+            Emulator::Bochs(_) => {
+                let stream = vm.connect("its first serial port", || stream(&listener))?;
+                vm.console = stream.map(|stream| read(Box::new(stream)));
+            }
+        }
         let stopped_by_user = machine.extra.iter().any(|word| word == "-S");
         if let Some(qmp) = vm.qmp.as_mut().filter(|_| !stopped_by_user)
             && let Err(why) = qmp.cont()
@@ -123,7 +160,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The monitor has failed: an error, unless it is because QEMU has ended.
+    /// The connection has failed: an error, unless it is because the emulator has ended.
     fn lost(&mut self, why: String) -> Result<()> {
         let end = Instant::now() + GONE;
         while self.ended()?.is_none() {
@@ -138,25 +175,32 @@ impl Vm {
         Ok(())
     }
 
-    fn connect(&mut self, listener: &TcpListener) -> Result<()> {
+    /// The connection that the emulator opens as `what`; `None` if it ends before it does.
+    fn connect<T>(
+        &mut self,
+        what: &str,
+        mut accept: impl FnMut() -> std::result::Result<Option<T>, String>,
+    ) -> Result<Option<T>> {
         let end = Instant::now() + START;
-        while self.qmp.is_none() && self.ended()?.is_none() {
+        while self.ended()?.is_none() {
             if Instant::now() > end {
-                self.kill();
-                return Err(Error::environment("QEMU does not open its monitor").hint(
-                    "run the command it was started with by hand; name another QEMU by QEMU=",
-                ));
+                self.lost(format!("the emulator does not open {what}"))?;
+                break;
             }
-            match Qmp::accept(listener) {
+            match accept() {
                 Ok(None) => thread::sleep(Duration::from_millis(1)),
-                Ok(qmp) => self.qmp = qmp,
-                Err(why) => return self.lost(why),
+                Ok(connection) => return Ok(connection),
+                Err(why) => {
+                    self.lost(why)?;
+                    break;
+                }
             }
+            thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// QEMU's process.
+    /// The emulator's process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -165,10 +209,15 @@ impl Vm {
     pub(crate) fn progress(&self) -> u64 {
         let results = fs::metadata(&self.results).map_or(0, |file| file.len());
         // Relaxed: a count that is only compared with its own past.
-        self.progress.load(Ordering::Relaxed) + results
+        self.heard.bytes.load(Ordering::Relaxed) + results
     }
 
-    /// How QEMU ended; `None` while it runs.
+    /// What the kernel has said about its end, where no device takes the exit code.
+    pub(crate) fn last_words(&self) -> Option<LastWords> {
+        self.heard.last_words.get().copied()
+    }
+
+    /// How the emulator ended; `None` while it runs.
     ///
     /// # Errors
     /// When the operating system does not tell.
@@ -176,27 +225,42 @@ impl Vm {
         let status = self
             .child
             .try_wait()
-            .map_err(|e| Error::io("cannot wait for QEMU", &e))?;
+            .map_err(|e| Error::io("cannot wait for the emulator", &e))?;
         if status.is_some() {
             guard::remove(&self.child);
         }
         Ok(status)
     }
 
-    /// The last of QEMU's own words.
+    /// The last of the emulator's own words.
     pub(crate) fn words(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&tail).into_owned()
     }
 
-    /// Ends QEMU, and whatever it started, at once.
+    /// Whether the emulator has said that it cannot go on, and has not ended.
+    pub(crate) fn gives_up(&self) -> bool {
+        // Relaxed: its words are behind a lock.
+        self.heard.gives_up.load(Ordering::Relaxed)
+    }
+
+    /// Asks the emulator to stop the machine and to end: by SIGINT.
+    pub(crate) fn interrupt(&self) {
+        let line = format!("kill -s INT {}", self.pid());
+        let _ = Command::new("sh").args(["-c", &line]).status();
+    }
+
+    /// Ends the emulator, and whatever it started, at once.
     pub(crate) fn kill(&mut self) {
-        guard::kill_group(&mut self.child);
-        let _ = self.child.wait();
+        // The number of a child that is gone may be another process's by now.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            guard::kill_group(&mut self.child);
+            let _ = self.child.wait();
+        }
         guard::remove(&self.child);
     }
 
-    /// Everything the guest said, once QEMU has ended: its console, symbolised,
+    /// Everything the guest said, once the emulator has ended: its console, symbolised,
     /// and its results port.
     ///
     /// # Errors
@@ -212,7 +276,7 @@ impl Vm {
         Ok((console, String::from_utf8_lossy(&results).into_owned()))
     }
 
-    /// Waits until QEMU's own words are complete, once it has ended.
+    /// Waits until the emulator's own words are complete, once it has ended.
     pub(crate) fn drain(&mut self) {
         if let Some(errors) = self.errors.take() {
             let _ = errors.join();
@@ -222,9 +286,21 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.kill();
-        }
+        self.kill();
+    }
+}
+
+/// The connection that has come, as bytes.
+fn stream(listener: &TcpListener) -> std::result::Result<Option<TcpStream>, String> {
+    let accept = || {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        std::io::Result::Ok(stream)
+    };
+    match accept() {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -239,7 +315,7 @@ fn listen() -> std::io::Result<TcpListener> {
 fn read_console(
     mut pipe: impl Read,
     log: impl Write,
-    progress: &AtomicU64,
+    heard: &Heard,
     symbols: &Symbols,
     echo: &Echo,
 ) -> (String, std::io::Result<()>) {
@@ -248,6 +324,9 @@ fn read_console(
     let mut written = Ok(());
     let mut put = |line: &str| {
         let text = symbolised(line, symbols);
+        if let Some(last) = last_words(line) {
+            let _ = heard.last_words.set(last);
+        }
         // A log that someone follows, or that outlives us, is complete.
         let write = writeln!(log, "{text}").and_then(|()| log.flush());
         if written.is_ok() {
@@ -266,10 +345,12 @@ fn read_console(
         match pipe.read(&mut buffer) {
             Ok(0) => break Ok(()),
             Ok(count) => {
-                progress.fetch_add(count as u64, Ordering::Relaxed);
+                heard.bytes.fetch_add(count as u64, Ordering::Relaxed);
                 lines.push(&buffer[..count], &mut put);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A Bochs that is killed may leave its connection like this.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -279,11 +360,18 @@ fn read_console(
     (all, read.and(written))
 }
 
-fn read_errors(mut pipe: impl Read, tail: &Mutex<Vec<u8>>) {
+fn read_errors(mut pipe: impl Read, heard: &Heard, tail: &Mutex<Vec<u8>>) {
+    let longest = GIVES_UP.map(str::len).into_iter().max().unwrap_or(0);
     let mut buffer = [0; 65536];
     while let Ok(count @ 1..) = pipe.read(&mut buffer) {
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = tail.len().saturating_sub(longest);
         tail.extend_from_slice(&buffer[..count]);
+        let new = String::from_utf8_lossy(&tail[from..]);
+        if GIVES_UP.iter().any(|text| new.contains(text)) {
+            // Relaxed: as in `gives_up`.
+            heard.gives_up.store(true, Ordering::Relaxed);
+        }
         if tail.len() > 2 * TAIL {
             let surplus = tail.len() - TAIL;
             tail.drain(..surplus);
@@ -300,7 +388,9 @@ mod tests {
         let tail = Mutex::new(Vec::new());
         let mut words = vec![b'x'; 5 * TAIL];
         words.extend_from_slice(b"Triple fault\n");
-        read_errors(&words[..], &tail);
+        let heard = Heard::default();
+        read_errors(&words[..], &heard, &tail);
+        assert!(!heard.gives_up.load(Ordering::Relaxed));
         let tail = tail.into_inner().expect("no one panicked");
         assert!(tail.len() <= 2 * TAIL && tail.ends_with(b"Triple fault\n"));
     }
@@ -317,11 +407,32 @@ mod tests {
             }
         }
         let symbols = Symbols::new(Path::new("/nonexistent"));
-        let progress = AtomicU64::new(0);
         let text = &b"one\ntwo"[..];
-        let (all, written) = read_console(text, Full, &progress, &symbols, &Echo::Off);
+        let heard = Heard::default();
+        let (all, written) = read_console(text, Full, &heard, &symbols, &Echo::Off);
         assert_eq!(all, "one\ntwo\n");
         let error = written.expect_err("the log is full");
         assert_eq!(error.kind(), ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn an_emulator_that_gives_up_is_heard_whatever_the_pieces() {
+        /// Gives a byte at a time.
+        struct Dripping<'a>(&'a [u8]);
+        impl Read for Dripping<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                let one = buffer.len().min(1);
+                self.0.read(&mut buffer[..one])
+            }
+        }
+        for (words, expected) in [
+            ("00000001p[CPU0  ] >>PANIC<< it is over\n", true),
+            ("KVM internal error. Suberror: 1\n", true),
+            ("no PANIC\n", false),
+        ] {
+            let (heard, tail) = (Heard::default(), Mutex::new(Vec::new()));
+            read_errors(Dripping(words.as_bytes()), &heard, &tail);
+            assert_eq!(heard.gives_up.load(Ordering::Relaxed), expected, "{words}");
+        }
     }
 }

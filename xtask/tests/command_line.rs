@@ -56,6 +56,26 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "run --help",
         ),
         (
+            &["run", "--emulator", "simics"],
+            "\"simics\" is not qemu or bochs",
+            "run --help",
+        ),
+        (
+            &["test", "--emulator", "bochs", "--boot", "pvh"],
+            "Bochs has no --boot pvh",
+            "test --help",
+        ),
+        (
+            &["run", "--emulator", "bochs", "--accel", "kvm"],
+            "Bochs has no --accel kvm",
+            "run --help",
+        ),
+        (
+            &["gdb", "--emulator", "bochs"],
+            "unknown option --emulator",
+            "gdb --help",
+        ),
+        (
             &["test", "--repeat", "0"],
             "\"0\" is not a number of boots",
             "test --help",

@@ -25,9 +25,9 @@ use crate::args::{Args, Word};
 use crate::boot::{Boot, End, Ended};
 use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
+use crate::emulator::Emulator;
 use crate::error::{Error, Result};
 use crate::machine::{BootPath, Machine, Medium};
-use crate::qemu::Qemu;
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
@@ -148,6 +148,7 @@ const CALIBRATION: &str = "calibration";
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let wanted = parse(words)?;
     let qemu = setup::qemu()?;
+    let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("bench", "bench")?;
     let elf = image::built_into(&own.dir, KBENCH, false)?;
     let bytes = paths::read(&elf)?;
@@ -160,12 +161,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
             .or_else(|error| without_plugin(&wanted, &error.one_line()))?,
     };
     let symbols = Arc::new(Symbols::new(&elf));
-    let mut ended = boot(&wanted, &qemu, &own.dir, &elf, &symbols, &plugin)?;
+    let mut ended = boot(&wanted, &emulator, &own.dir, &elf, &symbols, &plugin)?;
     let mut recorded = !plugin.is_empty();
     if recorded && let End::NoStart(words) = &ended.end {
         without_plugin(&wanted, words.lines().next().unwrap_or_default())?;
         recorded = false;
-        ended = boot(&wanted, &qemu, &own.dir, &elf, &symbols, &[])?;
+        ended = boot(&wanted, &emulator, &own.dir, &elf, &symbols, &[])?;
     }
     let verdict = Verdict::of(&ended.end);
     let asks = wanted.smp != 4 || !wanted.extra.is_empty();
@@ -233,7 +234,7 @@ fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<OsString>> {
 /// Boots the bench image, with these arguments for QEMU's plugin.
 fn boot(
     wanted: &Wanted,
-    qemu: &Qemu,
+    emulator: &Emulator,
     dir: &Path,
     elf: &Path,
     symbols: &Arc<Symbols>,
@@ -261,9 +262,9 @@ fn boot(
         },
         extra,
     };
-    term::say(&format!("$ {}", machine.command_line(&qemu.program)));
+    term::say(&format!("$ {}", emulator.command_line(&machine, dir)));
     let boot = Boot {
-        qemu,
+        emulator,
         machine: &machine,
         dir,
         symbols,

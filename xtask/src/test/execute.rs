@@ -14,20 +14,20 @@ use super::report::Report;
 use crate::args::Options;
 use crate::boot::{Boot, Ended};
 use crate::budget::{LIMITS, LONG, Limits};
+use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
-use crate::firmware;
 use crate::image::Images;
 use crate::interrupt;
 use crate::machine::{BootPath, Machine, Medium};
-use crate::qemu::Qemu;
 use crate::registry::Test;
 use crate::symbols::Symbols;
 use crate::vm::Echo;
+use crate::{bochs, firmware};
 
 /// What all boots of a run share.
 pub(super) struct Bench {
     /// The emulator.
-    pub(super) qemu: Qemu,
+    pub(super) emulator: Emulator,
     /// The test image.
     pub(super) elf: PathBuf,
     /// Its symbols.
@@ -150,9 +150,9 @@ impl Bench {
             Echo::Off
         };
         let timeout_scale = self.options.timeout_scale;
-        let (qemu, symbols, dir) = (&self.qemu, &self.symbols, &job.dir);
+        let (emulator, symbols, dir) = (&self.emulator, &self.symbols, &job.dir);
         Boot {
-            qemu,
+            emulator,
             machine,
             dir,
             symbols,
@@ -175,15 +175,24 @@ impl Bench {
                 append,
             },
             path => {
-                let uefi = path == BootPath::Uefi;
-                let prepare = || firmware::prepare(&self.qemu, &job.dir);
-                let firmware = if uefi { Some(prepare()?) } else { None };
+                let firmware = match self.emulator.qemu() {
+                    Some(qemu) if path == BootPath::Uefi => {
+                        Some(firmware::prepare(qemu, &job.dir)?)
+                    }
+                    _ => None,
+                };
                 let image = self.images.get(path, &self.elf, &append)?;
                 Medium::Disk { image, firmware }
             }
         };
-        let extra = job.test.qemu.iter().chain(&self.extra).cloned().collect();
-        let (smp, mem, accel) = (job.smp, self.options.mem, self.accel.clone());
+        // What a test's arguments for QEMU mean to Bochs is its number of CPUs and its memory.
+        let (own, mem) = match self.emulator.kind() {
+            Kind::Qemu => (&job.test.qemu[..], None),
+            Kind::Bochs => (&[][..], bochs::memory(&job.test).unwrap_or(None)),
+        };
+        let extra = own.iter().chain(&self.extra).cloned().collect();
+        let mem = mem.unwrap_or(self.options.mem);
+        let (smp, accel) = (job.smp, self.accel.clone());
         Ok(Machine {
             smp,
             mem,

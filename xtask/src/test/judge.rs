@@ -184,23 +184,15 @@ fn panic_line(console: &str) -> Option<(Option<String>, String)> {
 mod tests {
     use super::*;
     use crate::budget::Stall;
-    use crate::machine::BootPath;
     use std::time::Duration;
 
     const OK: &str = "tryst-test 1\nstart t seed=0x1\nok t\nend passed=1 failed=0 skipped=0\n";
 
     fn verdict(expect: Expect, end: End, results: &str, console: &str) -> Outcome {
         let test = Test {
-            name: "t".to_string(),
             expect,
             console: vec!["online".to_string()],
-            smp: 1..=8,
-            patience: None,
-            long: false,
-            qemu: Vec::new(),
-            append: String::new(),
-            boot: BootPath::Pvh,
-            attributes: Vec::new(),
+            ..Test::named("t")
         };
         let time = Duration::ZERO;
         judge(
@@ -243,7 +235,7 @@ mod tests {
     fn a_hang_is_told_first() {
         let hang = || End::Hang(Stall::Total(Duration::from_secs(300)));
         let said = |results, console| verdict(Expect::Pass, hang(), results, console);
-        let stall = "HANG: not finished after 300 s of QEMU's CPU time";
+        let stall = "HANG: not finished after 300 s of the emulator's CPU time";
         assert_eq!(message(&said("", "online")), stall);
         let results = "tryst-test 1\nstart t seed=0x1\nfail t - NMI from outside\n";
         let asked = message(&said(results, "online")).to_string();
@@ -312,7 +304,7 @@ mod tests {
                 fails,
                 "online",
                 Some("kernel/src/a.rs:7"),
-                "HANG: no output for 10 s of QEMU's CPU time; the guest said: kassert: 2 and 2 are 5",
+                "HANG: no output for 10 s of the emulator's CPU time; the guest said: kassert: 2 and 2 are 5",
             ),
         ] {
             let outcome = verdict(expect, end, results, console);

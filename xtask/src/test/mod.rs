@@ -20,10 +20,10 @@ use std::time::Instant;
 
 use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word, number};
 use crate::cargo::KTEST;
+use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
 use crate::image::{self, Images};
 use crate::machine::{Machine, Medium, quoted};
-use crate::qemu::Qemu;
 use crate::registry::{self, Test};
 use crate::symbols::Symbols;
 use crate::{accel, cmdline, interrupt, lock, paths, seed, setup, term};
@@ -116,12 +116,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
-    let qemu = setup::qemu()?;
+    let emulator = Emulator::set_up(request.options.emulator)?;
     let own = lock::folder("ktest", "test")?;
     let dir = &own.dir;
     let elf = dir.join(KTEST.bin);
     paths::write(&elf, image)?;
-    let accel = accelerator(&request, &qemu, &elf, dir)?;
+    let accel = accelerator(&request, &emulator, &elf, dir)?;
     let jobs = plan::plan(
         &tests,
         &request.filters,
@@ -132,9 +132,12 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         dir,
     );
     let boots = jobs.iter().filter(|job| job.ignored.is_none());
-    setup::images(&boots.map(|job| job.boot).collect::<Vec<_>>(), Some(&qemu));
+    setup::images(
+        &boots.map(|job| job.boot).collect::<Vec<_>>(),
+        emulator.qemu(),
+    );
     let bench = Bench {
-        qemu,
+        emulator,
         symbols: Arc::new(Symbols::new(&elf)),
         images: Images::new(dir.join("images")),
         elf,
@@ -144,7 +147,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         nocapture: request.nocapture,
     };
     let mut report = Report::new(replay_options(&request), base, request.repeat);
-    report.start(jobs.len(), &bench.qemu, &bench.accel);
+    report.start(jobs.len(), &bench.emulator, &bench.accel);
     interrupt::watch()?;
     let total = jobs.len();
     let done = execute::all(
@@ -180,7 +183,7 @@ fn none(request: &Request) -> Error {
 }
 
 /// The accelerator for all boots, tried with what the command line asks for.
-fn accelerator(request: &Request, qemu: &Qemu, elf: &Path, dir: &Path) -> Result<String> {
+fn accelerator(request: &Request, emulator: &Emulator, elf: &Path, dir: &Path) -> Result<String> {
     let (options, extra) = (&request.options, &request.extra);
     let mut machine = Machine {
         smp: options.smp.iter().flatten().copied().max().unwrap_or(CPUS),
@@ -193,7 +196,14 @@ fn accelerator(request: &Request, qemu: &Qemu, elf: &Path, dir: &Path) -> Result
         extra: extra.clone(),
     };
     let name = options.accel.as_deref();
-    accel::settle("test", qemu, &mut machine, name, options.ask(extra), dir)?;
+    accel::settle(
+        "test",
+        emulator,
+        &mut machine,
+        name,
+        options.ask(extra),
+        dir,
+    )?;
     Ok(machine.accel)
 }
 
@@ -248,6 +258,7 @@ fn parse(words: &[OsString]) -> Result<Request> {
     {
         return Err(args.wrong("--junit and --json name the same file"));
     }
+    request.options.settle(&args)?;
     request.extra = args.after;
     Ok(request)
 }
@@ -290,7 +301,9 @@ fn workers(request: &Request) -> usize {
 fn replay_options(request: &Request) -> String {
     let options = &request.options;
     let mut words = Vec::new();
-    if let Some(boot) = options.boot {
+    if options.emulator == Kind::Bochs {
+        words.extend(["--emulator", "bochs"].map(String::from));
+    } else if let Some(boot) = options.boot {
         words.extend(["--boot".to_string(), boot.name().to_string()]);
     }
     if let Some(accel) = &options.accel {

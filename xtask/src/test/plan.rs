@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::args::{CPUS, Options};
+use crate::bochs;
+use crate::emulator::Kind;
 use crate::machine::{BootPath, has_option};
 use crate::registry::Test;
 use crate::seed;
@@ -16,6 +18,8 @@ pub(super) struct Job {
     pub(super) test: Arc<Test>,
     /// Number of CPUs.
     pub(super) smp: u32,
+    /// What it runs in.
+    pub(super) emulator: Kind,
     /// The way to boot.
     pub(super) boot: BootPath,
     /// Which repetition, from 0.
@@ -31,9 +35,10 @@ pub(super) struct Job {
 impl Job {
     /// The test and what distinguishes this boot of it: `smp::online (smp 4)`.
     pub(super) fn title(&self) -> String {
-        let path = match self.boot {
-            BootPath::Pvh => String::new(),
-            other => format!(", {}", other.name()),
+        let path = match (self.emulator, self.boot) {
+            (Kind::Bochs, _) => ", bochs".to_string(),
+            (Kind::Qemu, BootPath::Pvh) => String::new(),
+            (Kind::Qemu, other) => format!(", {}", other.name()),
         };
         format!("{} (smp {}{path})", self.test.name, self.smp)
     }
@@ -67,7 +72,10 @@ pub(super) fn plan(
                 let named = !test.long || named.contains(&test.name);
                 let long = || Some("takes long: give its whole name".to_string());
                 let ignored = if named {
-                    reason_to_ignore(test, smp)
+                    reason_to_ignore(test, smp).or_else(|| match options.emulator {
+                        Kind::Qemu => None,
+                        Kind::Bochs => bochs::memory(test).err(),
+                    })
                 } else {
                     long()
                 };
@@ -78,6 +86,7 @@ pub(super) fn plan(
                 jobs.push(Job {
                     test: test.clone(),
                     smp,
+                    emulator: options.emulator,
                     boot,
                     run,
                     seed,
@@ -139,20 +148,13 @@ fn reason_to_ignore(test: &Test, smp: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Expect;
 
     fn test(qemu: &[&str], boot: BootPath) -> Arc<Test> {
         Arc::new(Test {
-            name: "a::b".to_string(),
-            expect: Expect::Pass,
-            console: Vec::new(),
-            patience: None,
-            long: false,
             smp: 2..=8,
             qemu: qemu.iter().map(OsString::from).collect(),
-            append: String::new(),
             boot,
-            attributes: Vec::new(),
+            ..Test::named("a::b")
         })
     }
 

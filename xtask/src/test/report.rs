@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Done;
 use super::judge::Outcome;
 use super::plan::Job;
+use crate::emulator::Emulator;
 use crate::interrupt;
 use crate::paths;
-use crate::qemu::Qemu;
 use crate::term::{self, Progress};
 
 /// How much of a failed boot's console is shown, in lines.
@@ -49,13 +49,16 @@ impl Report {
     }
 
     /// Prints the first lines.
-    pub(super) fn start(&mut self, total: usize, qemu: &Qemu, accel: &str) {
+    pub(super) fn start(&mut self, total: usize, emulator: &Emulator, accel: &str) {
         self.total = total;
         let seed = self.seed;
+        let accel = match emulator {
+            Emulator::Qemu(_) => format!(", {accel}"),
+            Emulator::Bochs(_) => String::new(),
+        };
         let boots = if total == 1 { "boot" } else { "boots" };
         term::say(&format!(
-            "running {total} {boots} (QEMU {}, {accel}), seed {seed:#x}",
-            qemu.version
+            "running {total} {boots} ({emulator}{accel}), seed {seed:#x}"
         ));
     }
 

@@ -1,0 +1,85 @@
+//! The program that a machine runs in: QEMU, or Bochs.
+
+use std::path::Path;
+
+use crate::bochs::Bochs;
+use crate::error::Result;
+use crate::machine::Machine;
+use crate::qemu::Qemu;
+use crate::setup;
+
+/// Which one, as `--emulator` names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// QEMU.
+    #[default]
+    Qemu,
+    /// Bochs.
+    Bochs,
+}
+
+impl Kind {
+    /// The one of this name.
+    pub(crate) fn parse(name: &str) -> Option<Kind> {
+        match name {
+            "qemu" => Some(Kind::Qemu),
+            "bochs" => Some(Kind::Bochs),
+            _ => None,
+        }
+    }
+}
+
+/// An emulator that is installed.
+pub(crate) enum Emulator {
+    /// QEMU.
+    Qemu(Qemu),
+    /// Bochs.
+    Bochs(Bochs),
+}
+
+impl Emulator {
+    /// The emulator of this kind, installed if it is missing and this process may do so.
+    ///
+    /// # Errors
+    /// When there is none and none can be installed.
+    pub(crate) fn set_up(kind: Kind) -> Result<Emulator> {
+        Ok(match kind {
+            Kind::Qemu => Emulator::Qemu(setup::qemu()?),
+            Kind::Bochs => Emulator::Bochs(setup::bochs()?),
+        })
+    }
+
+    /// Which one it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Emulator::Qemu(_) => Kind::Qemu,
+            Emulator::Bochs(_) => Kind::Bochs,
+        }
+    }
+
+    /// What a person types for the same machine in `dir`.
+    pub(crate) fn command_line(&self, machine: &Machine, dir: &Path) -> String {
+        match self {
+            Emulator::Qemu(qemu) => machine.command_line(&qemu.program),
+            Emulator::Bochs(bochs) => bochs.command_line(machine, dir),
+        }
+    }
+
+    /// QEMU, if it is that.
+    pub(crate) fn qemu(&self) -> Option<&Qemu> {
+        match self {
+            Emulator::Qemu(qemu) => Some(qemu),
+            Emulator::Bochs(_) => None,
+        }
+    }
+}
+
+/// Name and version: `QEMU 7.2.22`.
+impl std::fmt::Display for Emulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Emulator::Qemu(qemu) => write!(f, "QEMU {}", qemu.version),
+            Emulator::Bochs(bochs) => write!(f, "Bochs {}", bochs.version),
+        }
+    }
+}
