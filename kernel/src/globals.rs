@@ -130,6 +130,8 @@ pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
 pub static EPOCH: Epoch<Machine> = Epoch::new();
 /// The CPUs that take part in everything. Each changes its own bit: `kcore::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
+/// The CPUs to which CPUID gives another APIC id than their local APIC. Each puts itself in.
+pub static MISNAMED: AtomicCpuSet = AtomicCpuSet::new();
 /// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
 pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 /// Each CPU's block, null until there is one. See `pcpu::register`.

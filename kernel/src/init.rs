@@ -114,6 +114,7 @@ extern "C" fn continue_boot() -> ! {
     globals::ONLINE.insert(CpuId::BOOT);
     let rest = idle::choose(record.command_line(&mut |_reported| ()).idle);
     start_others(madt);
+    report_misnamed();
     // Relaxed: for the summary and for tests.
     globals::ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
     let rest = idle::try_mwait(rest);
@@ -255,6 +256,17 @@ fn start_others(madt: Option<&Madt>) {
             target: "kernel::smp",
             "no page below 1 MiB to start CPUs in ({error}); going on with one"
         ),
+    }
+}
+
+/// Names the CPUs of which CPUID has another APIC id than their local APICs.
+fn report_misnamed() {
+    let cpus = globals::MISNAMED.snapshot();
+    if !cpus.is_empty() {
+        log::warn!(
+            target: "kernel::smp",
+            "CPUID has wrong APIC ids for CPUs {cpus}; those of their local APICs count"
+        );
     }
 }
 

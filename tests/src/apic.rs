@@ -95,7 +95,7 @@ ktest! {
     /// x2APIC mode is in use where CPUID has it, and xAPIC where not.
     fn mode_is_what_cpuid_offers() [] {
         assert_eq!(apic::mode() == apic::Mode::X2Apic, cpu::has_x2apic());
-        assert!(apic::id_agrees());
+        assert!(apic::cpuid_agrees());
     }
 }
 

@@ -22,7 +22,6 @@ fn all_here(expected: usize) {
         let this = pcpu::this();
         assert_eq!(this.id(), context.cpu());
         assert_eq!(this.apic_id(), arch::apic::id());
-        assert!(arch::apic::id_agrees());
         let (_rip, rsp, _rbp) = arch::cpu::here();
         // Relaxed: the end of the rendezvous publishes it.
         STACKS[context.cpu().index()].store(rsp >> 15, Ordering::Relaxed);
@@ -88,6 +87,24 @@ ktest! {
 ktest! {
     /// A CPU without SMEP, SMAP, UMIP, x2APIC or a topology leaf.
     fn plain_cpu() [qemu = "-cpu qemu64", smp = "1..=4"] { all_here(enabled()); }
+}
+
+ktest! {
+    /// A CPU with 8 bits for its APIC id in CPUID.
+    fn without_topology_leaf() [qemu = "-cpu max,cpuid-0xb=off"] {
+        assert!(arch::apic::cpuid_agrees());
+        all_here(enabled());
+    }
+}
+
+ktest! {
+    /// CPUID has wrong APIC ids for some: all come, and the others are named once.
+    fn cpuid_lies() [
+        smp = "4..=8", append = "bug=cpuid-apic-ids",
+        console = "CPUID has wrong APIC ids for CPUs 0,2", console = "; those of their local APICs count",
+    ] {
+        all_here(enabled());
+    }
 }
 
 ktest! {

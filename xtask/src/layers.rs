@@ -38,6 +38,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::lib"),
     (1, "kcore::acpi"),
     (1, "kcore::action"),
+    (1, "kcore::apic_id"),
     (1, "kcore::call"),
     (1, "kcore::clock"),
     (1, "kcore::calibrate"),

@@ -27,6 +27,7 @@
 //! - [`clock`]: from counter ticks to nanoseconds;
 //! - [`calibrate`]: how fast a counter is, by another one;
 //! - [`cmdline`] and [`logfilter`]: what the person who boots the kernel typed;
+//! - [`apic_id`]: a CPU's APIC id, of the leaves of CPUID;
 //! - [`acpi`]: what the firmware's tables say of CPUs, interrupt controllers and timers;
 //! - [`frame`] and [`memmap`]: free frames, and the firmware's memory map they come from;
 //! - [`start_info`]: what a hypervisor leaves for the entry.
@@ -41,6 +42,7 @@ extern crate alloc;
 
 pub mod acpi;
 pub mod action;
+pub mod apic_id;
 pub mod calibrate;
 pub mod call;
 pub mod clock;

@@ -12,7 +12,7 @@ use crate::arch::ioapic::IoApic;
 use crate::arch::paging::{self, PAGE_SIZE};
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
-use crate::{clock, globals, mem};
+use crate::{clock, globals, mem, smp};
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
@@ -41,6 +41,7 @@ pub(super) fn init_local_apic(madt: Option<&Madt>) {
         log::warn!(target: "kernel::apic", "firmware left {ended} interrupts in service, ended");
     }
     globals::BOOT_PCPU.set_apic_id(apic::id());
+    smp::look_at_cpuid(&globals::BOOT_PCPU);
     if let Some(madt) = madt {
         report_boot_cpu(madt, apic::id());
     }

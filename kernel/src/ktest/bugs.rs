@@ -22,6 +22,7 @@ pub enum Bug {
     AcpiRandomEntry,
     CalibrationStalls,
     CalibrationCreeps,
+    CpuidApicIds,
     FirmwareInterrupts,
     SmpLateCpu,
     SmpStuckCpu,
@@ -81,6 +82,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::AcpiRandomEntry,
         "acpi-random-entry",
         "one entry of the MADT is broken, which one and how by the seed",
+    ),
+    (
+        Bug::CpuidApicIds,
+        "cpuid-apic-ids",
+        "CPUID gives every CPU with an even APIC id that of the next one",
     ),
     (
         Bug::FirmwareInterrupts,
@@ -380,6 +386,12 @@ pub fn leave_interrupts() {
         apic::send(apic::id(), 0xd0);
         apic::send(apic::id(), vector::PIC_BASE);
     }
+}
+
+/// The APIC id that CPUID has, of which the CPU has told `id`.
+#[must_use]
+pub fn told_apic_id(id: u32) -> u32 {
+    id | u32::from(active(Bug::CpuidApicIds))
 }
 
 /// A CPU is about to come online: what it is to forget when it has. In the meantime it reads

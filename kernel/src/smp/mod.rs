@@ -17,7 +17,7 @@ pub(crate) use rendezvous::report;
 pub use rendezvous::{
     smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
-pub use start::{LeftOut, Reason, ap_main, interrupt_stacks, start_others};
+pub use start::{LeftOut, Reason, ap_main, interrupt_stacks, look_at_cpuid, start_others};
 pub use stop::{
     StoppedCpus, is_stopped, restart_cpus, stop_cpus, stop_cpus_hard, stop_here, stop_if_asked,
 };

@@ -216,13 +216,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     unsafe { start.block.install(start.ist) };
     cpu::protect();
     apic::init();
-    assert!(
-        apic::id() == start.block.apic_id(),
-        "{} was started by APIC id {} and has {}",
-        start.block.id(),
-        start.block.apic_id(),
-        apic::id()
-    );
+    look_at_cpuid(start.block);
     clock::init_this_cpu();
     #[cfg(feature = "ktest")]
     crate::ktest::bugs::hold_up(start.block.apic_id());
@@ -242,4 +236,12 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     kcore::hotplug::come(&globals::ONLINE, block.id(), forget);
     cpu::enable_interrupts();
     idle::idle()
+}
+
+/// Notes if CPUID has another APIC id for this CPU, whose block is `block`, than its local
+/// APIC. By the CPU itself.
+pub fn look_at_cpuid(block: &Pcpu) {
+    if !apic::cpuid_agrees() {
+        globals::MISNAMED.insert(block.id());
+    }
 }

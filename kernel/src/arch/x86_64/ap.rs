@@ -8,7 +8,8 @@
 //! CPUs are started one at a time through one [`Mailbox`]. A CPU that is late,
 //! after the boot CPU gave it up and wrote the next one's id, must not take the
 //! next one's stack: so a CPU takes what is in the mailbox only by exchanging
-//! its own APIC id for "claimed", and parks if that fails. The boot CPU gives up
+//! its own APIC id (its local APIC's: CPUID's may be wrong, see `kcore::apic_id`) for
+//! "claimed", and parks if that fails. The boot CPU gives up
 //! by the same exchange the other way; whoever wins, both agree. (The obvious
 //! counter that each arriving CPU increments puts two CPUs on one stack.) A CPU that took
 //! its stack in time may still be too late to come online: `smp` decides that in the
@@ -19,6 +20,7 @@ use core::ptr::{addr_of, copy_nonoverlapping};
 
 use kcore::shim::{AtomicU64, Ordering};
 
+use super::apic::REGISTERS;
 use super::cpu;
 use super::paging::{PAGE_SIZE, physical_to_virtual};
 
@@ -216,26 +218,24 @@ ap_trampoline_end:
 ap_claim:
     mov     rax, qword ptr [rip + {mailbox} + 24]
     mov     cr3, rax                        # the kernel's: here ends the trampoline's page
-    xor     eax, eax                        # this CPU's APIC id, as cpu::apic_id
+    xor     eax, eax
     mov     ds, eax
     mov     es, eax
     mov     ss, eax
     mov     fs, eax
     mov     gs, eax
-    cpuid
-    cmp     eax, 0xb
-    jb      2f
-    mov     eax, 0xb
-    xor     ecx, ecx
-    cpuid
-    test    bx, bx
+    mov     rax, qword ptr [rip + {registers}]
+    test    rax, rax                        # this CPU's APIC id, as apic::id
     jz      2f
-    mov     eax, edx
-    jmp     3f
-2:  mov     eax, 1
-    cpuid
-    mov     eax, ebx
+    mov     eax, dword ptr [rax + 0x20]
     shr     eax, 24
+    jmp     3f
+2:  mov     ecx, 0x1b                       # the mode is x2APIC, as apic::init turns it on
+    rdmsr
+    or      eax, 3 << 10
+    wrmsr
+    mov     ecx, 0x802
+    rdmsr
 3:  mov     rcx, {claimed}
     lea     rdx, [rip + {mailbox}]
     mov     rsi, qword ptr [rdx + 8]        # before the claim, after which the boot CPU
@@ -253,5 +253,6 @@ ap_claim:
     claimed = const CLAIMED as i64,
     mailbox = sym MAILBOX,
     late = sym LATE,
+    registers = sym REGISTERS,
     entry = sym ap_entry,
 );

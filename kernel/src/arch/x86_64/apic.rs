@@ -51,7 +51,7 @@ const DELIVERY_POLLS: u32 = 1_000_000;
 /// The address the xAPIC registers are mapped at, or 0 in x2APIC mode: one word to look at
 /// on the way to each register. Set by [`init_boot`] before there is a second CPU; read by
 /// all.
-static REGISTERS: AtomicU64 = AtomicU64::new(0);
+pub(super) static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
 /// Whether LINT0 is the NMI, and not LINT1; as [`REGISTERS`].
 static NMI_ON_LINT0: AtomicBool = AtomicBool::new(false);
@@ -152,7 +152,8 @@ pub fn end_all() -> usize {
     ended.count()
 }
 
-/// The id of this CPU's local APIC, as interrupts are addressed to it.
+/// The id of this CPU's local APIC, as interrupts are addressed to it. CPUID may have another
+/// one ([`cpuid_agrees`]); this is the one that counts.
 #[must_use]
 pub fn id() -> u32 {
     match mode() {
@@ -470,13 +471,14 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Whether CPUID says that this CPU is the one the interrupt was meant for:
-/// the APIC's id and CPUID's agree.
+/// Whether CPUID has the id of this CPU's local APIC, or the part of it that an xAPIC has.
 #[must_use]
-pub fn id_agrees() -> bool {
-    let expected = match mode() {
-        Mode::XApic => cpu::apic_id() & 0xff,
-        Mode::X2Apic => cpu::apic_id(),
-    };
-    id() == expected
+pub fn cpuid_agrees() -> bool {
+    let told = cpu::apic_id_by_cpuid();
+    #[cfg(feature = "ktest")]
+    let told = crate::ktest::bugs::told_apic_id(told);
+    match mode() {
+        Mode::XApic => id() == told & 0xff,
+        Mode::X2Apic => id() == told,
+    }
 }

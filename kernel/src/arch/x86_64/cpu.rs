@@ -1,8 +1,9 @@
 //! This CPU: its interrupt flag, its features, its clock, its GS base.
 
 use core::arch::asm;
-use core::arch::x86_64::{_mm_lfence, _rdtsc};
+use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdtsc, CpuidResult};
 
+use kcore::apic_id::Leaf;
 use kcore::shim::spin_loop;
 use raw_cpuid::CpuId;
 use x86_64::VirtAddr;
@@ -215,19 +216,14 @@ pub fn spin_ticks(ticks: u64) {
     }
 }
 
-/// This CPU's APIC id as CPUID has it: 32 bits where leaf 0xB exists, else 8.
+/// This CPU's APIC id as CPUID has it ([`kcore::apic_id`]). That which counts is
+/// [`super::apic::id`].
 #[must_use]
-pub fn apic_id() -> u32 {
-    let cpuid = CpuId::new();
-    let extended = cpuid
-        .get_extended_topology_info()
-        .and_then(|mut levels| levels.next());
-    match extended {
-        Some(level) if level.processors() > 0 => level.x2apic_id(),
-        _ => cpuid
-            .get_feature_info()
-            .map_or(0, |info| u32::from(info.initial_local_apic_id())),
-    }
+pub fn apic_id_by_cpuid() -> u32 {
+    kcore::apic_id::by_cpuid(|leaf| {
+        let CpuidResult { eax, ebx, edx, .. } = __cpuid_count(leaf, 0);
+        Leaf { eax, ebx, edx }
+    })
 }
 
 /// How many bits a physical address has on this CPU (CPUID leaf 0x8000_0008; SDM vol. 2): 36 if
