@@ -301,7 +301,7 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::ManyMemoryHoles,
         "many-memory-holes",
-        "the memory map has 3,000 holes of 4 KiB",
+        "the memory map has 2,000 holes of 4 KiB",
     ),
     (
         Bug::LittleMemory,
@@ -517,7 +517,7 @@ pub fn more_memory() -> impl Iterator<Item = Region> + Clone {
     let (holes, apart) = if active(Bug::MemoryHoles) {
         (300, 1 << 20)
     } else if active(Bug::ManyMemoryHoles) {
-        (3000, 64 << 10)
+        (2000, 64 << 10)
     } else {
         (0, 0)
     };
