@@ -33,7 +33,7 @@ use kcore::shim::Ordering;
 use kernel::arch::serial::Serial;
 use kernel::console::Line;
 use kernel::end::{self, Verdict};
-use kernel::{globals, sched};
+use kernel::{clock, globals, sched};
 
 use samples::Figures;
 
@@ -60,7 +60,7 @@ const ROWS: [Row; 23] = [
     ("wake_rtt_same", || Ok(threads::wake_round_trip())),
     ("wake_rtt_two", threads::wake_round_trip_of_two),
     ("wake_oneway_idle", threads::wake_idle_cpu),
-    ("sleep_for", threads::sleep),
+    ("sleep_for", || Ok(threads::sleep())),
     ("rendezvous_full_busy", calls::full_busy),
     ("rendezvous_full_idle", calls::full_idle),
     ("call_all_busy", calls::all_busy),
@@ -69,7 +69,7 @@ const ROWS: [Row; 23] = [
     ("call_all_at_once", calls::all_at_once),
     ("shootdown_page_busy", calls::shootdown_page_busy),
     ("shootdown_range_busy", calls::shootdown_range_busy),
-    ("boot_all_cpus", boot_all_cpus),
+    ("boot_all_cpus", || Ok(boot_all_cpus())),
 ];
 
 /// On the boot CPU, with everything up and the other CPUs halted.
@@ -113,9 +113,8 @@ fn say(text: Arguments<'_>) {
 }
 
 /// From the kernel's entry until all CPUs were online: of this boot.
-fn boot_all_cpus() -> Result<Figures, &'static str> {
-    let scale = globals::TSC.get().ok_or("there is no clock")?;
+fn boot_all_cpus() -> Figures {
     // Relaxed: written by this thread.
-    let ticks = scale.ticks(globals::ONLINE_AFTER.load(Ordering::Relaxed));
-    Ok(Figures::of_one(ticks))
+    let after = globals::ONLINE_AFTER.load(Ordering::Relaxed);
+    Figures::of_one(clock::ticks_of(after))
 }

@@ -1,11 +1,16 @@
 //! Time: what the time-stamp counter says, in nanoseconds, and the local timers.
 //!
-//! Both are measured once, on the boot CPU, against the HPET or the PIT
-//! ([`calibrate`]; [`kcore::calibrate`] tells how). The time-stamp counters of all CPUs are
-//! taken to agree.
+//! Both are measured once, on the boot CPU, against a counter whose frequency is known
+//! ([`measure`]; [`kcore::calibrate`] tells how). The time-stamp counters of all CPUs are taken
+//! to agree.
+//!
+//! There is always a clock, and no wait is too short: before the measurement, and on a machine
+//! that has nothing to measure by, the time-stamp counter is taken to be as fast as none is.
+//! Where no local timer counts, a thread looks for sleepers whose time has come
+//! (`sched::start_looking`), and a time slice ends with the thread's next wait.
 
 use kcore::calibrate::{Look, Measured, Still};
-use kcore::clock::Scale;
+use kcore::clock::{FASTEST_TSC, Scale, tsc_by_cpuid};
 use kcore::shim::{Ordering, spin_loop};
 use raw_cpuid::CpuId;
 
@@ -26,11 +31,9 @@ pub struct Timer {
     pub per_tsc_tick: u64,
     /// Whether CPUID offers the TSC-deadline mode.
     pub has_deadline: bool,
-    /// What they were measured against.
-    pub reference: &'static str,
 }
 
-/// Why there is no clock.
+/// Why nothing can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockError {
     /// The reference or the counter measured against it stands still.
@@ -40,8 +43,22 @@ pub enum ClockError {
 impl core::fmt::Display for ClockError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let Self::StandsStill(what) = self;
-        write!(f, "the {what} stands still")
+        write!(f, "{what} stands still")
     }
+}
+
+/// The time-stamp counter as a reference, if CPUID tells its frequency.
+#[must_use]
+pub fn told_by_cpuid() -> Option<Reference> {
+    let leaf = |leaf| {
+        #[cfg(feature = "ktest")]
+        if let Some(told) = crate::ktest::bugs::cpuid(leaf) {
+            return told;
+        }
+        let all = raw_cpuid::cpuid!(leaf);
+        [all.eax, all.ebx, all.ecx, all.edx]
+    };
+    tsc_by_cpuid(leaf).map(|(hz, by)| Reference::Tsc { hz, by })
 }
 
 /// Measures the time-stamp counter and the local timer against `reference`. Interrupts off,
@@ -57,39 +74,33 @@ pub fn measure(reference: &Reference) -> Result<Measured, ClockError> {
         .measure(restart, || look(reference))
         .map_err(|still| match still {
             Still::Reference => ClockError::StandsStill(reference.name()),
-            Still::Tsc => ClockError::StandsStill("time-stamp counter"),
+            Still::Tsc => ClockError::StandsStill("the time-stamp counter"),
         });
     apic::timer_stop();
-    measured
+    let mut measured = measured?;
+    if let Reference::Tsc { hz, .. } = reference {
+        measured.tsc = *hz;
+    }
+    Ok(measured)
 }
 
-/// Measures the clocks against `reference`, for good. If the CPU stands still too often for
-/// that, says so and takes the best of what is found. Once, on the boot CPU, as [`measure`].
-///
-/// # Errors
-/// [`ClockError`].
-pub fn calibrate(reference: &Reference) -> Result<(), ClockError> {
-    let measured = measure(reference)?;
-    let scale = |hz, what| Scale::new(hz).ok_or(ClockError::StandsStill(what));
-    let tsc = scale(measured.tsc, "time-stamp counter")?;
-    let scale = scale(measured.timer.unwrap_or(0), "local APIC timer")?;
-    if let Some(doubt) = measured.doubt {
-        log::warn!(target: "kernel::clock", "by the {}: {doubt}; taking the least", reference.name());
-    }
-    let has_deadline = CpuId::new()
-        .get_feature_info()
-        .is_some_and(|info| info.has_tsc_deadline());
+/// Goes by `measured` from now on. Once, on the boot CPU, before there are others.
+pub fn set(measured: &Measured) {
+    let tsc = Scale::new(measured.tsc).unwrap_or(GUESS);
     globals::TSC.call_once(|| tsc);
     // Relaxed: starting the other CPUs publishes it.
     globals::SLICE_TICKS.store(tsc.ticks(SLICE), Ordering::Relaxed);
-    let per_tsc_tick = ((u128::from(scale.hz()) << 32) / u128::from(tsc.hz())) as u64;
-    globals::TIMER.call_once(|| Timer {
-        scale,
-        per_tsc_tick,
-        has_deadline,
-        reference: reference.name(),
-    });
-    Ok(())
+    let has_deadline = CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_tsc_deadline());
+    if let Some(scale) = measured.timer.and_then(Scale::new) {
+        let per_tsc_tick = ((u128::from(scale.hz()) << 32) / u128::from(tsc.hz())) as u64;
+        globals::TIMER.call_once(|| Timer {
+            scale,
+            per_tsc_tick,
+            has_deadline,
+        });
+    }
 }
 
 /// Reads the counters.
@@ -100,9 +111,26 @@ fn look(reference: &Reference) -> Look {
     Look {
         before: cpu::tsc_in_order(),
         reference: reference.count(),
-        left: apic::timer_count(),
+        left: timer_count(),
         after: cpu::tsc_in_order(),
     }
+}
+
+/// What the local timer has left.
+fn timer_count() -> u32 {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::DeadTimer) {
+        return u32::MAX;
+    }
+    apic::timer_count()
+}
+
+/// The time-stamp counter as fast as none is.
+const GUESS: Scale = Scale::new(FASTEST_TSC).expect("a frequency");
+
+/// The time-stamp counter's scale.
+fn scale() -> Scale {
+    globals::TSC.get().copied().unwrap_or(GUESS)
 }
 
 /// Remembers when the kernel was entered.
@@ -111,22 +139,17 @@ pub fn set_entry(tsc: u64) {
     globals::ENTRY_TSC.store(tsc, Ordering::Relaxed);
 }
 
-/// Nanoseconds since the kernel was entered; at 4 GHz by guess until [`calibrate`].
-/// Any context.
+/// Nanoseconds since the kernel was entered: too few before [`set`]. Any context.
 #[must_use]
 pub fn since_entry() -> u64 {
     // Relaxed: as in `set_entry`.
     let ticks = cpu::tsc().wrapping_sub(globals::ENTRY_TSC.load(Ordering::Relaxed));
-    globals::TSC
-        .get()
-        .map_or(ticks / 4, |scale| scale.nanoseconds(ticks))
+    scale().nanoseconds(ticks)
 }
 
-/// Spins for `nanoseconds`, or a little longer. Any context after [`calibrate`].
+/// Spins for `nanoseconds`, or a little longer. Any context.
 pub fn delay(nanoseconds: u64) {
-    if let Some(scale) = globals::TSC.get() {
-        cpu::spin_ticks(scale.ticks(nanoseconds));
-    }
+    cpu::spin_ticks(ticks_of(nanoseconds));
 }
 
 /// Spins until `done` or for `nanoseconds`; whether it was done.
@@ -147,9 +170,7 @@ pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
 /// So many ticks of the time-stamp counter are `nanoseconds`.
 #[must_use]
 pub fn ticks_of(nanoseconds: u64) -> u64 {
-    globals::TSC
-        .get()
-        .map_or(u64::MAX / 2, |scale| scale.ticks(nanoseconds))
+    scale().ticks(nanoseconds)
 }
 
 /// The time-stamp counter `nanoseconds` from now.
@@ -212,37 +233,38 @@ pub fn init_this_cpu() {
     apic::timer_mode(mode);
 }
 
-/// Lets the local timer of this CPU interrupt once, `nanoseconds` from now.
-/// Interrupts off, or nobody else uses this CPU's timer.
-pub fn interrupt_after(nanoseconds: u64) {
-    let Some(timer) = globals::TIMER.get() else {
-        return;
-    };
-    apic::timer_mode(apic::TimerMode::OneShot);
-    apic::timer_start(count_for(timer, nanoseconds));
+/// Lets the local timer of this CPU interrupt once, `nanoseconds` from now; false if there is
+/// none that counts. Interrupts off, or nobody else uses this CPU's timer.
+#[must_use]
+pub fn interrupt_after(nanoseconds: u64) -> bool {
+    start_timer(apic::TimerMode::OneShot, nanoseconds)
 }
 
-/// Lets the local timer of this CPU interrupt every `nanoseconds`.
-pub fn interrupt_every(nanoseconds: u64) {
-    let Some(timer) = globals::TIMER.get() else {
-        return;
-    };
-    apic::timer_mode(apic::TimerMode::Periodic);
-    apic::timer_start(count_for(timer, nanoseconds));
+/// As [`interrupt_after`], every `nanoseconds`.
+#[must_use]
+pub fn interrupt_every(nanoseconds: u64) -> bool {
+    start_timer(apic::TimerMode::Periodic, nanoseconds)
+}
+
+fn start_timer(mode: apic::TimerMode, nanoseconds: u64) -> bool {
+    let timer = globals::TIMER.get();
+    if let Some(timer) = timer {
+        apic::timer_mode(mode);
+        apic::timer_start(count_for(timer, nanoseconds));
+    }
+    timer.is_some()
 }
 
 /// As [`interrupt_after`], by the time-stamp counter; false if this machine's
 /// timers cannot.
 #[must_use]
 pub fn interrupt_at_deadline(nanoseconds: u64) -> bool {
-    let (Some(timer), Some(scale)) = (globals::TIMER.get(), globals::TSC.get()) else {
-        return false;
-    };
-    if timer.has_deadline {
+    let has_deadline = globals::TIMER.get().is_some_and(|timer| timer.has_deadline);
+    if has_deadline {
         apic::timer_mode(apic::TimerMode::TscDeadline);
-        apic::timer_deadline(cpu::tsc() + scale.ticks(nanoseconds));
+        apic::timer_deadline(ticks_from_now(nanoseconds));
     }
-    timer.has_deadline
+    has_deadline
 }
 
 /// Stops the local timer of this CPU.

@@ -49,12 +49,12 @@ pub static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
 pub static PLATFORM: Once<Platform> = Once::new();
 /// Where CPUs start. Kept for good: see `arch::ap`.
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
-/// The time-stamp counter's scale.
+/// The time-stamp counter's scale; before `clock::set` there is none.
 pub static TSC: Once<Scale> = Once::new();
 /// A time slice in ticks of the time-stamp counter: for ever until that is known. Relaxed
 /// throughout.
 pub static SLICE_TICKS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
-/// The local timers' scale and kind.
+/// The local timers' scale and kind, if they count.
 pub static TIMER: Once<Timer> = Once::new();
 /// The time-stamp counter when the kernel was entered. Relaxed throughout.
 pub static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);

@@ -103,7 +103,7 @@ extern "C" fn continue_boot() -> ! {
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
     let madt = platform.madt.as_ref();
     devices::init_local_apic(madt);
-    devices::calibrate(platform);
+    let by = devices::calibrate(platform);
     clock::init_this_cpu();
     devices::init_io_apics(madt);
     let protections = cpu::protect();
@@ -118,7 +118,10 @@ extern "C" fn continue_boot() -> ! {
     // Relaxed: for the summary and for tests.
     globals::ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
     let rest = idle::try_mwait(rest);
-    summary::print(madt, rest);
+    summary::print(madt, by, rest);
+    if globals::TIMER.get().is_none() {
+        sched::start_looking();
+    }
     log::debug!("{protections:?}");
     meet();
     (record.main)()

@@ -342,35 +342,35 @@ ktest! {
     /// An HPET where memory is, and the PIT takes its place.
     fn hpet_in_memory() [
         append = "bug=acpi:HPET@2c=0000100000000000", console = "HPET at 0x",
-        console = "offset 0x2c: registers at 0x100000, where there is no device; using the PIT", console = "by the PIT",
+        console = "offset 0x2c: registers at 0x100000, where there is no device; not used", console = "by the PIT",
     ] { nothing_lost(); }
 }
 
 ktest! {
     /// Where no address can be: the CPU has 40 bits for them.
     fn hpet_beyond_all_addresses() [
-        append = "bug=acpi:HPET@2c=0000000000010000", console = "at 0x10000000000, where there is no device; using the PIT",
+        append = "bug=acpi:HPET@2c=0000000000010000", console = "at 0x10000000000, where there is no device; not used",
     ] { nothing_lost(); }
 }
 
 ktest! {
     /// Registers in two pages.
     fn hpet_past_its_page() [
-        append = "bug=acpi:HPET@2c=f80fd0fe00000000", console = "at 0xfed00ff8, not aligned as such registers are; using the PIT",
+        append = "bug=acpi:HPET@2c=f80fd0fe00000000", console = "at 0xfed00ff8, not aligned as such registers are; not used",
     ] { nothing_lost(); }
 }
 
 ktest! {
     /// Nothing answers there.
     fn hpet_in_a_hole() [
-        append = "bug=acpi:HPET@2c=000000fe00000000", console = "at 0xfe000000, nothing answers; using the PIT",
+        append = "bug=acpi:HPET@2c=000000fe00000000", console = "at 0xfe000000, nothing answers; not used",
     ] { nothing_lost(); }
 }
 
 ktest! {
     /// What answers, the firmware's own code in its ROM, has no period that a clock may have.
     fn hpet_period() [
-        append = "bug=acpi:HPET@2c=00f0ffff00000000", console = "at 0xfffff000, a period of ", console = " fs, and not 1 to 100000000; using the PIT",
+        append = "bug=acpi:HPET@2c=00f0ffff00000000", console = "at 0xfffff000, a period of ", console = " fs, and not 1 to 100000000; not used",
     ] { nothing_lost(); }
 }
 

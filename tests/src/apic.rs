@@ -28,7 +28,7 @@ ktest! {
         ktest::take_timers();
         for nanoseconds in [MILLISECOND, 3 * MILLISECOND, 1] {
             let (before, start) = (ticks(), clock::since_entry());
-            clock::interrupt_after(nanoseconds);
+            assert!(clock::interrupt_after(nanoseconds));
             while ticks() == before {
                 kcore::shim::spin_loop();
             }
@@ -46,7 +46,7 @@ ktest! {
     fn periodic() [] {
         ktest::take_timers();
         let before = ticks();
-        clock::interrupt_every(MILLISECOND);
+        assert!(clock::interrupt_every(MILLISECOND));
         while ticks() < before + 10 {
             kcore::shim::spin_loop();
         }
@@ -62,7 +62,7 @@ ktest! {
     fn timers_of_all_cpus() [] {
         ktest::take_timers();
         use kcore::rendezvous::Phase;
-        let start = |_: &_| clock::interrupt_every(MILLISECOND);
+        let start = |_: &_| assert!(clock::interrupt_every(MILLISECOND));
         let stop = |_: &_| clock::stop_timer();
         smp_rendezvous(Phase::NoBarrier, Phase::Run(&start), Phase::NoBarrier).unwrap();
         for block in online().iter().filter_map(pcpu::of) {
@@ -299,7 +299,7 @@ ktest! {
         ktest::take_timers();
         for nanoseconds in [MILLISECOND / 10, MILLISECOND] {
             let (before, start) = (ticks(), clock::since_entry());
-            clock::interrupt_after(nanoseconds);
+            assert!(clock::interrupt_after(nanoseconds));
             while ticks() == before {
                 kcore::shim::spin_loop();
             }

@@ -13,6 +13,7 @@ mod acpi;
 mod apic;
 mod boot_paths;
 mod call;
+mod clock;
 mod console;
 mod crash;
 mod critical;

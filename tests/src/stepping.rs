@@ -83,7 +83,7 @@ fn wake_by_interrupt() {
 /// At a boundary: the timer interrupts, and the better thread's time is over.
 fn wake_by_timer() {
     WAKES.fetch_add(1, Ordering::Relaxed);
-    clock::interrupt_after(1);
+    assert!(clock::interrupt_after(1));
     while apic::requested() != Some(vector::TIMER) {
         spin_loop();
     }

@@ -22,10 +22,7 @@
 
 use core::fmt;
 
-use crate::clock::frequency;
-
-/// No time-stamp counter is slower, in hertz. (The first x86_64 CPU had 1.4 GHz.)
-pub const SLOWEST_TSC: u64 = 100_000_000;
+use crate::clock::{SLOWEST_TSC, frequency};
 
 /// How many windows must agree.
 pub const AGREE: usize = 3;
@@ -172,7 +169,9 @@ impl Counter {
         let mut highest = 0;
         for _ in 0..WINDOWS {
             restart();
-            let window = self.window(&mut look)?;
+            let Some(window) = self.window(&mut look)? else {
+                continue;
+            };
             highest = highest.max(window.tsc);
             if window.tsc < best.tsc {
                 best = window;
@@ -191,6 +190,9 @@ impl Counter {
                 });
             }
         }
+        if highest == 0 {
+            return Err(Still::Reference);
+        }
         Ok(Measured {
             tsc: best.tsc,
             timer: Some(best.timer).filter(|&hz| hz > 0),
@@ -202,8 +204,9 @@ impl Counter {
         })
     }
 
-    /// Lets the counters run for a window.
-    fn window(self, look: &mut impl FnMut() -> Look) -> Result<Window, Still> {
+    /// Lets the counters run for a window; `None` if the CPU has stood still before this one
+    /// was seen to count.
+    fn window(self, look: &mut impl FnMut() -> Look) -> Result<Option<Window>, Still> {
         let least = (self.hz / WINDOWS_A_SECOND).max(LEAST_TICKS);
         let mut start = look();
         let mut last = start;
@@ -240,16 +243,16 @@ impl Counter {
             let enough = ticks >= least && tsc >= LEAST_TICKS;
             let trusted = enough && fine && sharp && !stalled;
             if trusted || stalled || ticks >= least.saturating_mul(LONGEST) {
-                let hz = |count| frequency(count, ticks.max(1), self.hz).unwrap_or(0);
+                let hz = |count| frequency(count, ticks, self.hz).unwrap_or(0);
                 let all = now.after.wrapping_sub(start.before);
                 if all == 0 {
                     return Err(Still::Tsc);
                 }
-                return Ok(Window {
+                return Ok((ticks > 0).then(|| Window {
                     tsc: hz(if trusted { tsc } else { all }),
                     timer: hz(timer.unwrap_or(0)),
                     trusted,
-                });
+                }));
             }
         }
     }

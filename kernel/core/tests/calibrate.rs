@@ -1,6 +1,7 @@
 //! Measuring clocks on a CPU that stands still whenever and for as long as it likes.
 
-use kcore::calibrate::{Counter, Look, Measured, SLOWEST_TSC, Still, WINDOWS};
+use kcore::calibrate::{Counter, Look, Measured, Still, WINDOWS};
+use kcore::clock::SLOWEST_TSC;
 use proptest::prelude::*;
 
 /// Nanoseconds, and picoseconds, in which time runs here.
@@ -213,6 +214,15 @@ fn what_stands_still_is_said() {
     machine.step = 10 * NS;
     machine.now = 0;
     assert_eq!(machine.measure(), Err(Still::Reference));
+    // The same where no window lasts for long enough to say so (a PIT that is not there).
+    let mut machine = Machine::new(TSC, dead, TIMER, Stalls::InTurn(MS, 6_000 * MS));
+    machine.now = 0;
+    machine.reference = Counter { hz: 1, bits: 16 };
+    let look = || Look {
+        reference: 0,
+        ..machine.look()
+    };
+    assert_eq!(PIT.measure(|| (), look), Err(Still::Reference));
     assert_eq!(measure(0, TIMER), Err(Still::Tsc));
     let measured = measure(TSC, 0).unwrap();
     assert_eq!((measured.timer, measured.doubt), (None, None));

@@ -5,6 +5,8 @@
 use alloc::vec::Vec;
 
 use kcore::acpi::{CpuState, Madt, Platform};
+use kcore::calibrate::Measured;
+use kcore::clock::FASTEST_TSC;
 use kcore::shim::Ordering;
 
 use crate::acpi::map;
@@ -72,19 +74,54 @@ pub(super) fn take_leftovers() {
     }
 }
 
-/// Measures the clocks against the HPET, or against the PIT if there is none.
-pub(super) fn calibrate(platform: &Platform) {
-    let reference = hpet(platform).unwrap_or_else(Reference::pit);
-    if let Err(error) = clock::calibrate(&reference) {
-        log::error!(target: "kernel::clock", "{error}; going on without a clock");
+/// Measures the clocks against the first of what counts at a known frequency, and says by
+/// what. The best of what is in doubt is taken if all are; a guess if there is none.
+pub(super) fn calibrate(platform: &Platform) -> &'static str {
+    let references: [&dyn Fn() -> Option<Reference>; 3] = [
+        &|| hpet(platform),
+        &|| Some(Reference::pit()),
+        &clock::told_by_cpuid,
+    ];
+    let mut doubtful: Option<(Measured, Reference)> = None;
+    for reference in references.iter().filter_map(|find| find()) {
+        let by = reference.name();
+        match clock::measure(&reference) {
+            Ok(measured) => {
+                let Some(doubt) = measured.doubt else {
+                    clock::set(&measured);
+                    return by;
+                };
+                log::warn!(target: "kernel::clock", "by {by}: {doubt}");
+                let least = doubtful
+                    .as_ref()
+                    .map_or(FASTEST_TSC, |(least, _)| least.tsc);
+                if measured.tsc < least {
+                    doubtful = Some((measured, reference));
+                }
+            }
+            Err(error) => log::error!(target: "kernel::clock", "{error}"),
+        }
     }
+    let (measured, reference) = doubtful.unwrap_or_else(|| {
+        log::warn!(
+            target: "kernel::clock",
+            "nothing counts at a known frequency: the TSC is taken for the fastest that there \
+             may be, and waits are too long"
+        );
+        match clock::measure(&Reference::GUESS) {
+            Ok(measured) => (measured, Reference::GUESS),
+            Err(error) => panic!("{error}: there is no time"),
+        }
+    });
+    clock::set(&measured);
+    reference.name()
 }
 
 fn hpet(platform: &Platform) -> Option<Reference> {
     let block = platform.hpet?;
     let (place, address) = (block.place, block.address);
     let refuse = |why: &dyn core::fmt::Display| {
-        log::error!(target: "kernel::clock", "{place}: registers at {address:#x}, {why}; using the PIT");
+        log::error!(target: "kernel::clock", "{place}: registers at {address:#x}, {why}; not used");
     };
     let registers = map(&block).map_err(|why| refuse(&why)).ok()?;
     // SAFETY: ACPI says that the HPET is there; mapped as a device just now.

@@ -1,6 +1,7 @@
 //! The summary of the boot, for people: CPUs, memory, timer, idle CPUs.
 
 use kcore::acpi::Madt;
+use kcore::clock::Scale;
 use kcore::cpu::write_ranges;
 use kcore::shim::Ordering;
 
@@ -8,8 +9,8 @@ use crate::arch::apic;
 use crate::idle::Rest;
 use crate::{globals, mem, pcpu, smp};
 
-/// The summary of the boot; idle CPUs rest by `rest`.
-pub(super) fn print(madt: Option<&Madt>, rest: Rest) {
+/// The summary of the boot: the clocks were measured by `by`, and idle CPUs rest by `rest`.
+pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
     let online = smp::online().len();
     log::info!(
         target: "kernel",
@@ -30,16 +31,15 @@ pub(super) fn print(madt: Option<&Madt>, rest: Rest) {
         free >> 20,
         heap >> 10
     );
-    match (globals::TIMER.get(), globals::TSC.get()) {
-        (Some(timer), Some(tsc)) => log::info!(
+    let tsc = globals::TSC.get().map_or(0, Scale::hz) / 1000;
+    match globals::TIMER.get() {
+        Some(timer) => log::info!(
             target: "kernel",
-            "summary: TSC {} kHz, local timer {} kHz by the {}, TSC-deadline {}",
-            tsc.hz() / 1000,
+            "summary: TSC {tsc} kHz, local timer {} kHz by {by}, TSC-deadline {}",
             timer.scale.hz() / 1000,
-            timer.reference,
             if timer.has_deadline { "yes" } else { "no" }
         ),
-        _ => log::info!(target: "kernel", "summary: no clock"),
+        None => log::info!(target: "kernel", "summary: TSC {tsc} kHz by {by}, no local timer"),
     }
     log::info!(target: "kernel", "summary: idle by {rest}");
 }

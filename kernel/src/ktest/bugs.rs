@@ -23,6 +23,8 @@ pub enum Bug {
     CalibrationStalls,
     CalibrationCreeps,
     CpuidApicIds,
+    DeadTimer,
+    CpuidTsc,
     FirmwareInterrupts,
     SmpLateCpu,
     SmpStuckCpu,
@@ -112,6 +114,16 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::CalibrationCreeps,
         "calibration-creeps",
         "while clocks are measured the CPU stands still 60 ms between any two looks",
+    ),
+    (
+        Bug::DeadTimer,
+        "dead-timer",
+        "the local timers do not count",
+    ),
+    (
+        Bug::CpuidTsc,
+        "cpuid-tsc",
+        "CPUID has a leaf 0x15, which says that the TSC has 1 GHz",
     ),
     (
         Bug::TestThenZero,
@@ -410,6 +422,18 @@ pub fn before_coming(forget: fn()) -> fn() {
 #[must_use]
 pub fn mwait_is_deaf() -> bool {
     active(Bug::DeafMwait) || active(Bug::FickleMwait) && super::has_begun()
+}
+
+/// What CPUID says in `leaf`, if it is to tell the frequency of the time-stamp counter: 40 times
+/// that of a crystal of 25 MHz.
+#[must_use]
+pub fn cpuid(leaf: u32) -> Option<[u32; 4]> {
+    let told = match leaf {
+        0 => Some([0x15, 0, 0, 0]),
+        0x15 => Some([1, 40, 25_000_000, 0]),
+        _ => None,
+    };
+    told.filter(|_| active(Bug::CpuidTsc))
 }
 
 /// The CPU is about to look at `reference` and the counters that are measured against it:

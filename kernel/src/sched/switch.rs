@@ -22,7 +22,11 @@ use crate::{clock, globals, vspace};
 
 /// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
 /// into, and runs something else until [`wakeup`](super::wakeup()) or until `nanoseconds` are over.
+/// If these are 0 it returns at once.
 pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<u64>) {
+    if nanoseconds == Some(0) {
+        return;
+    }
     let me = curthread();
     let here = pcpu::this();
     if let Some(nanoseconds) = nanoseconds {
@@ -42,7 +46,7 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
     }
 }
 
-/// Waits for `nanoseconds`. Thread context, outside critical sections.
+/// Waits for `nanoseconds` at least; 0 is no wait. Thread context, outside critical sections.
 #[track_caller]
 pub fn sleep_for(nanoseconds: u64) {
     let queue = crate::waitq::WaitQueue::new();

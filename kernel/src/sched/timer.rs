@@ -3,30 +3,23 @@
 use kcore::cpu::CpuId;
 use kcore::port::Port;
 use kcore::shim::Ordering;
+use kcore::thread::Priority;
 
 use super::balance::balance;
-use super::curthread;
 use super::wakeup::{owe, wakeup};
+use super::{curthread, yield_now};
 use crate::arch::cpu;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, Machine};
-use crate::thread::{self, Thread, TimerPositions};
-use crate::{clock, globals};
+use crate::thread::{self, Builder, Thread, TimerPositions};
+use crate::{clock, globals, smp};
 
 /// The timer: wakes whose time has come, and ends the slice. In interrupt context.
 pub(crate) fn timer_interrupt() {
     let here = pcpu::this();
     clock::disarmed();
     let now = cpu::tsc();
-    {
-        let mut timers = here.timers.lock();
-        while let Some(thread) = timers.pop_expired(now) {
-            wakeup(thread);
-        }
-        if let Some(next) = timers.next() {
-            clock::arm(next);
-        }
-    }
+    wake_sleepers(here, now);
     let me = curthread();
     if core::ptr::eq(me, here.idle()) {
         return;
@@ -48,6 +41,33 @@ pub(crate) fn timer_interrupt() {
         owe(here);
     } else {
         start_slice(here, me, now, 0);
+    }
+}
+
+/// Wakes those whose time on the CPU of `block` has come, and arms the timer for the next.
+fn wake_sleepers(block: &Pcpu, now: u64) {
+    let mut timers = block.timers.lock();
+    while let Some(thread) = timers.pop_expired(now) {
+        wakeup(thread);
+    }
+    if let Some(next) = timers.next() {
+        clock::arm(next);
+    }
+}
+
+/// Starts what a machine has whose local timers do not count: a thread that looks for sleepers
+/// whose time has come, on one CPU or another, whenever that has nothing better to do. So each
+/// wait ends, if no other thread keeps all CPUs: nothing ends its slice.
+pub(crate) fn start_looking() {
+    let look = || loop {
+        for block in smp::online().iter().filter_map(pcpu::of) {
+            wake_sleepers(block, cpu::tsc());
+        }
+        Machine::relax();
+        yield_now();
+    };
+    if let Err(error) = Builder::new("clock").priority(Priority::LOWEST).spawn(look) {
+        log::error!("{error}: nobody wakes sleepers when their time has come");
     }
 }
 

@@ -1,10 +1,14 @@
 //! The clocks of known frequency that the others are measured against.
 //!
-//! The HPET where ACPI has one, else channel 2 of the PIT. Both only count here;
-//! neither interrupts. ([`pit_start_ticks`] is for the test of the I/O APIC.)
+//! The HPET, channel 2 of the PIT, or the time-stamp counter itself, where somebody tells its
+//! frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for the test of
+//! the I/O APIC.)
 
 use kcore::calibrate::Counter;
+use kcore::clock::FASTEST_TSC;
 use x86_64::instructions::port::Port;
+
+use super::cpu;
 
 /// The PIT's frequency, in hertz.
 pub const PIT_HZ: u64 = 1_193_182;
@@ -21,6 +25,13 @@ pub enum Reference {
     },
     /// Channel 2 of the PIT, counting down, and from 0 to 65535.
     Pit,
+    /// The time-stamp counter.
+    Tsc {
+        /// Its frequency, in hertz.
+        hz: u64,
+        /// Who says so.
+        by: &'static str,
+    },
 }
 
 /// Why an HPET is of no use.
@@ -45,6 +56,13 @@ impl core::fmt::Display for HpetError {
 }
 
 impl Reference {
+    /// What there is without any other: the time-stamp counter, as fast as none is. Whoever
+    /// waits by it waits too long rather than too short.
+    pub const GUESS: Self = Self::Tsc {
+        hz: FASTEST_TSC,
+        by: "a guess",
+    };
+
     /// The HPET with its register page mapped as a device at `registers`, its
     /// counter running.
     ///
@@ -105,6 +123,7 @@ impl Reference {
                 hz: PIT_HZ,
                 bits: 16,
             },
+            Self::Tsc { hz, .. } => Counter { hz: *hz, bits: 64 },
         }
     }
 
@@ -112,8 +131,9 @@ impl Reference {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Hpet { .. } => "HPET",
-            Self::Pit => "PIT",
+            Self::Hpet { .. } => "the HPET",
+            Self::Pit => "the PIT",
+            Self::Tsc { by, .. } => by,
         }
     }
 
@@ -126,6 +146,7 @@ impl Reference {
                 unsafe { ((registers + 0xf0) as *const u64).read_volatile() }
             }
             Self::Pit => 0xffff - u64::from(pit_count(2)),
+            Self::Tsc { .. } => cpu::tsc(),
         }
     }
 }

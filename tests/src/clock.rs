@@ -1,0 +1,184 @@
+//! Waits for a time, on machines that lack one clock or another.
+
+use alloc::sync::Arc;
+
+use kcore::cpu::CpuId;
+use kcore::shim::{AtomicBool, Ordering};
+use kernel::sched::Reason;
+use kernel::sync::{Condvar, Mutex, Semaphore};
+use kernel::thread::Builder;
+use kernel::waitq::WaitQueue;
+use kernel::{clock, globals, ktest, pcpu, sched, smp};
+
+const MILLISECOND: u64 = 1_000_000;
+/// Longer than a test may take.
+const HOUR: u64 = 3_600_000_000_000;
+
+/// Every wait that is given `nanoseconds`, for what does not come: each ends, and not before
+/// its time.
+fn all_end(nanoseconds: u64) {
+    let lasts = |what: &str, wait: &dyn Fn()| {
+        let start = clock::since_entry();
+        wait();
+        let waited = clock::since_entry() - start;
+        assert!(
+            waited >= nanoseconds,
+            "{what}: {waited} ns in place of {nanoseconds}"
+        );
+    };
+    lasts("sleep_for", &|| sched::sleep_for(nanoseconds));
+    let queue = WaitQueue::new();
+    lasts("WaitQueueGuard::sleep_for", &|| {
+        assert!(!queue.lock().sleep_for(nanoseconds));
+    });
+    let semaphore = Semaphore::new(0);
+    lasts("Semaphore::acquire_for", &|| {
+        assert!(!semaphore.acquire_for(nanoseconds));
+    });
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    lasts("Condvar::wait_for", &|| {
+        let (_guard, timed_out) = condvar.wait_for(mutex.lock(), nanoseconds);
+        assert!(timed_out);
+    });
+    let over = Arc::new(AtomicBool::new(false));
+    let contested = Arc::new(Mutex::new(()));
+    let (waits, held) = (Arc::clone(&over), Arc::clone(&contested));
+    let holder = Builder::new("holder").spawn(move || {
+        let _held = held.lock();
+        while !waits.load(Ordering::Acquire) {
+            sched::yield_now();
+        }
+    });
+    while contested.owner().is_none() {
+        sched::yield_now();
+    }
+    lasts("Mutex::lock_for", &|| {
+        assert!(contested.lock_for(nanoseconds).is_none());
+    });
+    over.store(true, Ordering::Release);
+    holder.expect("a thread").join();
+    lasts("delay", &|| clock::delay(nanoseconds));
+    lasts("wait_until", &|| {
+        assert!(!clock::wait_until(nanoseconds, || false));
+    });
+}
+
+/// Waits that may last an hour end when what they wait for comes.
+fn all_are_woken() {
+    let semaphore = Arc::new(Semaphore::new(0));
+    let gives = Arc::clone(&semaphore);
+    let giver = Builder::new("giver").spawn(move || {
+        sched::sleep_for(MILLISECOND);
+        gives.release();
+    });
+    assert!(semaphore.acquire_for(HOUR));
+    giver.expect("a thread").join();
+    let shared = Arc::new((Mutex::new(false), Condvar::new()));
+    let sets = Arc::clone(&shared);
+    let setter = Builder::new("setter").spawn(move || {
+        sched::sleep_for(MILLISECOND);
+        *sets.0.lock() = true;
+        sets.1.notify_one();
+    });
+    let mut guard = shared.0.lock();
+    while !*guard {
+        let timed_out;
+        (guard, timed_out) = shared.1.wait_for(guard, HOUR);
+        assert!(!timed_out);
+    }
+    drop(guard);
+    setter.expect("a thread").join();
+    let locks = Arc::clone(&shared);
+    let holder = Builder::new("holder").spawn(move || {
+        let _held = locks.0.lock();
+        sched::sleep_for(MILLISECOND);
+    });
+    assert!(shared.0.lock_for(HOUR).is_some());
+    holder.expect("a thread").join();
+    assert!(clock::wait_until(HOUR, || true));
+}
+
+/// What waits for other CPUs, for a time.
+fn others_are_waited_for() {
+    assert!(smp::watchdog::find_deaf().is_empty());
+    let _lost = smp::watchdog::find_lost();
+    if let Some(cpu) = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu)) {
+        smp::take_offline(cpu).expect("it goes");
+        smp::bring_online(cpu).expect("it comes");
+    }
+}
+
+fn every_wait() {
+    for nanoseconds in [0, 1, MILLISECOND] {
+        all_end(nanoseconds);
+    }
+    all_are_woken();
+    others_are_waited_for();
+}
+
+ktest! {
+    /// No time is no wait: nobody else runs.
+    fn zero_does_not_sleep() [] {
+        sched::curthread().pin();
+        // Relaxed: this CPU's own.
+        let slept = || pcpu::this().sched.switches[Reason::Sleep as usize].load(Ordering::Relaxed);
+        let before = slept();
+        sched::sleep_for(0);
+        assert!(!Semaphore::new(0).acquire_for(0));
+        assert_eq!(slept(), before);
+        sched::curthread().unpin();
+    }
+}
+
+ktest! {
+    /// On a machine with all its clocks.
+    fn every_wait_ends() [] { every_wait(); }
+}
+
+/// What the kernel takes the TSC's frequency for, in kHz.
+fn khz() -> u64 {
+    globals::TSC.get().expect("a clock").hz() / 1000
+}
+
+ktest! {
+    /// Without HPET and PIT, and what else counts at a known frequency: waits are too long.
+    fn without_a_reference() [
+        qemu = "-machine q35,hpet=off,pit=off", console = "the PIT stands still",
+        console = "nothing counts at a known frequency", console = " kHz by a guess",
+    ] {
+        assert_eq!(khz(), 10_000_000);
+        every_wait();
+    }
+}
+
+ktest! {
+    /// CPUID tells the frequency. Where an instruction takes a nanosecond it is known whether
+    /// the timer is right by it.
+    fn by_cpuid() [
+        qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
+        append = "bug=cpuid-tsc", bug = "cpuid-tsc", console = " kHz by CPUID leaf 0x15",
+    ] {
+        assert_eq!(khz(), 1_000_000);
+        let timer = globals::TIMER.get().expect("a timer").scale.hz();
+        assert!(timer.abs_diff(62_500_000) < 625_000, "{timer} Hz");
+        every_wait();
+    }
+}
+
+ktest! {
+    /// No local timer: a thread looks in place of it.
+    fn without_a_timer() [
+        append = "bug=dead-timer", bug = "dead-timer", console = " kHz by the HPET, no local timer",
+    ] {
+        assert!(globals::TIMER.get().is_none());
+        every_wait();
+    }
+}
+
+ktest! {
+    /// Nor any other clock.
+    fn without_any_clock() [
+        qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer", bug = "dead-timer",
+        console = " kHz by a guess, no local timer",
+    ] { every_wait(); }
+}
