@@ -15,6 +15,8 @@
 //!
 //! Source: FreeBSD `sys/kern/subr_smp.c` (`quiesce_cpus`, `quiesce_all_critical`).
 
+use alloc::vec::Vec;
+
 use kcore::cpu::CpuSet;
 use kcore::port::Port;
 use kcore::thread::Priority;
@@ -23,7 +25,7 @@ use super::online;
 use crate::pcpu::{self, Ipi};
 use crate::port::{CriticalGuard, Machine};
 use crate::sched;
-use crate::thread::{Builder, SpawnError};
+use crate::thread::{Builder, JoinHandle, SpawnError};
 
 /// Waits until every online CPU has left the critical section that it is in, if it is in one
 /// now. Sections that begin after this call are not waited for, and see what the caller has
@@ -43,7 +45,7 @@ pub fn quiesce_all_critical() {
     me.pin();
     let others = online().difference(&CpuSet::single(Machine::cpu()));
     // All at once: they leave at the same time.
-    let before: alloc::vec::Vec<_> = others
+    let before: Vec<_> = others
         .iter()
         .filter_map(pcpu::of)
         .map(|block| (block, sched::payments(block)))
@@ -71,9 +73,14 @@ pub fn quiesce_all_critical() {
 /// # Errors
 /// [`SpawnError`]: there is no thread for a CPU to switch to.
 pub fn quiesce_all_cpus() -> Result<(), SpawnError> {
-    for cpu in &online() {
+    let cpus = online();
+    let mut visitors = Vec::new();
+    visitors.try_reserve_exact(cpus.len())?;
+    // All at once: they switch at the same time.
+    for cpu in &cpus {
         let visitor = Builder::new("quiesce").priority(Priority::HIGHEST).on(cpu);
-        visitor.spawn(|| ())?.join();
+        visitors.push(visitor.spawn(|| ())?);
     }
+    visitors.into_iter().for_each(JoinHandle::join);
     Ok(())
 }
