@@ -2,7 +2,7 @@
 //!
 //! Some live elsewhere, where the code is that alone may touch them: `arch::descriptor::IDT`
 //! (written by the boot CPU before any CPU loads it), `arch::apic::REGISTERS` and
-//! `arch::paging::TAGGED` (the same), and `arch::ap::{MAILBOX, LATE}` (their own protocol).
+//! `arch::paging::TAGGED` (the same), and `arch::ap::{MAILBOXES, ROOT, LATE}` (their own protocol).
 //! `boot::pvh::{BOOT_INFO, GIVEN}` and `pvh_entry_tsc` are written before this
 //! kernel is entered. The test runner (`ktest`) has its own.
 

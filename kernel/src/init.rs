@@ -28,6 +28,7 @@ use crate::arch::paging;
 use crate::arch::{apic, cpu, pic};
 use crate::end::{self, Means, Verdict};
 use crate::mem::{self, heap, kstack};
+use crate::smp::LeftOut;
 use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
 
 /// What the loader said, copied out of memory that will be reused.
@@ -249,16 +250,12 @@ fn start_others(madt: Option<&Madt>) {
         let ids = fmt::from_fn(|f| write_ranges(f, more()));
         log::error!(target: "kernel::smp", "built for {MAX_CPUS} CPUs, left out: APIC ids {ids}");
     }
-    match smp::start_others(madt) {
-        Ok(left_out) => {
-            for cpu in left_out {
-                log::error!(target: "kernel::smp", "{cpu}");
-            }
-        }
-        Err(error) => log::error!(
+    let report = |cpu: LeftOut| log::error!(target: "kernel::smp", "{cpu}");
+    if let Err(error) = smp::start_others(madt, report) {
+        log::error!(
             target: "kernel::smp",
             "no page below 1 MiB to start CPUs in ({error}); going on with one"
-        ),
+        );
     }
 }
 

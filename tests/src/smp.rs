@@ -5,6 +5,7 @@ use kcore::rendezvous::Phase;
 use kcore::shim::{AtomicU64, Ordering, spin_loop};
 use kernel::arch::ap;
 use kernel::smp::{online, smp_rendezvous};
+use kernel::thread::Builder;
 use kernel::{arch, globals, ktest, pcpu};
 
 fn enabled() -> usize {
@@ -137,36 +138,37 @@ ktest! {
     }
 }
 
-/// The CPU with APIC id 1 was left out: it parks, whenever it comes, and the others meet.
-fn all_but_one() {
-    while ap::late() == 0 {
+/// The `count` CPUs for which `left_out` is true of their APIC ids were left out: they park,
+/// whenever they come, and the others meet.
+fn all_but(count: u64, left_out: fn(u32) -> bool) {
+    let others = enabled() - count as usize;
+    while ap::late() < count {
         assert_eq!(
             online().len(),
-            enabled() - 1,
+            others,
             "a CPU that was left out came online"
         );
         spin_loop();
     }
     let met = AtomicU64::new(0);
     let look = |_: &kcore::rendezvous::IpiCtx| {
-        assert_ne!(pcpu::this().apic_id(), 1);
+        assert!(!left_out(pcpu::this().apic_id()));
         // Relaxed: the end of the rendezvous publishes it.
         met.fetch_add(1, Ordering::Relaxed);
     };
     smp_rendezvous(Phase::Barrier, Phase::Run(&look), Phase::Barrier).unwrap();
-    assert_eq!(met.into_inner(), enabled() as u64 - 1);
-    assert_eq!(ap::late(), 1);
+    assert_eq!(met.into_inner(), others as u64);
+    assert_eq!(ap::late(), count);
 }
 
 ktest! {
-    /// A CPU that answers after its time, when the next one is expected if there is one,
-    /// takes nothing of that one's.
+    /// A CPU that starts after its time takes nothing and parks.
     fn late_cpu() [
         smp = "2..=8", append = "bug=smp-late-cpu",
         console = "CPU with APIC id 1: no answer within 2000 ms, left out",
     ] {
         ktest::bugs::start_late();
-        all_but_one();
+        all_but(1, |id| id == 1);
     }
 }
 
@@ -177,6 +179,52 @@ ktest! {
         console = "CPU with APIC id 1: started and not online within 2000 ms, left out",
     ] {
         ktest::bugs::go_on();
-        all_but_one();
+        all_but(1, |id| id == 1);
+    }
+}
+
+ktest! {
+    /// One that has decided to come online cannot be told that it is left out. It is named, the
+    /// boot goes on, threads run on the others only, and it is welcome when it comes.
+    fn slow_cpu() [
+        smp = "2..=8", append = "bug=smp-slow-cpu",
+        console = "CPU with APIC id 1: started and still on its way after 4000 ms, not waited for",
+    ] {
+        assert_eq!(online().len(), enabled() - 1);
+        for _ in 0..8 {
+            let look = || assert_ne!(pcpu::this().apic_id(), 1);
+            Builder::new("look").spawn(look).expect("a thread").join();
+        }
+        ktest::bugs::go_on();
+        while online().len() < enabled() {
+            spin_loop();
+        }
+        all_here(enabled());
+    }
+}
+
+ktest! {
+    /// Eight of sixteen do not come: four do not start, four stop before they are online. All are
+    /// waited for at once, and each is named; the others are online.
+    fn dead_cpus() [
+        qemu = "-smp 16 -cpu max,-x2apic -icount shift=6,sleep=off -rtc base=2026-01-01,clock=vm",
+        append = "bug=smp-dead-cpus",
+        console = "CPU with APIC id 1: no answer within 2000 ms, left out",
+        console = "CPU with APIC id 5: no answer within 2000 ms, left out",
+        console = "CPU with APIC id 9: no answer within 2000 ms, left out",
+        console = "CPU with APIC id 13: no answer within 2000 ms, left out",
+        console = "CPU with APIC id 3: started and not online within 2000 ms, left out",
+        console = "CPU with APIC id 7: started and not online within 2000 ms, left out",
+        console = "CPU with APIC id 11: started and not online within 2000 ms, left out",
+        console = "CPU with APIC id 15: started and not online within 2000 ms, left out",
+        console = "summary: 8 CPUs online of 16 enabled in MADT (0 disabled), xAPIC, APIC ids 0,2,4,6,8,10,12,14",
+    ] {
+        const LIMIT: u64 = 2_000_000_000;
+        // By the guest's own clock, which counts instructions.
+        let taken = globals::ONLINE_AFTER.load(Ordering::Relaxed);
+        assert!((LIMIT..2 * LIMIT).contains(&taken), "{taken} ns");
+        ktest::bugs::start_late();
+        ktest::bugs::go_on();
+        all_but(8, |id| id % 2 == 1);
     }
 }

@@ -5,6 +5,7 @@
 
 use core::hint::black_box;
 
+use kcore::cpu::{CpuId, MAX_CPUS};
 use kcore::intr::NmiContext;
 use kcore::memmap::{Kind, Region};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
@@ -12,6 +13,7 @@ use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use super::{step, tables};
 use crate::arch::timer::Reference;
 use crate::arch::{ap, apic, vector};
+use crate::pcpu::{self, Pcpu};
 use crate::{clock, globals};
 
 /// A mistake that can be brought back.
@@ -28,6 +30,8 @@ pub enum Bug {
     FirmwareInterrupts,
     SmpLateCpu,
     SmpStuckCpu,
+    SmpSlowCpu,
+    SmpDeadCpus,
     TestThenZero,
     SplitDecrement,
     PayUntested,
@@ -98,12 +102,22 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::SmpLateCpu,
         "smp-late-cpu",
-        "the CPU with APIC id 1 starts when another is expected",
+        "the CPU with APIC id 1 starts after its time",
     ),
     (
         Bug::SmpStuckCpu,
         "smp-stuck-cpu",
         "the CPU with APIC id 1 starts, and is held up before it is online",
+    ),
+    (
+        Bug::SmpSlowCpu,
+        "smp-slow-cpu",
+        "the CPU with APIC id 1 is held up when it has decided to come online",
+    ),
+    (
+        Bug::SmpDeadCpus,
+        "smp-dead-cpus",
+        "of the CPUs with odd APIC ids one half does not start, the other is held up",
     ),
     (
         Bug::CalibrationStalls,
@@ -410,6 +424,7 @@ pub fn told_apic_id(id: u32) -> u32 {
 /// ahead what the test wants ([`step::on_coming`]), as a CPU may at any time.
 #[must_use]
 pub fn before_coming(forget: fn()) -> fn() {
+    hold_up_if(dead(pcpu::this().apic_id()) == Some(Dead::Late));
     let early = active(Bug::EarlyForget);
     if early {
         forget();
@@ -472,43 +487,74 @@ pub fn stand_still(reference: &Reference) {
     LAST.store(last, Ordering::Relaxed);
 }
 
-/// The APIC id of the CPU that comes late.
-const LATE: u32 = 1;
+/// What is wrong with a CPU that does not come online in time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dead {
+    /// It does not start before [`start_late`].
+    Silent,
+    /// It starts, and stands before it is decided whether it comes online, until [`go_on`].
+    Stuck,
+    /// The same behind that decision.
+    Late,
+}
 
-/// Whether the CPU that comes late may go on.
+/// What is wrong with the CPU with that APIC id.
+fn dead(apic_id: u32) -> Option<Dead> {
+    match apic_id {
+        1 if active(Bug::SmpLateCpu) => Some(Dead::Silent),
+        1 if active(Bug::SmpStuckCpu) => Some(Dead::Stuck),
+        1 if active(Bug::SmpSlowCpu) => Some(Dead::Late),
+        _ if !active(Bug::SmpDeadCpus) => None,
+        _ => match apic_id % 4 {
+            1 => Some(Dead::Silent),
+            3 => Some(Dead::Stuck),
+            _ => None,
+        },
+    }
+}
+
+/// Whether the CPUs that are held up may go on.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Whether the start-up IPI to the CPU with APIC id `to` is not to be sent now: that of
-/// the late CPU is sent when the next one is expected, and before that one's own.
+/// Whether the start-up IPI to the CPU with APIC id `to` is not to be sent now.
 #[must_use]
 pub fn startup_is_late(to: u32) -> bool {
-    let bug = active(Bug::SmpLateCpu);
-    if bug && to != LATE {
-        start_late();
-    }
-    bug && to == LATE
+    dead(to) == Some(Dead::Silent)
 }
 
-/// Starts the late CPU, if it has not come.
+/// Starts the CPUs that did not start in time, and waits until all have parked.
 pub fn start_late() {
-    if let (0, Some(trampoline)) = (ap::late(), globals::TRAMPOLINE.get()) {
-        apic::send_startup(LATE, trampoline.page);
-        // If it does not park, what it does instead is the test's failure.
-        let _parked = clock::wait_until(1_000_000_000, || ap::late() > 0);
+    let page = globals::TRAMPOLINE.get().expect("CPUs were started").page;
+    let blocks = (0..MAX_CPUS).filter_map(CpuId::new).filter_map(pcpu::of);
+    let late = blocks.map(Pcpu::apic_id).filter(|&id| startup_is_late(id));
+    let before = ap::late();
+    let mut count = 0;
+    for apic_id in late {
+        apic::send_startup(apic_id, page);
+        count += 1;
     }
+    let parked = clock::wait_until(2_000_000_000, || ap::late() >= before + count);
+    assert!(
+        parked,
+        "{count} started, {} of them parked",
+        ap::late() - before
+    );
 }
 
-/// Holds up the late CPU, just before it comes online, until [`go_on`].
+/// Holds up the CPU with that APIC id, if it is [`Dead::Stuck`], just before it is decided
+/// whether it comes online, until [`go_on`].
 pub fn hold_up(apic_id: u32) {
-    if active(Bug::SmpStuckCpu) && apic_id == LATE {
-        // Relaxed: nothing hangs on the order.
-        while !GO_ON.load(Ordering::Relaxed) {
-            spin_loop();
-        }
+    hold_up_if(dead(apic_id) == Some(Dead::Stuck));
+}
+
+fn hold_up_if(held: bool) {
+    // Relaxed: nothing hangs on the order.
+    while held && !GO_ON.load(Ordering::Relaxed) {
+        spin_loop();
     }
 }
 
-/// Lets the CPU go on that [`hold_up`] holds up.
+/// Lets the CPUs go on that are held up.
 pub fn go_on() {
     // Relaxed: as above.
     GO_ON.store(true, Ordering::Relaxed);

@@ -24,12 +24,12 @@
 
 use core::fmt;
 
-use kcore::cpu::CpuId;
+use kcore::cpu::{CpuId, CpuSet};
 use kcore::port::Port;
 use kcore::shim::Ordering;
 use kcore::thread::{Priority, ThreadId};
 
-use super::{quiesce_all_critical, start};
+use super::{Reason, backtraces, quiesce_all_critical, start};
 use crate::arch::cpu;
 use crate::pcpu::{self, Pcpu, Presence};
 use crate::port::{CriticalGuard, Machine};
@@ -54,8 +54,10 @@ pub enum HotplugError {
     Pinned(CpuId, ThreadId),
     /// There is no thread to take it down with.
     NoThread(SpawnError),
-    /// It did not halt, or did not answer its start-up IPIs, in time.
+    /// It did not halt in time.
     Silent(CpuId),
+    /// It did not come online again.
+    NotStarted(CpuId, Reason),
 }
 
 impl fmt::Display for HotplugError {
@@ -67,7 +69,10 @@ impl fmt::Display for HotplugError {
             Self::BootCpu => f.write_str("the boot CPU stays online"),
             Self::Pinned(cpu, thread) => write!(f, "{thread} is pinned to {cpu}"),
             Self::NoThread(error) => write!(f, "no thread to take the CPU down with: {error}"),
-            Self::Silent(cpu) => write!(f, "{cpu} does not answer"),
+            Self::Silent(cpu) => {
+                write!(f, "{cpu} did not halt within {} ms", PATIENCE / 1_000_000)
+            }
+            Self::NotStarted(cpu, reason) => write!(f, "{cpu} did not come back: {reason}"),
         }
     }
 }
@@ -81,7 +86,7 @@ impl core::error::Error for HotplugError {}
 ///
 /// # Errors
 /// [`HotplugError`]; it is online then as before. But for [`HotplugError::Silent`]: it is
-/// offline, does something still, and cannot be brought back.
+/// offline, does something still, which is in the log, and cannot be brought back.
 pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
     let _one = globals::HOTPLUG.lock();
     if cpu == CpuId::BOOT {
@@ -101,6 +106,7 @@ pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
     }
     let halted = || block.presence() == Presence::Halted;
     if !clock::wait_until(PATIENCE, halted) {
+        backtraces(&CpuSet::single(cpu));
         return Err(HotplugError::Silent(cpu));
     }
     sched::take_over_timers(block);
@@ -119,7 +125,9 @@ pub fn bring_online(cpu: CpuId) -> Result<(), HotplugError> {
         Presence::Online => Err(HotplugError::Online(cpu)),
         Presence::Leaving => Err(HotplugError::Silent(cpu)),
         Presence::Absent => Err(HotplugError::Absent(cpu)),
-        Presence::Halted => start::again(block).map_err(|_reason| HotplugError::Silent(cpu)),
+        Presence::Halted => {
+            start::again(cpu).map_err(|reason| HotplugError::NotStarted(cpu, reason))
+        }
     }
 }
 

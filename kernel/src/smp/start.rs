@@ -1,23 +1,29 @@
-//! Starting the other CPUs, one after the other.
+//! Starting the other CPUs, all at once.
+//!
+//! Each has what it needs before the first is started: number, stacks, block, idle thread, and
+//! a mailbox in which it finds them ([`ap`]). One that does not come is given up when no CPU has
+//! made a step for [`PATIENCE`]: so many that are dead take as long as one, and on a slow host,
+//! whose CPUs come one by one, none is given up as long as others still come.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use kcore::acpi::Madt;
-use kcore::cpu::{CpuId, MAX_CPUS};
+use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::shim::{AtomicBool, Ordering};
 
-use crate::arch::ap::Trampoline;
+use super::online;
+use crate::arch::ap::{Mailbox, Trampoline};
 use crate::arch::descriptor::Ist;
 use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu, paging};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu, Presence};
+use crate::thread::SpawnError;
 use crate::{clock, globals, idle, mem, sched, thread};
 
-/// How long a CPU may take from its start-up IPI to being online, in
-/// nanoseconds. On hardware it is a millisecond; the rest is for a host that
-/// gives a virtual CPU its turn late.
+/// How long to wait for the next step, in nanoseconds: for one of the CPUs that are started to
+/// take its stack, or to be online. On hardware it is a millisecond; the rest is for a host
+/// that gives a virtual CPU its turn late.
 const PATIENCE: u64 = 2_000_000_000;
 
 /// How long a CPU has after the first start-up IPI before it gets the second.
@@ -39,50 +45,69 @@ pub enum Reason {
     Silent,
     /// It took its stack and then did not come online in time.
     Stuck,
+    /// It was about to come online when its time was up, cannot be told any more that it is
+    /// left out, and is not there.
+    Late,
     /// Its APIC id needs x2APIC mode, which the boot CPU does not have.
     IdTooLarge,
     /// There was no memory for its stacks.
     OutOfMemory(MapError),
-    /// The kernel is built for no more CPUs.
-    TooMany,
+    /// There is no idle thread for it.
+    NoThread(SpawnError),
 }
 
 impl core::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "CPU with APIC id {}: ", self.apic_id)?;
-        match self.reason {
-            Reason::Silent => write!(f, "no answer within {} ms, left out", PATIENCE / 1_000_000),
-            Reason::Stuck => {
-                write!(
-                    f,
-                    "started and not online within {} ms, left out",
-                    PATIENCE / 1_000_000
-                )
-            }
-            Reason::IdTooLarge => f.write_str("its id needs x2APIC, left out"),
-            Reason::OutOfMemory(error) => write!(f, "no stack for it ({error}), left out"),
-            Reason::TooMany => f.write_str("more CPUs than MAX_CPUS, left out"),
+        write!(f, "CPU with APIC id {}: {}", self.apic_id, self.reason)
+    }
+}
+
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        const LIMIT: u64 = PATIENCE / 1_000_000;
+        match self {
+            Self::Silent => write!(f, "no answer within {LIMIT} ms, left out"),
+            Self::Stuck => write!(f, "started and not online within {LIMIT} ms, left out"),
+            Self::Late => write!(
+                f,
+                "started and still on its way after {} ms, not waited for",
+                2 * LIMIT
+            ),
+            Self::IdTooLarge => f.write_str("its id needs x2APIC, left out"),
+            Self::OutOfMemory(error) => write!(f, "no stack for it ({error}), left out"),
+            Self::NoThread(error) => write!(f, "no idle thread for it ({error}), left out"),
         }
     }
 }
 
-/// Starts every enabled CPU of `madt` but this one, one after the other, and
-/// gives back those that did not come. Once, on the boot CPU, after
+/// Starts every enabled CPU of `madt` but this one, the first [`MAX_CPUS`] of them, and hands those that do not come to
+/// `left_out`, each as soon as that is known. They are numbered in the order of `madt`; who
+/// is left out after it was started keeps its number. Once, on the boot CPU, after
 /// [`clock::calibrate`].
 ///
 /// # Errors
 /// [`MapError`] if there is no memory to start in; no CPU was started.
-pub fn start_others(madt: &Madt) -> Result<Vec<LeftOut>, MapError> {
+pub fn start_others(madt: &Madt, mut left_out: impl FnMut(LeftOut)) -> Result<(), MapError> {
     let page = trampoline()?.page;
-    let mut left_out = Vec::new();
-    let mut next = 1;
+    let mut starting = CpuSet::EMPTY;
     for apic_id in madt.taking_part(apic::id()).skip(1).take(MAX_CPUS - 1) {
-        let result = start(next, apic_id, page);
-        // One that is stuck has the block with the number.
-        next += usize::from(matches!(result, Ok(()) | Err(Reason::Stuck)));
-        left_out.extend(result.err().map(|reason| LeftOut { apic_id, reason }));
+        match prepare(1 + starting.len(), apic_id) {
+            Ok(start) => {
+                starting.insert(start.block.id());
+            }
+            Err(reason) => left_out(LeftOut { apic_id, reason }),
+        }
     }
-    Ok(left_out)
+    wake(&starting, page, |start, reason| {
+        if reason == Reason::Silent {
+            start.free_stacks();
+        }
+        left_out(LeftOut {
+            apic_id: start.apic_id(),
+            reason,
+        });
+    });
+    Ok(())
 }
 
 /// The page that CPUs start in, with its tables, kept for good: a CPU that was left out
@@ -99,67 +124,105 @@ fn trampoline() -> Result<Trampoline, MapError> {
     Ok(*globals::TRAMPOLINE.call_once(|| trampoline))
 }
 
-/// Starts the CPU with `apic_id` as number `index`, and waits until it is online.
-fn start(index: usize, apic_id: u32, page: u64) -> Result<(), Reason> {
-    let id = CpuId::new(index).ok_or(Reason::TooMany)?;
+/// Makes what the CPU with `apic_id` needs, as number `index`.
+fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
+    let id = CpuId::new(index).expect("`start_others` takes no more than MAX_CPUS");
     if apic::mode() == apic::Mode::XApic && apic_id > 0xfe {
         return Err(Reason::IdTooLarge);
     }
     let stack = kstack::allocate().map_err(Reason::OutOfMemory)?;
-    let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
     let ist = interrupt_stacks().map_err(Reason::OutOfMemory)?;
-    let idle = thread::adopt("idle", id).ok_or(Reason::TooMany)?;
+    let idle = thread::adopt("idle", id).map_err(Reason::NoThread)?;
+    let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
     block.set_curthread(idle);
     block.set_idle(idle);
     block.timers.lock().init();
     let start: &'static Start = Box::leak(Box::new(Start {
         block,
-        stack,
+        mailbox: Mailbox::new(stack),
         ist,
         decided: AtomicBool::new(false),
     }));
     // Relaxed: read by the CPU that writes it, or under the lock of `hotplug`.
-    block
-        .start
-        .store(core::ptr::from_ref(start) as u64, Ordering::Relaxed);
+    block.start.store(start.address(), Ordering::Relaxed);
+    start.mailbox.publish();
     pcpu::register(block);
-    wake(start, page)
+    Ok(start)
+}
+
+/// What [`prepare`] made for `cpu`.
+fn start_of(cpu: CpuId) -> &'static Start {
+    let block = pcpu::of(cpu).expect("a CPU that is started has a block");
+    // Relaxed: as in `prepare`.
+    let start = block.start.load(Ordering::Relaxed);
+    // SAFETY: what `prepare` made for this CPU, never freed.
+    unsafe { &*(start as *const Start) }
 }
 
 /// Starts a CPU again that has halted: [`super::hotplug`].
 ///
 /// # Errors
 /// [`Reason`]; it is still halted, or it parks when it comes.
-pub(super) fn again(block: &'static Pcpu) -> Result<(), Reason> {
-    // Relaxed: as in `start`.
-    let start = block.start.load(Ordering::Relaxed);
-    // SAFETY: what `start` made for this CPU, never freed.
-    let start: &'static Start = unsafe { &*(start as *const Start) };
-    let trampoline = globals::TRAMPOLINE.get().ok_or(Reason::Silent)?;
+pub(super) fn again(cpu: CpuId) -> Result<(), Reason> {
+    let trampoline = globals::TRAMPOLINE.get();
+    let trampoline = trampoline.expect("a CPU that was online was started in it");
     // Relaxed: the CPU does not run; the mailbox publishes it.
-    start.decided.store(false, Ordering::Relaxed);
-    wake(start, trampoline.page)
+    start_of(cpu).decided.store(false, Ordering::Relaxed);
+    let mut result = Ok(());
+    let left_out = |_: &Start, reason| result = Err(reason);
+    wake(&CpuSet::single(cpu), trampoline.page, left_out);
+    result
 }
 
-/// Resets the CPU of `start`, has it start in `page`, and waits until it is online.
-fn wake(start: &'static Start, page: u64) -> Result<(), Reason> {
-    let (id, apic_id) = (start.block.id(), start.block.apic_id());
-    ap::expect(apic_id, start.stack, core::ptr::from_ref(start) as u64);
-    apic::send_init(apic_id);
+/// Resets the CPUs of `starting`, has them start in `page`, and waits until all are online, but
+/// for those that it hands to `left_out`.
+fn wake(starting: &CpuSet, page: u64, mut left_out: impl FnMut(&Start, Reason)) {
+    let starts = || starting.iter().map(start_of);
+    for start in starts() {
+        start.mailbox.expect(start.apic_id(), start.address());
+        apic::send_init(start.apic_id());
+    }
     // The 10 ms of the old MP specification are for external APICs; CPUs of this
     // century take the start-up IPI at once, and have the second one for luck.
-    send_startup(apic_id, page);
-    if !clock::wait_until(SECOND_TRY, ap::claimed) {
-        send_startup(apic_id, page);
-        if !clock::wait_until(PATIENCE, ap::claimed) && ap::give_up(apic_id) {
-            return Err(Reason::Silent);
+    let send = |start: &Start| send_startup(start.apic_id(), page);
+    starts().for_each(send);
+    let claimed = |start: &Start| start.mailbox.is_claimed();
+    if !clock::wait_until(SECOND_TRY, || starts().all(claimed)) {
+        starts().filter(|start| !claimed(start)).for_each(send);
+    }
+    let mut coming = CpuSet::EMPTY;
+    for cpu in &wait_while_they_come(*starting) {
+        let start = start_of(cpu);
+        if start.mailbox.give_up(start.apic_id()) {
+            left_out(start, Reason::Silent);
+        } else if start.decide() {
+            left_out(start, Reason::Stuck);
+        } else {
+            coming.insert(cpu);
         }
     }
-    let online = || globals::ONLINE.contains(id);
-    if !clock::wait_until(PATIENCE, online) && start.decide() {
-        return Err(Reason::Stuck);
+    for cpu in &wait_while_they_come(coming) {
+        left_out(start_of(cpu), Reason::Late);
     }
-    Ok(())
+}
+
+/// Waits until all of `starting` are online, or for [`PATIENCE`] none has made a step: those that
+/// are not.
+fn wait_while_they_come(mut starting: CpuSet) -> CpuSet {
+    let steps = |starting: &CpuSet| {
+        let claimed = |cpu: &CpuId| start_of(*cpu).mailbox.is_claimed();
+        (starting.len(), starting.iter().filter(claimed).count())
+    };
+    loop {
+        let before = steps(&starting);
+        let a_step = || {
+            starting = starting.difference(&online());
+            starting.is_empty() || steps(&starting) != before
+        };
+        if !clock::wait_until(PATIENCE, a_step) || starting.is_empty() {
+            return starting;
+        }
+    }
 }
 
 /// Sends the start-up IPI, unless a test wants it to come late.
@@ -187,13 +250,31 @@ pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
 #[derive(Debug)]
 struct Start {
     block: &'static Pcpu,
-    stack: u64,
+    mailbox: Mailbox,
     ist: [(Ist, u64); 3],
     /// Whether it is known that this CPU takes part, or that it does not.
     decided: AtomicBool,
 }
 
 impl Start {
+    /// The argument of [`ap_main`].
+    fn address(&self) -> u64 {
+        core::ptr::from_ref(self) as u64
+    }
+
+    fn apic_id(&self) -> u32 {
+        self.block.apic_id()
+    }
+
+    /// Gives back the stacks of a CPU that has not come, and now never gets them.
+    fn free_stacks(&self) {
+        let tops = self.ist.iter().map(|(_, top)| *top);
+        for top in tops.chain([self.mailbox.stack()]) {
+            // SAFETY: from `kstack`; the CPU has not taken its mailbox and was given up.
+            unsafe { kstack::give_back(top) };
+        }
+    }
+
     /// True for the first caller only: the CPU, which then comes online, or the boot CPU,
     /// which then leaves it out.
     fn decide(&self) -> bool {
@@ -206,7 +287,7 @@ impl Start {
 /// interrupts off, the kernel's page tables on.
 ///
 /// # Safety
-/// `argument` must be the address of the `Start` that `start` made for this CPU, which runs
+/// `argument` must be the address of the `Start` that `prepare` made for this CPU, which runs
 /// nothing else, and whose stack nobody uses.
 pub unsafe fn ap_main(argument: u64) -> ! {
     // SAFETY: the caller's promise; it is never freed.
@@ -228,12 +309,13 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     sched::open(block);
     block.set_presence(Presence::Online);
     block.calls.open();
-    globals::IDLE.insert(block.id());
     #[cfg(not(feature = "ktest"))]
     let forget = paging::forget_all;
     #[cfg(feature = "ktest")]
     let forget = crate::ktest::bugs::before_coming(paging::forget_all);
     kcore::hotplug::come(&globals::ONLINE, block.id(), forget);
+    // Behind it: a thread is put on an idle CPU without a look whether that is online.
+    globals::IDLE.insert(block.id());
     cpu::enable_interrupts();
     idle::idle()
 }

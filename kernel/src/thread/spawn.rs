@@ -149,15 +149,17 @@ pub(crate) fn vacate(thread: &'static Thread) {
 }
 
 /// Makes the thread that the calling CPU is running already, when it starts: it will
-/// be the CPU's idle thread. `None` if the table is full.
-#[must_use]
-pub fn adopt(name: &str, cpu: CpuId) -> Option<&'static Thread> {
-    let index = next_place().ok()?;
-    let thread = Thread::running(index, name, cpu, Priority::IDLE);
+/// be the CPU's idle thread.
+///
+/// # Errors
+/// [`SpawnError`].
+pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
+    let mut thread = try_box(Thread::running(0, name, cpu, Priority::IDLE))?;
+    thread.index = next_place()?;
     thread.pin();
-    let thread: &'static Thread = Box::leak(Box::new(thread));
+    let thread: &'static Thread = Box::leak(thread);
     register(thread);
-    Some(thread)
+    Ok(thread)
 }
 
 impl Thread {

@@ -5,20 +5,21 @@
 //! mode on the kernel's page tables (they map the page at its own address for
 //! as long as CPUs are being started). `ap_claim` then runs in the image proper.
 //!
-//! CPUs are started one at a time through one [`Mailbox`]. A CPU that is late,
-//! after the boot CPU gave it up and wrote the next one's id, must not take the
-//! next one's stack: so a CPU takes what is in the mailbox only by exchanging
+//! Many CPUs are started at once, and each has a [`Mailbox`] of its own, which it finds by
+//! its APIC id on the list of all. It takes what is in there only by exchanging
 //! its own APIC id (its local APIC's: CPUID's may be wrong, see `kcore::apic_id`) for
-//! "claimed", and parks if that fails. The boot CPU gives up
-//! by the same exchange the other way; whoever wins, both agree. (The obvious
+//! "claimed", and parks if no mailbox has its id. The boot CPU gives it up
+//! by the same exchange the other way; whoever wins, both agree: a CPU that is late, after
+//! the boot CPU gave it up, takes nothing. (The obvious
 //! counter that each arriving CPU increments puts two CPUs on one stack.) A CPU that took
 //! its stack in time may still be too late to come online: `smp` decides that in the
 //! same way, by an exchange that one of the two wins.
 
 use core::arch::global_asm;
-use core::ptr::{addr_of, copy_nonoverlapping};
+use core::mem::offset_of;
+use core::ptr::{self, addr_of, copy_nonoverlapping, null_mut};
 
-use kcore::shim::{AtomicU64, Ordering};
+use kcore::shim::{AtomicPtr, AtomicU64, Ordering};
 
 use super::apic::REGISTERS;
 use super::cpu;
@@ -29,60 +30,83 @@ const NOBODY: u64 = u64::MAX;
 /// The expected CPU has taken the contents.
 const CLAIMED: u64 = u64::MAX - 1;
 
-/// What the boot CPU leaves for the CPU it starts.
-#[repr(C)]
+/// What the boot CPU leaves for one CPU that it starts.
+#[derive(Debug)]
 pub struct Mailbox {
     /// The APIC id of the CPU that is meant, [`NOBODY`] or [`CLAIMED`].
     expected: AtomicU64,
     /// The top of its stack.
-    stack: AtomicU64,
+    stack: u64,
     /// The argument of `ap_main`.
     argument: AtomicU64,
-    /// The physical address of the kernel's page tables.
-    root: AtomicU64,
+    /// The next on the list.
+    next: AtomicPtr<Mailbox>,
 }
 
-/// The one mailbox; `ap_claim` reads it by this name.
-static MAILBOX: Mailbox = Mailbox {
-    expected: AtomicU64::new(NOBODY),
-    stack: AtomicU64::new(0),
-    argument: AtomicU64::new(0),
-    root: AtomicU64::new(0),
-};
+/// The list of all mailboxes: the last one first. It only grows; `ap_claim` walks it.
+static MAILBOXES: AtomicPtr<Mailbox> = AtomicPtr::new(null_mut());
+
+/// The physical address of the kernel's page tables; `ap_claim` reads it.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// How many CPUs came too late, and are parked.
 static LATE: AtomicU64 = AtomicU64::new(0);
 
-/// Expects the CPU with `apic_id`: it will call `ap_main(argument)` on the stack
-/// that ends at `stack`.
-pub fn expect(apic_id: u32, stack: u64, argument: u64) {
-    // Relaxed: published by the Release below.
-    MAILBOX.stack.store(stack, Ordering::Relaxed);
-    MAILBOX.argument.store(argument, Ordering::Relaxed);
-    // Release: pairs with the locked exchange in ap_claim.
-    MAILBOX
-        .expected
-        .store(u64::from(apic_id), Ordering::Release);
-}
+impl Mailbox {
+    /// That of a CPU whose stack ends at `stack`, and which is not expected.
+    #[must_use]
+    pub const fn new(stack: u64) -> Self {
+        Self {
+            expected: AtomicU64::new(NOBODY),
+            stack,
+            argument: AtomicU64::new(0),
+            next: AtomicPtr::new(null_mut()),
+        }
+    }
 
-/// Whether the expected CPU has taken its stack.
-#[must_use]
-pub fn claimed() -> bool {
-    // Acquire: pairs with the locked exchange in ap_claim.
-    MAILBOX.expected.load(Ordering::Acquire) == CLAIMED
-}
+    /// The top of the stack in it.
+    #[must_use]
+    pub fn stack(&self) -> u64 {
+        self.stack
+    }
 
-/// Gives up waiting for the CPU with `apic_id`; false if it came in this very
-/// moment, and must be waited for. After true it parks whenever it comes.
-pub fn give_up(apic_id: u32) -> bool {
-    // AcqRel: against the exchange in ap_claim; one of the two wins.
-    let exchange = MAILBOX.expected.compare_exchange(
-        u64::from(apic_id),
-        NOBODY,
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    );
-    exchange.is_ok()
+    /// Puts it on the list where CPUs look that start. Once, on the boot CPU, before the CPU
+    /// is started that it is for.
+    pub fn publish(&'static self) {
+        // Relaxed: the boot CPU alone adds to the list.
+        self.next
+            .store(MAILBOXES.load(Ordering::Relaxed), Ordering::Relaxed);
+        // Release: pairs with the load in ap_claim, which x86 does not reorder with those behind.
+        MAILBOXES.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
+    }
+
+    /// Expects the CPU with `apic_id`: it will call `ap_main(argument)` on the stack in here.
+    pub fn expect(&self, apic_id: u32, argument: u64) {
+        // Relaxed: published by the Release below.
+        self.argument.store(argument, Ordering::Relaxed);
+        // Release: pairs with the locked exchange in ap_claim.
+        self.expected.store(u64::from(apic_id), Ordering::Release);
+    }
+
+    /// Whether the expected CPU has taken its stack.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        // Acquire: pairs with the locked exchange in ap_claim.
+        self.expected.load(Ordering::Acquire) == CLAIMED
+    }
+
+    /// Gives up waiting for the CPU with `apic_id`; false if it came in this very
+    /// moment, and must be waited for. After true it parks whenever it comes.
+    pub fn give_up(&self, apic_id: u32) -> bool {
+        // AcqRel: against the exchange in ap_claim; one of the two wins.
+        let exchange = self.expected.compare_exchange(
+            u64::from(apic_id),
+            NOBODY,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        exchange.is_ok()
+    }
 }
 
 /// How many CPUs came after the boot CPU had given them up. They are parked for good.
@@ -117,8 +141,8 @@ pub struct Trampoline {
 /// and the trampoline's its page at its own address.
 pub unsafe fn install(trampoline: Trampoline, root: u64) {
     let Trampoline { page, tables } = trampoline;
-    // Relaxed: published with the first CPU that is expected.
-    MAILBOX.root.store(root, Ordering::Relaxed);
+    // Relaxed: published with the first mailbox.
+    ROOT.store(root, Ordering::Relaxed);
     let start = addr_of!(ap_trampoline) as usize;
     let offset = |symbol: *const u8| symbol as usize - start;
     let copy = physical_to_virtual(page) as *mut u8;
@@ -157,9 +181,9 @@ unsafe extern "C" {
 /// What `ap_claim` calls.
 ///
 /// # Safety
-/// `argument` must be what [`expect`] was given for this CPU.
+/// `argument` must be what [`Mailbox::expect`] was given for this CPU.
 unsafe extern "C" fn ap_entry(argument: u64) -> ! {
-    // SAFETY: the mailbox hands each argument to exactly one CPU.
+    // SAFETY: each mailbox hands its argument to exactly one CPU.
     unsafe { crate::smp::ap_main(argument) }
 }
 
@@ -216,7 +240,7 @@ ap_trampoline_end:
 
     .text
 ap_claim:
-    mov     rax, qword ptr [rip + {mailbox} + 24]
+    mov     rax, qword ptr [rip + {root}]
     mov     cr3, rax                        # the kernel's: here ends the trampoline's page
     xor     eax, eax
     mov     ds, eax
@@ -236,22 +260,33 @@ ap_claim:
     wrmsr
     mov     ecx, 0x802
     rdmsr
-3:  mov     rcx, {claimed}
-    lea     rdx, [rip + {mailbox}]
-    mov     rsi, qword ptr [rdx + 8]        # before the claim, after which the boot CPU
-    mov     rdi, qword ptr [rdx + 16]       # may give up and write what is the next one's
-    lock cmpxchg qword ptr [rdx], rcx
-    jne     4f
-    mov     rsp, rsi
+3:  mov     r8d, eax
+    mov     rcx, {claimed}
+    lea     rdx, [rip + {mailboxes} - {next}]
+4:  mov     rdx, qword ptr [rdx + {next}]   # first that of the list itself
+    test    rdx, rdx
+    jz      5f
+    cmp     qword ptr [rdx + {expected}], r8 # a look, which fetches no line of another's
+    jne     4b
+    mov     rax, r8
+    lock cmpxchg qword ptr [rdx + {expected}], rcx
+    jne     4b
+    mov     rsp, qword ptr [rdx + {stack}]
+    mov     rdi, qword ptr [rdx + {argument}]
     xor     ebp, ebp                        # the backtrace ends here
     call    {entry}
-4:  lock inc qword ptr [rip + {late}]       # late: another CPU is expected by now
-5:  cli
+5:  lock inc qword ptr [rip + {late}]       # late: nobody expects this CPU any more
+6:  cli
     hlt
-    jmp     5b
+    jmp     6b
 "#,
     claimed = const CLAIMED as i64,
-    mailbox = sym MAILBOX,
+    expected = const offset_of!(Mailbox, expected),
+    stack = const offset_of!(Mailbox, stack),
+    argument = const offset_of!(Mailbox, argument),
+    next = const offset_of!(Mailbox, next),
+    mailboxes = sym MAILBOXES,
+    root = sym ROOT,
     late = sym LATE,
     registers = sym REGISTERS,
     entry = sym ap_entry,
