@@ -20,7 +20,7 @@ pub(crate) mod stop;
 
 use critical::{critical, preempt_ipi, window, window_hang};
 pub(crate) use rendezvous::choose_phases;
-use rendezvous::{each_other, initiators};
+use rendezvous::{callers_of_one, each_other, impatient, initiators, silent};
 pub(crate) use rmlock::Turnstile;
 
 /// What a phase of a call is.
@@ -130,6 +130,8 @@ const BASE: Model = Model {
 /// What r222942's test does: an action, and the barriers around it.
 const SEED: [Kind; 3] = [Kind::None, Kind::Run, Kind::None];
 const RUNS: [Kind; 3] = [Kind::Run, Kind::Run, Kind::Run];
+/// One barrier, behind the action.
+const HELD: [Kind; 3] = [Kind::None, Kind::Run, Kind::Barrier];
 
 /// All 27 combinations.
 const ALL_PHASES: [[Kind; 3]; 27] = {
@@ -320,6 +322,41 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
+        name: "rendezvous-to-one",
+        about: "3 CPUs, two call the third, without and with barriers",
+        cpus: 3,
+        program: callers_of_one,
+        phases: &[SEED, RUNS],
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-deaf",
+        about: "3 CPUs, one calls all and gives up the others, which take no interrupt",
+        cpus: 3,
+        timeouts: [1, 0, 0, 0],
+        program: |cpu| silent(cpu, true),
+        phases: &[SEED, HELD],
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-silent",
+        about: "3 CPUs, one calls all and may give up the others, which have interrupts off",
+        cpus: 3,
+        timeouts: [1, 0, 0, 0],
+        program: |cpu| silent(cpu, false),
+        phases: &[SEED, HELD],
+        ..BASE
+    },
+    Model {
+        name: "rendezvous-2x2-silent",
+        about: "2 CPUs call both, and may give up the other, which has interrupts off before",
+        timeouts: [1, 1, 0, 0],
+        program: impatient,
+        phases: &[SEED, HELD],
+        deviations: Some(2),
+        ..BASE
+    },
+    Model {
         name: "shootdown",
         about: "2 CPUs: a page is unmapped, shot down, its frame used anew; the other reads, 1 timer",
         better: true,
@@ -343,6 +380,15 @@ pub(crate) const MODELS: &[Model] = &[
         tags: 2,
         extra: true,
         program: space::program,
+        at_rest: space::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "space-3",
+        about: "3 CPUs read a page, which goes away, and leave its space, which goes too",
+        cpus: 3,
+        extra: true,
+        program: space::all_read,
         at_rest: space::at_rest,
         ..BASE
     },
@@ -397,7 +443,16 @@ pub(crate) const MODELS: &[Model] = &[
         about: "2 CPUs, one reads twice, the other takes out, defers and collects; x86-TSO",
         memory: Memory::Tso,
         extra: true,
-        program: epoch::program,
+        program: |cpu| epoch::program(cpu, 2),
+        at_rest: epoch::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "epoch-3",
+        about: "3 CPUs, two read, the third takes out, defers and collects",
+        cpus: 3,
+        extra: true,
+        program: |cpu| epoch::program(cpu, 1),
         at_rest: epoch::at_rest,
         ..BASE
     },
@@ -408,6 +463,14 @@ pub(crate) const MODELS: &[Model] = &[
         extra: true,
         timers: [0, 1, 0, 0],
         program: stop::soft,
+        ..BASE
+    },
+    Model {
+        name: "stop-3",
+        about: "3 CPUs, one stops the others twice by interrupt; they work",
+        cpus: 3,
+        extra: true,
+        program: stop::all_others,
         ..BASE
     },
     Model {
@@ -472,7 +535,20 @@ pub(crate) const MODELS: &[Model] = &[
     Model {
         name: "rmlock",
         about: "2 CPUs, one reads twice (once without, once with a token), the other writes",
-        program: rmlock::program,
+        program: |cpu| rmlock::program(cpu, 2),
+        ..BASE
+    },
+    Model {
+        name: "rmlock-3",
+        about: "3 CPUs, two read, the third writes",
+        cpus: 3,
+        program: |cpu| rmlock::program(cpu, 1),
+        ..BASE
+    },
+    Model {
+        name: "rmlock-nested",
+        about: "2 CPUs, one reads within what it reads, three deep, the other writes",
+        program: rmlock::nested,
         ..BASE
     },
     Model {

@@ -245,7 +245,7 @@ mod tests {
     fn who_goes_offline_runs_refuses_or_cancels() {
         HostPort::become_cpu(0);
         let (queue, order) = (CallQueue::closed(), word());
-        let calls = [1, 2, 3].map(|n| digit(order, n));
+        let calls = [1, 2, 3, 4].map(|n| digit(order, n));
         assert_eq!(queue.post(calls[0]), Err(Refused::Offline));
         assert_eq!(calls[0].state(), CallState::Idle);
         queue.open();
@@ -256,7 +256,8 @@ mod tests {
         queue.open();
         assert_eq!(queue.post(calls[1]), Ok(true));
         assert_eq!(queue.post(calls[2]), Ok(false));
-        assert_eq!(queue.cancel(), 2);
+        assert_eq!(queue.post(calls[3]), Ok(false));
+        assert_eq!(queue.cancel(), 3);
         assert!(
             calls[1..]
                 .iter()

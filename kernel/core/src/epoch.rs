@@ -374,6 +374,50 @@ mod tests {
         assert_eq!(epoch.collect(no_fence), Ok(1));
     }
 
+    /// Whichever CPU has the oldest of three readers, it keeps what it may have found.
+    #[test]
+    fn the_oldest_reader_counts_wherever_it_is() {
+        for oldest in 0..3 {
+            let epoch = Epoch::<HostPort>::new();
+            let reads = |cpu| {
+                HostPort::become_cpu(cpu);
+                epoch.enter()
+            };
+            let reading = reads(oldest);
+            // SAFETY: in no structure at all.
+            unsafe { epoch.defer(object().cast()) };
+            let later = Cell::new(Vec::new());
+            let others = || {
+                later.set((0..3).filter(|&cpu| cpu != oldest).map(reads).collect());
+                Ok::<(), ()>(())
+            };
+            assert_eq!(epoch.collect(others), Ok(0), "cpu{oldest} still reads");
+            drop(reading);
+            assert_eq!(epoch.collect(no_fence), Ok(1));
+            drop(later.take());
+        }
+    }
+
+    /// Of several objects each is freed, once, also those that wait for a fence or a reader.
+    #[test]
+    fn none_of_many_is_lost() {
+        HostPort::become_cpu(0);
+        let epoch = Epoch::<HostPort>::new();
+        let objects = [const { () }; 4].map(|()| object());
+        let values = || objects.map(value);
+        let reading = epoch.enter();
+        for object in objects {
+            // SAFETY: in no structure at all.
+            unsafe { epoch.defer(object.cast()) };
+        }
+        assert_eq!(epoch.collect(|| Err("no answer")), Err("no answer"));
+        assert_eq!(epoch.collect(no_fence), Ok(0));
+        assert_eq!((values(), epoch.pending()), ([ALIVE; 4], 4));
+        drop(reading);
+        assert_eq!(epoch.collect(no_fence), Ok(4));
+        assert_eq!((values(), epoch.pending()), ([POISON; 4], 0));
+    }
+
     #[test]
     fn without_the_fence_nothing_is_freed() {
         HostPort::become_cpu(0);

@@ -524,6 +524,16 @@ mod tests {
     }
 
     #[test]
+    fn each_cpu_that_has_read_has_a_token() {
+        let lock = lock(0, 3);
+        for index in [1, 0, 2] {
+            HostPort::become_cpu(index);
+            lock.read(|_| ());
+        }
+        assert_eq!(lock.tokens(), CpuSet::first_n(3));
+    }
+
+    #[test]
     fn only_a_try_does_not_wait_for_a_writer() {
         HostPort::become_cpu(0);
         let lock = lock(0, 1);

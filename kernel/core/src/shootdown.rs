@@ -473,6 +473,17 @@ mod tests {
         assert_eq!(most, Forget::Space);
     }
 
+    /// Of five pages the three in the middle.
+    #[test]
+    fn every_page_of_a_range_is_forgotten_and_no_other() {
+        HostPort::become_cpu(0);
+        let pages = || [0, 1, 2, 3, 4].map(|page| page * FRAME_SIZE);
+        TLB.with_borrow_mut(|tlb| tlb.extend(pages().map(|page| ((0, page), 7))));
+        Forget::Range(FRAME_SIZE, 3).apply::<HostPort>();
+        let known = TLB.with_borrow(|tlb| pages().map(|page| tlb.contains_key(&(0, page))));
+        assert_eq!(known, [true, false, false, false, true]);
+    }
+
     /// One CPU: told while it uses the space, not while it is lazy or away, and it finds out.
     #[test]
     fn who_is_not_told_finds_out() {
@@ -575,6 +586,28 @@ mod tests {
         a.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
     }
 
+    /// Each of as many spaces as there are tags has one of its own.
+    #[test]
+    fn no_tag_is_given_to_two_spaces() {
+        HostPort::become_cpu(0);
+        TAGS.set(super::TAGS);
+        let tables = tables();
+        let all = [51, 52, 53, 54].map(|id| Space::new(id, 1));
+        let tag_of = |space: &Space| {
+            switch(Some(space));
+            read(&tables, 0);
+            LOADED.get().1
+        };
+        assert_eq!(all.each_ref().map(tag_of), [1, 2, 3, 4]);
+        tables[1][0].store(9, Ordering::Relaxed);
+        for (space, tag) in all.iter().zip(1..) {
+            assert_eq!(tag_of(space), tag, "it had one");
+            assert_eq!(read(&tables, 0), 0, "forgotten though nobody asked");
+        }
+        switch(None);
+        all[3].retire::<HostPort, _>(0, spaces, tell_me).unwrap();
+    }
+
     /// While a CPU has the tables of a space, it is in its active set: from before it loads
     /// them until after it has loaded others.
     #[test]
@@ -635,7 +668,7 @@ mod tests {
                 });
                 HostPort::all_ready();
                 let mut random = 88_172_645_463_325_252_u64 + index as u64;
-                let mut now = None;
+                let (mut now, mut before) = (None, None);
                 for _ in 0..ROUNDS {
                     random ^= random << 13;
                     random ^= random >> 7;
@@ -663,7 +696,11 @@ mod tests {
                         }
                         _ => {}
                     }
-                    switch(now.map(|space| &both[space]));
+                    // Not to where it is: a switch finds out what the CPU was not told.
+                    if now != before {
+                        switch(now.map(|space| &both[space]));
+                        before = now;
+                    }
                     if let Some(space) = now {
                         let floor = floors[space + 1][page].load(Ordering::SeqCst);
                         let found = read(&tables, page);

@@ -542,6 +542,18 @@ mod tests {
     }
 
     #[test]
+    fn all_that_do_not_stop_are_named_and_asked_no_more() {
+        HostPort::become_cpu(0);
+        let stops = Stops::<HostPort>::new();
+        let silent = all().difference(&CpuSet::single(cpu(0)));
+        let result = stops.stop_within(0, &all(), |asked| assert_eq!(*asked, silent));
+        assert_eq!(result, Err(StopError::Silent(silent)));
+        let word = |index| stops.word(cpu(index)).load(Ordering::Relaxed);
+        assert_eq!([1, 2, 3].map(word), [RUNNING; 3]);
+        assert!(stops.is_quiet() && HostPort::interrupts_enabled());
+    }
+
+    #[test]
     #[should_panic(expected = "cpu0 lets CPUs 1 go, which it did not stop")]
     fn restarting_without_having_stopped_is_found() {
         HostPort::become_cpu(0);

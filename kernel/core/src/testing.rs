@@ -157,6 +157,11 @@ impl HostPort {
         here(|here| here.machine.pending[cpu].store(1, Ordering::SeqCst));
     }
 
+    /// Whether `cpu` has an interrupt that it has not taken.
+    pub(crate) fn is_interrupted(cpu: CpuId) -> bool {
+        here(|here| here.machine.pending[cpu.index()].load(Ordering::SeqCst) > 0)
+    }
+
     /// Interrupts `cpu` and waits until it takes the interrupt.
     pub(crate) fn interrupt_and_wait(cpu: usize) {
         Self::interrupt(cpu);

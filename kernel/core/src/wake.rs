@@ -92,6 +92,28 @@ mod tests {
     use crate::shim::{AtomicU32, Ordering};
 
     #[test]
+    fn all_that_are_noted_are_done_in_their_order() {
+        static ORDER: AtomicU32 = AtomicU32::new(0);
+        fn digit(digit: u32) {
+            ORDER.store(
+                ORDER.load(Ordering::Relaxed) * 10 + digit,
+                Ordering::Relaxed,
+            );
+        }
+        static ALL: [DeferredWake; 3] = [
+            DeferredWake::new(&|| digit(1)),
+            DeferredWake::new(&|| digit(2)),
+            DeferredWake::new(&|| digit(3)),
+        ];
+        let wakes = DeferredWakes::new();
+        for expected in [123, 123_123] {
+            ALL.iter().for_each(|wake| wakes.note(wake));
+            wakes.run();
+            assert_eq!(ORDER.load(Ordering::Relaxed), expected);
+        }
+    }
+
+    #[test]
     fn noted_twice_done_once_and_again_later() {
         static RAN: AtomicU32 = AtomicU32::new(0);
         static WAKE: DeferredWake = DeferredWake::new(&|| {

@@ -1,6 +1,5 @@
 //! Reclamation by epochs: `kcore::epoch`.
 
-use kcore::cpu::CpuSet;
 use kcore::epoch::Retired;
 use kcore::port::{Mistake, Port};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
@@ -33,16 +32,17 @@ fn fence_all() -> Result<(), RendezvousError> {
         let phases = [Phase::NoBarrier, Phase::Run(&fence_here), Phase::NoBarrier];
         world()
             .rendezvous
-            .run(&world().online, &CpuSet::first_n(2), &phases)?;
+            .run(&world().online, &world().online.snapshot(), &phases)?;
     }
     fence(Ordering::SeqCst);
     Ok(())
 }
 
-pub(crate) fn program(thread: usize) {
+/// All CPUs but the first read, each `times`; it takes the object out.
+pub(crate) fn program(thread: usize, times: usize) {
     let gone = &world().words[0];
-    if thread == 1 {
-        for _ in 0..2 {
+    if thread > 0 {
+        for _ in 0..times {
             let reading = extra().epoch.enter();
             // Acquire: as a pointer is followed.
             if gone.load(Ordering::Acquire) == 0 {

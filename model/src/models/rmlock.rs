@@ -6,7 +6,7 @@ use kcore::rendezvous::{Callback, Phase};
 use kcore::rmlock::Gate;
 use kcore::shim::{AtomicBool, Ordering};
 
-use crate::engine::{fail, note};
+use crate::engine::{engine, fail, note};
 use crate::port::{Explored, world};
 use crate::violation::Property;
 
@@ -62,27 +62,48 @@ impl Gate for Turnstile {
     }
 }
 
-/// The value is written in two steps, which a reader must not see one of.
-pub(super) fn program(thread: usize) {
+/// The value, which is written in two steps: a reader must not see one of them.
+fn look() {
     let [first, second] = [&world().words[0], &world().words[1]];
-    if thread == 0 {
-        for _ in 0..2 {
-            world().rmlock.read(|()| {
-                note!("reads");
-                let values = [first, second].map(|word| word.load(Ordering::Relaxed));
-                if values[0] != values[1] {
-                    fail(
-                        Property::MutualExclusion,
-                        "a reader sees half of what is written",
-                    );
-                }
-            });
-        }
-    } else {
-        world().rmlock.write(|()| {
-            note!("writes");
-            first.store(1, Ordering::Relaxed);
-            second.store(1, Ordering::Relaxed);
-        });
+    note!("reads");
+    let values = [first, second].map(|word| word.load(Ordering::Relaxed));
+    if values[0] != values[1] {
+        fail(
+            Property::MutualExclusion,
+            "a reader sees half of what is written",
+        );
     }
+}
+
+fn write() {
+    world().rmlock.write(|()| {
+        note!("writes");
+        world().words[0].store(1, Ordering::Relaxed);
+        world().words[1].store(1, Ordering::Relaxed);
+    });
+}
+
+/// All CPUs but the last read, each `times`; it writes.
+pub(super) fn program(thread: usize, times: usize) {
+    if thread + 1 == engine().setup.cpus {
+        return write();
+    }
+    for _ in 0..times {
+        world().rmlock.read(|()| look());
+    }
+}
+
+/// CPU 0 reads within what it reads, three deep; CPU 1 writes.
+pub(super) fn nested(thread: usize) {
+    if thread != 0 {
+        return write();
+    }
+    let lock = &world().rmlock;
+    lock.read(|()| {
+        lock.read(|()| {
+            lock.read(|()| look());
+            look();
+        });
+        look();
+    });
 }

@@ -6,10 +6,9 @@ use std::cell::Cell;
 use kcore::cpu::CpuSet;
 use kcore::port::Port;
 use kcore::rendezvous::{Callback, Phase, RendezvousError};
-use kcore::shim::Ordering;
+use kcore::shim::{AtomicU32, Ordering};
 use kcore::shootdown::{Forget, Mmu, Space, Spaces};
 
-use super::rendezvous::cpu;
 use crate::engine::{self, engine, fail, note};
 use crate::port::{self, Explored, extra, world};
 use crate::violation::Property;
@@ -139,6 +138,50 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     world().rendezvous.run(&world().online, set, &phases)
 }
 
+/// All CPUs have read the page of one space. CPU 0 takes it away, uses its frame anew, and the
+/// tables when no thread uses the space any more.
+pub(crate) fn all_read(thread: usize) {
+    let [first, _] = &extra().space;
+    let [here, over] = [&world().words[1], &world().words[2]];
+    let others = engine().setup.cpus as u32 - 1;
+    let all_say = |word: &AtomicU32| {
+        // Acquire: pairs with the Release below.
+        while word.load(Ordering::Acquire) < others {
+            Explored::relax();
+        }
+    };
+    switch(Some(first));
+    use_page(true);
+    if thread != 0 {
+        // Release, here and below: pairs with the Acquire above.
+        here.fetch_add(1, Ordering::Release);
+        use_page(true);
+        switch(None);
+        over.fetch_add(1, Ordering::Release);
+        use_page(false);
+        return;
+    }
+    all_say(here);
+    // Release: as a page table's entry is written.
+    world().words[0].store(1, Ordering::Release);
+    note!("the page is unmapped");
+    let page = Forget::Page(0);
+    if let Err(error) = first.shootdown::<Explored, _>(page, spaces, tell) {
+        fail(Property::ExactlyOnce, format!("{error:?}"));
+    }
+    reused()[0].set(1);
+    note!("the frame is used anew");
+    use_page(true);
+    switch(None);
+    all_say(over);
+    if let Err(error) = first.retire::<Explored, _>(0, spaces, tell) {
+        fail(Property::ExactlyOnce, format!("{error:?}"));
+    }
+    reused()[1].set(1);
+    note!("the tables are used anew");
+    use_page(false);
+}
+
 /// CPU 1 has threads of two spaces and of none; CPU 0 takes the page away, uses its frame
 /// anew, and the tables when no thread uses the space any more.
 pub(crate) fn program(thread: usize) {
@@ -180,7 +223,7 @@ pub(crate) fn program(thread: usize) {
 /// No CPU counts as one that has the tables.
 pub(crate) fn at_rest() {
     let [first, _] = &extra().space;
-    if first.active().contains(cpu(1)) || first.lazy().contains(cpu(1)) {
+    if !first.active().is_empty() || !first.lazy().is_empty() {
         engine().fail_here(
             Property::NoStaleAccess,
             "a space that is retired counts as loaded".into(),

@@ -103,6 +103,12 @@ fn stop(set: &CpuSet, vector: Vector, meanwhile: impl FnOnce()) -> bool {
         fail(Property::StoppedStands, "two CPUs have stopped others");
     }
     let cpus = *stopped.cpus();
+    if cpus != set.difference(&CpuSet::single(cpu(me))) {
+        fail(
+            Property::StoppedStands,
+            format!("of CPUs {set} only {cpus} were stopped"),
+        );
+    }
     note!("{cpus} stand");
     cpus.each(|cpu| stands(cpu.index()).set(1));
     meanwhile();
@@ -142,6 +148,21 @@ fn unmap(thread: usize, vector: Vector) {
         }
         _ => better_sections(),
     }
+}
+
+/// CPU 0 stops all others, and again when they have gone on; they work.
+pub(crate) fn all_others(thread: usize) {
+    if thread == 0 {
+        for _ in 0..2 {
+            stop(&CpuSet::first_n(engine().setup.cpus), Vector::Stop, || {
+                // A step, so that others come in between.
+                engine::step(true, |_| ());
+            });
+        }
+        return;
+    }
+    work();
+    work();
 }
 
 /// One instruction that reads the page.

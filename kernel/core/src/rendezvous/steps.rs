@@ -135,7 +135,7 @@ fn one_interrupt_begins_the_calls_of_all_words() {
 }
 
 /// cpu1, an initiator itself, is held by three calls. It goes on with the one that opens,
-/// leaves the one that ends, and keeps the others.
+/// whichever it is, leaves the one that ends, and keeps the others.
 #[test]
 fn who_is_held_goes_on_with_what_opens() {
     static RAN: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
@@ -164,11 +164,12 @@ fn who_is_held_goes_on_with_what_opens() {
     };
     expect([0, 0, 0], 3);
     for (initiator, run, open, ran, number) in [
-        (2, actions[1], 2, [0, 1, 0], 3),
-        (2, NOTHING, ALL, [0, 1, 0], 2),
-        (0, NOTHING, ALL, [0, 1, 0], 1),
-        (3, actions[2], 2, [0, 1, 1], 1),
-        (3, NOTHING, ALL, [0, 1, 1], 0),
+        (3, actions[2], 2, [0, 0, 1], 3),
+        (2, actions[1], 2, [0, 1, 1], 3),
+        (0, actions[0], 2, [1, 1, 1], 3),
+        (2, NOTHING, ALL, [1, 1, 1], 2),
+        (0, NOTHING, ALL, [1, 1, 1], 1),
+        (3, NOTHING, ALL, [1, 1, 1], 0),
     ] {
         opens(&rendezvous, initiator, run, open);
         rendezvous.go_on(me);
@@ -333,10 +334,14 @@ fn who_was_counted_twice_is_told_too() {
     no_end(u32::MAX, true);
 }
 
-/// cpu0's call of two: cpu1 has not come.
-fn gives_up(rendezvous: &Rendezvous<HostPort>, phases: &[Phase<'static>; 3]) -> CpuSet {
+/// cpu0's call of so many others, some of which have not come.
+fn gives_up(
+    rendezvous: &Rendezvous<HostPort>,
+    phases: &[Phase<'static>; 3],
+    others: u32,
+) -> CpuSet {
     let error = with_steps(phases, |steps| {
-        rendezvous.give_up(rendezvous.slot(cpu(0)), steps, 2)
+        rendezvous.give_up(rendezvous.slot(cpu(0)), steps, others)
     });
     assert!(rendezvous.silent(cpu(0)).is_empty());
     match error {
@@ -347,6 +352,24 @@ fn gives_up(rendezvous: &Rendezvous<HostPort>, phases: &[Phase<'static>; 3]) -> 
     }
 }
 
+/// None of three has come. Each is interrupted once more, for others who call it.
+#[test]
+fn all_that_are_silent_are_given_up_and_interrupted() {
+    HostPort::become_cpu(0);
+    let rendezvous = Rendezvous::<HostPort>::new();
+    asks(&rendezvous, 0, NOTHING, ALL);
+    let targets = [1, 2, 3].map(cpu);
+    rendezvous.slot(cpu(0)).left.store(3, Ordering::Relaxed);
+    for target in targets {
+        rendezvous.tell(target, cpu(0));
+    }
+    let none = Phase::NoBarrier;
+    let silent = gives_up(&rendezvous, &[none, Phase::Run(NOTHING), none], 3);
+    assert_eq!(silent, targets.into_iter().collect());
+    assert_eq!(left(&rendezvous, 0), 0);
+    assert!(targets.into_iter().all(HostPort::is_interrupted));
+}
+
 /// Without barriers; cpu2 has run it all and waits for nothing.
 #[test]
 fn who_has_left_for_good_is_not_waited_for() {
@@ -355,7 +378,7 @@ fn who_has_left_for_good_is_not_waited_for() {
     asks(&rendezvous, 0, NOTHING, ALL);
     rendezvous.tell(cpu(1), cpu(0));
     let none = Phase::NoBarrier;
-    let silent = gives_up(&rendezvous, &[none, Phase::Run(NOTHING), none]);
+    let silent = gives_up(&rendezvous, &[none, Phase::Run(NOTHING), none], 2);
     assert_eq!(silent, CpuSet::single(cpu(1)));
 }
 
@@ -378,7 +401,7 @@ fn who_is_at_a_barrier_is_let_go() {
         me.leave();
     });
     HostPort::interrupt(0);
-    let silent = gives_up(&RENDEZVOUS, &[Phase::Barrier; 3]);
+    let silent = gives_up(&RENDEZVOUS, &[Phase::Barrier; 3], 2);
     assert_eq!(silent, CpuSet::single(cpu(1)));
     assert_eq!(RENDEZVOUS.slot(cpu(0)).open.load(Ordering::Relaxed), ALL);
 }

@@ -284,6 +284,20 @@ fn the_wrong_context_is_an_error_and_nothing_runs() {
     assert_eq!(absent.to_string(), "rendezvous: cpu40 is not online");
 }
 
+/// Whichever of a set is not online is named.
+#[test]
+fn each_cpu_of_the_set_must_be_online() {
+    HostPort::become_cpu(0);
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let set = CpuSet::first_n(CPUS);
+    for absent in (0..CPUS).map(cpu) {
+        let online = first_n(CPUS);
+        online.remove(absent);
+        let result = rendezvous.run(&online, &set, &[Phase::NoBarrier; 3]);
+        assert_eq!(result, Err(RendezvousError::NotOnline(absent)));
+    }
+}
+
 /// Every set of three CPUs, from each of them: the actions run on exactly these.
 #[test]
 fn the_set_is_honoured() {

@@ -96,6 +96,25 @@ fn a_report_names_those_who_are_behind() {
     assert_eq!(format!("{rendezvous:?}"), "[]");
 }
 
+/// All calls that go on are told, and of each all who have not come.
+#[test]
+fn none_of_several_is_left_out() {
+    let rendezvous = Rendezvous::<HostPort>::new();
+    let all = || [0, 4, 7].map(cpu);
+    for initiator in [2, 3, 5] {
+        asks(&rendezvous, initiator, NOTHING, 1);
+        for target in all() {
+            rendezvous.tell(target, cpu(initiator));
+        }
+    }
+    let told: Vec<_> = rendezvous.calls().collect();
+    assert!(told.iter().map(|call| call.initiator.index()).eq([2, 3, 5]));
+    for call in told {
+        let expected: CpuSet = all().into_iter().collect();
+        assert_eq!((call.silent, call.left), (expected, expected));
+    }
+}
+
 /// While an action runs, a report names who runs it.
 #[test]
 fn who_runs_an_action_is_waited_for() {
