@@ -221,7 +221,7 @@ ktest! {
         smp = "4", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
         console = "rendezvous: CPUs 1-3 did not come to setup in time (3 of 3), for tests/src/faults.rs:",
         console = "interrupts on, critnest 0, interrupt depth 0, owepreempt false",
-        console = "cpu1: no vector in service; vector 0xf3 requested",
+        console = "cpu1: no vector in service; vector",
     ] {
         let ran = AtomicU64::new(0);
         let action = |_: &IpiCtx| {
@@ -246,12 +246,13 @@ ktest! {
 
 ktest! {
     /// An interrupt that is handled and not acknowledged: that call is over. What comes next
-    /// is not taken, be it a call or a stop, and it is said which vector is in the way.
+    /// is not taken, be it a call or a stop, and it is said which vector is in the way. Lower
+    /// ones, such as the timer's, may be pending too.
     fn lost_eoi() [
         smp = "2..=8", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
         console = "stop: CPUs 1 did not stop in time",
-        console = "cpu1: vector 0xf3 in service, not acknowledged; vector 0xf3 requested",
-        console = "cpu1: vector 0xf3 in service, not acknowledged; vectors 0xf4 0xf3 requested",
+        console = "cpu1: vector 0xf3 in service, not acknowledged; vector",
+        console = "cpu1: vector 0xf3 in service, not acknowledged; vectors 0xf4 0xf3",
         console = "cpu1: deaf: interrupts are on, and what is in service keeps them out",
     ] {
         let set = CpuSet::single(cpu1());
