@@ -1,11 +1,13 @@
 //! What ACPI says of this machine: the tables are brought to [`kcore::acpi`], and what is wrong
 //! with them to the log.
 
+use alloc::format;
+use alloc::string::String;
 use core::fmt::Arguments;
 
 use kcore::acpi::{Block, Place, Platform, read};
 
-use crate::arch::paging::MapError;
+use crate::arch::paging::{MapError, PAGE_SIZE, physical_to_virtual};
 use crate::mem;
 
 /// How many lines are said about one reading: tables full of garbage must not fill the log.
@@ -42,16 +44,29 @@ fn read_memory(address: u64, length: usize) -> Option<&'static [u8]> {
     mem::firmware_table(address, length)
 }
 
-/// Maps the registers of `block`; the virtual address of the first. The device is still to be
-/// asked whether it is there.
+/// Maps the registers of `block`, unless those of a device in use are in the same page, as they
+/// may be in `shared`, and has `ask` find out from the virtual address of the first whether the
+/// device answers. If not, the page is unmapped again: it may be another device's.
 ///
 /// # Errors
-/// Why there can be none, for a message.
-pub fn map(block: &Block) -> Result<u64, &'static str> {
+/// Why there is none, for a message behind the address.
+pub fn device<T>(
+    block: &Block,
+    shared: &[u64],
+    ask: impl FnOnce(u64) -> Result<T, String>,
+) -> Result<T, String> {
     block.check()?;
-    mem::device(block.address).map_err(|error| match error {
-        MapError::NotADevice(_) => "where there is no device",
-        MapError::AlreadyMapped(_) => "in the page of another device",
-        _ => "and no memory to map them",
+    if shared.contains(&(block.address / PAGE_SIZE)) {
+        return ask(physical_to_virtual(block.address));
+    }
+    let registers = mem::device(block.address).map_err(|error| match error {
+        MapError::NotADevice(_) => "where there is no device".into(),
+        MapError::AlreadyMapped(_) => "in a page that is in use".into(),
+        other => format!("and {other}"),
+    })?;
+    ask(registers).inspect_err(|_| {
+        // SAFETY: mapped above, by the boot CPU alone, and `ask` keeps no address that it
+        // found no device at.
+        unsafe { mem::unmap_device(registers) };
     })
 }

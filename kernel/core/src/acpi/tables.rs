@@ -29,7 +29,8 @@ impl AcpiHandler for Memory<'_> {
         let mut copies = self.0.iter();
         let copy = copies.find(|copy| copy.place.address == address as u64);
         let bytes = &copy.expect("what is listed are copies").bytes[..size];
-        assert!(size >= size_of::<T>() && align_of::<T>() == 1);
+        const { assert!(align_of::<T>() == 1) };
+        assert!(size >= size_of::<T>());
         // SAFETY: as many bytes as were asked for, at least a `T` of them, which is packed and
         // has no invalid value; they outlive the handler that goes with the mapping.
         unsafe { PhysicalMapping::new(address, NonNull::from(bytes).cast(), size, size, *self) }

@@ -131,11 +131,13 @@ pub(super) fn tables<'a>(
     } else {
         [xsdt, rsdt]
     };
-    for (number, root) in roots.iter().flatten().enumerate() {
+    for root in roots.iter().flatten() {
         found(*root);
         for (place, address) in root.entries() {
-            let before = roots[0].filter(|_| number > 0);
-            if before.is_some_and(|root| root.entries().any(|(_, other)| other == address)) {
+            // Both list most tables, and garbage may list one a thousand times.
+            let all = roots.iter().flatten().flat_map(Table::entries);
+            let mut before = all.take_while(|(other, _)| *other != place);
+            if before.any(|(_, other)| other == address) {
                 continue;
             }
             let Some(table) = Table::read(place, address, read, report) else {
