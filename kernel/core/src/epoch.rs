@@ -403,7 +403,7 @@ mod tests {
     fn none_of_many_is_lost() {
         HostPort::become_cpu(0);
         let epoch = Epoch::<HostPort>::new();
-        let objects = [const { () }; 4].map(|()| object());
+        let objects = [(); 4].map(|()| object());
         let values = || objects.map(value);
         let reading = epoch.enter();
         for object in objects {
