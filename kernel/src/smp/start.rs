@@ -80,10 +80,10 @@ impl core::fmt::Display for Reason {
     }
 }
 
-/// Starts every enabled CPU of `madt` but this one, the first [`MAX_CPUS`] of them, and hands those that do not come to
-/// `left_out`, each as soon as that is known. They are numbered in the order of `madt`; who
-/// is left out after it was started keeps its number. Once, on the boot CPU, after
-/// [`clock::calibrate`].
+/// Starts every enabled CPU of `madt` but this one, the first [`MAX_CPUS`] of them, and hands
+/// those that do not come to `left_out`, each as soon as that is known. They are numbered in the
+/// order of `madt`; a CPU that is left out after it was started keeps its number. Once, on the
+/// boot CPU, after the clocks are calibrated.
 ///
 /// # Errors
 /// [`MapError`] if there is no memory to start in; no CPU was started.
