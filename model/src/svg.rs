@@ -127,11 +127,16 @@ fn draw(svg: &mut String, number: usize, row: &Row, lane: usize) {
     );
 }
 
+/// What happens; without the line of a file, which changes more often than what stands there.
 fn thread_text(row: &Row) -> String {
+    let text = match row.text.split_once(".rs:") {
+        Some((file, rest)) => format!("{file}.rs{}", rest.trim_start_matches(char::is_numeric)),
+        None => row.text.clone(),
+    };
     if row.thread == row.cpu {
-        row.text.clone()
+        text
     } else {
-        format!("[better thread] {}", row.text)
+        format!("[better thread] {text}")
     }
 }
 

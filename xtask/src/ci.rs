@@ -11,9 +11,7 @@ use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
 use crate::error::{Error, Exit, Result};
 use crate::machine::quoted;
-use crate::{
-    bench, emitted, image_paths, interrupt, layers, model, paths, setup, size, term, test,
-};
+use crate::{bench, docs, emitted, image_paths, interrupt, layers, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
@@ -160,7 +158,8 @@ fn checks(fast: bool) -> Vec<Check> {
                 &["-p", "model", "--test", "loom", "--test", "shuttle"],
             ),
         ),
-        call("models, quick", || model::command(&[])),
+        // The explorer's quick tier, every mistake and the single-stepping: with their figures.
+        call("models, and documents", || docs::command(&[])),
     ];
     if fast {
         checks.push(call("QEMU tests", || test::command(&[])));
@@ -266,7 +265,7 @@ fn image_check(subcommand: &str, args: &[&str]) -> Command {
 }
 
 /// A command as a person would type it.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -21,6 +21,7 @@ mod cmdline;
 mod console;
 mod coverage;
 mod crash;
+mod docs;
 mod doctor;
 mod elf;
 mod emitted;
@@ -77,6 +78,7 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   emitted    check the instructions of a critical section and of a spinlock
   coverage   say how much of kcore its host tests run
   miri       run kcore's host tests in Miri, with many seeds
+  docs       compare pictures and figures of the documents with the commands
   model      explore every interleaving of kcore's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
@@ -90,7 +92,7 @@ type Run = fn(&[OsString]) -> Result<()>;
 /// A command: its name, its help text, and what does it.
 type Command = (&'static str, fn() -> String, Run);
 
-const COMMANDS: [Command; 15] = [
+const COMMANDS: [Command; 16] = [
     ("run", run::help, run::command),
     ("test", test::help, test::command),
     ("bench", || bench::HELP.into(), bench::command),
@@ -101,6 +103,7 @@ const COMMANDS: [Command; 15] = [
     ("layers", || layers::HELP.into(), layers::command),
     ("size", || size::HELP.into(), size::command),
     ("emitted", || emitted::HELP.into(), emitted::command),
+    ("docs", || docs::HELP.into(), docs::command),
     ("coverage", || coverage::HELP.into(), coverage::command),
     ("miri", || miri::HELP.into(), miri::command),
     // The explorer's help is its own.

@@ -5,24 +5,21 @@
 use crate::cargo::cargo;
 use crate::error::{Error, Exit, Result};
 use std::ffi::OsString;
+use std::process::Command;
 
 /// `cargo xtask model`.
 ///
 /// # Errors
 /// When the explorer does not build, or says that something is not as it must be.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
-        return Err(Error::environment("the explorer needs Linux on x86_64")
-            .hint("run it there, or in a container"));
-    }
-    let status = cargo("run")
-        .args(["--quiet", "--release", "-p", "model", "--"])
+    needs_its_host()?;
+    let status = explorer()
         .args(words)
         .status()
         .map_err(|e| Error::io("cannot start cargo", &e))?;
     match status.code() {
         // All of it: the machine code too.
-        Some(0) if words.iter().all(|word| word == "--full") => stepping(),
+        Some(0) if words.iter().all(|word| word == "--full") => step(),
         Some(0) => Ok(()),
         Some(2) => Err(Error::reported(Exit::Usage)),
         Some(_) => Err(Error::reported(Exit::Failed)),
@@ -30,10 +27,34 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
 }
 
+/// Whether this machine can explore and single-step.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn needs_its_host() -> Result<()> {
+    if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        return Ok(());
+    }
+    Err(Error::environment("the explorer needs Linux on x86_64")
+        .hint("run it there, or in a container"))
+}
+
+/// The explorer, still to be told what to do.
+pub(crate) fn explorer() -> Command {
+    let mut command = cargo("run");
+    command.args(["--quiet", "--release", "-p", "model", "--"]);
+    command
+}
+
 /// kcore's machine code as the release build has it, single-stepped: `kernel/core/tests/stepping`.
-fn stepping() -> Result<()> {
-    let status = cargo("test")
-        .args(["--quiet", "--release", "-p", "kcore", "--test", "stepping"])
+pub(crate) fn stepping() -> Command {
+    let mut command = cargo("test");
+    command.args(["--quiet", "--release", "-p", "kcore", "--test", "stepping"]);
+    command
+}
+
+fn step() -> Result<()> {
+    let status = stepping()
         .status()
         .map_err(|e| Error::io("cannot start cargo", &e))?;
     if status.success() {

@@ -61,22 +61,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
 /// When a source cannot be read.
 pub(crate) fn report() -> Result<()> {
     let files = measured()?;
-    term::say("part           files  lines   code  median file");
-    for (part, _) in PARTS {
-        let of_part = files
-            .iter()
-            .filter(|file| part_of(&file.name) == Some(part));
-        let of_part: Vec<&File> = of_part.collect();
-        let sum = |size: fn(&&File) -> usize| of_part.iter().map(size).sum::<usize>();
-        let mut sizes: Vec<usize> = of_part.iter().map(|file| file.lines).collect();
-        sizes.sort_unstable();
-        let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0);
-        let (lines, code) = (sum(|file| file.lines), sum(|file| file.code));
-        let files = of_part.len();
-        term::say(&format!(
-            "{part:<14} {files:>5} {lines:>6} {code:>6} {median:>12}"
-        ));
-    }
+    term::say(table_of(&files).trim_end());
     for file in files.iter().filter(|file| file.code > LONG_FILE) {
         term::say(&format!(
             "long file: {} has {} lines without tests",
@@ -92,6 +77,34 @@ pub(crate) fn report() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The lines of each part, as a table.
+///
+/// # Errors
+/// When a source cannot be read.
+pub(crate) fn table() -> Result<String> {
+    Ok(table_of(&measured()?))
+}
+
+fn table_of(files: &[File]) -> String {
+    let mut table = "part           files  lines   code  median file\n".to_string();
+    for (part, _) in PARTS {
+        let of_part = files
+            .iter()
+            .filter(|file| part_of(&file.name) == Some(part));
+        let of_part: Vec<&File> = of_part.collect();
+        let sum = |size: fn(&&File) -> usize| of_part.iter().map(size).sum::<usize>();
+        let mut sizes: Vec<usize> = of_part.iter().map(|file| file.lines).collect();
+        sizes.sort_unstable();
+        let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0);
+        let (lines, code) = (sum(|file| file.lines), sum(|file| file.code));
+        let files = of_part.len();
+        table.push_str(&format!(
+            "{part:<14} {files:>5} {lines:>6} {code:>6} {median:>12}\n"
+        ));
+    }
+    table
 }
 
 /// All files of all parts. One that holds unit tests only, as the file above it says, has no

@@ -415,10 +415,17 @@ fn plain_words() {
     add(COUNT, 1_u32.wrapping_neg());
 }
 
+/// The name of the test that runs.
+fn test() -> String {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("?");
+    name.rsplit("::").next().unwrap_or(name).to_string()
+}
+
 fn holds(kind: Kind, code: impl Fn()) {
     alone(|| {
         let (steps, found) = at_every_boundary(kind, code);
-        println!("{kind:?}: {steps} boundaries");
+        println!("{}, {kind:?}: {steps} boundaries", test());
         assert_eq!(found, None);
         assert!(steps > 5, "nothing was stepped");
     });
@@ -427,7 +434,7 @@ fn holds(kind: Kind, code: impl Fn()) {
 fn is_found(kind: Kind, what: &str, code: impl Fn()) {
     alone(|| {
         let (_, found) = at_every_boundary(kind, code);
-        println!("{kind:?}: {found:?}");
+        println!("{}, {kind:?}: {found:?}", test());
         let (_, first) = found.expect("the mistake is not found");
         assert_eq!(first, what);
     });

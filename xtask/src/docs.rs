@@ -1,0 +1,193 @@
+//! `cargo xtask docs`: the pictures and figures of the documents against what the commands print.
+//!
+//! It runs the explorer, the single-stepping of kcore, loom and the count of lines, and makes of
+//! what they print the tables that stand in the documents ([`tables`]). Names, words and pictures
+//! must be the same. A figure may be off by 5 percent: else each change of kcore would be one of
+//! the documents too.
+
+mod tables;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::args::{Args, Word};
+use crate::cargo::cargo;
+use crate::ci::shown;
+use crate::error::{Error, Result};
+use crate::{model, paths, size, term};
+
+/// The help text of `cargo xtask docs`.
+pub(crate) const HELP: &str = "\
+Compare the pictures and figures in README.md and docs/ with what the commands print.
+
+Usage: cargo xtask docs [--write]
+
+      --write             renew them
+
+It runs what they come from: the explorer's quick tier with every mistake, kcore
+single-stepped, loom, and the count of lines. That takes a minute or two. A figure may be
+off by 5 percent; names, words and pictures may not.
+
+Exit codes: 0 ok, 1 something is stale, or a model or a test fails.";
+
+const README: &str = "README.md";
+const MODELS: &str = "docs/models.md";
+const PICTURE: &str = "docs/r222942.svg";
+
+/// By how much a figure may be off.
+const SLACK: f64 = 0.05;
+
+/// `cargo xtask docs`.
+///
+/// # Errors
+/// For a wrong command line, when something that is run fails, and when something is stale.
+pub(crate) fn command(words: &[OsString]) -> Result<()> {
+    let mut args = Args::new("docs", words);
+    let mut write = false;
+    while let Some(word) = args.next()? {
+        match &word {
+            Word::Option(name) if name == "--write" => write = true,
+            _ => return Err(args.unknown(&word)),
+        }
+    }
+    args.nothing_after()?;
+    model::needs_its_host()?;
+    let picture = paths::target_dir().join("r222942.svg");
+    let list = said(model::explorer().arg("--list"), false)?;
+    let explored = said(&mut model::explorer(), true)?;
+    let draw = ["--bug", "no-nested-section", "--svg"];
+    said(model::explorer().args(draw).arg(&picture), false)?;
+    let stepped = said(model::stepping().args(["--", "--show-output"]), false)?;
+    let loom = ["--quiet", "-p", "model", "--test", "loom"];
+    let loom = said(
+        cargo("test").args(loom).args(["--", "--show-output"]),
+        false,
+    )?;
+
+    let pages = [
+        page(README, |text| tables::readme(text, &size::table()?))?,
+        page(MODELS, |text| {
+            tables::models(text, &list, &explored, &stepped, &loom)
+        })?,
+        page(PICTURE, |_| paths::read_text(&picture))?,
+    ];
+    let mut stale = 0;
+    for (name, old, new) in &pages {
+        let found = if *name == PICTURE {
+            let other = (old != new).then(|| "is not what is drawn now".to_string());
+            other.into_iter().collect()
+        } else {
+            differences(old, new)
+        };
+        stale += found.len();
+        found
+            .iter()
+            .for_each(|line| term::say(&format!("{name}: {line}")));
+        if write && old != new {
+            paths::write(&paths::root().join(name), new)?;
+            term::say(&format!("{name}: written"));
+        }
+    }
+    if stale == 0 {
+        term::say("the documents show what the commands print");
+    } else if !write {
+        return Err(
+            Error::failed("the documents are stale").hint("cargo xtask docs --write renews them")
+        );
+    }
+    Ok(())
+}
+
+/// The name of a page, its text, and that as it should be.
+fn page(
+    name: &'static str,
+    renew: impl FnOnce(&str) -> Result<String>,
+) -> Result<(&'static str, String, String)> {
+    let text = paths::read_text(&paths::root().join(name))?;
+    let new = renew(&text)?;
+    Ok((name, text, new))
+}
+
+/// What a command that must succeed says, which is printed too if `show`.
+fn said(command: &mut Command, show: bool) -> Result<String> {
+    let name = shown(command);
+    let broken = |e| Error::io(&name, &e);
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(broken)?;
+    let mut text = String::new();
+    for line in child
+        .stdout
+        .take()
+        .map(BufReader::new)
+        .into_iter()
+        .flat_map(BufRead::lines)
+    {
+        let line = line.map_err(broken)?;
+        if show {
+            term::say(&line);
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    if child.wait().map_err(broken)?.success() {
+        return Ok(text);
+    }
+    if !show {
+        term::say(&text);
+    }
+    Err(Error::failed(format!("this fails: {name}")))
+}
+
+/// The lines of each that the other one has nothing like.
+fn differences(old: &str, new: &str) -> Vec<String> {
+    let lines = |has: &str, other: &str, word: &str| -> Vec<String> {
+        let like = |line: &&str| other.lines().any(|other| agree(line, other));
+        let lacking = has.lines().filter(|line| !like(line));
+        lacking.map(|line| format!("{word} {line}")).collect()
+    };
+    [lines(old, new, "has  "), lines(new, old, "lacks")].concat()
+}
+
+/// Whether two lines are the same but for figures, which may be off by a little, or by one.
+fn agree(old: &str, new: &str) -> bool {
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    let (old, new) = (words(old), words(new));
+    let same = |(old, new): (&String, &String)| {
+        let number = |word: &str| word.replace(',', "").parse::<f64>();
+        old == new
+            || matches!((number(old), number(new)), (Ok(old), Ok(new))
+                if (old - new).abs() <= (SLACK * old.max(new)).max(1.0))
+    };
+    old.len() == new.len() && old.iter().zip(&new).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{agree, differences};
+
+    #[test]
+    fn figures_may_be_off_by_a_little_and_words_may_not() {
+        let row = "| calls | 3 CPUs, two post | 100,000 |";
+        for (other, fine) in [
+            (row, true),
+            ("| calls | 3 CPUs, two post | 104,999 |", true),
+            ("| calls | 3 CPUs, two post | 94,000 |", false),
+            ("| calls | 3 CPUs, two posts | 100,000 |", false),
+            ("| calls | 3 CPUs, two post |", false),
+        ] {
+            assert_eq!(agree(row, other), fine, "{other}");
+        }
+        assert!(agree("a 4", "a 5") && !agree("a 4", "a 6"));
+    }
+
+    #[test]
+    fn what_one_has_and_the_other_lacks_is_told() {
+        assert_eq!(differences("a\nb\n", "a\nb\n"), [""; 0]);
+        let found = differences("a\nb\nc 1\n", "a\nc 2\nd\n");
+        assert_eq!(found, ["has   b", "lacks d"]);
+    }
+}

@@ -1,0 +1,284 @@
+//! The tables of the documents, made of what the commands print.
+//!
+//! What a command does not print stays as it stands: the states of a model of the full tier,
+//! which takes a quarter of an hour, and the test that finds a mistake in QEMU.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+
+/// The cells of a row.
+type Row<'a> = Vec<&'a str>;
+
+/// The README with this count of lines.
+///
+/// # Errors
+/// When it has no such block.
+pub(super) fn readme(text: &str, sizes: &str) -> Result<String> {
+    let begin = text.find("\npart ").map(|at| at + 1);
+    let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
+    let (Some(begin), Some(end)) = (begin, end) else {
+        return Err(Error::failed(
+            "README.md has no block that begins with `part`",
+        ));
+    };
+    Ok(format!("{}{sizes}{}", &text[..begin], &text[end..]))
+}
+
+/// The page about the models with the tables of what the explorer lists and has explored, of
+/// what was stepped, and of what loom has executed.
+///
+/// # Errors
+/// When a table is missing, or a row of one that a command prints nothing for.
+pub(super) fn models(
+    text: &str,
+    list: &str,
+    explored: &str,
+    stepped: &str,
+    loom: &str,
+) -> Result<String> {
+    let states = states(explored);
+    let quick: u64 = states.values().sum();
+    let text = table(text, "Model", |old| bounds(list, &states, old))?;
+    let text = table(&text, "Mistake", |old| mistakes(explored, old))?;
+    let text = table(&text, "Stepped", |old| {
+        counted(old, |name| boundaries(stepped, name))
+    })?;
+    let text = table(&text, "In loom", |old| {
+        counted(old, |name| executions(loom, name))
+    })?;
+    let (before, rest) = text
+        .split_once("The quick tier is ")
+        .ok_or_else(|| missing("The quick tier is"))?;
+    let (_, after) = rest.split_once(' ').ok_or_else(|| missing("its states"))?;
+    Ok(format!(
+        "{before}The quick tier is {} {after}",
+        grouped(quick)
+    ))
+}
+
+fn missing(what: &str) -> Error {
+    Error::failed(format!("docs/models.md lacks {what:?}"))
+}
+
+/// The text with the rows of one table renewed: the one whose first column has that name.
+fn table(
+    text: &str,
+    name: &str,
+    renew: impl FnOnce(&[Row<'_>]) -> Result<Vec<String>>,
+) -> Result<String> {
+    let head = format!("\n| {name} |");
+    let begin = text.find(&head).ok_or_else(|| missing(&head))? + 1;
+    let end = text[begin..]
+        .find("\n\n")
+        .map_or(text.trim_end().len(), |at| begin + at);
+    let lines: Vec<&str> = text[begin..end].lines().collect();
+    let (heads, rows) = lines.split_at(lines.len().min(2));
+    let rows: Vec<Row<'_>> = rows.iter().map(|line| cells(line)).collect();
+    let rows = renew(&rows)?;
+    // Else nothing would be compared, and nothing found stale.
+    if rows.is_empty() {
+        return Err(Error::failed(format!(
+            "no command prints anything for {head:?}"
+        )));
+    }
+    let new = [heads.join("\n"), rows.join("\n")].join("\n");
+    Ok(format!("{}{new}{}", &text[..begin], &text[end..]))
+}
+
+fn cells(line: &str) -> Row<'_> {
+    line.trim_matches(['|', ' '])
+        .split(" | ")
+        .map(str::trim)
+        .collect()
+}
+
+fn row(cells: &[&str]) -> String {
+    format!("| {} |", cells.join(" | "))
+}
+
+/// The last cell of the row of that name.
+fn last<'a>(rows: &[Row<'a>], name: &str) -> Option<&'a str> {
+    let of_it = rows.iter().find(|row| row.first() == Some(&name))?;
+    of_it.last().copied()
+}
+
+/// How many states each model had: `name states steps seconds bounds`.
+fn states(explored: &str) -> BTreeMap<&str, u64> {
+    let of_line = |line| {
+        let words: Vec<&str> = str::split_whitespace(line).take(4).collect();
+        let &[name, states, steps, seconds] = &words[..] else {
+            return None;
+        };
+        let _ = (steps.parse::<u64>().ok()?, seconds.parse::<f64>().ok()?);
+        Some((name, states.parse().ok()?))
+    };
+    explored.lines().filter_map(of_line).collect()
+}
+
+/// The models in the order of the list, `  name   bounds (--full)`, but for those that are run by
+/// their name only.
+fn bounds(list: &str, states: &BTreeMap<&str, u64>, old: &[Row<'_>]) -> Result<Vec<String>> {
+    let models = list.split("\n\n").next().unwrap_or_default();
+    let mut rows = Vec::new();
+    for line in models.lines().skip(1) {
+        let (name, about) = line.trim().split_once(' ').unwrap_or((line, ""));
+        if about.ends_with(" (by its name only)") {
+            continue;
+        }
+        let about = about.trim().trim_end_matches(" (--full)");
+        let count = match states.get(name) {
+            Some(&count) => grouped(count),
+            None => last(old, name)
+                .ok_or_else(|| missing(&format!("| {name} |")))?
+                .to_string(),
+        };
+        rows.push(row(&[name, about, &count]));
+    }
+    Ok(rows)
+}
+
+/// The mistakes, `name   model   choices  property: what was seen`, each with the test that finds
+/// it in QEMU.
+fn mistakes(explored: &str, old: &[Row<'_>]) -> Result<Vec<String>> {
+    let mut rows = Vec::new();
+    let lines = explored
+        .lines()
+        .skip_while(|line| !line.starts_with("mistake "));
+    for line in lines.skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, model, choices, found @ ..] = &words[..] else {
+            continue;
+        };
+        // The last line is a sentence.
+        if choices.parse::<u32>().is_err() {
+            continue;
+        }
+        let found = found.join(" ");
+        let property = found.split(": ").next().unwrap_or(&found);
+        let test = last(old, name).ok_or_else(|| missing(&format!("| {name} |")))?;
+        rows.push(row(&[name, model, property, test]));
+    }
+    Ok(rows)
+}
+
+/// The rows with a new last cell: what is counted of what the first one names.
+fn counted(old: &[Row<'_>], count: impl Fn(&str) -> Option<u64>) -> Result<Vec<String>> {
+    let renewed = |cells: &Row<'_>| {
+        let (&name, rest) = cells.split_first().ok_or_else(|| missing("a row"))?;
+        let count = grouped(count(name).ok_or_else(|| missing(name))?);
+        let mut cells = [&[name], rest].concat();
+        cells.pop();
+        cells.push(&count);
+        Ok(row(&cells))
+    };
+    old.iter().map(renewed).collect()
+}
+
+/// The most boundaries that the test which `name` has in backquotes was stepped at: `test, kind: N
+/// boundaries`.
+fn boundaries(stepped: &str, name: &str) -> Option<u64> {
+    let test = name.split('`').nth(1)?;
+    let of_line = |line: &str| {
+        let (_, rest) = line.split_once(&format!("{test}, "))?;
+        let (_, rest) = rest.split_once(": ")?;
+        rest.strip_suffix(" boundaries")?.parse().ok()
+    };
+    stepped.lines().filter_map(of_line).max()
+}
+
+/// How many executions loom has made of that model: `name: N executions, ...`.
+fn executions(loom: &str, name: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let (of, rest) = line.rsplit_once(": ")?;
+        let (count, _) = rest.split_once(" executions")?;
+        of.ends_with(name).then(|| count.parse().ok())?
+    };
+    loom.lines().find_map(of_line)
+}
+
+/// `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{models, readme};
+
+    const LIST: &str = "models:\n  calls   3 CPUs, two post\n  large   9 CPUs (--full)\n  \
+                        huge   99 CPUs (by its name only)\n\nmistakes, and the model:\n";
+    const EXPLORED: &str = "model states steps seconds  bounds\n\
+        calls      1234567       9        1.5  3 CPUs, two post\n\
+        1234567 states in 1.5 s: all properties hold in all of them\n\n\
+        mistake                  model                 choices  found as\n\
+        act-then-clear           calls                      62  no call lost: call 1\n\
+        every mistake is found\n";
+    const STEPPED: &str = ".an_exit, Timer: 9 boundaries\nan_exit, Typed: 12 boundaries\n";
+    const LOOM: &str = "spinlock: 7 executions, at most 3 preemptions\n.";
+
+    /// A page with these states, this property, and these two counts.
+    fn page(calls: &str, found: &str, counts: [&str; 2], sum: &str) -> String {
+        format!(
+            "\n| Mistake | Model | Found as | Test |\n|---|---|---|---|\n\
+             | act-then-clear | calls | {found} | `call::is_found` |\n\n\
+             | Model | Bounds | States |\n|---|---|---|\n\
+             | calls | 3 CPUs, two post | {calls} |\n| large | 9 CPUs | 5,000 |\n\n\
+             The quick tier is {sum} states.\n\n\
+             | In loom | Executions |\n|---|---|\n| spinlock | {} |\n\n\
+             | Stepped | Boundaries |\n|---|---|\n| an exit (`an_exit`) | {} |\n",
+            counts[0], counts[1]
+        )
+    }
+
+    #[test]
+    fn what_is_printed_comes_into_the_tables() {
+        let old = page("1", "nothing", ["1", "1"], "1");
+        let new = models(&old, LIST, EXPLORED, STEPPED, LOOM).expect("all is there");
+        let expected = page("1,234,567", "no call lost", ["7", "12"], "1,234,567");
+        assert_eq!(new, expected);
+        let again = models(&new, LIST, EXPLORED, STEPPED, LOOM).expect("all is there");
+        assert_eq!(again, expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let old = page("1", "nothing", ["1", "1"], "1");
+        for (page, what) in [
+            (old.replace("| large | 9 CPUs | 5,000 |\n", ""), "| large |"),
+            (old.replace("act-then-clear", "act"), "| act-then-clear |"),
+            (old.replace("spinlock", "ticket lock"), "ticket lock"),
+            (old.replace("| Stepped", "| Walked"), "| Stepped |"),
+            (old.replace("The quick tier", "The tier"), "The quick tier"),
+        ] {
+            let error = models(&page, LIST, EXPLORED, STEPPED, LOOM).expect_err(what);
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_table_does_not_become_empty() {
+        let old = page("1", "nothing", ["1", "1"], "1");
+        let silent = EXPLORED.replace("act-then-clear ", "");
+        let error = models(&old, LIST, &silent, STEPPED, LOOM).expect_err("no mistake");
+        assert!(error.to_string().contains("| Mistake |"), "{error}");
+        let error = models(&old, "", EXPLORED, STEPPED, LOOM).expect_err("no model");
+        assert!(error.to_string().contains("| Model |"), "{error}");
+    }
+
+    #[test]
+    fn the_count_of_lines_comes_into_its_block() {
+        let text = "a\n```\npart  lines\nkcore 1\n```\nb\n";
+        let new = readme(text, "part  lines\nkcore 2\n").expect("a block");
+        assert_eq!(new, "a\n```\npart  lines\nkcore 2\n```\nb\n");
+        assert!(readme("a\n", "part\n").is_err());
+    }
+}
