@@ -342,7 +342,7 @@ ktest! {
     /// An HPET where memory is, and the PIT takes its place.
     fn hpet_in_memory() [
         append = "bug=acpi:HPET@2c=0000100000000000", console = "HPET at 0x",
-        console = "offset 0x2c: registers at 0x100000, where there is no device; not used", console = "by the PIT",
+        console = "offset 0x2c: registers at 0x100000, where there is no device; not used", console = "by the ACPI PM timer",
     ] { nothing_lost(); }
 }
 

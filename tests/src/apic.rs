@@ -243,8 +243,10 @@ ktest! {
 }
 
 ktest! {
-    /// Without an HPET the PIT is the reference, and the clock is the same.
-    fn pit_calibration() [qemu = "-machine hpet=off", console = "by the PIT"] {
+    /// Without an HPET and a PM timer the PIT is the reference, and the clock is the same.
+    fn pit_calibration() [
+        qemu = "-machine hpet=off", append = "bug=acpi:FACP@5b=00", console = "by the PIT",
+    ] {
         assert!(globals::TSC.get().is_some());
     }
 }
@@ -254,7 +256,8 @@ ktest! {
     /// where an instruction takes a nanosecond it is known what the counters' frequencies are.
     fn stalls_are_noticed() [
         qemu = "-machine q35,hpet=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
-        append = "bug=calibration-stalls", bug = "calibration-stalls", console = "by the PIT",
+        append = "bug=calibration-stalls,acpi:FACP@5b=00", bug = "calibration-stalls",
+        console = "by the PIT",
     ] {
         let percent = |hz: u64, expected: u64| hz.abs_diff(expected) * 100 / expected;
         let tsc = globals::TSC.get().expect("a clock").hz();
@@ -267,7 +270,7 @@ ktest! {
 ktest! {
     /// Where the CPU never runs for long enough the clock is a guess, and that is said.
     fn stalls_without_end_are_reported() [
-        qemu = "-machine q35,hpet=off", append = "bug=calibration-creeps",
+        qemu = "-machine q35,hpet=off", append = "bug=calibration-creeps,acpi:FACP@5b=00",
         bug = "calibration-creeps", console = "TSC between ", console = " in 16 windows",
     ] {}
 }

@@ -141,9 +141,38 @@ fn khz() -> u64 {
 }
 
 ktest! {
+    /// Without HPET and PIT there is ACPI's PM timer.
+    fn without_hpet_and_pit() [
+        qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
+        console = " kHz by the ACPI PM timer",
+    ] {
+        assert!(khz().abs_diff(1_000_000) < 10_000, "{} kHz, and it ticks at 1 GHz", khz());
+        every_wait();
+    }
+}
+
+ktest! {
+    /// It takes seconds to come round: a CPU that stands still for 60 ms does no harm to it.
+    fn pm_timer_stands_stalls() [
+        qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
+        append = "bug=calibration-stalls", bug = "calibration-stalls",
+        console = " kHz by the ACPI PM timer",
+    ] { assert!(khz().abs_diff(1_000_000) < 10_000, "{} kHz, and it ticks at 1 GHz", khz()); }
+}
+
+ktest! {
+    /// A table that names a PM timer where none is.
+    fn pm_timer_is_not_there() [
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=00e00000000000000000000000000004,acpi:FACP@d0=000000000000000000000000",
+        console = "the ACPI PM timer stands still", console = " kHz by the PIT",
+    ] { every_wait(); }
+}
+
+ktest! {
     /// Without HPET and PIT, and what else counts at a known frequency: waits are too long.
     fn without_a_reference() [
-        qemu = "-machine q35,hpet=off,pit=off", console = "the PIT stands still",
+        qemu = "-machine q35,hpet=off,pit=off", append = "bug=acpi:FACP@5b=00",
+        console = "the PIT stands still",
         console = "nothing counts at a known frequency", console = " kHz by a guess",
     ] {
         assert_eq!(khz(), 10_000_000);
@@ -156,7 +185,7 @@ ktest! {
     /// the timer is right by it.
     fn by_cpuid() [
         qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
-        append = "bug=cpuid-tsc", bug = "cpuid-tsc", console = " kHz by CPUID leaf 0x15",
+        append = "bug=cpuid-tsc,acpi:FACP@5b=00", bug = "cpuid-tsc", console = " kHz by CPUID leaf 0x15",
     ] {
         assert_eq!(khz(), 1_000_000);
         let timer = globals::TIMER.get().expect("a timer").scale.hz();
@@ -178,7 +207,7 @@ ktest! {
 ktest! {
     /// Nor any other clock.
     fn without_any_clock() [
-        qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer", bug = "dead-timer",
-        console = " kHz by a guess, no local timer",
+        qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer,acpi:FACP@5b=00",
+        bug = "dead-timer", console = " kHz by a guess, no local timer",
     ] { every_wait(); }
 }

@@ -40,11 +40,11 @@ pub struct Platform {
     pub madt: Option<Madt>,
     /// The registers of the first HPET.
     pub hpet: Option<Block>,
-    /// How the machine is turned off.
+    /// How the machine is turned off, and its PM timer.
     pub fadt: Option<Fadt>,
 }
 
-/// What turns the machine off, by the FADT (ACPI 6.5, 5.2.9 and 4.8.3).
+/// What turns the machine off, and the PM timer, by the FADT (ACPI 6.5, 5.2.9 and 4.8.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fadt {
     /// The PM1a control register, 16 bits.
@@ -53,6 +53,9 @@ pub struct Fadt {
     pub pm1b_control: Option<Register>,
     /// The sleep control register, 8 bits: what hardware-reduced ACPI has instead.
     pub sleep_control: Option<Register>,
+    /// The PM timer, 32 bits of which the low 24 count in any case; hardware-reduced ACPI has
+    /// none.
+    pub pm_timer: Option<Register>,
     /// Whether this is hardware-reduced ACPI.
     pub hardware_reduced: bool,
     /// The physical address of the DSDT, a table in memory.

@@ -1009,6 +1009,48 @@ fn what_turns_the_machine_off() {
     assert_eq!(read(&long).0.pm1a_control, port(0x604));
 }
 
+#[test]
+fn the_pm_timer() {
+    let read = |revision, change: &dyn Fn(&mut Vec<u8>)| {
+        let (mut table, dsdt) = fadt(revision, 244);
+        table[76..80].copy_from_slice(&0x608_u32.to_le_bytes());
+        table[91] = 4;
+        change(&mut table);
+        seal(&mut table);
+        let (platform, said) = Firmware::with(&[&table, &dsdt]).read();
+        (platform.fadt.unwrap().pm_timer, said.join(" | "))
+    };
+    let port = |port| (Some(Register::Port(port)), String::new());
+    let none = || (None, String::new());
+    for revision in [1, 3] {
+        assert_eq!(read(revision, &|_| ()), port(0x608));
+        // There is none: by its length, by its port, by the kind of ACPI.
+        assert_eq!(read(revision, &|table| table[91] = 0), none());
+        assert_eq!(read(revision, &|table| table[76..80].fill(0)), none());
+        assert_eq!(read(revision, &|table| table[114] = 0x10), none());
+    }
+    let said = "FADT+0x4c: no port 0x10608; left out";
+    assert_eq!(read(1, &|table| table[78] = 1), (None, said.into()));
+    // The wide field comes first, if it can be.
+    let wide = |space: u8, address: u64| {
+        read(3, &|table| {
+            table[208] = space;
+            table[212..220].copy_from_slice(&address.to_le_bytes());
+        })
+    };
+    assert_eq!(wide(1, 0x408), port(0x408));
+    let (found, said) = wide(0, 0xfed8_0808);
+    let Some(Register::Memory(block)) = found else {
+        panic!("{found:?}")
+    };
+    assert_eq!((block.address, block.place.offset), (0xfed8_0808, 208));
+    assert_eq!(said, "");
+    for (space, address) in [(1, 0x1_0000), (0, 8), (0, 0xfed8_0802), (3, 0x408)] {
+        let said = format!("FADT+0xd0: no register at {address:#x}; left out");
+        assert_eq!(wide(space, address), (port(0x608).0, said));
+    }
+}
+
 /// All that is read lies in what is kept, and nothing else is.
 #[test]
 #[cfg_attr(miri, ignore = "the acpi crate reads past a reference to a header")]

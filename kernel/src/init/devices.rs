@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use kcore::acpi::{CpuState, IoApic as Listed, Madt, Platform};
+use kcore::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
 use kcore::calibrate::Measured;
 use kcore::clock::FASTEST_TSC;
 use kcore::shim::Ordering;
@@ -79,8 +79,9 @@ pub(super) fn take_leftovers() {
 /// Measures the clocks against the first of what counts at a known frequency, and says by
 /// what. The best of what is in doubt is taken if all are; a guess if there is none.
 pub(super) fn calibrate(platform: &Platform) -> &'static str {
-    let references: [&dyn Fn() -> Option<Reference>; 3] = [
+    let references: [&dyn Fn() -> Option<Reference>; 4] = [
         &|| hpet(platform),
+        &|| pm_timer(platform),
         &|| Some(Reference::pit()),
         &clock::told_by_cpuid,
     ];
@@ -130,6 +131,16 @@ fn hpet(platform: &Platform) -> Option<Reference> {
         log::error!(target: "kernel::clock", "{place}: registers at {at:#x}, {why}; not used");
     };
     hpet.map_err(log).ok()
+}
+
+fn pm_timer(platform: &Platform) -> Option<Reference> {
+    match platform.fadt?.pm_timer? {
+        Register::Port(port) => Some(Reference::PmTimer(port)),
+        Register::Memory(Block { place, address, .. }) => {
+            log::error!(target: "kernel::clock", "{place}: PM timer in memory, at {address:#x}; not used");
+            None
+        }
+    }
 }
 
 /// Masks every input of every I/O APIC.

@@ -131,7 +131,7 @@ impl Clean {
         bytes.resize(276, 0);
         // The crate multiplies it by 8, in a byte.
         bytes[PM1_CONTROL_LENGTH] = 2;
-        for at in [64, 68] {
+        for at in [64, 68, 76] {
             let port = u32_at(bytes, at);
             if port > 0xffff {
                 report(place.at(at), format_args!("no port {port:#x}; left out"));
@@ -168,9 +168,10 @@ impl Clean {
     }
 }
 
-/// Where in a FADT the registers stand that turn the machine off, since ACPI 2.0, and how many
-/// bytes they have: the control registers of PM1a and PM1b, and the sleep control register.
-pub(super) const REGISTERS: [(usize, u64); 3] = [(172, 2), (184, 2), (244, 1)];
+/// Where in a FADT the registers stand that turn the machine off, and the PM timer, since ACPI
+/// 2.0, and how many bytes they have: the control registers of PM1a and PM1b, the sleep control
+/// register, and the timer.
+pub(super) const REGISTERS: [(usize, u64); 4] = [(172, 2), (184, 2), (244, 1), (208, 4)];
 /// Where the length of the first two stands.
 const PM1_CONTROL_LENGTH: usize = 89;
 /// Where the DSDT's address stands, and in how many bytes.

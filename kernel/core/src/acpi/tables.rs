@@ -91,12 +91,15 @@ fn fadt(place: Place, table: &TheirFadt) -> AcpiResult<Fadt> {
         let block = Block::new(place.at(at), found.address, length);
         Some(Register::Memory(block))
     };
-    let [a, b, sleep] = REGISTERS;
+    let [a, b, sleep, timer] = REGISTERS;
+    let hardware_reduced = { table.flags }.system_is_hw_reduced_acpi();
+    let pm_timer = table.pm_timer_block()?.filter(|_| !hardware_reduced);
     Ok(Fadt {
         pm1a_control: register(Some(table.pm1a_control_block()?), a),
         pm1b_control: register(table.pm1b_control_block()?, b),
         sleep_control: register(table.sleep_control_register()?, sleep),
-        hardware_reduced: { table.flags }.system_is_hw_reduced_acpi(),
+        pm_timer: register(pm_timer, timer),
+        hardware_reduced,
         dsdt: table.dsdt_address().ok().map(|address| address as u64),
     })
 }

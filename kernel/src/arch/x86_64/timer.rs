@@ -1,17 +1,20 @@
 //! The clocks of known frequency that the others are measured against.
 //!
-//! The HPET, channel 2 of the PIT, or the time-stamp counter itself, where somebody tells its
-//! frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for the test of
+//! The HPET, ACPI's PM timer, channel 2 of the PIT, or the time-stamp counter itself, where
+//! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for the test of
 //! the I/O APIC.)
 
 use kcore::calibrate::Counter;
 use kcore::clock::FASTEST_TSC;
-use x86_64::instructions::port::Port;
+use x86_64::instructions::port::{Port, PortReadOnly};
 
 use super::cpu;
 
 /// The PIT's frequency, in hertz.
 pub const PIT_HZ: u64 = 1_193_182;
+
+/// The frequency of ACPI's PM timer, in hertz (ACPI 6.5, 4.8.2.1).
+const PM_TIMER_HZ: u64 = 3_579_545;
 
 /// A counter of known frequency.
 #[derive(Debug)]
@@ -23,6 +26,9 @@ pub enum Reference {
         /// Its frequency, and its 32 or 64 bits.
         counter: Counter,
     },
+    /// ACPI's PM timer, at this port. Of its 24 or 32 bits the low 24 are used: a table that
+    /// promises more than there is does no harm.
+    PmTimer(u16),
     /// Channel 2 of the PIT, counting down, and from 0 to 65535.
     Pit,
     /// The time-stamp counter.
@@ -119,6 +125,10 @@ impl Reference {
     pub fn counter(&self) -> Counter {
         match self {
             Self::Hpet { counter, .. } => *counter,
+            Self::PmTimer(_) => Counter {
+                hz: PM_TIMER_HZ,
+                bits: 24,
+            },
             Self::Pit => Counter {
                 hz: PIT_HZ,
                 bits: 16,
@@ -132,6 +142,7 @@ impl Reference {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hpet { .. } => "the HPET",
+            Self::PmTimer(_) => "the ACPI PM timer",
             Self::Pit => "the PIT",
             Self::Tsc { by, .. } => by,
         }
@@ -144,6 +155,11 @@ impl Reference {
             Self::Hpet { registers, .. } => {
                 // SAFETY: offset 0xf0 of the mapped page, the main counter.
                 unsafe { ((registers + 0xf0) as *const u64).read_volatile() }
+            }
+            Self::PmTimer(port) => {
+                let mut port: PortReadOnly<u32> = PortReadOnly::new(*port);
+                // SAFETY: the FADT says that a timer is there; reading one changes nothing.
+                u64::from(unsafe { port.read() })
             }
             Self::Pit => 0xffff - u64::from(pit_count(2)),
             Self::Tsc { .. } => cpu::tsc(),
