@@ -38,15 +38,14 @@ fn cpu1() -> CpuId {
     CpuId::new(1).expect("a CPU number")
 }
 
-/// Ends the test where there is no MWAIT to test.
+/// Ends the test where there is no MWAIT to test, or the boot found it deaf (as in Bochs).
 fn needs_mwait() {
     if !cpu::has_mwait() {
         ktest::skip("this CPU has no MONITOR/MWAIT");
     }
-    assert!(
-        globals::IDLE_BY_MWAIT.load(Ordering::Relaxed),
-        "idle=mwait has no effect"
-    );
+    if !by_mwait() {
+        ktest::skip("the MWAIT of this CPU is not ended by another one's store");
+    }
 }
 
 /// A thread of CPU 1 that waits in the gate and counts its runs.
@@ -180,10 +179,10 @@ fn by_mwait() -> bool {
 ktest! {
     /// An MWAIT that is ended by a store serves. (TCG's ends at once.)
     fn mwait_is_tried() [
-        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait",
+        smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait", needs = "qemu",
         console = "summary: idle by MWAIT",
     ] {
-        needs_mwait();
+        assert!(by_mwait(), "idle=mwait has no effect");
         every_cpu_is_woken();
     }
 }

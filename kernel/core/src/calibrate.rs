@@ -6,17 +6,18 @@
 //! * Between the reads of one [`Look`]: it is not known when in that time each counter was
 //!   read. A window ends only where its two ends are sharp against its length.
 //! * Between two looks, for longer than the reference takes to wrap around: the reference
-//!   has lost a turn, and all else looks fast. The time-stamp counter tells the time
-//!   between two looks, if no such counter is slower than [`SLOWEST_TSC`]: a window with
-//!   too long a time in it is not trusted. (A PIT wraps around in 55 ms. A CPU that stood
-//!   still for 60 ms at a time found 25 GHz in place of 2.6, in silence:
+//!   has lost a turn, and all else looks fast. The time-stamp counter tells the time between
+//!   two looks, if it is no slower than [`SLOWEST_TSC`]: a window with too long a time in it
+//!   is not trusted. None is if the counter turns out to be slower, as Bochs' is, and the
+//!   reference has fewer than 64 bits. (A PIT wraps around in 55 ms. A CPU that stood still
+//!   for 60 ms at a time found 25 GHz in place of 2.6, in silence:
 //!   `apic::stalls_are_noticed`.)
 //! * For longer than the local timer, which stops at zero, can count: the same.
 //!
 //! The last [`AGREE`] windows that can be trusted must agree to a hundredth. If that is not
 //! to be had in [`WINDOWS`], the result is the lowest one, since standing still makes a counter
 //! look fast, and says how far they were apart. So a result without a [`Doubt`] is right to a
-//! hundredth, whatever the host does.
+//! hundredth, whatever the host does, for each counter that is not slower than that.
 
 #![forbid(unsafe_code)]
 
@@ -114,7 +115,7 @@ pub struct Doubt {
     /// The highest one.
     pub highest: u64,
     /// How many windows could not be trusted.
-    pub stalled: usize,
+    pub distrusted: usize,
 }
 
 impl fmt::Display for Doubt {
@@ -122,13 +123,13 @@ impl fmt::Display for Doubt {
         let [lowest, highest] = [self.lowest, self.highest].map(|hz| (hz + 500_000) / 1_000_000);
         write!(
             f,
-            "TSC between {}.{:03} and {}.{:03} GHz in {WINDOWS} windows, of which the CPU stood \
-             still in {}",
+            "TSC between {}.{:03} and {}.{:03} GHz in {WINDOWS} windows, {} of them not to be \
+             trusted",
             lowest / 1000,
             lowest % 1000,
             highest / 1000,
             highest % 1000,
-            self.stalled
+            self.distrusted
         )
     }
 }
@@ -199,7 +200,7 @@ impl Counter {
             doubt: Some(Doubt {
                 lowest: best.tsc,
                 highest,
-                stalled: WINDOWS - trusted,
+                distrusted: WINDOWS - trusted,
             }),
         })
     }
@@ -240,10 +241,13 @@ impl Counter {
                 None => false,
             };
             let sharp = (start.width() + now.width()).saturating_mul(SHARP) <= tsc;
+            let hz = |count| frequency(count, ticks, self.hz).unwrap_or(0);
             let enough = ticks >= least && tsc >= LEAST_TICKS;
-            let trusted = enough && fine && sharp && !stalled;
-            if trusted || stalled || ticks >= least.saturating_mul(LONGEST) {
-                let hz = |count| frequency(count, ticks, self.hz).unwrap_or(0);
+            let over = stalled || ticks >= least.saturating_mul(LONGEST);
+            if over || enough && fine && sharp {
+                // Slower than any: then it is not known how long is too long.
+                let known = self.bits == u64::BITS || hz(tsc) >= SLOWEST_TSC;
+                let trusted = enough && fine && sharp && known && !stalled;
                 let all = now.after.wrapping_sub(start.before);
                 if all == 0 {
                     return Err(Still::Tsc);

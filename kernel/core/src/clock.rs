@@ -5,7 +5,8 @@
 /// Nanoseconds a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// No time-stamp counter is slower, in hertz. (The first x86_64 CPU had 1.4 GHz.)
+/// No CPU's time-stamp counter is slower, in hertz. (The first x86_64 CPU had 1.4 GHz. An
+/// emulator's may be, if it counts instructions: its time stands still when it does.)
 pub const SLOWEST_TSC: u64 = 100_000_000;
 
 /// Nor is any faster.
