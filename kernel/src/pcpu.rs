@@ -244,12 +244,13 @@ impl Pcpu {
     }
 
     /// Takes what [`Self::set_dead`] left.
+    #[inline]
     pub fn take_dead(&self) -> Option<&'static Thread> {
         // Relaxed: this CPU only.
-        let dead = self.dead.load(Ordering::Relaxed);
-        self.dead.store(ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: null or a thread, never freed.
-        unsafe { dead.as_ref() }
+        let dead = unsafe { self.dead.load(Ordering::Relaxed).as_ref() }?;
+        self.dead.store(ptr::null_mut(), Ordering::Relaxed);
+        Some(dead)
     }
 
     /// Asks this CPU for `ipi`, and interrupts it if it must be.

@@ -89,6 +89,34 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         Some(thread)
     }
 
+    /// As [`Self::push_back`] of `thread` and then [`Self::pop`]; `None` if that would give
+    /// `thread` itself, which is not queued then. Among equals it is one step in one list.
+    #[inline]
+    pub fn take_turns(&mut self, thread: &'static T, priority: Priority) -> Option<&'static T> {
+        let best = self.best()?;
+        if best == priority {
+            return self.lists[best.index()].rotate(thread);
+        }
+        if priority.is_better_than(best) {
+            return None;
+        }
+        let next = self.pop();
+        self.push_back(thread, priority);
+        next
+    }
+
+    /// As [`Self::push_front`] of `thread` and then [`Self::pop`]; `None` if that would give
+    /// `thread` itself, which is not queued then.
+    #[inline]
+    pub fn give_way(&mut self, thread: &'static T, priority: Priority) -> Option<&'static T> {
+        if !self.best()?.is_better_than(priority) {
+            return None;
+        }
+        let next = self.pop();
+        self.push_front(thread, priority);
+        next
+    }
+
     /// The best thread that `wanted` accepts, for another CPU to take.
     pub fn find(&self, wanted: impl Fn(&T) -> bool) -> Option<(&'static T, Priority)> {
         let mut left = self.bitmap;
@@ -235,7 +263,27 @@ mod tests {
             random ^= random << 17;
             let number = (random >> 8) as usize % 16;
             let level = (random >> 16) as usize % 4 * 21;
+            let turns = random >> 32 & 1 == 0;
             match (on[number], random % 4) {
+                (None, 2 | 3) => {
+                    let place = if turns { model[level].len() } else { 0 };
+                    model[level].insert(place, number);
+                    let best = model.iter_mut().find(|list| !list.is_empty()).unwrap();
+                    let expected = best.remove(0);
+                    let (thread, level) = (&threads[number], priority(level as u8));
+                    let next = if turns {
+                        queue.take_turns(thread, level)
+                    } else {
+                        queue.give_way(thread, level)
+                    };
+                    if expected == number {
+                        assert!(next.is_none());
+                    } else {
+                        assert_eq!(next.map(|thread| thread.number), Some(expected));
+                        on[number] = Some(level.index());
+                        on[expected] = None;
+                    }
+                }
                 (None, 0) => {
                     queue.push_front(&threads[number], priority(level as u8));
                     model[level].insert(0, number);
@@ -262,6 +310,7 @@ mod tests {
             }
             let best = model.iter().position(|list| !list.is_empty());
             assert_eq!(queue.best().map(Priority::index), best);
+            assert_eq!(queue.len(), model.iter().map(Vec::len).sum());
         }
     }
 }

@@ -58,15 +58,15 @@ pub fn place(
 
 /// What a thread that ran until `now`, and could run on, keeps of a slice that ends at `end`,
 /// in the caller's ticks: 0 means that its next one is whole, and that others of its
-/// priority go first. One that lets others go first (`over`) begins anew, as one that waits.
+/// priority go first.
 ///
 /// A thread that was preempted keeps the rest. If it got a whole slice each time, somebody
 /// better who comes more often than slices end would let it run for ever, and the others of
 /// its priority never (`threads::round_robin_under_a_sleeper`).
 #[must_use]
 #[inline]
-pub fn slice_left(over: bool, end: u64, now: u64) -> u64 {
-    if over { 0 } else { end.saturating_sub(now) }
+pub const fn slice_left(end: u64, now: u64) -> u64 {
+    end.saturating_sub(now)
 }
 
 /// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both
@@ -105,10 +105,9 @@ mod tests {
 
     #[test]
     fn who_is_preempted_keeps_the_rest_of_the_slice() {
-        assert_eq!(slice_left(false, 1000, 400), 600);
-        assert_eq!(slice_left(false, 1000, 1000), 0);
-        assert_eq!(slice_left(false, 1000, 1001), 0);
-        assert_eq!(slice_left(true, 1000, 400), 0);
+        assert_eq!(slice_left(1000, 400), 600);
+        assert_eq!(slice_left(1000, 1000), 0);
+        assert_eq!(slice_left(1000, 1001), 0);
     }
 
     #[test]

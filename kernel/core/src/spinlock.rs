@@ -31,10 +31,10 @@ use core::ops::{Deref, DerefMut};
 use core::panic::Location;
 
 use crate::cpu::CpuId;
-use crate::kassert;
 use crate::port::Port;
 use crate::shim::{AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site};
+use crate::{KASSERT, kassert};
 
 /// How many spinlocks a thread holds, and its interrupt flag from before the first, in
 /// one word. Written like [`crate::critical::CritState`]: by the thread and by the
@@ -383,19 +383,25 @@ impl<T, P: Port> Spinlock<T, P> {
     #[track_caller]
     #[inline(always)]
     pub unsafe fn unlock_handed_over(&self, pay: bool) {
-        kassert!(
-            self.is_held_here(),
-            "spinlock: {} on {} lets go of a lock that it does not hold: {}",
-            P::thread(),
-            P::cpu(),
-            &self.raw
-        );
+        if !self.is_held_here() {
+            self.not_held_here();
+        }
         self.raw.release();
         if pay {
             spinlock_exit::<P>();
         } else {
             spinlock_exit_unpaid::<P>();
         }
+    }
+
+    #[cold]
+    fn not_held_here(&self) -> ! {
+        panic!(
+            "{KASSERT}spinlock: {} on {} lets go of a lock that it does not hold: {}",
+            P::thread(),
+            P::cpu(),
+            &self.raw
+        );
     }
 
     /// Where the lock was made.

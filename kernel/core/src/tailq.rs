@@ -112,6 +112,22 @@ impl<T: Linked<Via>, Via> TailQueue<T, Via> {
         Some(first)
     }
 
+    /// As [`Self::push_back`] of `element` and then [`Self::pop_front`], of a list that is
+    /// not empty. Of an empty one, nothing.
+    #[inline]
+    pub fn rotate(&mut self, element: &'static T) -> Option<&'static T> {
+        let first = self.first?;
+        match first.link().next.get() {
+            None => *self = Self::new(),
+            Some(second) => {
+                second.link().previous.set(None);
+                self.first = Some(second);
+            }
+        }
+        self.push_back(element);
+        Some(first)
+    }
+
     /// Takes out `element`, which is in this list.
     #[inline]
     pub fn remove(&mut self, element: &'static T) {
@@ -197,6 +213,12 @@ mod tests {
                 assert!(queue.contains(item));
                 queue.remove(item);
                 model.remove(place);
+            } else if random & 1 == 0 && random >> 19 & 1 == 0 {
+                let first = queue.rotate(item).map(|item| item.number);
+                assert_eq!(first, model.pop_front());
+                if first.is_some() {
+                    model.push_back(number);
+                }
             } else if random & 1 == 0 {
                 queue.push_back(item);
                 model.push_back(number);

@@ -7,7 +7,7 @@ use kcore::thread::ThreadState;
 
 use super::RunqGuard;
 use super::account::{Reason, count};
-use super::switch::mi_switch;
+use super::switch::{after_switch, mi_switch};
 use super::wakeup::enqueue;
 use crate::pcpu::{self, Pcpu};
 use crate::port::CriticalGuard;
@@ -22,7 +22,8 @@ pub(crate) fn switch_from_idle() {
         rq.owepreempt = false;
         count(&pcpu::this().sched.rests);
     } else {
-        mi_switch(rq, Reason::Idle, true);
+        mi_switch(rq, Reason::Idle);
+        after_switch(true);
     }
 }
 

@@ -11,7 +11,7 @@ use kcore::{KASSERT, kassert};
 
 use super::account::{Reason, count};
 use super::timer::{start_slice, take_off_timer};
-use super::{RunqGuard, curthread};
+use super::{Runq, RunqGuard, curthread};
 use crate::arch::{context, cpu};
 #[cfg(feature = "ktest")]
 use crate::ktest::bugs::{self, Bug};
@@ -40,7 +40,8 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
     let rq = here.runq.lock_within(&list);
     me.change_state(ThreadState::Running, ThreadState::Sleeping);
     drop(list);
-    mi_switch(rq, Reason::Sleep, true);
+    mi_switch(rq, Reason::Sleep);
+    after_switch(true);
     if nanoseconds.is_some() {
         take_off_timer(me);
     }
@@ -59,7 +60,8 @@ pub fn yield_now() {
     assert_may_sleep(0);
     let mut rq = pcpu::this_runq();
     rq.slice_over = true;
-    mi_switch(rq, Reason::Yield, true);
+    mi_switch(rq, Reason::Yield);
+    after_switch(true);
 }
 
 /// Ends the calling thread.
@@ -71,7 +73,7 @@ fn exit() -> ! {
     me.ended();
     let rq = pcpu::this_runq();
     me.change_state(ThreadState::Running, ThreadState::Dead);
-    mi_switch(rq, Reason::Exit, true);
+    mi_switch(rq, Reason::Exit);
     unreachable!("a dead thread runs");
 }
 
@@ -83,79 +85,46 @@ pub(crate) fn preempt(crit: &CritState) {
     // Again, under the lock: an interrupt may have paid while we came here, and
     // FreeBSD, which does not look, then switches once for nothing.
     #[cfg(feature = "ktest")]
-    if bugs::active(Bug::PayUntested) {
-        return mi_switch(rq, Reason::Preempted, false);
+    let owes = crit.owepreempt() || bugs::active(Bug::PayUntested);
+    #[cfg(not(feature = "ktest"))]
+    let owes = crit.owepreempt();
+    if owes {
+        mi_switch(rq, Reason::Preempted);
+    } else {
+        mem::forget(rq);
     }
-    if !crit.owepreempt() {
-        return release(rq, false);
-    }
-    mi_switch(rq, Reason::Preempted, false);
+    after_switch(false);
 }
 
-/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's
-/// run queue; it is released in the end, on whichever CPU that is, with or without a
-/// look at what is owed.
-pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
+/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's run
+/// queue; that of the CPU on which the thread goes on, whichever that is, is held in the end,
+/// and [`after_switch`] releases it.
+pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason) {
     let here = pcpu::this();
     let me = curthread();
     assert_switch_legal(me, why);
     let owed = me.crit.owepreempt();
     me.crit.paid();
     rq.owepreempt = false;
-    let over = mem::take(&mut rq.slice_over);
-    let idle = here.idle();
     let now = cpu::tsc();
-    let runnable = me.is(ThreadState::Running);
-    let mut left = 0;
-    if runnable {
-        me.change_state(ThreadState::Running, ThreadState::Runnable);
-        if !core::ptr::eq(me, idle) {
-            // Relaxed: under this CPU's run-queue lock.
-            left = slice_left(over, me.slice.load(Ordering::Relaxed), now);
-            if left == 0 {
-                rq.queue.push_back(me, me.priority());
-            } else {
-                rq.queue.push_front(me, me.priority());
-            }
-        }
-    }
-    let next = rq.queue.pop().unwrap_or(idle);
-    next.change_state(ThreadState::Runnable, ThreadState::Running);
-    rq.current = next.priority();
-    if core::ptr::eq(next, me) {
+    let Some((next, left)) = choose(&mut rq, here, me, now) else {
         if owed {
             count(&here.sched.cancelled);
         }
-        if left == 0 && !core::ptr::eq(me, idle) {
-            // Whoever was to have the next slice has been taken elsewhere, and the timer
-            // that ended this one is not armed any more.
-            start_slice(here, me, now, 0);
-        }
-        return release(rq, pay);
-    }
-    if core::ptr::eq(me, idle) {
-        no_longer_idle(here);
-    } else if core::ptr::eq(next, idle) && !rq.closed {
-        globals::IDLE.insert(here.id());
-    }
+        return mem::forget(rq);
+    };
+    next.change_state(ThreadState::Runnable, ThreadState::Running);
+    rq.current = next.priority();
     count(&here.sched.switches[why as usize]);
     if owed {
         count(&here.sched.taken);
-    }
-    if runnable {
-        // An idle thread is pinned.
-        if !me.is_pinned() {
-            rouse_idle_cpu(here);
-        }
-    } else if me.is(ThreadState::Dead) {
-        here.set_dead(me);
     }
     vspace::switch(here, next);
     if !me.reads.is_empty() {
         me.reads.count_all();
     }
     me.slice.store(left, Ordering::Relaxed);
-    if !core::ptr::eq(next, idle) {
+    if !core::ptr::eq(next, here.idle()) {
         start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
     }
     here.set_curthread(next);
@@ -165,27 +134,79 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason, pay: bool) {
     // SAFETY: interrupts are off; `next` was saved by its last switch, or prepared, and
     // runs on no other CPU, since it was on this queue or is this CPU's idle thread.
     unsafe { context::switch(me.context.get(), load) };
-    after_switch(pay);
 }
 
-/// Releases the run-queue lock without a switch.
-fn release(rq: RunqGuard, pay: bool) {
-    mem::forget(rq);
-    // SAFETY: the guard was just forgotten.
-    unsafe { pcpu::this().runq.unlock_handed_over(pay) };
+/// The thread that runs here instead of `me`, and what `me`, which waits for its next turn if
+/// it could run on, keeps of its slice. `None` if `me` goes on. Under the lock of `rq`.
+#[inline(always)]
+fn choose(
+    rq: &mut Runq,
+    here: &Pcpu,
+    me: &'static Thread,
+    now: u64,
+) -> Option<(&'static Thread, u64)> {
+    let over = mem::take(&mut rq.slice_over);
+    if !me.stops_running() {
+        if me.is(ThreadState::Dead) {
+            here.set_dead(me);
+        }
+        let next = rq.queue.pop();
+        if next.is_none() && !rq.closed {
+            globals::IDLE.insert(here.id());
+        }
+        return Some((next.unwrap_or(here.idle()), 0));
+    }
+    let (next, left) = if core::ptr::eq(me, here.idle()) {
+        (rq.queue.pop(), 0)
+    } else {
+        // One that lets others go first begins its next slice anew, as one that waits.
+        // Relaxed: under this CPU's run-queue lock.
+        let left = match over {
+            true => 0,
+            false => slice_left(me.slice.load(Ordering::Relaxed), now),
+        };
+        let next = match left {
+            0 => rq.queue.take_turns(me, me.priority()),
+            _ => rq.queue.give_way(me, me.priority()),
+        };
+        (next, left)
+    };
+    let Some(next) = next else {
+        me.change_state(ThreadState::Runnable, ThreadState::Running);
+        if left == 0 && !core::ptr::eq(me, here.idle()) {
+            // Whoever was to have the next slice has been taken elsewhere, and the timer
+            // that ended this one is not armed any more.
+            start_slice(here, me, now, 0);
+        }
+        return None;
+    };
+    if core::ptr::eq(me, here.idle()) {
+        no_longer_idle(here);
+    } else if !me.is_pinned() {
+        rouse_idle_cpu(here);
+    }
+    Some((next, left))
 }
 
 /// The first thing after a switch: on this CPU, whichever it is now, the lock that the
-/// thread before us took is ours to release.
+/// thread before us took is ours to release, with or without a look at what is owed.
 #[inline(always)]
-fn after_switch(pay: bool) {
+pub(super) fn after_switch(pay: bool) {
     let here = pcpu::this();
-    let dead = here.take_dead();
-    // SAFETY: the thread before us forgot its guard in mi_switch.
-    unsafe { here.runq.unlock_handed_over(pay) };
-    if let Some(dead) = dead {
-        thread::vacate(dead);
+    if let Some(dead) = here.take_dead() {
+        return bury(here, dead, pay);
     }
+    // SAFETY: the thread before us, or this one, forgot its guard.
+    unsafe { here.runq.unlock_handed_over(pay) };
+}
+
+/// The same after a thread that has ended: its place may be used again, once it is off its CPU
+/// for all to see.
+#[cold]
+fn bury(here: &Pcpu, dead: &'static Thread, pay: bool) {
+    // SAFETY: as in `after_switch`.
+    unsafe { here.runq.unlock_handed_over(pay) };
+    thread::vacate(dead);
 }
 
 /// Where a new thread begins: inside the switch that chose it.

@@ -212,6 +212,17 @@ impl Thread {
         self.state.store(to as u8, Ordering::Relaxed);
     }
 
+    /// From running to runnable, if it is running; whether it was. Under the run-queue lock
+    /// of its CPU.
+    #[inline(always)]
+    pub(crate) fn stops_running(&self) -> bool {
+        let runs = self.is(ThreadState::Running);
+        if runs {
+            self.change_state(ThreadState::Running, ThreadState::Runnable);
+        }
+        runs
+    }
+
     #[cold]
     fn cannot_change(&self, from: ThreadState, to: ThreadState) -> ! {
         let state = self.state();

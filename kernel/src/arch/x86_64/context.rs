@@ -1,10 +1,11 @@
-//! From one kernel thread to another: six registers and a stack pointer.
+//! From one kernel thread to another: a stack pointer, and what the compiler keeps of its
+//! registers on either side.
 //!
-//! A switch is a function call for both threads, so what the ABI lets a function
-//! change is not saved. Interrupts are off, and the flag is nobody's here: each
+//! [`switch`] is inlined and says that it changes every register, so the function around it
+//! saves those that it uses, once. Interrupts are off, and the flag is nobody's here: each
 //! thread turns them on again as it finds out from its own spinlock state.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
 /// Where a thread's registers are while it does not run: its stack pointer.
 #[derive(Clone, Copy, Debug)]
@@ -22,39 +23,50 @@ impl Context {
     /// `top` must be the 16-aligned top of a mapped stack that nobody uses.
     #[must_use]
     pub unsafe fn new(top: u64, entry: extern "C" fn() -> !) -> Self {
-        // As `switch` pops them: r15, r14, r13, r12, rbx, rbp, its return address;
-        // and a return address for `entry`, which leaves RSP as after a call.
-        let words = [0, 0, 0, 0, 0, 0, entry as usize as u64, 0];
+        // Where the first switch returns to, where that returns to, and a return address
+        // for `entry`, which leaves RSP as after a call.
+        let words = [first as *const () as u64, entry as usize as u64, 0];
         let start = top - 8 * words.len() as u64;
-        // SAFETY: 64 bytes at the top of an unused stack.
-        unsafe { (start as *mut [u64; 8]).write(words) };
+        // SAFETY: 24 bytes at the top of an unused stack.
+        unsafe { (start as *mut [u64; 3]).write(words) };
         Self(start)
     }
 }
 
-/// Saves this thread's registers, `save` being where to keep the stack pointer, and
-/// goes on with those of `load`. Comes back when somebody switches to `save`.
+/// The end of the first switch to a thread: as [`switch`] goes on, but without a frame to
+/// restore.
+#[unsafe(naked)]
+extern "C" fn first() {
+    naked_asm!("xor ebp, ebp", "ret")
+}
+
+/// Leaves this thread, `save` being where to keep its stack pointer, and goes on with
+/// `load`. Comes back when somebody switches to `save`.
 ///
 /// # Safety
 /// Interrupts off; `save` valid for a write; `load` must have been saved by `switch`
 /// or made by [`Context::new`], and not been loaded since.
-#[unsafe(naked)]
-pub unsafe extern "C" fn switch(save: *mut Context, load: Context) {
-    naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
-        "mov rsp, rsi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
+#[inline(always)]
+pub unsafe fn switch(save: *mut Context, load: Context) {
+    // RBX and RBP cannot be named as changed: the compiler keeps them for itself. In AT&T's
+    // syntax, since in Intel's LLVM cannot push the address of a local label.
+    // SAFETY: what is pushed is popped when somebody switches to `save`, and every other
+    // register is named; the caller answers for the stack that `load` is.
+    unsafe {
+        asm!(
+            "push %rbp",
+            "push %rbx",
+            "push $2f",
+            "mov %rsp, (%rdi)",
+            "mov %rsi, %rsp",
+            "ret",
+            "2:",
+            "pop %rbx",
+            "pop %rbp",
+            inout("rdi") save => _, inout("rsi") load.0 => _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+            clobber_abi("C"),
+            options(att_syntax),
+        );
+    };
 }
