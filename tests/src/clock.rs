@@ -205,6 +205,13 @@ ktest! {
 }
 
 ktest! {
+    /// Threads that only yield to each other keep that thread from the only CPU.
+    fn without_a_timer_on_one_cpu() [
+        smp = "1", append = "bug=dead-timer", bug = "dead-timer",
+    ] { every_wait(); }
+}
+
+ktest! {
     /// Nor any other clock.
     fn without_any_clock() [
         qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer,acpi:FACP@5b=00",

@@ -10,7 +10,7 @@ use kcore::thread::ThreadState;
 use kcore::{KASSERT, kassert};
 
 use super::account::{Reason, count};
-use super::timer::{start_slice, take_off_timer};
+use super::timer::{self, start_slice, take_off_timer};
 use super::{Runq, RunqGuard, curthread};
 use crate::arch::{context, cpu};
 #[cfg(feature = "ktest")]
@@ -58,6 +58,9 @@ pub fn sleep_for(nanoseconds: u64) {
 /// sections.
 pub fn yield_now() {
     assert_may_sleep(0);
+    if globals::TIMER.get().is_none() {
+        timer::look_here();
+    }
     let mut rq = pcpu::this_runq();
     rq.slice_over = true;
     mi_switch(rq, Reason::Yield);

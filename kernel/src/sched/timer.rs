@@ -56,8 +56,9 @@ fn wake_sleepers(block: &Pcpu, now: u64) {
 }
 
 /// Starts what a machine has whose local timers do not count: a thread that looks for sleepers
-/// whose time has come, on one CPU or another, whenever that has nothing better to do. So each
-/// wait ends, if no other thread keeps all CPUs: nothing ends its slice.
+/// whose time has come, on one CPU or another, whenever that has nothing better to do. A thread
+/// that yields looks too ([`look_here`]). So each wait ends, unless threads that do neither keep
+/// all CPUs: nothing ends their slices.
 pub(crate) fn start_looking() {
     let look = || loop {
         for block in smp::online().iter().filter_map(pcpu::of) {
@@ -69,6 +70,15 @@ pub(crate) fn start_looking() {
     if let Err(error) = Builder::new("clock").priority(Priority::LOWEST).spawn(look) {
         log::error!("{error}: nobody wakes sleepers when their time has come");
     }
+}
+
+/// Wakes the sleepers of this CPU whose time has come, where no timer does. A thread that yields
+/// calls this: threads that only yield to each other keep the thread of [`start_looking`], which
+/// has the lowest priority, from this CPU (`clock::without_a_timer_on_one_cpu`).
+#[cold]
+pub(super) fn look_here() {
+    let _here = CriticalGuard::enter();
+    wake_sleepers(pcpu::this(), cpu::tsc());
 }
 
 /// Lets `thread`, which runs here from `now` on and is not the idle one, have the `left` ticks of its slice, or a
