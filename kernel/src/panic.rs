@@ -26,6 +26,7 @@ use kcore::KASSERT;
 use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
 use kcore::critical::CritWord;
 use kcore::shim::Ordering;
+use kcore::stop::Means;
 
 use crate::arch::backtrace::{self, GENERAL, Snapshot};
 use crate::arch::serial::Serial;
@@ -253,7 +254,8 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         // whether it is to stop. Of a panic nothing is put off: nobody counts on that NMI any
         // more. Relaxed: this CPU's own.
         let sends = this.sends_nmi.load(Ordering::Relaxed);
-        let stopped = (!sends || globals::STOPS.panicking().is_some()) && smp::stop_here(snapshot);
+        let stops = !sends || globals::STOPS.panicking().is_some();
+        let stopped = stops && smp::stop_here(means(), snapshot);
         #[cfg(feature = "ktest")]
         crate::ktest::step::nmi();
         if sent || asked || stopped {
@@ -263,6 +265,15 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         cpu::halt_forever();
     }
     at(snapshot, format_args!("NMI from outside"));
+}
+
+/// What an NMI is to a CPU that is asked to stop.
+fn means() -> Means {
+    #[cfg(feature = "ktest")]
+    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::StopInAnyNmi) {
+        return Means::Interrupt;
+    }
+    Means::Nmi
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.

@@ -339,6 +339,14 @@ impl Pcpu {
         self.stopped.forget();
     }
 
+    /// Whether an NMI is on its way to this CPU, or is handled there.
+    #[cfg(feature = "ktest")]
+    #[must_use]
+    pub fn is_in_nmi(&self) -> bool {
+        // Relaxed: out of date as soon as it is read.
+        self.nmi_posted.load(Ordering::Relaxed) || self.in_nmi.load(Ordering::Relaxed)
+    }
+
     /// In an NMI, before the look at what it is for: whether a CPU has sent it.
     pub fn take_nmi(&self) -> bool {
         // AcqRel: as in `send_nmi`.

@@ -7,6 +7,7 @@
 use kcore::critical::CritState;
 use kcore::intr::{Acked, Heart, IntrContext, LateIntr, NmiContext};
 use kcore::shim::{AtomicU64, Ordering};
+use kcore::stop::Means;
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
@@ -97,7 +98,8 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
             let acked = intr.eoi(apic::end_of_interrupt);
             count(&this.stop_interrupts);
             after_eoi(crit, || {
-                smp::stop_here(&frame.map_or_else(Snapshot::here, Snapshot::of_frame));
+                let snapshot = frame.map_or_else(Snapshot::here, Snapshot::of_frame);
+                smp::stop_here(Means::Interrupt, &snapshot);
             });
             acked
         }

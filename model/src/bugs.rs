@@ -30,6 +30,7 @@ pub(crate) enum Bug {
     NoGrace,
     LocalFence,
     StaleRestart,
+    StopInAnyNmi,
     DeafStopper,
     QuiesceNobody,
     EarlyForget,
@@ -188,6 +189,12 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         "stale-restart",
         "stop",
         "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::StopInAnyNmi,
+        "stop-in-any-nmi",
+        "stop-held",
+        "a CPU that is asked to stop by an interrupt stops in an NMI for something else",
     ),
     (
         Bug::DeafStopper,

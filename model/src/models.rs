@@ -508,6 +508,15 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
+        name: "stop-held",
+        about: "3 CPUs, one stops the others by interrupt; they take a spinlock, 1 NMI",
+        cpus: 3,
+        extra: true,
+        nmis: [0, 1, 0, 0],
+        program: stop::held,
+        ..BASE
+    },
+    Model {
         name: "panic",
         about: "3 CPUs, two panic at once, NMIs stop the rest",
         cpus: 3,

@@ -17,7 +17,7 @@ use kcore::rmlock::{Reader, Reads, RmLock};
 use kcore::shim::{AtomicU32, Ordering};
 use kcore::shootdown::{Space, Spaces};
 use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
-use kcore::stop::Stops;
+use kcore::stop::{Means, Stops};
 use kcore::wake::{DeferredWake, DeferredWakes};
 
 use crate::bugs::Bug;
@@ -353,7 +353,11 @@ fn nmi() {
     crit.enter();
     crit.exit::<Explored>();
     if CONFIG.get().extra {
-        stop::stop_here();
+        stop::stop_here(if has(Bug::StopInAnyNmi) {
+            Means::Interrupt
+        } else {
+            Means::Nmi
+        });
     }
     drop(counted);
 }
@@ -420,7 +424,7 @@ pub(crate) fn interrupt(vector: Vector) {
         }
         Vector::Stop => {
             let acked = intr.eoi(end_of_interrupt);
-            after_eoi(crit, stop::stop_here);
+            after_eoi(crit, || stop::stop_here(Means::Interrupt));
             acked
         }
         Vector::Nmi => unreachable!("has no EOI"),

@@ -22,7 +22,7 @@ use kcore::rendezvous::{Callback, IpiCtx, Phase, Rendezvous};
 use kcore::rmlock::{Gate, Reader, Reads, RmLock};
 use kcore::shim::{Access, AtomicBool, Operation, Ordering, set_hook};
 use kcore::spinlock::Spinlock;
-use kcore::stop::Stops;
+use kcore::stop::{Means, Stops};
 use loom::sync::atomic::{self, AtomicU8, AtomicU32, AtomicU64};
 
 mod machine;
@@ -433,13 +433,13 @@ fn a_stop_shows_what_was_saved() {
     orderings("stop", 2, BOTH, || {
         power_on(2, || {
             let (stops, saved) = STOPS.get().expect("there are some");
-            let _outcome = stops.stop_here(|| saved.add(), || saved.add());
+            let _outcome = stops.stop_here(Means::Interrupt, || saved.add(), || saved.add());
         });
         let (stops, saved) = (kept(Stops::<Checked>::new()), Plain::new());
         STOPS.set(Some((stops, saved)));
         let stop = move || {
             let set = CpuSet::single(CpuId::BOOT);
-            let stopped = stops.stop(&set, |asked| asked.each(machine::send));
+            let stopped = stops.stop(&set, Means::Interrupt, |asked| asked.each(machine::send));
             let stopped = stopped.expect("it stops");
             saved.is(1);
             stops.restart(&stopped);

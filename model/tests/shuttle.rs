@@ -15,7 +15,7 @@ use kcore::port::{Mistake, Port};
 use kcore::rendezvous::{IpiCtx, Phase, Rendezvous};
 use kcore::shim::{Access, Operation, set_hook};
 use kcore::spinlock::Spinlock;
-use kcore::stop::Stops;
+use kcore::stop::{Means, Stops};
 use shuttle::Runner;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 
@@ -283,12 +283,12 @@ fn stoppers_on_3() {
         STOPS.set(Some(stops));
         let handler = || {
             let stops = STOPS.get().expect("there are some");
-            let _outcome = stops.stop_here(|| (), || ());
+            let _outcome = stops.stop_here(Means::Interrupt, || (), || ());
         };
         on_cpus(3, handler, move |index| {
             let me = CpuId::new(index).expect("few CPUs");
             let others = first(3).difference(&CpuSet::single(me));
-            let stopped = stops.stop(&others, |asked| asked.each(machine::send));
+            let stopped = stops.stop(&others, Means::Interrupt, |asked| asked.each(machine::send));
             let stopped = stopped.expect("they stop");
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two stoppers");
             assert!(others.iter().all(|cpu| stops.is_stopped(cpu)));

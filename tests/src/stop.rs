@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use kcore::cpu::{CpuId, CpuSet};
+use kcore::port::Port;
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::stop::StopError;
 use kcore::thread::Priority;
-use kernel::port::{CriticalGuard, Spinlock};
+use kernel::port::{CriticalGuard, Machine, Spinlock};
 use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{arch, clock, globals, ktest, mem, pcpu, sched};
@@ -370,6 +371,73 @@ ktest! {
         patience = "60", console = "two CPUs stop each other: stop: CPUs ",
         console = " did not stop in time",
     ] { deaf_to_each_other(); }
+}
+
+/// cpu0 stops cpu1 and cpu2 by an interrupt. cpu1 holds a spinlock for which cpu2 waits with
+/// interrupts off, and takes NMIs that are for something else: it must stop after it has let go of the lock.
+fn nmi_in_a_section() {
+    static LOCK: Spinlock<()> = Spinlock::new(());
+    static HELD: AtomicBool = AtomicBool::new(false);
+    static WAITS: AtomicBool = AtomicBool::new(false);
+    static NMIS: AtomicU64 = AtomicU64::new(0);
+    let [one, two, three] = [1, 2, 3].map(|index| CpuId::new(index).expect("few CPUs"));
+    sched::curthread().pin();
+    let mut threads = Vec::new();
+    threads.push(Builder::new("holder").on(one).spawn(|| {
+        let _held = LOCK.lock();
+        HELD.store(true, Ordering::Release);
+        // Until it has been asked, and then had the NMIs.
+        while NMIS.load(Ordering::Acquire) < 3 {
+            spin_loop();
+        }
+    }));
+    while !HELD.load(Ordering::Acquire) {
+        spin_loop();
+    }
+    threads.push(Builder::new("waiter").on(two).spawn(|| {
+        let enabled = Machine::disable_interrupts();
+        WAITS.store(true, Ordering::Release);
+        drop(LOCK.lock());
+        Machine::restore_interrupts(enabled);
+    }));
+    while !WAITS.load(Ordering::Acquire) {
+        spin_loop();
+    }
+    threads.push(Builder::new("sends NMIs").on(three).spawn(move || {
+        let holder = pcpu::of(one).expect("online");
+        while globals::STOPS.is_quiet() {
+            spin_loop();
+        }
+        while NMIS.load(Ordering::Relaxed) < 3 {
+            holder.send_nmi();
+            while holder.is_in_nmi() {
+                spin_loop();
+            }
+            NMIS.fetch_add(1, Ordering::Release);
+        }
+    }));
+    let stopped = stop_cpus(&[one, two].into_iter().collect());
+    match stopped {
+        Ok(stopped) => restart_cpus(stopped),
+        Err(error) => panic!("{error}"),
+    }
+    sched::curthread().unpin();
+    for thread in threads {
+        thread.expect("a thread").join();
+    }
+}
+
+ktest! {
+    /// It does.
+    fn nmis_in_a_section() [smp = "4..=8"] { nmi_in_a_section(); }
+}
+
+ktest! {
+    /// One that stops in the first NMI that comes keeps the lock.
+    fn stop_in_any_nmi_is_found() [
+        smp = "4..=8", bug = "stop-in-any-nmi", append = "bug=stop-in-any-nmi", expect = "assert",
+        patience = "60", console = "\"waiter\" on cpu2 spins too long for lock ",
+    ] { nmi_in_a_section(); }
 }
 
 /// Pages get other frames while a CPU is stopped that knows them, and is not told: it forgets

@@ -59,12 +59,23 @@ use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
 
 /// The CPU does what it does.
 const RUNNING: u8 = 0;
-/// It is asked to stop.
+/// It is asked to stop where it has interrupts on, or in a wait.
 const ASKED: u8 = 1;
+/// It is asked to stop wherever it is.
+const ASKED_BY_NMI: u8 = 2;
 /// It has, and does nothing but look at its word.
-const STOPPED: u8 = 2;
+const STOPPED: u8 = 3;
 /// It may go on, and has not yet.
-const LET_GO: u8 = 3;
+const LET_GO: u8 = 4;
+
+/// What brings a CPU to a stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// An interrupt, or a look in a wait: it holds no spinlock there that others wait for.
+    Interrupt,
+    /// An NMI: it may hold any.
+    Nmi,
+}
 
 /// What came of a CPU's look at its word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,17 +164,22 @@ impl<P: Port> Stops<P> {
             .is_ok()
     }
 
-    /// Stops the CPUs of `set` but this one, by `send`, which interrupts those it is given;
-    /// gives back those that this call has stopped, for [`Self::restart`]. A CPU that is
-    /// stopped already, by this same CPU, stays so. From now until then this CPU has
-    /// interrupts off.
+    /// Stops the CPUs of `set` but this one, by `send`, which interrupts those it is given by
+    /// `means`; gives back those that this call has stopped, for [`Self::restart`]. A CPU that
+    /// another stop of this same CPU has stopped stays so, and one that it has only asked stops.
+    /// From now until then this CPU has interrupts off.
     ///
     /// Any context; the CPUs must be such that they answer, and stay so.
     ///
     /// # Errors
     /// [`StopError::Silent`]; none is stopped then that was not before.
-    pub fn stop(&self, set: &CpuSet, send: impl FnOnce(&CpuSet)) -> Result<Stopped, StopError> {
-        self.stop_within(P::CALL_TOO_LONG, set, send)
+    pub fn stop(
+        &self,
+        set: &CpuSet,
+        means: Means,
+        send: impl FnMut(&CpuSet),
+    ) -> Result<Stopped, StopError> {
+        self.stop_within(P::CALL_TOO_LONG, set, means, send)
     }
 
     /// [`Self::stop`] that gives up after so many turns.
@@ -171,23 +187,16 @@ impl<P: Port> Stops<P> {
         &self,
         limit: u32,
         set: &CpuSet,
-        send: impl FnOnce(&CpuSet),
+        means: Means,
+        mut send: impl FnMut(&CpuSet),
     ) -> Result<Stopped, StopError> {
         let me = P::cpu();
         let enabled = self.acquire(me);
         let mut asked = CpuSet::EMPTY;
-        set.difference(&CpuSet::single(me)).each(|cpu| {
-            // Else it stands already, for a stop of ours around this one.
-            if self.change(cpu, RUNNING, ASKED) {
-                asked.insert(cpu);
-            }
-        });
-        if !asked.is_empty() {
-            send(&asked);
-        }
         let mut turns = Turns::new();
         loop {
-            let silent: CpuSet = asked.iter().filter(|&cpu| !self.is_stopped(cpu)).collect();
+            let runs = |&cpu: &CpuId| cpu != me && !self.is_stopped(cpu);
+            let silent: CpuSet = set.iter().filter(runs).collect();
             if silent.is_empty() {
                 P::spin_ends();
                 return Ok(Stopped {
@@ -195,12 +204,38 @@ impl<P: Port> Stops<P> {
                     enabled,
                 });
             }
+            // Not only in the first turn: in an NMI in the middle of another stop of this CPU,
+            // a CPU may be on its way to go on.
+            let mut sent = CpuSet::EMPTY;
+            silent.difference(&asked).each(|cpu| {
+                let (first, more) = self.ask(cpu, means);
+                if first {
+                    asked.insert(cpu);
+                }
+                if first || more {
+                    sent.insert(cpu);
+                }
+            });
+            if !sent.is_empty() {
+                send(&sent);
+            }
             if turns.count() >= limit {
                 self.let_go(me, &asked, enabled);
                 return Err(StopError::Silent(silent));
             }
             P::stop_if_asked();
             P::relax();
+        }
+    }
+
+    /// Asks `cpu` to stop; whether nobody had, and whether only by less than an NMI.
+    fn ask(&self, cpu: CpuId, means: Means) -> (bool, bool) {
+        match means {
+            Means::Interrupt => (self.change(cpu, RUNNING, ASKED), false),
+            Means::Nmi => (
+                self.change(cpu, RUNNING, ASKED_BY_NMI),
+                self.change(cpu, ASKED, ASKED_BY_NMI),
+            ),
         }
     }
 
@@ -242,8 +277,10 @@ impl<P: Port> Stops<P> {
             "{me} lets CPUs {cpus} go, which it did not stop"
         );
         cpus.each(|cpu| {
-            if !self.change(cpu, ASKED, RUNNING) {
-                self.change(cpu, STOPPED, LET_GO);
+            for (from, to) in [(ASKED, RUNNING), (ASKED_BY_NMI, RUNNING), (STOPPED, LET_GO)] {
+                if self.change(cpu, from, to) {
+                    break;
+                }
             }
         });
         let going = |&cpu: &CpuId| {
@@ -264,16 +301,17 @@ impl<P: Port> Stops<P> {
         P::restore_interrupts(enabled);
     }
 
-    /// Stops this CPU if it is asked to, until it is let go: `save` is called before
-    /// others see that it stands, `resume` when it goes on, before it may do anything else.
-    /// Interrupts off, or in an NMI.
-    pub fn stop_here(&self, save: impl FnOnce(), resume: impl FnOnce()) -> Outcome {
+    /// Stops this CPU, which `means` has brought here, if it is asked to, until it is let go:
+    /// `save` is called before others see that it stands, `resume` when it goes on, before it
+    /// may do anything else. Interrupts off, or in an NMI.
+    pub fn stop_here(&self, means: Means, save: impl FnOnce(), resume: impl FnOnce()) -> Outcome {
         let me = P::cpu();
         if self.is_panicking(me) {
             return Outcome::NotAsked;
         }
         // Relaxed: a look; the exchange decides.
-        let asked = self.word(me).load(Ordering::Relaxed) == ASKED;
+        let word = self.word(me).load(Ordering::Relaxed);
+        let asked = word == ASKED_BY_NMI || word == ASKED && means == Means::Interrupt;
         if !asked && self.panicking().is_none() {
             return Outcome::NotAsked;
         }
@@ -281,7 +319,7 @@ impl<P: Port> Stops<P> {
         if self.panicking().is_some() {
             return self.for_good(me);
         }
-        if !self.change(me, ASKED, STOPPED) {
+        if !self.change(me, word, STOPPED) {
             return Outcome::NotAsked;
         }
         // Acquire: pairs with the exchange that lets go.
@@ -376,7 +414,9 @@ impl<P: Port> Default for Stops<P> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{ASKED, LET_GO, Outcome, RUNNING, STOPPED, StopError, Stopped, Stops};
+    use super::{
+        ASKED, ASKED_BY_NMI, LET_GO, Means, Outcome, RUNNING, STOPPED, StopError, Stopped, Stops,
+    };
     use crate::cpu::{CpuId, CpuSet};
     use crate::port::Port;
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
@@ -407,7 +447,7 @@ mod tests {
                 let count = || {
                     resumed_here[index].fetch_add(1, Ordering::Relaxed);
                 };
-                stops_here.stop_here(|| (), count) == Outcome::ForGood
+                stops_here.stop_here(Means::Interrupt, || (), count) == Outcome::ForGood
             });
             HostPort::on_interrupt(HostPort::stop_if_asked);
             HostPort::all_ready();
@@ -443,7 +483,7 @@ mod tests {
             }
             let counts = || work.each_ref().map(|count| count.load(Ordering::Relaxed));
             for round in 1..=ROUNDS {
-                let stopped = stops.stop(&all(), interrupt).unwrap();
+                let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                 assert!(!HostPort::interrupts_enabled());
                 assert_eq!(stopped.cpus().len(), CPUS - 1);
                 assert_eq!(stops.stopped(), *stopped.cpus());
@@ -452,7 +492,7 @@ mod tests {
                 assert_eq!(counts(), before, "a stopped CPU worked");
                 assert!(stops.is_stopper(cpu(0)) && !stops.is_stopper(cpu(1)));
                 // On top, by the same CPU: nobody is left to stop, and nobody is let go.
-                let more = stops.stop(&all(), interrupt).unwrap();
+                let more = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                 assert!(more.cpus().is_empty());
                 stops.restart(&more);
                 assert!(!HostPort::interrupts_enabled());
@@ -474,7 +514,7 @@ mod tests {
         machine(|_, stops, _| {
             for _ in 0..ROUNDS {
                 let enabled = deaf && HostPort::disable_interrupts();
-                let stopped = stops.stop(&all(), interrupt).unwrap();
+                let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                 assert_eq!(standing.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
                 assert_eq!(stopped.cpus().len(), CPUS - 1);
                 standing.fetch_sub(1, Ordering::Relaxed);
@@ -515,7 +555,7 @@ mod tests {
                         std::thread::yield_now();
                     }
                 };
-                let result = stops.stop_within(TURNS, &all(), send);
+                let result = stops.stop_within(TURNS, &all(), Means::Interrupt, send);
                 let silent = StopError::Silent(CpuSet::single(cpu(1)));
                 assert_eq!(silent.to_string(), "stop: CPUs 1 did not stop in time");
                 assert_eq!(result, Err(silent));
@@ -523,7 +563,7 @@ mod tests {
                 assert_gone_on(&resumed[2], 1);
                 over.store(true, Ordering::Relaxed);
                 // Its interrupt comes late and means nothing; the next one does.
-                let stopped = stops.stop(&all(), interrupt).unwrap();
+                let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                 assert_eq!(stopped.cpus().len(), CPUS - 1);
                 stops.restart(&stopped);
                 assert!(HostPort::interrupts_enabled());
@@ -546,7 +586,9 @@ mod tests {
         HostPort::become_cpu(0);
         let stops = Stops::<HostPort>::new();
         let silent = all().difference(&CpuSet::single(cpu(0)));
-        let result = stops.stop_within(0, &all(), |asked| assert_eq!(*asked, silent));
+        let result = stops.stop_within(0, &all(), Means::Interrupt, |asked| {
+            assert_eq!(*asked, silent);
+        });
         assert_eq!(result, Err(StopError::Silent(silent)));
         let word = |index| stops.word(cpu(index)).load(Ordering::Relaxed);
         assert_eq!([1, 2, 3].map(word), [RUNNING; 3]);
@@ -564,6 +606,74 @@ mod tests {
         Stops::<HostPort>::new().restart(&stopped);
     }
 
+    /// Asked by an interrupt, a CPU does not stop in an NMI that is for something else; asked by
+    /// an NMI, it stops either way.
+    #[test]
+    fn an_nmi_stops_only_a_cpu_that_is_asked_by_one() {
+        HostPort::become_cpu(0);
+        let (stops, me) = (Stops::<HostPort>::new(), CpuId::BOOT);
+        for (word, means, stands) in [
+            (ASKED, Means::Nmi, false),
+            (ASKED, Means::Interrupt, true),
+            (ASKED_BY_NMI, Means::Nmi, true),
+            (ASKED_BY_NMI, Means::Interrupt, true),
+        ] {
+            stops.word(me).store(word, Ordering::Relaxed);
+            // It would stand here with nobody to let it go, so `save` takes the question back.
+            let mut saved = false;
+            let save = || {
+                saved = true;
+                stops.word(me).store(RUNNING, Ordering::Relaxed);
+            };
+            let outcome = stops.stop_here(means, save, || ());
+            assert_eq!(outcome, Outcome::NotAsked);
+            assert_eq!(saved, stands, "{word}, {means:?}");
+        }
+    }
+
+    /// On top of a stop by an interrupt, which a CPU has not heard, one by NMI: it stands when
+    /// the inner one says so, and goes on when the outer one lets it.
+    #[test]
+    fn a_stop_on_top_waits_for_what_the_outer_one_has_asked() {
+        let (deaf, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        machine(|index, stops, _| match index {
+            0 => {
+                while !deaf.load(Ordering::Acquire) {
+                    HostPort::relax();
+                }
+                let set = CpuSet::single(cpu(1));
+                let inside = || {
+                    let mut sent = CpuSet::EMPTY;
+                    let inner = stops.stop(&set, Means::Nmi, |asked| {
+                        sent = *asked;
+                        over.store(true, Ordering::Release);
+                    });
+                    let inner = inner.unwrap();
+                    assert_eq!((sent, inner.cpus().len()), (set, 0));
+                    assert!(stops.is_stopped(cpu(1)));
+                    stops.restart(&inner);
+                    assert!(stops.is_stopped(cpu(1)), "the outer one's");
+                };
+                let outer = stops.stop(&set, Means::Interrupt, |_| inside()).unwrap();
+                assert_eq!(*outer.cpus(), set);
+                stops.restart(&outer);
+            }
+            1 => {
+                let enabled = HostPort::disable_interrupts();
+                deaf.store(true, Ordering::Release);
+                while !over.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                // What its NMI does.
+                while stops.stop_here(Means::Nmi, || (), || ()) == Outcome::NotAsked {
+                    std::thread::yield_now();
+                }
+                HostPort::restore_interrupts(enabled);
+            }
+            _ => {}
+        });
+    }
+
     /// Whatever they are at, stops included: one wins, and the others stand.
     #[test]
     fn one_of_many_panics_wins() {
@@ -575,7 +685,7 @@ mod tests {
                 if index < 2 {
                     // One may be in the middle of a stop when the other panics.
                     let stopped = HostPort::until_stopped(|| {
-                        let stopped = stops.stop(&all(), interrupt).unwrap();
+                        let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                         stops.restart(&stopped);
                     });
                     if stopped.is_none() {
@@ -592,7 +702,10 @@ mod tests {
                     }
                     assert!(!stops.is_quiet());
                     assert_eq!(stops.panicking(), Some(cpu(index)));
-                    assert_eq!(stops.stop_here(|| (), || ()), Outcome::NotAsked);
+                    assert_eq!(
+                        stops.stop_here(Means::Interrupt, || (), || ()),
+                        Outcome::NotAsked
+                    );
                 } else {
                     let _stands = stops.for_good(cpu(index));
                     standing.fetch_add(1, Ordering::Relaxed);

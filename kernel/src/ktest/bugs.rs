@@ -43,6 +43,7 @@ pub enum Bug {
     UncheckedSwitch,
     QuiesceNobody,
     StaleRestart,
+    StopInAnyNmi,
     DeafStopper,
     EarlyForget,
     ActThenClear,
@@ -178,6 +179,11 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::StaleRestart,
         "stale-restart",
         "a CPU that goes on after a stop keeps its TLB",
+    ),
+    (
+        Bug::StopInAnyNmi,
+        "stop-in-any-nmi",
+        "a CPU that is asked to stop by an interrupt stops in an NMI that comes for something else",
     ),
     (
         Bug::DeafStopper,

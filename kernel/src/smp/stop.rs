@@ -7,7 +7,7 @@
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::port::Port;
-use kcore::stop::{Outcome, StopError, Stopped};
+use kcore::stop::{Means, Outcome, StopError, Stopped};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, paging, vector};
@@ -51,7 +51,9 @@ impl Drop for StoppedCpus {
 /// [`StopError`], after which all go on: [`StopError::Silent`] names those that kept
 /// interrupts off for too long. Where they are is in the log, but if the caller is in an NMI.
 pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
-    let result = stop(set, |block| apic::send(block.apic_id(), vector::STOP));
+    let result = stop(set, Means::Interrupt, |block| {
+        apic::send(block.apic_id(), vector::STOP);
+    });
     if let Err(error @ StopError::Silent(silent)) = &result
         && !Machine::in_nmi()
     {
@@ -66,15 +68,15 @@ pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
 /// # Errors
 /// As [`stop_cpus`]; silent is one that is in an NMI and stays there.
 pub fn stop_cpus_hard(set: &CpuSet) -> Result<StoppedCpus, StopError> {
-    stop(set, Pcpu::send_nmi)
+    stop(set, Means::Nmi, Pcpu::send_nmi)
 }
 
-fn stop(set: &CpuSet, send: fn(&Pcpu)) -> Result<StoppedCpus, StopError> {
+fn stop(set: &CpuSet, means: Means, send: fn(&Pcpu)) -> Result<StoppedCpus, StopError> {
     let here = CriticalGuard::enter();
     if let Some(cpu) = set.difference(&smp::online()).iter().next() {
         return Err(StopError::NotOnline(cpu));
     }
-    let cpus = globals::STOPS.stop(set, |asked| {
+    let cpus = globals::STOPS.stop(set, means, |asked| {
         asked.each(|cpu| {
             pcpu::of(cpu).map(send);
         });
@@ -94,9 +96,9 @@ pub fn is_stopped(cpu: CpuId) -> bool {
     globals::STOPS.is_stopped(cpu)
 }
 
-/// Stops this CPU, which was doing what `snapshot` says, if it is asked to; whether it
-/// was. Interrupts off, or in an NMI.
-pub fn stop_here(snapshot: &Snapshot) -> bool {
+/// Stops this CPU, which was doing what `snapshot` says until `means` came, if it is asked to;
+/// whether it was. Interrupts off, or in an NMI.
+pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     let this = pcpu::this();
     let save = || {
         // By an NMI on top of a stop: what the CPU was doing is there already.
@@ -112,7 +114,7 @@ pub fn stop_here(snapshot: &Snapshot) -> bool {
         }
         paging::forget_all();
     };
-    match globals::STOPS.stop_here(save, resume) {
+    match globals::STOPS.stop_here(means, save, resume) {
         Outcome::NotAsked => false,
         Outcome::Resumed => true,
         Outcome::ForGood => cpu::halt_forever(),
@@ -135,6 +137,6 @@ pub fn stop_if_asked() {
 #[inline(never)]
 fn stop_in_a_wait() {
     let enabled = Machine::disable_interrupts();
-    stop_here(&Snapshot::here());
+    stop_here(Means::Interrupt, &Snapshot::here());
     Machine::restore_interrupts(enabled);
 }

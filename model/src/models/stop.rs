@@ -5,7 +5,7 @@ use std::cell::Cell;
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::port::Port;
 use kcore::shim::Ordering;
-use kcore::stop::{Outcome, StopError};
+use kcore::stop::{Means, Outcome, StopError};
 
 use super::critical::better_sections;
 use super::rendezvous::cpu;
@@ -36,7 +36,7 @@ fn reused() -> &'static Cell<u32> {
 }
 
 /// As kernel/src/smp/stop.rs.
-pub(crate) fn stop_here() {
+pub(crate) fn stop_here(means: Means) {
     let me = engine().this();
     let resume = || {
         if !has(Bug::StaleRestart) {
@@ -46,7 +46,7 @@ pub(crate) fn stop_here() {
     };
     match extra()
         .stops
-        .stop_here(|| note!("is asked to stop"), resume)
+        .stop_here(means, || note!("is asked to stop"), resume)
     {
         Outcome::NotAsked => {}
         Outcome::Resumed => note!("goes on"),
@@ -58,7 +58,7 @@ pub(crate) fn stop_here() {
 pub(crate) fn stop_if_asked() {
     if !extra().stops.is_quiet() {
         let enabled = Explored::disable_interrupts();
-        stop_here();
+        stop_here(Means::Interrupt);
         Explored::restore_interrupts(enabled);
     }
 }
@@ -91,7 +91,11 @@ fn stop(set: &CpuSet, vector: Vector, meanwhile: impl FnOnce()) -> bool {
             note!("sends {vector:?} to {cpu}");
         });
     };
-    let stopped = match extra().stops.stop(set, send) {
+    let means = match vector {
+        Vector::Nmi => Means::Nmi,
+        _ => Means::Interrupt,
+    };
+    let stopped = match extra().stops.stop(set, means, send) {
         Ok(stopped) => stopped,
         Err(StopError::Silent(cpus)) => {
             note!("gives up {cpus}");
@@ -196,6 +200,20 @@ pub(crate) fn silent(thread: usize) {
     work();
     Explored::restore_interrupts(enabled);
     work();
+}
+
+/// CPU 0 stops the others, which take a spinlock: CPU 1, to which an NMI comes, and CPU 2 with
+/// interrupts off.
+pub(crate) fn held(thread: usize) {
+    if thread == 0 {
+        stop(&CpuSet::first_n(3), Vector::Stop, || ());
+        return;
+    }
+    let enabled = thread == 2 && Explored::disable_interrupts();
+    drop(world().lock.lock());
+    if thread == 2 {
+        Explored::restore_interrupts(enabled);
+    }
 }
 
 /// CPUs 0 and 1 panic, CPU 2 works.
