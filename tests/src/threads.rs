@@ -41,6 +41,13 @@ fn spin_until(mut done: impl FnMut() -> bool) {
 }
 
 ktest! {
+    /// A name of which byte 16 lies within a letter is kept up to that letter.
+    fn long_name() [expect = "panic", console = "\"fifteen-letters\", critnest 0"] {
+        spawn("fifteen-letters→", || panic!("its name is shown")).join();
+    }
+}
+
+ktest! {
     /// A thread runs what it was given, under its name, and can be waited for.
     fn spawn_and_join() [] {
         let ran = Arc::new(AtomicBool::new(false));

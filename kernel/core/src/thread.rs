@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::shim::{AtomicU8, Ordering};
+use crate::shim::{AtomicU8, AtomicU64, Ordering};
 
 /// How many priorities there are; 0 is the most urgent.
 pub const PRIORITIES: usize = 64;
@@ -99,6 +99,94 @@ impl fmt::Display for ThreadId {
     }
 }
 
+/// The name that a thread's maker gave it, as it is kept: its first 16 bytes, without a letter
+/// that would be cut in two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name([u8; Name::BYTES]);
+
+impl Name {
+    /// How many bytes are kept.
+    pub const BYTES: usize = 16;
+
+    /// As much of `name` as is kept.
+    #[must_use]
+    pub const fn new(name: &str) -> Self {
+        let mut bytes = [0; Self::BYTES];
+        let mut len = if name.len() < Self::BYTES {
+            name.len()
+        } else {
+            Self::BYTES
+        };
+        while !name.is_char_boundary(len) {
+            len -= 1;
+        }
+        let (kept, _rest) = name.as_bytes().split_at(len);
+        bytes.split_at_mut(len).0.copy_from_slice(kept);
+        Self(bytes)
+    }
+}
+
+impl PartialEq<&str> for Name {
+    fn eq(&self, other: &&str) -> bool {
+        *self == Self::new(other)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.0.iter().rposition(|&byte| byte != 0);
+        let bytes = &self.0[..len.map_or(0, |last| last + 1)];
+        // Read while it changed, it may hold half a letter.
+        for chunk in bytes.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_str("\u{fffd}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// A [`Name`] that may change while others read it, who then get some of each.
+#[derive(Debug)]
+pub struct AtomicName([AtomicU64; 2]);
+
+impl AtomicName {
+    /// This one.
+    #[must_use]
+    pub const fn new(name: Name) -> Self {
+        let [low, high] = words(name);
+        Self([AtomicU64::new(low), AtomicU64::new(high)])
+    }
+
+    /// The name at this moment.
+    #[must_use]
+    pub fn get(&self) -> Name {
+        // Relaxed: whoever knows that the thread stays has synchronized with its maker.
+        let [low, high] = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
+        Name((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
+    }
+
+    /// Changes it.
+    pub fn set(&self, name: Name) {
+        for (word, value) in self.0.iter().zip(words(name)) {
+            // Relaxed: as in `get`.
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+const fn words(Name(bytes): Name) -> [u64; 2] {
+    let both = u128::from_le_bytes(bytes);
+    [both as u64, (both >> 64) as u64]
+}
+
 /// What a thread is doing. Changed only under the run-queue lock of its CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -151,7 +239,7 @@ impl ThreadState {
 
 #[cfg(test)]
 mod tests {
-    use super::{AtomicPriority, Priority, ThreadId, ThreadState};
+    use super::{AtomicName, AtomicPriority, Name, Priority, ThreadId, ThreadState};
 
     #[test]
     fn priorities_are_ordered_and_bounded() {
@@ -189,6 +277,34 @@ mod tests {
             .to_string(),
             "thread3.7"
         );
+    }
+
+    /// Names of every length, of letters of 1 to 4 bytes: what is kept is the longest beginning
+    /// of whole letters that fits.
+    #[test]
+    fn a_name_is_cut_between_letters() {
+        for letter in ['a', 'ä', '→', '𝄞'] {
+            for before in 0..=Name::BYTES {
+                for count in 0..=Name::BYTES {
+                    let name = "x".repeat(before) + &letter.to_string().repeat(count);
+                    let fits = (name.char_indices())
+                        .map(|(start, letter)| start + letter.len_utf8())
+                        .rfind(|&end| end <= Name::BYTES);
+                    let kept = &name[..fits.unwrap_or(0)];
+                    let place = AtomicName::new(Name::new("the one before"));
+                    place.set(Name::new(&name));
+                    assert_eq!(place.get().to_string(), kept);
+                    assert_eq!(place.get(), name.as_str());
+                }
+            }
+        }
+    }
+
+    /// Half of one name and half of another is shown, whatever it is.
+    #[test]
+    fn a_name_that_is_read_while_it_changes_is_shown() {
+        let cut = Name(*b"1234567\xe2----\xff---");
+        assert_eq!(format!("{cut:?}"), "\"1234567\u{fffd}----\u{fffd}---\"");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Orderin
 use kcore::shootdown::Space;
 use kcore::spinlock::SpinState;
 use kcore::tailq::{Link, Linked};
-use kcore::thread::{AtomicPriority, Priority, ThreadId, ThreadState};
+use kcore::thread::{AtomicName, AtomicPriority, Name, Priority, ThreadId, ThreadState};
 use kcore::timerq::NOWHERE;
 use kcore::waitq::WaitLink;
 use kcore::{KASSERT, kassert};
@@ -33,9 +33,6 @@ pub use join::JoinHandle;
 pub(crate) use spawn::vacate;
 pub use spawn::{Builder, SpawnError, adopt, make_idle};
 pub use table::{Table, TimerPositions, all, at, capacity, init};
-
-/// The longest name that is kept, in bytes.
-const NAME: usize = 16;
 
 /// What a thread runs.
 type Entry = Box<dyn FnOnce() + Send>;
@@ -89,7 +86,7 @@ pub struct Thread {
     pub(crate) slice: AtomicU64,
 
     // Written by its maker before anyone can know the thread.
-    name: UnsafeCell<([u8; NAME], usize)>,
+    name: AtomicName,
     entry: UnsafeCell<Option<Entry>>,
 
     /// Goes up when the thread ends.
@@ -100,8 +97,8 @@ pub struct Thread {
 
 // SAFETY: the parts that are not Sync by themselves: `context` is touched by the
 // switch only, under the run-queue lock; the links by the one queue that the thread is
-// in, under that queue's lock; `name` and `entry` are written by the maker,
-// before the thread is queued, and then only read (name) or taken by the thread itself.
+// in, under that queue's lock; `entry` is written by the maker, before the thread is
+// queued, and then only taken by the thread itself.
 unsafe impl Sync for Thread {}
 
 impl Thread {
@@ -130,7 +127,7 @@ impl Thread {
             pinned: AtomicU32::new(0),
             base_priority: AtomicPriority::new(priority),
             slice: AtomicU64::new(0),
-            name: UnsafeCell::new(name_bytes(name)),
+            name: AtomicName::new(Name::new(name)),
             entry: UnsafeCell::new(None),
             generation: AtomicU32::new(0),
             joiners: WaitQueue::new(),
@@ -165,10 +162,8 @@ impl Thread {
 
     /// The name that its maker gave it.
     #[must_use]
-    pub fn name(&self) -> &str {
-        // SAFETY: written before the thread could be known, and not since.
-        let (bytes, len) = unsafe { &*self.name.get() };
-        core::str::from_utf8(&bytes[..*len]).unwrap_or("?")
+    pub fn name(&self) -> Name {
+        self.name.get()
     }
 
     /// Its critical sections: of the calling thread, or a guess.
@@ -298,15 +293,6 @@ impl fmt::Debug for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// As much of `name` as is kept.
-const fn name_bytes(name: &str) -> ([u8; NAME], usize) {
-    let mut bytes = [0; NAME];
-    let len = if name.len() < NAME { name.len() } else { NAME };
-    let (kept, _rest) = name.as_bytes().split_at(len);
-    bytes.split_at_mut(len).0.copy_from_slice(kept);
-    (bytes, len)
 }
 
 impl Linked<RunLink> for Thread {

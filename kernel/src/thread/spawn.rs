@@ -6,10 +6,10 @@ use core::fmt;
 
 use kcore::cpu::CpuId;
 use kcore::shim::Ordering;
-use kcore::thread::{Priority, ThreadState};
+use kcore::thread::{Name, Priority, ThreadState};
 
 use super::table::{free_tables, next_place, register};
-use super::{Entry, JoinHandle, Thread, name_bytes};
+use super::{Entry, JoinHandle, Thread};
 use crate::arch::context::Context;
 use crate::globals;
 use crate::mem::heap::try_box;
@@ -57,7 +57,7 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// A thread called `name` (16 bytes of it), of normal priority, on any CPU.
+    /// A thread called `name` (the first 16 bytes, in whole letters), of normal priority, on any CPU.
     pub fn new(name: &'a str) -> Self {
         Self {
             name,
@@ -174,9 +174,8 @@ impl Thread {
         // Relaxed: the run-queue lock publishes it.
         self.pinned
             .store(u32::from(new.cpu.is_some()), Ordering::Relaxed);
+        self.name.set(Name::new(new.name));
         // SAFETY: nobody else knows the thread.
-        unsafe { *self.name.get() = name_bytes(new.name) };
-        // SAFETY: the same.
         unsafe { *self.entry.get() = Some(entry) };
         // SAFETY: the stack of a place that no thread has.
         let context = unsafe { Context::new(self.stack, crate::sched::begin) };
