@@ -107,8 +107,8 @@ pub static KERNEL_STACKS: Spinlock<Stacks> = Spinlock::new(Stacks::new());
 pub static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
 /// The places whose threads have ended.
 pub static VACANT_THREADS: WaitQueue = WaitQueue::new();
-/// Who waits for which mutex, and whose priority follows from it. Taken after wait
-/// queues, before timers and run queues.
+/// Which thread waits for which other one, and whose priority follows from it. Taken after
+/// wait queues, before timers and run queues.
 pub static INHERITANCE: Spinlock<Chains> = Spinlock::new(
     // SAFETY: this static is the one.
     unsafe { Chains::new() },

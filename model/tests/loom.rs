@@ -9,11 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use kcore::blocker::{Blocker, Chains, Kind, Wait, Waiter};
 use kcore::call::{Call, CallQueue, CallState};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::ipi::Ipis;
@@ -318,6 +320,85 @@ fn a_spinlock_orders_what_is_under_it() {
         let add = move || lock.lock().add();
         two(add, add);
         lock.lock().is(2);
+    });
+}
+
+/// A thread that locks a mutex.
+struct Locker(Wait<Locker>);
+
+impl Waiter for Locker {
+    fn wait(&self) -> &Wait<Self> {
+        &self.0
+    }
+}
+
+impl fmt::Display for Locker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a thread")
+    }
+}
+
+/// A mutex as the kernel's: one word, until others wait; then under the lock.
+struct Contended {
+    mutex: Blocker<Locker>,
+    waiter: Spinlock<(Chains, Option<&'static Locker>), Checked>,
+}
+
+impl Contended {
+    fn lock(&self, me: &'static Locker) {
+        if self.mutex.take(me) {
+            return;
+        }
+        let mut inside = self.waiter.lock();
+        while !self.mutex.contest(&mut inside.0) {
+            if self.mutex.take(me) {
+                return;
+            }
+        }
+        let begun = (inside.0).begin(me, &self.mutex, Location::caller(), false);
+        assert!(begun.is_ok(), "no circle");
+        inside.1 = Some(me);
+        drop(inside);
+        while !self.mutex.is_owned_by(me) {
+            Checked::relax();
+        }
+    }
+
+    fn unlock(&self, me: &'static Locker) {
+        if self.mutex.free(me) {
+            return;
+        }
+        let mut inside = self.waiter.lock();
+        let next = inside.1.take();
+        if let Some(next) = next {
+            inside.0.end(next);
+        }
+        self.mutex.give(next, false);
+    }
+}
+
+#[test]
+fn a_mutex_orders_what_is_under_it() {
+    orderings("mutex", 3, BOTH, || {
+        power_on(2, || ());
+        let [first, second]: [&'static Locker; 2] = [(); 2].map(|()| kept(Locker(Wait::new())));
+        // SAFETY: of one lock.
+        let chains = unsafe { Chains::new() };
+        let (plain, contended): (_, &'static Contended) = (
+            Plain::new(),
+            kept(Contended {
+                mutex: Blocker::new(Kind::Mutex),
+                waiter: Spinlock::new((chains, None)),
+            }),
+        );
+        let add = move |me| {
+            contended.lock(me);
+            plain.add();
+            contended.unlock(me);
+        };
+        two(move || add(second), || add(first));
+        contended.lock(first);
+        plain.is(2);
     });
 }
 

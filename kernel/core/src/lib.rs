@@ -20,6 +20,7 @@
 //! - [`action`]: what one CPU has another one run;
 //! - [`rendezvous`]: all CPUs at once;
 //! - [`shootdown`]: which CPUs must forget a page;
+//! - [`blocker`]: which thread waits for which other one, and the search for deadlocks;
 //! - [`call`]: calls that nobody waits for on the spot;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them;
 //! - [`epoch`]: memory that is freed when the last reader has gone;
@@ -43,6 +44,8 @@ extern crate alloc;
 pub mod acpi;
 pub mod action;
 pub mod apic_id;
+#[expect(unsafe_code, reason = "threads and locks are reached by pointers")]
+pub mod blocker;
 pub mod calibrate;
 pub mod call;
 pub mod clock;

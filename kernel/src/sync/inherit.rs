@@ -8,27 +8,33 @@
 //!
 //! # One lock
 //!
-//! The waiters of all mutexes, and who waits for what, are under one spinlock,
-//! [`globals::INHERITANCE`](crate::globals::INHERITANCE); holding it is holding its
+//! The waiters of all mutexes, and which thread waits for which other one, are under one
+//! spinlock, [`globals::INHERITANCE`](crate::globals::INHERITANCE); holding it is holding its
 //! value, [`Chains`]. With a lock to each mutex, two walks along crossing chains would
 //! take the same locks in opposite orders; Linux's rt_mutex holds two at a time, lets
 //! go at each step and looks whether the chain is still the one that it was. With one
-//! lock a chain stands still while it is followed, and none can ever be a circle,
-//! since whoever would close it finds itself at the end (`Lending::begin_wait`). The
+//! lock a chain stands still while it is followed. The
 //! price: mutexes that have nothing to do with each other meet here, but only when
 //! they are contended, and interrupts are off for as long as the chain is. FreeBSD's
 //! turnstiles keep their lists of contested locks under one too, `td_contested_lock`.
 //!
+//! # Circles
+//!
+//! A wait that would never end is refused ([`kcore::blocker`]), so a chain is a circle only if a
+//! timed wait is part of it. `settle` ends there too: going round, it only ever raises
+//! priorities, or only ever lowers them. What somebody outside has lent to a circle stays in
+//! it until it comes apart, since each of its threads lends it to the next.
+//!
 //! Below it are the run queues' locks, taken one at a time.
 
-use core::fmt;
 use core::iter::successors;
 use core::panic::Location;
 use core::ptr;
 
-use kcore::kassert;
+use kcore::KASSERT;
+pub use kcore::blocker::Chains;
+use kcore::blocker::{Blocker, Wait};
 use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
-use kcore::site::Site;
 use kcore::thread::Priority;
 
 use crate::sched;
@@ -36,34 +42,16 @@ use crate::sync::best;
 use crate::sync::mutex::RawMutex;
 use crate::thread::Thread;
 
-/// The proof that the caller holds the lock.
-#[derive(Debug)]
-pub struct Chains(());
-
-impl Chains {
-    /// What the lock protects.
-    ///
-    /// # Safety
-    /// For one static only, a lock: two of these would let two CPUs at the same lists.
-    #[must_use]
-    pub(crate) const unsafe fn new() -> Self {
-        Self(())
-    }
-}
-
 /// What a thread borrows and lends.
 #[derive(Debug)]
 pub(crate) struct Lending {
     // Under the lock.
-    /// The mutex that it waits for.
-    waits_for: AtomicPtr<RawMutex>,
+    /// What it waits for that another thread owns.
+    pub(crate) wait: Wait<Thread>,
     /// The mutexes that it owns and others wait for: the first, linked by their `next`.
     contested: AtomicPtr<RawMutex>,
 
     // The thread's own.
-    /// Where it waits, or last waited, for a sleeping lock. Others read it while it
-    /// does.
-    pub(super) site: Site,
     /// How many sleeping locks it holds.
     held: AtomicU32,
 }
@@ -72,36 +60,10 @@ impl Lending {
     /// Of a thread that holds nothing and waits for nothing.
     pub(crate) const fn new() -> Self {
         Self {
-            waits_for: AtomicPtr::new(ptr::null_mut()),
+            wait: Wait::new(),
             contested: AtomicPtr::new(ptr::null_mut()),
-            site: Site::new(),
             held: AtomicU32::new(0),
         }
-    }
-
-    /// `me` is going to wait for `mutex`, which has an owner.
-    ///
-    /// # Panics
-    /// If the owner waits, maybe by way of others, for `me`.
-    #[track_caller]
-    pub(super) fn begin_wait(chains: &mut Chains, me: &'static Thread, mutex: &RawMutex) {
-        me.lending.site.set(Location::caller());
-        // Relaxed: under the lock.
-        me.lending
-            .waits_for
-            .store(ptr::from_ref(mutex).cast_mut(), Ordering::Relaxed);
-        let closes = chain(chains, me).any(|owner| ptr::eq(owner, me));
-        kassert!(!closes, "deadlock: {}", Circle { me, chains });
-        if mutex.push_waiter(chains, me) {
-            mutex.owner().lending.add(chains, mutex);
-        }
-        settle(chains, mutex.owner());
-    }
-
-    /// `thread` does not wait any more: it has the mutex, or has given up.
-    pub(super) fn end_wait(&self, _chains: &mut Chains) {
-        // Relaxed: under the lock.
-        self.waits_for.store(ptr::null_mut(), Ordering::Relaxed);
     }
 
     /// Others wait for `mutex`, which the thread owns.
@@ -145,6 +107,40 @@ impl Lending {
     }
 }
 
+/// `me` is about to wait for `blocker`, which another thread may own; `timed` if not for good.
+///
+/// # Panics
+/// If the owner waits, maybe by way of others, for `me`, and none of these waits ends by time.
+#[track_caller]
+pub(crate) fn begin_wait(
+    chains: &mut Chains,
+    me: &'static Thread,
+    blocker: &Blocker<Thread>,
+    timed: bool,
+) {
+    if let Err(circle) = chains.begin(me, blocker, Location::caller(), timed) {
+        panic!("{KASSERT}deadlock: {circle}");
+    }
+}
+
+/// `me` is about to wait for `mutex`, which has an owner, and lends to it.
+///
+/// # Panics
+/// As [`begin_wait`].
+#[track_caller]
+pub(super) fn begin_to_lend(
+    chains: &mut Chains,
+    me: &'static Thread,
+    mutex: &RawMutex,
+    timed: bool,
+) {
+    begin_wait(chains, me, &mutex.blocker, timed);
+    if mutex.push_waiter(chains, me) {
+        mutex.owner().lending.add(chains, mutex);
+    }
+    settle(chains, mutex.owner());
+}
+
 /// Where `link` leads.
 fn follow<'a>(_chains: &'a Chains, link: &AtomicPtr<RawMutex>) -> Option<&'a RawMutex> {
     // Relaxed: under the lock.
@@ -153,17 +149,6 @@ fn follow<'a>(_chains: &'a Chains, link: &AtomicPtr<RawMutex>) -> Option<&'a Raw
     // begins and cut when it ends, both by those who have `Chains` for themselves, so
     // not while it is borrowed. The waiter's frame borrows the mutex all that time.
     unsafe { mutex.as_ref() }
-}
-
-/// The owner of the mutex that `thread` waits for, the owner of the one which that
-/// waits for, and so on.
-fn chain<'a>(
-    chains: &'a Chains,
-    thread: &'static Thread,
-) -> impl Iterator<Item = &'static Thread> + use<'a> {
-    let next = |thread: &&'static Thread| Some(follow(chains, &thread.lending.waits_for)?.owner());
-    // The first thread is not part of it.
-    successors(Some(thread), next).skip(1)
 }
 
 /// Gives `thread` the priority that it has a right to, and those after it in the chain.
@@ -175,7 +160,7 @@ pub(super) fn settle(chains: &Chains, thread: &'static Thread) {
             return;
         }
         sched::set_priority(thread, priority);
-        next = chain(chains, thread).next();
+        next = chains.owner_of_mutex(thread);
     }
 }
 
@@ -187,28 +172,4 @@ fn entitled(chains: &Chains, thread: &Thread) -> Priority {
     .filter_map(|mutex| best(mutex.waiters(chains)))
     .map(Thread::priority)
     .fold(thread.base_priority(), Ord::min)
-}
-
-/// Threads that wait for each other, for the message.
-struct Circle<'a> {
-    me: &'static Thread,
-    chains: &'a Chains,
-}
-
-impl fmt::Display for Circle<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut thread = self.me;
-        write!(f, "{thread}")?;
-        while let Some(mutex) = follow(self.chains, &thread.lending.waits_for) {
-            let owner = mutex.owner();
-            let (at, taken) = (&thread.lending.site, &mutex.site);
-            write!(f, " waits at {at} for {owner}, which locked at {taken}")?;
-            if ptr::eq(owner, self.me) {
-                break;
-            }
-            f.write_str(", and")?;
-            thread = owner;
-        }
-        Ok(())
-    }
 }

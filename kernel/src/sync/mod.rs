@@ -16,6 +16,9 @@
 //! switches on locks that are fought over; Linux hands over when a waiter was passed
 //! by once already.)
 //!
+//! A wait that would never end is found before it begins, in every build: a chain of mutexes,
+//! writers and joined threads that comes back to the caller ([`kcore::blocker`]).
+//!
 //! Order of the spinlocks underneath: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 

@@ -1,7 +1,7 @@
 //! The mutex: a value that one thread at a time can reach, the others asleep.
 //!
 //! Free, or owned by a thread in whom nobody else is interested, it is one word that is
-//! exchanged. The first who has to wait sets `WAITERS` in it, and from then on the
+//! exchanged ([`Blocker`]). The first who has to wait marks it as contested, and from then on the
 //! owner cannot let go without [`inherit`]'s lock, under which everything else happens.
 //!
 //! The owner cannot end, and cannot be anybody but who dropped the guard: the guard
@@ -15,32 +15,25 @@ use core::ops::{Deref, DerefMut};
 use core::panic::Location;
 use core::ptr;
 
+use kcore::blocker::{Blocker, Kind};
 use kcore::kassert;
-use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
-use kcore::site::{Place, Site};
+use kcore::shim::AtomicPtr;
+use kcore::site::Place;
 use kcore::thread::ThreadId;
 use kcore::waitq::WaitList;
 
-use crate::sync::inherit::{self, Chains, Lending};
+use crate::sync::inherit::{self, Chains};
 use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
-use crate::thread::{self, Thread};
+use crate::thread::Thread;
 use crate::{globals, sched};
-
-/// In the word of a mutex that nobody owns.
-const FREE: u32 = 0;
-/// In the word, beside the owner, if others wait, or have waited until their time was up.
-/// Changed under the lock only.
-const WAITERS: u32 = 1 << 31;
 
 /// A mutex without its value.
 #[derive(Debug)]
 pub(super) struct RawMutex {
-    /// [`FREE`], or the owner's place in the thread table plus one, and [`WAITERS`].
-    word: AtomicU32,
+    /// The owner, and where it locked it.
+    pub(super) blocker: Blocker<Thread>,
     /// Where the mutex was made: its class in the order of locks.
     class: Place,
-    /// Where the owner locked it. Written by the owner, or for it.
-    pub(super) site: Site,
 
     // Under the lock of `inherit`.
     waiters: UnsafeCell<WaitList<Thread>>,
@@ -56,9 +49,8 @@ impl RawMutex {
     #[track_caller]
     const fn new() -> Self {
         Self {
-            word: AtomicU32::new(FREE),
+            blocker: Blocker::new(Kind::Mutex),
             class: Location::caller(),
-            site: Site::new(),
             waiters: UnsafeCell::new(WaitList::new()),
             next: AtomicPtr::new(ptr::null_mut()),
         }
@@ -86,9 +78,8 @@ impl RawMutex {
     /// The owner of a mutex that has one and cannot lose it: with the lock held and
     /// waiters in it.
     pub(super) fn owner(&self) -> &'static Thread {
-        // Relaxed: changed under the lock only.
-        owner_in(self.word.load(Ordering::Relaxed))
-            .expect("who waits for a mutex waits for a thread")
+        let owner = self.blocker.owner();
+        owner.expect("who waits for a mutex waits for a thread")
     }
 
     /// Takes the mutex if it is free.
@@ -96,15 +87,12 @@ impl RawMutex {
     #[inline]
     fn take(&self) -> bool {
         let me = sched::curthread();
-        // Acquire: pairs with the Release in `unlock` and `pass_on`.
-        let taken =
-            self.word
-                .compare_exchange(FREE, mark(me), Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_ok() {
-            self.site.set(Location::caller());
+        let taken = self.blocker.take(me);
+        if taken {
+            self.blocker.site.set(Location::caller());
             me.lending.took();
         }
-        taken.is_ok()
+        taken
     }
 
     #[track_caller]
@@ -123,24 +111,23 @@ impl RawMutex {
     #[track_caller]
     fn wait(&self, nanoseconds: Option<u64>) -> bool {
         let me = sched::curthread();
-        // Relaxed: a mutex that is not the caller's does not become so meanwhile.
-        let owner = owner_in(self.word.load(Ordering::Relaxed));
+        // One that is not the caller's does not become so meanwhile.
         kassert!(
-            !owner.is_some_and(|owner| ptr::eq(owner, me)),
+            !self.blocker.is_owned_by(me),
             "{} locks a mutex that it holds: locked at {}, and again at {}",
             me,
-            &self.site,
+            &self.blocker.site,
             Location::caller()
         );
         // If this may come to a deadlock, now is the time to find it.
         witness_acquire(self.class, true);
         let mut chains = globals::INHERITANCE.lock();
-        while !self.mark_contested() {
+        while !self.blocker.contest(&mut chains) {
             if self.take() {
                 return true;
             }
         }
-        Lending::begin_wait(&mut chains, me, self);
+        inherit::begin_to_lend(&mut chains, me, self, nanoseconds.is_some());
         sched::sleep(chains, nanoseconds);
         // An untimed wait ends in one way only.
         if nanoseconds.is_some() && self.give_up(me) {
@@ -148,23 +135,14 @@ impl RawMutex {
             return false;
         }
         kassert!(
-            ptr::eq(self.owner(), me),
-            "{} was woken without the mutex that it waits for at {}",
+            self.blocker.is_owned_by(me),
+            "{} was woken without the mutex that it waits for at {}: held by {}",
             me,
-            Location::caller()
+            Location::caller(),
+            &self.blocker
         );
         me.lending.took();
         true
-    }
-
-    /// Sees to it that the owner cannot let go without the lock, which is held; false if
-    /// there is no owner.
-    fn mark_contested(&self) -> bool {
-        // Relaxed: all that follows from it is under the lock.
-        let set = |word| (word != FREE).then_some(word | WAITERS);
-        self.word
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, set)
-            .is_ok()
     }
 
     /// The time is up: `me` does not wait any more, unless it has been given the mutex
@@ -176,9 +154,9 @@ impl RawMutex {
             return false;
         }
         self.waiters_mut(&mut chains).remove(me);
-        me.lending.end_wait(&mut chains);
+        chains.end(me);
         if self.waiters(&chains).is_empty() {
-            // WAITERS stays. Without it the owner could unlock, and go on, and even end,
+            // It stays contested. Else the owner could unlock, and go on, and even end,
             // before `settle` has taken back what was lent to it (test
             // `sync::inheritance_under_stress`).
             owner.lending.remove(&mut chains, self);
@@ -192,37 +170,30 @@ impl RawMutex {
         let me = sched::curthread();
         me.lending.released();
         witness_release(self.class);
-        // Release: pairs with the Acquire in `take`.
-        let freed =
-            self.word
-                .compare_exchange(mark(me), FREE, Ordering::Release, Ordering::Relaxed);
-        if let Err(word) = freed {
-            self.pass_on(me, word);
+        if !self.blocker.free(me) {
+            self.pass_on(me);
         }
     }
 
     /// Makes the best waiter the owner and wakes it.
     #[cold]
-    fn pass_on(&self, me: &'static Thread, word: u32) {
+    fn pass_on(&self, me: &'static Thread) {
         kassert!(
-            word & !WAITERS == mark(me),
-            "{} unlocks a mutex that {:?} locked at {}",
+            self.blocker.is_owned_by(me),
+            "{} unlocks a mutex that it does not hold: held by {}",
             me,
-            owner_in(word),
-            &self.site
+            &self.blocker
         );
         let mut chains = globals::INHERITANCE.lock();
         let Some(next) = take_best(self.waiters_mut(&mut chains)) else {
-            // All have given up. Release: as in `unlock`.
-            return self.word.store(FREE, Ordering::Release);
+            // All have given up.
+            return self.blocker.give(None, false);
         };
         me.lending.remove(&mut chains, self);
-        next.lending.end_wait(&mut chains);
-        self.site.copy(&next.lending.site);
+        chains.end(next);
+        self.blocker.site.copy(&next.lending.wait.site);
         let alone = self.waiters(&chains).is_empty();
-        let word = mark(next) | if alone { 0 } else { WAITERS };
-        // Release: the run-queue lock orders it for `next` already.
-        self.word.store(word, Ordering::Release);
+        self.blocker.give(Some(next), !alone);
         if !alone {
             // They lend `next` nothing: it was the best of them.
             next.lending.add(&mut chains, self);
@@ -230,14 +201,6 @@ impl RawMutex {
         inherit::settle(&chains, me);
         sched::wakeup(next);
     }
-}
-
-fn mark(thread: &Thread) -> u32 {
-    thread.index() + 1
-}
-
-fn owner_in(word: u32) -> Option<&'static Thread> {
-    (word & !WAITERS).checked_sub(1).map(thread::at)
 }
 
 /// A value that one thread at a time can reach. Waiters sleep, get their turn by
@@ -280,8 +243,7 @@ impl<T> Mutex<T> {
     /// then what was lent is taken back.
     ///
     /// # Panics
-    /// As [`Self::lock`]. That a circle of waiters would come apart when the time is up
-    /// does not make it right.
+    /// As [`Self::lock`], but for circles of waiters: they come apart when the time is up.
     #[track_caller]
     pub fn lock_for(&self, nanoseconds: u64) -> Option<MutexGuard<'_, T>> {
         self.raw
@@ -311,8 +273,7 @@ impl<T> Mutex<T> {
     /// Who owns the mutex at this moment. For messages, and for the owner itself.
     #[must_use]
     pub fn owner(&self) -> Option<ThreadId> {
-        // Relaxed: a snapshot; exact if the owner asks.
-        owner_in(self.raw.word.load(Ordering::Relaxed)).map(Thread::id)
+        self.raw.blocker.owner().map(Thread::id)
     }
 
     /// The value without locking, when no other reference to it can exist.

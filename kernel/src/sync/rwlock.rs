@@ -20,59 +20,57 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::panic::Location;
-use core::ptr;
 
+use kcore::blocker::{Blocker, Kind};
 use kcore::kassert;
-use kcore::site::{Place, Site};
+use kcore::site::Place;
 use kcore::spinlock::SpinlockGuard;
 use kcore::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
-use crate::sched;
+use crate::sync::inherit;
 use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
 use crate::thread::Thread;
+use crate::{globals, sched};
 
-/// Who is in, and who waits.
+/// Who is in, and who waits. The writer that is in is in the lock's [`Blocker`].
 struct State {
     /// How many readers are in.
     readers: u32,
-    /// The writer that is in.
-    writer: Option<&'static Thread>,
-    /// Where it locked.
-    site: Site,
     waiting_readers: WaitList<Thread>,
     waiting_writers: WaitList<Thread>,
 }
 
 impl State {
     /// Lets in a reader, if it is not the writers' turn.
-    fn admit_reader(&mut self) -> bool {
-        let admitted = self.writer.is_none() && self.waiting_writers.is_empty();
+    fn admit_reader(&mut self, writer: &Blocker<Thread>) -> bool {
+        let admitted = writer.owner().is_none() && self.waiting_writers.is_empty();
         self.readers += u32::from(admitted);
         admitted
     }
 
-    fn admit_writer(&mut self, writer: &'static Thread) {
-        self.writer = Some(writer);
-        self.site.copy(&writer.lending.site);
-    }
-
-    /// Lets in the best writer that waits, if nobody is in.
-    fn next_writer(&mut self) {
-        if self.readers == 0
-            && self.writer.is_none()
-            && let Some(writer) = take_best(&mut self.waiting_writers)
-        {
-            self.admit_writer(writer);
-            sched::wakeup(writer);
+    /// Lets in those whose turn it is now that a reader has gone, or the writer (`wrote`): after
+    /// a writer all readers that wait; then, if nobody is in, the best writer.
+    fn next(&mut self, writer: &Blocker<Thread>, wrote: bool) {
+        let waited_for = !(self.waiting_readers.is_empty() && self.waiting_writers.is_empty());
+        let mut chains = waited_for.then(|| globals::INHERITANCE.lock());
+        if wrote {
+            writer.give(None, false);
         }
-    }
-
-    /// Lets in all readers that wait. The writer has gone.
-    fn next_readers(&mut self) {
-        while let Some(reader) = take_best(&mut self.waiting_readers) {
+        let Some(chains) = &mut chains else { return };
+        while wrote && let Some(reader) = take_best(&mut self.waiting_readers) {
             self.readers += 1;
+            chains.end(reader);
             sched::wakeup(reader);
+        }
+        if self.readers == 0
+            && writer.owner().is_none()
+            && let Some(next) = take_best(&mut self.waiting_writers)
+        {
+            chains.end(next);
+            writer.site.copy(&next.lending.wait.site);
+            writer.give(Some(next), false);
+            sched::wakeup(next);
         }
     }
 }
@@ -82,8 +80,6 @@ impl State {
 const fn nobody() -> Spinlock<State> {
     Spinlock::new(State {
         readers: 0,
-        writer: None,
-        site: Site::new(),
         waiting_readers: WaitList::new(),
         waiting_writers: WaitList::new(),
     })
@@ -93,6 +89,9 @@ const fn nobody() -> Spinlock<State> {
 pub struct RwLock<T> {
     /// Where the lock was made: its class in the order of locks.
     class: Place,
+    /// The writer that is in, and where it locked. Changed under the lock of `state`, and while
+    /// others wait under [`inherit`]'s too.
+    writer: Blocker<Thread>,
     state: Spinlock<State>,
     value: UnsafeCell<T>,
 }
@@ -108,6 +107,7 @@ impl<T> RwLock<T> {
     pub const fn new(value: T) -> Self {
         Self {
             class: Location::caller(),
+            writer: Blocker::new(Kind::Writer),
             state: nobody(),
             value: UnsafeCell::new(value),
         }
@@ -118,13 +118,14 @@ impl<T> RwLock<T> {
     ///
     /// # Panics
     /// If the caller may not sleep here, whether it would have to or not; if it is the
-    /// writer.
+    /// writer, or the writer waits, maybe by way of others, for the caller, and none of these
+    /// waits ends by time.
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
         let (me, mut state) = self.enter();
-        if !state.admit_reader() {
+        if !state.admit_reader(&self.writer) {
             state.waiting_readers.push_back(me);
-            sched::sleep(state, None);
+            self.wait(me, state);
         }
         me.lending.took();
         ReadGuard {
@@ -141,11 +142,11 @@ impl<T> RwLock<T> {
     #[track_caller]
     pub fn write(&self) -> WriteGuard<'_, T> {
         let (me, mut state) = self.enter();
-        if state.readers == 0 && state.writer.is_none() {
-            state.admit_writer(me);
+        if state.readers == 0 && self.writer.take(me) {
+            self.writer.site.set(Location::caller());
         } else {
             state.waiting_writers.push_back(me);
-            sched::sleep(state, None);
+            self.wait(me, state);
         }
         me.lending.took();
         WriteGuard {
@@ -161,17 +162,21 @@ impl<T> RwLock<T> {
         witness_acquire(self.class, true);
         let me = sched::curthread();
         let state = self.state.lock();
-        if let Some(writer) = state.writer {
-            kassert!(
-                !ptr::eq(writer, me),
-                "{} waits for itself: it is the writer, since {}, and locks again at {}",
-                me,
-                &state.site,
-                Location::caller()
-            );
-        }
-        me.lending.site.set(Location::caller());
+        kassert!(
+            !self.writer.is_owned_by(me),
+            "{} waits for itself: it is the writer, since {}, and locks again at {}",
+            me,
+            &self.writer.site,
+            Location::caller()
+        );
         (me, state)
+    }
+
+    /// Waits until it is the turn of `me`, which is on one of the lists.
+    #[track_caller]
+    fn wait(&self, me: &'static Thread, state: SpinlockGuard<'_, State, Machine>) {
+        inherit::begin_wait(&mut globals::INHERITANCE.lock(), me, &self.writer, false);
+        sched::sleep(state, None);
     }
 }
 
@@ -212,7 +217,7 @@ impl<T> Drop for ReadGuard<'_, T> {
         let mut state = self.lock.state.lock();
         state.readers -= 1;
         // Readers wait only for writers, so it is a writer's turn, if any.
-        state.next_writer();
+        state.next(&self.lock.writer, false);
     }
 }
 
@@ -251,8 +256,6 @@ impl<T> Drop for WriteGuard<'_, T> {
         sched::curthread().lending.released();
         witness_release(self.lock.class);
         let mut state = self.lock.state.lock();
-        state.writer = None;
-        state.next_readers();
-        state.next_writer();
+        state.next(&self.lock.writer, true);
     }
 }

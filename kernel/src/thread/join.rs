@@ -4,6 +4,8 @@ use kcore::shim::Ordering;
 use kcore::thread::ThreadId;
 
 use super::Thread;
+use crate::sync::inherit::begin_wait;
+use crate::{globals, sched};
 
 /// A thread that can be waited for.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +46,22 @@ impl JoinHandle {
     }
 
     /// Waits until the thread has ended. Thread context, outside critical sections.
+    ///
+    /// # Panics
+    /// If the thread is the caller, or waits, maybe by way of others, for the caller, and none
+    /// of these waits ends by time.
+    #[track_caller]
     pub fn join(self) {
-        loop {
-            let joiners = self.thread.joiners.lock();
-            if self.is_finished() {
-                return;
-            }
+        let joiners = self.thread.joiners.lock();
+        if !self.is_finished() {
+            let end = &self.thread.end;
+            begin_wait(
+                &mut globals::INHERITANCE.lock(),
+                sched::curthread(),
+                end,
+                false,
+            );
+            // Only `ended` wakes it.
             joiners.sleep();
         }
     }
@@ -62,8 +74,13 @@ impl Thread {
         let mut joiners = self.joiners.lock();
         // Release: pairs with the Acquire in `is_finished`.
         self.generation.fetch_add(1, Ordering::Release);
+        if joiners.is_empty() {
+            return;
+        }
+        let mut chains = globals::INHERITANCE.lock();
         while let Some(joiner) = joiners.take_best() {
-            crate::sched::wakeup(joiner);
+            chains.end(joiner);
+            sched::wakeup(joiner);
         }
     }
 }

@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 
+use kcore::blocker::{Blocker, Kind, Wait, Waiter};
 use kcore::cpu::{AtomicCpuId, CpuId};
 use kcore::critical::CritState;
 use kcore::rmlock::Reads;
@@ -93,6 +94,8 @@ pub struct Thread {
     generation: AtomicU32,
     /// Those who wait for that.
     joiners: WaitQueue,
+    /// The same for the search for circles. Its owner is always the thread itself.
+    end: Blocker<Thread>,
 }
 
 // SAFETY: the parts that are not Sync by themselves: `context` is touched by the
@@ -131,6 +134,7 @@ impl Thread {
             entry: UnsafeCell::new(None),
             generation: AtomicU32::new(0),
             joiners: WaitQueue::new(),
+            end: Blocker::new(Kind::End),
         }
     }
 
@@ -292,6 +296,12 @@ impl fmt::Display for Thread {
 impl fmt::Debug for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl Waiter for Thread {
+    fn wait(&self) -> &Wait<Self> {
+        &self.lending.wait
     }
 }
 

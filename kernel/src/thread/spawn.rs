@@ -137,6 +137,7 @@ fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
     let mut thread = try_box(Thread::vacant(0, stack))?;
     thread.index = next_place()?;
     let thread: &'static Thread = Box::leak(thread);
+    thread.end.give(Some(thread), false);
     register(thread);
     Ok(thread)
 }
