@@ -143,7 +143,12 @@ pub fn set_entry(tsc: u64) {
 #[must_use]
 pub fn since_entry() -> u64 {
     // Relaxed: as in `set_entry`.
-    let ticks = cpu::tsc().wrapping_sub(globals::ENTRY_TSC.load(Ordering::Relaxed));
+    nanoseconds_of(cpu::tsc().wrapping_sub(globals::ENTRY_TSC.load(Ordering::Relaxed)))
+}
+
+/// So many nanoseconds are `ticks` of the time-stamp counter.
+#[must_use]
+pub fn nanoseconds_of(ticks: u64) -> u64 {
     scale().nanoseconds(ticks)
 }
 

@@ -33,7 +33,7 @@ use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
 use crate::end::{self, Verdict};
-use crate::{clock, globals, pcpu, smp};
+use crate::{clock, globals, pcpu, smp, thread};
 
 /// How long the other CPUs may take to stop, in nanoseconds.
 const PATIENCE: u64 = 500_000_000;
@@ -79,6 +79,9 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     for other in &others(me) {
         print_other(other);
     }
+    let alone = others(me).iter().all(smp::is_stopped);
+    // SAFETY: interrupts are off for good, and a CPU that has stopped for a panic never goes on.
+    unsafe { thread::report_at_the_end(alone, print) };
     for call in globals::RENDEZVOUS.calls() {
         print(format_args!("{call}"));
     }

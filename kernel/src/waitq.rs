@@ -6,14 +6,55 @@
 //! under the lock) or after (it finds the waiter). The locks are taken in the order
 //! wait queue, timers, run queue.
 
+use core::panic::Location;
+
 use kcore::port::Port;
-use kcore::shim::Ordering;
 use kcore::spinlock::SpinlockGuard;
 use kcore::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sched;
 use crate::thread::Thread;
+
+/// What a thread in a wait queue waits for, for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum What {
+    /// It is in no queue.
+    Nothing,
+    /// To be woken by whoever knows the queue.
+    Wakeup,
+    /// The notification of a condition variable.
+    Notification,
+    /// A permit of a semaphore.
+    Permit,
+    /// That its time is up.
+    Time,
+}
+
+impl What {
+    /// The one of this number.
+    pub(crate) const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::Wakeup,
+            2 => Self::Notification,
+            3 => Self::Permit,
+            4 => Self::Time,
+            _ => Self::Nothing,
+        }
+    }
+
+    /// As it follows "waits".
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "for a lock or a thread",
+            Self::Wakeup => "to be woken",
+            Self::Notification => "for the notification of a condition variable",
+            Self::Permit => "for a permit of a semaphore",
+            Self::Time => "for time to pass",
+        }
+    }
+}
 
 /// The threads that wait for one thing.
 #[derive(Debug)]
@@ -75,15 +116,17 @@ impl WaitQueueGuard<'_> {
 
     /// Adds a thread.
     pub(crate) fn push(&mut self, thread: &'static Thread) {
-        // Relaxed: under the queue's lock.
-        thread.waiting.store(true, Ordering::Relaxed);
+        self.push_for(What::Wakeup, thread);
+    }
+
+    fn push_for(&mut self, what: What, thread: &'static Thread) {
+        thread.set_waits_for(what);
         self.list.push_back(thread);
     }
 
     fn remove(&mut self, thread: &'static Thread) {
         self.list.remove(thread);
-        // Relaxed: under the queue's lock.
-        thread.waiting.store(false, Ordering::Relaxed);
+        thread.set_waits_for(What::Nothing);
     }
 
     /// The thread of the best priority that waits, the first of several.
@@ -103,21 +146,23 @@ impl WaitQueueGuard<'_> {
     /// critical sections but for this lock.
     #[track_caller]
     pub fn sleep(self) {
-        self.wait(None);
+        self.wait(What::Wakeup, None);
     }
 
     /// As [`Self::sleep`], until `nanoseconds` have gone by at the latest; false if
     /// they have.
     #[track_caller]
     pub fn sleep_for(self, nanoseconds: u64) -> bool {
-        self.wait(Some(nanoseconds))
+        self.wait(What::Wakeup, Some(nanoseconds))
     }
 
+    /// Waits for `what`, as [`Self::sleep_for`] or, without a time, as [`Self::sleep`]; true then.
     #[track_caller]
-    fn wait(mut self, nanoseconds: Option<u64>) -> bool {
+    pub(crate) fn wait(mut self, what: What, nanoseconds: Option<u64>) -> bool {
         sched::assert_may_sleep(1);
         let me = sched::curthread();
-        self.push(me);
+        me.lending.wait.site.set(Location::caller());
+        self.push_for(what, me);
         let Self { queue, list } = self;
         sched::sleep(list, nanoseconds);
         if nanoseconds.is_none() {
@@ -125,8 +170,7 @@ impl WaitQueueGuard<'_> {
         }
         // A waker takes its thread out of the queue: still in, the time was up.
         let mut guard = queue.lock();
-        // Relaxed: under the queue's lock.
-        let timed_out = me.waiting.load(Ordering::Relaxed);
+        let timed_out = me.waits_for() != What::Nothing;
         if timed_out {
             guard.remove(me);
         }

@@ -40,7 +40,6 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "kcore::action"),
     (1, "kcore::blocker"),
     (1, "kcore::apic_id"),
-    (1, "kcore::blocker"),
     (1, "kcore::call"),
     (1, "kcore::clock"),
     (1, "kcore::calibrate"),

@@ -18,6 +18,7 @@ use crate::ktest::bugs::{self, Bug};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::Machine;
 use crate::thread::{self, Thread};
+use crate::waitq::{WaitQueue, What};
 use crate::{clock, globals, vspace};
 
 /// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
@@ -34,6 +35,8 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
         // Relaxed: the thread's own.
         me.timer_cpu
             .store(here.id().index() as u32, Ordering::Relaxed);
+        // Relaxed: for messages.
+        me.deadline.store(deadline, Ordering::Relaxed);
         here.timers.lock().insert(me, deadline);
         clock::arm(deadline);
     }
@@ -44,14 +47,16 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<
     after_switch(true);
     if nanoseconds.is_some() {
         take_off_timer(me);
+        // Relaxed: for messages.
+        me.deadline.store(0, Ordering::Relaxed);
     }
 }
 
 /// Waits for `nanoseconds` at least; 0 is no wait. Thread context, outside critical sections.
 #[track_caller]
 pub fn sleep_for(nanoseconds: u64) {
-    let queue = crate::waitq::WaitQueue::new();
-    let _time_is_up = queue.lock().sleep_for(nanoseconds);
+    let queue = WaitQueue::new();
+    let _time_is_up = queue.lock().wait(What::Time, Some(nanoseconds));
 }
 
 /// Lets other threads of the same priority go first. Thread context, outside critical

@@ -29,14 +29,14 @@ use super::{online, smp_rendezvous};
 use crate::arch::{apic, vector};
 use crate::pcpu::{self, Pcpu};
 use crate::sched;
-use crate::thread::{Builder, JoinHandle, SpawnError};
+use crate::thread::{self, Builder, JoinHandle, SpawnError};
 
 /// How long an IPI may be on its way before it is taken to be lost, in nanoseconds.
 const IPI_PATIENCE: u64 = 200_000_000;
 
-/// The online CPUs that take no interrupt; where each is, and which vector is in service there,
-/// is in the log. One call of all: however many are deaf, it takes as long as a call that times
-/// out. Thread context, interrupts on, no spinlock held.
+/// The online CPUs that take no interrupt. Where each is, which vector is in service there, and
+/// what the threads wait for that do not run, is in the log. One call of all: however many are
+/// deaf, it takes as long as a call that times out. Thread context, interrupts on, no spinlock held.
 ///
 /// # Panics
 /// In another context: no CPU can be called there.
@@ -44,7 +44,10 @@ const IPI_PATIENCE: u64 = 200_000_000;
 pub fn find_deaf() -> CpuSet {
     let none = Phase::NoBarrier;
     match smp_rendezvous(none, Phase::Run(&|_: &IpiCtx| ()), none) {
-        Err(RendezvousError::Timeout { silent, .. }) => silent,
+        Err(RendezvousError::Timeout { silent, .. }) => {
+            thread::report(|line| log::error!("{line}"));
+            silent
+        }
         Ok(()) => CpuSet::EMPTY,
         Err(error) => panic!("{KASSERT}watchdog: {error}"),
     }

@@ -2,7 +2,7 @@
 
 use crate::sync::MutexGuard;
 use crate::sync::might_sleep;
-use crate::waitq::WaitQueue;
+use crate::waitq::{WaitQueue, What};
 
 /// The threads that wait for what a mutex protects to change.
 ///
@@ -38,7 +38,7 @@ impl Condvar {
         might_sleep();
         let queue = self.0.lock();
         let mutex = guard.unlock();
-        queue.sleep();
+        queue.wait(What::Notification, None);
         mutex.lock()
     }
 
@@ -56,7 +56,7 @@ impl Condvar {
         might_sleep();
         let queue = self.0.lock();
         let mutex = guard.unlock();
-        let notified = queue.sleep_for(nanoseconds);
+        let notified = queue.wait(What::Notification, Some(nanoseconds));
         (mutex.lock(), !notified)
     }
 

@@ -4,7 +4,7 @@ use kcore::shim::{AtomicUsize, Ordering};
 
 use crate::sched;
 use crate::sync::might_sleep;
-use crate::waitq::WaitQueue;
+use crate::waitq::{WaitQueue, What};
 
 /// A number of permits that threads take, and that anybody, interrupts too, gives.
 ///
@@ -38,7 +38,7 @@ impl Semaphore {
         might_sleep();
         let queue = self.queue.lock();
         if !self.take() {
-            queue.sleep();
+            queue.wait(What::Permit, None);
         }
     }
 
@@ -53,7 +53,7 @@ impl Semaphore {
         might_sleep();
         let queue = self.queue.lock();
         // Who is woken was given a permit with it.
-        self.take() || queue.sleep_for(nanoseconds)
+        self.take() || queue.wait(What::Permit, Some(nanoseconds))
     }
 
     /// Takes a permit if there is one at this moment. Any context but NMI.

@@ -5,6 +5,7 @@
 //! is kept too long finds its thread gone, and not somebody else's.
 
 mod join;
+mod report;
 mod spawn;
 mod table;
 
@@ -17,7 +18,7 @@ use kcore::cpu::{AtomicCpuId, CpuId};
 use kcore::critical::CritState;
 use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use kcore::shim::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::shootdown::Space;
 use kcore::spinlock::SpinState;
 use kcore::tailq::{Link, Linked};
@@ -28,9 +29,11 @@ use kcore::{KASSERT, kassert};
 
 use crate::arch::context::Context;
 use crate::sync::inherit::Lending;
-use crate::waitq::WaitQueue;
+use crate::waitq::{WaitQueue, What};
 
 pub use join::JoinHandle;
+pub use report::report;
+pub(crate) use report::report_at_the_end;
 pub(crate) use spawn::vacate;
 pub use spawn::{Builder, SpawnError, adopt, make_idle};
 pub use table::{Table, TimerPositions, all, at, capacity, init};
@@ -59,7 +62,8 @@ pub struct Thread {
 
     // Under the lock of the queue that the thread waits in.
     wait_link: Link<Thread>,
-    pub(crate) waiting: AtomicBool,
+    /// A [`What`]; nothing while it is in no queue.
+    waits_for: AtomicU8,
 
     /// What it waits for and what others wait for: says what is under which lock.
     pub(crate) lending: Lending,
@@ -68,6 +72,8 @@ pub struct Thread {
     // `sched::ON_THE_WAY`.
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
+    /// When its timed wait ends, in ticks of the time-stamp counter; 0 while there is none.
+    pub(crate) deadline: AtomicU64,
 
     /// The address space that it uses, null if none: its own. See `vspace`.
     pub(crate) space: AtomicPtr<Space>,
@@ -119,10 +125,11 @@ impl Thread {
             run_link: Link::new(),
             priority: AtomicPriority::new(priority),
             wait_link: Link::new(),
-            waiting: AtomicBool::new(false),
+            waits_for: AtomicU8::new(What::Nothing as u8),
             lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
+            deadline: AtomicU64::new(0),
             space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
             #[cfg(feature = "ktest")]
@@ -257,6 +264,18 @@ impl Thread {
     #[must_use]
     pub fn base_priority(&self) -> Priority {
         self.base_priority.get()
+    }
+
+    /// What it waits for in a wait queue: under the queue's lock, or for messages.
+    pub(crate) fn waits_for(&self) -> What {
+        // Relaxed: under the lock.
+        What::from_u8(self.waits_for.load(Ordering::Relaxed))
+    }
+
+    /// Changes that. Under the queue's lock.
+    pub(crate) fn set_waits_for(&self, what: What) {
+        // Relaxed: under the lock.
+        self.waits_for.store(what as u8, Ordering::Relaxed);
     }
 
     /// Whether it must stay on its CPU.

@@ -5,6 +5,7 @@ mod inherit;
 mod misuse;
 mod mutex;
 mod order;
+mod report;
 mod rmlock;
 mod rwlock;
 mod semaphore;

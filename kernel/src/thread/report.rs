@@ -1,0 +1,113 @@
+//! What the threads that do not run wait for: a line for each, in the report of a panic or of
+//! deaf CPUs. The report of a hang is that of a panic, by an NMI.
+//!
+//! Nothing here allocates, and nothing waits for a lock.
+
+use core::fmt::{self, Arguments};
+
+use kcore::blocker::Chains;
+use kcore::shim::Ordering;
+use kcore::thread::{Priority, ThreadState};
+
+use super::Thread;
+use super::table::{all, all_at_the_end};
+use crate::arch::cpu;
+use crate::console::Line;
+use crate::{clock, globals};
+
+/// How many threads get a line; the others are counted.
+const LINES: usize = 32;
+
+/// Hands `print` a line for each thread that sleeps or waits for a CPU. Other CPUs go on, so each
+/// line is of another moment. Any context but NMI; `print` is called with no lock held.
+pub fn report(print: impl FnMut(Arguments<'_>)) {
+    lines(all(), print, describe_as_it_runs);
+}
+
+/// As [`report`], by a CPU that takes no interrupt and never goes on. `alone` says that all other
+/// CPUs stand still for good. Any context, NMI too.
+///
+/// # Safety
+/// It is so.
+pub(crate) unsafe fn report_at_the_end(alone: bool, print: impl FnMut(Arguments<'_>)) {
+    // SAFETY: the caller's promise.
+    let threads = unsafe { all_at_the_end() };
+    if alone {
+        // SAFETY: nothing else runs, so whoever has the lock, the chains stand still.
+        let chains = unsafe { Chains::new() };
+        lines(threads, print, |thread| describe(thread, Some(&chains)));
+    } else {
+        lines(threads, print, describe_as_it_runs);
+    }
+}
+
+fn lines(
+    threads: impl Iterator<Item = &'static Thread>,
+    mut print: impl FnMut(Arguments<'_>),
+    describe: impl Fn(&'static Thread) -> Option<Line>,
+) {
+    let mut more = 0;
+    for (number, line) in threads.filter_map(describe).enumerate() {
+        if number < LINES {
+            print(format_args!("{line}"));
+        } else {
+            more += 1;
+        }
+    }
+    if more > 0 {
+        print(format_args!("{more} more threads do not run"));
+    }
+}
+
+/// As [`describe`], while others may have the lock.
+fn describe_as_it_runs(thread: &'static Thread) -> Option<Line> {
+    describe(thread, globals::INHERITANCE.try_lock().as_deref())
+}
+
+/// A line about `thread`, unless it runs, is an idle thread, or has ended. Without `chains`, which
+/// others have, a lock or a thread that it waits for is not named.
+fn describe(thread: &Thread, chains: Option<&Chains>) -> Option<Line> {
+    let state = thread.state();
+    let (cpu, priority) = (thread.cpu(), thread.priority());
+    if thread.base_priority() == Priority::IDLE {
+        return None;
+    }
+    match state {
+        ThreadState::Free | ThreadState::Dead | ThreadState::Running => None,
+        ThreadState::Runnable => Some(Line::of(format_args!(
+            "{thread} waits for {cpu}, with priority {priority}"
+        ))),
+        ThreadState::Moving => Some(Line::of(format_args!("{thread} is on its way to {cpu}"))),
+        ThreadState::Sleeping => {
+            let wait = &thread.lending.wait;
+            let mut line = Line::of(format_args!("{thread} sleeps at {}: ", wait.site));
+            match chains.map(|chains| chains.blocker_of(thread)) {
+                Some(Some(blocker)) => line.append(format_args!("waits for {blocker}")),
+                _ => line.append(format_args!("waits {}", thread.waits_for().as_str())),
+            }
+            line.append(format_args!("{}", Limit(thread)));
+            Some(line)
+        }
+    }
+}
+
+/// How long a thread may wait.
+struct Limit<'a>(&'a Thread);
+
+impl fmt::Display for Limit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: for messages.
+        let deadline = self.0.deadline.load(Ordering::Relaxed);
+        if deadline == 0 {
+            return f.write_str(", without a time limit");
+        }
+        let now = cpu::tsc();
+        let milliseconds = clock::nanoseconds_of(deadline.abs_diff(now)) / 1_000_000;
+        let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
+        if deadline > now {
+            write!(f, ", for another {seconds}.{rest:03} s at most")
+        } else {
+            write!(f, ", and its time was up {seconds}.{rest:03} s ago")
+        }
+    }
+}
