@@ -189,6 +189,9 @@ fn ping_pong(first: CpuId, second: CpuId, rounds: u64) {
         let table = Arc::clone(&table);
         let play = move || {
             for round in 0..rounds {
+                if round % 100 == 99 {
+                    ktest::beat(round);
+                }
                 loop {
                     let waiting = table.queues[me as usize].lock();
                     // Acquire: pairs with the Release below.
