@@ -139,8 +139,11 @@ impl Line {
     pub fn finish(&mut self) -> &[u8] {
         const CUT: &[u8] = b" [cut]";
         if self.cut {
-            self.len = LINE - 1;
-            self.bytes[LINE - 1 - CUT.len()..LINE - 1].copy_from_slice(CUT);
+            // Room for that, and no part of a letter before it.
+            self.len = LINE - 1 - CUT.len();
+            self.len = self.as_str().len();
+            self.bytes[self.len..][..CUT.len()].copy_from_slice(CUT);
+            self.len += CUT.len();
         }
         self.bytes[self.len] = b'\n';
         &self.bytes[..=self.len]

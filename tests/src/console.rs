@@ -1,6 +1,7 @@
 //! The console in bad moments.
 
 use kcore::shim::{AtomicBool, Ordering, spin_loop};
+use kernel::console::Line;
 use kernel::{arch, globals, ktest};
 
 ktest! {
@@ -45,6 +46,19 @@ ktest! {
     fn long_record() [console = "xxxxxxxxxxxxxxxx [cut]"] {
         let text = alloc::string::String::from_utf8(alloc::vec![b'x'; 2000]).unwrap();
         log::info!("{text}");
+    }
+}
+
+ktest! {
+    /// It is cut between letters, wherever they lie.
+    fn long_record_of_long_letters() [console = "→→→ [cut]"] {
+        let arrows = "→".repeat(1000);
+        log::info!("{arrows}");
+        for pad in 0..3 {
+            let mut line = Line::of(format_args!("{:pad$}{arrows}", ""));
+            let text = core::str::from_utf8(line.finish()).expect("whole letters");
+            assert!(text.ends_with("→ [cut]\n"), "{text}");
+        }
     }
 }
 
