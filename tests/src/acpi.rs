@@ -78,7 +78,7 @@ ktest! {
 ktest! {
     /// A root table that is shorter than its header.
     fn root_length() [
-        append = "bug=acpi:RSDT@4=23000000", console = "RSDT at 0x", console = "offset 0x4: wrong length 35",
+        append = "bug=acpi:RSDT@4=23000000", console = "RSDT at 0x", console = "offset 0x4: wrong length 35, shorter than a header",
     ] { one_cpu(); }
 }
 

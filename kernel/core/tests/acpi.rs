@@ -457,21 +457,32 @@ fn mistakes_in_the_header() {
         table.truncate(43);
         seal(table);
     };
-    assert_eq!(with(&short), lost("MADT+0x4: wrong length 43; left out"));
+    assert_eq!(
+        with(&short),
+        lost("MADT+0x4: wrong length 43, not 44 to 65536; left out")
+    );
     assert_eq!(
         with(&|table| table[4] = 35),
-        lost("MADT+0x4: wrong length 35; left out")
+        lost("MADT+0x4: wrong length 35, shorter than a header; left out")
     );
     // It says that it has a byte more than there is memory.
     assert_eq!(
         with(&|table| table[4] += 1),
-        lost("MADT+0x4: wrong length 53; left out")
+        lost("MADT+0x4: wrong length 53, past the end of firmware's memory; left out")
     );
     let long = |table: &mut Vec<u8>| {
         table.resize(200_000, 0);
         seal(table);
     };
-    assert_eq!(with(&long), lost("MADT+0x4: wrong length 200000; left out"));
+    assert_eq!(
+        with(&long),
+        lost("MADT+0x4: wrong length 200000, not 44 to 65536; left out")
+    );
+    let endless = |table: &mut Vec<u8>| table[7] = 0x10;
+    assert_eq!(
+        with(&endless),
+        lost("MADT+0x4: wrong length 268435508, longer than any such table; left out")
+    );
     let flaw = (true, "MADT+0x9: bytes add up to 0x03, not to 0".to_owned());
     assert_eq!(with(&|table| table[9] = table[9].wrapping_add(3)), flaw);
     let name = |table: &mut Vec<u8>| {
@@ -899,7 +910,10 @@ fn the_hpet() {
     seal(&mut table);
     assert_eq!(
         read(&table),
-        (None, "HPET+0x4: wrong length 51; left out".into())
+        (
+            None,
+            "HPET+0x4: wrong length 51, not 52 to 65536; left out".into()
+        )
     );
 }
 
@@ -981,14 +995,14 @@ fn what_turns_the_machine_off() {
         (found.pm1a_control, said.join(" | "))
     };
     assert_eq!(wide(1, 0x404), (port(0x404), String::new()));
-    for (space, address) in [
-        (1, 0x1_0000),
-        (0, 5),
-        (0, 0xfea0_0fff),
-        (3, 0x404),
-        (0x42, 0),
+    for (space, address, why) in [
+        (1, 0x1_0000, "beyond the last I/O port"),
+        (0, 5, "where there is no device"),
+        (0, 0xfea0_0fff, "not aligned as such registers are"),
+        (3, 0x404, "neither in memory nor an I/O port"),
+        (0x42, 0, "neither in memory nor an I/O port"),
     ] {
-        let said = format!("FADT+0xac: no register at {address:#x}; left out");
+        let said = format!("FADT+0xac: register at {address:#x}, {why}; left out");
         assert_eq!(wide(space, address), (port(0x604), said));
     }
     // The DSDT that there is, and of two the one that adds up.
@@ -1045,8 +1059,13 @@ fn the_pm_timer() {
     };
     assert_eq!((block.address, block.place.offset), (0xfed8_0808, 208));
     assert_eq!(said, "");
-    for (space, address) in [(1, 0x1_0000), (0, 8), (0, 0xfed8_0802), (3, 0x408)] {
-        let said = format!("FADT+0xd0: no register at {address:#x}; left out");
+    for (space, address, why) in [
+        (1, 0x1_0000, "beyond the last I/O port"),
+        (0, 8, "where there is no device"),
+        (0, 0xfed8_0802, "not aligned as such registers are"),
+        (3, 0x408, "neither in memory nor an I/O port"),
+    ] {
+        let said = format!("FADT+0xd0: register at {address:#x}, {why}; left out");
         assert_eq!(wide(space, address), (port(0x608).0, said));
     }
 }

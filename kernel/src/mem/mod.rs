@@ -347,7 +347,10 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
         if !paging::is_mapped(to) {
             // SAFETY: firmware's memory, read-only, at the address physical memory
             // has here; Rust knows of no object in it.
-            unsafe { map(to, page, PAGE_SIZE, Access::ReadOnly).ok()? };
+            if let Err(error) = unsafe { map(to, page, PAGE_SIZE, Access::ReadOnly) } {
+                log::error!("firmware's memory at {page:#x} cannot be mapped: {error}");
+                return None;
+            }
         }
     }
     // SAFETY: mapped above; firmware's tables do not change after boot, and the

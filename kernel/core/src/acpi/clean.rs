@@ -58,7 +58,8 @@ impl Clean {
         };
         let length = bytes.len();
         if !(least..=MOST).contains(&length) {
-            return Err((LENGTH_AT, format!("wrong length {length}")));
+            let why = format!("wrong length {length}, not {least} to {MOST}");
+            return Err((LENGTH_AT, why));
         }
         let mut clean = Self::new(place, bytes);
         match &place.table {
@@ -140,13 +141,19 @@ impl Clean {
         }
         for (at, length) in REGISTERS {
             let (place, space, address) = (place.at(at), bytes[at], u64_at(bytes, at + 4));
-            let fits = match space {
-                0 => address == 0 || Block::new(place, address, length).check().is_ok(),
-                1 => address <= 0xffff,
-                _ => false,
+            let block = Block::new(place, address, length);
+            let found = match space {
+                0 if address == 0 => Ok(()),
+                0 => block.check(),
+                1 if address <= 0xffff => Ok(()),
+                1 => Err("beyond the last I/O port"),
+                _ => Err("neither in memory nor an I/O port"),
             };
-            if !fits {
-                report(place, format_args!("no register at {address:#x}; left out"));
+            if let Err(why) = found {
+                report(
+                    place,
+                    format_args!("register at {address:#x}, {why}; left out"),
+                );
                 bytes[at..at + 12].fill(0);
             }
         }

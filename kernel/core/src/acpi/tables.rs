@@ -55,7 +55,10 @@ pub(super) fn read(
     let tables = match tables {
         Ok(tables) => tables,
         Err(error) => {
-            report(pointer, format_args!("{error:?}"));
+            report(
+                pointer,
+                format_args!("refused by the acpi crate: {error:?}"),
+            );
             return platform;
         }
     };
@@ -76,7 +79,10 @@ pub(super) fn read(
             _ => Ok(()),
         };
         if let Err(error) = read {
-            report(place, format_args!("{error:?}; left out"));
+            report(
+                place,
+                format_args!("refused by the acpi crate: {error:?}; left out"),
+            );
         }
     }
     platform

@@ -48,12 +48,21 @@ impl<'a> Table<'a> {
         let length = u32_at(header, LENGTH_AT) as usize;
         let is_root = matches!(&place.table, b"RSDT" | b"XSDT");
         let most = if is_root { MAX_ROOT } else { MAX_LENGTH };
-        let fits = (HEADER..=most).contains(&length);
-        let Some(bytes) = fits.then(|| read(address, length)).flatten() else {
-            let place = place.at(LENGTH_AT);
-            report(place, format_args!("wrong length {length}; left out"));
-            return None;
+        let bytes = if length < HEADER {
+            Err("shorter than a header")
+        } else if length > most {
+            Err("longer than any such table")
+        } else {
+            read(address, length).ok_or("past the end of firmware's memory")
         };
+        let bytes = bytes.map_err(|why| {
+            let place = place.at(LENGTH_AT);
+            report(
+                place,
+                format_args!("wrong length {length}, {why}; left out"),
+            );
+        });
+        let bytes = bytes.ok()?;
         // The FACS, which firmware and kernel write, has no checksum.
         let sound = place.table == *b"FACS" || adds_up(bytes, place.at(CHECKSUM_AT), report);
         Some(Self {
