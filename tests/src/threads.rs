@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use kcore::cpu::CpuId;
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
+use kernel::arch::paging::MapError;
 use kernel::port::CriticalGuard;
 use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::waitq::WaitQueue;
@@ -144,7 +145,7 @@ ktest! {
 ktest! {
     /// Without memory for a stack there is an error, and no thread; and what there was for the
     /// stack is kept for the next one.
-    fn no_memory() [qemu = "-m 64", console = "no memory for a thread"] {
+    fn no_memory() [qemu = "-m 64", console = "no stack for a thread: no frame of memory is free"] {
         // A stack, with what its mapping may need.
         const FRAMES: u64 = 20;
         let part = mem::allocate_frames(FRAMES).expect("a stack");
@@ -161,7 +162,7 @@ ktest! {
                 Some(last)
             }
             Err(error) => {
-                assert_eq!(error, SpawnError::OutOfMemory);
+                assert_eq!(error, SpawnError::NoStack(MapError::OutOfFrames));
                 if frame == 0 {
                     log::info!("{stacks} stacks, then: {error}");
                 }

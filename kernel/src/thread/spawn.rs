@@ -11,6 +11,7 @@ use kcore::thread::{Name, Priority, ThreadState};
 use super::table::{free_tables, next_place, register};
 use super::{Entry, JoinHandle, Thread};
 use crate::arch::context::Context;
+use crate::arch::paging::MapError;
 use crate::globals;
 use crate::mem::heap::try_box;
 use crate::mem::kstack;
@@ -23,8 +24,10 @@ pub enum SpawnError {
         /// So many.
         capacity: usize,
     },
-    /// There was no memory for it: its stack, its record, what it is to run, or the table.
+    /// There was no memory for it: its record, what it is to run, or the table.
     OutOfMemory,
+    /// There was no stack for it.
+    NoStack(MapError),
     /// The CPU that it is to be pinned to is not online.
     NotOnline(CpuId),
 }
@@ -35,6 +38,7 @@ impl fmt::Display for SpawnError {
             Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
             Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
             Self::OutOfMemory => f.write_str("no memory for a thread"),
+            Self::NoStack(error) => write!(f, "no stack for a thread: {error}"),
         }
     }
 }
@@ -125,7 +129,7 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
         return Ok(thread);
     }
     free_tables();
-    let stack = kstack::allocate().map_err(|_error| SpawnError::OutOfMemory)?;
+    let stack = kstack::allocate().map_err(SpawnError::NoStack)?;
     new_place(stack).inspect_err(|_| {
         // SAFETY: allocated above, and not used.
         unsafe { kstack::give_back(stack) };
