@@ -121,6 +121,7 @@ extern "C" fn continue_boot() -> ! {
     let rest = idle::try_mwait(rest);
     summary::print(madt, by, rest);
     if globals::TIMER.get().is_none() {
+        devices::start_ticks(madt);
         sched::start_looking();
     }
     log::debug!("{protections:?}");

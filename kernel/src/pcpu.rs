@@ -394,6 +394,8 @@ pub enum Ipi {
     Quiesce = 4,
     /// A call waits: `call::run_here`.
     Call = 8,
+    /// The PIT has ticked, where no local timer counts: `sched::timer_interrupt`.
+    Tick = 16,
 }
 
 /// This CPU's run queue, locked. One step, so that the thread cannot move to another

@@ -105,7 +105,9 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
         }
         vector::IO_APIC_BASE..=vector::IO_APIC_LAST => {
             count(&this.device_interrupts);
-            intr.eoi(apic::end_of_interrupt)
+            let acked = intr.eoi(apic::end_of_interrupt);
+            after_eoi(crit, sched::device_interrupt);
+            acked
         }
         vector::APIC_ERROR => {
             panic!("local APIC error, status {:#x}", apic::take_errors());
@@ -267,6 +269,9 @@ fn ipis(bits: u32) {
     }
     if bits & Ipi::Call as u32 != 0 {
         call::run_here(pcpu::this());
+    }
+    if bits & Ipi::Tick as u32 != 0 {
+        sched::timer_interrupt();
     }
     // Ipi::Ast asks for nothing but the interrupt.
 }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use kcore::cpu::CpuId;
-use kcore::shim::{AtomicBool, Ordering};
+use kcore::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::sched::Reason;
 use kernel::sync::{Condvar, Mutex, Semaphore};
 use kernel::thread::Builder;
@@ -211,10 +211,42 @@ ktest! {
     ] { every_wait(); }
 }
 
+/// On each CPU a thread that neither waits nor yields, until another one has run.
+fn slices_end() {
+    for cpu in &smp::online() {
+        let ran = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ran);
+        // Relaxed here and below: nothing else is read.
+        let spin = move || {
+            while !seen.load(Ordering::Relaxed) {
+                spin_loop();
+            }
+        };
+        let run = move || ran.store(true, Ordering::Relaxed);
+        let spins = Builder::new("spins").on(cpu).spawn(spin).expect("a thread");
+        let runs = Builder::new("runs").on(cpu).spawn(run).expect("a thread");
+        spins.join();
+        runs.join();
+    }
+}
+
+ktest! {
+    /// The PIT's tick ends time slices where no local timer counts.
+    fn slices_without_a_timer() [append = "bug=dead-timer", bug = "dead-timer"] { slices_end(); }
+}
+
+ktest! {
+    /// On one CPU, which has nobody to pass the tick on to.
+    fn slices_without_a_timer_on_one_cpu() [
+        smp = "1", append = "bug=dead-timer", bug = "dead-timer",
+    ] { slices_end(); }
+}
+
 ktest! {
     /// Nor any other clock.
     fn without_any_clock() [
         qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer,acpi:FACP@5b=00",
         bug = "dead-timer", console = " kHz by a guess, no local timer",
+        console = "the PIT does not tick in place of the local timers, no interrupt comes: ",
     ] { every_wait(); }
 }

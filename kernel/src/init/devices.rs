@@ -3,7 +3,7 @@
 //! goes on without it.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use kcore::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
@@ -14,8 +14,8 @@ use kcore::shim::Ordering;
 use crate::acpi::device;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PAGE_SIZE;
-use crate::arch::timer::Reference;
-use crate::arch::{apic, cpu};
+use crate::arch::timer::{self, Reference};
+use crate::arch::{apic, cpu, vector};
 use crate::{clock, globals, mem, smp};
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
@@ -141,6 +141,35 @@ fn pm_timer(platform: &Platform) -> Option<Reference> {
             None
         }
     }
+}
+
+/// Lets the PIT interrupt the boot CPU, which this is, once in the time of a slice: in place of the
+/// local timers, if these do not count.
+pub(super) fn start_ticks(madt: Option<&Madt>) {
+    // Relaxed: this CPU's own.
+    let ticks = || globals::BOOT_PCPU.device_interrupts.load(Ordering::Relaxed);
+    let routed = madt.map(|madt| madt.isa(0)).and_then(|pit| {
+        let mut io_apics = globals::IO_APICS.lock();
+        let io_apic = io_apics.iter_mut().find(|one| one.serves(pit.gsi))?;
+        Some(io_apic.route(pit, vector::IO_APIC_BASE, apic::id()))
+    });
+    let why: String = match routed {
+        None => "no I/O APIC serves it".into(),
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(())) => {
+            let before = ticks();
+            timer::pit_start_ticks(125);
+            if clock::wait_until(100_000_000, || ticks() > before) {
+                return;
+            }
+            "no interrupt comes".into()
+        }
+    };
+    log::warn!(
+        target: "kernel::clock",
+        "the PIT does not tick in place of the local timers, {why}: a time slice ends only when its \
+         thread waits or yields"
+    );
 }
 
 /// Masks every input of every I/O APIC.

@@ -45,7 +45,9 @@ pub use wakeup::wakeup;
 pub(crate) use account::payments;
 pub(crate) use balance::{close, open, steal, switch_from_idle};
 pub(crate) use switch::{assert_may_sleep, begin, preempt, sleep};
-pub(crate) use timer::{begin_slices, start_looking, take_over_timers, timer_interrupt};
+pub(crate) use timer::{
+    begin_slices, device_interrupt, start_looking, take_over_timers, timer_interrupt,
+};
 pub(crate) use wakeup::{add_new, ipi_preempt, ipi_quiesce, set_priority};
 
 /// The runnable threads of one CPU, and what it is doing.

@@ -9,7 +9,7 @@ use super::balance::balance;
 use super::wakeup::{owe, wakeup};
 use super::{curthread, yield_now};
 use crate::arch::cpu;
-use crate::pcpu::{self, Pcpu};
+use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::{self, Builder, Thread, TimerPositions};
 use crate::{clock, globals, smp};
@@ -44,6 +44,21 @@ pub(crate) fn timer_interrupt() {
     }
 }
 
+/// A device has interrupted. The only one that may is the PIT, in place of the local timers where
+/// these do not count: its tick is passed on to all CPUs. In interrupt context.
+pub(crate) fn device_interrupt() {
+    if globals::TIMER.get().is_some() {
+        return;
+    }
+    let here = Machine::cpu();
+    let others = smp::online();
+    let others = others.iter().filter(|&cpu| cpu != here);
+    for block in others.filter_map(pcpu::of) {
+        block.send_ipi(Ipi::Tick);
+    }
+    timer_interrupt();
+}
+
 /// Wakes those whose time on the CPU of `block` has come, and arms the timer for the next.
 fn wake_sleepers(block: &Pcpu, now: u64) {
     let mut timers = block.timers.lock();
@@ -57,8 +72,8 @@ fn wake_sleepers(block: &Pcpu, now: u64) {
 
 /// Starts what a machine has whose local timers do not count: a thread that looks for sleepers
 /// whose time has come, on one CPU or another, whenever that has nothing better to do. A thread
-/// that yields looks too ([`look_here`]). So each wait ends, unless threads that do neither keep
-/// all CPUs: nothing ends their slices.
+/// that yields looks too ([`look_here`]). So each wait ends even if the PIT does not tick either,
+/// unless threads that neither wait nor yield keep all CPUs: nothing ends their slices then.
 pub(crate) fn start_looking() {
     let look = || loop {
         for block in smp::online().iter().filter_map(pcpu::of) {

@@ -1,8 +1,8 @@
 //! The clocks of known frequency that the others are measured against.
 //!
 //! The HPET, ACPI's PM timer, channel 2 of the PIT, or the time-stamp counter itself, where
-//! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for the test of
-//! the I/O APIC.)
+//! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for
+//! machines whose local timers do not count.)
 
 use kcore::calibrate::Counter;
 use kcore::clock::FASTEST_TSC;
