@@ -83,6 +83,20 @@ ktest! {
 }
 
 ktest! {
+    /// A root pointer to nothing.
+    fn no_root_table() [
+        append = "bug=acpi:RSDP@10=00000000", console = "RSDP at 0x", console = "offset 0x10: names no root table",
+    ] { one_cpu(); }
+}
+
+ktest! {
+    /// A root table that is called something else, and there is no other.
+    fn root_signature() [
+        append = "bug=acpi:RSDT@0=5a", console = "ZSDT at 0x", console = "offset 0x0: wrong signature; read none the less",
+    ] { nothing_lost(); }
+}
+
+ktest! {
     /// A wrong checksum says that something is wrong, not what: each piece is checked.
     fn wrong_checksums() [
         append = "bug=acpi:RSDP@8~01,acpi:RSDT@9~01,acpi:APIC@9~01,acpi:HPET@9~01",

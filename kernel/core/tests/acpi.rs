@@ -763,6 +763,7 @@ fn the_other_root() {
         |_| (),
         |firmware| firmware.at(RSDP)[32] ^= 1,
         |firmware| firmware.at(XSDT)[9] ^= 1,
+        // Read if there is no other, as those before.
         |firmware| firmware.at(XSDT)[0] = b'Z',
         |firmware| firmware.at(XSDT)[4] = 35,
         |firmware| firmware.at(XSDT)[7] = 1,
@@ -778,7 +779,7 @@ fn the_other_root() {
     let old: [Break; 6] = [
         |_| (),
         |firmware| firmware.at(RSDT)[9] ^= 1,
-        |firmware| firmware.at(RSDT)[0] = b'X',
+        |firmware| firmware.at(RSDT)[0] = b'Z',
         |firmware| firmware.at(RSDT)[4] = 35,
         |firmware| firmware.at(RSDT)[6] = 0xff,
         |firmware| {
@@ -793,7 +794,7 @@ fn the_other_root() {
             break_old(&mut firmware);
             break_new(&mut firmware);
             let (platform, said) = firmware.read();
-            let readable = x < 3 || r < 2;
+            let readable = x < 4 || r < 3;
             assert_eq!(
                 platform.madt,
                 readable.then(|| intact.clone()),
@@ -837,6 +838,40 @@ fn mistakes_on_the_way() {
             seal(firmware.at(XSDT));
         }),
         ""
+    );
+    assert_eq!(
+        said(&|firmware| {
+            firmware.at(RSDP)[16..20].fill(0);
+            firmware.at(RSDP)[24..32].fill(0);
+            firmware.seal_pointer();
+        }),
+        "RSDP+0x10: names no root table"
+    );
+    assert_eq!(
+        said(&|firmware| {
+            firmware.at(RSDP)[24..32].copy_from_slice(&RSDT.to_le_bytes());
+            firmware.at(RSDP)[16..20].fill(0);
+            firmware.seal_pointer();
+        }),
+        "RSDT+0x0: wrong signature; read none the less"
+    );
+    assert_eq!(
+        said(&|firmware| {
+            firmware.at(RSDT)[..4].fill(b'Z');
+            seal(firmware.at(RSDT));
+            firmware.at(RSDP)[15] = 0;
+            firmware.seal_pointer();
+        }),
+        "ZZZZ+0x0: wrong signature; read none the less"
+    );
+    // A table that is no root, and is read as one.
+    assert!(
+        said(&|firmware| {
+            firmware.at(RSDP)[15] = 0;
+            firmware.at(RSDP)[16..20].copy_from_slice(&(TABLES as u32).to_le_bytes());
+            firmware.seal_pointer();
+        })
+        .starts_with("MADT+0x0: wrong signature; read none the less | MADT+0x24: no firmware")
     );
 }
 

@@ -29,11 +29,19 @@ pub(super) struct Table<'a> {
     pub(super) bytes: &'a [u8],
     /// Whether it adds up.
     pub(super) sound: bool,
+    /// How many bytes an address in it has, if it is a root table.
+    width: usize,
 }
 
 impl<'a> Table<'a> {
-    /// The table that the place `by` names; none if the address there is 0.
-    fn read(by: Place, address: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Option<Self> {
+    /// The table that the place `by` names, of `most` bytes; none if the address there is 0.
+    fn read(
+        by: Place,
+        address: u64,
+        most: usize,
+        read: Reader<'_, 'a>,
+        report: Report<'_>,
+    ) -> Option<Self> {
         if address == 0 {
             return None;
         }
@@ -46,8 +54,6 @@ impl<'a> Table<'a> {
         };
         let place = Place::new(array_at(header, 0), address);
         let length = u32_at(header, LENGTH_AT) as usize;
-        let is_root = matches!(&place.table, b"RSDT" | b"XSDT");
-        let most = if is_root { MAX_ROOT } else { MAX_LENGTH };
         let bytes = if length < HEADER {
             Err("shorter than a header")
         } else if length > most {
@@ -69,12 +75,13 @@ impl<'a> Table<'a> {
             place,
             bytes,
             sound,
+            width: if place.table == *b"XSDT" { 8 } else { 4 },
         })
     }
 
     /// What a root table lists: the places of its entries, and the addresses in them.
     fn entries(&self) -> impl Iterator<Item = (Place, u64)> {
-        self.addresses(HEADER, if self.place.table == *b"XSDT" { 8 } else { 4 })
+        self.addresses(HEADER, self.width)
     }
 
     /// The entries from `start` on, `width` bytes each: their places, and the addresses in them.
@@ -119,18 +126,38 @@ pub(super) fn tables<'a>(
     let old_sound = adds_up(old, pointer.at(8), report);
     let new = read(pointer.address, RSDP).filter(|_| old[15] >= 2);
     let new_sound = new.is_none_or(|new| adds_up(new, pointer.at(32), report));
-    let mut root = |at, signature: [u8; 4], address, sound: bool| {
-        let mut root = Table::read(pointer.at(at), address, read, report)?;
+    let (old_address, new_address) = (u32_at(old, 16).into(), new.map(|new| u64_at(new, 24)));
+    if old_address == 0 && new_address.unwrap_or(0) == 0 {
+        report(pointer.at(16), format_args!("names no root table"));
+    }
+    let mut root = |at, address, sound: bool| {
+        let mut root = Table::read(pointer.at(at), address, MAX_ROOT, read, report)?;
         root.sound &= sound;
-        if root.place.table != signature {
-            report(root.place, format_args!("wrong signature; left out"));
-            return None;
+        if at == 24 && root.place.table != *b"RSDT" {
+            root.width = 8;
         }
         Some(root)
     };
     // Some firmware has this revision and no XSDT.
-    let xsdt = new.and_then(|new| root(24, *b"XSDT", u64_at(new, 24), new_sound));
-    let rsdt = root(16, *b"RSDT", u32_at(old, 16).into(), old_sound);
+    let xsdt = new_address.and_then(|address| root(24, address, new_sound));
+    let rsdt = root(16, old_address, old_sound);
+    // One that is called something else is read if there is no other.
+    let right = |root: &Table<'_>, signature| root.place.table == signature;
+    let any_right = xsdt.is_some_and(|root| right(&root, *b"XSDT"))
+        || rsdt.is_some_and(|root| right(&root, *b"RSDT"));
+    let mut named = |root: Option<Table<'a>>, signature| {
+        let wrong = root.filter(|root| !right(root, signature));
+        if let Some(wrong) = wrong {
+            let then = if any_right {
+                "left out"
+            } else {
+                "read none the less"
+            };
+            report(wrong.place, format_args!("wrong signature; {then}"));
+        }
+        root.filter(|_| wrong.is_none() || !any_right)
+    };
+    let (xsdt, rsdt) = (named(xsdt, *b"XSDT"), named(rsdt, *b"RSDT"));
     let better = |rsdt: &Table<'_>| xsdt.is_none_or(|xsdt| rsdt.sound && !xsdt.sound);
     let roots = if let Some(rsdt) = rsdt.filter(better) {
         if new.is_some() {
@@ -149,14 +176,14 @@ pub(super) fn tables<'a>(
             if before.any(|(_, other)| other == address) {
                 continue;
             }
-            let Some(table) = Table::read(place, address, read, report) else {
+            let Some(table) = Table::read(place, address, MAX_LENGTH, read, report) else {
                 continue;
             };
             found(table);
             if table.place.table == *b"FACP" {
                 let old = table.addresses(36, 4).take(2);
                 for (place, address) in old.chain(table.addresses(132, 8).take(2)) {
-                    Table::read(place, address, read, report).map(&mut *found);
+                    Table::read(place, address, MAX_LENGTH, read, report).map(&mut *found);
                 }
             }
         }
