@@ -388,6 +388,22 @@ fn mistakes_in_the_entries() {
             "entry type 2 has length 8, needs 10; 8 bytes left out",
         ),
         (
+            &[3, 6, 0, 0, 2, 0],
+            "entry type 3 has length 6, needs 8; 6 bytes left out",
+        ),
+        (
+            &[6, 12, 1, 0, 0x18, 0, 0, 0, 0xaa, 0xaa, 0xaa, 0xaa],
+            "entry type 6 has length 12, needs 16; 12 bytes left out",
+        ),
+        (
+            &[8, 2],
+            "entry type 8 has length 2, needs 16; 2 bytes left out",
+        ),
+        (
+            &[16, 8, 0, 0, 0xaa, 0xaa, 0xaa, 0xaa],
+            "entry type 16 has length 8, needs 16; 8 bytes left out",
+        ),
+        (
             &lapic(5, 0xff, 1),
             "a usable CPU has the broadcast APIC id 0xff; left out",
         ),
@@ -624,12 +640,12 @@ fn right_entry() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What is no entry: of a type that is read, with any length but its own, and with any number
+/// What is no entry: of a type whose length is known, with any length but its own, and with any number
 /// of bytes, none of which looks like a type that is read.
 fn wrong_entry() -> impl Strategy<Value = Vec<u8>> {
-    let kinds = proptest::sample::select(vec![0, 1, 2, 4, 5, 9, 10]);
+    let kinds = proptest::sample::select(vec![0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 16]);
     let rest = proptest::collection::vec(0x20..=0xff_u8, 0..20);
-    let lengths = [8, 12, 10, 0, 6, 12, 0, 0, 0, 16, 12];
+    let lengths = [8, 12, 10, 8, 6, 12, 16, 0, 16, 16, 12, 0, 0, 0, 0, 0, 16];
     let entry = (kinds, any::<u8>(), rest)
         .prop_map(|(kind, length, rest)| [&[kind, length][..], &rest].concat());
     entry.prop_filter("the wrong length", move |entry| {

@@ -5,8 +5,8 @@
 //! had to be left out is reported, by table and offset.
 //!
 //! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next
-//! one. A table that can be walked so, but for zeroes at its end, is believed; types that are
-//! not known here may have any length. Where the walk fails nothing tells which length was
+//! one. A table that can be walked so, but for zeroes at its end, is believed; types that have
+//! no length of their own, or are not known here, may have any. Where the walk fails nothing tells which length was
 //! wrong, and all that follows is read from its middle. Such a table is read in the way that
 //! has the most entries that make sense, and what is in none is left out: with one entry broken,
 //! all others are kept.
@@ -118,7 +118,7 @@ impl Clean {
                 end += length;
             }
             end = at + length;
-            if table.get(at).is_some_and(|kind| length_of(*kind).is_some()) {
+            if table.get(at).is_some_and(|kind| is_read(*kind)) {
                 self.bytes.extend(&table[at..end]);
                 self.offsets.push(at);
             }
@@ -187,16 +187,21 @@ const DSDT: [(usize, usize); 2] = [(140, 8), (40, 4)];
 /// A MADT's header and its two own fields; entries follow.
 const MADT: usize = 44;
 
-/// The length of a MADT's entry of this type, for the types that the kernel reads.
+/// The length of a MADT's entry of this type, for the types of an x86 machine that have one.
 const fn length_of(kind: u8) -> Option<usize> {
     match kind {
         4 => Some(6),
-        0 => Some(8),
+        0 | 3 => Some(8),
         2 => Some(10),
         1 | 5 | 10 => Some(12),
-        9 => Some(16),
+        6 | 8 | 9 | 16 => Some(16),
         _ => None,
     }
+}
+
+/// Whether the kernel reads entries of this type.
+const fn is_read(kind: u8) -> bool {
+    matches!(kind, 0 | 1 | 2 | 4 | 5 | 9 | 10)
 }
 
 /// Whether an entry with the length of its type makes sense: one that begins in another, or ends
@@ -225,9 +230,9 @@ fn entry_at(table: &[u8], at: usize) -> Option<(usize, i32)> {
     let entry = table.get(at..at + length).filter(|_| length > 1)?;
     match length_of(kind) {
         Some(right) if length != right => None,
-        Some(_) if !makes_sense(entry) => Some((length, 1)),
-        Some(_) => Some((length, SENSE + i32::from(matches!(kind, 0 | 9)))),
-        None => Some((length, 0)),
+        _ if !is_read(kind) => Some((length, 0)),
+        _ if !makes_sense(entry) => Some((length, 1)),
+        _ => Some((length, SENSE + i32::from(matches!(kind, 0 | 9)))),
     }
 }
 
