@@ -186,6 +186,13 @@ ktest! {
 }
 
 ktest! {
+    /// The NMI's input of a CPU that is not listed.
+    fn nmi_of_no_cpu() [
+        append = "bug=acpi:APIC@t4+2=33", console = "no CPU has the processor id 0x33; left out",
+    ] { nothing_lost(); }
+}
+
+ktest! {
     /// The first entry says that it is empty: all others are read.
     fn madt_zero_length() [
         append = "bug=acpi:APIC@t0+1=00", console = "offset 0x2c: entry type 0 has length 0, needs 8; 8 bytes left out",

@@ -193,8 +193,8 @@ fn every_type_of_entry() {
         &[2, 10, 0, 1, 17, 0, 0, 0, 0xf, 0],
         &[3, 8, 5, 0, 23, 0, 0, 0],
         &[4, 6, 0xff, 0, 0, 0],
-        &[4, 6, 0xff, 0, 0, 1],
-        &[10, 12, 3, 0, 1, 0, 1, 0, 1, 0, 0, 0],
+        &[4, 6, 7, 0, 0, 0],
+        &[10, 12, 3, 0, 1, 0, 1, 0, 0, 0, 0, 0],
         &[5, 12, 0, 0, 0, 0, 0xe0, 0xfe, 1, 0, 0, 0],
         &[0x7f, 2],
         // Looks like a CPU inside.
@@ -424,6 +424,14 @@ fn mistakes_in_the_entries() {
             "a local APIC has no LINT9; left out",
         ),
         (
+            &[4, 6, 9, 0, 0, 0],
+            "no CPU has the processor id 0x9; left out",
+        ),
+        (
+            &[10, 12, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0],
+            "no CPU has the processor id 0x109; left out",
+        ),
+        (
             &[1, 12, 3, 0, 0, 0, 0, 0, 24, 0, 0, 0],
             "registers of I/O APIC 3 at 0x0, where there is no device; left out",
         ),
@@ -438,6 +446,22 @@ fn mistakes_in_the_entries() {
     ] {
         assert_eq!(among_others(entry), words);
     }
+    // An entry that is left out does not decide which input is the NMI.
+    let unknown = [4, 6, 9, 0, 0, 0];
+    let (madt, said) = read(&table(&[
+        &unknown,
+        &lapic(0, 0, 1),
+        &[4, 6, 0xff, 0, 0, 1],
+        &[4, 6, 0, 0, 0, 0],
+    ]));
+    assert_eq!(madt.unwrap().nmi_lint, Some(1));
+    assert_eq!(
+        said,
+        [
+            "MADT+0x2c: no CPU has the processor id 0x9; left out",
+            "MADT+0x40: the NMI on LINT0, and on LINT1 by an entry before; left out",
+        ]
+    );
     let twice = [io_apic(3, 0), io_apic(3, 24)].concat();
     let (madt, said) = read(&table(&[&twice]));
     assert_eq!(io_apics(&madt.unwrap()), [(3, 0xfec0_0300, 0)]);

@@ -10,7 +10,7 @@
 //!   x2APIC entries (type 9), but some firmware lists a CPU in both. The two are one
 //!   CPU, as usable as the more usable of them.
 //! - Which input of the local APICs is the NMI is said per CPU. It is the same for all in
-//!   every machine we know of, so the first entry decides.
+//!   every machine we know of, so the first entry of a CPU that is listed decides.
 
 use alloc::format;
 use alloc::string::String;
@@ -100,20 +100,24 @@ impl Madt {
             io_apics: Vec::new(),
             overrides: [None; ISA_INTERRUPTS],
         };
+        let ids: Vec<u32> = table
+            .entries()
+            .filter_map(|entry| processor(&entry))
+            .collect();
         for (entry, &offset) in table.entries().zip(&copy.offsets) {
             let place = copy.place.at(offset);
-            if let Err(why) = madt.take(&entry, place) {
+            if let Err(why) = madt.take(&entry, &ids, place) {
                 report(place, format_args!("{why}; left out"));
             }
         }
         madt
     }
 
-    /// Takes in an entry.
+    /// Takes in an entry; the table has CPUs with these processor ids.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn take(&mut self, entry: &MadtEntry<'_>, place: Place) -> Result<(), String> {
+    fn take(&mut self, entry: &MadtEntry<'_>, ids: &[u32], place: Place) -> Result<(), String> {
         match entry {
             MadtEntry::LocalApic(cpu) => {
                 self.take_cpu(0, cpu.apic_id.into(), u8::MAX.into(), cpu.flags, place)
@@ -123,8 +127,14 @@ impl Madt {
             }
             MadtEntry::IoApic(entry) => self.take_io_apic(entry, place),
             MadtEntry::InterruptSourceOverride(entry) => self.take_override(entry),
-            MadtEntry::LocalApicNmi(entry) => self.take_nmi(entry.nmi_line),
-            MadtEntry::X2ApicNmi(entry) => self.take_nmi(entry.nmi_line),
+            MadtEntry::LocalApicNmi(entry) => {
+                let id = Some(entry.processor_id).filter(|id| *id != u8::MAX);
+                self.take_nmi(id.map(u32::from), ids, entry.nmi_line)
+            }
+            MadtEntry::X2ApicNmi(entry) => {
+                let id = Some(entry.processor_uid).filter(|id| *id != u32::MAX);
+                self.take_nmi(id, ids, entry.nmi_line)
+            }
             MadtEntry::LocalApicAddressOverride(_) if self.local_apic.1 != 36 => {
                 Err("a second address of the local APIC".into())
             }
@@ -230,12 +240,20 @@ impl Madt {
         Ok(())
     }
 
-    fn take_nmi(&mut self, lint: u8) -> Result<(), String> {
+    /// Takes in which input is the NMI of the CPU with that processor id, or of all.
+    fn take_nmi(&mut self, cpu: Option<u32>, ids: &[u32], lint: u8) -> Result<(), String> {
         if lint > 1 {
             return Err(format!("a local APIC has no LINT{lint}"));
         }
-        self.nmi_lint.get_or_insert(lint);
-        Ok(())
+        if let Some(id) = cpu.filter(|id| !ids.contains(id)) {
+            return Err(format!("no CPU has the processor id {id:#x}"));
+        }
+        match *self.nmi_lint.get_or_insert(lint) {
+            known if known == lint => Ok(()),
+            known => Err(format!(
+                "the NMI on LINT{lint}, and on LINT{known} by an entry before"
+            )),
+        }
     }
 
     /// Where ISA interrupt `irq` arrives: as an override says, or else at the global
@@ -256,5 +274,14 @@ impl Madt {
         let enabled = move |cpu: &&MadtCpu| cpu.state == CpuState::Enabled && cpu.apic_id != boot;
         let others = self.cpus.iter().filter(enabled).map(|cpu| cpu.apic_id);
         core::iter::once(boot).chain(others)
+    }
+}
+
+/// The processor id of a CPU's entry.
+fn processor(entry: &MadtEntry<'_>) -> Option<u32> {
+    match entry {
+        MadtEntry::LocalApic(cpu) => Some(cpu.processor_id.into()),
+        MadtEntry::LocalX2Apic(cpu) => Some(cpu.processor_uid),
+        _ => None,
     }
 }
