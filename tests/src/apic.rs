@@ -6,7 +6,7 @@ use kernel::arch::ioapic::{IoApic, RouteError};
 use kernel::arch::{apic, cpu, paging, timer, vector};
 use kernel::pcpu::{self, Pcpu};
 use kernel::smp::{online, smp_rendezvous};
-use kernel::{clock, globals, ktest};
+use kernel::{clock, globals, ktest, mem};
 
 use crate::acpi::madt;
 
@@ -238,6 +238,31 @@ ktest! {
             // SAFETY: the mapping of the boot; the one before is gone.
             *io_apic = unsafe { IoApic::new(registers, found.gsi_base) }.expect("it answers");
             assert!(masked(last), "input {last} is left open");
+        }
+    }
+}
+
+ktest! {
+    /// Memory is taken for no device, even if what is in it looks like one, and stays as it was.
+    fn memory_is_no_device() [] {
+        // An I/O APIC's version with 24 inputs; an HPET with a period of 10 ns.
+        for word in [0x17_0020, 0x0098_9680_8086_a201] {
+            let frame = mem::allocate_frame().expect("a frame");
+            let page = paging::physical_to_virtual(frame);
+            // SAFETY: a frame of our own, which is visible there.
+            let words = || unsafe { core::slice::from_raw_parts_mut(page as *mut u64, 512) };
+            words().fill(word);
+            // SAFETY: nobody else uses the page; that it is no device is what is to be found.
+            let io_apic = unsafe { IoApic::new(page, 0) };
+            assert!(io_apic.is_err(), "{io_apic:?} in {word:#x}");
+            // SAFETY: as above.
+            let hpet = unsafe { timer::Reference::hpet(page) };
+            assert!(hpet.is_err(), "an HPET in {word:#x}");
+            for (at, found) in words().iter().enumerate() {
+                assert_eq!(*found, word, "word {at}");
+            }
+            // SAFETY: allocated above.
+            unsafe { mem::free_frames(frame, 1) };
         }
     }
 }

@@ -47,7 +47,8 @@ impl IoApic {
     ///
     /// # Errors
     /// What the version register says, if none answers there. Where there is nothing, all bits
-    /// are 0 or all are 1; there are 240 inputs at most; and what is masked stays so.
+    /// are 0 or all are 1; memory has the same bits behind every index, and is left as it was;
+    /// there are 240 inputs at most; and what is masked stays so.
     ///
     /// # Safety
     /// `registers` must be that mapping, and nobody else may use it.
@@ -57,9 +58,12 @@ impl IoApic {
             base,
             inputs: 0,
         };
-        let version = io_apic.read(1);
+        // SAFETY: the index is at offset 0 of the mapped page.
+        let index = unsafe { (registers as *const u32).read_volatile() };
+        let (id, version) = (io_apic.read(0), io_apic.read(1));
         let inputs = (version >> 16 & 0xff) + 1;
-        if version == 0 || version & 0xff00_7f00 != 0 || inputs > 240 {
+        if version == 0 || version & 0xff00_7f00 != 0 || inputs > 240 || id == version {
+            io_apic.select(index);
             return Err(version);
         }
         io_apic.inputs = inputs;

@@ -99,8 +99,13 @@ impl Reference {
         };
         let hpet = Self::Hpet { registers, counter };
         let start = hpet.count();
-        let counts = (0..100_000).any(|_| hpet.count() != start);
-        counts.then_some(hpet).ok_or(HpetError::StandsStill)
+        if (0..100_000).any(|_| hpet.count() != start) {
+            return Ok(hpet);
+        }
+        // What stands still may be memory.
+        // SAFETY: as above, with what was there.
+        unsafe { configuration.write_volatile(value) };
+        Err(HpetError::StandsStill)
     }
 
     /// The PIT's channel 2, started.
