@@ -123,8 +123,9 @@ mod tests {
         let ipis = Ipis::new();
         assert!(ipis.poll());
         assert!(!ipis.post(1));
-        assert_eq!(ipis.asked(), 1, "it has not looked");
-        assert_eq!(ipis.end_polling(), 1);
+        assert!(!ipis.post(4));
+        assert_eq!(ipis.asked(), 5, "it has not looked");
+        assert_eq!(ipis.end_polling(), 5);
         assert!(!ipis.is_polling());
         // An interrupt has ended it before, and somebody has asked, and not sent yet.
         assert!(ipis.poll());

@@ -494,6 +494,12 @@ mod tests {
         RmLock::with_gate(value, gate)
     }
 
+    /// How many readers each lock counts.
+    fn counts<const N: usize>(locks: &[Lock<i32>; N]) -> [u32; N] {
+        let count = |lock: &Lock<i32>| lock.core.readers.load(Ordering::Relaxed);
+        locks.each_ref().map(count)
+    }
+
     fn on_all<T: Sync + Send>(lock: &Lock<T>, cpus: usize, body: impl Fn(usize) + Sync) {
         let address = std::ptr::from_ref(&lock.gate.rendezvous) as usize;
         on_cpus(cpus, |index| {
@@ -531,6 +537,25 @@ mod tests {
             lock.read(|_| ());
         }
         assert_eq!(lock.tokens(), CpuSet::first_n(3));
+    }
+
+    #[test]
+    fn a_write_takes_each_token_and_interrupts_each_cpu_that_had_one() {
+        let lock = lock(0, 4);
+        let read = AtomicU32::new(0);
+        on_all(&lock, 4, |index| {
+            if index < 3 {
+                lock.read(|_| ());
+                read.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            while read.load(Ordering::SeqCst) < 3 {
+                HostPort::relax();
+            }
+            lock.write(|value| *value = 1);
+            assert_eq!(lock.gate.sent.load(Ordering::Relaxed), 3);
+            assert!(lock.tokens().is_empty());
+        });
     }
 
     #[test]
@@ -574,6 +599,48 @@ mod tests {
                 assert_eq!(counts(), [1, 1]);
             });
         });
+        assert_eq!(counts(), [0, 0]);
+    }
+
+    /// Each of what a thread reads is known and counted, whichever it read first.
+    #[test]
+    fn all_that_a_thread_reads_is_counted() {
+        HostPort::become_cpu(0);
+        let locks = [lock(0, 1), lock(0, 1), lock(0, 1)];
+        let reads = |lock: &Lock<i32>| HostPort::reads().has(&lock.core, None);
+        let (known, counts) = (|| locks.each_ref().map(reads), || counts(&locks));
+        // With a token nothing else counts a reader.
+        locks.iter().for_each(|lock| lock.read(|_| ()));
+        let [first, second, third] = &locks;
+        first.read(|_| {
+            second.read(|_| {
+                assert_eq!(known(), [true, true, false]);
+                third.read(|_| {
+                    assert_eq!((counts(), known()), ([0; 3], [true; 3]));
+                    HostPort::reads().count_all();
+                    assert_eq!(counts(), [1; 3]);
+                });
+            });
+        });
+        assert_eq!(counts(), [0; 3]);
+    }
+
+    /// A writer's interrupt counts each read of its lock, wherever it is on the thread's list, and
+    /// no other.
+    #[test]
+    fn an_interrupt_counts_each_read_of_its_lock() {
+        HostPort::become_cpu(0);
+        let locks = [lock(0, 1), lock(0, 1)];
+        locks.iter().for_each(|lock| lock.read(|_| ()));
+        let counts = || counts(&locks);
+        let [one, other] = &locks;
+        let revoke = || {
+            one.revoke();
+            assert_eq!(counts(), [2, 0]);
+            other.revoke();
+            assert_eq!(counts(), [2, 2]);
+        };
+        one.read(|_| other.read(|_| one.read(|_| other.read(|_| revoke()))));
         assert_eq!(counts(), [0, 0]);
     }
 

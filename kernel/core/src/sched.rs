@@ -119,7 +119,7 @@ mod tests {
             });
             set
         };
-        let online = set(&[0, 1, 2, 3]);
+        let online = set(&[0, 1, 2, 3, 8]);
         let normal = Priority::NORMAL;
         let place = |last, pinned, here, idle: &[usize], current| {
             place(
@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(place(9, true, 2, &[0], normal), 2);
         // On its way out of the machine, it is not a place to go to.
         assert_eq!(place(1, false, 0, &[7], normal), 1);
+        assert_eq!(place(1, false, 0, &[7, 8], normal), 8);
     }
 
     /// Whoever looks first, and however often: in the end nobody has two more than another,

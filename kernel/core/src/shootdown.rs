@@ -593,6 +593,7 @@ mod tests {
         TAGS.set(super::TAGS);
         let tables = tables();
         let all = [51, 52, 53, 54].map(|id| Space::new(id, 1));
+        let fifth = Space::new(55, 1);
         let tag_of = |space: &Space| {
             switch(Some(space));
             read(&tables, 0);
@@ -604,8 +605,10 @@ mod tests {
             assert_eq!(tag_of(space), tag, "it had one");
             assert_eq!(read(&tables, 0), 0, "forgotten though nobody asked");
         }
+        // One more takes the first, and keeps it too.
+        assert_eq!([&fifth, &all[1], &fifth].map(tag_of), [1, 2, 1]);
         switch(None);
-        all[3].retire::<HostPort, _>(0, spaces, tell_me).unwrap();
+        fifth.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
     }
 
     /// While a CPU has the tables of a space, it is in its active set: from before it loads

@@ -412,6 +412,7 @@ impl<P: Port> Default for Stops<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::sync::Arc;
 
     use super::{
@@ -552,7 +553,7 @@ mod tests {
                 let send = |cpus: &CpuSet| {
                     interrupt(cpus);
                     while stops.stopped().len() < CPUS - 2 {
-                        std::thread::yield_now();
+                        HostPort::relax();
                     }
                 };
                 let result = stops.stop_within(TURNS, &all(), Means::Interrupt, send);
@@ -573,7 +574,7 @@ mod tests {
                 let enabled = HostPort::disable_interrupts();
                 deaf.store(true, Ordering::Relaxed);
                 while !over.load(Ordering::Relaxed) {
-                    std::thread::yield_now();
+                    HostPort::relax();
                 }
                 HostPort::restore_interrupts(enabled);
             }
@@ -593,6 +594,32 @@ mod tests {
         let word = |index| stops.word(cpu(index)).load(Ordering::Relaxed);
         assert_eq!([1, 2, 3].map(word), [RUNNING; 3]);
         assert!(stops.is_quiet() && HostPort::interrupts_enabled());
+    }
+
+    /// Those that stand go on one after the other: the last one is waited for, whichever it is.
+    #[test]
+    fn each_that_is_let_go_is_waited_for() {
+        static STOPS: Stops<HostPort> = Stops::new();
+        HostPort::become_cpu(0);
+        let word = |index| STOPS.word(cpu(index));
+        for order in [[1, 2, 3], [3, 2, 1]] {
+            for index in order {
+                word(index).store(STOPPED, Ordering::Relaxed);
+            }
+            let mut stopped = STOPS.stop(&all(), Means::Interrupt, |_| ()).unwrap();
+            stopped.cpus = order.into_iter().map(cpu).collect();
+            let going = RefCell::new(order.into_iter());
+            HostPort::on_stop(move || {
+                let next = going.borrow_mut().next().expect("one that stands");
+                assert_eq!(word(next).swap(RUNNING, Ordering::Relaxed), LET_GO);
+                false
+            });
+            STOPS.restart(&stopped);
+            assert_eq!(
+                order.map(|index| word(index).load(Ordering::Relaxed)),
+                [RUNNING; 3]
+            );
+        }
     }
 
     #[test]

@@ -401,6 +401,19 @@ mod tests {
         }
     }
 
+    /// Two classes are one step away from the goal: a circle through either is found.
+    #[test]
+    fn a_circle_through_any_of_several_is_found() {
+        let [a, b, c, d] = places();
+        for through in [b, c] {
+            let graph = Graph::new();
+            acquire(&graph, &[b], a).unwrap();
+            acquire(&graph, &[c], a).unwrap();
+            acquire(&graph, &[d], through).unwrap();
+            acquire(&graph, &[a], d).unwrap_err();
+        }
+    }
+
     #[test]
     fn a_circle_through_any_held_lock_is_found() {
         let (graph, [a, b, c, _]) = (Graph::new(), places());

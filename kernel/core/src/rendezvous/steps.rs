@@ -103,6 +103,7 @@ fn the_first_function_of_a_call() {
     let (none, nothing) = (Phase::NoBarrier, |_: &IpiCtx| ());
     assert_eq!(name([Phase::Barrier, none, Phase::Barrier]), "none");
     for phases in [
+        [Phase::Run(&nothing), none, none],
         [none, Phase::Run(&nothing), none],
         [Phase::Barrier, none, Phase::Run(&nothing)],
     ] {
