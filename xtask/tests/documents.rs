@@ -150,3 +150,50 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
     }
     assert_eq!(documented, names);
 }
+
+/// Whether a file of one of the folders, that of `path` but for its last part, has a function of
+/// that name.
+fn is_there(folders: &[&str], path: &str) -> bool {
+    let (module, function) = path.rsplit_once("::").expect("module and function");
+    let file = format!("{}.rs", module.replace("::", "/"));
+    folders.iter().any(|folder| {
+        let text = fs::read_to_string(root().join(folder).join(&file)).unwrap_or_default();
+        ["(", "<"]
+            .iter()
+            .any(|open| text.contains(&format!("fn {function}{open}")))
+    })
+}
+
+/// What docs/models.md says of the sets that are walked: the walks are there, and so is what finds
+/// a lost member, a test or a model.
+#[test]
+fn every_set_that_is_walked_has_a_check_that_is_there() {
+    let page = read("docs/models.md");
+    let table = between(&page, "## Lost members\n", '#')[0];
+    let models = read("model/src/models.rs");
+    let walks_in = ["kernel/core/src", "kernel/src"];
+    let tests_in = ["kernel/core/src", "kernel/core/tests", "tests/src"];
+    let mut count = 0;
+    for row in table.lines().filter(|line| line.contains('`')) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [_, walks, checks] = cells[..] else {
+            continue;
+        };
+        count += 1;
+        for walk in walks.split('`').skip(1).step_by(2) {
+            assert!(is_there(&walks_in, walk), "{row}: no {walk}");
+        }
+        let checks: Vec<&str> = checks.split('`').skip(1).step_by(2).collect();
+        assert!(!checks.is_empty(), "{row}: no check");
+        for check in checks {
+            let model = format!("name: \"{check}\"");
+            let found = if check.contains("::") {
+                is_there(&tests_in, check)
+            } else {
+                models.contains(&model)
+            };
+            assert!(found, "{row}: no {check}");
+        }
+    }
+    assert!(count > 35, "{count} sets");
+}
