@@ -16,10 +16,9 @@ use kcore::port::Port;
 use kcore::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
 use kcore::site::Place;
 
-use crate::arch::cpu;
 use crate::mem::heap::try_box;
 use crate::pcpu::{self, Ipi, Pcpu};
-use crate::port::{CriticalGuard, Machine};
+use crate::port::{CriticalGuard, InterruptsOff, Machine};
 use crate::{globals, smp};
 
 /// Runs `action` once on each CPU of `set`, this one too if it is in it, and waits until
@@ -44,12 +43,12 @@ pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
     // Who has posted must send before anything else runs here: others who ask the CPU for
     // something count on it, and an interrupt, or another thread, may wait for what they ask
     // (`stepping::interrupted_while_posting`).
-    let enabled = Machine::disable_interrupts();
+    let off = InterruptsOff::enter();
     let posted = block.calls.post(call);
     if posted == Ok(true) {
         block.send_ipi(Ipi::Call);
     }
-    Machine::restore_interrupts(enabled);
+    drop(off);
     posted.map(|_sent| ())
 }
 
@@ -188,10 +187,10 @@ pub(crate) fn run_here(here: &Pcpu) {
 
 /// The same by the idle thread, who was not interrupted. Interrupts are on in the end.
 pub(crate) fn run_outside_interrupt(here: &Pcpu) {
-    cpu::disable_interrupts();
     // What a callback wakes runs when this ends.
     let _section = CriticalGuard::enter();
+    let off = InterruptsOff::enter();
     run_here(here);
-    cpu::enable_interrupts();
+    drop(off);
     here.wakes.run();
 }

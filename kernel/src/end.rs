@@ -9,6 +9,7 @@ use core::fmt;
 
 use crate::arch::{cpu, qemu};
 use crate::console::{self, Line};
+use crate::port::interrupts_off_anyhow;
 use crate::{globals, pcpu};
 
 use kcore::cpu::CpuId;
@@ -61,7 +62,7 @@ impl fmt::Display for Means {
 /// last line does: `exit code 33; halted`. If another CPU has given its verdict, or this one
 /// already has and has failed since, this CPU only halts. Any context, NMI and panic included.
 pub fn exit(verdict: Verdict) -> ! {
-    cpu::disable_interrupts();
+    interrupts_off_anyhow();
     if globals::ENDS.claim(me()) {
         match Means::find() {
             Means::DebugExit => qemu::debug_exit(verdict as u32),

@@ -18,6 +18,7 @@ use crate::ktest::{
     step,
 };
 use crate::pcpu::{self, Ipi, Pcpu, Presence};
+use crate::port::InterruptsOff;
 use crate::{call, clock, globals, sched, smp};
 
 /// How CPUs rest that have nothing to do, and why not by MWAIT.
@@ -123,6 +124,7 @@ pub fn try_mwait(rest: Rest) -> Rest {
             // Relaxed: whoever does not see it yet rests once more, and is interrupted.
             globals::IDLE_BY_MWAIT.store(false, Ordering::Relaxed);
             for block in others.iter().filter_map(pcpu::of) {
+                let _off = InterruptsOff::enter();
                 block.interrupt();
             }
             log::warn!("{}; taking hlt", NotEnded(deaf));
@@ -145,6 +147,7 @@ fn find_deaf_mwait(others: &CpuSet) -> Option<CpuId> {
     let _idle = in_time(&|| blocks().all(|block| block.ipis.is_polling()));
     clock::delay(SETTLE);
     for block in blocks() {
+        let _off = InterruptsOff::enter();
         block.send_ipi(Ipi::Ast);
     }
     let deaf = || blocks().find(|block| block.ipis.asked() != 0);
@@ -173,24 +176,24 @@ pub fn idle() -> ! {
             step::idle_ends();
             continue;
         }
-        cpu::disable_interrupts();
+        let mut off = InterruptsOff::enter();
         // An event since may have meant: look again at what waits elsewhere. An interrupt that
         // is none, such as another CPU's rendezvous, sends nobody on a look at all CPUs: with
         // many idle ones that would cost the square of their number.
         while events(here) == before && here.ipis.poll() {
-            let found = rest(here);
+            let found = rest(here, off);
             #[cfg(feature = "ktest")]
             step::idle_ends();
+            off = InterruptsOff::enter();
             if found {
                 break;
             }
-            cpu::disable_interrupts();
         }
+        drop(off);
         // Who found us polling has sent no interrupt.
         if !here.calls.is_empty() {
             call::run_outside_interrupt(here);
         }
-        cpu::enable_interrupts();
         sched::switch_from_idle();
         #[cfg(feature = "ktest")]
         step::idle_ends();
@@ -208,10 +211,10 @@ fn events(here: &Pcpu) -> u64 {
         + switches.sum::<u64>()
 }
 
-/// Waits until there may be something to do; whether there is. Interrupts off and polling
-/// when called; the polling is over at the end, and interrupts may be on. What was asked for
-/// meanwhile is not acted on, since the idle loop looks everywhere next.
-fn rest(here: &Pcpu) -> bool {
+/// Waits until there may be something to do; whether there is. Polling when called; the
+/// polling is over at the end, and interrupts are on. What was asked for meanwhile is not acted
+/// on, since the idle loop looks everywhere next.
+fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
     if !here.runq.lock().is_empty() {
         here.ipis.take();
         return true;
@@ -221,7 +224,7 @@ fn rest(here: &Pcpu) -> bool {
         cpu::monitor(here.ipis.address());
         // A bit that is set from the MONITOR on makes the MWAIT return at once.
         if here.ipis.is_quiet() {
-            wait_for_store_or_interrupt();
+            off.wait(mwait);
         }
         return here.ipis.end_polling() != 0;
     }
@@ -230,17 +233,17 @@ fn rest(here: &Pcpu) -> bool {
     }
     // With interrupts off the interrupt that a bit comes with now cannot come between
     // the look and the halt: STI lets it in only behind HLT.
-    cpu::wait_for_interrupt();
+    off.wait(cpu::sti_hlt);
     false
 }
 
 /// MWAIT.
-fn wait_for_store_or_interrupt() {
+fn mwait() {
     #[cfg(feature = "ktest")]
     if mwait_is_deaf() {
-        return cpu::wait_for_interrupt();
+        return cpu::sti_hlt();
     }
-    cpu::wait_for_store_or_interrupt();
+    cpu::sti_mwait();
 }
 
 /// The last look before the halt. In one step with the end of the polling: else a bit in

@@ -28,6 +28,7 @@ use crate::arch::paging;
 use crate::arch::{apic, cpu, pic};
 use crate::end::{self, Means, Verdict};
 use crate::mem::{self, heap, kstack};
+use crate::port::interrupts_off_anyhow;
 use crate::smp::LeftOut;
 use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
 
@@ -64,10 +65,11 @@ impl BootRecord {
 /// calls `main` on the boot CPU, interrupts on. Once, in long mode, with all
 /// memory below 4 GiB visible at `boot::PHYS_OFFSET`.
 pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
-    cpu::disable_interrupts();
+    interrupts_off_anyhow();
     clock::set_entry(boot::pvh::entry_tsc().unwrap_or_else(cpu::tsc));
     console::init();
     install_boot_cpu();
+    globals::BOOT_THREAD.crit.start();
     let boot_info: &BootInfo = boot_info;
     let record = globals::BOOT.call_once(|| record(boot_info, main));
     log::info!(

@@ -37,7 +37,7 @@ use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
 use crate::end::{self, Verdict};
 use crate::globals;
-use crate::port::Spinlock;
+use crate::port::{InterruptsOff, Spinlock};
 
 /// One test. Made by [`ktest!`](crate::ktest!).
 #[derive(Debug)]
@@ -168,8 +168,13 @@ fn has_begun() -> bool {
 /// What must hold after every test: nothing is pending or in service on this CPU,
 /// and nothing is held.
 fn check_quiet() {
-    assert!(cpu::interrupts_enabled(), "the test left interrupts off");
-    cpu::disable_interrupts();
+    let now = crate::sched::curthread().crit().now();
+    assert!(now.is_open(), "the test left interrupts off: {now}");
+    assert!(
+        cpu::interrupts_enabled(),
+        "they are off, and nothing says so"
+    );
+    let off = InterruptsOff::enter();
     assert_eq!(
         apic::in_service(),
         None,
@@ -182,7 +187,7 @@ fn check_quiet() {
     };
     let pending = apic::requested().filter(|&vector| vector != tick);
     assert_eq!(pending, None, "the test left an interrupt pending");
-    cpu::enable_interrupts();
+    drop(off);
     assert_eq!(
         globals::RENDEZVOUS.calls().count(),
         0,

@@ -33,6 +33,7 @@ use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
 use crate::end::{self, Verdict};
+use crate::port::interrupts_off_anyhow;
 use crate::{clock, globals, pcpu, smp, thread};
 
 /// How long the other CPUs may take to stop, in nanoseconds.
@@ -50,7 +51,7 @@ pub fn at(snapshot: &Snapshot, message: Arguments<'_>) -> ! {
 }
 
 fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Arguments<'_>) -> ! {
-    cpu::disable_interrupts();
+    interrupts_off_anyhow();
     let this = pcpu::try_this();
     if this.is_none() {
         // Perhaps before `console::init`; harmless after it.

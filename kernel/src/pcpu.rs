@@ -21,7 +21,7 @@ use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
 use crate::globals;
-use crate::port::{Machine, Spinlock};
+use crate::port::{InterruptsOff, Machine, Spinlock};
 use crate::sched::{Counters, Runq, Timers};
 use crate::thread::Thread;
 
@@ -253,7 +253,8 @@ impl Pcpu {
         Some(dead)
     }
 
-    /// Asks this CPU for `ipi`, and interrupts it if it must be.
+    /// Asks this CPU for `ipi`, and interrupts it if it must be. Interrupts off, as for the
+    /// next one.
     #[inline]
     pub fn send_ipi(&self, ipi: Ipi) {
         #[cfg(feature = "ktest")]
@@ -286,7 +287,7 @@ impl Pcpu {
     /// counting on what is not sent; so it leaves that to the end of this
     /// (`faults::nmi_storm` finds both).
     pub fn send_nmi(&self) {
-        let enabled = Machine::disable_interrupts();
+        let _off = InterruptsOff::enter();
         let sender = try_this();
         // AcqRel: for an NMI on this CPU it stands around the rest.
         let nested = sender.map(|sender| sender.sends_nmi.swap(true, Ordering::AcqRel));
@@ -298,7 +299,6 @@ impl Pcpu {
             sender.sends_nmi.swap(false, Ordering::AcqRel);
             Machine::stop_if_asked();
         }
-        Machine::restore_interrupts(enabled);
     }
 
     /// Sends this CPU an NMI in any case: of a panic, which may be on top of

@@ -12,7 +12,6 @@ use kcore::shim::{Ordering, spin_loop};
 use kcore::shootdown::Mmu;
 #[cfg(feature = "ktest")]
 use kcore::site::Place;
-use kcore::spinlock::SpinState;
 use kcore::wake::DeferredWakes;
 
 use crate::arch::{apic, cpu, paging, vector};
@@ -69,6 +68,31 @@ impl Reader for Machine {
 /// A critical section of the current thread.
 pub type CriticalGuard = kcore::port::CriticalGuard<Machine>;
 
+/// No interrupts on this CPU until it is dropped.
+pub type InterruptsOff = kcore::port::InterruptsOff<Machine>;
+
+/// Turns interrupts off on this CPU until [`interrupts_on`]: where it is not the same function
+/// that turns them on again.
+#[cfg_attr(feature = "ktest", track_caller)]
+pub fn interrupts_off() {
+    kcore::port::interrupts_off::<Machine>();
+}
+
+/// Undoes one [`interrupts_off`].
+#[cfg_attr(feature = "ktest", track_caller)]
+pub fn interrupts_on() {
+    kcore::port::interrupts_on::<Machine>();
+}
+
+/// As [`interrupts_off`], where there may be no thread to count it: at the kernel's entry, and
+/// at its end, from which nothing comes back.
+pub(crate) fn interrupts_off_anyhow() {
+    cpu::cli();
+    if pcpu::try_this().and_then(pcpu::Pcpu::current).is_some() {
+        interrupts_off();
+    }
+}
+
 impl Port for Machine {
     /// Under QEMU a PAUSE gives up the host's CPU, and takes some microseconds.
     #[cfg(feature = "ktest")]
@@ -102,11 +126,6 @@ impl Port for Machine {
     }
 
     #[inline]
-    fn spin() -> &'static SpinState {
-        &sched::curthread().spin
-    }
-
-    #[inline]
     fn cpu() -> CpuId {
         pcpu::this_cpu()
     }
@@ -116,28 +135,21 @@ impl Port for Machine {
     }
 
     #[inline]
-    fn interrupts_enabled() -> bool {
-        cpu::interrupts_enabled()
-    }
-
-    #[inline]
-    fn disable_interrupts() -> bool {
-        let enabled = cpu::interrupts_enabled();
-        cpu::disable_interrupts();
+    fn disable_interrupts() {
+        cpu::cli();
         #[cfg(feature = "ktest")]
-        if enabled {
+        if crate::ktest::spans::were_on() {
             pcpu::this().longest_off.begin(Location::caller());
         }
-        enabled
     }
 
     #[inline]
-    fn restore_interrupts(enabled: bool) {
-        if enabled {
-            #[cfg(feature = "ktest")]
-            pcpu::this().longest_off.end();
-            cpu::enable_interrupts();
+    fn enable_interrupts() {
+        #[cfg(feature = "ktest")]
+        if !crate::ktest::spans::goes_on() {
+            return;
         }
+        cpu::sti();
     }
 
     #[inline]

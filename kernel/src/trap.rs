@@ -16,7 +16,7 @@ use crate::arch::{apic, cpu, vector};
 use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
 use crate::pcpu::{Ipi, Pcpu};
-use crate::port::Machine;
+use crate::port::{Machine, interrupts_off_anyhow};
 use crate::{call, globals, panic, pcpu, sched, smp};
 
 /// Deals with the exception or NMI in `frame`, or with an interrupt whose handler wants to
@@ -27,7 +27,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
         vector::NMI | vector::MACHINE_CHECK if crate::ktest::stacks::takes(frame) => {}
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
         #[cfg(feature = "ktest")]
-        vector::DEBUG => crate::ktest::step::trapped(frame),
+        vector::DEBUG => crate::ktest::spans::uncounted(|| crate::ktest::step::trapped(frame)),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
         number => interrupt(number, Some(frame)),
     }
@@ -46,6 +46,9 @@ fn nmi(snapshot: &Snapshot) {
     let counted = crate::ktest::bugs::uncount(counted);
     // Relaxed: this CPU's own; read by a report after it has stopped.
     this.in_nmi.store(true, Ordering::Relaxed);
+    #[cfg(feature = "ktest")]
+    crate::ktest::spans::uncounted(|| panic::nmi(snapshot, Some(found)));
+    #[cfg(not(feature = "ktest"))]
     panic::nmi(snapshot, Some(found));
     this.in_nmi.store(false, Ordering::Relaxed);
     drop(counted);
@@ -75,7 +78,7 @@ pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
         #[cfg(feature = "ktest")]
         vector::IPI if crate::ktest::bugs::active(Bug::EoiAfterSwitch) => {
             ipis(this.ipis.take());
-            intr.eoi(|| ()).finish().pay::<Machine>();
+            end(intr.eoi(|| ()), this);
             return apic::end_of_interrupt();
         }
         #[cfg(feature = "ktest")]
@@ -181,9 +184,7 @@ fn rendezvous_in_parts(crit: &CritState, this: &Pcpu) -> bool {
     count(&this.rendezvous_interrupts);
     if active(Bug::EarlyEoi) {
         let acked = intr.eoi(apic::end_of_interrupt);
-        cpu::enable_interrupts();
-        globals::RENDEZVOUS.interrupt();
-        cpu::disable_interrupts();
+        crate::ktest::bugs::with_interrupts(|| globals::RENDEZVOUS.interrupt());
         end(acked, this);
         return true;
     }
@@ -215,7 +216,11 @@ fn rendezvous_in_parts(crit: &CritState, this: &Pcpu) -> bool {
 fn begin<'a>(crit: &'a CritState, this: &Pcpu) -> IntrContext<'a> {
     let intr = match heart() {
         Heart::Typed => IntrContext::enter(crit),
-        Heart::Freebsd => IntrContext::enter_uncounted(crit),
+        Heart::Freebsd => {
+            #[cfg(feature = "ktest")]
+            crate::ktest::spans::begin_uncounted();
+            IntrContext::enter_uncounted(crit)
+        }
     };
     #[cfg(feature = "ktest")]
     this.longest_off.begin(core::panic::Location::caller());
@@ -232,6 +237,10 @@ fn end(acked: Acked<'_>, this: &Pcpu) {
         after_eoi(acked.crit(), || this.wakes.run());
     }
     acked.finish().pay::<Machine>();
+    #[cfg(feature = "ktest")]
+    if heart() == Heart::Freebsd {
+        crate::ktest::spans::end_uncounted();
+    }
     // On whichever CPU it goes on.
     #[cfg(feature = "ktest")]
     pcpu::this().longest_off.end();
@@ -282,6 +291,8 @@ fn count(counter: &AtomicU64) {
 }
 
 fn exception(number: u8, frame: &TrapFrame) -> ! {
+    // They are off, and the thread does not know it.
+    interrupts_off_anyhow();
     let name = vector::exception_name(number);
     let snapshot = Snapshot::of_frame(frame);
     let address = cpu::fault_address();

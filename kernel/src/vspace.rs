@@ -20,7 +20,7 @@ use kcore::shootdown::{Forget, Space, Spaces};
 use crate::arch::paging::{Access, MapError, PAGE_SIZE, PageTables};
 use crate::mem::heap::try_box;
 use crate::pcpu::{self, Pcpu};
-use crate::port::{CriticalGuard, Machine, Spinlock};
+use crate::port::{CriticalGuard, InterruptsOff, Machine, Spinlock};
 use crate::shootdown::UnmapError;
 use crate::thread::Thread;
 use crate::{globals, mem, sched, smp};
@@ -230,9 +230,8 @@ fn enter(space: *mut Space) {
     // On one CPU from here on; an interrupt in between does not switch.
     let _here = CriticalGuard::enter();
     sched::curthread().space.store(space, Ordering::Relaxed);
-    let enabled = Machine::disable_interrupts();
+    let _off = InterruptsOff::enter();
     switch(pcpu::this(), sched::curthread());
-    Machine::restore_interrupts(enabled);
 }
 
 /// This CPU goes over to the space of `next`, which is going to run. By the switch, interrupts
@@ -249,9 +248,8 @@ pub(crate) fn switch(here: &Pcpu, next: &Thread) {
 /// thread with a space any more.
 pub(crate) fn leave() {
     let root = mem::page_table_root();
-    let enabled = Machine::disable_interrupts();
+    let _off = InterruptsOff::enter();
     pcpu::this().spaces.leave::<Machine>(Machine::cpu(), root);
-    Machine::restore_interrupts(enabled);
 }
 
 #[cold]

@@ -182,5 +182,5 @@ impl WaitQueueGuard<'_> {
 /// in no critical section.
 #[must_use]
 pub fn may_sleep() -> bool {
-    Machine::interrupts_enabled() && Machine::crit().critnest() == 0
+    Machine::crit().now().is_only_locks(0)
 }

@@ -928,14 +928,15 @@ pub(crate) fn monitor(address: usize) {
     step(false, |cpu| cpu.watched = address);
 }
 
-/// MWAIT with interrupts off, which still wake it.
+/// STI; MWAIT: none comes in between.
 pub(crate) fn monitor_wait() {
     step(true, |cpu| {
+        cpu.enabled = true;
         if cpu.watched != 0 && cpu.pending == 0 {
             cpu.rest = Rest::Watching;
         }
     });
-    note!("MWAIT");
+    note!("STI; MWAIT");
     engine().point();
 }
 

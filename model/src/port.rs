@@ -16,7 +16,7 @@ use kcore::rendezvous::Rendezvous;
 use kcore::rmlock::{Reader, Reads, RmLock};
 use kcore::shim::{AtomicU32, Ordering};
 use kcore::shootdown::{Space, Spaces};
-use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
+use kcore::spinlock::{Spinlock, SpinlockGuard};
 use kcore::stop::{Means, Stops};
 use kcore::wake::{DeferredWake, DeferredWakes};
 
@@ -77,7 +77,8 @@ pub(crate) fn has(bug: Bug) -> bool {
 /// A thread.
 pub(crate) struct Thread {
     pub(crate) crit: CritState,
-    pub(crate) spin: SpinState,
+    /// Whether it is in an interrupt that does not count: it takes none in any case.
+    pub(crate) uncounted: Cell<bool>,
     pub(crate) reads: Reads,
 }
 
@@ -153,17 +154,14 @@ pub(crate) fn better_thread(cpu: usize) -> usize {
 /// Makes the world at `place`; its size.
 pub(crate) fn make_world(place: *mut u8) -> usize {
     let cpus = engine().setup.cpus;
-    let thread = |number| {
-        let (crit, spin) = if number < cpus {
-            (CritState::running(), SpinState::running())
+    let thread = |number| Thread {
+        crit: if number < cpus {
+            CritState::running()
         } else {
-            (CritState::newborn(), SpinState::newborn())
-        };
-        Thread {
-            crit,
-            spin,
-            reads: Reads::new(),
-        }
+            CritState::newborn()
+        },
+        uncounted: Cell::new(false),
+        reads: Reads::new(),
     };
     let online = AtomicCpuSet::new();
     let present = cpus.min(CONFIG.get().online);
@@ -234,9 +232,6 @@ pub(crate) fn name_of(address: usize) -> Option<(&'static str, usize)> {
         if within(std::ptr::from_ref(&thread.crit) as usize, 4) {
             return Some(("crit", number));
         }
-        if within(std::ptr::from_ref(&thread.spin) as usize, 4) {
-            return Some(("spin", number));
-        }
         if within(std::ptr::from_ref(&thread.reads) as usize, 8) {
             return Some(("reads", number));
         }
@@ -263,30 +258,21 @@ impl Port for Explored {
         &me().crit
     }
 
-    fn spin() -> &'static SpinState {
-        &me().spin
-    }
-
     fn thread() -> impl fmt::Display {
         format!("thread {}", engine().thread())
     }
 
-    fn interrupts_enabled() -> bool {
+    fn disable_interrupts() {
         let engine = engine();
         let number = engine.this();
-        engine.state.borrow().cpus[number].enabled
-    }
-
-    fn disable_interrupts() -> bool {
-        if !Self::interrupts_enabled() {
-            return false;
-        }
-        step(false, |cpu| cpu.enabled = false);
-        true
-    }
-
-    fn restore_interrupts(enabled: bool) {
+        let enabled = engine.state.borrow().cpus[number].enabled;
         if enabled {
+            step(false, |cpu| cpu.enabled = false);
+        }
+    }
+
+    fn enable_interrupts() {
+        if !me().uncounted.get() {
             step(false, |cpu| cpu.enabled = true);
         }
     }
@@ -383,9 +369,13 @@ pub(crate) fn interrupt(vector: Vector) {
     {
         return rendezvous(crit);
     }
+    let thread = me();
     let intr = match config.heart {
         Heart::Typed => IntrContext::enter(crit),
-        Heart::Freebsd => IntrContext::enter_uncounted(crit),
+        Heart::Freebsd => {
+            thread.uncounted.set(true);
+            IntrContext::enter_uncounted(crit)
+        }
     };
     let acked = match vector {
         Vector::Timer => {
@@ -402,6 +392,7 @@ pub(crate) fn interrupt(vector: Vector) {
         Vector::Ipi if has(Bug::EoiAfterSwitch) => {
             ipis(world().ipis[engine().this()].take());
             intr.eoi(|| ()).finish().pay::<Explored>();
+            thread.uncounted.set(false);
             return end_of_interrupt();
         }
         Vector::Ipi => {
@@ -434,6 +425,7 @@ pub(crate) fn interrupt(vector: Vector) {
         after_eoi(crit, || wakes.run());
     }
     acked.finish().pay::<Explored>();
+    thread.uncounted.set(false);
 }
 
 /// A rendezvous with both layers, in one.
@@ -625,14 +617,10 @@ fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
             format!("cpu{cpu} switches threads, and a vector is in service"),
         );
     }
-    if thread.crit.nesting() != 1 || thread.spin.count() != 1 {
+    if !thread.crit.now().may_switch() {
         fail(
             Property::CountsRestored,
-            format!(
-                "cpu{cpu} switches threads with nesting {:#x} and {} spinlocks",
-                thread.crit.nesting(),
-                thread.spin.count()
-            ),
+            format!("cpu{cpu} switches threads with {}", thread.crit.now()),
         );
     }
     thread.crit.paid();
@@ -707,11 +695,14 @@ pub(crate) fn at_rest() {
                 format!("cpu{number} has a vector in service at rest"),
             );
         }
-        let (nesting, held) = (thread.crit.nesting(), thread.spin.count());
-        if nesting != 0 || held != 0 || !(cpu.enabled || cpu.rest != Rest::No) {
+        // Who rests may have interrupts off for ever.
+        let rests = cpu.rest != Rest::No;
+        let now = thread.crit.now();
+        let held = if rests { now.without_off() } else { now };
+        if !held.is_only_locks(0) || !(cpu.enabled || rests) {
             engine.fail_here(
                 Property::CountsRestored,
-                format!("cpu{number} at rest: nesting {nesting:#x}, {held} spinlocks"),
+                format!("cpu{number} at rest: {now}"),
             );
         }
     }

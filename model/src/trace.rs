@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use kcore::critical::CritWord;
 use kcore::shim::{Access, Operation};
 
 use crate::engine::{Engine, Line, Vector, What};
@@ -80,20 +81,16 @@ fn access_text(
 ) -> Option<String> {
     let name = port::name_of(access.address);
     let load = access.operation == Operation::Load;
-    match name {
-        Some(("spin", _)) => return None,
-        Some(("crit", thread)) => {
-            let whose = if thread == line.cpu {
-                ""
-            } else {
-                "better thread's "
-            };
-            return Some(format!(
-                "{whose}{}",
-                section_text(load, old as u32, new as u32)
-            ));
-        }
-        _ => {}
+    if let Some(("crit", thread)) = name {
+        let whose = if thread == line.cpu {
+            ""
+        } else {
+            "better thread's "
+        };
+        return Some(format!(
+            "{whose}{}",
+            section_text(load, old as u32, new as u32)
+        ));
     }
     let place = line
         .backtrace
@@ -121,39 +118,38 @@ fn access_text(
     })
 }
 
-/// The word of sections, in words.
+/// The word of what a thread holds, in words. A spinlock shows as the section that it is.
 fn section_text(load: bool, old: u32, new: u32) -> String {
-    let parts = |word: u32| (word % (1 << 17) / 2, word >> 17, word & 1 == 0);
-    let ((nest, interrupts, owes), (nest2, interrupts2, owes2)) = (parts(old), parts(new));
-    let state = |nest: u32, interrupts: u32, owes: bool| {
-        let interrupts = if interrupts > 0 {
-            format!(", in interrupt {interrupts}")
-        } else {
-            String::new()
+    let (old, new) = (CritWord::from_bits(old), CritWord::from_bits(new));
+    let state = |word: CritWord| {
+        let interrupts = match word.interrupt_depth() {
+            0 => String::new(),
+            depth => format!(", in interrupt {depth}"),
         };
-        format!(
-            "critnest {nest}{interrupts}{}",
-            if owes { ", owes" } else { "" }
-        )
+        let owes = if word.owepreempt() { ", owes" } else { "" };
+        format!("critnest {}{interrupts}{owes}", word.critnest())
     };
     if load {
-        return format!("looks: {}", state(nest, interrupts, owes));
+        return format!("looks: {}", state(old));
     }
     let mut changes = Vec::new();
-    if nest != nest2 {
-        changes.push(format!("critnest {nest} → {nest2}"));
+    for (what, count) in [
+        ("critnest", CritWord::critnest as fn(CritWord) -> u32),
+        ("off", CritWord::offs),
+        ("interrupt depth", CritWord::interrupt_depth),
+    ] {
+        if count(old) != count(new) {
+            changes.push(format!("{what} {} → {}", count(old), count(new)));
+        }
     }
-    if interrupts != interrupts2 {
-        changes.push(format!("interrupt depth {interrupts} → {interrupts2}"));
+    if old.owepreempt() != new.owepreempt() {
+        changes.push(format!("owepreempt := {}", u8::from(new.owepreempt())));
     }
-    if owes != owes2 {
-        changes.push(format!("owepreempt := {}", u8::from(owes2)));
-    }
-    if nest2 == 0 && interrupts2 == 0 && owes2 {
+    if !new.holds_something() && new.owepreempt() {
         changes.push("(the window)".into());
     }
     if changes.is_empty() {
-        changes.push(format!("stores {}", state(nest2, interrupts2, owes2)));
+        changes.push(format!("stores {}", state(new)));
     }
     changes.join(", ")
 }

@@ -106,7 +106,7 @@ ktest! {
             ktest::skip("CPUID has no x2APIC");
         }
         let strays = read(|this| &this.stray_interrupts);
-        apic::send(apic::id(), vector::RENDEZVOUS);
+        cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
             kcore::shim::spin_loop();
         }
@@ -142,7 +142,7 @@ ktest! {
     /// A rendezvous interrupt without a rendezvous is counted, and harmless.
     fn stray_rendezvous_interrupt() [] {
         let strays = read(|this| &this.stray_interrupts);
-        apic::send(apic::id(), vector::RENDEZVOUS);
+        cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
             kcore::shim::spin_loop();
         }
@@ -153,7 +153,7 @@ ktest! {
 ktest! {
     /// An interrupt nobody prepared for is a panic that names its vector.
     fn unused_vector() [expect = "panic", console = "interrupt by vector 0xd0, which nothing uses"] {
-        apic::send(apic::id(), 0xd0);
+        cpu::without_interrupts(|| apic::send(apic::id(), 0xd0));
         clock::delay(100 * MILLISECOND);
     }
 }
@@ -304,9 +304,9 @@ ktest! {
     /// With an HPET it is the reference; by the PIT the frequencies are the same.
     fn hpet_and_pit_agree() [console = "by the HPET"] {
         ktest::take_timers();
-        cpu::disable_interrupts();
+        kernel::port::interrupts_off();
         let by_pit = clock::measure(&timer::Reference::pit()).expect("a PIT");
-        cpu::enable_interrupts();
+        kernel::port::interrupts_on();
         if by_pit.doubt.is_some() {
             ktest::skip("the virtual CPU is taken away too often");
         }

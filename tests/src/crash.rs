@@ -114,7 +114,7 @@ ktest! {
         static DEAF: AtomicBool = AtomicBool::new(false);
         let cpu1 = CpuId::new(1).unwrap();
         let deaf = Builder::new("deaf").on(cpu1).spawn(|| {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             DEAF.store(true, Ordering::Relaxed);
             while globals::STOPS.stopped().is_empty() {
                 spin_loop();
@@ -218,7 +218,7 @@ ktest! {
 /// Spins with interrupts off.
 #[inline(never)]
 fn deaf() {
-    arch::cpu::disable_interrupts();
+    kernel::port::interrupts_off();
     loop {
         spin_loop();
     }
@@ -328,7 +328,7 @@ ktest! {
             // By one CPU, with gaps of every length: one NMI on the heels of the other would
             // let the boot CPU execute nothing else.
             for gap in (0..1000).cycle().take_while(|_| pcpu::this().id() == cpu1) {
-                arch::apic::send_nmi(boot);
+                arch::cpu::without_interrupts(|| arch::apic::send_nmi(boot));
                 (0..gap).for_each(|_| spin_loop());
             }
         });

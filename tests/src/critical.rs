@@ -26,9 +26,9 @@ ktest! {
 }
 
 ktest! {
-    /// The section in the spinlock finds it.
+    /// The same with spinlocks.
     fn spinlock_exit_below_zero() [
-        expect = "assert", console = "critical_exit below zero",
+        expect = "assert", console = "spinlock_exit below zero",
         console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:",
     ] {
         kcore::spinlock::spinlock_exit::<Machine>();
@@ -150,7 +150,7 @@ ktest! {
         crit.enter();
         assert!(GATE.wake_one() && crit.owepreempt());
         let others = smp::online().iter().filter(|&cpu| cpu != pcpu::this().id());
-        others.filter_map(pcpu::of).for_each(|other| other.send_ipi(pcpu::Ipi::Ast));
+        others.filter_map(pcpu::of).for_each(|other| kernel::arch::cpu::without_interrupts(|| other.send_ipi(pcpu::Ipi::Ast)));
         while !RAN.load(Ordering::Acquire) {
             spin_loop();
         }
@@ -254,10 +254,10 @@ ktest! {
         });
         spin_until(|| !GATE.lock().is_empty());
         let deaf = Builder::new("deaf").on(cpu1).spawn(|| {
-            kernel::arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             DEAF.store(true, Ordering::Release);
             spin_until(|| HEAR.load(Ordering::Acquire));
-            kernel::arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
             spin_until(|| OVER.load(Ordering::Acquire));
         });
         spin_until(|| DEAF.load(Ordering::Acquire));
@@ -265,7 +265,7 @@ ktest! {
         let (before, ipis) = (counts_of(block), sent.load(Ordering::Relaxed));
         assert!(GATE.wake_one());
         assert_eq!(sent.load(Ordering::Relaxed), ipis + 1, "it was to run on cpu1");
-        pcpu::of(cpu2).expect("cpu2").send_ipi(pcpu::Ipi::Ast);
+        kernel::arch::cpu::without_interrupts(|| pcpu::of(cpu2).expect("cpu2").send_ipi(pcpu::Ipi::Ast));
         spin_until(|| RUNS.load(Ordering::Acquire) == 1);
         HEAR.store(true, Ordering::Release);
         spin_until(|| taken.load(Ordering::Relaxed) == ipis + 1);

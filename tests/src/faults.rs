@@ -9,7 +9,7 @@ use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::stop::StopError;
 use kcore::thread::Priority;
 use kernel::arch::paging::{Access, MapError};
-use kernel::arch::{apic, cpu, vector};
+use kernel::arch::{apic, vector};
 use kernel::call::{Call, CallState, smp_call_async, smp_call_post};
 use kernel::ktest::faults::{failing, forget_eoi, left_to_lose, lose, struck};
 use kernel::smp::{self, online, watchdog};
@@ -426,12 +426,12 @@ static FROZEN: AtomicBool = AtomicBool::new(false);
 /// Halts with interrupts off, until an NMI comes after it is over.
 #[inline(never)]
 fn frozen() {
-    cpu::disable_interrupts();
+    kernel::port::interrupts_off();
     FROZEN.store(true, Ordering::Release);
     while FROZEN.load(Ordering::Acquire) {
         x86_64::instructions::hlt();
     }
-    cpu::enable_interrupts();
+    kernel::port::interrupts_on();
 }
 
 ktest! {
@@ -475,7 +475,7 @@ ktest! {
                 let count = || pcpu::this().stray_interrupts.load(Ordering::Relaxed);
                 for number in (vector::PIC_BASE..=vector::PIC_LAST).chain([vector::SPURIOUS]) {
                     let before = count();
-                    apic::send(apic::id(), number);
+                    kernel::arch::cpu::without_interrupts(|| apic::send(apic::id(), number));
                     while count() == before {
                         spin_loop();
                     }

@@ -104,7 +104,7 @@ fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl
         assert!(soon(idle), "CPU 1 does not become idle");
         step::idle(cpu1(), at, ask);
         // If it halts, it must come to its loop once more.
-        block.send_ipi(pcpu::Ipi::Ast);
+        cpu::without_interrupts(|| block.send_ipi(pcpu::Ipi::Ast));
         let asked = || ASKED.load(Ordering::Acquire);
         let _over = soon(|| asked() || !step::idle_is_stepped());
         if !asked() {
@@ -363,7 +363,7 @@ ktest! {
                     round += 1;
                     if WORD.post(1 << number) {
                         VECTORS.fetch_add(1, Ordering::Relaxed);
-                        apic::send(target, vector::TEST);
+                        cpu::without_interrupts(|| apic::send(target, vector::TEST));
                     }
                     SENT.fetch_add(1, Ordering::Release);
                 }
@@ -374,9 +374,9 @@ ktest! {
         let handles: alloc::vec::Vec<_> = (0..senders).map(sender).collect();
         for at in 0.. {
             let code = || {
-                cpu::disable_interrupts();
+                kernel::port::interrupts_off();
                 take_word();
-                cpu::enable_interrupts();
+                kernel::port::interrupts_on();
             };
             let steps = step::run(code, at, three_send);
             let rounds = ROUND.load(Ordering::Relaxed);

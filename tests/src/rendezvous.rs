@@ -149,9 +149,9 @@ ktest! {
     /// With interrupts off two initiators would wait for each other: refused.
     fn interrupts_off_is_an_error() [] {
         let never = |_: &IpiCtx| panic!("it ran");
-        arch::cpu::disable_interrupts();
+        kernel::port::interrupts_off();
         let result = smp_rendezvous(Phase::Barrier, Phase::Run(&never), Phase::Barrier);
-        arch::cpu::enable_interrupts();
+        kernel::port::interrupts_on();
         assert_eq!(result, Err(RendezvousError::InterruptsOff));
     }
 }
@@ -194,12 +194,12 @@ ktest! {
 /// Spins with interrupts off until it is enough.
 #[inline(never)]
 fn deaf(deaf: &AtomicBool, enough: &AtomicBool) {
-    arch::cpu::disable_interrupts();
+    kernel::port::interrupts_off();
     deaf.store(true, Ordering::Release);
     while !enough.load(Ordering::Acquire) {
         spin_loop();
     }
-    arch::cpu::enable_interrupts();
+    kernel::port::interrupts_on();
 }
 
 ktest! {

@@ -6,7 +6,7 @@ use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::port::Spinlock;
 use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpus};
 use kernel::thread::{Builder, JoinHandle};
-use kernel::{arch, clock, ktest};
+use kernel::{clock, ktest};
 
 fn for_a_while(turns: u64) {
     (0..turns).for_each(|_| spin_loop());
@@ -97,12 +97,12 @@ ktest! {
         static ENOUGH: AtomicBool = AtomicBool::new(false);
         let (last, others) = outsider();
         let deaf = begun(last, |begun| {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             begun.store(true, Ordering::Release);
             while !ENOUGH.load(Ordering::Acquire) {
                 spin_loop();
             }
-            arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
         });
         let ran = AtomicU64::new(0);
         let count = |_: &IpiCtx| {

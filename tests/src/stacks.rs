@@ -82,7 +82,7 @@ ktest! {
     fn nmi_and_machine_check_have_their_own() [] {
         on_every_cpu(&|| {
             let stacks = interrupt_stacks();
-            let nmi = ktest::stacks::frame_of(|| apic::send_nmi(apic::id()));
+            let nmi = ktest::stacks::frame_of(|| cpu::without_interrupts(|| apic::send_nmi(apic::id())));
             assert_eq!(top_of(nmi), stacks[Ist::Nmi as usize], "{}", pcpu::this().id());
             let check = ktest::stacks::frame_of(interrupt::machine_check);
             assert_eq!(top_of(check), stacks[Ist::MachineCheck as usize], "{}", pcpu::this().id());

@@ -625,7 +625,7 @@ ktest! {
     /// A level that the handler leaves behind is found before it returns.
     fn leaked_level_is_found() [
         smp = "2..=4", bug = "leaked-level", append = "bug=leaked-level",
-        expect = "assert", console = "expected critnest 0, interrupt depth 0, found critnest 1, interrupt depth 0",
+        expect = "assert", console = "kassert: an interrupt does not end as deep as it began: expected critnest 0, interrupt depth 0, owepreempt ", console = ", found critnest 1, interrupt depth 0",
     ] { rendezvous(); }
 }
 
@@ -645,7 +645,8 @@ fn nmi_me() {
     }
     step::on_nmi(handler);
     let before = NMIS.load(Ordering::Relaxed);
-    pcpu::this().send_nmi();
+    // By what does not turn interrupts off around it: this would count, and nobody would pay.
+    pcpu::this().send_last_nmi();
     while NMIS.load(Ordering::Relaxed) == before {
         spin_loop();
     }

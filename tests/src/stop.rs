@@ -5,12 +5,11 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::stop::StopError;
 use kcore::thread::Priority;
-use kernel::port::{CriticalGuard, Machine, Spinlock};
+use kernel::port::{CriticalGuard, Spinlock};
 use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{arch, clock, globals, ktest, mem, pcpu, sched};
@@ -105,9 +104,9 @@ ktest! {
             busy.turn();
         });
         stop_in(true, |busy| {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             busy.turn();
-            arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
         });
         stop_in(true, |busy| {
             let _lock = LOCK.lock();
@@ -122,9 +121,9 @@ ktest! {
     fn a_deaf_cpu_is_named() [smp = "2..=8", patience = "60"] {
         static BUSY: Busy = Busy::new();
         let thread = Builder::new("busy").on(cpu1()).spawn(|| {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             BUSY.turn();
-            arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
         });
         BUSY.wait_for_it();
         let silent = CpuSet::single(cpu1());
@@ -288,9 +287,9 @@ ktest! {
     /// With interrupts off, where the stop interrupt does not reach whoever waits.
     fn mutual_off() [smp = "2..=8"] {
         mutual(100, |stop| {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             stop();
-            arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
         });
     }
 }
@@ -335,7 +334,7 @@ fn deaf_to_each_other() {
     static DONE: AtomicU64 = AtomicU64::new(0);
     let body = || {
         for round in 1..=20 {
-            arch::cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             READY.fetch_add(1, Ordering::AcqRel);
             // From here on neither takes an interrupt before both have been the stopper, or
             // one has given up.
@@ -346,7 +345,7 @@ fn deaf_to_each_other() {
                 Ok(stopped) => restart_cpus(stopped),
                 Err(error) => panic!("two CPUs stop each other: {error}"),
             }
-            arch::cpu::enable_interrupts();
+            kernel::port::interrupts_on();
             DONE.fetch_add(1, Ordering::AcqRel);
             while DONE.load(Ordering::Acquire) < 2 * round {
                 spin_loop();
@@ -395,10 +394,10 @@ fn nmi_in_a_section() {
         spin_loop();
     }
     threads.push(Builder::new("waiter").on(two).spawn(|| {
-        let enabled = Machine::disable_interrupts();
+        let off = kernel::port::InterruptsOff::enter();
         WAITS.store(true, Ordering::Release);
         drop(LOCK.lock());
-        Machine::restore_interrupts(enabled);
+        drop(off);
     }));
     while !WAITS.load(Ordering::Acquire) {
         spin_loop();

@@ -612,7 +612,7 @@ ktest! {
 ktest! {
     /// Sleeping in a critical section is found, with the thread's name and count.
     fn sleep_in_a_critical_section() [
-        expect = "assert", console = "thread0.0 \"boot\" would sleep with critnest 2, 1 spinlocks",
+        expect = "assert", console = "thread0.0 \"boot\" would sleep with critnest 2, interrupt depth 0, owepreempt false, 1 spinlocks",
         console = "cpu0: in a critical section since tests/src/threads.rs:", console = "cpu0: holds lock kernel/src/waitq.rs:",
     ] {
         let _section = CriticalGuard::enter();
@@ -661,10 +661,10 @@ ktest! {
             assert!(RAN.load(Ordering::Relaxed), "the newborn went before the better thread");
         });
         // Pending until somebody lets interrupts in, which is the newborn.
-        kernel::arch::cpu::disable_interrupts();
+        kernel::port::interrupts_off();
         ktest::step::interrupt_me(|| assert!(GATE.wake_one()));
         sched::yield_now();
-        kernel::arch::cpu::enable_interrupts();
+        kernel::port::interrupts_on();
         newborn.unwrap().join();
         better.unwrap().join();
         me.unpin();

@@ -495,12 +495,12 @@ ktest! {
                 };
                 Builder::new("burst").on(cpu).spawn(body).unwrap()
             });
-            cpu::disable_interrupts();
+            kernel::port::interrupts_off();
             let threads: Vec<JoinHandle> = threads.collect();
             let called = |call: &Pending| call.left.contains(me);
             let waits = || globals::RENDEZVOUS.calls().filter(called).count();
             assert!(clock::wait_until(PATIENCE, || waits() == others.len()), "{} calls", waits());
-            cpu::enable_interrupts();
+            kernel::port::interrupts_on();
             threads.into_iter().for_each(JoinHandle::join);
             assert_eq!(interrupts(me) - before, 1);
         }

@@ -129,7 +129,7 @@ ktest! {
         ktest::take_timers();
         // The window W, by hand: nothing held, a preemption owed. The call's interrupt, which
         // waits, comes with the next instruction. Only then may another CPU take this thread.
-        arch::cpu::disable_interrupts();
+        let off = kernel::port::InterruptsOff::enter();
         sched::curthread().unpin();
         let crit = sched::curthread().crit();
         crit.enter();
@@ -141,7 +141,7 @@ ktest! {
         }
         clock::delay(1_000_000);
         crit.leave();
-        arch::cpu::enable_interrupts();
+        ktest::step::open_window(off);
         let moved = || pcpu::this().id() != boot;
         assert!(clock::wait_until(1_000_000_000, moved), "this thread was not switched out");
         // The deaf one would take it back.

@@ -25,8 +25,8 @@ use crate::{image, paths, term};
 
 /// The help text of `cargo xtask emitted`.
 pub(crate) const HELP: &str = "\
-Check the instructions of critical_enter, critical_exit and the spinlock, and that each
-x2APIC command stands behind its fences.
+Check the instructions of critical_enter, critical_exit and the spinlock, that nothing asks
+the CPU for its interrupt flag, and that each x2APIC command stands behind its fences.
 
 Usage: cargo xtask emitted [--write]
 
@@ -62,7 +62,8 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     document(&listing(&section), write)
 }
 
-/// Judges every x2APIC command of the kernel.
+/// Judges every function of the kernel: its x2APIC commands, and that it does not ask the CPU
+/// for its interrupt flag (decision 13).
 fn commands(elf: &[u8]) -> Result<()> {
     let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what}"));
     let file = object::File::parse(elf).map_err(|e| wrong(&format!("no ELF file: {e}")))?;
@@ -75,6 +76,13 @@ fn commands(elf: &[u8]) -> Result<()> {
         let code: Vec<_> = Decoder::with_ip(64, bytes, symbol.address(), DecoderOptions::NONE)
             .iter()
             .collect();
+        if let Some(one) = asks_for_interrupts(&code) {
+            return Err(Error::failed(format!(
+                "{name} asks the CPU whether interrupts are on, at {:#x}",
+                one.ip()
+            ))
+            .hint("the word of the thread knows: `CritState::is_open`"));
+        }
         count += x2apic_rules(&code).map_err(|(at, broken)| {
             let around = &code[at.saturating_sub(4)..code.len().min(at + 4)];
             Error::failed(format!(
@@ -87,8 +95,35 @@ fn commands(elf: &[u8]) -> Result<()> {
     if count == 0 {
         return Err(wrong("no x2APIC command"));
     }
+    term::say("the interrupt flag: nothing asks for it");
     term::say(&format!("x2APIC commands: {count}, each behind its fences"));
     Ok(())
+}
+
+/// A PUSHF whose interrupt flag is looked at. (A panic and a stop have another one: they keep
+/// all of RFLAGS for the report.)
+fn asks_for_interrupts(code: &[Instruction]) -> Option<&Instruction> {
+    const IF: u32 = 1 << 9;
+    let looks = |one: &Instruction| match one.mnemonic() {
+        Mnemonic::Test | Mnemonic::And => one.immediate(1) as u32 == IF,
+        Mnemonic::Bt => one.immediate(1) == 9,
+        _ => false,
+    };
+    let asks = |at: &usize| {
+        let behind = code[*at + 1..].iter().take(8);
+        code[*at].mnemonic() == Mnemonic::Pushfq
+            && behind
+                .filter(|one| one.op_count() == 2)
+                .any(|one| is_immediate(one) && looks(one))
+    };
+    (0..code.len()).find(asks).map(|at| &code[at])
+}
+
+fn is_immediate(one: &Instruction) -> bool {
+    matches!(
+        one.op1_kind(),
+        OpKind::Immediate8 | OpKind::Immediate8to32 | OpKind::Immediate32 | OpKind::Immediate32to64
+    )
 }
 
 /// The bytes of a function.
@@ -204,8 +239,8 @@ fn section_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     Ok(exit + 2 - enter)
 }
 
-/// Nothing locked but the CMPXCHG (of which there is one to a way in: nested, or not), and
-/// one section's unlocked SUB and JBE. The number of instructions in all.
+/// Nothing locked but the CMPXCHG, and one unlocked SUB of the thread's word with its JBE. The
+/// number of instructions in all, on all ways.
 fn spinlock_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     let mut locked = code.iter().filter(|one| one.has_lock_prefix()).peekable();
     if locked.peek().is_none() {
@@ -214,9 +249,9 @@ fn spinlock_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     if let Some(other) = locked.find(|one| one.mnemonic() != Mnemonic::Cmpxchg) {
         return Err(format!("`{}` is locked", text(other)));
     }
-    let exit = code
-        .iter()
-        .position(|one| one.code() == Code::Sub_rm32_imm8);
+    let takes_off =
+        |one: &Instruction| one.op0_kind() == OpKind::Memory && one.code() == Code::Sub_rm32_imm32;
+    let exit = code.iter().position(takes_off);
     let jump = exit.and_then(|exit| code.get(exit + 1));
     if jump.map(Instruction::mnemonic) != Some(Mnemonic::Jbe) {
         return Err("no SUB with a JBE behind it".to_string());
@@ -306,6 +341,8 @@ mod tests {
 
     const ADD: [u8; 3] = [0x83, 0x07, 2];
     const SUB: [u8; 3] = [0x83, 0x2f, 2];
+    /// sub dword ptr [rdi], 0x802
+    const UNLOCK: [u8; 6] = [0x81, 0x2f, 2, 8, 0, 0];
     const JBE: [u8; 2] = [0x76, 1];
     const RET: [u8; 1] = [0xc3];
 
@@ -317,7 +354,7 @@ mod tests {
     fn what_it_should_be() {
         assert_eq!(section(&[&ADD, &SUB, &JBE, &RET, &RET]), Ok(3));
         let lock_cmpxchg = [0xf0, 0x0f, 0xb1, 0x0f];
-        let good = [&ADD[..], &lock_cmpxchg, &SUB, &JBE, &RET].concat();
+        let good = [&ADD[..], &lock_cmpxchg, &UNLOCK, &JBE, &RET].concat();
         assert_eq!(spinlock_rules(&code(&good)), Ok(5));
     }
 
@@ -340,9 +377,30 @@ mod tests {
         // Something between the two.
         let broken = section(&[&ADD, &[0x90], &SUB, &JBE, &RET]).unwrap_err();
         assert!(broken.contains("not followed by the SUB"), "{broken}");
-        assert!(spinlock_rules(&code(&[&ADD[..], &SUB, &JBE, &RET].concat())).is_err());
-        let twice = [&[0xf0, 0x0f, 0xb1, 0x0f][..], &locked, &SUB, &JBE, &RET].concat();
+        assert!(spinlock_rules(&code(&[&ADD[..], &UNLOCK, &JBE, &RET].concat())).is_err());
+        let cmpxchg = [0xf0, 0x0f, 0xb1, 0x0f];
+        let broken = [&cmpxchg[..], &UNLOCK, &RET].concat();
+        assert!(
+            spinlock_rules(&code(&broken))
+                .unwrap_err()
+                .contains("no SUB with")
+        );
+        let twice = [&cmpxchg[..], &locked, &UNLOCK, &JBE, &RET].concat();
         assert!(spinlock_rules(&code(&twice)).unwrap_err().contains("add"));
+    }
+
+    #[test]
+    fn a_look_at_the_interrupt_flag_is_found() {
+        // pushfq; pop rax
+        const FLAGS: &[u8] = &[0x9c, 0x58];
+        // test eax, 0x200; test eax, 0x100; bt rax, 9; mov [rdi], rax
+        const TEST: &[u8] = &[0xa9, 0, 2, 0, 0];
+        const OTHER: &[u8] = &[0xa9, 0, 1, 0, 0];
+        const BT: &[u8] = &[0x48, 0x0f, 0xba, 0xe0, 9];
+        const KEEP: &[u8] = &[0x48, 0x89, 0x07];
+        let asks = |parts: &[&[u8]]| asks_for_interrupts(&code(&parts.concat())).is_some();
+        assert!(asks(&[FLAGS, TEST]) && asks(&[KEEP, FLAGS, KEEP, BT]));
+        assert!(!asks(&[FLAGS, KEEP]) && !asks(&[FLAGS, OTHER]) && !asks(&[TEST, BT]));
     }
 
     #[test]

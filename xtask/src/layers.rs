@@ -1,7 +1,8 @@
 //! The layering rule: a file uses its own layer and lower ones.
 //!
-//! Two rules of the same kind go with it: instructions are written in
-//! `kernel/src/arch` and `boot` only, and kcore names the atomics in `shim` only.
+//! Three rules of the same kind go with it: instructions are written in
+//! `kernel/src/arch` and `boot` only, and kcore names the atomics in `shim` only. And nobody
+//! turns interrupts on or off but through `kcore::port`, which counts it.
 //!
 //! A module is judged by the paths in its source that begin with `crate`,
 //! `super`, `self` or `kcore`, unit tests left out.
@@ -132,7 +133,6 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kcore::critical",
         "the state of the current thread is part of the port",
     ),
-    ("kcore::port", "kcore::spinlock", "the same"),
     (
         "kernel::port",
         "kernel::sched",
@@ -233,6 +233,39 @@ const MORE_SOURCES: [&str; 2] = ["tests/src", "bench/src"];
 const ASM_HOME: &str = "kernel/src/arch/";
 /// The words of one CPU, changed in one instruction: decision 4.
 const LOCAL_WORDS: &str = "kernel/core/src/shim.rs";
+/// What turns interrupts on or off without a word to the thread ([decision
+/// 13](../../docs/decisions/0013-interrupt-flag.md)), and where it may be named besides
+/// [`ASM_HOME`]: where the thread's word is changed with it, and in the test image's mistakes.
+const FLAG: &[(&[&str], &[&str])] = &[
+    (
+        &["cli", "sti"],
+        &[
+            "kernel/src/port.rs",
+            "kernel/src/ktest/bugs.rs",
+            "kernel/src/ktest/step.rs",
+        ],
+    ),
+    (&["sti_hlt", "sti_mwait"], &["kernel/src/idle.rs"]),
+    (
+        &["disable_interrupts", "enable_interrupts"],
+        &[
+            "kernel/core/src/port.rs",
+            "kernel/core/src/spinlock.rs",
+            "kernel/core/src/testing.rs",
+            "kernel/src/port.rs",
+        ],
+    ),
+    (
+        &["interrupts_off_anyhow"],
+        &[
+            "kernel/src/end.rs",
+            "kernel/src/init.rs",
+            "kernel/src/panic.rs",
+            "kernel/src/port.rs",
+            "kernel/src/trap.rs",
+        ],
+    ),
+];
 /// The files of kcore that may name the atomics: the shim with its hooked ones, and the
 /// unit tests' threads, which are not part of what is checked.
 const ATOMICS_HOMES: [&str; 3] = [
@@ -284,6 +317,7 @@ fn check() -> Result<(usize, Vec<String>)> {
             let all = rust_source::words(&text);
             let words = rust_source::without_tests(&all);
             breaches.extend(instructions(&name, &words));
+            breaches.extend(flag(&name, &words));
             if let Some(package) = package {
                 let module = module(package, dir, &name);
                 breaches.extend(edges(&name, &module, &words, &mut used));
@@ -413,6 +447,34 @@ fn instructions(file: &str, words: &[Word]) -> Vec<String> {
         .collect()
 }
 
+/// What turns interrupts on or off, outside of its home: by these names, as a function or a
+/// path, or by the x86_64 crate.
+fn flag(file: &str, words: &[Word]) -> Vec<String> {
+    if file.starts_with(ASM_HOME) {
+        return Vec::new();
+    }
+    let is_named = |pair: &&[Word]| {
+        let rule = FLAG
+            .iter()
+            .find(|rule| rule.0.contains(&pair[0].text.as_str()));
+        let is_used = ["(", ")", ","].contains(&pair[1].text.as_str());
+        is_used && rule.is_some_and(|rule| !rule.1.contains(&file))
+    };
+    let named = words.windows(2).filter(is_named);
+    let named = named.map(|pair| (pair[0].line, pair[0].text.clone()));
+    let paths = rust_source::paths(words, &["x86_64"]);
+    let of_crate = paths
+        .into_iter()
+        .filter(|path| path.names.iter().any(|name| name == "interrupts"))
+        .map(|path| (path.line, path.names.join("::")));
+    named
+        .chain(of_crate)
+        .map(|(line, name)| {
+            format!("{file}:{line}: {name}: kcore::port turns interrupts on and off, and counts it")
+        })
+        .collect()
+}
+
 /// Atomics that kcore takes from elsewhere than its shim, unit tests included.
 fn atomics(file: &str, words: &[Word]) -> Vec<String> {
     if ATOMICS_HOMES.contains(&file) {
@@ -499,6 +561,20 @@ mod tests {
         let words = rust_source::words("fn f() { asm!(\"hlt\") } // asm!");
         assert_eq!(instructions("kernel/src/smp.rs", &words).len(), 1);
         assert!(instructions("kernel/src/arch/x86_64/cpu.rs", &words).is_empty());
+    }
+
+    #[test]
+    fn the_interrupt_flag_has_a_home() {
+        let source = "fn f() { cpu::cli(); off.wait(cpu::sti_hlt); x86_64::instructions::interrupts::disable(); }";
+        let words = rust_source::words(source);
+        let found = |file| flag(file, &words).len();
+        assert_eq!(found("tests/src/stop.rs"), 3);
+        assert_eq!(found("kernel/src/port.rs"), 2);
+        assert_eq!(found("kernel/src/idle.rs"), 2);
+        assert_eq!(found("kernel/src/arch/x86_64/cpu.rs"), 0);
+        let words = rust_source::words("P::disable_interrupts(); let interrupts = 3;");
+        assert_eq!(flag("kernel/core/src/stop.rs", &words).len(), 1);
+        assert!(flag("kernel/core/src/spinlock.rs", &words).is_empty());
     }
 
     #[test]

@@ -56,39 +56,51 @@ pub trait Preempt {
     fn preempt(crit: &CritState);
 }
 
-/// One section entered.
-pub(crate) const SECTION: u32 = 2;
-/// What one interrupt in progress adds: sections are counted below, up to 65,535.
-pub(crate) const INTERRUPT: u32 = SECTION << 16;
-/// What an interrupt adds that acknowledges late: itself, and r222942's section.
-pub(crate) const LATE: u32 = INTERRUPT + SECTION;
 /// Set while nothing is owed: owepreempt, upside down.
 const SETTLED: u32 = 1;
+/// One section entered: up to 1,023.
+const SECTION: u32 = 1 << 1;
+/// In the count of spinlocks, one: up to 127.
+const ONE_LOCK: u32 = 1 << 11;
+/// What a spinlock adds: itself, and the section that it is.
+const LOCK: u32 = ONE_LOCK + SECTION;
+/// Interrupts turned off by the thread itself, once: up to 31 times.
+const OFF: u32 = 1 << 18;
+/// What one interrupt in progress adds: up to 511.
+const INTERRUPT: u32 = 1 << 23;
+/// What an interrupt adds that acknowledges late: itself, and r222942's section.
+const LATE: u32 = INTERRUPT + SECTION;
+/// While any of these is there, the CPU takes no interrupts: locks, off, interrupts.
+const CLOSED: u32 = !(ONE_LOCK - 1);
 
-/// A thread's critical-section count (`critnest`) and its owed preemption
-/// (`owepreempt`), in one word:
+/// What a thread holds that keeps it on its CPU, and its owed preemption (`owepreempt`), in
+/// one word:
 ///
 /// ```text
-/// 31            17 16             1  0
-/// │ interrupts    │ sections       │ 1: nothing owed
+/// 31          23 22   18 17     11 10         1  0
+/// │ interrupts  │ off   │ locks   │ sections   │ 1: nothing owed
+/// └──── the CPU takes no interrupts ─┘
 /// ```
 ///
 /// The bit is upside down so that the word is zero exactly in the window W: the exit
-/// that has to pay, and no other, brings it to zero.
+/// that has to pay, and no other, brings it to zero. And a CPU takes interrupts exactly while
+/// the upper part of its thread's word is zero ([`Self::is_open`]): nothing needs to ask the
+/// CPU, or to remember what it said. Turning them off comes before the word says so, and
+/// turning them on behind it.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct CritState(LocalU32);
 
 impl CritState {
     /// The state of a thread that has not run: its first instruction runs inside the
-    /// switch that chose it, with the run-queue lock held, so it is born one level
-    /// deep and gives that up itself (FreeBSD's `fork_exit` does).
+    /// switch that chose it, with the run-queue lock held, so it is born with one spinlock
+    /// and gives that up itself (FreeBSD's `fork_exit` does).
     #[must_use]
     pub const fn newborn() -> Self {
-        Self(LocalU32::new(SECTION | SETTLED))
+        Self(LocalU32::new(LOCK | SETTLED))
     }
 
-    /// The state of a thread that runs already, outside any section: a CPU's first.
+    /// The state of a thread that runs already and holds nothing: a CPU's first.
     #[must_use]
     pub const fn running() -> Self {
         Self(LocalU32::new(SETTLED))
@@ -97,7 +109,13 @@ impl CritState {
     /// Makes this the state of a [`Self::newborn`] again, for the next thread in the
     /// same place. Nobody may be running on it.
     pub fn reset(&self) {
-        self.0.store(SECTION | SETTLED);
+        self.0.store(LOCK | SETTLED);
+    }
+
+    /// Makes this the state of a CPU's first thread as the CPU starts, once more maybe: it
+    /// holds nothing, and interrupts are off until it turns them on.
+    pub fn start(&self) {
+        self.0.store(OFF | SETTLED);
     }
 
     /// Enters a section: one increment. Any context.
@@ -114,21 +132,90 @@ impl CritState {
     #[inline]
     #[track_caller]
     pub fn exit<P: Preempt>(&self) {
-        if self.0.sub_and_test::<SECTION>() {
-            self.exit_slow::<P>();
+        self.give_back::<P, SECTION>();
+    }
+
+    /// Takes `N` off, and pays if nothing is left and something is owed.
+    #[inline(always)]
+    #[track_caller]
+    fn give_back<P: Preempt, const N: u32>(&self) {
+        if self.0.sub_and_test::<N>() {
+            self.exit_slow::<P, N>();
         }
     }
 
     /// The exit that owes, or should not have been: the panic is at its place.
     #[cold]
     #[track_caller]
-    fn exit_slow<P: Preempt>(&self) {
-        if self.0.load() >= 0_u32.wrapping_sub(SECTION) {
-            self.0.add::<SECTION>();
-            let found = self.now();
-            panic!("{KASSERT}critical_exit below zero: expected a section to leave, found {found}");
+    fn exit_slow<P: Preempt, const N: u32>(&self) {
+        if self.0.load() >= 0_u32.wrapping_sub(N) {
+            self.0.add::<N>();
+            let what = match N {
+                SECTION => "critical_exit below zero: expected a section to leave",
+                LOCK => "spinlock_exit below zero: expected a spinlock to release",
+                _ => "interrupts turned on: expected that they had been turned off",
+            };
+            panic!("{KASSERT}{what}, found {}", self.now());
         }
         self.pay::<P>();
+    }
+
+    /// Notes a spinlock, and its section. Interrupts are off already.
+    #[inline]
+    pub(crate) fn lock(&self) {
+        self.0.add::<LOCK>();
+    }
+
+    /// Gives it up, and pays as [`Self::exit`]; whether the CPU is to take interrupts now.
+    ///
+    /// # Panics
+    /// If there is none to give up.
+    #[must_use]
+    #[inline]
+    #[track_caller]
+    pub(crate) fn unlock<P: Preempt>(&self) -> bool {
+        self.give_back::<P, LOCK>();
+        self.is_open()
+    }
+
+    /// As [`Self::unlock`], without looking at owepreempt.
+    #[must_use]
+    #[inline]
+    pub(crate) fn unlock_unpaid(&self) -> bool {
+        self.0.sub::<LOCK>();
+        self.is_open()
+    }
+
+    /// Notes that the thread has turned interrupts off.
+    #[inline]
+    pub(crate) fn off(&self) {
+        self.0.add::<OFF>();
+    }
+
+    /// Takes that back, and pays as [`Self::exit`]; whether the CPU is to take interrupts
+    /// now.
+    ///
+    /// # Panics
+    /// If it has not turned them off.
+    #[must_use]
+    #[inline]
+    #[track_caller]
+    pub(crate) fn on<P: Preempt>(&self) -> bool {
+        self.give_back::<P, OFF>();
+        self.is_open()
+    }
+
+    /// As [`Self::on`], without any look.
+    #[inline]
+    pub(crate) fn on_unpaid(&self) {
+        self.0.sub::<OFF>();
+    }
+
+    /// Whether nothing of the thread keeps its CPU from taking interrupts.
+    #[must_use]
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.0.load() & CLOSED == 0
     }
 
     /// [`Self::exit`] as it must not be: looks first, goes to zero then. For the tests
@@ -167,9 +254,10 @@ impl CritState {
         self.0.load() == 0
     }
 
-    /// Pays what is owed if nothing is held: the slow path of every exit.
+    /// Pays what is owed if nothing is held: the slow path of every exit. Interrupts may be on
+    /// in the end.
     #[cold]
-    pub(crate) fn pay<P: Preempt>(&self) {
+    fn pay<P: Preempt>(&self) {
         // An inner section, or a handler: whoever is outermost looks again.
         while self.must_pay() {
             // Held while the lock is being taken, whose own sections end in between.
@@ -178,11 +266,22 @@ impl CritState {
         }
     }
 
+    /// The same at the end of an interrupt, with interrupts off to the end: the next one
+    /// would come on top of this one, and the next on top of that.
+    #[cold]
+    pub(crate) fn pay_in_interrupt<P: Preempt>(&self) {
+        while self.must_pay() {
+            self.0.add::<{ OFF + SECTION }>();
+            P::preempt(self);
+            self.0.sub::<OFF>();
+        }
+    }
+
     /// Notes that a preemption is owed. On the thread's own CPU, inside a section
     /// or an interrupt.
     pub fn owe(&self) {
         kassert!(
-            self.nesting() > 0,
+            self.now().holds_something(),
             "owepreempt set outside any critical section: expected one, or an interrupt, found {}",
             self.now()
         );
@@ -209,7 +308,7 @@ impl CritState {
         self.now().owepreempt()
     }
 
-    /// How many sections are entered.
+    /// How many sections are entered, those of spinlocks too.
     #[must_use]
     #[inline]
     pub fn critnest(&self) -> u32 {
@@ -223,12 +322,11 @@ impl CritState {
         self.now().interrupt_depth()
     }
 
-    /// Sections and interrupts together: `critnest` in the low half, `interrupt_depth`
-    /// in the other.
+    /// How many spinlocks are held. Each is a section too.
     #[must_use]
     #[inline]
-    pub fn nesting(&self) -> u32 {
-        self.now().nesting()
+    pub fn locks(&self) -> u32 {
+        self.now().locks()
     }
 
     /// Begins an interrupt on top.
@@ -237,10 +335,12 @@ impl CritState {
         self.0.add::<INTERRUPT>();
     }
 
-    /// Begins an interrupt on top, with its section.
+    /// Begins an interrupt on top, with its section, where `entry` was found; what is there
+    /// now.
     #[inline]
-    pub(crate) fn begin_late(&self) {
+    pub(crate) fn begin_late(&self, entry: CritWord) -> CritWord {
         self.0.add::<LATE>();
+        CritWord(entry.0.wrapping_add(LATE))
     }
 
     /// Ends both; whether the thread is in the window W then.
@@ -304,7 +404,21 @@ impl CritWord {
     #[must_use]
     #[inline]
     pub const fn critnest(self) -> u32 {
-        self.0 % INTERRUPT / SECTION
+        self.0 % ONE_LOCK / SECTION
+    }
+
+    /// As [`CritState::locks`].
+    #[must_use]
+    #[inline]
+    pub const fn locks(self) -> u32 {
+        self.0 % OFF / ONE_LOCK
+    }
+
+    /// How often the thread has turned interrupts off by itself.
+    #[must_use]
+    #[inline]
+    pub const fn offs(self) -> u32 {
+        self.0 % INTERRUPT / OFF
     }
 
     /// As [`CritState::interrupt_depth`].
@@ -314,11 +428,47 @@ impl CritWord {
         self.0 / INTERRUPT
     }
 
-    /// As [`CritState::nesting`].
+    /// As [`CritState::is_open`].
     #[must_use]
     #[inline]
-    pub const fn nesting(self) -> u32 {
-        self.0 / SECTION
+    pub const fn is_open(self) -> bool {
+        self.0 & CLOSED == 0
+    }
+
+    /// Whether so many spinlocks are held, and nothing else.
+    #[must_use]
+    #[inline]
+    pub const fn is_only_locks(self, locks: u32) -> bool {
+        self.0 & !SETTLED == locks * LOCK
+    }
+
+    /// Whether one spinlock is held and nothing else, but that interrupts may be off once more:
+    /// as a switch wants it, in a thread or at the end of an interrupt.
+    #[must_use]
+    #[inline]
+    pub const fn may_switch(self) -> bool {
+        self.0 & !(SETTLED | OFF) == LOCK
+    }
+
+    /// The same but for interrupts that the thread has turned off.
+    #[must_use]
+    #[inline]
+    pub const fn without_off(self) -> Self {
+        Self(self.0 & !(INTERRUPT - OFF))
+    }
+
+    /// Whether anything is held.
+    #[must_use]
+    #[inline]
+    pub const fn holds_something(self) -> bool {
+        self.0 > SETTLED
+    }
+
+    /// Whether the same is held as `other` says, whatever is owed.
+    #[must_use]
+    #[inline]
+    pub const fn holds_the_same(self, other: Self) -> bool {
+        (self.0 ^ other.0) & !SETTLED == 0
     }
 }
 
@@ -330,7 +480,15 @@ impl fmt::Display for CritWord {
             self.critnest(),
             self.interrupt_depth(),
             self.owepreempt()
-        )
+        )?;
+        if self.locks() > 0 {
+            write!(f, ", {} spinlocks", self.locks())?;
+        }
+        match self.offs() {
+            0 => Ok(()),
+            1 => f.write_str(", interrupts off"),
+            times => write!(f, ", interrupts off {times} times"),
+        }
     }
 }
 
@@ -529,16 +687,17 @@ mod tests {
             }
             assert_eq!(switches(), 0);
             acked.pay::<Scheduler>();
-            assert_eq!((switches(), crit.nesting()), (1, 0));
+            assert_eq!(switches(), 1);
+            assert!(crit.now().is_only_locks(0));
         }
         let crit = CritState::running();
         crit.enter();
         let acked = LateIntr::enter(&crit).eoi(|| ());
         acked.noted(|| crit.owe());
         acked.pay::<Scheduler>();
-        assert_eq!((switches(), crit.nesting()), (0, 1));
+        assert_eq!((switches(), crit.critnest()), (0, 1));
         crit.exit::<Scheduler>();
-        assert_eq!((switches(), crit.nesting()), (1, 0), "the section pays");
+        assert_eq!((switches(), crit.critnest()), (1, 0), "the section pays");
     }
 
     #[test]
@@ -632,7 +791,7 @@ mod tests {
 
     #[test]
     #[should_panic(
-        expected = "expected critnest 0, interrupt depth 0, found critnest 1, interrupt depth 0"
+        expected = "expected critnest 0, interrupt depth 0, owepreempt false, found critnest 1, "
     )]
     fn a_level_that_a_handler_leaks_is_found() {
         let crit = CritState::running();
@@ -674,30 +833,154 @@ mod tests {
     }
 
     #[test]
-    fn a_newborn_is_one_level_deep() {
-        let crit = CritState::newborn();
-        assert_eq!(crit.critnest(), 1);
-        crit.owe();
-        crit.exit::<Scheduler>();
-        assert_eq!(switches(), 1);
-    }
-
-    /// The bits of one do not reach into the other: all that a newborn thread has is one
-    /// section, and so after a reset.
-    #[test]
-    fn a_newborn_has_one_section_and_owes_nothing() {
+    fn a_newborn_holds_one_lock() {
         let state = CritState::running();
-        assert_eq!((state.critnest(), state.owepreempt()), (0, false));
         state.enter();
-        state.enter();
+        state.off();
         state.owe();
         state.reset();
         for state in [state, CritState::newborn()] {
-            assert_eq!((state.critnest(), state.interrupt_depth()), (1, 0));
+            assert!(state.now().is_only_locks(1) && state.now().may_switch());
             assert!(!state.owepreempt());
-            state.exit::<Scheduler>();
-            assert_eq!((state.critnest(), switches()), (0, 0));
+            state.owe();
+            assert!(state.unlock::<Scheduler>(), "interrupts go on");
+            assert_eq!((state.critnest(), switches()), (0, 1));
         }
+    }
+
+    /// What keeps interrupts off, each by itself and all together; a section does not. What
+    /// is owed is paid when the last of them goes, in whatever order they go.
+    #[test]
+    fn interrupts_go_on_with_the_last_that_keeps_them_off() {
+        // A section, a lock, and off: what goes first, second and third.
+        for order in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
+            let crit = CritState::running();
+            let take = [CritState::enter, CritState::lock, CritState::off];
+            for (what, open) in [(0, true), (1, false), (2, false)] {
+                take[what](&crit);
+                assert_eq!(crit.is_open(), open);
+            }
+            crit.owe();
+            let mut held = [true; 3];
+            for what in order {
+                assert_eq!((switches(), crit.owepreempt()), (0, true));
+                held[what] = false;
+                let open = match what {
+                    0 => {
+                        crit.exit::<Scheduler>();
+                        crit.is_open()
+                    }
+                    1 => crit.unlock::<Scheduler>(),
+                    _ => crit.on::<Scheduler>(),
+                };
+                assert_eq!(open, !held[1] && !held[2], "{order:?}: {}", crit.now());
+            }
+            assert_eq!((switches(), crit.owepreempt()), (1, false));
+        }
+    }
+
+    /// The bits of one count do not reach into another, up to what each can hold.
+    #[test]
+    fn each_count_has_its_bits() {
+        let crit = CritState::running();
+        let counts = |crit: &CritState| {
+            let now = crit.now();
+            let depths = (now.critnest(), now.locks());
+            (depths, now.offs(), now.interrupt_depth())
+        };
+        (0..127).for_each(|_| crit.lock());
+        assert_eq!(counts(&crit), ((127, 127), 0, 0));
+        (127..1023).for_each(|_| crit.enter());
+        (0..31).for_each(|_| crit.off());
+        (0..511).for_each(|_| crit.begin_interrupt());
+        assert_eq!(counts(&crit), ((1023, 127), 31, 511));
+        assert_eq!(
+            crit.now().to_string(),
+            "critnest 1023, interrupt depth 511, owepreempt false, 127 spinlocks, \
+             interrupts off 31 times"
+        );
+        (0..511).for_each(|_| crit.end_interrupt());
+        (0..127).for_each(|_| assert!(!crit.unlock_unpaid()));
+        assert_eq!(counts(&crit), ((896, 0), 31, 0));
+        (0..31).for_each(|_| crit.on_unpaid());
+        assert!(crit.is_open() && !crit.owepreempt());
+        assert_eq!(counts(&crit), ((896, 0), 0, 0));
+    }
+
+    #[test]
+    fn a_switch_wants_one_lock_and_nothing_else() {
+        let with = |more: &[fn(&CritState)]| {
+            let crit = CritState::newborn();
+            more.iter().for_each(|add| add(&crit));
+            crit.now().may_switch()
+        };
+        assert!(with(&[]) && with(&[CritState::owe]) && with(&[CritState::off]));
+        for more in [
+            CritState::enter,
+            CritState::lock,
+            CritState::begin_interrupt,
+        ] {
+            assert!(!with(&[more]) && !with(&[CritState::off, more]));
+        }
+        assert!(!with(&[CritState::off, CritState::off]));
+        assert!(!CritState::running().now().may_switch());
+    }
+
+    /// At the end of an interrupt interrupts stay off while it pays: the next would come on
+    /// top of it.
+    #[test]
+    fn an_interrupt_pays_with_interrupts_off() {
+        struct Closed;
+        impl Preempt for Closed {
+            fn preempt(crit: &CritState) {
+                assert!(!crit.is_open());
+                crit.leave();
+                assert!(!crit.is_open() && !crit.must_pay());
+                crit.paid();
+                SWITCHES.set(SWITCHES.get() + 1);
+            }
+        }
+        let crit = in_window();
+        IntrContext::enter(&crit)
+            .eoi(|| ())
+            .finish()
+            .pay::<Closed>();
+        assert!(crit.now().is_only_locks(0));
+        let crit = in_window();
+        LateIntr::enter(&crit).eoi(|| ()).pay::<Closed>();
+        assert!(crit.now().is_only_locks(0));
+        assert_eq!(switches(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "spinlock_exit below zero: expected a spinlock to release, found")]
+    fn a_spinlock_that_is_not_held_is_found() {
+        let crit = CritState::running();
+        crit.enter();
+        let _open = crit.unlock::<Scheduler>();
+    }
+
+    #[test]
+    #[should_panic(expected = "expected that they had been turned off, found critnest 1")]
+    fn interrupts_that_are_on_cannot_be_turned_on() {
+        let crit = CritState::running();
+        crit.enter();
+        let _open = crit.on::<Scheduler>();
+    }
+
+    /// Interrupts were on by hand under a lock, or the word was forgotten.
+    #[test]
+    #[should_panic(expected = "an interrupt where interrupts are off: found critnest 1")]
+    fn an_interrupt_under_a_lock_is_found() {
+        let crit = CritState::newborn();
+        let _never = IntrContext::enter(&crit).eoi(|| ());
     }
 
     /// The mistakes of `bug=` are none where nothing comes in between: they leave one level,

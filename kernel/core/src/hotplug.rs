@@ -58,7 +58,7 @@ mod tests {
 
     use super::{come, leave};
     use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
-    use crate::port::Port;
+    use crate::port::{InterruptsOff, Port};
     use crate::rendezvous::{IpiCtx, Phase, Rendezvous};
     use crate::shim::{AtomicBool, AtomicU32, Ordering, fence};
     use crate::testing::{HostPort, on_cpus};
@@ -116,7 +116,7 @@ mod tests {
             };
             for _ in 0..rounds {
                 leave::<HostPort>(&online, me, quiesce, || rendezvous.is_called(me));
-                let enabled = HostPort::disable_interrupts();
+                let off = InterruptsOff::<HostPort>::enter();
                 for _ in 0..20 {
                     std::thread::yield_now();
                     if rendezvous.is_called(me) {
@@ -126,7 +126,7 @@ mod tests {
                 let mut forgotten = false;
                 come(&online, me, || forgotten = online.contains(me));
                 assert!(forgotten, "forgotten before it can be called");
-                HostPort::restore_interrupts(enabled);
+                drop(off);
                 if late.load(Ordering::SeqCst) {
                     break;
                 }

@@ -25,9 +25,7 @@
 
 use core::mem;
 
-use crate::critical::{
-    CritState, CritWord, INTERRUPT, LATE, NestedSection, Preempt as Payer, SECTION,
-};
+use crate::critical::{CritState, CritWord, NestedSection, Preempt as Payer};
 use crate::{KASSERT, kassert};
 
 /// How interrupts are kept from switching threads before their end.
@@ -46,8 +44,8 @@ pub struct IntrContext<'a> {
     crit: &'a CritState,
     /// Whether this interrupt is counted.
     counted: bool,
-    /// The nesting on entry, to which it must return.
-    entry: u32,
+    /// What it found, to which it must return.
+    entry: CritWord,
 }
 
 impl<'a> IntrContext<'a> {
@@ -63,12 +61,12 @@ impl<'a> IntrContext<'a> {
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
         let entry = crit.now();
-        not_nested(entry);
+        was_open(entry);
         crit.begin_interrupt();
         Self {
             crit,
             counted: true,
-            entry: entry.nesting(),
+            entry,
         }
     }
 
@@ -80,7 +78,7 @@ impl<'a> IntrContext<'a> {
         Self {
             crit,
             counted: false,
-            entry: crit.nesting(),
+            entry: crit.now(),
         }
     }
 
@@ -122,12 +120,21 @@ fn not_acknowledged(crit: &CritState) -> ! {
     );
 }
 
+/// What an interrupt finds: as it came, nothing kept it out.
 #[inline]
-fn not_nested(entry: CritWord) {
+fn was_open(entry: CritWord) {
+    if !entry.is_open() {
+        was_closed(entry);
+    }
+}
+
+#[cold]
+fn was_closed(entry: CritWord) -> ! {
     kassert!(
         entry.interrupt_depth() == 0,
         "an interrupt on top of another one: expected interrupt depth 0, found {entry}"
     );
+    panic!("{KASSERT}an interrupt where interrupts are off: found {entry}");
 }
 
 /// An interrupt that acknowledges late, a rendezvous: not acknowledged yet, and in r222942's
@@ -149,9 +156,8 @@ impl<'a> LateIntr<'a> {
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
         let entry = crit.now();
-        not_nested(entry);
-        crit.begin_late();
-        let within = CritWord::from_bits(entry.bits().wrapping_add(LATE));
+        was_open(entry);
+        let within = crit.begin_late(entry);
         Self { crit, within }
     }
 
@@ -193,7 +199,7 @@ impl LateAcked<'_> {
         run();
         let (expected, now) = (self.within, self.crit.now());
         kassert!(
-            now.nesting() == expected.nesting(),
+            now.holds_the_same(expected),
             "an interrupt does not leave the nesting as it found it: expected {expected}, found {now}"
         );
     }
@@ -202,7 +208,7 @@ impl LateAcked<'_> {
     #[inline]
     pub fn pay<P: Payer>(self) {
         if self.crit.end_late() {
-            self.crit.pay::<P>();
+            self.crit.pay_in_interrupt::<P>();
         }
     }
 }
@@ -246,7 +252,7 @@ impl Drop for NmiContext<'_> {
 pub struct Acked<'a> {
     crit: &'a CritState,
     counted: bool,
-    entry: u32,
+    entry: CritWord,
 }
 
 impl<'a> Acked<'a> {
@@ -263,11 +269,9 @@ impl<'a> Acked<'a> {
             self.crit.end_interrupt();
         }
         kassert!(
-            self.crit.nesting() == self.entry,
-            "an interrupt does not end as deep as it began: expected critnest {}, \
-             interrupt depth {}, found {}",
-            self.entry % (INTERRUPT / SECTION),
-            self.entry / (INTERRUPT / SECTION),
+            self.crit.now().holds_the_same(self.entry),
+            "an interrupt does not end as deep as it began: expected {}, found {}",
+            self.entry,
             self.crit.now()
         );
         Preempt { crit: self.crit }
@@ -288,7 +292,7 @@ impl Preempt<'_> {
     #[inline]
     pub fn pay<P: Payer>(self) {
         if self.crit.must_pay() {
-            self.crit.pay::<P>();
+            self.crit.pay_in_interrupt::<P>();
         }
     }
 }

@@ -10,8 +10,8 @@ use core::panic::Location;
 
 use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
+use crate::kassert;
 use crate::site::Place;
-use crate::spinlock::SpinState;
 use crate::wake::DeferredWakes;
 
 /// A critical section of the current thread, until the guard is dropped: no switch,
@@ -46,6 +46,82 @@ impl<P: Port> Drop for CriticalGuard<P> {
     fn drop(&mut self) {
         P::section_leaves();
         P::crit().exit::<P>();
+    }
+}
+
+/// Turns interrupts off on this CPU, whatever they were, until [`interrupts_on`]. Counts, with
+/// the thread: the release of a spinlock in between does not turn them on. Any context where
+/// there is a thread; what is owed in between is paid at the end.
+///
+/// [`InterruptsOff`] is better wherever the end is in the same function.
+#[track_caller]
+#[inline]
+pub fn interrupts_off<P: Port>() {
+    P::disable_interrupts();
+    P::crit().off();
+}
+
+/// Undoes one [`interrupts_off`] of this thread. They are on then, unless something else keeps
+/// them off: another one, a spinlock, an interrupt.
+///
+/// # Panics
+/// If there is none to undo.
+#[track_caller]
+#[inline]
+pub fn interrupts_on<P: Port>() {
+    if P::crit().on::<P>() {
+        P::enable_interrupts();
+    }
+}
+
+/// As [`interrupts_on`], in a section, which looks at what is owed in its turn, where nothing
+/// else keeps interrupts off: without any look.
+#[inline]
+pub(crate) fn interrupts_on_in_section<P: Port>() {
+    P::crit().on_unpaid();
+    P::enable_interrupts();
+}
+
+/// No interrupts on this CPU until the guard is dropped, and so no switch and no other CPU.
+#[derive(Debug)]
+#[must_use = "interrupts are on again at once if the guard is not kept"]
+pub struct InterruptsOff<P: Port> {
+    port: PhantomData<P>,
+    /// It is the thread's: the guard cannot go to another one.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<P: Port> InterruptsOff<P> {
+    /// As [`interrupts_off`].
+    #[track_caller]
+    #[inline]
+    pub fn enter() -> Self {
+        interrupts_off::<P>();
+        Self {
+            port: PhantomData,
+            not_send: PhantomData,
+        }
+    }
+
+    /// Ends by `wait`, which turns interrupts on and waits for one in one step. What is owed is
+    /// paid at the end of that one. Only where nothing else keeps them off.
+    #[inline]
+    pub fn wait(self, wait: impl FnOnce()) {
+        core::mem::forget(self);
+        P::crit().on_unpaid();
+        let now = P::crit().now();
+        kassert!(
+            now.is_open(),
+            "a wait for an interrupt that cannot come: {now}"
+        );
+        wait();
+    }
+}
+
+impl<P: Port> Drop for InterruptsOff<P> {
+    #[inline]
+    fn drop(&mut self) {
+        interrupts_on::<P>();
     }
 }
 
@@ -99,23 +175,17 @@ pub trait Port: Preempt + 'static {
     /// may move to another CPU; its state comes along.
     fn crit() -> &'static CritState;
 
-    /// The same thread's spinlock state.
-    fn spin() -> &'static SpinState;
-
     /// The thread that runs on this CPU, for messages.
     fn thread() -> impl fmt::Display;
 
-    /// Whether this CPU takes maskable interrupts.
-    fn interrupts_enabled() -> bool;
-
-    /// Keeps interrupts from this CPU; true if it took them before. Pair with
-    /// [`Self::restore_interrupts`], in the reverse order.
+    /// Keeps interrupts from this CPU, whatever it did before. The word of the thread says so
+    /// next: nothing but [`interrupts_off`] and the spinlock calls this.
     #[track_caller]
-    fn disable_interrupts() -> bool;
+    fn disable_interrupts();
 
-    /// Lets this CPU take interrupts again if `enabled`, the answer of the
-    /// [`Self::disable_interrupts`] it pairs with.
-    fn restore_interrupts(enabled: bool);
+    /// Lets this CPU take interrupts: the word of the thread says so already. Nothing but
+    /// [`interrupts_on`] and the spinlock calls this.
+    fn enable_interrupts();
 
     /// One turn of a spin loop: tells the CPU, or lets a model run another one.
     fn relax();
@@ -128,7 +198,8 @@ pub trait Port: Preempt + 'static {
     /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
     /// does not hold the caller. What the caller wrote before is visible to the
     /// handlers. Two sends may become one interrupt. With `all` these are all others that
-    /// are online, and one command may do; a CPU that has come since may get it too.
+    /// are online, and one command may do; a CPU that has come since may get it too. Interrupts
+    /// off.
     fn send_rendezvous(targets: &CpuSet, all: bool);
 
     /// The same for one CPU, not the caller's.

@@ -91,7 +91,7 @@ use core::panic::Location;
 pub use crate::action::{Action, Callback, IpiCtx};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
-use crate::port::{CriticalGuard, Mistake, Port};
+use crate::port::{CriticalGuard, Mistake, Port, interrupts_off, interrupts_on_in_section};
 use crate::shim::{Ordering, Turns};
 use crate::site::Place;
 
@@ -253,7 +253,7 @@ impl<P: Port> Rendezvous<P> {
     /// What [`Self::run`] says of a wrong context.
     #[inline]
     pub fn check_context(&self, set: impl FnOnce() -> CpuSet) -> Result<(), RendezvousError> {
-        if P::interrupts_enabled() && P::crit().interrupt_depth() == 0 {
+        if P::crit().is_open() {
             return Ok(());
         }
         Err(self.wrong_context(&set()))
@@ -266,7 +266,7 @@ impl<P: Port> Rendezvous<P> {
         let in_action = || self.slot(P::cpu()).serves.load(Ordering::Relaxed) > 0;
         // Whom another CPU has stopped is waited for: it will be let go.
         if P::is_stopper()
-            && !P::interrupts_enabled()
+            && P::crit().now().offs() > 0
             && let Some(cpu) = P::stopped(set)
         {
             RendezvousError::Stopped(cpu)
@@ -276,7 +276,7 @@ impl<P: Port> Rendezvous<P> {
             RendezvousError::InAction
         } else if P::crit().interrupt_depth() > 0 {
             RendezvousError::InInterrupt
-        } else if P::spin().count() > 0 {
+        } else if P::crit().locks() > 0 {
             RendezvousError::SpinlockHeld
         } else {
             RendezvousError::InterruptsOff
@@ -479,6 +479,7 @@ impl<P: Port> Rendezvous<P> {
         // If the interrupt was lost, nobody would send another as long as somebody is in the
         // set, and the CPU would be silent for ever.
         if !silent.is_empty() {
+            let _off = Off::<P>::enter();
             P::send_rendezvous(&silent, false);
         }
         // Those who have begun come to the end of what is open, and find that the rest of it is
@@ -710,13 +711,14 @@ enum TooLong {
     GiveUp,
 }
 
-/// No interrupts on this CPU until this is dropped; they were on.
+/// No interrupts on this CPU until this is dropped; they were on. In a section, which ends
+/// behind it and pays.
 struct Off<P: Port>(PhantomData<P>);
 
 impl<P: Port> Off<P> {
     #[inline]
     fn enter() -> Self {
-        P::disable_interrupts();
+        interrupts_off::<P>();
         Self(PhantomData)
     }
 }
@@ -724,7 +726,7 @@ impl<P: Port> Off<P> {
 impl<P: Port> Drop for Off<P> {
     #[inline]
     fn drop(&mut self) {
-        P::restore_interrupts(true);
+        interrupts_on_in_section::<P>();
     }
 }
 

@@ -43,7 +43,7 @@ use core::ptr;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
-use crate::port::{Mistake, Port};
+use crate::port::{InterruptsOff, Mistake, Port};
 use crate::rendezvous::{Callback, IpiCtx};
 use crate::shim::{AtomicBool, AtomicPtr, AtomicU32, LowBit, Ordering, compiler_fence};
 
@@ -361,9 +361,8 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
     ) -> bool {
         if R::reads().has(&self.core, Some(tracker)) {
             // The writer cannot be in before the thread's other read is over.
-            let enabled = R::disable_interrupts();
+            let _off = InterruptsOff::<R>::enter();
             tracker.count();
-            R::restore_interrupts(enabled);
             return true;
         }
         // While it waits the writer must not wait for it.

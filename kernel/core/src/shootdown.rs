@@ -376,7 +376,7 @@ mod tests {
     use super::{Forget, Mmu, Space, Spaces, TOO_MANY};
     use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
     use crate::frame::FRAME_SIZE;
-    use crate::port::Port;
+    use crate::port::{InterruptsOff, Port};
     use crate::rendezvous::{Callback, Phase, Rendezvous, RendezvousError};
     use crate::shim::{AtomicU64, Ordering};
     use crate::testing::{HostPort, on_cpus};
@@ -438,10 +438,10 @@ mod tests {
 
     fn switch(space: Option<&Space>) {
         let space = space.map_or(std::ptr::null(), std::ptr::from_ref);
-        let enabled = HostPort::disable_interrupts();
+        let off = InterruptsOff::<HostPort>::enter();
         // SAFETY: the tests' spaces outlive their CPUs.
         unsafe { spaces().switch::<HostPort>(HostPort::cpu(), space) };
-        HostPort::restore_interrupts(enabled);
+        drop(off);
     }
 
     /// What this CPU finds at a page of what is loaded.
@@ -715,9 +715,9 @@ mod tests {
                     HostPort::relax();
                 }
                 switch(None);
-                let enabled = HostPort::disable_interrupts();
+                let off = InterruptsOff::<HostPort>::enter();
                 spaces().leave::<HostPort>(HostPort::cpu(), 0);
-                HostPort::restore_interrupts(enabled);
+                drop(off);
             });
             assert!(both.iter().all(|space| space.active().is_empty()));
         }

@@ -1,13 +1,14 @@
 //! The spinlock: one word that names its holder, held with interrupts off and in a
 //! critical section.
 //!
-//! [`spinlock_enter`] and [`spinlock_exit`] are the section alone, counted per thread:
-//! the outermost saves the interrupt flag, turns it off and enters a critical section,
-//! and the outermost exit undoes that in reverse. The critical exit comes first, while
-//! interrupts are still off: what is owed is paid by a switch with interrupts off, and
-//! the thread that is switched to restores its own. (FreeBSD `sys/amd64/amd64/machdep.c`,
-//! `spinlock_enter`.) Since the thread and not the lock keeps the flag, locks may be
-//! released in any order.
+//! [`spinlock_enter`] and [`spinlock_exit`] are the section alone: the thread's word
+//! ([`crate::critical`]) counts a spinlock, which is a critical section too, and says by that
+//! why interrupts are off. So an exit turns them on if nothing else keeps them off, another
+//! lock, an interrupt or the thread itself, without asking the CPU. What is owed is paid
+//! before, by a switch with interrupts off, and the thread that is switched to turns them on
+//! as its own word says. Since the thread and not the lock counts, locks may be released in any
+//! order. (FreeBSD `sys/amd64/amd64/machdep.c`, `spinlock_enter`, keeps a count and the
+//! interrupt flag from before the first lock.)
 //!
 //! A CPU that finds the lock taken leaves the section while it waits, so interrupts
 //! come in if they were on when it came: two CPUs that both spin with interrupts off,
@@ -36,90 +37,26 @@ use crate::shim::{AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site};
 use crate::{KASSERT, kassert};
 
-/// How many spinlocks a thread holds, and its interrupt flag from before the first, in
-/// one word. Written like [`crate::critical::CritState`]: by the thread and by the
-/// interrupts on top of it, which leave it as they found it.
-#[derive(Debug)]
-pub struct SpinState(AtomicU32);
-
-/// In a [`SpinState`]: interrupts were on before the first lock. (The flag's place in
-/// RFLAGS, so that x86 needs no shift.)
-const ENABLED: u32 = 1 << 9;
-/// In a [`SpinState`]: one lock held.
-const ONE: u32 = 1 << 10;
-
-impl SpinState {
-    /// Of a thread that has not run: born inside the switch, with the run-queue lock
-    /// held, to run with interrupts on once it has let go of that.
-    #[must_use]
-    pub const fn newborn() -> Self {
-        Self(AtomicU32::new(ONE | ENABLED))
-    }
-
-    /// Of a thread that runs already and holds nothing.
-    #[must_use]
-    pub const fn running() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Makes this the state of a [`Self::newborn`] again.
-    pub fn reset(&self) {
-        self.store(ONE | ENABLED);
-    }
-
-    /// How many spinlocks the thread holds.
-    #[must_use]
-    #[inline]
-    pub fn count(&self) -> u32 {
-        self.load() / ONE
-    }
-
-    #[inline]
-    fn load(&self) -> u32 {
-        // Relaxed: written on this CPU only.
-        self.0.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn store(&self, word: u32) {
-        // Relaxed: written on this CPU only; the run-queue lock publishes it to the CPU
-        // that runs the thread next.
-        self.0.store(word, Ordering::Relaxed);
-    }
-}
-
-/// Turns interrupts off and enters a critical section, or counts if that is done.
-/// Any context.
+/// Turns interrupts off and enters a critical section. Any context.
 #[track_caller]
 #[inline]
 pub fn spinlock_enter<P: Port>() {
-    let spin = P::spin();
-    if P::disable_interrupts() {
-        // They were on, so nothing is held: this is the first. Count and flag in one
-        // store: an NMI finds neither or both.
-        spin.store(ONE | ENABLED);
-    } else {
-        let word = spin.load();
-        spin.store(word + ONE);
-        if word > 0 {
-            return;
-        }
-    }
-    P::crit().enter();
+    P::disable_interrupts();
+    P::crit().lock();
     P::section_entered(Location::caller());
 }
 
 /// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
-/// interrupts on again, if they were.
+/// interrupts on again, if nothing else keeps them off.
 ///
 /// # Panics
 /// If there is none to undo, with the caller's place.
 #[track_caller]
 #[inline]
 pub fn spinlock_exit<P: Port>() {
-    if let Some(enabled) = last_exit::<P>() {
-        P::crit().exit::<P>();
-        P::restore_interrupts(enabled);
+    P::section_leaves();
+    if P::crit().unlock::<P>() {
+        P::enable_interrupts();
     }
 }
 
@@ -127,30 +64,10 @@ pub fn spinlock_exit<P: Port>() {
 /// which looks again itself.
 #[inline]
 pub fn spinlock_exit_unpaid<P: Port>() {
-    if let Some(enabled) = last_exit::<P>() {
-        P::crit().leave();
-        P::restore_interrupts(enabled);
-    }
-}
-
-/// Takes one off the count; if it was the last, whether interrupts were on before the
-/// first. Read now: the payment at the critical exit takes the run-queue lock, and so
-/// saves the flag anew, which is off by then. A thread that was preempted at the
-/// release of a lock would come back deaf (test `threads::preempts_here`).
-#[inline]
-fn last_exit<P: Port>() -> Option<bool> {
-    let spin = P::spin();
-    let word = spin.load();
-    // The usual word first: one comparison tells both.
-    let enabled = word == ONE | ENABLED;
-    if !enabled && word >= 2 * ONE {
-        spin.store(word - ONE);
-        return None;
-    }
-    // If there was none to leave, the critical section finds it.
-    spin.store(0);
     P::section_leaves();
-    Some(enabled)
+    if P::crit().unlock_unpaid() {
+        P::enable_interrupts();
+    }
 }
 
 /// No CPU holds the lock.
@@ -351,8 +268,7 @@ impl<T, P: Port> Spinlock<T, P> {
     #[inline]
     pub fn lock_within<U>(&self, outer: &SpinlockGuard<'_, U, P>) -> SpinlockGuard<'_, T, P> {
         let _ = outer;
-        let spin = P::spin();
-        spin.store(spin.load() + ONE);
+        P::crit().lock();
         if !self.raw.take() {
             self.raw.wait();
         }
@@ -395,6 +311,7 @@ impl<T, P: Port> Spinlock<T, P> {
     }
 
     #[cold]
+    #[track_caller]
     fn not_held_here(&self) -> ! {
         panic!(
             "{KASSERT}spinlock: {} on {} lets go of a lock that it does not hold: {}",
@@ -470,8 +387,8 @@ impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{SpinState, Spinlock, spinlock_enter, spinlock_exit};
-    use crate::port::Port;
+    use super::{Spinlock, spinlock_enter, spinlock_exit};
+    use crate::port::{InterruptsOff, Port};
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
     use crate::testing::{HostPort, on_cpus};
 
@@ -513,17 +430,14 @@ mod tests {
             let outer = lock.lock();
             let inner = other.lock_within(&outer);
             assert!(other.is_held_here());
-            assert_eq!(HostPort::spin().count(), 2);
+            assert_eq!(HostPort::crit().locks(), 2);
             // Released in the order in which they were taken.
             drop(outer);
-            assert_eq!(
-                (HostPort::spin().count(), HostPort::crit().critnest()),
-                (1, 1)
-            );
+            assert!(HostPort::crit().now().is_only_locks(1));
             assert!(!HostPort::interrupts_enabled());
             drop(inner);
             assert_eq!(
-                (HostPort::spin().count(), HostPort::crit().critnest()),
+                (HostPort::crit().locks(), HostPort::crit().critnest()),
                 (0, 0)
             );
             assert!(HostPort::interrupts_enabled());
@@ -599,33 +513,23 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_born_with_one_lock() {
-        let state = SpinState::newborn();
-        assert_eq!(state.count(), 1);
-        let used = SpinState::running();
-        assert_eq!(used.count(), 0);
-        used.reset();
-        assert_eq!(used.load(), state.load());
-    }
-
-    #[test]
     fn the_section_alone_counts() {
         HostPort::become_cpu(0);
         spinlock_enter::<HostPort>();
         spinlock_enter::<HostPort>();
         assert_eq!(
-            (HostPort::spin().count(), HostPort::crit().critnest()),
-            (2, 1)
+            (HostPort::crit().locks(), HostPort::crit().critnest()),
+            (2, 2)
         );
         spinlock_exit::<HostPort>();
         assert_eq!(
-            (HostPort::spin().count(), HostPort::crit().critnest()),
+            (HostPort::crit().locks(), HostPort::crit().critnest()),
             (1, 1)
         );
         assert!(!HostPort::interrupts_enabled());
         spinlock_exit::<HostPort>();
         assert_eq!(
-            (HostPort::spin().count(), HostPort::crit().critnest()),
+            (HostPort::crit().locks(), HostPort::crit().critnest()),
             (0, 0)
         );
         assert!(HostPort::interrupts_enabled());
@@ -636,11 +540,13 @@ mod tests {
     fn interrupts_that_were_off_stay_off() {
         HostPort::become_cpu(0);
         let lock = Spinlock::<(), HostPort>::new(());
-        assert!(HostPort::disable_interrupts());
+        let off = InterruptsOff::<HostPort>::enter();
         drop(lock.lock());
         assert!(!HostPort::interrupts_enabled());
-        assert_eq!(HostPort::spin().count(), 0);
+        assert_eq!(HostPort::crit().locks(), 0);
         assert_eq!(HostPort::crit().critnest(), 0);
+        drop(off);
+        assert!(HostPort::interrupts_enabled());
     }
 
     /// A lock that is held across a switch: its guard is forgotten, and its release pays or
@@ -698,7 +604,7 @@ mod tests {
                     &locks[here.load(Ordering::Acquire) as usize]
                 });
                 assert!(locks[1].is_held_here() && !locks[0].is_held_here());
-                assert_eq!(HostPort::spin().count(), 1);
+                assert_eq!(HostPort::crit().locks(), 1);
                 drop(guard);
                 assert!(HostPort::interrupts_enabled());
             }

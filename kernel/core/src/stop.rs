@@ -54,7 +54,7 @@ use core::marker::PhantomData;
 
 use crate::cpu::{CpuId, CpuSet, FirstCpu, MAX_CPUS};
 use crate::kassert;
-use crate::port::Port;
+use crate::port::{Port, interrupts_off, interrupts_on};
 use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
 
 /// The CPU does what it does.
@@ -114,8 +114,6 @@ impl core::error::Error for StopError {}
 #[must_use = "they stand until `restart`"]
 pub struct Stopped {
     cpus: CpuSet,
-    /// Whether the stopper had interrupts on.
-    enabled: bool,
 }
 
 impl Stopped {
@@ -191,7 +189,7 @@ impl<P: Port> Stops<P> {
         mut send: impl FnMut(&CpuSet),
     ) -> Result<Stopped, StopError> {
         let me = P::cpu();
-        let enabled = self.acquire(me);
+        self.acquire(me);
         let mut asked = CpuSet::EMPTY;
         let mut turns = Turns::new();
         loop {
@@ -199,10 +197,7 @@ impl<P: Port> Stops<P> {
             let silent: CpuSet = set.iter().filter(runs).collect();
             if silent.is_empty() {
                 P::spin_ends();
-                return Ok(Stopped {
-                    cpus: asked,
-                    enabled,
-                });
+                return Ok(Stopped { cpus: asked });
             }
             // Not only in the first turn: in an NMI in the middle of another stop of this CPU,
             // a CPU may be on its way to go on.
@@ -220,7 +215,7 @@ impl<P: Port> Stops<P> {
                 send(&sent);
             }
             if turns.count() >= limit {
-                self.let_go(me, &asked, enabled);
+                self.let_go(me, &asked);
                 return Err(StopError::Silent(silent));
             }
             P::stop_if_asked();
@@ -242,14 +237,14 @@ impl<P: Port> Stops<P> {
     /// Lets the CPUs go on that [`Self::stop`] has stopped, on the same CPU, the last stop
     /// first, and waits until they do.
     pub fn restart(&self, stopped: &Stopped) {
-        self.let_go(P::cpu(), &stopped.cpus, stopped.enabled);
+        self.let_go(P::cpu(), &stopped.cpus);
     }
 
-    /// Becomes the stopper, with interrupts off, or goes one deeper; whether they were on.
-    fn acquire(&self, me: CpuId) -> bool {
+    /// Becomes the stopper, with interrupts off, or goes one deeper.
+    fn acquire(&self, me: CpuId) {
         let mark = mark(me);
-        let enabled = loop {
-            let enabled = P::disable_interrupts();
+        loop {
+            interrupts_off::<P>();
             // Acquire: pairs with the Release in `release`: what the one before has done is
             // over.
             let found =
@@ -257,20 +252,19 @@ impl<P: Port> Stops<P> {
                     .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
             if found.is_ok() || found == Err(mark) {
                 P::spin_ends();
-                break enabled;
+                break;
             }
-            P::restore_interrupts(enabled);
+            interrupts_on::<P>();
             P::stop_if_asked();
             P::relax();
-        };
+        }
         // Relaxed: the stopper's own, published with `stopper`.
         self.depth
             .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        enabled
     }
 
     /// Takes back what is asked of `cpus`, waits until all run, and gives up the right.
-    fn let_go(&self, me: CpuId, cpus: &CpuSet, enabled: bool) {
+    fn let_go(&self, me: CpuId, cpus: &CpuSet) {
         // Relaxed: the stopper's own.
         kassert!(
             self.stopper.load(Ordering::Relaxed) == mark(me),
@@ -298,7 +292,7 @@ impl<P: Port> Stops<P> {
             // Release: pairs with the Acquire in `acquire`.
             self.stopper.store(0, Ordering::Release);
         }
-        P::restore_interrupts(enabled);
+        interrupts_on::<P>();
     }
 
     /// Stops this CPU, which `means` has brought here, if it is asked to, until it is let go:
@@ -419,7 +413,7 @@ mod tests {
         ASKED, ASKED_BY_NMI, LET_GO, Means, Outcome, RUNNING, STOPPED, StopError, Stopped, Stops,
     };
     use crate::cpu::{CpuId, CpuSet};
-    use crate::port::Port;
+    use crate::port::{InterruptsOff, Port, interrupts_off};
     use crate::shim::{AtomicBool, AtomicU32, Ordering};
     use crate::testing::{HostPort, on_cpus};
 
@@ -514,15 +508,13 @@ mod tests {
         let standing = AtomicU32::new(0);
         machine(|_, stops, _| {
             for _ in 0..ROUNDS {
-                let enabled = deaf && HostPort::disable_interrupts();
+                let off = deaf.then(InterruptsOff::<HostPort>::enter);
                 let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
                 assert_eq!(standing.fetch_add(1, Ordering::Relaxed), 0, "two stoppers");
                 assert_eq!(stopped.cpus().len(), CPUS - 1);
                 standing.fetch_sub(1, Ordering::Relaxed);
                 stops.restart(&stopped);
-                if deaf {
-                    HostPort::restore_interrupts(enabled);
-                }
+                drop(off);
             }
             // Those who are not through yet stop those who are.
         });
@@ -571,12 +563,12 @@ mod tests {
                 assert_gone_on(&resumed[1], 1);
             }
             1 => {
-                let enabled = HostPort::disable_interrupts();
+                let off = InterruptsOff::<HostPort>::enter();
                 deaf.store(true, Ordering::Relaxed);
                 while !over.load(Ordering::Relaxed) {
                     HostPort::relax();
                 }
-                HostPort::restore_interrupts(enabled);
+                drop(off);
             }
             _ => {}
         });
@@ -628,7 +620,6 @@ mod tests {
         HostPort::become_cpu(0);
         let stopped = Stopped {
             cpus: CpuSet::single(cpu(1)),
-            enabled: true,
         };
         Stops::<HostPort>::new().restart(&stopped);
     }
@@ -686,7 +677,7 @@ mod tests {
                 stops.restart(&outer);
             }
             1 => {
-                let enabled = HostPort::disable_interrupts();
+                let off = InterruptsOff::<HostPort>::enter();
                 deaf.store(true, Ordering::Release);
                 while !over.load(Ordering::Acquire) {
                     std::thread::yield_now();
@@ -695,7 +686,7 @@ mod tests {
                 while stops.stop_here(Means::Nmi, || (), || ()) == Outcome::NotAsked {
                     std::thread::yield_now();
                 }
-                HostPort::restore_interrupts(enabled);
+                drop(off);
             }
             _ => {}
         });
@@ -720,7 +711,7 @@ mod tests {
                         return;
                     }
                 }
-                HostPort::disable_interrupts();
+                interrupts_off::<HostPort>();
                 if stops.panics_first(cpu(index)) {
                     winners.fetch_add(1, Ordering::Relaxed);
                     interrupt(&all().difference(&CpuSet::single(cpu(index))));

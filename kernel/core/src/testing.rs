@@ -10,9 +10,8 @@ use std::thread;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::critical::{CritState, Preempt};
-use crate::port::{Mistake, Port};
+use crate::port::{InterruptsOff, Mistake, Port, interrupts_off};
 use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use crate::spinlock::SpinState;
 use crate::wake::DeferredWakes;
 
 struct Machine {
@@ -43,7 +42,6 @@ thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
     static ENABLED: Cell<bool> = const { Cell::new(true) };
     static CRIT: &'static CritState = Box::leak(Box::new(CritState::running()));
-    static SPIN: &'static SpinState = Box::leak(Box::new(SpinState::running()));
     static STOP: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
     static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
@@ -171,15 +169,22 @@ impl HostPort {
         }
     }
 
+    /// Whether this CPU takes interrupts.
+    pub(crate) fn interrupts_enabled() -> bool {
+        ENABLED.get()
+    }
+
     fn poll() {
         if !ENABLED.get() {
             return;
         }
         let (cpu, machine) = here(|here| (here.cpu, Arc::clone(&here.machine)));
         if machine.pending[cpu].swap(0, Ordering::SeqCst) > 0 {
-            ENABLED.set(false);
+            // Whether the handler counts is up to it; interrupts are off in it in any case.
+            interrupts_off::<Self>();
             HANDLER.with_borrow(|handler| handler.as_ref().expect("no handler")());
-            ENABLED.set(true);
+            // What is pending by now waits for the next poll.
+            ENABLED.set(Self::crit().on::<Self>());
         }
     }
 }
@@ -204,10 +209,6 @@ impl Port for HostPort {
         CRIT.with(|crit| *crit)
     }
 
-    fn spin() -> &'static SpinState {
-        SPIN.with(|spin| *spin)
-    }
-
     fn wakes() -> &'static DeferredWakes {
         WAKES.with(|wakes| *wakes)
     }
@@ -220,16 +221,12 @@ impl Port for HostPort {
         "a thread"
     }
 
-    fn interrupts_enabled() -> bool {
-        ENABLED.get()
+    fn disable_interrupts() {
+        ENABLED.set(false);
     }
 
-    fn disable_interrupts() -> bool {
-        ENABLED.replace(false)
-    }
-
-    fn restore_interrupts(enabled: bool) {
-        ENABLED.set(enabled);
+    fn enable_interrupts() {
+        ENABLED.set(true);
         Self::poll();
     }
 
@@ -244,11 +241,11 @@ impl Port for HostPort {
         let Some(stop) = STOP.with_borrow(Clone::clone) else {
             return;
         };
-        let enabled = ENABLED.replace(false);
+        let off = InterruptsOff::<Self>::enter();
         if stop() {
+            core::mem::forget(off);
             resume_unwind(Box::new(ForGood));
         }
-        ENABLED.set(enabled);
     }
 
     fn send_rendezvous(targets: &CpuSet, _: bool) {

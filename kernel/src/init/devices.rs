@@ -15,7 +15,8 @@ use crate::acpi::device;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::timer::{self, Reference};
-use crate::arch::{apic, cpu, vector};
+use crate::arch::{apic, vector};
+use crate::port::interrupts_on;
 use crate::{clock, globals, mem, smp};
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
@@ -66,7 +67,7 @@ fn report_boot_cpu(madt: &Madt, boot: u32) {
 pub(super) fn take_leftovers() {
     #[cfg(feature = "ktest")]
     crate::ktest::bugs::leave_interrupts();
-    cpu::enable_interrupts();
+    interrupts_on();
     // Bounded: if they do not end, there is a device behind them.
     let _quiet = (0..1000).any(|_| apic::requested().is_none());
     // Relaxed: this CPU's own.

@@ -12,7 +12,7 @@ use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 
 use super::{step, tables};
 use crate::arch::timer::Reference;
-use crate::arch::{ap, apic, vector};
+use crate::arch::{ap, apic, cpu, vector};
 use crate::pcpu::{self, Pcpu};
 use crate::{clock, globals};
 
@@ -411,6 +411,13 @@ pub fn uncount(counted: NmiContext<'_>) -> Option<NmiContext<'_>> {
     (!active(Bug::UncountedNmi)).then_some(counted)
 }
 
+/// Runs `handler`, of an interrupt, with interrupts on.
+pub(crate) fn with_interrupts(handler: impl FnOnce() -> bool) {
+    cpu::sti();
+    handler();
+    cpu::cli();
+}
+
 /// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by
 /// one where only spurious ones are expected. Interrupts off.
 pub fn leave_interrupts() {
@@ -536,7 +543,7 @@ pub fn start_late() {
     let before = ap::late();
     let mut count = 0;
     for apic_id in late {
-        apic::send_startup(apic_id, page);
+        cpu::without_interrupts(|| apic::send_startup(apic_id, page));
         count += 1;
     }
     let parked = clock::wait_until(2_000_000_000, || ap::late() >= before + count);

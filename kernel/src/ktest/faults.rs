@@ -124,7 +124,7 @@ pub(crate) fn send_late() {
     let again = late().swap(0, Ordering::Relaxed);
     if again != 0 {
         strikes();
-        apic::send_again((again >> 32) as u32, again as u32);
+        cpu::without_interrupts(|| apic::send_again((again >> 32) as u32, again as u32));
     }
 }
 

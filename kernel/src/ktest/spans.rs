@@ -112,6 +112,49 @@ impl fmt::Display for Spans {
     }
 }
 
+/// Whether interrupts were on, which have just been turned off, by the word of the thread.
+#[inline]
+pub(crate) fn were_on() -> bool {
+    let me = sched::curthread();
+    // Relaxed: this CPU's own.
+    me.crit.is_open() && me.uncounted.load(Ordering::Relaxed) == 0
+}
+
+/// Whether they go on next. A span ends then.
+#[inline]
+pub(crate) fn goes_on() -> bool {
+    let goes_on = were_on();
+    if goes_on {
+        pcpu::this().longest_off.end();
+    }
+    goes_on
+}
+
+/// An interrupt begins that does not count: there is no other in between, whatever the word
+/// says.
+#[inline]
+pub(crate) fn begin_uncounted() {
+    // Relaxed: this CPU's own.
+    let count = &sched::curthread().uncounted;
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// It ends.
+#[inline]
+pub(crate) fn end_uncounted() {
+    // Relaxed: as above.
+    let count = &sched::curthread().uncounted;
+    count.store(count.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+}
+
+/// Runs `handler`, of what comes with interrupts off and need not count.
+#[inline]
+pub(crate) fn uncounted(handler: impl FnOnce()) {
+    begin_uncounted();
+    handler();
+    end_uncounted();
+}
+
 /// The current thread has entered a section; it counts if it is the outermost.
 pub(crate) fn section_entered(site: Place) {
     if sched::curthread().crit.critnest() == 1 {

@@ -11,8 +11,9 @@ use kcore::shim::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::arch::interrupt::{clear_trap_flag, set_trap_flag};
 use crate::arch::trap::TrapFrame;
-use crate::arch::{apic, vector};
+use crate::arch::{apic, cpu, vector};
 use crate::globals;
+use crate::port::InterruptsOff;
 use crate::sched;
 use crate::thread::Thread;
 
@@ -178,7 +179,18 @@ pub fn interrupt_me(handler: fn()) {
     globals::STEPPER
         .handler
         .store(handler as usize as u64, Ordering::Relaxed);
-    apic::send(apic::id(), vector::TEST);
+    cpu::without_interrupts(|| apic::send(apic::id(), vector::TEST));
+}
+
+/// Turns interrupts on without a look at what is owed, as no code does that is to be stepped:
+/// what waits comes in the window W.
+pub fn open_window(off: InterruptsOff) {
+    off.wait(cpu::sti);
+}
+
+/// Turns interrupts on and says nothing: a mistake.
+pub fn turn_interrupts_on() {
+    cpu::sti();
 }
 
 /// From now on every NMI, on any CPU, calls `handler`, once it is through with what it was

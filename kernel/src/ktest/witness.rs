@@ -18,7 +18,7 @@ use kcore::site::{Line, Place, Site};
 use kcore::witness::{Held, Stack, Violation};
 
 use crate::arch::{backtrace, cpu};
-use crate::port::Machine;
+use crate::port::{InterruptsOff, Machine};
 use crate::{globals, pcpu, sched};
 
 /// How many locks a thread may hold at once: more than the kernel has any need for.
@@ -146,9 +146,8 @@ pub(crate) fn release_sleeping(class: Place) {
 fn without_interrupts(look: impl FnOnce()) {
     // Relaxed: changed by the test before it makes threads.
     if globals::WATCH_SLEEPING.load(Ordering::Relaxed) {
-        let enabled = Machine::disable_interrupts();
+        let _off = InterruptsOff::enter();
         look();
-        Machine::restore_interrupts(enabled);
     }
 }
 
@@ -167,7 +166,7 @@ pub(crate) fn release(class: Place) {
             Some(last) => {
                 let Held { site, .. } = locks.remove(last);
                 kassert!(
-                    !Machine::interrupts_enabled(),
+                    !cpu::interrupts_enabled(),
                     "witness: interrupts are on in {}, which holds lock {} since {}",
                     Machine::thread(),
                     Line(class),

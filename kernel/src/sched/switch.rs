@@ -251,7 +251,12 @@ fn rouse_idle_cpu(here: &Pcpu) {
 /// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
 #[inline]
 fn assert_switch_legal(me: &Thread, why: Reason) {
-    if me.crit.nesting() != 1 || me.spin.count() != 1 || cpu::interrupts_enabled() {
+    if !me.crit.now().may_switch() {
+        illegal_switch(me, why);
+    }
+    // By the word they are off.
+    #[cfg(feature = "ktest")]
+    if cpu::interrupts_enabled() {
         illegal_switch(me, why);
     }
     #[cfg(feature = "ktest")]
@@ -269,17 +274,18 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
 
 #[cold]
 fn illegal_switch(me: &Thread, why: Reason) -> ! {
+    #[cfg(feature = "ktest")]
+    let interrupts = if cpu::interrupts_enabled() {
+        ", and interrupts on"
+    } else {
+        ""
+    };
+    #[cfg(not(feature = "ktest"))]
+    let interrupts = "";
     panic!(
-        "{KASSERT}mi_switch ({why:?}) of {me}: critnest {} (must be 1), interrupt depth {} \
-         (must be 0), {} spinlocks (must be 1), interrupts {}",
-        me.crit.critnest(),
-        me.crit.interrupt_depth(),
-        me.spin.count(),
-        if cpu::interrupts_enabled() {
-            "on"
-        } else {
-            "off"
-        }
+        "{KASSERT}mi_switch ({why:?}) of {me}: expected one spinlock and nothing else, found \
+         {}{interrupts}",
+        me.crit.now()
     );
 }
 
@@ -288,7 +294,7 @@ fn illegal_switch(me: &Thread, why: Reason) -> ! {
 #[inline]
 pub(crate) fn assert_may_sleep(held: u32) {
     let me = curthread();
-    if me.crit.nesting() != held || me.spin.count() != held {
+    if !me.crit.now().without_off().is_only_locks(held) {
         may_not_sleep(me, held);
     }
 }
@@ -297,10 +303,7 @@ pub(crate) fn assert_may_sleep(held: u32) {
 #[track_caller]
 fn may_not_sleep(me: &Thread, held: u32) -> ! {
     panic!(
-        "{KASSERT}{me} would sleep with critnest {}, {} spinlocks (of which {held} its own), \
-         interrupt depth {}",
-        me.crit.critnest(),
-        me.spin.count(),
-        me.crit.interrupt_depth()
+        "{KASSERT}{me} would sleep with {}, of which {held} spinlocks are its own",
+        me.crit.now()
     );
 }

@@ -178,7 +178,7 @@ pub(super) fn owe(here: &Pcpu) {
     if !now.owepreempt() {
         crit.owe();
         count(&here.sched.requested);
-        if now.critnest() > 1 {
+        if now.critnest() > now.locks() {
             count(&here.sched.deferred);
         }
     }

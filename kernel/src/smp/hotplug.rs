@@ -32,7 +32,7 @@ use kcore::thread::{Priority, ThreadId};
 use super::{Reason, backtraces, quiesce_all_critical, start};
 use crate::arch::cpu;
 use crate::pcpu::{self, Pcpu, Presence};
-use crate::port::{CriticalGuard, Machine};
+use crate::port::{CriticalGuard, InterruptsOff, Machine, interrupts_off};
 use crate::thread::{Builder, SpawnError};
 use crate::{clock, globals, sched, thread, vspace};
 
@@ -159,9 +159,9 @@ fn leave() {
 /// Refuses calls from now on, and runs those that wait.
 fn close_calls(here: &Pcpu) {
     let _section = CriticalGuard::enter();
-    let enabled = Machine::disable_interrupts();
+    let off = InterruptsOff::enter();
     here.calls.close::<Machine>();
-    Machine::restore_interrupts(enabled);
+    drop(off);
     here.wakes.run();
 }
 
@@ -188,8 +188,8 @@ pub(crate) fn halt(here: &Pcpu) -> ! {
     while !arrived() {
         Machine::relax();
     }
-    cpu::disable_interrupts();
     sched::assert_may_sleep(0);
+    interrupts_off();
     clock::stop_timer();
     clock::disarmed();
     here.set_presence(Presence::Halted);

@@ -23,7 +23,7 @@ use kcore::thread::Priority;
 
 use super::online;
 use crate::pcpu::{self, Ipi};
-use crate::port::{CriticalGuard, Machine};
+use crate::port::{InterruptsOff, Machine};
 use crate::sched;
 use crate::thread::{Builder, JoinHandle, SpawnError};
 
@@ -51,8 +51,8 @@ pub fn quiesce_all_critical() {
         .map(|block| (block, sched::payments(block)))
         .collect();
     for (block, _) in &before {
-        // In one section with the look: one that has halted takes no interrupt, and counts it.
-        let _looked = CriticalGuard::enter();
+        // With interrupts off from the look on: one that has halted takes no interrupt, and counts it.
+        let _looked = InterruptsOff::enter();
         if online().contains(block.id()) {
             block.send_ipi(Ipi::Quiesce);
         }

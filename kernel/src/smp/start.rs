@@ -18,6 +18,7 @@ use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu, paging};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu, Presence};
+use crate::port::{InterruptsOff, interrupts_on};
 use crate::thread::SpawnError;
 use crate::{clock, globals, idle, mem, sched, thread};
 
@@ -180,6 +181,7 @@ fn wake(starting: &CpuSet, page: u64, mut left_out: impl FnMut(&Start, Reason)) 
     let starts = || starting.iter().map(start_of);
     for start in starts() {
         start.mailbox.expect(start.apic_id(), start.address());
+        let _off = InterruptsOff::enter();
         apic::send_init(start.apic_id());
     }
     // The 10 ms of the old MP specification are for external APICs; CPUs of this
@@ -231,6 +233,7 @@ fn send_startup(apic_id: u32, page: u64) {
     if crate::ktest::bugs::startup_is_late(apic_id) {
         return;
     }
+    let _off = InterruptsOff::enter();
     apic::send_startup(apic_id, page);
 }
 
@@ -295,6 +298,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     // SAFETY: this CPU's block and stacks, used by nobody else; the boot CPU
     // filled the IDT before it started anyone.
     unsafe { start.block.install(start.ist) };
+    sched::curthread().crit.start();
     cpu::protect();
     apic::init();
     look_at_cpuid(start.block);
@@ -316,7 +320,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     kcore::hotplug::come(&globals::ONLINE, block.id(), forget);
     // Behind it: a thread is put on an idle CPU without a look whether that is online.
     globals::IDLE.insert(block.id());
-    cpu::enable_interrupts();
+    interrupts_on();
     idle::idle()
 }
 

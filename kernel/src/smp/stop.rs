@@ -12,7 +12,7 @@ use kcore::stop::{Means, Outcome, StopError, Stopped};
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, paging, vector};
 use crate::pcpu::{self, Pcpu};
-use crate::port::{CriticalGuard, Machine};
+use crate::port::{CriticalGuard, InterruptsOff, Machine};
 use crate::{globals, smp};
 
 /// CPUs that are stopped. They go on when this is dropped or given to [`restart_cpus`].
@@ -136,7 +136,6 @@ pub fn stop_if_asked() {
 #[cold]
 #[inline(never)]
 fn stop_in_a_wait() {
-    let enabled = Machine::disable_interrupts();
+    let _off = InterruptsOff::enter();
     stop_here(Means::Interrupt, &Snapshot::here());
-    Machine::restore_interrupts(enabled);
 }

@@ -28,6 +28,7 @@ use kcore::thread::Priority;
 use super::{online, smp_rendezvous};
 use crate::arch::{apic, vector};
 use crate::pcpu::{self, Pcpu};
+use crate::port::InterruptsOff;
 use crate::sched;
 use crate::thread::{self, Builder, JoinHandle, SpawnError};
 
@@ -119,6 +120,7 @@ pub fn find_lost() -> CpuSet {
             let bits = now.bits;
             log::error!("{id}: IPIs {bits:#x} were sent and do not come; sent again");
             // Not counted: it is for the one that was.
+            let _off = InterruptsOff::enter();
             apic::send(block.apic_id(), vector::IPI);
         } else if *before == now {
             // Relaxed: a statistic of this thread.
@@ -128,6 +130,7 @@ pub fn find_lost() -> CpuSet {
                     "{id}: idle, threads queued: {queued}, IPIs posted: {bits:#x}; interrupted"
                 );
             }
+            let _off = InterruptsOff::enter();
             block.interrupt();
         } else {
             return None;

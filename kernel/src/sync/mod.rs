@@ -23,12 +23,10 @@
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
 use kcore::kassert;
-use kcore::port::Port;
 use kcore::site::Place;
 use kcore::thread::Priority;
 use kcore::waitq::WaitList;
 
-use crate::port::Machine;
 use crate::sched;
 use crate::thread::Thread;
 
@@ -51,10 +49,7 @@ pub use semaphore::Semaphore;
 fn might_sleep() {
     sched::assert_may_sleep(0);
     let me = sched::curthread();
-    kassert!(
-        Machine::interrupts_enabled(),
-        "{me} would sleep with interrupts off"
-    );
+    kassert!(me.crit().is_open(), "{me} would sleep with interrupts off");
     kassert!(
         me.base_priority() != Priority::IDLE,
         "{me} would sleep, and its CPU has nothing else to run"

@@ -52,7 +52,7 @@ impl Gate for Sleeping {
 
     fn try_enter(&self) -> Option<MutexGuard<'_, ()>> {
         // In an interrupt, or in a critical section, there is no owning a mutex.
-        let thread = Machine::crit().nesting() == 0 && Machine::interrupts_enabled();
+        let thread = Machine::crit().now().is_only_locks(0);
         if thread { self.inside.try_lock() } else { None }
     }
 

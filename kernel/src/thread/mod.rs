@@ -20,7 +20,6 @@ use kcore::rmlock::Reads;
 use kcore::runq::RunLink;
 use kcore::shim::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use kcore::shootdown::Space;
-use kcore::spinlock::SpinState;
 use kcore::tailq::{Link, Linked};
 use kcore::thread::{AtomicName, AtomicPriority, Name, Priority, ThreadId, ThreadState};
 use kcore::timerq::NOWHERE;
@@ -44,9 +43,11 @@ type Entry = Box<dyn FnOnce() + Send>;
 /// A kernel thread.
 #[repr(C)]
 pub struct Thread {
-    /// First, so that `curthread` points at the words of every critical section.
+    /// First, so that `curthread` points at the word of every critical section.
     pub(crate) crit: CritState,
-    pub(crate) spin: SpinState,
+    /// In an interrupt that does not count, or in #DB: takes no other in any case.
+    #[cfg(feature = "ktest")]
+    pub(crate) uncounted: AtomicU32,
 
     // Constant since the place was made.
     index: u32,
@@ -116,7 +117,8 @@ impl Thread {
     pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
         Self {
             crit: CritState::running(),
-            spin: SpinState::running(),
+            #[cfg(feature = "ktest")]
+            uncounted: AtomicU32::new(0),
             index,
             stack: 0,
             state: AtomicU8::new(ThreadState::Running as u8),
@@ -186,7 +188,7 @@ impl Thread {
     /// How many spinlocks it holds: of the calling thread, or a guess.
     #[must_use]
     pub fn spinlocks(&self) -> u32 {
-        self.spin.count()
+        self.crit.locks()
     }
 
     /// What it is doing.

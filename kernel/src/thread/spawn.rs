@@ -171,7 +171,6 @@ impl Thread {
     /// Prepares a vacant place for a thread. By its maker, who alone knows it.
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
         self.crit.reset();
-        self.spin.reset();
         #[cfg(feature = "ktest")]
         self.held.reset(globals::BOOT_PCPU.runq.class());
         self.set_priority(new.priority);

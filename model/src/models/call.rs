@@ -3,7 +3,7 @@
 use kcore::action::IpiCtx;
 use kcore::call::{Call, CallState, Refused};
 use kcore::cpu::CpuSet;
-use kcore::port::Port;
+use kcore::port::{InterruptsOff, Port, interrupts_off};
 use kcore::rendezvous::Phase;
 use kcore::shim::Ordering;
 
@@ -109,10 +109,10 @@ pub(crate) fn offline(thread: usize) {
             open();
             // As `close_calls` of kernel/src/smp/hotplug.rs.
             crit().enter();
-            let enabled = Explored::disable_interrupts();
+            let off = InterruptsOff::<Explored>::enter();
             extra().queue.close::<Explored>();
             note!("the queue is closed");
-            Explored::restore_interrupts(enabled);
+            drop(off);
             exit();
             extra().queue.open();
         }
@@ -130,7 +130,7 @@ pub(crate) fn cancel(thread: usize) {
     match thread {
         0 => {
             open();
-            Explored::disable_interrupts();
+            interrupts_off::<Explored>();
             // Release: pairs with the Acquire below.
             world().words[1].store(1, Ordering::Release);
             engine::halt_for_ever();

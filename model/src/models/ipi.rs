@@ -1,6 +1,6 @@
 //! IPIs by bitmap, and the idle CPU: `kcore::ipi`.
 
-use kcore::port::Port;
+use kcore::port::InterruptsOff;
 use kcore::shim::Ordering;
 
 use crate::bugs::Bug;
@@ -58,17 +58,16 @@ fn idle(thread: usize, mwait: bool) {
             note!("finds work");
             continue;
         }
-        let enabled = Explored::disable_interrupts();
+        let off = InterruptsOff::<Explored>::enter();
         if ipis.poll() {
-            rest(mwait);
+            rest(mwait, off);
         }
-        Explored::restore_interrupts(enabled);
     }
     // Is over: what comes now is taken by the interrupt.
     ipis.take();
 }
 
-fn rest(mwait: bool) {
+fn rest(mwait: bool, off: InterruptsOff<Explored>) {
     let (work, ipis) = (&world().words[0], &world().ipis[0]);
     // The look at the run queue, once the others know that we poll.
     if work.load(Ordering::Acquire) > world().ghost[1].get() {
@@ -77,7 +76,7 @@ fn rest(mwait: bool) {
     } else if mwait {
         engine::monitor(ipis.address() as usize);
         if ipis.is_quiet() {
-            engine::monitor_wait();
+            off.wait(engine::monitor_wait);
         }
         ipis.take();
     } else {
@@ -87,7 +86,7 @@ fn rest(mwait: bool) {
             ipis.take()
         };
         if bits == 0 {
-            engine::halt();
+            off.wait(engine::halt);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use kcore::cpu::CpuId;
 use kcore::hotplug;
-use kcore::port::Port;
+use kcore::port::{Port, interrupts_off, interrupts_on};
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{Ordering, fence};
 
@@ -86,7 +86,7 @@ pub(crate) fn leaves(thread: usize) {
     let is_called = || world().rendezvous.is_called(me);
     hotplug::leave::<Explored>(&world().online, me, quiesce, is_called);
     note!("has left");
-    Explored::disable_interrupts();
+    interrupts_off::<Explored>();
     halt_for_ever();
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn comes(thread: usize) {
         return;
     }
     let me = cpu(1);
-    Explored::disable_interrupts();
+    interrupts_off::<Explored>();
     tlb().set(1);
     let forget = || {
         engine::step(true, |_| ());
@@ -139,7 +139,7 @@ pub(crate) fn comes(thread: usize) {
         hotplug::come(&world().online, me, forget);
     }
     note!("is online");
-    Explored::restore_interrupts(true);
+    interrupts_on::<Explored>();
     reach();
 }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
+use kcore::port::{interrupts_off, interrupts_on};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 
 use super::{Kind, SEED};
@@ -62,20 +62,20 @@ pub(super) fn silent(thread: usize, for_ever: bool) {
         );
         return;
     }
-    Explored::disable_interrupts();
+    interrupts_off::<Explored>();
     engine::step(true, |_| ());
     if for_ever {
         halt_for_ever();
     }
-    Explored::restore_interrupts(true);
+    interrupts_on::<Explored>();
 }
 
 /// Both of two CPUs call both, and may not wait for the other one, which takes no interrupt for
 /// a while before.
 pub(super) fn impatient(thread: usize) {
-    Explored::disable_interrupts();
+    interrupts_off::<Explored>();
     engine::step(true, |_| ());
-    Explored::restore_interrupts(true);
+    interrupts_on::<Explored>();
     call(thread, &CpuSet::first_n(2), PHASES.get(), false);
 }
 

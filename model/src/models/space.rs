@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use kcore::cpu::CpuSet;
-use kcore::port::Port;
+use kcore::port::{InterruptsOff, Port};
 use kcore::rendezvous::{Callback, Phase, RendezvousError};
 use kcore::shim::{AtomicU32, Ordering};
 use kcore::shootdown::{Forget, Mmu, Space, Spaces};
@@ -126,11 +126,11 @@ fn spaces() -> &'static Spaces {
 /// The switch to a thread of that space, or of none.
 fn switch(space: Option<&'static Space>) {
     let to = space.map_or(std::ptr::null(), std::ptr::from_ref);
-    let enabled = Explored::disable_interrupts();
+    let off = InterruptsOff::<Explored>::enter();
     // SAFETY: the world's spaces outlive its CPUs.
     unsafe { spaces().switch::<Explored>(Explored::cpu(), to) };
     lazy().set(u32::from(space.is_none()));
-    Explored::restore_interrupts(enabled);
+    drop(off);
 }
 
 fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
+use kcore::port::{InterruptsOff, Port, interrupts_off};
 use kcore::shim::Ordering;
 use kcore::stop::{Means, Outcome, StopError};
 
@@ -57,9 +57,9 @@ pub(crate) fn stop_here(means: Means) {
 /// The same, for a wait.
 pub(crate) fn stop_if_asked() {
     if !extra().stops.is_quiet() {
-        let enabled = Explored::disable_interrupts();
+        let off = InterruptsOff::<Explored>::enter();
         stop_here(Means::Interrupt);
-        Explored::restore_interrupts(enabled);
+        drop(off);
     }
 }
 
@@ -178,11 +178,9 @@ fn reach() {
 /// All CPUs stop all others, with interrupts off and by NMI or not.
 pub(crate) fn mutual(_: usize, deaf: bool, rounds: usize) {
     for _ in 0..rounds {
-        let enabled = deaf && Explored::disable_interrupts();
+        let off = deaf.then(InterruptsOff::<Explored>::enter);
         stop(&CpuSet::first_n(engine().setup.cpus), Vector::Stop, work);
-        if deaf {
-            Explored::restore_interrupts(enabled);
-        }
+        drop(off);
     }
 }
 
@@ -195,10 +193,10 @@ pub(crate) fn silent(thread: usize) {
         }
         return;
     }
-    let enabled = Explored::disable_interrupts();
+    let off = InterruptsOff::<Explored>::enter();
     work();
     work();
-    Explored::restore_interrupts(enabled);
+    drop(off);
     work();
 }
 
@@ -209,11 +207,9 @@ pub(crate) fn held(thread: usize) {
         stop(&CpuSet::first_n(3), Vector::Stop, || ());
         return;
     }
-    let enabled = thread == 2 && Explored::disable_interrupts();
+    let off = (thread == 2).then(InterruptsOff::<Explored>::enter);
     drop(world().lock.lock());
-    if thread == 2 {
-        Explored::restore_interrupts(enabled);
-    }
+    drop(off);
 }
 
 /// CPUs 0 and 1 panic, CPU 2 works.
@@ -224,7 +220,7 @@ pub(crate) fn panic(thread: usize) {
         work();
         return;
     }
-    Explored::disable_interrupts();
+    interrupts_off::<Explored>();
     if !extra().stops.panics_first(me) {
         let _for_good = extra().stops.for_good(me);
         halt_for_ever();

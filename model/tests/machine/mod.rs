@@ -8,8 +8,7 @@ use std::rc::Rc;
 
 use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
-use kcore::port::{Mistake, Port};
-use kcore::spinlock::SpinState;
+use kcore::port::{InterruptsOff, Mistake, Port};
 use kcore::wake::DeferredWakes;
 
 use crate::checker::{Flag, current, give_way, kept};
@@ -27,7 +26,6 @@ struct Cpu {
     pending: Flag,
     interrupts: Cell<u32>,
     crit: &'static CritState,
-    spin: &'static SpinState,
     wakes: &'static DeferredWakes,
 }
 
@@ -40,7 +38,6 @@ pub(crate) fn power_on(cpus: usize, handler: fn()) {
             pending: Flag::new(false),
             interrupts: Cell::new(0),
             crit: kept(CritState::running()),
-            spin: kept(SpinState::running()),
             wakes: kept(DeferredWakes::new()),
         })
     };
@@ -86,10 +83,10 @@ fn here() -> (usize, Rc<Cpu>) {
 fn take_interrupt() {
     let (_, cpu) = here();
     if cpu.enabled.get() && cpu.pending.lower() {
-        cpu.enabled.set(false);
+        // Whether the handler counts is up to it; interrupts are off in it in any case.
+        let _off = InterruptsOff::<Checked>::enter();
         HANDLER.get().expect("a handler")();
         cpu.interrupts.set(cpu.interrupts.get() + 1);
-        cpu.enabled.set(true);
     }
 }
 
@@ -113,27 +110,17 @@ impl Port for Checked {
         here().1.crit
     }
 
-    fn spin() -> &'static SpinState {
-        here().1.spin
-    }
-
     fn thread() -> impl fmt::Display {
         "a thread"
     }
 
-    fn interrupts_enabled() -> bool {
-        here().1.enabled.get()
+    fn disable_interrupts() {
+        here().1.enabled.set(false);
     }
 
-    fn disable_interrupts() -> bool {
-        here().1.enabled.replace(false)
-    }
-
-    fn restore_interrupts(enabled: bool) {
-        if enabled {
-            here().1.enabled.set(true);
-            take_interrupt();
-        }
+    fn enable_interrupts() {
+        here().1.enabled.set(true);
+        take_interrupt();
     }
 
     fn relax() {

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use kcore::thread::ThreadState;
-use kernel::port::{CriticalGuard, Machine, Spinlock};
+use kernel::port::{CriticalGuard, Spinlock};
 use kernel::sync::{Mutex, RwLock, Semaphore};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{ktest, sched};
@@ -44,7 +44,7 @@ ktest! {
     /// So is a permit, under a spinlock.
     fn acquire_under_a_spinlock() [
         expect = "assert",
-        console = "thread0.0 \"boot\" would sleep with critnest 1, 1 spinlocks",
+        console = "thread0.0 \"boot\" would sleep with critnest 1, interrupt depth 0, owepreempt false, 1 spinlocks",
         console = "panic on cpu0 at tests/src/sync/misuse.rs:",
         console = "cpu0: holds lock tests/src/sync/misuse.rs:",
     ] {
@@ -62,7 +62,7 @@ ktest! {
         console = "panic on cpu0 at tests/src/sync/misuse.rs:",
     ] {
         let lock = RwLock::new(());
-        <Machine as kcore::port::Port>::disable_interrupts();
+        kernel::port::interrupts_off();
         let _guard = lock.read();
     }
 }

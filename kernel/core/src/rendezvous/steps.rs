@@ -8,7 +8,7 @@ use super::{ALL, DRIVES, NOTHING, NoUnwinding, Slot, TooLong, function_of, with_
 use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::action::Callback;
 use crate::cpu::{CpuSet, MAX_CPUS};
-use crate::port::{Mistake, Port};
+use crate::port::{Mistake, Port, interrupts_off, interrupts_on};
 use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
 
@@ -413,7 +413,7 @@ fn stopped_cpus_and_nmis_are_wrong_contexts() {
     let rendezvous = Rendezvous::<HostPort>::new();
     let check = || rendezvous.check_context(|| CpuSet::first_n(2)).unwrap_err();
     let stopped = CpuSet::single(cpu(1));
-    HostPort::disable_interrupts();
+    interrupts_off::<HostPort>();
     HostPort::set_standing(stopped, true);
     assert_eq!(check(), RendezvousError::Stopped(cpu(1)));
     HostPort::set_standing(CpuSet::single(cpu(2)), true);
@@ -423,7 +423,7 @@ fn stopped_cpus_and_nmis_are_wrong_contexts() {
     HostPort::set_in_nmi(true);
     assert_eq!(check(), RendezvousError::InNmi);
     HostPort::set_in_nmi(false);
-    HostPort::restore_interrupts(true);
+    interrupts_on::<HostPort>();
     HostPort::set_standing(stopped, true);
     let intr = crate::intr::IntrContext::enter(HostPort::crit());
     assert_eq!(check(), RendezvousError::InInterrupt, "it could answer");

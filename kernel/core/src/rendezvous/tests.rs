@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use crate::port::Port;
+use crate::port::{InterruptsOff, Port};
 use crate::shim::{AtomicBool, AtomicU32, Ordering};
 use crate::spinlock::Spinlock;
 use crate::testing::{HostPort, on_cpus};
@@ -254,12 +254,12 @@ fn the_wrong_context_is_an_error_and_nothing_runs() {
     let phases = [Phase::NoBarrier, Phase::Run(&never), Phase::NoBarrier];
     let online = first_n(1);
     let run = |set: &CpuSet| rendezvous.run(&online, set, &phases);
-    let enabled = HostPort::disable_interrupts();
+    let off = InterruptsOff::<HostPort>::enter();
     assert_eq!(
         run(&CpuSet::first_n(1)),
         Err(RendezvousError::InterruptsOff)
     );
-    HostPort::restore_interrupts(enabled);
+    drop(off);
     let intr = crate::intr::IntrContext::enter(HostPort::crit());
     assert_eq!(run(&CpuSet::first_n(1)), Err(RendezvousError::InInterrupt));
     let _preempt = intr.eoi(|| ()).finish();
@@ -415,11 +415,11 @@ fn who_is_not_called_delays_nobody() {
             over.store(true, Ordering::Relaxed);
         }
         2 => {
-            let enabled = HostPort::disable_interrupts();
+            let off = InterruptsOff::<HostPort>::enter();
             while !over.load(Ordering::Relaxed) {
                 HostPort::relax();
             }
-            HostPort::restore_interrupts(enabled);
+            drop(off);
         }
         _ => {}
     });
@@ -460,11 +460,11 @@ fn a_silent_cpu_is_given_up() {
             over.store(true, Ordering::Relaxed);
         }
         1 => {
-            let enabled = HostPort::disable_interrupts();
+            let off = InterruptsOff::<HostPort>::enter();
             while !over.load(Ordering::Relaxed) {
                 HostPort::relax();
             }
-            HostPort::restore_interrupts(enabled);
+            drop(off);
         }
         _ => {}
     });

@@ -12,7 +12,7 @@ use kcore::cpu::{CpuId, CpuSet};
 use kcore::critical::{CritState, Preempt};
 use kcore::intr::{IntrContext, LateIntr};
 use kcore::port::Port;
-use kcore::spinlock::{SpinState, Spinlock, SpinlockGuard};
+use kcore::spinlock::{Spinlock, SpinlockGuard, spinlock_exit};
 use kcore::wake::DeferredWakes;
 
 /// RFLAGS.TF.
@@ -24,17 +24,18 @@ struct Host;
 
 struct Thread {
     crit: CritState,
-    spin: SpinState,
+    /// Whether it is in an interrupt that does not count: it takes none in any case.
+    uncounted: AtomicBool,
 }
 
 static THREADS: [Thread; 2] = [
     Thread {
         crit: CritState::running(),
-        spin: SpinState::running(),
+        uncounted: AtomicBool::new(false),
     },
     Thread {
         crit: CritState::newborn(),
-        spin: SpinState::newborn(),
+        uncounted: AtomicBool::new(false),
     },
 ];
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
@@ -65,24 +66,16 @@ impl Port for Host {
         &current().crit
     }
 
-    fn spin() -> &'static SpinState {
-        &current().spin
-    }
-
     fn thread() -> impl fmt::Display {
         CURRENT.load(SeqCst)
     }
 
-    fn interrupts_enabled() -> bool {
-        ENABLED.load(SeqCst)
+    fn disable_interrupts() {
+        ENABLED.store(false, SeqCst);
     }
 
-    fn disable_interrupts() -> bool {
-        ENABLED.swap(false, SeqCst)
-    }
-
-    fn restore_interrupts(enabled: bool) {
-        if enabled {
+    fn enable_interrupts() {
+        if !current().uncounted.load(SeqCst) {
             ENABLED.store(true, SeqCst);
         }
     }
@@ -120,7 +113,7 @@ fn mi_switch(mut rq: SpinlockGuard<'static, Runq, Host>) {
     if IN_SERVICE.load(SeqCst) {
         found("a switch before the EOI");
     }
-    if me.crit.nesting() != 1 || me.spin.count() != 1 {
+    if !me.crit.now().may_switch() {
         found("a switch in a section");
     }
     if !mem::take(&mut rq.queued) {
@@ -131,7 +124,6 @@ fn mi_switch(mut rq: SpinlockGuard<'static, Runq, Host>) {
     mem::forget(rq);
     let better = &THREADS[1];
     better.crit.reset();
-    better.spin.reset();
     CURRENT.store(1, SeqCst);
     // SAFETY: the guard was forgotten.
     unsafe { RUNQ.unlock_handed_over(true) };
@@ -185,7 +177,8 @@ static KIND: Mutex<Kind> = Mutex::new(Kind::Timer);
 fn interrupt(kind: Kind) {
     ENABLED.store(false, SeqCst);
     IN_SERVICE.store(true, SeqCst);
-    let crit = &current().crit;
+    let me = current();
+    let crit = &me.crit;
     let eoi = || IN_SERVICE.store(false, SeqCst);
     if kind == Kind::Both {
         let intr = LateIntr::enter(crit);
@@ -201,7 +194,10 @@ fn interrupt(kind: Kind) {
     } else {
         let intr = match kind {
             Kind::Typed => IntrContext::enter(crit),
-            _ => IntrContext::enter_uncounted(crit),
+            _ => {
+                me.uncounted.store(true, SeqCst);
+                IntrContext::enter_uncounted(crit)
+            }
         };
         let section = (kind == Kind::Freebsd).then(|| intr.nested_section());
         *LOCK.lock() += 1;
@@ -209,6 +205,7 @@ fn interrupt(kind: Kind) {
         intr.eoi(eoi)
     };
     acked.finish().pay::<Host>();
+    me.uncounted.store(false, SeqCst);
     // IRET.
     ENABLED.store(true, SeqCst);
 }
@@ -356,7 +353,7 @@ fn at_rest() {
     } else if RAN.load(SeqCst) == 0 && WOKEN.load(SeqCst) {
         found("the better thread has not run");
     }
-    if thread.crit.nesting() != 0 || thread.spin.count() != 0 || !Host::interrupts_enabled() {
+    if !thread.crit.now().is_only_locks(0) || !ENABLED.load(SeqCst) {
         found("counts are not restored");
     }
 }
@@ -364,8 +361,10 @@ fn at_rest() {
 /// Makes all new, whatever a mistake has left.
 fn reset() {
     let thread = &THREADS[0];
+    thread.uncounted.store(false, SeqCst);
+    // As one that has not run; it has given up its lock since.
     thread.crit.reset();
-    thread.crit.leave();
+    spinlock_exit::<Host>();
     RUNQ.lock().queued = false;
     IN_SERVICE.store(false, SeqCst);
     ENABLED.store(true, SeqCst);

@@ -281,7 +281,7 @@ pub fn take_errors() -> u32 {
     read(ERROR_STATUS)
 }
 
-/// Sends `vector` to the CPU with APIC id `to`.
+/// Sends `vector` to the CPU with APIC id `to`. Interrupts off, as for all that send.
 ///
 /// What the caller stored before is visible to the handler: the fence before an
 /// x2APIC command (its MSR write may overtake stores: SDM vol. 3, 11.12.3), and
@@ -330,18 +330,23 @@ pub(crate) fn send_again(to: u32, low: u32) {
     command(to, low);
 }
 
-/// Writes the interrupt command register. The two halves of the xAPIC's must
+/// Writes the interrupt command register. Interrupts off: the two halves of the xAPIC's must
 /// not be torn apart by an interrupt that sends one too.
 fn command(to: u32, low: u32) {
+    #[cfg(feature = "ktest")]
+    kcore::kassert!(
+        !cpu::interrupts_enabled(),
+        "the local APIC: a command with interrupts on"
+    );
     match XApic::mapped() {
-        Some(registers) => x86_64::instructions::interrupts::without_interrupts(|| {
+        Some(registers) => {
             registers.wait_for_delivery();
             // By a shorthand the command goes to no id.
             if low & ALL_BUT_SELF == 0 {
                 registers.write(COMMAND_HIGH, to << 24);
             }
             registers.write(COMMAND_LOW, low);
-        }),
+        }
         None => {
             // The partner is the target's first load in its handler. A store still in
             // the buffer would be overtaken by the WRMSR, which unlike the xAPIC's

@@ -96,37 +96,40 @@ pub fn has_x2apic() -> bool {
         .is_some_and(|info| info.has_x2apic())
 }
 
-/// Whether this CPU takes maskable interrupts (RFLAGS.IF).
+/// Whether this CPU takes maskable interrupts (RFLAGS.IF). For tests, which compare it with what
+/// the word of the thread says; the kernel asks that word.
+#[cfg(feature = "ktest")]
 #[must_use]
-#[inline]
 pub fn interrupts_enabled() -> bool {
-    const IF: u64 = 1 << 9;
-    let flags: u64;
-    // SAFETY: pushes a word and takes it off again. It is a read that the compiler may leave
-    // out where nobody asks for the answer, and may not move over a STI or CLI, which it
-    // takes for writes of memory.
-    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(pure, readonly, preserves_flags)) };
-    flags & IF != 0
+    interrupts::are_enabled()
 }
 
-/// Lets this CPU take maskable interrupts.
+/// Runs `code` with interrupts off, and leaves them as they were: for tests that must not
+/// change the word of the thread.
+#[cfg(feature = "ktest")]
+pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
+    interrupts::without_interrupts(code)
+}
+
+/// Lets this CPU take maskable interrupts. For [`crate::port`] only.
 #[inline]
-pub fn enable_interrupts() {
+pub fn sti() {
     // SAFETY: sets RFLAGS.IF and nothing else. Without `nomem`, so that nothing moves out
     // of the part where interrupts are off. (The crate's has a NOP behind it.)
     unsafe { asm!("sti", options(preserves_flags, nostack)) };
 }
 
-/// Keeps maskable interrupts from this CPU.
+/// Keeps maskable interrupts from this CPU. For [`crate::port`] only.
 #[inline]
-pub fn disable_interrupts() {
+pub fn cli() {
     interrupts::disable();
 }
 
 /// Enables interrupts and halts until one comes. STI takes effect after the
-/// instruction behind it, so none can slip in between the two and be slept over.
+/// instruction behind it, so none can slip in between the two and be slept over. For
+/// [`kcore::port::InterruptsOff::wait`] only.
 #[inline]
-pub fn wait_for_interrupt() {
+pub fn sti_hlt() {
     interrupts::enable_and_hlt();
 }
 
@@ -155,7 +158,7 @@ pub fn has_hypervisor() -> bool {
         .is_some_and(|info| info.has_hypervisor())
 }
 
-/// Watches the line of `word` from now on: see [`wait_for_store_or_interrupt`]. Only
+/// Watches the line of `word` from now on: see [`sti_mwait`]. Only
 /// where [`has_mwait`].
 #[inline]
 pub fn monitor(word: *const u32) {
@@ -171,8 +174,8 @@ pub fn monitor(word: *const u32) {
 /// [`monitor`] watches, or for no reason. STI takes effect behind the MWAIT. C1, no
 /// extensions: what every CPU with MWAIT has.
 #[inline]
-pub fn wait_for_store_or_interrupt() {
-    // SAFETY: as in `enable_interrupts`; MWAIT changes no register.
+pub fn sti_mwait() {
+    // SAFETY: as in `sti`; MWAIT changes no register.
     unsafe {
         asm!("sti", "mwait", in("eax") 0, in("ecx") 0, options(nostack, preserves_flags));
     };
