@@ -7,12 +7,15 @@
 
 use core::fmt;
 
+use kcore::acpi::{self, Fadt};
+use kcore::cpu::CpuId;
+
+use crate::arch::power::{PowerOff, Register};
+use crate::arch::serial::Serial;
 use crate::arch::{cpu, qemu};
 use crate::console::{self, Line};
 use crate::port::interrupts_off_anyhow;
-use crate::{globals, pcpu};
-
-use kcore::cpu::CpuId;
+use crate::{clock, globals, pcpu};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +31,16 @@ pub enum Verdict {
     Assertion = 0x13,
 }
 
+/// How long a machine may take to go off, in nanoseconds.
+const GOES_OFF: u64 = 1_000_000_000;
+
 /// What becomes of this machine at the end. Its `Display` is what a person is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Means {
     /// QEMU ends, with an exit code.
     DebugExit,
+    /// The machine goes off, by ACPI.
+    PowerOff(PowerOff),
     /// The CPUs halt for good.
     Halt,
 }
@@ -41,10 +49,10 @@ impl Means {
     /// The best means that this machine has.
     #[must_use]
     pub fn find() -> Self {
-        if qemu::has_debug_exit() {
-            Self::DebugExit
-        } else {
-            Self::Halt
+        match globals::POWER_OFF.get() {
+            _ if qemu::has_debug_exit() => Self::DebugExit,
+            Some(registers) => Self::PowerOff(*registers),
+            None => Self::Halt,
         }
     }
 }
@@ -53,19 +61,60 @@ impl fmt::Display for Means {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DebugExit => "ending QEMU",
+            Self::PowerOff(_) => "powering off",
             Self::Halt => "halted",
         })
     }
 }
 
+/// Takes from the FADT what turns the machine off, and maps it. Without a FADT, with one that
+/// makes no sense, or without the sleep types in the DSDT, the machine halts at its end. Once,
+/// on the boot CPU.
+pub fn learn(fadt: Option<&Fadt>) {
+    let Some(fadt) = fadt else { return };
+    let Some([a, b]) = fadt.s5 else {
+        return log::debug!(target: "kernel::acpi", "DSDT: no sleep types for S5");
+    };
+    let register = |found: Option<acpi::Register>| match found? {
+        acpi::Register::Port(port) => Some(Register::Port(port)),
+        acpi::Register::Memory(block) => match crate::acpi::device(&block, &[], Ok) {
+            Ok(address) => Some(Register::Memory(address)),
+            Err(why) => {
+                let (place, address) = (block.place, block.address);
+                log::warn!(target: "kernel::acpi", "{place}: a register at {address:#x}, {why}; not used");
+                None
+            }
+        },
+    };
+    let means = if fadt.hardware_reduced {
+        register(fadt.sleep_control).map(|register| PowerOff::Sleep(register, a))
+    } else {
+        let pm1a = register(fadt.pm1a_control);
+        let pm1b = register(fadt.pm1b_control);
+        pm1a.map(|pm1a| PowerOff::Pm1([Some((pm1a, a)), pm1b.map(|pm1b| (pm1b, b))]))
+    };
+    if let Some(means) = means {
+        globals::POWER_OFF.call_once(|| means);
+    }
+}
+
 /// Gives the verdict and ends the run. Where no device takes the exit code, the console's
-/// last line does: `exit code 33; halted`. If another CPU has given its verdict, or this one
+/// last line does: `exit code 33; powering off`. If another CPU has given its verdict, or this one
 /// already has and has failed since, this CPU only halts. Any context, NMI and panic included.
 pub fn exit(verdict: Verdict) -> ! {
     interrupts_off_anyhow();
     if globals::ENDS.claim(me()) {
         match Means::find() {
             Means::DebugExit => qemu::debug_exit(verdict as u32),
+            Means::PowerOff(registers) => {
+                say(verdict, Means::PowerOff(registers));
+                Serial::COM1.drain();
+                Serial::COM2.drain();
+                // SAFETY: as the FADT names them.
+                unsafe { registers.go() };
+                clock::delay(GOES_OFF);
+                console::write(b"the machine is still on; halted\n");
+            }
             Means::Halt => say(verdict, Means::Halt),
         }
     }

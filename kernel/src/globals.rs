@@ -25,6 +25,7 @@ use spin::Once;
 use crate::arch::ap::Trampoline;
 use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PageTables;
+use crate::arch::power::PowerOff;
 use crate::clock::Timer;
 use crate::init::BootRecord;
 use crate::mem::MAX_REGIONS;
@@ -47,6 +48,8 @@ pub static LOG_FILTER: Once<LogFilter> = Once::new();
 pub static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
 /// What the firmware's tables say.
 pub static PLATFORM: Once<Platform> = Once::new();
+/// What turns the machine off, if anything does.
+pub static POWER_OFF: Once<PowerOff> = Once::new();
 /// Where CPUs start. Kept for good: see `arch::ap`.
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
 /// The time-stamp counter's scale; before `clock::set` there is none.

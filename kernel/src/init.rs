@@ -104,6 +104,7 @@ extern "C" fn continue_boot() -> ! {
     init_threads();
     pic::disable();
     let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
+    end::learn(platform.fadt.as_ref());
     let madt = platform.madt.as_ref();
     devices::init_local_apic(madt);
     let by = devices::calibrate(platform);

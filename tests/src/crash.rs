@@ -6,7 +6,7 @@ use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
-use kernel::end::{self, Verdict};
+use kernel::end::{self, Means, Verdict};
 use kernel::thread::Builder;
 use kernel::{arch, globals, ktest, pcpu, smp};
 
@@ -289,6 +289,52 @@ ktest! {
     }
 }
 
+ktest! {
+    /// The machine goes off by ACPI where nothing takes the exit code: QEMU ends by itself.
+    fn power_off() [
+        qemu = "-device isa-debug-exit,iobase=0x500", console = "exit code 33; powering off",
+    ] {
+        assert!(matches!(Means::find(), Means::PowerOff(_)));
+    }
+}
+
+ktest! {
+    /// The same with the registers and the DSDT of an older machine.
+    fn power_off_pc() [
+        qemu = "-machine pc -device isa-debug-exit,iobase=0x500",
+        console = "exit code 33; powering off",
+    ] {
+        assert!(matches!(Means::find(), Means::PowerOff(_)));
+    }
+}
+
+ktest! {
+    /// Without the sleep types, and without the registers: the CPUs halt, and so it is said.
+    fn halt_without_sleep_types() [
+        qemu = "-device isa-debug-exit,iobase=0x500", append = "bug=acpi:DSDT@24..=00",
+        console = "exit code 33; halted",
+    ] {
+        assert_eq!(Means::find(), Means::Halt);
+    }
+}
+
+ktest! {
+    /// A FADT that ends before what it says of registers.
+    fn halt_without_fadt() [
+        qemu = "-device isa-debug-exit,iobase=0x500", append = "bug=acpi:FACP@24..=00",
+        console = "exit code 33; halted",
+    ] {
+        assert_eq!(Means::find(), Means::Halt);
+    }
+}
+
+ktest! {
+    /// With the device that takes the exit code, ACPI is not asked.
+    fn debug_exit_comes_first() [needs = "qemu"] {
+        assert_eq!(Means::find(), Means::DebugExit);
+    }
+}
+
 /// Has `first` done on the boot CPU, and `then` on the others once the boot CPU gives its
 /// verdict.
 fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
@@ -310,7 +356,7 @@ ktest! {
     /// which `cargo xtask` allows one.
     fn one_verdict() [
         smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
-        console = "exit code 35; ",
+        append = "bug=acpi:FACP@24..=00", console = "exit code 35; halted",
     ] {
         at_the_end(&|| end::exit(Verdict::Failure), &|| end::exit(Verdict::Panic));
     }
@@ -320,7 +366,7 @@ ktest! {
     /// NMIs that nobody asked for, while the boot CPU gives the verdict: it is given.
     fn nmi_at_the_end() [
         smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
-        console = "exit code 35; ",
+        append = "bug=acpi:FACP@24..=00", console = "exit code 35; halted",
     ] {
         let boot = globals::BOOT_PCPU.apic_id();
         let cpu1 = CpuId::new(1).unwrap();

@@ -19,12 +19,14 @@
 mod clean;
 mod madt;
 mod place;
+mod s5;
 #[expect(unsafe_code, reason = "the crate is handed pointers")]
 mod tables;
 mod walk;
 
 pub use madt::{CpuState, IoApic, Isa, Madt, MadtCpu};
 pub use place::{Block, Place, Register, Report};
+pub use s5::sleep_types;
 pub use walk::Reader;
 
 use alloc::vec::Vec;
@@ -60,6 +62,8 @@ pub struct Fadt {
     pub hardware_reduced: bool,
     /// The physical address of the DSDT, a table in memory.
     pub dsdt: Option<u64>,
+    /// What the DSDT has for the control registers: see [`sleep_types`].
+    pub s5: Option<[u8; 2]>,
 }
 
 /// Reads the tables that the root pointer at `rsdp` leads to. Needs the heap, for a moment up
@@ -86,7 +90,13 @@ pub fn read<'a>(rsdp: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Platform
             }
         }
     }
-    tables::read(pointer, root, copies, report)
+    let mut platform = tables::read(pointer, root, copies, report);
+    if let Some(fadt) = &mut platform.fadt {
+        let is_named = |table: &&Table<'_>| Some(table.place.address) == fadt.dsdt;
+        let dsdt = found.iter().find(is_named);
+        fadt.s5 = dsdt.and_then(|table| sleep_types(table.bytes));
+    }
+    platform
 }
 
 /// Calls `found` with the first address, and the first one after it, of all that the root

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ptr;
 
+use kcore::acpi::sleep_types;
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use kcore::memmap::{Kind, MemoryMap};
 use kcore::runq::{RunLink, RunQueue};
@@ -465,5 +466,29 @@ proptest! {
                 prop_assert_eq!(places.position(thread) != NOWHERE, queued);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Whatever a DSDT holds, the sleep types have three bits; and what stands there as it
+    /// should is found, wherever it stands.
+    #[test]
+    fn the_sleep_types_are_found_in_any_noise(
+        before in vec(any::<u8>(), 0..200),
+        after in vec(any::<u8>(), 0..200),
+        types in [0..8_u8, 0..8],
+    ) {
+        let name = &b"_S5_"[..];
+        let small = |found: Option<[u8; 2]>| found.is_none_or(|types| types.iter().all(|t| *t < 8));
+        let noise = [&before[..], name, &after[..]].concat();
+        prop_assert!(small(sleep_types(&noise)));
+        let cut = [&before[..], b"\x08", name, b"\x12", &after[..]].concat();
+        prop_assert!(small(sleep_types(&cut)));
+        let package = [0x12, 8, 4, 0x0a, types[0], 0x0a, types[1], 0, 0];
+        let whole = [&before[..], b"\x08", name, &package, &after[..]].concat();
+        prop_assume!(!before.windows(4).any(|window| window == name));
+        prop_assert_eq!(sleep_types(&whole), Some(types));
     }
 }

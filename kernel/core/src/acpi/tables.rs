@@ -107,5 +107,6 @@ fn fadt(place: Place, table: &TheirFadt) -> AcpiResult<Fadt> {
         pm_timer: register(pm_timer, timer),
         hardware_reduced,
         dsdt: table.dsdt_address().ok().map(|address| address as u64),
+        s5: None,
     })
 }

@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod ioapic;
 pub mod paging;
 pub mod pic;
+pub mod power;
 pub mod qemu;
 pub mod serial;
 pub mod timer;

@@ -53,11 +53,22 @@ impl Serial {
         }
     }
 
-    /// Whether the transmitter became empty in time. An absent port reads as
-    /// 0xff, which is ready: its bytes go nowhere at once.
+    /// Waits until the last byte is on the line: for who is about to turn the machine off.
+    /// QEMU sends at once, and Bochs as slowly as a real port.
+    pub fn drain(self) {
+        let _sent = (0..=FIFO).any(|_| self.wait_for(0x40));
+    }
+
+    /// Whether the FIFO became empty in time.
     fn wait_until_empty(self) -> bool {
+        self.wait_for(0x20)
+    }
+
+    /// Whether one of these bits of the line status was set in time. An absent port reads as
+    /// 0xff, which is ready: its bytes go nowhere at once.
+    fn wait_for(self, bits: u8) -> bool {
         for _ in 0..POLLS_PER_BYTE {
-            if self.line_status() & 0x20 != 0 {
+            if self.line_status() & bits != 0 {
                 return true;
             }
             spin_loop();

@@ -1,0 +1,150 @@
+//! The sleep types of S5, "soft off", out of the DSDT.
+//!
+//! They stand in the package `_S5_` (ACPI 6.5, 7.4.2), which is AML: byte code for an
+//! interpreter, which the kernel has not. The package is written out in every DSDT that has
+//! one, so its name is looked for, and what follows it must be such a package.
+
+#![forbid(unsafe_code)]
+
+const NAME: u8 = 0x08;
+const ROOT: u8 = b'\\';
+const PACKAGE: u8 = 0x12;
+const ZERO: u8 = 0x00;
+const ONE: u8 = 0x01;
+const BYTE: u8 = 0x0a;
+const WORD: u8 = 0x0b;
+const DWORD: u8 = 0x0c;
+
+/// A sleep type has three bits.
+const MOST: u32 = 7;
+
+/// The values for the PM1a and the PM1b control register by which the machine goes off; the
+/// first is for the sleep control register too. `None` if the table has none.
+#[must_use]
+pub fn sleep_types(dsdt: &[u8]) -> Option<[u8; 2]> {
+    let named = dsdt.windows(4).enumerate();
+    let mut named = named.filter(|(_, window)| window == b"_S5_");
+    named.find_map(|(at, _)| {
+        let is_defined = matches!(dsdt[..at], [.., NAME] | [.., NAME, ROOT]);
+        package(&dsdt[at + 4..]).filter(|_| is_defined)
+    })
+}
+
+/// The first two elements of the package that `aml` begins with.
+fn package(aml: &[u8]) -> Option<[u8; 2]> {
+    let (&PACKAGE, rest) = aml.split_first()? else {
+        return None;
+    };
+    // The length of all that follows, its own bytes too: how many more there are is in the two
+    // upper bits of the first (ACPI 6.5, 20.2.4).
+    let (&lead, _) = rest.split_first()?;
+    let more = usize::from(lead >> 6);
+    let bytes = rest.get(1..1 + more)?;
+    let low = if more == 0 { lead & 0x3f } else { lead & 0x0f };
+    let length = bytes.iter().enumerate();
+    let length = length.fold(usize::from(low), |sum, (at, &byte)| {
+        sum | usize::from(byte) << (4 + 8 * at)
+    });
+    let (&count, elements) = rest.get(..length)?.get(1 + more..)?.split_first()?;
+    let (first, elements) = integer(elements)?;
+    let second = match count {
+        0 => return None,
+        // Two in one, as some firmware has it.
+        1 => first >> 8,
+        _ => integer(elements)?.0,
+    };
+    let first = if count == 1 { first & 0xff } else { first };
+    let fits = first <= MOST && second <= MOST;
+    fits.then_some([first as u8, second as u8])
+}
+
+/// The integer that `aml` begins with, and what follows it.
+fn integer(aml: &[u8]) -> Option<(u32, &[u8])> {
+    let (&op, rest) = aml.split_first()?;
+    let width = match op {
+        ZERO | ONE => return Some((op.into(), rest)),
+        BYTE => 1,
+        WORD => 2,
+        DWORD => 4,
+        _ => return None,
+    };
+    let (bytes, rest) = rest.split_at_checked(width)?;
+    let value = bytes.iter().rev();
+    let value = value.fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+    Some((value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sleep_types;
+    use std::vec::Vec;
+
+    const HEADER: [u8; 36] = [0; 36];
+
+    fn dsdt(aml: &[u8]) -> Vec<u8> {
+        [&HEADER, aml].concat()
+    }
+
+    /// `Name (_S5_, Package () {5, 5, 0, 0})`.
+    const S5: &[u8] = b"\x08_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00";
+
+    #[test]
+    fn those_of_qemus_machines_are_found() {
+        // As captured: q35 and pc have 0, microvm has 5.
+        let read = |name: &str| {
+            let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dsdt-");
+            std::fs::read(format!("{dir}{name}.bin")).expect("it is in the repository")
+        };
+        assert_eq!(sleep_types(&read("q35")), Some([0, 0]));
+        assert_eq!(sleep_types(&read("pc")), Some([0, 0]));
+        assert_eq!(sleep_types(&read("microvm")), Some([5, 0]));
+        // Cut anywhere, it has them or has them not.
+        for name in ["q35", "pc", "microvm"] {
+            let whole = read(name);
+            let types = sleep_types(&whole);
+            for end in 0..whole.len() {
+                let found = sleep_types(&whole[..end]);
+                assert!(found.is_none() || found == types, "{name} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_way_to_write_them_is_understood() {
+        for (aml, types) in [
+            (S5, [5, 5]),
+            (b"\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00", [5, 5]),
+            (b"\x08_S5_\x12\x06\x04\x00\x01\x00\x00", [0, 1]),
+            (b"\x08_S5_\x12\x07\x02\x0b\x07\x00\x0a\x03", [7, 3]),
+            (b"\x08_S5_\x12\x08\x02\x0c\x07\x00\x00\x00\x01", [7, 1]),
+            (b"\x08_S5_\x12\x05\x01\x0b\x05\x06", [5, 6]),
+            (b"\x08_S5_\x12\x48\x00\x02\x0a\x02\x0a\x03\x00", [2, 3]),
+            // An external name, and something else by it, come before.
+            (
+                b"_S5_\x00_S5_\x12\x06\x04\x01\x01\x00\x00\x08_S5_\x12\x06\x04\x00\x00\x00\x00",
+                [0, 0],
+            ),
+        ] {
+            assert_eq!(sleep_types(&dsdt(aml)), Some(types), "{aml:x?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_such_package_is_passed_over() {
+        let wrong: [&[u8]; 10] = [
+            b"",
+            b"_S5_\x12\x06\x04\x00\x00\x00\x00",
+            b"\x08_S4_\x12\x06\x04\x00\x00\x00\x00",
+            b"\x08_S5_\x11\x06\x04\x00\x00\x00\x00",
+            b"\x08_S5_\x12\x06\x00\x00\x00\x00\x00",
+            b"\x08_S5_\x12\x3f\x04\x00\x00\x00\x00",
+            b"\x08_S5_\x12\xc6\xff\xff\xff\x04\x00\x00",
+            b"\x08_S5_\x12\x06\x04\x0a\x08\x00\x00",
+            b"\x08_S5_\x12\x02\x04\x00\x00\x00\x00",
+            b"\x08_S5_\x12\x04\x02Zx\x00",
+        ];
+        for aml in wrong {
+            assert_eq!(sleep_types(&dsdt(aml)), None, "{aml:x?}");
+        }
+    }
+}
