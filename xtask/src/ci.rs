@@ -9,22 +9,24 @@ use std::time::Instant;
 
 use crate::args::{Args, Word};
 use crate::cargo::{TARGET, cargo, tool};
+use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
 use crate::machine::quoted;
 use crate::{bench, docs, emitted, image_paths, interrupt, layers, paths, setup, size, term, test};
 
 /// The help text of `cargo xtask ci`.
 pub(crate) const HELP: &str = "\
-Run every check: formatting, lints, documentation, layering, host tests, QEMU tests.
+Run every check: formatting, lints, documentation, layering, host tests, QEMU tests, and ten
+tests in Bochs where that is installed or can be.
 
 Usage: cargo xtask ci [--fast]
 
-      --fast              leave out the documentation, the image tool and the QEMU tests
-                          without optimisation, and run the others with 4 CPUs only
+      --fast              leave out the documentation, the image tool, Bochs, and the QEMU
+                          tests without optimisation, and run the others with 4 CPUs only
 
-The last line is `N passed, N failed`. No check stops the list; the exit code is 1 if
-one failed. Ctrl-C stops it: the last line is `N passed, N failed, N not run` then, and
-the exit code 130.";
+The last line is `N passed, N failed`, and `, N skipped` if something that a check needs is
+missing. No check stops the list; the exit code is 1 if one failed. Ctrl-C stops it: the
+last line is `N passed, N failed, N not run` then, and the exit code 130.";
 
 /// What one check does.
 enum Work {
@@ -37,7 +39,37 @@ enum Work {
 struct Check {
     name: &'static str,
     work: Work,
+    /// Whether what it needs is there; without, it is skipped.
+    needs: fn() -> Result<()>,
 }
+
+/// What came of a check.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+impl Outcome {
+    fn of(passed: bool) -> Self {
+        if passed { Self::Passed } else { Self::Failed }
+    }
+}
+
+/// Ten tests of what QEMU 7.2's CPU lacks, and of what CPUs do to each other.
+const IN_BOCHS: [&str; 10] = [
+    "apic::x2apic",
+    "apic::tsc_deadline",
+    "vspace::tags_keep_and_forget",
+    "smp::all_cpus_online",
+    "rendezvous::sets",
+    "shootdown::no_stale_page",
+    "stepping::window_typed",
+    "stop::hard",
+    "hotplug::off_and_on",
+    "crash::power_off",
+];
 
 /// `cargo xtask ci`.
 ///
@@ -70,21 +102,30 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         term::say(&error.to_string());
     }
     term::say("\n== summary");
-    for (name, passed, seconds) in &results {
-        let word = if *passed {
-            term::green("ok    ")
-        } else {
-            term::red("FAILED")
+    for (name, outcome, seconds) in &results {
+        let word = match outcome {
+            Outcome::Passed => term::green("ok     "),
+            Outcome::Failed => term::red("FAILED "),
+            Outcome::Skipped => term::yellow("skipped"),
         };
         term::say(&format!("{word} {name:<24} {seconds:>7.1} s"));
     }
-    let failed = results.iter().filter(|(_, passed, _)| !passed).count();
+    let count = |of| {
+        let outcomes = results.iter().filter(|(_, outcome, _)| *outcome == of);
+        outcomes.count()
+    };
+    let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
+    let skipped = match count(Outcome::Skipped) {
+        0 => String::new(),
+        count => format!(", {count} skipped"),
+    };
     let not_run = match total - results.len() {
         0 => String::new(),
         count => format!(", {count} not run"),
     };
-    let passed = results.len() - failed;
-    term::say(&format!("{passed} passed, {failed} failed{not_run}"));
+    term::say(&format!(
+        "{passed} passed, {failed} failed{skipped}{not_run}"
+    ));
     match interrupt::requested() {
         Some(exit) => Err(Error::reported(exit)),
         None if failed == 0 => Ok(()),
@@ -92,9 +133,17 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
 }
 
-fn run(check: Check) -> (&'static str, bool, f64) {
+fn run(check: Check) -> (&'static str, Outcome, f64) {
     let started = Instant::now();
     term::say(&format!("\n== {}", check.name));
+    if let Err(error) = (check.needs)() {
+        term::say(&format!("skipped\n{error}"));
+        return (
+            check.name,
+            Outcome::Skipped,
+            started.elapsed().as_secs_f64(),
+        );
+    }
     let passed = match check.work {
         Work::Run(mut command) => {
             term::say(&format!("$ {}", shown(&command)));
@@ -114,7 +163,11 @@ fn run(check: Check) -> (&'static str, bool, f64) {
             }
         },
     };
-    (check.name, passed, started.elapsed().as_secs_f64())
+    (
+        check.name,
+        Outcome::of(passed),
+        started.elapsed().as_secs_f64(),
+    )
 }
 
 /// The list.
@@ -122,10 +175,12 @@ fn checks(fast: bool) -> Vec<Check> {
     let check = |name, command| Check {
         name,
         work: Work::Run(command),
+        needs: || Ok(()),
     };
     let call = |name, function| Check {
         name,
         work: Work::Call(function),
+        needs: || Ok(()),
     };
     let mut checks = vec![
         check("format", with(tool("cargo"), &["fmt", "--all", "--check"])),
@@ -197,6 +252,15 @@ fn checks(fast: bool) -> Vec<Check> {
         call("QEMU tests, 1 2 4 CPUs", || {
             test::command(&["--smp", "1,2,4"].map(OsString::from))
         }),
+        Check {
+            name: "ten tests in Bochs",
+            work: Work::Call(|| {
+                let words = ["--emulator", "bochs", "--exact"];
+                let words: Vec<_> = words.iter().chain(&IN_BOCHS).map(OsString::from).collect();
+                test::command(&words)
+            }),
+            needs: || Emulator::set_up(Kind::Bochs).map(|_installed| ()),
+        },
     ]);
     checks
 }
