@@ -107,6 +107,16 @@ pub struct Measured {
     pub doubt: Option<Doubt>,
 }
 
+impl Measured {
+    /// Whether the time-stamp counter cannot be as fast as `other` says: what is in doubt is too
+    /// high, and never too low. (Bochs counts 10 million ticks a second, and its CPUID promises
+    /// 3.5 billion.)
+    #[must_use]
+    pub fn rules_out(&self, other: &Self) -> bool {
+        other.tsc > self.tsc.saturating_add(self.tsc / 100)
+    }
+}
+
 /// What the windows said where they do not agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doubt {

@@ -224,6 +224,18 @@ fn a_counter_slower_than_any_is_in_doubt_where_the_reference_comes_round() {
     }
 }
 
+/// CPUID is believed where the reference has lost turns, and not where it promises more than was
+/// found.
+#[test]
+fn what_is_in_doubt_is_an_upper_limit() {
+    let told = |tsc| Machine::new(tsc, PIT, TIMER, Stalls::Never).check();
+    let stalls = Machine::new(TSC, PIT, TIMER, Stalls::BeforeLooks(60 * MS)).check();
+    assert!(!stalls.rules_out(&told(TSC)));
+    let slow = Machine::new(10_000_000, PIT, TIMER, Stalls::Never).check();
+    assert!(slow.doubt.is_some() && slow.rules_out(&told(TSC)));
+    assert!(!slow.rules_out(&slow), "{slow:?}");
+}
+
 #[test]
 fn what_stands_still_is_said() {
     let measure = |tsc, timer| Machine::new(tsc, PIT, timer, Stalls::Never).measure();

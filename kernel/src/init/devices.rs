@@ -92,6 +92,12 @@ pub(super) fn calibrate(platform: &Platform) -> &'static str {
         match clock::measure(&reference) {
             Ok(measured) => {
                 let Some(doubt) = measured.doubt else {
+                    if let Some((least, _)) = &doubtful
+                        && least.rules_out(&measured)
+                    {
+                        log::warn!(target: "kernel::clock", "{by} is wrong: the TSC is not that fast");
+                        continue;
+                    }
                     clock::set(&measured);
                     return by;
                 };
