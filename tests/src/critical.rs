@@ -331,6 +331,7 @@ ktest! {
         smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait",
         expect = "assert", console = "\"idle\" would sleep with critnest 1",
     ] {
+        crate::idle::needs_mwait();
         let cpu1 = CpuId::new(1).unwrap();
         let block = pcpu::of(cpu1).expect("cpu1");
         let careless = |_: &IpiCtx| core::mem::forget(CriticalGuard::enter());

@@ -39,7 +39,7 @@ fn cpu1() -> CpuId {
 }
 
 /// Ends the test where there is no MWAIT to test, or the boot found it deaf (as in Bochs).
-fn needs_mwait() {
+pub(crate) fn needs_mwait() {
     if !cpu::has_mwait() {
         ktest::skip("this CPU has no MONITOR/MWAIT");
     }

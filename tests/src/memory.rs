@@ -330,6 +330,7 @@ pub(crate) fn protections() {
             | 1 << 6 // machine check
             | 1 << 7 // global pages
             | u64::from(offered.umip) << 11
+            | u64::from(cpu::has_pcid()) << 17
             | u64::from(offered.smep) << 20
             | u64::from(offered.smap) << 21;
         assert_eq!(Cr4::read_raw(), expected, "CR4 of {}", context.cpu());

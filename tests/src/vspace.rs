@@ -214,7 +214,7 @@ ktest! {
 }
 
 ktest! {
-    /// With tags (PCID), of more spaces than there are tags. Needs a CPU that has it: KVM.
+    /// With tags (PCID), of more spaces than there are tags. Needs a CPU that has it: Bochs, KVM.
     fn tags_keep_and_forget() [qemu = "-cpu max,-arch-capabilities"] {
         if !paging::tagged() {
             ktest::skip("no PCID here");
