@@ -1,7 +1,7 @@
 //! The terminal: colours where they are wanted, and one progress line.
 //!
 //! Neither is used when the output goes to a file or a pipe, or to a terminal that calls itself
-//! dumb. `--color` is obeyed, else `NO_COLOR`.
+//! dumb or nothing. `--color` is obeyed, else `NO_COLOR`.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -40,7 +40,7 @@ fn colours(chosen: &str, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> 
 
 /// Whether this kind of a terminal knows more than plain lines.
 fn can_move(terminal: Option<&OsStr>) -> bool {
-    terminal.is_some_and(|kind| kind != "dumb")
+    terminal.is_some_and(|kind| kind != "dumb" && !kind.is_empty())
 }
 
 /// The kind of a terminal that this goes to; empty if it is not said.
@@ -134,9 +134,10 @@ mod tests {
         for (chosen, terminal, no_color, wanted) in [
             ("auto", Some("xterm"), None, true),
             ("auto", Some("xterm"), Some(""), true),
-            ("auto", Some(""), None, true),
             ("auto", Some("xterm"), Some("1"), false),
             ("auto", Some("dumb"), None, false),
+            // A terminal that does not say what it is.
+            ("auto", Some(""), None, false),
             ("auto", None, None, false),
             ("always", None, Some("1"), true),
             ("always", Some("dumb"), None, true),

@@ -286,7 +286,8 @@ fn list(tests: &[Arc<Test>], terse: bool) {
         term::say(line.trim_end());
     }
     if !terse {
-        term::say(&format!("\n{} tests", tests.len()));
+        let s = if tests.len() == 1 { "" } else { "s" };
+        term::say(&format!("\n{} test{s}", tests.len()));
     }
 }
 
