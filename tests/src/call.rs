@@ -8,7 +8,7 @@ use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kcore::thread::Priority;
 use kcore::wake::DeferredWake;
-use kernel::arch::interrupt;
+use kernel::arch::{cpu, interrupt};
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
 use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
@@ -25,7 +25,7 @@ ktest! {
         for round in 1..=100 {
             let counts = Arc::clone(&ran);
             let token = smp_call_async(&online(), move |context: &IpiCtx| {
-                assert!(!kernel::arch::cpu::interrupts_enabled());
+                assert!(!cpu::interrupts_enabled());
                 counts[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
             });
             if round % 2 == 0 {
@@ -44,6 +44,54 @@ ktest! {
         assert_eq!(Arc::strong_count(&ran), 1, "the closures are gone");
         let none = smp_call_async(&CpuSet::EMPTY, |_: &IpiCtx| ());
         assert!(matches!(none, Err(RendezvousError::EmptySet)));
+    }
+}
+
+/// A CPU takes no interrupts, and is to take them again.
+static DEAF: AtomicBool = AtomicBool::new(false);
+static HEAR: AtomicBool = AtomicBool::new(false);
+
+/// Takes no interrupts until it is told to.
+fn be_deaf() {
+    cpu::without_interrupts(|| {
+        DEAF.store(true, Ordering::Release);
+        while !HEAR.load(Ordering::Acquire) {
+            spin_loop();
+        }
+    });
+}
+
+/// Calls all CPUs, of which `deaf` does not answer until the others have.
+fn call_with_one_deaf(deaf: CpuId) {
+    while !DEAF.load(Ordering::Acquire) {
+        spin_loop();
+    }
+    let ran = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&ran);
+    let action = move |_: &IpiCtx| {
+        count.fetch_add(1, Ordering::Release);
+    };
+    let token = smp_call_async(&online(), action).unwrap();
+    while ran.load(Ordering::Acquire) + 1 < online().len() as u64 {
+        spin_loop();
+    }
+    assert!(!token.is_over(), "{deaf} has not run it");
+    HEAR.store(true, Ordering::Release);
+    token.wait().unwrap();
+}
+
+ktest! {
+    /// A call is not over until each CPU has run it, whichever is the last.
+    fn over_when_all_have_run_it() [smp = "2..=8"] {
+        for deaf in &online() {
+            DEAF.store(false, Ordering::Relaxed);
+            HEAR.store(false, Ordering::Relaxed);
+            let other = online().iter().find(|&cpu| cpu != deaf).unwrap();
+            let caller = Builder::new("caller").on(other);
+            let caller = caller.spawn(move || call_with_one_deaf(deaf)).unwrap();
+            Builder::new("deaf").on(deaf).spawn(be_deaf).unwrap().join();
+            caller.join();
+        }
     }
 }
 

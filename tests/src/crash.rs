@@ -39,6 +39,17 @@ ktest! {
     }
 }
 
+ktest! {
+    /// Each other CPU is stopped, and reports.
+    fn the_report_has_every_cpu() [
+        smp = "4", expect = "panic", console = "panic on cpu0 at tests/src/crash.rs:",
+        console = "cpu1: stopped by NMI: rip ", console = "cpu2: stopped by NMI: rip ",
+        console = "cpu3: stopped by NMI: rip ",
+    ] {
+        panic_here();
+    }
+}
+
 /// A message that is not ready before both CPUs are at it; cpu1's not before cpu0 is
 /// known to be first and its NMI has come.
 struct Together<'a>(&'a AtomicU32, CpuId);

@@ -28,11 +28,21 @@ fn section_is(section: u64) -> bool {
     SECTION.load(Ordering::Acquire) == section
 }
 
-/// `quiesce` waits for the section that cpu1 is in, and not for its next one.
+/// `quiesce` waits for each other CPU.
 fn really_waits(quiesce: fn(), and_not_longer: bool) {
-    let cpu1 = CpuId::new(1).unwrap();
+    let boot = pcpu::this().id();
+    for cpu in online().iter().filter(|&cpu| cpu != boot) {
+        waits_for(cpu, quiesce, and_not_longer);
+    }
+}
+
+/// `quiesce` waits for the section that `cpu` is in, and not for its next one.
+fn waits_for(cpu: CpuId, quiesce: fn(), and_not_longer: bool) {
+    SECTION.store(0, Ordering::Release);
+    LEAVE.store(0, Ordering::Release);
+    RETURNED.store(false, Ordering::Release);
     let holder = Builder::new("holder")
-        .on(cpu1)
+        .on(cpu)
         .spawn(hold_two_sections)
         .expect("a thread");
     while !section_is(1) {
@@ -49,7 +59,7 @@ fn really_waits(quiesce: fn(), and_not_longer: bool) {
     kernel::sched::sleep_for(50_000_000);
     assert!(
         !RETURNED.load(Ordering::Acquire),
-        "it returned while a CPU was in its critical section"
+        "it returned while a CPU was in its critical section: {cpu}"
     );
     LEAVE.store(1, Ordering::Release);
     while !section_is(2) {

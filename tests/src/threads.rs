@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use kcore::cpu::CpuId;
 use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use kcore::thread::{Priority, ThreadState};
 use kernel::arch::paging::MapError;
 use kernel::port::CriticalGuard;
 use kernel::thread::{Builder, JoinHandle, SpawnError};
@@ -455,6 +455,45 @@ ktest! {
     }
 }
 
+/// All CPUs are busy when a thread comes to wait on `victim`, whose own goes before it. Then the
+/// others have nothing to do.
+fn steal_from(victim: CpuId) {
+    let [stop, ran] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let busy = Arc::new(AtomicU64::new(0));
+    let others = smp::online().len() - 1;
+    let hog = |cpu| {
+        let (stop, busy) = (Arc::clone(&stop), Arc::clone(&busy));
+        let hog = move || {
+            busy.fetch_add(1, Ordering::Relaxed);
+            spin_until(|| stop.load(Ordering::Relaxed));
+        };
+        Builder::new("hog").on(cpu).spawn(hog).unwrap()
+    };
+    let hogs: Vec<_> = smp::online()
+        .iter()
+        .filter(|&cpu| cpu != victim)
+        .map(hog)
+        .collect();
+    let keeper = Builder::new("keeper").on(victim).spawn(move || {
+        spin_until(|| busy.load(Ordering::Relaxed) == others as u64);
+        let run = Arc::clone(&ran);
+        let worse = Builder::new("worse").priority(Priority::LOWEST);
+        let worse = worse.spawn(move || run.store(true, Ordering::Relaxed));
+        stop.store(true, Ordering::Relaxed);
+        spin_until(|| ran.load(Ordering::Relaxed));
+        worse.unwrap().join();
+    });
+    hogs.into_iter().for_each(JoinHandle::join);
+    keeper.unwrap().join();
+}
+
+ktest! {
+    /// Whichever CPU it is that a thread waits on.
+    fn work_is_stolen_from_each() [smp = "2..=8"] {
+        smp::online().iter().for_each(steal_from);
+    }
+}
+
 ktest! {
     /// Busy CPUs take threads too, from one that has more: without that, what came to this
     /// CPU while the other had something to do would stay here.
@@ -589,6 +628,26 @@ ktest! {
             .collect();
         handles.into_iter().for_each(JoinHandle::join);
         assert_eq!(order.load(Ordering::Relaxed), 10_20_30);
+    }
+}
+
+ktest! {
+    /// One timer interrupt wakes all whose time has come.
+    fn sleepers_whose_time_comes_at_once() [] {
+        let here = pcpu::this().id();
+        let sleeper = |()| {
+            let sleep = || sched::sleep_for(20_000_000);
+            Builder::new("sleeper").on(here).spawn(sleep).expect("a thread")
+        };
+        let sleepers = [(); 3].map(sleeper);
+        let is_awake = |thread: &JoinHandle| {
+            thread.thread().is_some_and(|thread| thread.state() != ThreadState::Sleeping)
+        };
+        while sleepers.iter().any(is_awake) {
+            sched::yield_now();
+        }
+        kernel::arch::cpu::without_interrupts(|| clock::delay(30_000_000));
+        sleepers.into_iter().for_each(JoinHandle::join);
     }
 }
 

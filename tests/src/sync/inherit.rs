@@ -188,35 +188,44 @@ ktest! {
 }
 
 ktest! {
-    /// Of two mutexes that are wanted, each release takes back its own part only.
+    /// Of two mutexes that are wanted, each release takes back its own part only: whichever of the
+    /// two is wanted first.
     fn of_two_mutexes() [] {
         direct(|| {
             ktest::witness::watch_sleeping_locks(false);
-            let mutexes = Arc::new([const { Mutex::new(()) }; 2]);
-            let go = Arc::new(Semaphore::new(0));
-            let (shared, step) = (Arc::clone(&mutexes), Arc::clone(&go));
-            let owner = spawn(50, None, move || {
-                let (first, second) = (shared[0].lock(), shared[1].lock());
-                step.acquire();
-                drop(first);
-                assert_eq!(sched::curthread().priority(), priority(30));
-                drop(second);
-                assert_eq!(sched::curthread().priority(), priority(50));
-            });
-            until_asleep(&owner);
-            let waiters = [(0, 20), (1, 30)].map(|(number, value): (usize, u8)| {
-                let shared = Arc::clone(&mutexes);
-                let waiter = spawn(value, None, move || drop(shared[number].lock()));
-                until_asleep(&waiter);
-                waiter
-            });
-            // Lent while it sleeps, and good for the queue that it sleeps in.
-            assert_eq!(priority_of(&owner), priority(20));
-            go.release();
-            join_all(waiters);
-            owner.join();
+            for order in [[(0, 20), (1, 30)], [(1, 30), (0, 20)]] {
+                two_mutexes(order);
+            }
         });
     }
+}
+
+/// A thread of priority 50 owns two mutexes. Of each a thread comes to want one, in that order,
+/// given by its number and the thread's priority. The owner releases the first one first.
+fn two_mutexes(wanted: [(usize, u8); 2]) {
+    let mutexes = Arc::new([const { Mutex::new(()) }; 2]);
+    let go = Arc::new(Semaphore::new(0));
+    let (shared, step) = (Arc::clone(&mutexes), Arc::clone(&go));
+    let owner = spawn(50, None, move || {
+        let (first, second) = (shared[0].lock(), shared[1].lock());
+        step.acquire();
+        drop(first);
+        assert_eq!(sched::curthread().priority(), priority(30));
+        drop(second);
+        assert_eq!(sched::curthread().priority(), priority(50));
+    });
+    until_asleep(&owner);
+    let waiters = wanted.map(|(number, value)| {
+        let shared = Arc::clone(&mutexes);
+        let waiter = spawn(value, None, move || drop(shared[number].lock()));
+        until_asleep(&waiter);
+        waiter
+    });
+    // Lent while it sleeps, and good for the queue that it sleeps in.
+    assert_eq!(priority_of(&owner), priority(20));
+    go.release();
+    join_all(waiters);
+    owner.join();
 }
 
 ktest! {
