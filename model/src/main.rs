@@ -88,10 +88,6 @@ fn options() -> Result<Option<Options>, String> {
                 list();
                 return Ok(None);
             }
-            Long("version") | Short('V') => {
-                println!("model {}", env!("CARGO_PKG_VERSION"));
-                return Ok(None);
-            }
             // Understood everywhere; there is no colour here.
             Long("color") => {
                 let when = text(parser.value().map_err(error)?);

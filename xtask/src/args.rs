@@ -169,7 +169,7 @@ impl Args {
 }
 
 /// What `--version` says.
-const VERSION: &str = concat!("xtask ", env!("CARGO_PKG_VERSION"));
+pub(crate) const VERSION: &str = concat!("xtask ", env!("CARGO_PKG_VERSION"));
 
 /// Ends the process after it has said what it was asked.
 fn said(text: &str) -> ! {

@@ -2,8 +2,10 @@
 //! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps kcore's machine code
 //! besides.
 
+use crate::args::VERSION;
 use crate::cargo::cargo;
 use crate::error::{Error, Exit, Result};
+use crate::term;
 use std::ffi::OsString;
 use std::process::Command;
 
@@ -12,6 +14,10 @@ use std::process::Command;
 /// # Errors
 /// When the explorer does not build, or says that something is not as it must be.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
+    if words.iter().any(|word| word == "--version" || word == "-V") {
+        term::say(VERSION);
+        return Ok(());
+    }
     needs_its_host()?;
     let status = explorer()
         .args(words)
