@@ -78,7 +78,7 @@ ktest! {
         console = "panic on cpu0 at tests/src/crash.rs:", console = ": cpu0 panics with the other",
         console = "cpu1: panicked too at tests/src/crash.rs:", console = ": cpu1 panics with the other",
         console = "rendezvous of cpu0, for tests/src/crash.rs:", console = ": waits for CPUs 1",
-        console = "; of these have not come: none",
+        console = " to finish action",
     ] {
         let both = AtomicU32::new(0);
         let action = |context: &IpiCtx| if context.cpu().index() < 2 {
@@ -211,7 +211,7 @@ ktest! {
     /// A CPU that has interrupts off is stopped for the report by NMI.
     fn panic_with_a_deaf_cpu() [
         smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
-        console = "ktest::crash::deaf", console = ": waits for CPUs 1", console = "; of these have not come: none",
+        console = "ktest::crash::deaf", console = ": waits for CPUs 1", console = " to finish ",
     ] {
         // The initiator itself is out of the way: it panics from its action.
         let action = |context: &IpiCtx| match context.cpu().index() {
@@ -261,7 +261,7 @@ ktest! {
     /// a borrow of the initiator's stack.
     fn endless_action() [
         smp = "2..=8", patience = "60", expect = "assert", console = "kassert: time is up for a rendezvous of cpu0, for tests/src/crash.rs:",
-        console = ": waits for CPUs 1, 1 by the count, at the end of action; of these have not come: none",
+        console = ": waits for CPUs 1 to finish action",
         console = "ktest::crash::deaf",
     ] {
         let action = |context: &IpiCtx| if context.cpu().index() == 1 {

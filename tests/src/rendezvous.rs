@@ -347,7 +347,7 @@ ktest! {
     /// for the count waits for ever.
     fn no_generation_is_found() [
         smp = "2..=8", patience = "60", bug = "no-generation", append = "bug=no-generation", expect = "assert",
-        console = "kassert: time is up for a rendezvous of cpu", console = " by the count, at the end of ",
+        console = "kassert: time is up for a rendezvous of cpu", console = " to finish ",
     ] { all_at_once(2); }
 }
 
@@ -357,7 +357,7 @@ ktest! {
     fn uncounted_leave_is_found() [
         smp = "2..=8", patience = "60", bug = "uncounted-leave", append = "bug=uncounted-leave", expect = "assert",
         console = "kassert: time is up for a rendezvous of cpu0, for kernel/src/init.rs:",
-        console = ": waits for CPUs none, ", console = " by the count, at the end of setup; of these have not come: none; a CPU has left and was not counted",
+        console = ": all CPUs have finished setup; its counter is at ", console = ", not 0: a CPU has left and was not counted",
     ] {}
 }
 

@@ -111,18 +111,22 @@ impl fmt::Display for Pending {
             phase,
             site,
         } = self;
-        write!(
-            f,
-            "rendezvous of {initiator}, for {}: waits for CPUs {left}, {count} by the count, at \
-             the end of {phase}; of these have not come: {silent}",
-            Line(site)
-        )?;
-        match left.len() as i32 - count {
-            0 => Ok(()),
-            // Of a call that goes on, it may also be between the two.
-            ..0 => f.write_str("; a CPU has left and was not counted"),
-            1.. => f.write_str("; a CPU was counted and has not left, or was counted twice"),
+        write!(f, "rendezvous of {initiator}, for {}: ", Line(site))?;
+        if left.is_empty() {
+            write!(f, "all CPUs have finished {phase}")?;
+        } else {
+            write!(f, "waits for CPUs {left} to finish {phase}")?;
         }
+        if !silent.is_empty() {
+            write!(f, "; not begun by CPUs {silent}")?;
+        }
+        // Of a call that goes on, it may also be between the two.
+        let why = match left.len() as i32 - count {
+            0 => return Ok(()),
+            ..0 => "a CPU has left and was not counted",
+            1.. => "a CPU was counted and has not left, or was counted twice",
+        };
+        write!(f, "; its counter is at {count}, not {}: {why}", left.len())
     }
 }
 

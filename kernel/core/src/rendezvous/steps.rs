@@ -312,16 +312,14 @@ fn no_end(count: u32, has_left: bool) {
 }
 
 #[test]
-#[should_panic(
-    expected = ": waits for CPUs 1, 1 by the count, at the end of action; of these have not come: 1"
-)]
+#[should_panic(expected = ": waits for CPUs 1 to finish action; not begun by CPUs 1")]
 fn who_has_begun_and_does_not_end_is_named() {
     no_end(1, false);
 }
 
 #[test]
 #[should_panic(
-    expected = "CPUs none, 1 by the count, at the end of action; of these have not come: none; a CPU has left and was not counted"
+    expected = ": all CPUs have finished action; its counter is at 1, not 0: a CPU has left and was not counted"
 )]
 fn who_has_left_uncounted_is_told_from_one_that_has_not_left() {
     no_end(1, true);
@@ -329,7 +327,7 @@ fn who_has_left_uncounted_is_told_from_one_that_has_not_left() {
 
 #[test]
 #[should_panic(
-    expected = "CPUs none, -1 by the count, at the end of action; of these have not come: none; a CPU was counted and has not left, or was counted twice"
+    expected = ": all CPUs have finished action; its counter is at -1, not 0: a CPU was counted and has not left, or was counted twice"
 )]
 fn who_was_counted_twice_is_told_too() {
     no_end(u32::MAX, true);

@@ -70,16 +70,20 @@ fn a_report_names_those_who_are_behind() {
     for (busy, left, differ) in [
         (DRIVES, 4, ""),
         (0, 4, ""),
-        (DRIVES, 5, "; a CPU has left and was not counted"),
+        (
+            DRIVES,
+            5,
+            "; its counter is at 5, not 4: a CPU has left and was not counted",
+        ),
         (
             DRIVES,
             0,
-            "; a CPU was counted and has not left, or was counted twice",
+            "; its counter is at 0, not 4: a CPU was counted and has not left, or was counted twice",
         ),
     ] {
         let text = format!(
-            "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4,8, {left} by the count, at the \
-             end of action; of these have not come: 1{differ}",
+            "rendezvous of cpu6, for {}:{line}: waits for CPUs 1-2,4,8 to finish action; not begun \
+             by CPUs 1{differ}",
             file!()
         );
         slot(6).busy.store(busy);
