@@ -118,13 +118,17 @@ impl<T: Linked<Via>, Via> TailQueue<T, Via> {
     pub fn rotate(&mut self, element: &'static T) -> Option<&'static T> {
         let first = self.first?;
         match first.link().next.get() {
-            None => *self = Self::new(),
+            None => {
+                element.link().next.set(None);
+                element.link().previous.set(None);
+                (self.first, self.last) = (Some(element), Some(element));
+            }
             Some(second) => {
                 second.link().previous.set(None);
                 self.first = Some(second);
+                self.push_back(element);
             }
         }
-        self.push_back(element);
         Some(first)
     }
 

@@ -110,10 +110,8 @@ pub(crate) fn preempt(crit: &CritState) {
 pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason) {
     let here = pcpu::this();
     let me = curthread();
-    assert_switch_legal(me, why);
-    let owed = me.crit.owepreempt();
+    let owed = assert_switch_legal(me, why);
     me.crit.paid();
-    rq.owepreempt = false;
     let now = cpu::tsc();
     let Some((next, left)) = choose(&mut rq, here, me, now) else {
         if owed {
@@ -153,6 +151,8 @@ fn choose(
     me: &'static Thread,
     now: u64,
 ) -> Option<(&'static Thread, u64)> {
+    // Next to each other: one store.
+    rq.owepreempt = false;
     let over = mem::take(&mut rq.slice_over);
     if !me.stops_running() {
         if me.is(ThreadState::Dead) {
@@ -248,10 +248,12 @@ fn rouse_idle_cpu(here: &Pcpu) {
 }
 
 /// I3: a switch happens only in thread context, or at the one exit of an interrupt,
-/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock.
+/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock. Whether
+/// the switch is owed.
 #[inline]
-fn assert_switch_legal(me: &Thread, why: Reason) {
-    if !me.crit.now().may_switch() {
+fn assert_switch_legal(me: &Thread, why: Reason) -> bool {
+    let now = me.crit.now();
+    if !now.may_switch() {
         illegal_switch(me, why);
     }
     // By the word they are off.
@@ -270,6 +272,7 @@ fn assert_switch_legal(me: &Thread, why: Reason) {
     {
         panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
     }
+    now.owepreempt()
 }
 
 #[cold]

@@ -226,7 +226,9 @@ impl Thread {
     pub(crate) fn stops_running(&self) -> bool {
         let runs = self.is(ThreadState::Running);
         if runs {
-            self.change_state(ThreadState::Running, ThreadState::Runnable);
+            // Relaxed: under the run-queue lock.
+            self.state
+                .store(ThreadState::Runnable as u8, Ordering::Relaxed);
         }
         runs
     }
