@@ -12,6 +12,7 @@
 use crate::shim::{self, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::fmt;
 use core::iter::FusedIterator;
+use core::num::NonZeroU64;
 
 /// The most CPUs the kernel can use; sizes every per-CPU array.
 pub const MAX_CPUS: usize = shim::MAX_CPUS;
@@ -208,10 +209,10 @@ impl CpuSet {
     pub fn only(&self) -> Option<CpuId> {
         let mut only = None;
         for (word, &bits) in self.0.iter().enumerate() {
-            if bits.is_power_of_two() && only.is_none() {
-                only = CpuId::new(word * 64 + bits.trailing_zeros() as usize);
-            } else if bits != 0 {
-                return None;
+            match NonZeroU64::new(bits) {
+                None => {}
+                Some(bit) if bit.is_power_of_two() && only.is_none() => only = first(word, bit),
+                Some(_) => return None,
             }
         }
         only
@@ -257,10 +258,17 @@ impl CpuSet {
 /// The CPUs whose bits are set in the word of that number.
 #[inline]
 fn each_of(word: usize, mut bits: u64, each: &mut impl FnMut(CpuId)) {
-    while bits != 0 {
-        CpuId::new(word * 64 + bits.trailing_zeros() as usize).map(&mut *each);
+    while let Some(left) = NonZeroU64::new(bits) {
+        first(word, left).map(&mut *each);
         bits &= bits - 1;
     }
+}
+
+/// The first CPU of those whose bits are set in the word of that number. (Of a zero the number
+/// of trailing zeros would be a case of its own, in one instruction more.)
+#[inline]
+fn first(word: usize, bits: NonZeroU64) -> Option<CpuId> {
+    CpuId::new(word * 64 + bits.trailing_zeros() as usize)
 }
 
 /// Ranges and single indices, ascending: `0-3,7`. The empty set is `none`.

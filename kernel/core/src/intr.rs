@@ -196,12 +196,18 @@ impl LateAcked<'_> {
     /// If it does not leave the nesting as it was.
     #[inline]
     pub fn noted(&self, run: impl FnOnce()) {
+        #[cold]
+        fn changed(expected: CritWord, now: CritWord) -> ! {
+            panic!(
+                "{KASSERT}an interrupt does not leave the nesting as it found it: expected \
+                 {expected}, found {now}"
+            );
+        }
         run();
-        let (expected, now) = (self.within, self.crit.now());
-        kassert!(
-            now.holds_the_same(expected),
-            "an interrupt does not leave the nesting as it found it: expected {expected}, found {now}"
-        );
+        let now = self.crit.now();
+        if !now.holds_the_same(self.within) {
+            changed(self.within, now);
+        }
     }
 
     /// Ends the interrupt, and pays as [`Preempt::pay`].

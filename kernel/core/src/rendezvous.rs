@@ -156,28 +156,15 @@ impl<P: Port> Rendezvous<P> {
         set: &CpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
-        let site = Location::caller();
-        with_steps(phases, |steps| self.run_steps(online, set, steps, site))
-    }
-
-    #[inline(never)]
-    fn run_steps(
-        &self,
-        online: &AtomicCpuSet,
-        set: &CpuSet,
-        steps: &[Step<'_>],
-        site: Place,
-    ) -> Result<(), RendezvousError> {
-        self.check_context(|| *set)?;
-        let here = Here::<P>::enter();
-        if set.is_empty() {
-            return Err(RendezvousError::EmptySet);
-        }
-        if let Some(cpu) = online.first_missing(set) {
-            return Err(RendezvousError::NotOnline(cpu));
-        }
-        self.hold(here, steps, site, |slot, me| {
-            self.post(slot, me, set, false)
+        let whom = || *set;
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            if set.is_empty() {
+                return Err(RendezvousError::EmptySet);
+            }
+            match online.first_missing(set) {
+                Some(cpu) => Err(RendezvousError::NotOnline(cpu)),
+                None => Ok(self.post(slot, me, set, false)),
+            }
         })
     }
 
@@ -192,21 +179,9 @@ impl<P: Port> Rendezvous<P> {
         online: &AtomicCpuSet,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
-        let site = Location::caller();
-        with_steps(phases, |steps| self.run_steps_on_all(online, steps, site))
-    }
-
-    #[inline(never)]
-    fn run_steps_on_all(
-        &self,
-        online: &AtomicCpuSet,
-        steps: &[Step<'_>],
-        site: Place,
-    ) -> Result<(), RendezvousError> {
-        self.check_context(|| online.snapshot())?;
-        let here = Here::<P>::enter();
-        self.hold(here, steps, site, |slot, me| {
-            self.post(slot, me, &online.snapshot(), true)
+        let whom = || online.snapshot();
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            Ok(self.post(slot, me, &online.snapshot(), true))
         })
     }
 
@@ -222,28 +197,26 @@ impl<P: Port> Rendezvous<P> {
         cpu: CpuId,
         phases: &[Phase<'_>; 3],
     ) -> Result<(), RendezvousError> {
-        let site = Location::caller();
-        with_steps(phases, |steps| {
-            self.run_steps_on_one(online, cpu, steps, site)
+        let whom = || CpuSet::single(cpu);
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            match online.contains(cpu) {
+                true => Ok(self.post_to_one(slot, me, cpu)),
+                false => Err(RendezvousError::NotOnline(cpu)),
+            }
         })
     }
 
-    #[inline(never)]
-    fn run_steps_on_one(
+    /// Runs the phases on the CPUs that `post` calls, if these are online; for an error, `whom`
+    /// makes a set of them.
+    #[inline(always)]
+    fn call(
         &self,
-        online: &AtomicCpuSet,
-        cpu: CpuId,
-        steps: &[Step<'_>],
+        phases: &[Phase<'_>; 3],
         site: Place,
+        whom: impl Fn() -> CpuSet,
+        post: impl FnOnce(&Slot, CpuId) -> Result<Called, RendezvousError>,
     ) -> Result<(), RendezvousError> {
-        self.check_context(|| CpuSet::single(cpu))?;
-        let here = Here::<P>::enter();
-        if !online.contains(cpu) {
-            return Err(RendezvousError::NotOnline(cpu));
-        }
-        self.hold(here, steps, site, |slot, me| {
-            self.post_to_one(slot, me, cpu)
-        })
+        with_steps(phases, |steps| self.run_steps(steps, site, whom, post))
     }
 
     /// Whether a call of `set` may be made here: where the caller waits, it must be able to
@@ -263,7 +236,7 @@ impl<P: Port> Rendezvous<P> {
     #[cold]
     fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
         // Relaxed: this CPU's own.
-        let in_action = || self.slot(P::cpu()).serves.load(Ordering::Relaxed) > 0;
+        let in_action = || !self.slot(P::cpu()).serves.load(Ordering::Relaxed).is_null();
         // Whom another CPU has stopped is waited for: it will be let go.
         if P::is_stopper()
             && P::crit().now().offs() > 0
@@ -291,27 +264,24 @@ impl<P: Port> Rendezvous<P> {
         !slot.callers.is_empty() || slot.is_held()
     }
 
-    /// Makes the call. `post` calls the CPUs, which are online.
-    #[inline(always)]
-    fn hold(
+    /// [`Self::call`], of steps.
+    #[inline(never)]
+    fn run_steps(
         &self,
-        here: Here<P>,
         steps: &[Step<'_>],
         site: Place,
-        post: impl FnOnce(&Slot, CpuId) -> Called,
+        whom: impl Fn() -> CpuSet,
+        post: impl FnOnce(&Slot, CpuId) -> Result<Called, RendezvousError>,
     ) -> Result<(), RendezvousError> {
-        // The thread stays on this CPU, whose slot it uses, to the end.
-        let Here {
-            off,
-            section: _section,
-        } = here;
+        self.check_context(whom)?;
+        // The thread stays on this CPU, whose slot it uses, to the end, and for now takes no
+        // interrupts.
+        let _section = CriticalGuard::<P>::enter();
+        let off = Off::<P>::enter();
         let Some((&first, mut later)) = steps.split_first() else {
             return Ok(());
         };
-        // A callback that unwound here would end the borrows while other CPUs use them.
-        // In the kernel a panic does not unwind; on the host this one aborts.
         let me = P::cpu();
-        let bomb = NoUnwinding(me);
         let slot = self.slot(me);
         let drives = !later.is_empty();
         if P::mistake(Mistake::NoCompletion) {
@@ -322,12 +292,15 @@ impl<P: Port> Rendezvous<P> {
         slot.site.set(site);
         // Relaxed: published by the Release in `tell`.
         slot.open.store(first.open, Ordering::Relaxed);
-        let Called { others, me_too } = post(slot, me);
+        let Called { others, me_too } = post(slot, me)?;
+        // A callback that unwound here would end the borrows while other CPUs use them.
+        // In the kernel a panic does not unwind; on the host this one aborts.
+        let bomb = NoUnwinding(me);
         if drives {
             slot.busy.add::<DRIVES>();
         }
         if me_too {
-            run_own(slot, me, first.run);
+            run_own(slot, first.run);
         }
         drop(off);
         let result = loop {
@@ -349,7 +322,7 @@ impl<P: Port> Rendezvous<P> {
             slot.open.store(step.open, Ordering::Release);
             if me_too {
                 let _off = Off::<P>::enter();
-                run_own(slot, me, step.run);
+                run_own(slot, step.run);
             }
         };
         // The look and the end are one instruction: a call that came in between would find an
@@ -372,18 +345,19 @@ impl<P: Port> Rendezvous<P> {
     fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet, all: bool) -> Called {
         let mut targets = *set;
         let me_too = targets.remove(me);
-        let (mut others, mut unaware) = (0, targets);
+        let (mut others, mut aware) = (0, CpuSet::EMPTY);
         targets.each(|cpu| {
             others += 1;
             if !self.tell(cpu, me) {
-                unaware.remove(cpu);
+                is_aware(&mut aware, cpu);
             }
         });
         // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
         // in force. Those who were quicker have brought it below zero.
         slot.left.fetch_add(others, Ordering::Relaxed);
+        let unaware = targets.difference(&aware);
         if !unaware.is_empty() {
-            P::send_rendezvous(&unaware, all && unaware == targets);
+            P::send_rendezvous(&unaware, all && aware.is_empty());
         }
         Called { others, me_too }
     }
@@ -489,7 +463,7 @@ impl<P: Port> Rendezvous<P> {
         while begun > 0 && !self.wait_for_others(slot, drives) {}
         if drives && begun > 0 {
             slot.run.set(NOTHING);
-            // Relaxed, and Release: as in `hold`.
+            // Relaxed, and Release: as in `run_steps`.
             slot.left.store(begun, Ordering::Relaxed);
             slot.open.store(ALL, Ordering::Release);
             while !self.wait_for_others(slot, drives) {}
@@ -535,10 +509,13 @@ impl<P: Port> Rendezvous<P> {
         // What was put in before the interrupt is seen by it, as `Port::send_rendezvous`
         // promises; who comes later finds the set empty, and sends one of its own.
         let callers = self.take_callers(slot);
-        match callers.only() {
-            Some(initiator) if slot.busy.load() == 0 => self.serve(slot, initiator),
-            _ => self.interrupted_by_many(slot, &callers),
+        if let Some(initiator) = callers.only()
+            && slot.busy.load() == 0
+        {
+            self.serve(slot, self.slot(initiator));
+            return true;
         }
+        self.interrupted_by_many(slot, &callers);
         !callers.is_empty()
     }
 
@@ -555,13 +532,12 @@ impl<P: Port> Rendezvous<P> {
         callers
     }
 
-    /// Takes part in the call of `initiator` from its beginning to its end: the usual case, with
+    /// Takes part in the call of `caller` from its beginning to its end: the usual case, with
     /// all that it needs in registers. Once somebody else calls it is one of several. Interrupts
     /// off; no call holds this CPU, and it drives none.
     #[inline(always)]
-    fn serve(&self, slot: &Slot, initiator: CpuId) {
-        let caller = self.slot(initiator);
-        slot.begins(initiator);
+    fn serve(&self, slot: &Slot, caller: &Slot) {
+        slot.begins(caller);
         // Relaxed: what has brought us here has synchronised with it.
         let mut open = caller.open.load(Ordering::Relaxed);
         loop {
@@ -574,22 +550,34 @@ impl<P: Port> Rendezvous<P> {
             let at = open;
             loop {
                 P::relax();
-                // What is interrupted had interrupts on, and holds no spinlock.
-                P::stop_if_asked();
                 open = self.opened(caller, at);
                 if open != at {
                     break;
                 }
-                if !slot.callers.is_empty() {
-                    slot.hold(initiator, at);
-                    slot.ends();
-                    return self.interrupted_by_many(slot, &self.take_callers(slot));
+                if !self.waits_on(slot, caller) {
+                    return;
                 }
             }
             P::spin_ends();
         }
         slot.ends();
         caller.leave();
+    }
+
+    /// What a CPU looks after that serves one call, at a barrier which is not open yet. False if
+    /// it has taken part in others meanwhile, and in this one to its end.
+    #[inline(never)]
+    fn waits_on(&self, slot: &Slot, caller: &Slot) -> bool {
+        // What is interrupted had interrupts on, and holds no spinlock.
+        P::stop_if_asked();
+        if slot.callers.is_empty() {
+            return true;
+        }
+        // Relaxed: this CPU's own.
+        slot.hold(caller.context.cpu(), slot.at.load(Ordering::Relaxed));
+        slot.ends();
+        self.interrupted_by_many(slot, &self.take_callers(slot));
+        false
     }
 
     /// The interrupt of a CPU that several have called, or that is busy already.
@@ -650,7 +638,7 @@ impl<P: Port> Rendezvous<P> {
     /// Runs what is open of the call of `initiator`, and is held by it unless that was all.
     fn take_step(&self, slot: &Slot, initiator: CpuId, open: u8) {
         let caller = self.slot(initiator);
-        slot.begins(initiator);
+        slot.begins(caller);
         run(slot, caller);
         slot.ends();
         if open < ALL {
@@ -668,9 +656,15 @@ impl<P: Port> Rendezvous<P> {
             let full = caller.left.load(Ordering::Acquire) == 0;
             return at + u8::from(full);
         }
-        // Acquire: pairs with the Release in `hold`.
+        // Acquire: pairs with the Release in `run_steps`.
         caller.open.load(Ordering::Acquire)
     }
+}
+
+/// Notes one that somebody else has told: seldom, so that the compiler does not do it for all.
+#[cold]
+fn is_aware(aware: &mut CpuSet, cpu: CpuId) {
+    aware.insert(cpu);
 }
 
 /// Runs what is open of the call that `caller` makes, on this CPU. Interrupts off.
@@ -682,10 +676,10 @@ fn run(slot: &Slot, caller: &Slot) {
     unsafe { caller.run.get() }.run(&slot.context);
 }
 
-/// Runs a step of its own call on the initiator, `me`. Interrupts off.
+/// Runs a step of its own call on the initiator. Interrupts off.
 #[inline]
-fn run_own(slot: &Slot, me: CpuId, step: Callback<'_>) {
-    slot.begins(me);
+fn run_own(slot: &Slot, step: Callback<'_>) {
+    slot.begins(slot);
     step.run(&slot.context);
     slot.ends();
 }
@@ -727,23 +721,6 @@ impl<P: Port> Drop for Off<P> {
     #[inline]
     fn drop(&mut self) {
         interrupts_on_in_section::<P>();
-    }
-}
-
-/// The caller stays on this CPU, and for now takes no interrupts. They end in this order.
-struct Here<P: Port> {
-    off: Off<P>,
-    section: CriticalGuard<P>,
-}
-
-impl<P: Port> Here<P> {
-    #[inline]
-    fn enter() -> Self {
-        let section = CriticalGuard::enter();
-        Self {
-            off: Off::enter(),
-            section,
-        }
     }
 }
 

@@ -1,4 +1,6 @@
 //! Bringing CPUs together: [`kcore::rendezvous`] for this machine.
+//!
+//! Inlined in any case, since the phases are made into steps where they are known.
 
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
@@ -12,7 +14,7 @@ use crate::globals;
 /// # Errors
 /// [`RendezvousError`]; after a timeout the backtraces of the silent CPUs are in the log.
 #[track_caller]
-#[inline]
+#[inline(always)]
 pub fn smp_rendezvous(
     setup: Phase<'_>,
     action: Phase<'_>,
@@ -26,7 +28,7 @@ pub fn smp_rendezvous(
 /// # Errors
 /// As [`smp_rendezvous`].
 #[track_caller]
-#[inline]
+#[inline(always)]
 pub fn smp_rendezvous_cpus(
     set: &CpuSet,
     setup: Phase<'_>,
@@ -57,7 +59,7 @@ fn report_silent(error: &RendezvousError, silent: &CpuSet) {
 /// # Errors
 /// As [`smp_rendezvous`].
 #[track_caller]
-#[inline]
+#[inline(always)]
 pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
     cpu: CpuId,
     action: &F,

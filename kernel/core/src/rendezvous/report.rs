@@ -179,7 +179,8 @@ impl<P: Port> Rendezvous<P> {
         let mut behind = self.silent(initiator);
         for cpu in cpus().filter(|&cpu| cpu != initiator) {
             let slot = self.slot(cpu);
-            let serves = slot.serves.load(Ordering::Relaxed) == initiator.index() as u32 + 1;
+            let serves = slot.serves.load(Ordering::Relaxed).cast_const();
+            let serves = core::ptr::eq(serves, self.slot(initiator));
             let runs = serves && slot.at.load(Ordering::Relaxed) != open;
             if runs || (1..ALL).any(|at| at != open && slot.held(at).contains(initiator)) {
                 behind.insert(cpu);

@@ -21,9 +21,9 @@ pub(super) struct Slot {
     /// What keeps this CPU from taking part in one call from its beginning to its end: how many
     /// calls hold it, at a barrier of each, and [`DRIVES`]. Its own.
     pub(super) busy: LocalU32,
-    /// Whose call this CPU runs at this moment, as index plus one, or 0. Its own, and so is the
-    /// next; for reports.
-    pub(super) serves: AtomicU32,
+    /// The slot of the CPU whose call this one runs at this moment, or null. Its own, and so is
+    /// the next; for reports.
+    pub(super) serves: AtomicPtr<Slot>,
     /// The phase before whose barrier it waits in that call, or 0.
     pub(super) at: AtomicU8,
     line: Line,
@@ -56,7 +56,7 @@ impl Slot {
             callers: AtomicCpuSet::new(),
             left: AtomicU32::new(0),
             busy: LocalU32::new(0),
-            serves: AtomicU32::new(0),
+            serves: AtomicPtr::new(core::ptr::null_mut()),
             at: AtomicU8::new(0),
             line: Line,
             run: Run::new(),
@@ -96,19 +96,19 @@ impl Slot {
         self.busy.sub::<1>();
     }
 
-    /// This CPU runs a part of the call of `initiator`.
+    /// This CPU runs a part of the call of `caller`.
     #[inline]
-    pub(super) fn begins(&self, initiator: CpuId) {
+    pub(super) fn begins(&self, caller: &Self) {
         // Relaxed, and so below: reports take what they find.
         self.at.store(0, Ordering::Relaxed);
-        self.serves
-            .store(initiator.index() as u32 + 1, Ordering::Relaxed);
+        let caller = core::ptr::from_ref(caller).cast_mut();
+        self.serves.store(caller, Ordering::Relaxed);
     }
 
     /// It runs none any more.
     #[inline]
     pub(super) fn ends(&self) {
-        self.serves.store(0, Ordering::Relaxed);
+        self.serves.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
     /// Says that a CPU has come to the end of what is open of the call that this one makes. If

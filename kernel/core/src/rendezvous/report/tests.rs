@@ -55,7 +55,7 @@ fn a_report_names_those_who_are_behind() {
     rendezvous.tell(cpu(1), cpu(6));
     let slot = |index| rendezvous.slot(cpu(index));
     let serves = |index, by, at| {
-        slot(index).begins(cpu(by));
+        slot(index).begins(slot(by));
         slot(index).at.store(at, Ordering::Relaxed);
     };
     serves(2, 6, 0);
