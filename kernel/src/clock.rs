@@ -35,16 +35,20 @@ pub struct Timer {
 }
 
 /// Why nothing can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockError {
-    /// The reference or the counter measured against it stands still.
-    StandsStill(&'static str),
+#[derive(Clone, Copy, Debug)]
+pub enum ClockError<'r> {
+    /// The reference stands still.
+    Reference(&'r Reference),
+    /// The time-stamp counter does.
+    Tsc,
 }
 
-impl core::fmt::Display for ClockError {
+impl core::fmt::Display for ClockError<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self::StandsStill(what) = self;
-        write!(f, "{what} stands still")
+        match self {
+            Self::Reference(reference) => write!(f, "{reference} stands still"),
+            Self::Tsc => f.write_str("the time-stamp counter stands still"),
+        }
     }
 }
 
@@ -67,15 +71,15 @@ pub fn told_by_cpuid() -> Option<Reference> {
 ///
 /// # Errors
 /// [`ClockError`].
-pub fn measure(reference: &Reference) -> Result<Measured, ClockError> {
+pub fn measure(reference: &Reference) -> Result<Measured, ClockError<'_>> {
     apic::timer_mode(apic::TimerMode::OneShot);
     let restart = || apic::timer_start(u32::MAX);
     let measured = reference
         .counter()
         .measure(restart, || look(reference))
         .map_err(|still| match still {
-            Still::Reference => ClockError::StandsStill(reference.name()),
-            Still::Tsc => ClockError::StandsStill("the time-stamp counter"),
+            Still::Reference => ClockError::Reference(reference),
+            Still::Tsc => ClockError::Tsc,
         });
     apic::timer_stop();
     let mut measured = measured?;

@@ -5,11 +5,13 @@
 //! of two writes either may decide: with a panic on a second CPU, `ok` was reported as a
 //! panic, or a panic as `ok` (`crash::one_verdict`).
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use kcore::acpi::{self, Fadt};
 use kcore::cpu::CpuId;
 
+use crate::arch::paging::PAGE_SIZE;
 use crate::arch::power::{PowerOff, Register};
 use crate::arch::serial::Serial;
 use crate::arch::{cpu, qemu};
@@ -75,10 +77,15 @@ pub fn learn(fadt: Option<&Fadt>) {
     let Some([a, b]) = fadt.s5 else {
         return log::debug!(target: "kernel::acpi", "DSDT: no sleep types for S5");
     };
-    let register = |found: Option<acpi::Register>| match found? {
-        acpi::Register::Port(port) => Some(Register::Port(port)),
-        acpi::Register::Memory(block) => match crate::acpi::device(&block, &[], Ok) {
-            Ok(address) => Some(Register::Memory(address)),
+    // One page may have several registers.
+    let mut pages = Vec::new();
+    let mut usable = |found| match found {
+        acpi::Register::Port(_, port) => Some(Register::Port(port)),
+        acpi::Register::Memory(block) => match crate::acpi::device(&block, &pages, Ok) {
+            Ok(address) => {
+                pages.push(block.address / PAGE_SIZE);
+                Some(Register::Memory(address))
+            }
             Err(why) => {
                 let (place, address) = (block.place, block.address);
                 log::warn!(target: "kernel::acpi", "{place}: a register at {address:#x}, {why}; not used");
@@ -86,11 +93,13 @@ pub fn learn(fadt: Option<&Fadt>) {
             }
         },
     };
+    let mut register =
+        |fields: &[Option<acpi::Register>]| fields.iter().flatten().copied().find_map(&mut usable);
     let means = if fadt.hardware_reduced {
-        register(fadt.sleep_control).map(|register| PowerOff::Sleep(register, a))
+        register(&[fadt.sleep_control]).map(|register| PowerOff::Sleep(register, a))
     } else {
-        let pm1a = register(fadt.pm1a_control);
-        let pm1b = register(fadt.pm1b_control);
+        let pm1a = register(&fadt.pm1a_control);
+        let pm1b = register(&fadt.pm1b_control);
         pm1a.map(|pm1a| PowerOff::Pm1([Some((pm1a, a)), pm1b.map(|pm1b| (pm1b, b))]))
     };
     if let Some(means) = means {

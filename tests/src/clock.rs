@@ -163,9 +163,42 @@ ktest! {
 ktest! {
     /// A table that names a PM timer where none is.
     fn pm_timer_is_not_there() [
-        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=00e00000000000000000000000000004,acpi:FACP@d0=000000000000000000000000",
-        console = "the ACPI PM timer stands still", console = " kHz by the PIT",
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=00e00000,acpi:FACP@d0=000000000000000000000000",
+        console = "the ACPI PM timer at port 0xe000 (FADT at 0x", console = ", offset 0x4c) stands still", console = " kHz by the PIT",
     ] { every_wait(); }
+}
+
+ktest! {
+    /// Another device is at the port.
+    fn pm_timer_is_another_device() [
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=f4000000,acpi:FACP@d0=000000000000000000000000",
+        console = "the ACPI PM timer at port 0xf4 (FADT at 0x", console = ", offset 0x4c) stands still", console = " kHz by the PIT",
+    ] {}
+}
+
+ktest! {
+    /// None is where the wide field says, and the old one is right.
+    fn pm_timer_by_the_old_field() [
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@d0=0120000300e0000000000000",
+        console = "the ACPI PM timer at port 0xe000 (FADT at 0x", console = ", offset 0xd0) stands still", console = " kHz by the ACPI PM timer",
+    ] {}
+}
+
+ktest! {
+    /// The wide field names one in memory, which is not used.
+    fn pm_timer_in_memory() [
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@d0=002000030808d8fe00000000",
+        console = ", offset 0xd0: PM timer in memory, at 0xfed80808; not used", console = " kHz by the ACPI PM timer",
+    ] {}
+}
+
+ktest! {
+    /// Of four ports there are three.
+    fn pm_timer_past_the_last_port() [
+        qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=fdff0000,acpi:FACP@d0=01200003fdff000000000000",
+        console = ", offset 0x4c: register at 0xfffd, beyond the last I/O port; left out",
+        console = ", offset 0xd0: register at 0xfffd, beyond the last I/O port; left out", console = " kHz by the PIT",
+    ] {}
 }
 
 ktest! {

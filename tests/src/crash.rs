@@ -6,6 +6,7 @@ use kcore::cpu::CpuId;
 use kcore::rendezvous::{IpiCtx, Phase};
 use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
+use kernel::arch::power::{PowerOff, Register};
 use kernel::end::{self, Means, Verdict};
 use kernel::thread::Builder;
 use kernel::{arch, globals, ktest, pcpu, smp};
@@ -316,6 +317,29 @@ ktest! {
         console = "exit code 33; powering off",
     ] {
         assert!(matches!(Means::find(), Means::PowerOff(_)));
+    }
+}
+
+ktest! {
+    /// The wide field names a register where memory is, the old one is right.
+    fn power_off_by_the_old_field() [
+        qemu = "-device isa-debug-exit,iobase=0x500", append = "bug=acpi:FACP@ac=001000020000100000000000",
+        console = ", offset 0xac: a register at 0x100000, where there is no device; not used",
+        console = "exit code 33; powering off",
+    ] {
+        assert!(matches!(Means::find(), Means::PowerOff(_)));
+    }
+}
+
+ktest! {
+    /// Two registers in one page, which is mapped once.
+    fn power_off_registers_in_one_page() [
+        append = "bug=acpi:FACP@ac=00100002000000fe00000000,acpi:FACP@b8=00100002040000fe00000000",
+    ] {
+        let found = globals::POWER_OFF.get();
+        assert!(matches!(found, Some(PowerOff::Pm1([
+            Some((Register::Memory(a), _)), Some((Register::Memory(b), _)),
+        ])) if b - a == 4), "{found:x?}");
     }
 }
 

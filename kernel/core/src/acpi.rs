@@ -47,17 +47,21 @@ pub struct Platform {
 }
 
 /// What turns the machine off, and the PM timer, by the FADT (ACPI 6.5, 5.2.9 and 4.8.3).
+///
+/// Most registers have two fields: a wide one since ACPI 2.0, for ports and memory, and an old
+/// one for a port. Where they differ both are here, the wide one first: the other is for the
+/// case that nothing can be done with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fadt {
     /// The PM1a control register, 16 bits.
-    pub pm1a_control: Option<Register>,
+    pub pm1a_control: [Option<Register>; 2],
     /// The PM1b control register, where there are two.
-    pub pm1b_control: Option<Register>,
+    pub pm1b_control: [Option<Register>; 2],
     /// The sleep control register, 8 bits: what hardware-reduced ACPI has instead.
     pub sleep_control: Option<Register>,
     /// The PM timer, 32 bits of which the low 24 count in any case; hardware-reduced ACPI has
     /// none.
-    pub pm_timer: Option<Register>,
+    pub pm_timer: [Option<Register>; 2],
     /// Whether this is hardware-reduced ACPI.
     pub hardware_reduced: bool,
     /// The physical address of the DSDT, a table in memory.

@@ -1029,6 +1029,82 @@ fn fadt(revision: u8, length: usize) -> (Vec<u8>, Vec<u8>) {
     (table, dsdt)
 }
 
+/// The fields that name a register: the offset of each, and its port or address.
+fn named(fields: &[Option<Register>]) -> Vec<(usize, u64)> {
+    let fields = fields.iter().flatten();
+    fields
+        .map(|register| match register {
+            Register::Port(place, port) => (place.offset, (*port).into()),
+            Register::Memory(block) => (block.place.offset, block.address),
+        })
+        .collect()
+}
+
+/// Each register of the FADT with each kind of address in each of its fields: the first that is
+/// right is tried first, the other one is kept for the case that it is of no use, and what is
+/// wrong is named.
+#[test]
+#[cfg_attr(miri, ignore = "the acpi crate reads past a reference to a header")]
+fn both_fields_of_every_register() {
+    type Get = fn(kcore::acpi::Fadt) -> Vec<(usize, u64)>;
+    let registers: [(usize, usize, u64, Get); 4] = [
+        (172, 64, 2, |fadt| named(&fadt.pm1a_control)),
+        (184, 68, 2, |fadt| named(&fadt.pm1b_control)),
+        (208, 76, 4, |fadt| named(&fadt.pm_timer)),
+        // It has no old field.
+        (244, 0, 1, |fadt| named(&[fadt.sleep_control])),
+    ];
+    for (wide, old, length, get) in registers {
+        let last = 0x1_0000 - length;
+        let wides = [
+            (1, 0, None),
+            (0, 0, None),
+            (1, last, Some(Ok(()))),
+            (1, last + 1, Some(Err("beyond the last I/O port"))),
+            (1, 0xffff_ffff, Some(Err("beyond the last I/O port"))),
+            (1, u64::MAX, Some(Err("beyond the last I/O port"))),
+            (0, 0xfed8_0000, Some(Ok(()))),
+            (0, 0x608, Some(Err("where there is no device"))),
+            (3, 0x608, Some(Err("neither in memory nor an I/O port"))),
+        ];
+        let olds = [0, 0x708, last, last + 1, 0x1_0708, 0xffff_ffff];
+        for (space, address, is) in wides {
+            for port in olds.into_iter().filter(|port| old != 0 || *port == 0) {
+                let (mut table, dsdt) = fadt(6, 276);
+                table[91] = 4;
+                table[64..68].fill(0);
+                if old != 0 {
+                    table[old..old + 4].copy_from_slice(&(port as u32).to_le_bytes());
+                }
+                // Width, offset and size of access: nothing is lost by one that there is not.
+                table[wide..wide + 4].copy_from_slice(&[space, 99, 99, 99]);
+                table[wide + 4..wide + 12].copy_from_slice(&address.to_le_bytes());
+                seal(&mut table);
+                let (platform, said) = Firmware::with(&[&table, &dsdt]).read();
+                let (mut fields, mut words) = (Vec::new(), Vec::new());
+                if port > last {
+                    let why = "beyond the last I/O port";
+                    words.push(format!(
+                        "FADT+{old:#x}: register at {port:#x}, {why}; left out"
+                    ));
+                }
+                match is {
+                    Some(Ok(())) if (space, address) != (1, port) => fields.push((wide, address)),
+                    Some(Err(why)) => words.push(format!(
+                        "FADT+{wide:#x}: register at {address:#x}, {why}; left out"
+                    )),
+                    _ => {}
+                }
+                if (1..=last).contains(&port) {
+                    fields.push((old, port));
+                }
+                assert_eq!(get(platform.fadt.unwrap()), fields, "{wide} {said:?}");
+                assert_eq!(said, words);
+            }
+        }
+    }
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "the acpi crate reads past a reference to a header")]
 fn what_turns_the_machine_off() {
@@ -1038,13 +1114,10 @@ fn what_turns_the_machine_off() {
         let (platform, said) = Firmware::with(&[&table, dsdt]).read();
         (platform.fadt.unwrap(), said)
     };
-    let port = |port| Some(Register::Port(port));
     for (revision, length) in [(1, 116), (3, 244), (6, 276), (6, 300), (3, 200)] {
         let (found, said) = read(&fadt(revision, length));
-        assert_eq!(
-            (found.pm1a_control, found.pm1b_control, found.sleep_control),
-            (port(0x604), None, None)
-        );
+        assert_eq!(named(&found.pm1a_control), [(64, 0x604)]);
+        assert_eq!((found.pm1b_control, found.sleep_control), ([None; 2], None));
         assert_eq!(
             (found.dsdt, found.hardware_reduced, said.len()),
             (Some(TABLES + APART), false, 0)
@@ -1056,30 +1129,12 @@ fn what_turns_the_machine_off() {
     reduced.0[114] = 0x10;
     reduced.0[244..256].copy_from_slice(&[0, 8, 0, 1, 0, 2, 0xa0, 0xfe, 0, 0, 0, 0]);
     let (found, said) = read(&reduced);
-    assert!(found.hardware_reduced && found.pm1a_control.is_none() && said.is_empty());
+    assert!(found.hardware_reduced && said.is_empty());
+    assert_eq!(named(&found.pm1a_control), []);
     let Some(Register::Memory(block)) = found.sleep_control else {
         panic!("{found:?}")
     };
     assert_eq!((block.address, block.place.offset), (0xfea0_0200, 244));
-    // The wide fields come first, if they can be.
-    let wide = |space: u8, address: u64| {
-        let mut wide = fadt(3, 244);
-        wide.0[172] = space;
-        wide.0[176..184].copy_from_slice(&address.to_le_bytes());
-        let (found, said) = read(&wide);
-        (found.pm1a_control, said.join(" | "))
-    };
-    assert_eq!(wide(1, 0x404), (port(0x404), String::new()));
-    for (space, address, why) in [
-        (1, 0x1_0000, "beyond the last I/O port"),
-        (0, 5, "where there is no device"),
-        (0, 0xfea0_0fff, "not aligned as such registers are"),
-        (3, 0x404, "neither in memory nor an I/O port"),
-        (0x42, 0, "neither in memory nor an I/O port"),
-    ] {
-        let said = format!("FADT+0xac: register at {address:#x}, {why}; left out");
-        assert_eq!(wide(space, address), (port(0x604), said));
-    }
     // The DSDT that there is, and of two the one that adds up.
     for (address, name) in [(5, "no firmware memory at 0x5; left out"), (RSDT, "")] {
         let mut wide = fadt(3, 244);
@@ -1089,13 +1144,10 @@ fn what_turns_the_machine_off() {
         assert!(said.contains(&format!("FADT+0x8c: no DSDT at {address:#x}; left out")));
         assert!(name.is_empty() || said.contains(&format!("FADT+0x8c: {name}")));
     }
-    let mut beyond = fadt(1, 116);
-    beyond.0[66] = 1;
-    assert_eq!(read(&beyond).1, ["FADT+0x40: no port 0x10604; left out"]);
     // A number that would be more than 255 bits.
     let mut long = fadt(3, 244);
     long.0[89] = 200;
-    assert_eq!(read(&long).0.pm1a_control, port(0x604));
+    assert_eq!(named(&read(&long).0.pm1a_control), [(64, 0x604)]);
 }
 
 #[test]
@@ -1107,42 +1159,26 @@ fn the_pm_timer() {
         change(&mut table);
         seal(&mut table);
         let (platform, said) = Firmware::with(&[&table, &dsdt]).read();
-        (platform.fadt.unwrap().pm_timer, said.join(" | "))
+        (named(&platform.fadt.unwrap().pm_timer), said.join(" | "))
     };
-    let port = |port| (Some(Register::Port(port)), String::new());
-    let none = || (None, String::new());
+    let none = || (vec![], String::new());
     for revision in [1, 3] {
-        assert_eq!(read(revision, &|_| ()), port(0x608));
+        assert_eq!(read(revision, &|_| ()), (vec![(76, 0x608)], String::new()));
         // There is none: by its length, by its port, by the kind of ACPI.
         assert_eq!(read(revision, &|table| table[91] = 0), none());
         assert_eq!(read(revision, &|table| table[76..80].fill(0)), none());
         assert_eq!(read(revision, &|table| table[114] = 0x10), none());
     }
-    let said = "FADT+0x4c: no port 0x10608; left out";
-    assert_eq!(read(1, &|table| table[78] = 1), (None, said.into()));
-    // The wide field comes first, if it can be.
-    let wide = |space: u8, address: u64| {
-        read(3, &|table| {
-            table[208] = space;
-            table[212..220].copy_from_slice(&address.to_le_bytes());
-        })
-    };
-    assert_eq!(wide(1, 0x408), port(0x408));
-    let (found, said) = wide(0, 0xfed8_0808);
-    let Some(Register::Memory(block)) = found else {
-        panic!("{found:?}")
-    };
-    assert_eq!((block.address, block.place.offset), (0xfed8_0808, 208));
-    assert_eq!(said, "");
-    for (space, address, why) in [
-        (1, 0x1_0000, "beyond the last I/O port"),
-        (0, 8, "where there is no device"),
-        (0, 0xfed8_0802, "not aligned as such registers are"),
-        (3, 0x408, "neither in memory nor an I/O port"),
-    ] {
-        let said = format!("FADT+0xd0: register at {address:#x}, {why}; left out");
-        assert_eq!(wide(space, address), (port(0x608).0, said));
-    }
+    // Aligned as its length is.
+    let (found, said) = read(3, &|table| {
+        table[212..220].copy_from_slice(&0xfed8_0802_u64.to_le_bytes());
+    });
+    let why = "not aligned as such registers are";
+    assert_eq!(found, [(76, 0x608)]);
+    assert_eq!(
+        said,
+        format!("FADT+0xd0: register at 0xfed80802, {why}; left out")
+    );
 }
 
 /// All that is read lies in what is kept, and nothing else is.

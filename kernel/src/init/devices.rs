@@ -5,6 +5,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::iter::once_with;
 
 use kcore::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
 use kcore::calibrate::Measured;
@@ -80,16 +81,14 @@ pub(super) fn take_leftovers() {
 /// Measures the clocks against the first of what counts at a known frequency, and says by
 /// what. The best of what is in doubt is taken if all are; a guess if there is none.
 pub(super) fn calibrate(platform: &Platform) -> &'static str {
-    let references: [&dyn Fn() -> Option<Reference>; 4] = [
-        &|| hpet(platform),
-        &|| pm_timer(platform),
-        &|| Some(Reference::pit()),
-        &clock::told_by_cpuid,
-    ];
+    // Each is looked for when those before it are of no use.
+    let references = once_with(|| hpet(platform))
+        .chain(pm_timers(platform).map(Some))
+        .chain(once_with(|| Some(Reference::pit())))
+        .chain(once_with(clock::told_by_cpuid));
     let mut doubtful: Option<(Measured, Reference)> = None;
-    for reference in references.iter().filter_map(|find| find()) {
-        let by = reference.name();
-        match clock::measure(&reference) {
+    for by in references.flatten() {
+        match clock::measure(&by) {
             Ok(measured) => {
                 let Some(doubt) = measured.doubt else {
                     if let Some((least, _)) = &doubtful
@@ -99,20 +98,20 @@ pub(super) fn calibrate(platform: &Platform) -> &'static str {
                         continue;
                     }
                     clock::set(&measured);
-                    return by;
+                    return by.name();
                 };
                 log::warn!(target: "kernel::clock", "by {by}: {doubt}");
                 let least = doubtful
                     .as_ref()
                     .map_or(FASTEST_TSC, |(least, _)| least.tsc);
                 if measured.tsc < least {
-                    doubtful = Some((measured, reference));
+                    doubtful = Some((measured, by));
                 }
             }
             Err(error) => log::error!(target: "kernel::clock", "{error}"),
         }
     }
-    let (measured, reference) = doubtful.unwrap_or_else(|| {
+    let (measured, by) = doubtful.unwrap_or_else(|| {
         log::warn!(
             target: "kernel::clock",
             "nothing counts at a known frequency: the TSC is taken for the fastest that there \
@@ -124,7 +123,7 @@ pub(super) fn calibrate(platform: &Platform) -> &'static str {
         }
     });
     clock::set(&measured);
-    reference.name()
+    by.name()
 }
 
 fn hpet(platform: &Platform) -> Option<Reference> {
@@ -140,14 +139,16 @@ fn hpet(platform: &Platform) -> Option<Reference> {
     hpet.map_err(log).ok()
 }
 
-fn pm_timer(platform: &Platform) -> Option<Reference> {
-    match platform.fadt?.pm_timer? {
-        Register::Port(port) => Some(Reference::PmTimer(port)),
+/// The PM timers that the FADT names, in the order in which they are to be tried.
+fn pm_timers(platform: &Platform) -> impl Iterator<Item = Reference> {
+    let fields = platform.fadt.iter().flat_map(|fadt| fadt.pm_timer);
+    fields.flatten().filter_map(|register| match register {
+        Register::Port(place, port) => Some(Reference::PmTimer { place, port }),
         Register::Memory(Block { place, address, .. }) => {
             log::error!(target: "kernel::clock", "{place}: PM timer in memory, at {address:#x}; not used");
             None
         }
-    }
+    })
 }
 
 /// Lets the PIT interrupt the boot CPU, which this is, once in the time of a slice: in place of the

@@ -132,23 +132,32 @@ impl Clean {
         bytes.resize(276, 0);
         // The crate multiplies it by 8, in a byte.
         bytes[PM1_CONTROL_LENGTH] = 2;
-        for at in [64, 68, 76] {
+        let old = [PM1A_CONTROL, PM1B_CONTROL, PM_TIMER].map(|field| (field.old, field.length));
+        for (at, length) in old {
             let port = u32_at(bytes, at);
-            if port > 0xffff {
-                report(place.at(at), format_args!("no port {port:#x}; left out"));
+            if u64::from(port) > PORTS - length {
+                let place = place.at(at);
+                report(
+                    place,
+                    format_args!("register at {port:#x}, {BEYOND}; left out"),
+                );
                 bytes[at..at + 4].fill(0);
             }
         }
-        for (at, length) in REGISTERS {
+        let wide = [PM1A_CONTROL, PM1B_CONTROL, PM_TIMER].map(|field| (field.wide, field.length));
+        for (at, length) in wide.into_iter().chain([SLEEP_CONTROL]) {
             let (place, space, address) = (place.at(at), bytes[at], u64_at(bytes, at + 4));
             let block = Block::new(place, address, length);
             let found = match space {
                 0 if address == 0 => Ok(()),
                 0 => block.check(),
-                1 if address <= 0xffff => Ok(()),
-                1 => Err("beyond the last I/O port"),
+                1 if address <= PORTS - length => Ok(()),
+                1 => Err(BEYOND),
                 _ => Err("neither in memory nor an I/O port"),
             };
+            // Width, offset and size of access are not read. One size that the crate does not
+            // know would cost the table.
+            bytes[at + 1..at + 4].fill(0);
             if let Err(why) = found {
                 report(
                     place,
@@ -175,10 +184,32 @@ impl Clean {
     }
 }
 
-/// Where in a FADT the registers stand that turn the machine off, and the PM timer, since ACPI
-/// 2.0, and how many bytes they have: the control registers of PM1a and PM1b, the sleep control
-/// register, and the timer.
-pub(super) const REGISTERS: [(usize, u64); 4] = [(172, 2), (184, 2), (244, 1), (208, 4)];
+/// Where a FADT names a register, and how many bytes that has.
+#[derive(Clone, Copy)]
+pub(super) struct Field {
+    /// The field since ACPI 2.0, in memory or a port.
+    pub(super) wide: usize,
+    /// The one before, a port.
+    pub(super) old: usize,
+    /// The bytes of the register.
+    pub(super) length: u64,
+}
+
+impl Field {
+    const fn new(wide: usize, old: usize, length: u64) -> Self {
+        Self { wide, old, length }
+    }
+}
+
+pub(super) const PM1A_CONTROL: Field = Field::new(172, 64, 2);
+pub(super) const PM1B_CONTROL: Field = Field::new(184, 68, 2);
+pub(super) const PM_TIMER: Field = Field::new(208, 76, 4);
+/// The sleep control register, for which there is no old field.
+pub(super) const SLEEP_CONTROL: (usize, u64) = (244, 1);
+/// How many I/O ports there are.
+const PORTS: u64 = 0x1_0000;
+/// Why a register is none of them.
+const BEYOND: &str = "beyond the last I/O port";
 /// Where the length of the first two stands.
 const PM1_CONTROL_LENGTH: usize = 89;
 /// Where the DSDT's address stands, and in how many bytes.

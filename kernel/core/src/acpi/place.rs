@@ -94,8 +94,8 @@ impl Block {
 /// One register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Register {
-    /// An I/O port.
-    Port(u16),
+    /// An I/O port, and where the table names it.
+    Port(Place, u16),
     /// In memory.
     Memory(Block),
 }

@@ -11,10 +11,11 @@ use acpi::fadt::Fadt as TheirFadt;
 use acpi::madt::Madt as TheirMadt;
 use acpi::{AcpiHandler, AcpiResult, AcpiTables, HpetInfo, PhysicalMapping};
 
-use super::clean::{Clean, REGISTERS};
+use super::clean::{Clean, Field, PM_TIMER, PM1A_CONTROL, PM1B_CONTROL, SLEEP_CONTROL};
 use super::madt::Madt;
 use super::place::{Block, Place, Register, Report};
 use super::{Fadt, Platform};
+use crate::little_endian::u32_at;
 
 /// Copies of tables, by their physical addresses.
 #[derive(Clone, Copy)]
@@ -73,7 +74,7 @@ pub(super) fn read(
                 platform.hpet = Some(Block::new(place.at(44), address, 0x400));
             }),
             b"FACP" => tables.find_table::<TheirFadt>().and_then(|table| {
-                platform.fadt = Some(fadt(place, &table)?);
+                platform.fadt = Some(fadt(copy, &table)?);
                 Ok(())
             }),
             _ => Ok(()),
@@ -88,23 +89,42 @@ pub(super) fn read(
     platform
 }
 
-fn fadt(place: Place, table: &TheirFadt) -> AcpiResult<Fadt> {
-    let register = |found: Option<GenericAddress>, (at, length)| {
-        let found = found.filter(|found| found.address != 0)?;
+fn fadt(copy: &Clean, table: &TheirFadt) -> AcpiResult<Fadt> {
+    let one = |found: GenericAddress, (at, length)| {
+        let place = copy.place.at(at);
         if found.address_space == AddressSpace::SystemIo {
-            return u16::try_from(found.address).ok().map(Register::Port);
+            let port = u16::try_from(found.address).ok();
+            return port.map(|port| Register::Port(place, port));
         }
-        let block = Block::new(place.at(at), found.address, length);
-        Some(Register::Memory(block))
+        Some(Register::Memory(Block::new(place, found.address, length)))
     };
-    let [a, b, sleep, timer] = REGISTERS;
+    // The crate takes the wide field unless it is 0, and then the old one.
+    let both = |found: Option<GenericAddress>, Field { wide, old, length }| {
+        let Some(found) = found.filter(|found| found.address != 0) else {
+            return [None; 2];
+        };
+        let port = u64::from(u32_at(&copy.bytes, old));
+        let as_old = GenericAddress {
+            address_space: AddressSpace::SystemIo,
+            address: port,
+            ..found
+        };
+        let old = one(as_old, (old, length)).filter(|_| port != 0);
+        if found == as_old {
+            return [old, None];
+        }
+        [one(found, (wide, length)), old]
+    };
     let hardware_reduced = { table.flags }.system_is_hw_reduced_acpi();
     let pm_timer = table.pm_timer_block()?.filter(|_| !hardware_reduced);
+    let sleep = table.sleep_control_register()?;
     Ok(Fadt {
-        pm1a_control: register(Some(table.pm1a_control_block()?), a),
-        pm1b_control: register(table.pm1b_control_block()?, b),
-        sleep_control: register(table.sleep_control_register()?, sleep),
-        pm_timer: register(pm_timer, timer),
+        pm1a_control: both(Some(table.pm1a_control_block()?), PM1A_CONTROL),
+        pm1b_control: both(table.pm1b_control_block()?, PM1B_CONTROL),
+        sleep_control: sleep
+            .filter(|found| found.address != 0)
+            .and_then(|found| one(found, SLEEP_CONTROL)),
+        pm_timer: both(pm_timer, PM_TIMER),
         hardware_reduced,
         dsdt: table.dsdt_address().ok().map(|address| address as u64),
         s5: None,

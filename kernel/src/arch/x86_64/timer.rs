@@ -4,6 +4,7 @@
 //! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for
 //! machines whose local timers do not count.)
 
+use kcore::acpi::Place;
 use kcore::calibrate::Counter;
 use kcore::clock::FASTEST_TSC;
 use x86_64::instructions::port::{Port, PortReadOnly};
@@ -26,9 +27,14 @@ pub enum Reference {
         /// Its frequency, and its 32 or 64 bits.
         counter: Counter,
     },
-    /// ACPI's PM timer, at this port. Of its 24 or 32 bits the low 24 are used: a table that
-    /// promises more than there is does no harm.
-    PmTimer(u16),
+    /// ACPI's PM timer. Of its 24 or 32 bits the low 24 are used: a table that promises more than
+    /// there is does no harm.
+    PmTimer {
+        /// Where the table names it.
+        place: Place,
+        /// Its port.
+        port: u16,
+    },
     /// Channel 2 of the PIT, counting down, and from 0 to 65535.
     Pit,
     /// The time-stamp counter.
@@ -130,7 +136,7 @@ impl Reference {
     pub fn counter(&self) -> Counter {
         match self {
             Self::Hpet { counter, .. } => *counter,
-            Self::PmTimer(_) => Counter {
+            Self::PmTimer { .. } => Counter {
                 hz: PM_TIMER_HZ,
                 bits: 24,
             },
@@ -142,12 +148,12 @@ impl Reference {
         }
     }
 
-    /// The name for messages.
+    /// Its name for the summary; its `Display` says where it is too.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hpet { .. } => "the HPET",
-            Self::PmTimer(_) => "the ACPI PM timer",
+            Self::PmTimer { .. } => "the ACPI PM timer",
             Self::Pit => "the PIT",
             Self::Tsc { by, .. } => by,
         }
@@ -161,13 +167,23 @@ impl Reference {
                 // SAFETY: offset 0xf0 of the mapped page, the main counter.
                 unsafe { ((registers + 0xf0) as *const u64).read_volatile() }
             }
-            Self::PmTimer(port) => {
+            Self::PmTimer { port, .. } => {
                 let mut port: PortReadOnly<u32> = PortReadOnly::new(*port);
                 // SAFETY: the FADT says that a timer is there; reading one changes nothing.
                 u64::from(unsafe { port.read() })
             }
             Self::Pit => 0xffff - u64::from(pit_count(2)),
             Self::Tsc { .. } => cpu::tsc(),
+        }
+    }
+}
+
+impl core::fmt::Display for Reference {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::PmTimer { place, port } => write!(f, " at port {port:#x} ({place})"),
+            _ => Ok(()),
         }
     }
 }
