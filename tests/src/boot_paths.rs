@@ -1,6 +1,7 @@
 //! The three ways in lead to the same machine.
 
-use kernel::{globals, ktest, smp};
+use kernel::arch::cpu;
+use kernel::{globals, init, ktest, smp};
 
 ktest! {
     /// QEMU's -kernel.
@@ -51,6 +52,21 @@ ktest! {
         qemu = "-cpu qemu64,-nx", expect = "panic",
         console = "Tryst needs a CPU with long mode and the no-execute bit",
     ] {}
+}
+
+ktest! {
+    /// And one that has no local APIC. (QEMU gives each of several CPUs one in any case.)
+    fn no_local_apic() [
+        smp = "1", qemu = "-cpu max,-apic", expect = "panic",
+        console = "Tryst needs a CPU with a local APIC, and this one has none (CPUID leaf 1, EDX bit 9)",
+    ] {}
+}
+
+ktest! {
+    /// Those that have one are used, though CPUID denies it.
+    fn denied_local_apics() [
+        smp = "2..=8", qemu = "-cpu max,-apic",
+    ] { assert!(!cpu::has_local_apic() && init::verdict().is_ok()); }
 }
 
 ktest! {

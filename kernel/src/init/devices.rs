@@ -22,7 +22,11 @@ use crate::{clock, globals, mem, smp};
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
-    let actual = apic::base_address();
+    let Some(actual) = apic::base_address() else {
+        panic!(
+            "Tryst needs a CPU with a local APIC, and this one has none (CPUID leaf 1, EDX bit 9)"
+        );
+    };
     if let Some(madt) = madt
         && let (listed, at) = madt.local_apic
         && listed != actual

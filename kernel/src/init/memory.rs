@@ -33,12 +33,13 @@ pub(super) fn read_map(boot_info: &BootInfo) {
     // The BIOS's vectors and data; and no allocator should return address 0.
     globals::MEMORY.lock().carve(0, PAGE_SIZE);
     keep_out(0xa_0000, 0x10_0000, "video memory and firmware are there");
-    let local_apic = apic::base_address();
-    keep_out(
-        local_apic,
-        local_apic + PAGE_SIZE,
-        "the local APIC is there",
-    );
+    if let Some(local_apic) = apic::base_address() {
+        keep_out(
+            local_apic,
+            local_apic + PAGE_SIZE,
+            "the local APIC is there",
+        );
+    }
 }
 
 /// Takes the tables of ACPI that the root pointer at `rsdp` leads to out of the memory that is

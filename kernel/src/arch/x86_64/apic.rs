@@ -88,13 +88,16 @@ pub fn mode() -> Mode {
     }
 }
 
-/// Where this CPU's local APIC is, physically (IA32_APIC_BASE, SDM vol. 3, 11.4.4).
+/// Where this CPU's local APIC is, physically (IA32_APIC_BASE, SDM vol. 3, 11.4.4); `None` if it
+/// has none: CPUID says so, and there is no address. CPUID alone is not believed: it says the same
+/// where firmware has turned the local APIC off, and of QEMU's CPUs with `-apic`, which have
+/// one if there are several (`boot_paths::denied_local_apics`).
 #[must_use]
-pub fn base_address() -> u64 {
+pub fn base_address() -> Option<u64> {
     let register = APIC_BASE;
-    // SAFETY: the MSR exists on every CPU with an APIC; bits 12 to 51 are the address.
-    let base = unsafe { register.read() };
-    base & 0x000f_ffff_ffff_f000
+    // SAFETY: the MSR exists on every CPU with long mode; bits 12 to 51 are the address.
+    let base = unsafe { register.read() } & 0x000f_ffff_ffff_f000;
+    Some(base).filter(|&base| base != 0 || cpu::has_local_apic())
 }
 
 /// Chooses the mode. `registers` is where the xAPIC's page is mapped, as a

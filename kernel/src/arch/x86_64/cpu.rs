@@ -88,6 +88,15 @@ pub fn has_pcid() -> bool {
         .is_some_and(|info| info.has_pcid())
 }
 
+/// Whether CPUID says that this CPU has a local APIC (leaf 1, EDX bit 9). It does not of one
+/// that firmware has turned off (SDM vol. 3, 11.4.3).
+#[must_use]
+pub fn has_local_apic() -> bool {
+    CpuId::new()
+        .get_feature_info()
+        .is_some_and(|info| info.has_apic())
+}
+
 /// Whether CPUID offers x2APIC mode.
 #[must_use]
 pub fn has_x2apic() -> bool {
