@@ -232,30 +232,6 @@ impl<P: Port> Rendezvous<P> {
         Err(self.wrong_context(&set()))
     }
 
-    /// What is wrong here, the most telling first.
-    #[cold]
-    fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
-        // Relaxed: this CPU's own.
-        let in_action = || !self.slot(P::cpu()).serves.load(Ordering::Relaxed).is_null();
-        // Whom another CPU has stopped is waited for: it will be let go.
-        if P::is_stopper()
-            && P::crit().now().offs() > 0
-            && let Some(cpu) = P::stopped(set)
-        {
-            RendezvousError::Stopped(cpu)
-        } else if P::in_nmi() {
-            RendezvousError::InNmi
-        } else if in_action() {
-            RendezvousError::InAction
-        } else if P::crit().interrupt_depth() > 0 {
-            RendezvousError::InInterrupt
-        } else if P::crit().locks() > 0 {
-            RendezvousError::SpinlockHeld
-        } else {
-            RendezvousError::InterruptsOff
-        }
-    }
-
     /// Whether somebody has called `me`, the calling CPU, and it has not answered, or takes
     /// part in a call that has not ended. Thread context.
     #[must_use]

@@ -136,6 +136,30 @@ fn cpus() -> impl Iterator<Item = CpuId> {
 }
 
 impl<P: Port> Rendezvous<P> {
+    /// Why no call may be made here, of all reasons the most telling.
+    #[cold]
+    pub(super) fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
+        // Relaxed: this CPU's own.
+        let in_action = || !self.slot(P::cpu()).serves.load(Ordering::Relaxed).is_null();
+        // Whom another CPU has stopped is waited for: it will be let go.
+        if P::is_stopper()
+            && P::crit().now().offs() > 0
+            && let Some(cpu) = P::stopped(set)
+        {
+            RendezvousError::Stopped(cpu)
+        } else if P::in_nmi() {
+            RendezvousError::InNmi
+        } else if in_action() {
+            RendezvousError::InAction
+        } else if P::crit().interrupt_depth() > 0 {
+            RendezvousError::InInterrupt
+        } else if P::crit().locks() > 0 {
+            RendezvousError::SpinlockHeld
+        } else {
+            RendezvousError::InterruptsOff
+        }
+    }
+
     /// The calls that are going on. For reports: a snapshot, which may miss a CPU that is
     /// between two of its steps.
     pub fn calls(&self) -> impl Iterator<Item = Pending> + '_ {
