@@ -1,10 +1,11 @@
 //! `cargo xtask docs`: the pictures and figures of the documents against what the commands print.
 //!
-//! It runs the explorer, the single-stepping of kcore, loom and the count of lines, and makes of
-//! what they print the tables that stand in the documents ([`tables`]). Names, words and pictures
-//! must be the same. A figure may be off by 5 percent: else each change of kcore would be one of
+//! It runs the explorer, the single-stepping of kcore, loom, the count of lines and a test that
+//! panics, and makes of what they print the tables that stand in the documents ([`tables`]), and the
+//! line numbers of the panic ([`crash`]). Names, words and pictures must be the same. A figure may be off by 5 percent: else each change of kcore would be one of
 //! the documents too.
 
+mod crash;
 mod tables;
 
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ use crate::args::{Args, Word};
 use crate::cargo::cargo;
 use crate::ci::shown;
 use crate::error::{Error, Result};
-use crate::{model, paths, size, term};
+use crate::{model, paths, size, term, test};
 
 /// The help text of `cargo xtask docs`.
 pub(crate) const HELP: &str = "\
@@ -26,8 +27,8 @@ Usage: cargo xtask docs [--write]
       --write             renew them
 
 It runs what they come from: the explorer's quick tier with every mistake, kcore
-single-stepped, loom, and the count of lines. That takes a minute or two. A figure may be
-off by 5 percent; names, words and pictures may not.
+single-stepped, loom, the count of lines, and a test in QEMU that panics. That takes a
+minute or two. A figure may be off by 5 percent; names, words and pictures may not.
 
 Exit codes: 0 ok, 1 something is stale, or a model or a test fails.";
 
@@ -65,8 +66,13 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         false,
     )?;
 
+    test::command(&["--exact", crash::TEST].map(OsString::from))?;
+    let log = paths::read_text(&paths::target_dir().join(crash::LOG))?;
+
     let pages = [
-        page(README, |text| tables::readme(text, &size::table()?))?,
+        page(README, |text| {
+            crash::readme(&tables::readme(text, &size::table()?)?, &log)
+        })?,
         page(MODELS, |text| {
             tables::models(text, &list, &explored, &stepped, &loom)
         })?,

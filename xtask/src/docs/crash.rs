@@ -1,0 +1,150 @@
+//! The panic that the README shows against one that has just been printed.
+//!
+//! The README's is shortened at `...` by hand. Each of its lines must be in the console's log, in
+//! the same order: words, names, files and line numbers, but not addresses and times, which are
+//! others in every build.
+
+use crate::error::{Error, Result};
+
+/// The test that panics so, and where its console's log is in the target folder.
+pub(super) const TEST: &str = "crash::panic_on_an_ap";
+pub(super) const LOG: &str = "ktest/crash.panic_on_an_ap-smp4/console.log";
+
+/// The README with the line numbers of the panic in `log`.
+///
+/// # Errors
+/// When it shows no panic, or a line that `log` does not have where it should be, whatever its
+/// numbers: that one is to be mended by hand.
+pub(super) fn readme(text: &str, log: &str) -> Result<String> {
+    let begin = text
+        .find("\npanic on cpu1")
+        .and_then(|at| text[..at].rfind("```\n"))
+        .map(|at| at + 4);
+    let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
+    let (Some(begin), Some(end)) = (begin, end) else {
+        return Err(Error::failed("README.md has no block with `panic on cpu1`"));
+    };
+    let mut printed = log.lines();
+    let mut renewed = String::new();
+    for line in text[begin..end].lines() {
+        let new = if line.trim() == "..." {
+            Some(line.to_string())
+        } else {
+            printed.find_map(|printed| renew(line, printed))
+        };
+        let new = new.ok_or_else(|| {
+            Error::failed(format!(
+                "README.md shows a line of a panic that is not printed: {line}"
+            ))
+            .hint(format!(
+                "cargo xtask test {TEST} --nocapture prints it; mend it by hand"
+            ))
+        })?;
+        renewed.push_str(&new);
+        renewed.push('\n');
+    }
+    Ok(format!("{}{renewed}{}", &text[..begin], &text[end..]))
+}
+
+/// The line `shown` with the line numbers of `printed`, if it is that one, shortened.
+fn renew(shown: &str, printed: &str) -> Option<String> {
+    let mut rest = printed.split(' ');
+    let mut anywhere = false;
+    let mut words = Vec::new();
+    for word in shown.split(' ') {
+        if word == "..." {
+            anywhere = true;
+            words.push(word);
+            continue;
+        }
+        let new = if anywhere {
+            rest.find(|new| like(word, new))?
+        } else {
+            rest.next().filter(|new| like(word, new))?
+        };
+        anywhere = false;
+        let is_place = new.contains(".rs:");
+        words.push(if is_place { new } else { word });
+    }
+    (anywhere || rest.next().is_none()).then(|| words.join(" "))
+}
+
+/// Whether two words are the same but for an address, a time or a line number.
+fn like(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
+}
+
+fn plain(word: &str) -> String {
+    if word.starts_with("0x") {
+        return "an address".into();
+    }
+    if let Some((_time, cpu)) = word.split_once("][cpu") {
+        return cpu.into();
+    }
+    match word.split_once(".rs:") {
+        Some((file, line)) => format!(
+            "{file}.rs:{}",
+            line.replace(|c: char| c.is_ascii_digit(), "")
+        ),
+        None => word.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{readme, renew};
+
+    #[test]
+    fn a_line_is_found_by_its_words_and_gets_its_numbers() {
+        let printed = "  #0 0xff12 k::x86_64::here at kernel/x86_64/cpu.rs:319";
+        for (shown, new) in [
+            (printed, Some(printed)),
+            (
+                "  #0 0xff99 k::x86_64::here at kernel/x86_64/cpu.rs:7",
+                Some("  #0 0xff99 k::x86_64::here at kernel/x86_64/cpu.rs:319"),
+            ),
+            (
+                "  #0 ... at kernel/x86_64/cpu.rs:7",
+                Some("  #0 ... at kernel/x86_64/cpu.rs:319"),
+            ),
+            (
+                "  #0 0xff99 k::x86_64::here at ...",
+                Some("  #0 0xff99 k::x86_64::here at ..."),
+            ),
+            ("  #0 0xff99 k::x86_64::here at", None),
+            (
+                "  #1 0xff12 k::x86_64::here at kernel/x86_64/cpu.rs:319",
+                None,
+            ),
+            (
+                "  #0 0xff12 k::x86_64::gone at kernel/x86_64/cpu.rs:319",
+                None,
+            ),
+            (
+                "  #0 0xff12 k::x86_64::here at kernel/x86_32/cpu.rs:319",
+                None,
+            ),
+        ] {
+            assert_eq!(renew(shown, printed).as_deref(), new, "{shown}");
+        }
+        let line = "[    0.231693][cpu1][ERROR] panic";
+        assert_eq!(
+            renew(line, "[    7.000001][cpu1][ERROR] panic").as_deref(),
+            Some(line)
+        );
+        assert_eq!(renew(line, "[    0.231693][cpu2][ERROR] panic"), None);
+    }
+
+    #[test]
+    fn every_line_of_the_panic_is_looked_for_in_its_order() {
+        let page = "a\n```\nfirst\npanic on cpu1 at a.rs:1:5: so\n  ...\nlast\n```\nb\n";
+        let log = "first\npanic on cpu1 at a.rs:2:5: so\nmore\nlast\n";
+        let new = page.replace("a.rs:1", "a.rs:2");
+        assert_eq!(readme(page, log).expect("all there"), new);
+        for lost in ["first\n", "last\n", "panic on cpu1 at a.rs:2:5: so\n"] {
+            assert!(readme(page, &log.replace(lost, "")).is_err(), "{lost}");
+        }
+        assert!(readme(page, "last\nfirst\npanic on cpu1 at a.rs:2:5: so\n").is_err());
+        assert!(readme("no panic", log).is_err());
+    }
+}
