@@ -169,6 +169,9 @@ debug: action=ignore
 /// The most CPUs with which Bochs has been seen to start; with 16 it does not.
 const MOST_CPUS: u32 = 8;
 
+/// The most memory, in MiB, of which the same is true; with 3 GiB it does not.
+const MOST_MEMORY: u32 = 1024;
+
 /// The memory that a test's arguments for QEMU ask for, if any.
 ///
 /// # Errors
@@ -196,7 +199,7 @@ pub(crate) fn memory(test: &Test) -> std::result::Result<Option<u32>, String> {
         };
         match (option.as_ref(), value.parse()) {
             ("-smp", Ok(1..=MOST_CPUS)) => {}
-            ("-m", Ok(mib)) => memory = Some(mib),
+            ("-m", Ok(mib @ ..=MOST_MEMORY)) => memory = Some(mib),
             ("-cpu", _) if as_this_one() => {}
             // One elsewhere: here there is none at all.
             ("-device", _) if is_debug_exit(value.as_ref().as_ref()) => {}
@@ -348,12 +351,13 @@ mod tests {
         let of = |qemu| memory(&test(qemu, BootPath::Pvh));
         assert_eq!(of(""), Ok(None));
         assert_eq!(of("-smp 8 -m 64"), Ok(Some(64)));
-        assert_eq!(of("-cpu max,+monitor -m 3072"), Ok(Some(3072)));
+        assert_eq!(of("-cpu max,+monitor -m 512"), Ok(Some(512)));
         assert_eq!(of("-cpu max"), Ok(None));
         assert_eq!(of("-device isa-debug-exit,iobase=0x500"), Ok(None));
         for lacking in [
             "-smp 6,sockets=2,cores=3",
             "-smp 16",
+            "-m 3072",
             "-cpu qemu64",
             "-cpu max,-x2apic",
             "-cpu maximum",
