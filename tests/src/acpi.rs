@@ -114,6 +114,21 @@ ktest! {
 }
 
 ktest! {
+    /// A root table that ends in an address.
+    fn root_ends_in_an_entry() [
+        append = "bug=acpi:RSDT@end=0000", console = "RSDT at 0x", console = ": 2 bytes, less than an address; left out",
+    ] { nothing_lost(); }
+}
+
+ktest! {
+    /// Of ACPI 2.0, and without the table that it has for the root.
+    fn xsdt_address_of_0() [
+        boot = "uefi", append = "bug=acpi:RSDP@18=0000000000000000",
+        console = "offset 0x18: names no XSDT, though its revision is 2", console = "used in place of the XSDT",
+    ] { nothing_lost(); }
+}
+
+ktest! {
     /// The XSDT of a UEFI firmware does not add up: the RSDT beside it does.
     fn xsdt_checksum() [
         boot = "uefi", append = "bug=acpi:XSDT@9~01", console = "XSDT at 0x", console = "offset 0x9: bytes add up to",
@@ -336,6 +351,22 @@ ktest! {
         nothing_lost();
         assert_eq!(globals::IO_APICS.lock().len(), 1);
     }
+}
+
+ktest! {
+    /// One whose last inputs have no number.
+    fn io_apic_past_the_last_interrupt() [
+        append = "bug=acpi:APIC@t1+8=f0ffffff",
+        console = "registers at 0xfec00000, serving interrupts from 4294967280 on, past the last there can be; I/O APIC 0 not used",
+    ] { no_io_apic(); }
+}
+
+ktest! {
+    /// An interrupt arrives where no I/O APIC is: the first number that none serves.
+    fn override_that_none_serves() [
+        append = "bug=acpi:APIC@t2.1+4=18000000", console = "MADT at 0x",
+        console = ": interrupt 5 arrives as global interrupt 24, which no I/O APIC serves",
+    ] { nothing_lost(); }
 }
 
 ktest! {

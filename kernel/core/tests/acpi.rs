@@ -889,6 +889,29 @@ fn mistakes_on_the_way() {
     );
     assert_eq!(
         said(&|firmware| {
+            firmware.at(RSDP)[24..32].fill(0);
+            firmware.seal_pointer();
+        }),
+        "RSDP+0x18: names no XSDT, though its revision is 2 | RSDT+0x0: used in place of the XSDT"
+    );
+    for root in [RSDT, XSDT] {
+        let width = if root == XSDT { 8 } else { 4 };
+        for stray in 0..=2 * width {
+            let found = said(&|firmware| {
+                firmware.at(RSDP)[15] = if root == XSDT { 2 } else { 0 };
+                firmware.seal_pointer();
+                let table = firmware.at(root);
+                table.resize(36 + width + stray, 0);
+                seal(table);
+            });
+            let name = if root == XSDT { "XSDT" } else { "RSDT" };
+            let (at, rest) = (36 + width + stray - stray % width, stray % width);
+            let words = format!("{name}+{at:#x}: {rest} bytes, less than an address; left out");
+            assert_eq!(found, if rest > 0 { words } else { String::new() });
+        }
+    }
+    assert_eq!(
+        said(&|firmware| {
             firmware.at(RSDP)[24..32].copy_from_slice(&RSDT.to_le_bytes());
             firmware.at(RSDP)[16..20].fill(0);
             firmware.seal_pointer();

@@ -184,7 +184,7 @@ pub(super) fn start_ticks(madt: Option<&Madt>) {
     );
 }
 
-/// Masks every input of every I/O APIC.
+/// Masks every input of every I/O APIC, and names the overrides that lead to none.
 pub(super) fn init_io_apics(madt: Option<&Madt>) {
     let (mut io_apics, mut pages) = (Vec::<IoApic>::new(), Vec::new());
     for &Listed {
@@ -201,11 +201,13 @@ pub(super) fn init_io_apics(madt: Option<&Madt>) {
         });
         let found = found.and_then(|new| {
             pages.push(registers.address / PAGE_SIZE);
-            match io_apics.iter().any(|one| one.overlaps(&new)) {
-                true => Err(format!(
-                    "serving interrupts from {gsi_base} on as another one does"
-                )),
-                false => Ok(new),
+            let from = format!("serving interrupts from {gsi_base} on");
+            if !new.is_numbered() {
+                Err(format!("{from}, past the last there can be"))
+            } else if io_apics.iter().any(|one| one.overlaps(&new)) {
+                Err(format!("{from} as another one does"))
+            } else {
+                Ok(new)
             }
         });
         match found {
@@ -214,6 +216,15 @@ pub(super) fn init_io_apics(madt: Option<&Madt>) {
                 let (place, at) = (registers.place, registers.address);
                 log::error!(target: "kernel::acpi", "{place}: registers at {at:#x}, {why}; I/O APIC {id} not used");
             }
+        }
+    }
+    for (irq, isa, place) in madt.iter().flat_map(|madt| madt.overrides()) {
+        if !io_apics.iter().any(|one| one.serves(isa.gsi)) {
+            log::warn!(
+                target: "kernel::acpi",
+                "{place}: interrupt {irq} arrives as global interrupt {}, which no I/O APIC serves",
+                isa.gsi
+            );
         }
     }
     *globals::IO_APICS.lock() = io_apics;

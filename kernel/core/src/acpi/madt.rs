@@ -36,8 +36,8 @@ pub struct Madt {
     pub cpus: Vec<MadtCpu>,
     /// The I/O APICs in the table's order.
     pub io_apics: Vec<IoApic>,
-    /// Where the ISA interrupts arrive that have an override.
-    overrides: [Option<Isa>; ISA_INTERRUPTS],
+    /// Where the ISA interrupts arrive that have an override, and the offset of that.
+    overrides: [Option<(Isa, usize)>; ISA_INTERRUPTS],
 }
 
 /// How many interrupts the ISA bus has.
@@ -126,7 +126,7 @@ impl Madt {
                 self.take_cpu(1, cpu.x2apic_id, u32::MAX, cpu.flags, place)
             }
             MadtEntry::IoApic(entry) => self.take_io_apic(entry, place),
-            MadtEntry::InterruptSourceOverride(entry) => self.take_override(entry),
+            MadtEntry::InterruptSourceOverride(entry) => self.take_override(entry, place),
             MadtEntry::LocalApicNmi(entry) => {
                 let id = Some(entry.processor_id).filter(|id| *id != u8::MAX);
                 self.take_nmi(id.map(u32::from), ids, entry.nmi_line)
@@ -211,7 +211,11 @@ impl Madt {
         Ok(())
     }
 
-    fn take_override(&mut self, entry: &InterruptSourceOverrideEntry) -> Result<(), String> {
+    fn take_override(
+        &mut self,
+        entry: &InterruptSourceOverrideEntry,
+        place: Place,
+    ) -> Result<(), String> {
         let (bus, irq, flags) = (entry.bus, entry.irq, entry.flags);
         let isa = Isa {
             gsi: entry.global_system_interrupt,
@@ -223,7 +227,7 @@ impl Madt {
             .get_mut(usize::from(irq))
             .filter(|_| bus == 0)
         {
-            Some(known @ None) => *known = Some(isa),
+            Some(known @ None) => *known = Some((isa, place.offset)),
             Some(Some(_)) => return Err(format!("a second override of interrupt {irq}")),
             None => {
                 return Err(format!(
@@ -261,10 +265,22 @@ impl Madt {
     #[must_use]
     pub fn isa(&self, irq: u8) -> Isa {
         let known = self.overrides.get(usize::from(irq)).copied().flatten();
-        known.unwrap_or(Isa {
-            gsi: irq.into(),
-            level: false,
-            low: false,
+        known.map_or(
+            Isa {
+                gsi: irq.into(),
+                level: false,
+                low: false,
+            },
+            |(isa, _)| isa,
+        )
+    }
+
+    /// The ISA interrupts that have an override, where each arrives, and where that is said.
+    pub fn overrides(&self) -> impl Iterator<Item = (usize, Isa, Place)> {
+        let known = self.overrides.iter().enumerate();
+        known.filter_map(|(irq, known)| {
+            let (isa, offset) = (*known)?;
+            Some((irq, isa, self.place.at(offset)))
         })
     }
 

@@ -129,6 +129,12 @@ pub(super) fn tables<'a>(
     let (old_address, new_address) = (u32_at(old, 16).into(), new.map(|new| u64_at(new, 24)));
     if old_address == 0 && new_address.unwrap_or(0) == 0 {
         report(pointer.at(16), format_args!("names no root table"));
+    } else if new_address == Some(0) {
+        let revision = old[15];
+        report(
+            pointer.at(24),
+            format_args!("names no XSDT, though its revision is {revision}"),
+        );
     }
     let mut root = |at, address, sound: bool| {
         let mut root = Table::read(pointer.at(at), address, MAX_ROOT, read, report)?;
@@ -169,6 +175,14 @@ pub(super) fn tables<'a>(
     };
     for root in roots.iter().flatten() {
         found(*root);
+        let stray = (root.bytes.len() - HEADER) % root.width;
+        if stray > 0 {
+            let place = root.place.at(root.bytes.len() - stray);
+            report(
+                place,
+                format_args!("{stray} bytes, less than an address; left out"),
+            );
+        }
         for (place, address) in root.entries() {
             // Both list most tables, and garbage may list one a thousand times.
             let all = roots.iter().flatten().flat_map(Table::entries);

@@ -84,6 +84,12 @@ impl IoApic {
         u64::from(self.base) < ends[1] && u64::from(other.base) < ends[0]
     }
 
+    /// Whether each of its inputs has a number: a global system interrupt has 32 bits.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        self.base.checked_add(self.inputs - 1).is_some()
+    }
+
     /// How many inputs it has.
     #[must_use]
     pub fn inputs(&self) -> u32 {
