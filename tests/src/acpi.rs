@@ -76,6 +76,14 @@ ktest! {
 }
 
 ktest! {
+    /// Nothing tells where its entries end: it is left out, and only it.
+    fn madt_length() [
+        append = "bug=acpi:APIC@4~ffffffff", console = "MADT at 0x", console = ", longer than any such table; left out",
+        console = "no MADT lists the CPUs; going on with one CPU", console = " kHz by the HPET",
+    ] { one_cpu(); }
+}
+
+ktest! {
     /// A root table that is shorter than its header.
     fn root_length() [
         append = "bug=acpi:RSDT@4=23000000", console = "RSDT at 0x", console = "offset 0x4: wrong length 35, shorter than a header",

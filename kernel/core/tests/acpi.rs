@@ -523,6 +523,25 @@ fn mistakes_in_the_header() {
         with(&endless),
         lost("MADT+0x4: wrong length 268435508, longer than any such table; left out")
     );
+    // Nothing but the length tells where the entries end. Of the others nothing is lost.
+    let (fadt, dsdt) = fadt(3, 244);
+    for (length, why) in [
+        (0, "shorter than a header"),
+        (35, "shorter than a header"),
+        (43, "not 44 to 65536"),
+        (1 << 16 | 1, "not 44 to 65536"),
+        (1 << 25, "longer than any such table"),
+        (u32::MAX, "longer than any such table"),
+    ] {
+        let mut table = good.clone();
+        table.resize(200_000, 0);
+        table[4..8].copy_from_slice(&length.to_le_bytes());
+        let (platform, said) = Firmware::with(&[&table, &dsdt, &hpet(56), &fadt]).read();
+        assert_eq!(platform.madt, None);
+        assert!(platform.hpet.is_some() && platform.fadt.is_some());
+        let words = format!("MADT+0x4: wrong length {length}, {why}; left out");
+        assert!(said.contains(&words), "{said:?}");
+    }
     let flaw = (true, "MADT+0x9: bytes add up to 0x03, not to 0".to_owned());
     assert_eq!(with(&|table| table[9] = table[9].wrapping_add(3)), flaw);
     let name = |table: &mut Vec<u8>| {

@@ -4,6 +4,11 @@
 //! that it adds up, that the entries of a MADT lead to its end. These copies are so. What
 //! had to be left out is reported, by table and offset.
 //!
+//! A table whose own length cannot be right (shorter than its fields, or longer than any) is unreadable,
+//! and left out. For a MADT that costs all CPUs but one, and still nothing is guessed: only the length
+//! tells where the entries end, and the bytes behind them, of another table or of none, may make as
+//! much sense. A CPU that is read out of those may not exist, or may be listed twice.
+//!
 //! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next
 //! one. A table that can be walked so, but for zeroes at its end, is believed; types that have
 //! no length of their own, or are not known here, may have any. Where the walk fails nothing tells which length was
