@@ -28,7 +28,7 @@ Explore every interleaving of kcore's own source, within stated bounds.
 Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--svg FILE]
 
   NAME                only the models whose name contains the word
-      --full          the large models too (up to an hour)
+      --full          the large models too (a minute more)
       --bug BUG       bring a mistake back and print how it goes wrong, in few steps
       --bugs          that for every mistake, in short: each must be found
       --svg FILE      write the counterexample as a picture too
