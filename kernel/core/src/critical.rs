@@ -215,7 +215,7 @@ impl CritState {
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.0.load() & CLOSED == 0
+        self.0.has_none_of::<CLOSED>()
     }
 
     /// [`Self::exit`] as it must not be: looks first, goes to zero then. For the tests

@@ -170,6 +170,18 @@ impl LocalU32 {
         false
     }
 
+    /// Whether no bit of `N` is set: a look and the jump behind it, as in [`LowBit`].
+    #[must_use]
+    #[inline(always)]
+    pub fn has_none_of<const N: u32>(&self) -> bool {
+        // SAFETY: as in `add`; the jump goes to the label that is given.
+        unsafe {
+            core::arch::asm!("test dword ptr [{}], {}", "jne {}", in(reg) self.0.as_ptr(), const N,
+                label { return false }, options(nostack));
+        }
+        true
+    }
+
     /// Sets the bits of `N`.
     #[inline(always)]
     pub fn set<const N: u32>(&self) {
@@ -205,6 +217,10 @@ impl LocalU32 {
 
     pub fn sub_and_test<const N: u32>(&self) -> bool {
         self.0.fetch_sub(N, Ordering::Relaxed) <= N
+    }
+
+    pub fn has_none_of<const N: u32>(&self) -> bool {
+        self.load() & N == 0
     }
 
     pub fn set<const N: u32>(&self) {
@@ -267,5 +283,6 @@ mod tests {
         word.store(4);
         word.set::<3>();
         assert_eq!(word.load(), 7);
+        assert!(word.has_none_of::<{ !7 }>() && !word.has_none_of::<6>());
     }
 }

@@ -509,6 +509,10 @@ impl LocalU32 {
         self.access(Operation::Sub(N.into())) <= N
     }
 
+    pub fn has_none_of<const N: u32>(&self) -> bool {
+        self.load() & N == 0
+    }
+
     pub fn set<const N: u32>(&self) {
         self.access(Operation::Or(N.into()));
     }
