@@ -145,29 +145,31 @@ impl WaitQueueGuard<'_> {
     /// Unlocks the queue and waits in it until woken. Thread context, outside
     /// critical sections but for this lock.
     #[track_caller]
+    #[inline]
     pub fn sleep(self) {
-        self.wait(What::Wakeup, None);
+        self.wait(What::Wakeup);
     }
 
     /// As [`Self::sleep`], until `nanoseconds` have gone by at the latest; false if
     /// they have.
     #[track_caller]
     pub fn sleep_for(self, nanoseconds: u64) -> bool {
-        self.wait(What::Wakeup, Some(nanoseconds))
+        self.wait_at_most(What::Wakeup, nanoseconds)
     }
 
-    /// Waits for `what`, as [`Self::sleep_for`] or, without a time, as [`Self::sleep`]; true then.
+    /// Waits for `what`, as [`Self::sleep`].
     #[track_caller]
-    pub(crate) fn wait(mut self, what: What, nanoseconds: Option<u64>) -> bool {
-        sched::assert_may_sleep(1);
-        let me = sched::curthread();
-        me.lending.wait.site.set(Location::caller());
-        self.push_for(what, me);
+    pub(crate) fn wait(mut self, what: What) {
+        self.enter(what);
+        sched::sleep(self.list);
+    }
+
+    /// Waits for `what`, as [`Self::sleep_for`].
+    #[track_caller]
+    pub(crate) fn wait_at_most(mut self, what: What, nanoseconds: u64) -> bool {
+        let me = self.enter(what);
         let Self { queue, list } = self;
-        sched::sleep(list, nanoseconds);
-        if nanoseconds.is_none() {
-            return true;
-        }
+        sched::sleep_at_most(list, nanoseconds);
         // A waker takes its thread out of the queue: still in, the time was up.
         let mut guard = queue.lock();
         let timed_out = me.waits_for() != What::Nothing;
@@ -175,6 +177,17 @@ impl WaitQueueGuard<'_> {
             guard.remove(me);
         }
         !timed_out
+    }
+
+    /// Puts the calling thread, which is going to wait for `what`, into the queue.
+    #[track_caller]
+    #[inline(always)]
+    fn enter(&mut self, what: What) -> &'static Thread {
+        sched::assert_may_sleep(1);
+        let me = sched::curthread();
+        me.lending.wait.site.set(Location::caller());
+        self.push_for(what, me);
+        me
     }
 }
 

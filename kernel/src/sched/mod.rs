@@ -44,7 +44,7 @@ pub use wakeup::wakeup;
 
 pub(crate) use account::payments;
 pub(crate) use balance::{close, open, steal, switch_from_idle};
-pub(crate) use switch::{assert_may_sleep, begin, preempt, sleep};
+pub(crate) use switch::{assert_may_sleep, begin, preempt, sleep, sleep_at_most};
 pub(crate) use timer::{
     begin_slices, device_interrupt, start_looking, take_over_timers, timer_interrupt,
 };

@@ -22,41 +22,42 @@ use crate::waitq::{WaitQueue, What};
 use crate::{clock, globals, vspace};
 
 /// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
-/// into, and runs something else until [`wakeup`](super::wakeup()) or until `nanoseconds` are over.
-/// If these are 0 it returns at once.
-pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: Option<u64>) {
-    if nanoseconds == Some(0) {
+/// into, and runs something else until [`wakeup`](super::wakeup()).
+#[inline(always)]
+pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>) {
+    let rq = pcpu::this().runq.lock_within(&list);
+    curthread().change_state(ThreadState::Running, ThreadState::Sleeping);
+    drop(list);
+    mi_switch(rq, Reason::Sleep);
+    after_switch(true);
+}
+
+/// As [`sleep`], until `nanoseconds` are over at the latest. If these are 0 it returns at once.
+pub(crate) fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: u64) {
+    if nanoseconds == 0 {
         return;
     }
     let me = curthread();
     let here = pcpu::this();
-    if let Some(nanoseconds) = nanoseconds {
-        let deadline = clock::ticks_from_now(nanoseconds);
-        // Relaxed: the thread's own.
-        me.timer_cpu
-            .store(here.id().index() as u32, Ordering::Relaxed);
-        // Relaxed: for messages.
-        me.deadline.store(deadline, Ordering::Relaxed);
-        here.timers.lock().insert(me, deadline);
-        clock::arm(deadline);
-    }
-    let rq = here.runq.lock_within(&list);
-    me.change_state(ThreadState::Running, ThreadState::Sleeping);
-    drop(list);
-    mi_switch(rq, Reason::Sleep);
-    after_switch(true);
-    if nanoseconds.is_some() {
-        take_off_timer(me);
-        // Relaxed: for messages.
-        me.deadline.store(0, Ordering::Relaxed);
-    }
+    let deadline = clock::ticks_from_now(nanoseconds);
+    // Relaxed: the thread's own.
+    me.timer_cpu
+        .store(here.id().index() as u32, Ordering::Relaxed);
+    // Relaxed: for messages.
+    me.deadline.store(deadline, Ordering::Relaxed);
+    here.timers.lock().insert(me, deadline);
+    clock::arm(deadline);
+    sleep(list);
+    take_off_timer(me);
+    // Relaxed: for messages.
+    me.deadline.store(0, Ordering::Relaxed);
 }
 
 /// Waits for `nanoseconds` at least; 0 is no wait. Thread context, outside critical sections.
 #[track_caller]
 pub fn sleep_for(nanoseconds: u64) {
     let queue = WaitQueue::new();
-    let _time_is_up = queue.lock().wait(What::Time, Some(nanoseconds));
+    let _time_is_up = queue.lock().wait_at_most(What::Time, nanoseconds);
 }
 
 /// Lets other threads of the same priority go first. Thread context, outside critical

@@ -38,7 +38,7 @@ impl Condvar {
         might_sleep();
         let queue = self.0.lock();
         let mutex = guard.unlock();
-        queue.wait(What::Notification, None);
+        queue.wait(What::Notification);
         mutex.lock()
     }
 
@@ -56,7 +56,7 @@ impl Condvar {
         might_sleep();
         let queue = self.0.lock();
         let mutex = guard.unlock();
-        let notified = queue.wait(What::Notification, Some(nanoseconds));
+        let notified = queue.wait_at_most(What::Notification, nanoseconds);
         (mutex.lock(), !notified)
     }
 

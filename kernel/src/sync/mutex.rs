@@ -128,7 +128,10 @@ impl RawMutex {
             }
         }
         inherit::begin_to_lend(&mut chains, me, self, nanoseconds.is_some());
-        sched::sleep(chains, nanoseconds);
+        match nanoseconds {
+            None => sched::sleep(chains),
+            Some(nanoseconds) => sched::sleep_at_most(chains, nanoseconds),
+        }
         // An untimed wait ends in one way only.
         if nanoseconds.is_some() && self.give_up(me) {
             witness_release(self.class);

@@ -176,7 +176,7 @@ impl<T> RwLock<T> {
     #[track_caller]
     fn wait(&self, me: &'static Thread, state: SpinlockGuard<'_, State, Machine>) {
         inherit::begin_wait(&mut globals::INHERITANCE.lock(), me, &self.writer, false);
-        sched::sleep(state, None);
+        sched::sleep(state);
     }
 }
 

@@ -38,7 +38,7 @@ impl Semaphore {
         might_sleep();
         let queue = self.queue.lock();
         if !self.take() {
-            queue.wait(What::Permit, None);
+            queue.wait(What::Permit);
         }
     }
 
@@ -53,7 +53,7 @@ impl Semaphore {
         might_sleep();
         let queue = self.queue.lock();
         // Who is woken was given a permit with it.
-        self.take() || queue.wait(What::Permit, Some(nanoseconds))
+        self.take() || queue.wait_at_most(What::Permit, nanoseconds)
     }
 
     /// Takes a permit if there is one at this moment. Any context but NMI.
