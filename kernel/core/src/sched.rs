@@ -20,10 +20,15 @@ pub enum Resched {
 /// What follows from a thread of priority `new` being queued on `target`, whose
 /// current thread has priority `current`, by code that runs on `here`.
 #[inline]
-pub fn maybe_preempt(new: Priority, current: Priority, target: CpuId, here: CpuId) -> Resched {
+pub fn maybe_preempt(
+    new: Priority,
+    current: Priority,
+    target: CpuId,
+    here: impl FnOnce() -> CpuId,
+) -> Resched {
     if !new.is_better_than(current) {
         Resched::None
-    } else if target == here {
+    } else if target == here() {
         Resched::Local
     } else {
         Resched::Remote(target)
@@ -90,15 +95,15 @@ mod tests {
     #[test]
     fn only_a_better_thread_preempts() {
         let (high, low) = (Priority::HIGHEST, Priority::LOWEST);
-        assert_eq!(maybe_preempt(high, low, cpu(1), cpu(1)), Resched::Local);
+        assert_eq!(maybe_preempt(high, low, cpu(1), || cpu(1)), Resched::Local);
         assert_eq!(
-            maybe_preempt(high, low, cpu(2), cpu(1)),
+            maybe_preempt(high, low, cpu(2), || cpu(1)),
             Resched::Remote(cpu(2))
         );
-        assert_eq!(maybe_preempt(low, low, cpu(1), cpu(1)), Resched::None);
-        assert_eq!(maybe_preempt(low, high, cpu(2), cpu(1)), Resched::None);
+        assert_eq!(maybe_preempt(low, low, cpu(1), || cpu(1)), Resched::None);
+        assert_eq!(maybe_preempt(low, high, cpu(2), || cpu(1)), Resched::None);
         assert_eq!(
-            maybe_preempt(low, Priority::IDLE, cpu(2), cpu(1)),
+            maybe_preempt(low, Priority::IDLE, cpu(2), || cpu(1)),
             Resched::Remote(cpu(2))
         );
     }

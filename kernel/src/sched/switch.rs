@@ -6,7 +6,7 @@ use kcore::critical::CritState;
 use kcore::sched::slice_left;
 use kcore::shim::Ordering;
 use kcore::spinlock::SpinlockGuard;
-use kcore::thread::ThreadState;
+use kcore::thread::{Priority, ThreadState};
 use kcore::{KASSERT, kassert};
 
 use super::account::{Reason, count};
@@ -131,7 +131,8 @@ pub(super) fn mi_switch(mut rq: RunqGuard, why: Reason) {
         me.reads.count_all();
     }
     me.slice.store(left, Ordering::Relaxed);
-    if !core::ptr::eq(next, here.idle()) {
+    // The idle thread has no slice.
+    if rq.current != Priority::IDLE {
         start_slice(here, next, now, next.slice.load(Ordering::Relaxed));
     }
     here.set_curthread(next);
@@ -155,7 +156,7 @@ fn choose(
     // Next to each other: one store.
     rq.owepreempt = false;
     let over = mem::take(&mut rq.slice_over);
-    if !me.stops_running() {
+    if !me.change_state_if(ThreadState::Running, ThreadState::Runnable) {
         if me.is(ThreadState::Dead) {
             here.set_dead(me);
         }
@@ -163,9 +164,10 @@ fn choose(
         if next.is_none() && !rq.closed {
             globals::IDLE.insert(here.id());
         }
-        return Some((next.unwrap_or(here.idle()), 0));
+        return Some((next.unwrap_or_else(|| here.idle()), 0));
     }
-    let (next, left) = if core::ptr::eq(me, here.idle()) {
+    let idles = core::ptr::eq(me, here.idle());
+    let (next, left) = if idles {
         (rq.queue.pop(), 0)
     } else {
         // One that lets others go first begins its next slice anew, as one that waits.
@@ -182,14 +184,14 @@ fn choose(
     };
     let Some(next) = next else {
         me.change_state(ThreadState::Runnable, ThreadState::Running);
-        if left == 0 && !core::ptr::eq(me, here.idle()) {
+        if left == 0 && !idles {
             // Whoever was to have the next slice has been taken elsewhere, and the timer
             // that ended this one is not armed any more.
             start_slice(here, me, now, 0);
         }
         return None;
     };
-    if core::ptr::eq(me, here.idle()) {
+    if idles {
         no_longer_idle(here);
     } else if !me.is_pinned() {
         rouse_idle_cpu(here);

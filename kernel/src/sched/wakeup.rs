@@ -19,12 +19,11 @@ use crate::thread::Thread;
 /// called with the lock of the queue it waited in held.
 pub fn wakeup(thread: &'static Thread) -> bool {
     let (owner, rq) = lock_cpu_of(thread);
-    if !thread.is(ThreadState::Sleeping) {
+    if !thread.change_state_if(ThreadState::Sleeping, ThreadState::Moving) {
         return false;
     }
     // From before it said that it sleeps until it was off its CPU it held the lock
     // that we hold now: it is switched out.
-    thread.change_state(ThreadState::Sleeping, ThreadState::Moving);
     let current = rq.current;
     let here = Machine::cpu();
     let target = place(
@@ -114,7 +113,7 @@ fn lock_cpu_of(thread: &Thread) -> (&'static Pcpu, RunqGuard) {
 
 /// Queues `thread`, which is on no queue, on `target`, and sees to it that it gets
 /// its turn if it is better than what runs there.
-#[inline]
+#[inline(always)]
 pub(super) fn enqueue(rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     if rq.closed && !thread.is_pinned() {
         return enqueue_on_boot_cpu(rq, thread);
@@ -137,15 +136,16 @@ fn enqueue_on_boot_cpu(rq: RunqGuard, thread: &'static Thread) {
 fn enqueue_here(mut rq: RunqGuard, target: &'static Pcpu, thread: &'static Thread) {
     thread.set_cpu(target.id());
     thread.change_state(ThreadState::Moving, ThreadState::Runnable);
-    rq.queue.push_back(thread, thread.priority());
-    resched(&mut rq, target, thread.priority());
+    let priority = thread.priority();
+    rq.queue.push_back(thread, priority);
+    resched(&mut rq, target, priority);
 }
 
 /// A thread of priority `queued` is on the queue of `target`: the CPU is told if that is
 /// better than what runs there.
 #[inline(always)]
 fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
-    match maybe_preempt(queued, rq.current, target.id(), Machine::cpu()) {
+    match maybe_preempt(queued, rq.current, target.id(), Machine::cpu) {
         Resched::None => {}
         Resched::Local => {
             // Paid when the lock is released, or later: somebody is in a section.

@@ -212,25 +212,28 @@ impl Thread {
     /// If it was something else.
     #[inline(always)]
     pub(crate) fn change_state(&self, from: ThreadState, to: ThreadState) {
-        // Both are known where this is called: what is left is one comparison.
-        if !from.may_become(to) || !self.is(from) {
+        if !self.change_state_if(from, to) {
             self.cannot_change(from, to);
         }
-        // Relaxed: under the run-queue lock.
-        self.state.store(to as u8, Ordering::Relaxed);
     }
 
-    /// From running to runnable, if it is running; whether it was. Under the run-queue lock
-    /// of its CPU.
+    /// Changes what it is doing, if that is `from`; whether it was. Under the run-queue lock of
+    /// its CPU.
+    ///
+    /// # Panics
+    /// If no thread may change so.
     #[inline(always)]
-    pub(crate) fn stops_running(&self) -> bool {
-        let runs = self.is(ThreadState::Running);
-        if runs {
-            // Relaxed: under the run-queue lock.
-            self.state
-                .store(ThreadState::Runnable as u8, Ordering::Relaxed);
+    pub(crate) fn change_state_if(&self, from: ThreadState, to: ThreadState) -> bool {
+        // Both are known where this is called: what is left is one comparison.
+        if !from.may_become(to) {
+            self.cannot_change(from, to);
         }
-        runs
+        let was = self.is(from);
+        if was {
+            // Relaxed: under the run-queue lock.
+            self.state.store(to as u8, Ordering::Relaxed);
+        }
+        was
     }
 
     #[cold]
