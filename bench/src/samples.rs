@@ -137,9 +137,12 @@ fn batches(rounds: u64, mut operation: impl FnMut()) -> Vec<u64> {
 /// holds `operations` of them, each with a loop of its own around it.
 #[inline(always)]
 pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) -> Figures {
-    let empty = operations * least(batches(rounds, || ()));
     row_begins();
-    let net = batches(rounds, operation)
+    let samples = batches(rounds, operation);
+    // After them: before the row begins, the plugin takes it for samples of the row before,
+    // if that has none of its own (`sleep_for`).
+    let empty = operations * least(batches(rounds, || ()));
+    let net = samples
         .into_iter()
         .map(|ticks| ticks.saturating_sub(empty) * 100 / (rounds * operations));
     Figures::of_hundredths(net.collect(), rounds * operations)

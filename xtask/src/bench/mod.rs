@@ -129,8 +129,9 @@ impl Measured {
         let each = |count: u64| count as f64 / self.operations as f64;
         let total = sample.total();
         let taken_off = (each(total.executed) - self.p50).max(0.0);
-        // What is taken off is a loop or a reading of the clock.
-        self.disagrees = each(total.executed) < self.min || taken_off > 10.0 + self.max - self.min;
+        // What is taken off is a loop, a reading of the clock or, where a sample is one
+        // operation in a loop, both: 11 at most.
+        self.disagrees = each(total.executed) < self.min || taken_off > 11.0 + self.max - self.min;
         self.recorded = Some((each(sample.path) - taken_off, each(total.locked)));
     }
 }
@@ -560,6 +561,35 @@ mod tests {
             path: 900,
         });
         assert_eq!(row.recorded, Some((7.0, 3.0)));
+    }
+
+    /// The calibration's sample is one operation in a loop, so it has the loop and the reading of
+    /// the clock: 5,018 instructions. One more is none of these, and one fewer than were counted
+    /// is another sample.
+    #[test]
+    fn a_row_that_was_recorded_wrongly_is_found() {
+        let disagrees = |executed| {
+            let mut row = Measured {
+                p50: 5007.0,
+                min: 5007.0,
+                max: 5007.0,
+                operations: 1,
+                ..Measured::default()
+            };
+            let count = trace::Count {
+                executed,
+                ..trace::Count::default()
+            };
+            row.record(&trace::Sample {
+                cpus: vec![std::iter::once((1, count)).collect()],
+                path: executed,
+            });
+            row.disagrees
+        };
+        assert_eq!(
+            [5006, 5007, 5018, 5019].map(disagrees),
+            [true, false, false, true]
+        );
     }
 
     #[test]
