@@ -69,9 +69,10 @@ mod tests {
         CpuId::new(index).unwrap()
     }
 
-    /// The last CPU leaves and comes back while all others call all who are online; `early`
-    /// does not wait for those who have looked. True if it was called when it had left.
-    fn comings_and_goings(rounds: usize, early: bool) -> bool {
+    /// The last CPU leaves and comes back while all others call all who are online. True if it
+    /// was called when it had left. (One that does not wait for those who have looked is: the
+    /// model `offline` finds it in each run, by `quiesce-nobody`; threads of a busy host do not.)
+    fn comings_and_goings(rounds: usize) -> bool {
         let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
         let online = AtomicCpuSet::new();
         (0..CPUS).for_each(|index| assert!(online.insert(cpu(index))));
@@ -109,7 +110,7 @@ mod tests {
                 fence(Ordering::SeqCst);
                 let before = calls.each_ref().map(|count| count.load(Ordering::SeqCst));
                 for (count, before) in calls.iter().zip(before).take(CPUS - 1) {
-                    while !early && before % 2 == 1 && count.load(Ordering::SeqCst) == before {
+                    while before % 2 == 1 && count.load(Ordering::SeqCst) == before {
                         HostPort::relax();
                     }
                 }
@@ -140,12 +141,7 @@ mod tests {
     #[test]
     fn nobody_calls_a_cpu_that_has_left() {
         let rounds = if cfg!(miri) { 5 } else { 300 };
-        assert!(!comings_and_goings(rounds, false));
-    }
-
-    #[test]
-    fn who_does_not_wait_is_called_when_it_has_left() {
-        assert!(comings_and_goings(100_000, true));
+        assert!(!comings_and_goings(rounds));
     }
 
     #[test]
