@@ -9,7 +9,9 @@ mod crash;
 mod tables;
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::args::{Args, Word};
@@ -66,8 +68,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         false,
     )?;
 
-    test::command(&["--exact", crash::TEST].map(OsString::from))?;
-    let log = paths::read_text(&paths::target_dir().join(crash::LOG))?;
+    let log = panic_as_shown()?;
 
     let pages = [
         page(README, |text| {
@@ -103,6 +104,44 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The log of a panic that has all lines of the README's. What the report finds the CPUs at is
+/// not the same each time, so there are a few tries.
+fn panic_as_shown() -> Result<String> {
+    let readme = paths::read_text(&paths::root().join(README))?;
+    let mut tries = 1;
+    loop {
+        test::command(&["--exact", crash::TEST].map(OsString::from))?;
+        let log = paths::read_text(&newest_log()?)?;
+        match crash::readme(&readme, &log) {
+            Err(error) if tries == 5 => return Err(error),
+            Err(_) => tries += 1,
+            Ok(_) => return Ok(log),
+        }
+    }
+}
+
+/// The log of the run that has just ended: in the test folder of another number where another
+/// `cargo xtask test` runs.
+fn newest_log() -> Result<PathBuf> {
+    let target = paths::target_dir();
+    let folders = fs::read_dir(&target)
+        .map_err(|error| Error::failed(format!("{}: {error}", target.display())))?;
+    folders
+        .filter_map(|folder| Some(folder.ok()?.path()))
+        .filter(|folder| {
+            folder
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("ktest"))
+        })
+        .filter_map(|folder| {
+            let log = folder.join(crash::LOG);
+            Some((fs::metadata(&log).ok()?.modified().ok()?, log))
+        })
+        .max()
+        .map(|(_, log)| log)
+        .ok_or_else(|| Error::failed(format!("{} has left no log", crash::TEST)))
 }
 
 /// The name of a page, its text, and that as it should be.

@@ -6,9 +6,9 @@
 
 use crate::error::{Error, Result};
 
-/// The test that panics so, and where its console's log is in the target folder.
+/// The test that panics so, and where its console's log is in the folder of a run.
 pub(super) const TEST: &str = "crash::panic_on_an_ap";
-pub(super) const LOG: &str = "ktest/crash.panic_on_an_ap-smp4/console.log";
+pub(super) const LOG: &str = "crash.panic_on_an_ap-smp4/console.log";
 
 /// The README with the line numbers of the panic in `log`.
 ///
