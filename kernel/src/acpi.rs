@@ -49,7 +49,7 @@ fn read_memory(address: u64, length: usize) -> Option<&'static [u8]> {
 /// device answers. If not, the page is unmapped again: it may be another device's.
 ///
 /// # Errors
-/// Why there is none, for a message behind the address.
+/// Why there is no device. The text follows the address in a message.
 pub fn device<T>(
     block: &Block,
     shared: &[u64],

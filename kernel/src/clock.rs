@@ -6,9 +6,9 @@
 //!
 //! There is always a clock, and no wait is too short: before the measurement, and on a machine
 //! that has nothing to measure by, the time-stamp counter is taken to be as fast as none is.
-//! Where no local timer counts, the PIT ticks in its place. Where that does not either, a thread
-//! looks for sleepers whose time has come (`sched::start_looking`), and a time slice ends when its
-//! thread next waits or yields.
+//! Where no local timer counts, the PIT ticks in its place, and a thread looks for sleepers whose
+//! time has come (`sched::start_looking`). Without the PIT, a time slice ends when its thread next
+//! waits or yields.
 
 use kcore::calibrate::{Look, Measured, Still};
 use kcore::clock::{FASTEST_TSC, Scale, tsc_by_cpuid};

@@ -85,8 +85,8 @@ const CLOSED: u32 = !(ONE_LOCK - 1);
 /// The bit is upside down so that the word is zero exactly in the window W: the exit
 /// that has to pay, and no other, brings it to zero. And a CPU takes interrupts exactly while
 /// the upper part of its thread's word is zero ([`Self::is_open`]): nothing needs to ask the
-/// CPU, or to remember what it said. Turning them off comes before the word says so, and
-/// turning them on behind it.
+/// CPU, or to remember what it said. They go off before the word
+/// says so, and on after it has stopped saying so.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct CritState(LocalU32);

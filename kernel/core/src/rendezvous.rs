@@ -681,8 +681,8 @@ enum TooLong {
     GiveUp,
 }
 
-/// No interrupts on this CPU until this is dropped; they were on. In a section, which ends
-/// behind it and pays.
+/// Keeps interrupts off on this CPU until it is dropped; they were on. It lies within a section,
+/// whose end pays what is owed.
 struct Off<P: Port>(PhantomData<P>);
 
 impl<P: Port> Off<P> {

@@ -177,7 +177,7 @@ fn a_circle_is_reported_exactly_if_it_never_comes_apart() {
         let (threads, mut chains) = (threads::<THREADS>(), chains());
         let blockers = threads
             .map(|thread| [Kind::Mutex, Kind::Writer, Kind::End].map(|kind| owned(kind, thread)));
-        // Whom each waits for, and whether for a time.
+        // For each thread: the thread that it waits for, and whether its wait ends by time.
         let mut graph = [None::<(usize, bool)>; THREADS];
         for _ in 0..24 {
             let me = dice(THREADS as u64) as usize;

@@ -141,7 +141,7 @@ impl<P: Port> Rendezvous<P> {
     pub(super) fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
         // Relaxed: this CPU's own.
         let in_action = || !self.slot(P::cpu()).serves.load(Ordering::Relaxed).is_null();
-        // Whom another CPU has stopped is waited for: it will be let go.
+        // Only the stopper itself gets this error: any other caller waits until the CPU goes on.
         if P::is_stopper()
             && P::crit().now().offs() > 0
             && let Some(cpu) = P::stopped(set)

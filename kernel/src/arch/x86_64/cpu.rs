@@ -135,7 +135,7 @@ pub fn cli() {
 }
 
 /// Enables interrupts and halts until one comes. STI takes effect after the
-/// instruction behind it, so none can slip in between the two and be slept over. For
+/// next instruction, so no interrupt can come between the two and be slept over. For
 /// [`kcore::port::InterruptsOff::wait`] only.
 #[inline]
 pub fn sti_hlt() {
