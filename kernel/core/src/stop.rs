@@ -190,6 +190,10 @@ impl<P: Port> Stops<P> {
     ) -> Result<Stopped, StopError> {
         let me = P::cpu();
         self.acquire(me);
+        let ask = match means {
+            Means::Interrupt => ASKED,
+            Means::Nmi => ASKED_BY_NMI,
+        };
         let mut asked = CpuSet::EMPTY;
         let mut turns = Turns::new();
         loop {
@@ -203,11 +207,11 @@ impl<P: Port> Stops<P> {
             // a CPU may be on its way to go on.
             let mut sent = CpuSet::EMPTY;
             silent.difference(&asked).each(|cpu| {
-                let (first, more) = self.ask(cpu, means);
-                if first {
+                if self.change(cpu, RUNNING, ask) {
                     asked.insert(cpu);
-                }
-                if first || more {
+                    sent.insert(cpu);
+                } else if means == Means::Nmi && self.change(cpu, ASKED, ask) {
+                    // Asked by that other stop, which lets it go.
                     sent.insert(cpu);
                 }
             });
@@ -220,17 +224,6 @@ impl<P: Port> Stops<P> {
             }
             P::stop_if_asked();
             P::relax();
-        }
-    }
-
-    /// Asks `cpu` to stop; whether nobody had, and whether only by less than an NMI.
-    fn ask(&self, cpu: CpuId, means: Means) -> (bool, bool) {
-        match means {
-            Means::Interrupt => (self.change(cpu, RUNNING, ASKED), false),
-            Means::Nmi => (
-                self.change(cpu, RUNNING, ASKED_BY_NMI),
-                self.change(cpu, ASKED, ASKED_BY_NMI),
-            ),
         }
     }
 
