@@ -72,7 +72,7 @@ fn take_from(mut rq: RunqGuard, here: &'static Pcpu) -> bool {
 }
 
 /// The other CPUs that are online.
-fn others(here: &Pcpu) -> impl Iterator<Item = &'static Pcpu> + use<> {
+pub(super) fn others(here: &Pcpu) -> impl Iterator<Item = &'static Pcpu> + use<> {
     let others = smp::online().difference(&CpuSet::single(here.id()));
     others.iter().filter_map(pcpu::of)
 }

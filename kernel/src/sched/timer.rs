@@ -5,7 +5,7 @@ use kcore::port::Port;
 use kcore::shim::Ordering;
 use kcore::thread::Priority;
 
-use super::balance::balance;
+use super::balance::{balance, others};
 use super::wakeup::{owe, wakeup};
 use super::{curthread, yield_now};
 use crate::arch::cpu;
@@ -50,12 +50,7 @@ pub(crate) fn device_interrupt() {
     if globals::TIMER.get().is_some() {
         return;
     }
-    let here = Machine::cpu();
-    let others = smp::online();
-    let others = others.iter().filter(|&cpu| cpu != here);
-    for block in others.filter_map(pcpu::of) {
-        block.send_ipi(Ipi::Tick);
-    }
+    others(pcpu::this()).for_each(|block| block.send_ipi(Ipi::Tick));
     timer_interrupt();
 }
 
