@@ -162,24 +162,34 @@ pub(crate) fn all_read(thread: usize) {
         return;
     }
     all_say(here);
+    take_page(first);
+    use_page(true);
+    switch(None);
+    all_say(over);
+    take_tables(first);
+    use_page(false);
+}
+
+/// Takes the page of `space` away and uses its frame anew.
+fn take_page(space: &Space) {
     // Release: as a page table's entry is written.
     world().words[0].store(1, Ordering::Release);
     note!("the page is unmapped");
     let page = Forget::Page(0);
-    if let Err(error) = first.shootdown::<Explored, _>(page, spaces, tell) {
+    if let Err(error) = space.shootdown::<Explored, _>(page, spaces, tell) {
         fail(Property::ExactlyOnce, format!("{error:?}"));
     }
     reused()[0].set(1);
     note!("the frame is used anew");
-    use_page(true);
-    switch(None);
-    all_say(over);
-    if let Err(error) = first.retire::<Explored, _>(0, spaces, tell) {
+}
+
+/// Takes the tables of `space`, which goes, and uses them anew.
+fn take_tables(space: &Space) {
+    if let Err(error) = space.retire::<Explored, _>(0, spaces, tell) {
         fail(Property::ExactlyOnce, format!("{error:?}"));
     }
     reused()[1].set(1);
     note!("the tables are used anew");
-    use_page(false);
 }
 
 /// CPU 1 has threads of two spaces and of none; CPU 0 takes the page away, uses its frame
@@ -200,24 +210,12 @@ pub(crate) fn program(thread: usize) {
         use_page(false);
         return;
     }
-    // Release: as a page table's entry is written.
-    world().words[0].store(1, Ordering::Release);
-    note!("the page is unmapped");
-    let page = Forget::Page(0);
-    if let Err(error) = first.shootdown::<Explored, _>(page, spaces, tell) {
-        fail(Property::ExactlyOnce, format!("{error:?}"));
-    }
-    reused()[0].set(1);
-    note!("the frame is used anew");
+    take_page(first);
     // Acquire: pairs with the Release above.
     while over.load(Ordering::Acquire) == 0 {
         Explored::relax();
     }
-    if let Err(error) = first.retire::<Explored, _>(0, spaces, tell) {
-        fail(Property::ExactlyOnce, format!("{error:?}"));
-    }
-    reused()[1].set(1);
-    note!("the tables are used anew");
+    take_tables(first);
 }
 
 /// No CPU counts as one that has the tables.
