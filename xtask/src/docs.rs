@@ -2,16 +2,14 @@
 //!
 //! It runs the explorer, the single-stepping of kcore, loom, the count of lines and a test that
 //! panics, and makes of what they print the tables that stand in the documents ([`tables`]), and the
-//! line numbers of the panic ([`crash`]). Names, words and pictures must be the same. A figure may be off by 5 percent: else each change of kcore would be one of
-//! the documents too.
+//! line numbers of the panic ([`crash`]). Names, words and pictures must be the same. A figure may
+//! be off by 5 percent: else each change of kcore would be one of the documents too.
 
 mod crash;
 mod tables;
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::args::{Args, Word};
@@ -112,36 +110,15 @@ fn panic_as_shown() -> Result<String> {
     let readme = paths::read_text(&paths::root().join(README))?;
     let mut tries = 1;
     loop {
-        test::command(&["--exact", crash::TEST].map(OsString::from))?;
-        let log = paths::read_text(&newest_log()?)?;
+        let own = test::run(&["--exact", crash::TEST].map(OsString::from))?;
+        let own = own.expect("a run, and no list of tests");
+        let log = paths::read_text(&own.dir.join(crash::LOG))?;
         match crash::readme(&readme, &log) {
             Err(error) if tries == 5 => return Err(error),
             Err(_) => tries += 1,
             Ok(_) => return Ok(log),
         }
     }
-}
-
-/// The log of the run that has just ended: in the test folder of another number where another
-/// `cargo xtask test` runs.
-fn newest_log() -> Result<PathBuf> {
-    let target = paths::target_dir();
-    let folders = fs::read_dir(&target)
-        .map_err(|error| Error::failed(format!("{}: {error}", target.display())))?;
-    folders
-        .filter_map(|folder| Some(folder.ok()?.path()))
-        .filter(|folder| {
-            folder
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("ktest"))
-        })
-        .filter_map(|folder| {
-            let log = folder.join(crash::LOG);
-            Some((fs::metadata(&log).ok()?.modified().ok()?, log))
-        })
-        .max()
-        .map(|(_, log)| log)
-        .ok_or_else(|| Error::failed(format!("{} has left no log", crash::TEST)))
 }
 
 /// The name of a page, its text, and that as it should be.

@@ -507,7 +507,7 @@ enum Dead {
     Silent,
     /// It starts, and stands before it is decided whether it comes online, until [`go_on`].
     Stuck,
-    /// It starts, is decided to come online, and stands then, until [`go_on`].
+    /// It starts, and stands once it is decided that it comes online, until [`go_on`].
     Late,
 }
 

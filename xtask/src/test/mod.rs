@@ -99,6 +99,15 @@ struct Done {
 /// For a wrong command line, when something cannot be set up or built, and
 /// when a test fails.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
+    run(words).map(drop)
+}
+
+/// As [`command`]; the folder with the logs, which no other run writes into while it is kept, or
+/// `None` for a list of tests.
+///
+/// # Errors
+/// As [`command`].
+pub(crate) fn run(words: &[OsString]) -> Result<Option<lock::Own>> {
     let request = parse(words)?;
     let image = image::built(KTEST, request.options.debug)?;
     let tests = registry::read(&image)?.into_iter();
@@ -106,7 +115,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let tests: Vec<Arc<Test>> = tests.map(Arc::new).collect();
     if request.list {
         list(&tests, request.terse);
-        return Ok(());
+        return Ok(None);
     }
     if tests.is_empty() {
         return Err(none(&request));
@@ -167,7 +176,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     match interrupt::requested() {
         Some(exit) => Err(Error::reported(exit)),
-        None if passed => Ok(()),
+        None if passed => Ok(Some(own)),
         None => Err(Error::reported(exit(&done))),
     }
 }
