@@ -44,6 +44,23 @@ impl Args {
         }
     }
 
+    /// Whether the option `flag` is among the words of a command that understands no other.
+    ///
+    /// # Errors
+    /// For any other word, and for any after `--`.
+    pub(crate) fn has_flag(command: &'static str, words: &[OsString], flag: &str) -> Result<bool> {
+        let mut args = Args::new(command, words);
+        let mut found = false;
+        while let Some(word) = args.next()? {
+            match &word {
+                Word::Option(name) if name == flag => found = true,
+                _ => return Err(args.unknown(&word)),
+            }
+        }
+        args.nothing_after()?;
+        Ok(found)
+    }
+
     /// The next word; `None` at the end. What every command understands is done here: `--color`;
     /// and `--help` and `--version`, which end the process.
     ///

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::args::{Args, Word};
+use crate::args::Args;
 use crate::cargo::{TARGET, cargo, tool};
 use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
@@ -76,15 +76,7 @@ const IN_BOCHS: [&str; 10] = [
 /// # Errors
 /// For a wrong command line, when the target is missing, or when a check fails.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("ci", words);
-    let mut fast = false;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--fast" => fast = true,
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
+    let fast = Args::has_flag("ci", words, "--fast")?;
     setup::kernel_target()?;
     interrupt::watch()?;
     let checks = checks(fast);

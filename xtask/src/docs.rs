@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::args::{Args, Word};
+use crate::args::Args;
 use crate::cargo::cargo;
 use crate::ci::shown;
 use crate::error::{Error, Result};
@@ -44,15 +44,7 @@ const SLACK: f64 = 0.05;
 /// # Errors
 /// For a wrong command line, when something that is run fails, and when something is stale.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("docs", words);
-    let mut write = false;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--write" => write = true,
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
+    let write = Args::has_flag("docs", words, "--write")?;
     model::needs_its_host()?;
     let picture = paths::target_dir().join("r222942.svg");
     let list = said(model::explorer().arg("--list"), false)?;

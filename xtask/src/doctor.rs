@@ -1,7 +1,7 @@
 //! `cargo xtask doctor`: what this machine has and lacks, with the line that
 //! installs each thing that is missing.
 
-use crate::args::{Args, Word};
+use crate::args::Args;
 use crate::cargo::{TARGET, ask};
 use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
@@ -45,15 +45,7 @@ struct Check {
 /// # Errors
 /// For a wrong command line, and when something required is missing in the end.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("doctor", words);
-    let mut install = false;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--install" => install = true,
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
+    let install = Args::has_flag("doctor", words, "--install")?;
     let mut checks = checks();
     if install && checks.iter().any(|check| check.found.is_err()) {
         let missing = checks.iter().filter_map(|check| {

@@ -18,7 +18,7 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use crate::args::{Args, Word};
+use crate::args::Args;
 use crate::cargo::KBENCH;
 use crate::error::{Error, Result};
 use crate::{image, paths, term};
@@ -44,15 +44,7 @@ const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
 /// # Errors
 /// When the kernel does not build, a rule is broken, or the document shows something else.
 pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("emitted", words);
-    let mut write = false;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--write" => write = true,
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
+    let write = Args::has_flag("emitted", words, "--write")?;
     let bytes = image::built(KBENCH, false)?;
     let section = function(&bytes, "emitted_critical_section")?;
     let spinlock = function(&bytes, "emitted_spinlock")?;
