@@ -435,6 +435,12 @@ impl CritWord {
         self.0 & CLOSED == 0
     }
 
+    /// Whether a section was left that was not entered. Its exit is about to say so, at its place.
+    #[must_use]
+    pub(crate) const fn is_below_zero(self) -> bool {
+        self.0 >= 0_u32.wrapping_sub(SECTION)
+    }
+
     /// Whether so many spinlocks are held, and nothing else.
     #[must_use]
     #[inline]
@@ -723,6 +729,21 @@ mod tests {
         let crit = CritState::running();
         let _acked = LateIntr::enter(&crit).eoi(|| ());
         let _never = LateIntr::enter(&crit).eoi(|| ());
+    }
+
+    /// Between the SUB of an exit below zero and its panic, which names the place.
+    #[test]
+    fn an_interrupt_lets_an_exit_below_zero_say_so_itself() {
+        let crit = CritState::running();
+        crit.leave();
+        let below = crit.now();
+        IntrContext::enter(&crit)
+            .eoi(|| ())
+            .finish()
+            .pay::<Scheduler>();
+        assert_eq!(crit.now(), below);
+        LateIntr::enter(&crit).eoi(|| ()).pay::<Scheduler>();
+        assert_eq!((crit.now(), switches()), (below, 0));
     }
 
     #[test]
