@@ -1,0 +1,124 @@
+use super::*;
+use crate::error::Exit;
+
+const LOG: &str = "tryst-bench 1\nclock 1000006000\nrow critical_pair 4.00 4.00 4.01 501 1000\n\
+                   row call_all_busy 700.00 690.00 800.00 501 20 3.00\n\
+                   skip wake_oneway_idle it takes two CPUs\nend rows=2\n";
+
+#[test]
+fn a_whole_log_is_read() {
+    let (rows, skipped) = read(LOG, Mode::Instructions).expect("it is whole");
+    let expected = Measured {
+        name: "critical_pair".to_string(),
+        p50: 4.0,
+        min: 4.0,
+        max: 4.01,
+        operations: 1000,
+        ..Measured::default()
+    };
+    assert_eq!(rows[0], expected);
+    assert_eq!((rows.len(), rows[1].ipis), (2, Some(3.0)));
+    assert_eq!(skipped, ["wake_oneway_idle it takes two CPUs"]);
+    let wanted = parse(&[]).expect("nothing is asked for");
+    let json = document(&rows, &wanted);
+    assert!(json.contains("\"p50\": 4.0") && json.contains("\"ipis\": 3.0"));
+}
+
+#[test]
+fn time_is_in_nanoseconds() {
+    let log = LOG.replace("1000006000", "2000000000");
+    let (rows, _) = read(&log, Mode::Time).expect("any clock will do");
+    assert!((rows[0].p50, rows[1].p50) == (2.0, 350.0));
+}
+
+#[test]
+fn what_was_recorded_is_net_of_the_loop() {
+    let mut row = Measured {
+        p50: 10.0,
+        operations: 100,
+        ..Measured::default()
+    };
+    let count = trace::Count {
+        executed: 1200,
+        locked: 300,
+        moves: 0,
+    };
+    row.record(&trace::Sample {
+        cpus: vec![std::iter::once((1, count)).collect()],
+        path: 900,
+    });
+    assert_eq!(row.recorded, Some((7.0, 3.0)));
+}
+
+/// The calibration's sample is one operation in a loop, so it has the loop and the reading of
+/// the clock: 5,018 instructions. One more is none of these, and one fewer than were counted
+/// is another sample.
+#[test]
+fn a_row_that_was_recorded_wrongly_is_found() {
+    let disagrees = |executed| {
+        let mut row = Measured {
+            p50: 5007.0,
+            min: 5007.0,
+            max: 5007.0,
+            operations: 1,
+            ..Measured::default()
+        };
+        let count = trace::Count {
+            executed,
+            ..trace::Count::default()
+        };
+        row.record(&trace::Sample {
+            cpus: vec![std::iter::once((1, count)).collect()],
+            path: executed,
+        });
+        row.disagrees
+    };
+    assert_eq!(
+        [5006, 5007, 5018, 5019].map(disagrees),
+        [true, false, false, true]
+    );
+}
+
+#[test]
+fn a_torn_log_or_another_clock_is_an_error() {
+    for (wrong, why) in [
+        (LOG.replace("end rows=2", ""), "the last line is missing"),
+        (
+            LOG.replace("rows=2", "rows=1"),
+            "2 rows, and the last line says 1",
+        ),
+        (
+            LOG.replace("rows=2", "rows=two"),
+            "\"end rows=two\" is not understood",
+        ),
+        (LOG.replace("700.00", "7e"), "\"row call_all_busy 7e 690"),
+        (
+            LOG.replace("1000006000", "fast"),
+            "\"clock fast\" is not understood",
+        ),
+        (
+            LOG.replace("1000006000", "2400000000"),
+            "clock has 2400000000 Hz",
+        ),
+    ] {
+        let error = read(&wrong, Mode::Instructions).expect_err(&wrong);
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_filter_that_fits_nothing_is_a_usage_error() {
+    let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
+    for wrong in [
+        "nonesuch",
+        "--explain nonesuch",
+        "--explain boot_all_cpus",
+        "--explain spinlock_pair --time",
+        "--explain spinlock_pair call",
+    ] {
+        let error = parse(&words(wrong)).err().expect(wrong);
+        assert_eq!(error.exit, Exit::Usage);
+    }
+    let wanted = parse(&words("switch,wake --smp 2 -- -m 64")).expect("it is right");
+    assert_eq!((wanted.smp, wanted.extra.len()), (2, 2));
+}
