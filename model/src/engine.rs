@@ -13,7 +13,7 @@
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 
-use kcore::shim::{Access, Operation, set_hook};
+use hooked::{Access, Operation, set_hook};
 
 use crate::port;
 use crate::stack::{Arena, Hash128, WORLD, clear_below_this, switch};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
+use hooked::{Access, Operation};
 use kcore::critical::CritWord;
-use kcore::shim::{Access, Operation};
 
 use crate::engine::{Engine, Line, Vector, What};
 use crate::port;
@@ -159,14 +159,7 @@ fn section_text(load: bool, old: u32, new: u32) -> String {
 struct Sources(HashMap<String, Vec<String>>);
 
 /// Files whose lines say less than their callers'.
-const HELPERS: [&str; 6] = [
-    "shim.rs",
-    "hooked.rs",
-    "cpu.rs",
-    "site.rs",
-    "engine.rs",
-    "port.rs",
-];
+const HELPERS: [&str; 5] = ["shim.rs", "cpu.rs", "site.rs", "engine.rs", "port.rs"];
 
 impl Sources {
     /// Where in kcore, or in a model, a step was taken: file, line, and what stands there.

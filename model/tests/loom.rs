@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use hooked::{Access, Operation, set_hook};
 use kcore::blocker::{Blocker, Chains, Kind, Wait, Waiter};
 use kcore::call::{Call, CallQueue, CallState};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
@@ -22,7 +23,7 @@ use kcore::ipi::Ipis;
 use kcore::port::Port;
 use kcore::rendezvous::{Callback, IpiCtx, Phase, Rendezvous};
 use kcore::rmlock::{Gate, Reader, Reads, RmLock};
-use kcore::shim::{Access, AtomicBool, Operation, Ordering, set_hook};
+use kcore::shim::{AtomicBool, Ordering};
 use kcore::spinlock::Spinlock;
 use kcore::stop::{Means, Stops};
 use loom::sync::atomic::{self, AtomicU8, AtomicU32, AtomicU64};

@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hooked::{Access, Operation, set_hook};
 use kcore::call::{Call, CallQueue, CallState};
 use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use kcore::ipi::Ipis;
 use kcore::port::{Mistake, Port};
 use kcore::rendezvous::{IpiCtx, Phase, Rendezvous};
-use kcore::shim::{Access, Operation, set_hook};
 use kcore::spinlock::Spinlock;
 use kcore::stop::{Means, Stops};
 use shuttle::Runner;

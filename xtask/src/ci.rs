@@ -197,7 +197,10 @@ fn checks(fast: bool) -> Vec<Check> {
         call("paths in the kernel", image_paths::check),
         call("emitted code", || emitted::command(&[])),
         check("host tests", cargo("test")),
-        check("lints, model", lints(&["-p", "model"], &["--all-targets"])),
+        check(
+            "lints, model",
+            lints(&["-p", "model", "-p", "hooked"], &["--all-targets"]),
+        ),
         check(
             "models, loom and shuttle",
             with(

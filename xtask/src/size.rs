@@ -30,7 +30,7 @@ const PARTS: [(&str, &str); 9] = [
     ("boot", "boot"),
     ("tests", "tests/src"),
     ("bench", "bench/src"),
-    ("model", "model/src"),
+    ("model", "model"),
     ("xtask", "xtask/src"),
 ];
 
@@ -95,7 +95,8 @@ fn table_of(files: &[File]) -> String {
             .filter(|file| part_of(&file.name) == Some(part));
         let of_part: Vec<&File> = of_part.collect();
         let sum = |size: fn(&&File) -> usize| of_part.iter().map(size).sum::<usize>();
-        let mut sizes: Vec<usize> = of_part.iter().map(|file| file.lines).collect();
+        let with_code = of_part.iter().filter(|file| file.code > 0);
+        let mut sizes: Vec<usize> = with_code.map(|file| file.code).collect();
         sizes.sort_unstable();
         let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0);
         let (lines, code) = (sum(|file| file.lines), sum(|file| file.code));

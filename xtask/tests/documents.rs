@@ -155,9 +155,13 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
 /// that name.
 fn is_there(folders: &[&str], path: &str) -> bool {
     let (module, function) = path.rsplit_once("::").expect("module and function");
-    let file = format!("{}.rs", module.replace("::", "/"));
-    folders.iter().any(|folder| {
-        let text = fs::read_to_string(root().join(folder).join(&file)).unwrap_or_default();
+    let module = module.replace("::", "/");
+    let files = [format!("{module}.rs"), format!("{module}/tests.rs")];
+    let mut places = folders
+        .iter()
+        .flat_map(|folder| files.iter().map(move |file| root().join(folder).join(file)));
+    places.any(|place| {
+        let text = fs::read_to_string(place).unwrap_or_default();
         ["(", "<"]
             .iter()
             .any(|open| text.contains(&format!("fn {function}{open}")))

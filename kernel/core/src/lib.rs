@@ -78,7 +78,7 @@ pub mod rmlock;
 pub mod runq;
 pub mod sched;
 #[cfg_attr(
-    not(miri),
+    not(any(miri, feature = "model")),
     expect(unsafe_code, reason = "read-modify-writes in one instruction")
 )]
 pub mod shim;

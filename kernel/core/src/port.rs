@@ -1,8 +1,9 @@
 //! What the algorithms need of the machine.
 //!
-//! There are two implementers: the kernel's `Machine`, and the host's of the unit tests. The
-//! functions have no `self`: a port is a type, and what state a host port needs it keeps per
-//! thread.
+//! The kernel implements [`Port`] for its `Machine`. The others run the same algorithms on a
+//! host: the unit tests' port, the explorer's and loom's in `model/`, and the single-stepped one
+//! in `tests/stepping/`. The functions have no `self`: a port is a type, and a host port keeps
+//! what state it needs in thread-locals.
 
 use core::fmt;
 use core::marker::PhantomData;

@@ -2,8 +2,8 @@
 //!
 //! No other file names `core::sync::atomic` or `core::hint::spin_loop`. On the
 //! machine and in unit tests these are `core`'s own; under the feature `model` they are
-//! `hooked`, types of the same names that hand each operation to a hook, behind
-//! which any model checker may stand. This is the only file that chooses between them.
+//! those of the crate `hooked`, which hand each operation to a model checker. This is the
+//! only file that chooses between them.
 //!
 //! [`LocalU32`], [`LowBit`] and [`Turns`] are what `core` does not have.
 
@@ -15,9 +15,10 @@ pub use core::sync::atomic::{
 };
 
 #[cfg(feature = "model")]
-mod hooked;
-#[cfg(feature = "model")]
-pub use hooked::*;
+pub use hooked::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, LocalU32, Ordering, Turns,
+    compiler_fence, fence,
+};
 
 /// The most CPUs that there can be: 64, so that a set of them is one word, or what
 /// `TRYST_MAX_CPUS` says where the kernel is built: a power of two, up to 256. Four for a

@@ -1,8 +1,9 @@
-//! The atomics of a model checker: each operation is handed to a hook of the thread that
-//! does it, which may do other things first, and says what the operation finds.
+//! Atomics for a model checker, by the names that `core`'s have.
 //!
-//! Without a hook an operation is done at once, so that the unit tests run on these too.
-//! The words are laid out like `core`'s.
+//! Each operation is handed to a hook of the thread that does it. The hook may let other
+//! threads run first, and answers what the operation finds. Without a hook the operation is
+//! done at once, so that unit tests run on these types too. The words are laid out like
+//! `core`'s. `kcore::shim` takes its atomics from here under the feature `model`.
 
 use std::cell::Cell;
 use std::fmt;
@@ -472,7 +473,7 @@ impl<T> Default for AtomicPtr<T> {
     }
 }
 
-/// [`super::LocalU32`], hooked: each change is one step.
+/// `kcore::shim::LocalU32`, hooked: each change is one step.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct LocalU32(AtomicU32);
