@@ -46,6 +46,7 @@ thread_local! {
     static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
     static LOSES: Cell<u32> = const { Cell::new(0) };
+    static SENT: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
     static IN_NMI: Cell<bool> = const { Cell::new(false) };
     static STANDING: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
     static MISTAKE: Cell<Option<Mistake>> = const { Cell::new(None) };
@@ -128,6 +129,12 @@ impl HostPort {
     /// The next `count` times that this CPU sends rendezvous interrupts, they are lost.
     pub(crate) fn lose(count: u32) {
         LOSES.set(count);
+    }
+
+    /// The CPUs that this one sent its last rendezvous interrupt to, and whether as all others
+    /// that are online.
+    pub(crate) fn last_sent() -> (CpuSet, bool) {
+        SENT.get()
     }
 
     /// Whether this CPU takes itself to be in an NMI.
@@ -248,7 +255,8 @@ impl Port for HostPort {
         }
     }
 
-    fn send_rendezvous(targets: &CpuSet, _: bool) {
+    fn send_rendezvous(targets: &CpuSet, all: bool) {
+        SENT.set((*targets, all));
         if LOSES.get() > 0 {
             return LOSES.set(LOSES.get() - 1);
         }

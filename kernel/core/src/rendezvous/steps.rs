@@ -135,6 +135,29 @@ fn one_interrupt_begins_the_calls_of_all_words() {
     assert!(!rendezvous.is_called(cpu(1)) && !rendezvous.interrupt());
 }
 
+/// One command interrupts all CPUs that are online. It is used where all are called and none has
+/// been told before, since it would interrupt the others for nothing.
+#[test]
+fn one_command_only_where_all_are_called_and_none_knows() {
+    HostPort::become_cpu(0);
+    let targets = CpuSet::first_n(3);
+    let [both, second] = [&[1, 2][..], &[2]].map(|cpus| cpus.iter().copied().map(cpu).collect());
+    for (all, knows, sent) in [
+        (true, false, (both, true)),
+        (false, false, (both, false)),
+        (true, true, (second, false)),
+        (false, true, (second, false)),
+    ] {
+        let rendezvous = Rendezvous::<HostPort>::new();
+        if knows {
+            rendezvous.tell(cpu(1), cpu(3));
+        }
+        let called = rendezvous.post(rendezvous.slot(cpu(0)), cpu(0), &targets, all);
+        assert!(called.me_too && called.others == 2);
+        assert_eq!(HostPort::last_sent(), sent);
+    }
+}
+
 /// cpu1, an initiator itself, is held by three calls. It goes on with the one that opens,
 /// whichever it is, leaves the one that ends, and keeps the others.
 #[test]
@@ -254,6 +277,7 @@ fn a_driver_looks_for_calls_itself() {
 #[test]
 fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
+    static TURN: AtomicU32 = AtomicU32::new(0);
     HostPort::become_cpu(1);
     asks(&RENDEZVOUS, 0, NOTHING, 1);
     RENDEZVOUS.tell(cpu(1), cpu(0));
@@ -261,11 +285,16 @@ fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(1));
         assert!(!me.is_held());
+        // In its third turn: it has looked whether to answer by then.
+        if TURN.fetch_add(1, Ordering::Relaxed) < 2 {
+            return HostPort::interrupt(1);
+        }
         me.left.store(0, Ordering::Relaxed);
     });
     HostPort::interrupt(1);
     let me = RENDEZVOUS.slot(cpu(1));
     assert!(RENDEZVOUS.wait_for_others(me, false));
+    assert_eq!(TURN.load(Ordering::Relaxed), 3);
 }
 
 /// Only who has a barrier in its call drives; and nobody does afterwards.
@@ -381,19 +410,27 @@ fn who_has_left_for_good_is_not_waited_for() {
     assert_eq!(silent, CpuSet::single(cpu(1)));
 }
 
-/// cpu2 is at the barrier: it is told that all that comes is nothing, and waited for.
+/// cpu2 has begun: it is waited for until it comes to the barrier, is told there that all that
+/// comes is nothing, and is waited for again.
 #[test]
 fn who_is_at_a_barrier_is_let_go() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
+    static TURN: AtomicU32 = AtomicU32::new(0);
     HostPort::become_cpu(0);
     asks(&RENDEZVOUS, 0, &|_: &IpiCtx| (), 1);
+    RENDEZVOUS.slot(cpu(0)).left.store(2, Ordering::Relaxed);
     RENDEZVOUS.tell(cpu(1), cpu(0));
     // What cpu2 finds, and does.
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(0));
         if me.open.load(Ordering::Relaxed) < ALL {
+            // It comes in the third turn after cpu1 has been given up.
+            if left(&RENDEZVOUS, 0) == 1 && TURN.fetch_add(1, Ordering::Relaxed) == 2 {
+                me.leave();
+            }
             return HostPort::interrupt(0);
         }
+        assert_eq!(TURN.load(Ordering::Relaxed), 3, "let go before it came");
         assert_eq!(left(&RENDEZVOUS, 0), 1);
         // SAFETY: it is `NOTHING`.
         assert_eq!(unsafe { me.run.get() }.name(), "none");
