@@ -5,9 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
 use kernel::arch::paging::{PAGE_SIZE, STACKS};
 use kernel::shootdown::shootdown;

@@ -29,7 +29,7 @@ mod threads;
 
 use core::fmt::Arguments;
 
-use kcore::shim::Ordering;
+use heart::shim::Ordering;
 use kernel::arch::serial::Serial;
 use kernel::console::Line;
 use kernel::end::{self, Verdict};
@@ -79,7 +79,7 @@ fn main() -> ! {
     say(format_args!("tryst-bench 1"));
     say(format_args!(
         "clock {}",
-        globals::TSC.get().map_or(0, kcore::clock::Scale::hz)
+        globals::TSC.get().map_or(0, plat::clock::Scale::hz)
     ));
     let mut rows = 0;
     for (name, measure) in ROWS.iter().filter(|(name, _)| is_wanted(name)) {

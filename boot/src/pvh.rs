@@ -8,7 +8,7 @@
 //! is linked; the page below each of the boot's stacks is in none. `pvh_main` then reads what
 //! start_info points to and copies the command line, before anything can hand out the frames
 //! that it lies in. The memory map stays there for the kernel ([`Given::memory_map`]). The
-//! reading is [`kcore::start_info`]'s.
+//! reading is [`plat::start_info`]'s.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -16,9 +16,9 @@ use core::ptr::addr_of;
 
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, Optional};
-use kcore::cmdline::MAX_LENGTH;
-use kcore::memmap::Region;
-use kcore::start_info::{StartInfo, StartInfoError};
+use plat::cmdline::MAX_LENGTH;
+use plat::memmap::Region;
+use plat::start_info::{StartInfo, StartInfoError};
 
 use crate::{KERNEL_VMA, PHYS_OFFSET};
 
@@ -38,7 +38,7 @@ static GIVEN: Kept<([u8; MAX_LENGTH + 1], Option<Given>)> =
 #[derive(Clone, Copy, Debug)]
 pub struct Given {
     /// The command line (QEMU's `-append`), without its NUL, or its first [`MAX_LENGTH`]
-    /// bytes and one, from which [`kcore::cmdline::parse`] sees that it is longer.
+    /// bytes and one, from which [`plat::cmdline::parse`] sees that it is longer.
     pub command_line: &'static [u8],
     /// The rest.
     pub start_info: StartInfo,

@@ -1,11 +1,11 @@
-//! What ACPI says of this machine: the tables are brought to [`kcore::acpi`], and what is wrong
+//! What ACPI says of this machine: the tables are brought to [`plat::acpi`], and what is wrong
 //! with them to the log.
 
 use alloc::format;
 use alloc::string::String;
 use core::fmt::Arguments;
 
-use kcore::acpi::{Block, Place, Platform, read};
+use plat::acpi::{Block, Place, Platform, read};
 
 use crate::arch::paging::{MapError, PAGE_SIZE, physical_to_virtual};
 use crate::mem;
@@ -34,7 +34,7 @@ pub fn discover(rsdp: Option<u64>) -> Platform {
     platform
 }
 
-/// Physical memory for kcore. In the test image, `bug=acpi:...` may damage a
+/// Physical memory for [`plat::acpi`]. In the test image, `bug=acpi:...` may damage a
 /// table on the way.
 fn read_memory(address: u64, length: usize) -> Option<&'static [u8]> {
     #[cfg(feature = "ktest")]

@@ -1,7 +1,7 @@
 //! `smp_call`: a function on other CPUs, waited for or not.
 //!
 //! Waited for, it is a rendezvous without barriers. Not waited for, it is a
-//! [`kcore::call::Call`] in the queue of each CPU, which runs it in an interrupt of its own,
+//! [`heart::more::call::Call`] in the queue of each CPU, which runs it in an interrupt of its own,
 //! behind the EOI. Who has memory for the call in hand queues it from any context
 //! ([`smp_call_post`]); [`smp_call_async`] allocates it, and gives back a token.
 
@@ -10,11 +10,11 @@ use alloc::vec::Vec;
 use core::panic::Location;
 use core::ptr::NonNull;
 
-pub use kcore::call::{Call, CallState, Refused};
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
-use kcore::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
-use kcore::site::Place;
+use heart::cpu::{CpuId, CpuSet};
+pub use heart::more::call::{Call, CallState, Refused};
+use heart::port::Port;
+use heart::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
+use heart::site::Place;
 
 use crate::mem::heap::try_box;
 use crate::pcpu::{self, Ipi, Pcpu};

@@ -1,7 +1,7 @@
 //! Time: what the time-stamp counter says, in nanoseconds, and the local timers.
 //!
 //! Both are measured once, on the boot CPU, against a counter whose frequency is known
-//! ([`measure`]; [`kcore::calibrate`] tells how). The time-stamp counters of all CPUs are taken
+//! ([`measure`]; [`plat::calibrate`] tells how). The time-stamp counters of all CPUs are taken
 //! to agree.
 //!
 //! There is always a clock, and no wait is too short: before the measurement, and on a machine
@@ -10,9 +10,9 @@
 //! time has come (`sched::start_looking`). Without the PIT, a time slice ends when its thread next
 //! waits or yields.
 
-use kcore::calibrate::{Look, Measured, Still};
-use kcore::clock::{FASTEST_TSC, Scale, tsc_by_cpuid};
-use kcore::shim::{Ordering, spin_loop};
+use heart::shim::{Ordering, spin_loop};
+use plat::calibrate::{Look, Measured, Still};
+use plat::clock::{FASTEST_TSC, Scale, tsc_by_cpuid};
 use raw_cpuid::CpuId;
 
 use crate::arch::timer::Reference;

@@ -10,7 +10,7 @@
 
 use core::fmt::{self, Write};
 
-use kcore::shim::spin_loop;
+use heart::shim::spin_loop;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::arch::serial::Serial;

@@ -1,6 +1,6 @@
 //! The end of a run: one verdict, and then the machine goes off or stands.
 //!
-//! Only one CPU gives a verdict ([`kcore::cpu::FirstCpu`]); any other that comes to its end
+//! Only one CPU gives a verdict ([`heart::cpu::FirstCpu`]); any other that comes to its end
 //! stands. QEMU 10 lets all CPUs run on for a moment after the write to `isa-debug-exit`, and
 //! of two writes either may decide: with a panic on a second CPU, `ok` was reported as a
 //! panic, or a panic as `ok` (`crash::one_verdict`).
@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use kcore::acpi::{self, Fadt};
-use kcore::cpu::CpuId;
+use heart::cpu::CpuId;
+use plat::acpi::{self, Fadt};
 
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::power::{PowerOff, Register};

@@ -1,4 +1,4 @@
-//! What the kernel's own structures are read and freed by: one [`kcore::epoch`] for all.
+//! What the kernel's own structures are read and freed by: one [`heart::more::epoch`] for all.
 //!
 //! The thread table is one: it grows while others look threads up, in timer interrupts too.
 
@@ -6,15 +6,15 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use core::ops::Deref;
 
-use kcore::epoch::{Reading, Retired};
-use kcore::rendezvous::RendezvousError;
+use heart::more::epoch::{Reading, Retired};
+use heart::rendezvous::RendezvousError;
 
 use crate::fence::cpus_fence_seq_cst;
 use crate::globals;
 use crate::mem::heap::try_box;
 use crate::port::Machine;
 
-/// Begins to read: see [`kcore::epoch::Epoch::enter`].
+/// Begins to read: see [`heart::more::epoch::Epoch::enter`].
 #[track_caller]
 #[inline]
 pub fn enter() -> Reading<'static, Machine> {

@@ -6,10 +6,10 @@
 //! fence, and an interrupt comes before or after each of its instructions. (FreeBSD's
 //! `cpus_fence_seq_cst`, `sys/kern/subr_smp.c`; Linux's `membarrier`.)
 
-use kcore::cpu::CpuSet;
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{Ordering, fence};
+use heart::cpu::CpuSet;
+use heart::port::{Mistake, Port};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{Ordering, fence};
 
 use crate::port::Machine;
 use crate::smp;

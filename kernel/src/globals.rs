@@ -8,18 +8,18 @@
 
 use alloc::vec::Vec;
 
-use kcore::acpi::Platform;
-use kcore::clock::Scale;
-use kcore::cpu::{AtomicCpuSet, CpuId, FirstCpu, MAX_CPUS};
-use kcore::epoch::Epoch;
-use kcore::frame::FrameAllocator;
-use kcore::logfilter::LogFilter;
-use kcore::memmap::MemoryMap;
-use kcore::rendezvous::Rendezvous;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
-use kcore::stop::Stops;
-use kcore::thread::Priority;
+use heart::cpu::{AtomicCpuSet, CpuId, FirstCpu, MAX_CPUS};
+use heart::more::epoch::Epoch;
+use heart::more::stop::Stops;
+use heart::rendezvous::Rendezvous;
+use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
+use heart::thread::Priority;
 use log::LevelFilter;
+use plat::acpi::Platform;
+use plat::clock::Scale;
+use plat::frame::FrameAllocator;
+use plat::logfilter::LogFilter;
+use plat::memmap::MemoryMap;
 use spin::Once;
 
 use crate::arch::ap::Trampoline;
@@ -71,7 +71,7 @@ pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
 
 /// The heart of this boot, in the test image.
 #[cfg(feature = "ktest")]
-pub static HEART: Once<kcore::intr::Heart> = Once::new();
+pub static HEART: Once<heart::intr::Heart> = Once::new();
 
 /// Whether the running test drives the local timers itself.
 #[cfg(feature = "ktest")]
@@ -83,7 +83,7 @@ pub static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
 
 /// In which order locks have been taken.
 #[cfg(feature = "ktest")]
-pub static WITNESS: kcore::witness::Graph = kcore::witness::Graph::new();
+pub static WITNESS: heart::more::witness::Graph = heart::more::witness::Graph::new();
 
 /// What is single-stepped.
 #[cfg(feature = "ktest")]
@@ -131,7 +131,7 @@ pub static HEAP: Heap = Heap::new();
 pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
 /// Who reads what may be freed. See `epoch`.
 pub static EPOCH: Epoch<Machine> = Epoch::new();
-/// The CPUs that take part in everything. Each changes its own bit: `kcore::hotplug`.
+/// The CPUs that take part in everything. Each changes its own bit: `heart::more::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// The CPUs to which CPUID gives another APIC id than their local APIC. Each puts itself in.
 pub static MISNAMED: AtomicCpuSet = AtomicCpuSet::new();

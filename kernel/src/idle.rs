@@ -1,15 +1,15 @@
 //! What a CPU does that has nothing to do: it looks for work elsewhere, and rests, by
 //! MONITOR/MWAIT or by HLT.
 //!
-//! While it is on its way to rest it polls ([`kcore::ipi`]), and who has work for it only
+//! While it is on its way to rest it polls ([`heart::ipi`]), and who has work for it only
 //! sets a bit. Before HLT it ends that, and is interrupted. MWAIT it enters polling: the
 //! store of the bit is what wakes it, and saves the interrupt (FreeBSD's
 //! `cpu_idle_wakeup`, sys/x86/x86/cpu_machdep.c; Linux's `TIF_POLLING_NRFLAG`).
 
 use core::fmt;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::shim::{Ordering, spin_loop};
+use heart::cpu::{CpuId, CpuSet};
+use heart::shim::{Ordering, spin_loop};
 
 use crate::arch::cpu;
 #[cfg(feature = "ktest")]

@@ -15,13 +15,13 @@ use core::fmt;
 
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
-use kcore::acpi::Madt;
-use kcore::cmdline::{self, CommandLine, MAX_LENGTH};
-use kcore::cpu::{CpuId, MAX_CPUS, write_ranges};
-use kcore::logfilter::LogFilter;
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::Ordering;
-use kcore::start_info::StartInfo;
+use heart::cpu::{CpuId, MAX_CPUS, write_ranges};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::Ordering;
+use plat::acpi::Madt;
+use plat::cmdline::{self, CommandLine, MAX_LENGTH};
+use plat::logfilter::LogFilter;
+use plat::start_info::StartInfo;
 
 use crate::arch::descriptor::{self, Ist};
 use crate::arch::paging;

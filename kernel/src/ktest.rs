@@ -27,9 +27,9 @@ use core::fmt::{Arguments, Write};
 use core::panic::Location;
 use core::slice;
 
-use kcore::cmdline::CommandLine;
-use kcore::intr::Heart;
-use kcore::shim::{AtomicBool, Ordering};
+use heart::intr::Heart;
+use heart::shim::{AtomicBool, Ordering};
+use plat::cmdline::CommandLine;
 use spin::Once;
 
 use crate::arch::serial::Serial;

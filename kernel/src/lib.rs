@@ -1,11 +1,11 @@
 //! The kernel of Tryst, from the first instruction after the loader to the last.
 //!
 //! Modules in layer order (see `docs/decisions/0003-layers.md`); a file uses what
-//! stands above it and in [`kcore`]:
+//! stands above it and in `plat` and `heart`:
 //!
 //! * [`arch`]: registers, instructions and devices of x86_64;
 //! * [`port`], [`pcpu`], [`globals`], [`mem`], [`console`]: the machine as the
-//!   algorithms of kcore see it, and what the kernel owns;
+//!   algorithms of the heart see it, and what the kernel owns;
 //! * [`acpi`], [`clock`], [`smp`], [`end`]: the machine as a whole;
 //! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together.
 //!

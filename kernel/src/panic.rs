@@ -1,6 +1,6 @@
 //! The end: one CPU reports, the others are stopped.
 //!
-//! The first CPU to panic wins ([`kcore::stop::Stops::panics_first`]) and sends every other
+//! The first CPU to panic wins ([`heart::more::stop::Stops::panics_first`]) and sends every other
 //! online CPU an NMI, which reaches it whatever it does and whatever its interrupt
 //! flag says. Each leaves its registers in its block and stops, as for any stop, but for
 //! good; so does one that is stopped already, or waits to stop others. A CPU that panics
@@ -22,11 +22,11 @@ use core::fmt::{self, Arguments};
 use core::panic::{Location, PanicInfo};
 use core::ptr;
 
-use kcore::KASSERT;
-use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::critical::CritWord;
-use kcore::shim::Ordering;
-use kcore::stop::Means;
+use heart::KASSERT;
+use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::critical::CritWord;
+use heart::more::stop::Means;
+use heart::shim::Ordering;
 
 use crate::arch::backtrace::{self, GENERAL, Snapshot};
 use crate::arch::serial::Serial;

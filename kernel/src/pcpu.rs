@@ -7,14 +7,14 @@
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use kcore::call::CallQueue;
-use kcore::cpu::{CpuId, MAX_CPUS};
-use kcore::ipi::Ipis;
-use kcore::port::Port;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use kcore::shootdown::Spaces;
-use kcore::spinlock::SpinlockGuard;
-use kcore::wake::DeferredWakes;
+use heart::cpu::{CpuId, MAX_CPUS};
+use heart::ipi::Ipis;
+use heart::more::call::CallQueue;
+use heart::port::Port;
+use heart::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use heart::shootdown::Spaces;
+use heart::spinlock::SpinlockGuard;
+use heart::wake::DeferredWakes;
 
 use crate::arch::backtrace::{Registers, Trace};
 use crate::arch::descriptor::{Descriptors, Ist};

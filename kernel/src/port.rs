@@ -1,18 +1,18 @@
-//! The machine as kcore sees it: [`kcore::port::Port`] over [`crate::arch`].
+//! The machine as the heart sees it: [`heart::port::Port`] over [`crate::arch`].
 
 use core::fmt;
 #[cfg(feature = "ktest")]
 use core::panic::Location;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::critical::{CritState, Preempt};
-use kcore::port::Port;
-use kcore::rmlock::{Reader, Reads};
-use kcore::shim::{Ordering, spin_loop};
-use kcore::shootdown::Mmu;
+use heart::cpu::{CpuId, CpuSet};
+use heart::critical::{CritState, Preempt};
+use heart::more::rmlock::{Reader, Reads};
+use heart::port::Port;
+use heart::shim::{Ordering, spin_loop};
+use heart::shootdown::Mmu;
 #[cfg(feature = "ktest")]
-use kcore::site::Place;
-use kcore::wake::DeferredWakes;
+use heart::site::Place;
+use heart::wake::DeferredWakes;
 
 use crate::arch::{apic, cpu, paging, vector};
 use crate::{globals, pcpu, sched, smp};
@@ -22,7 +22,7 @@ use crate::{globals, pcpu, sched, smp};
 pub struct Machine;
 
 /// The kernel's spinlock.
-pub type Spinlock<T> = kcore::spinlock::Spinlock<T, Machine>;
+pub type Spinlock<T> = heart::spinlock::Spinlock<T, Machine>;
 
 /// The one deliberate step up: the end of a critical section may switch threads.
 impl Preempt for Machine {
@@ -40,7 +40,7 @@ impl Mmu for Machine {
 
     fn load(root: u64, tag: usize, keep: bool) {
         // SAFETY: all spaces have the kernel's half, and are not freed while they are loaded
-        // (`kcore::shootdown::Space::retire`).
+        // (`heart::shootdown::Space::retire`).
         unsafe { paging::load(root, tag as u16, keep) };
     }
 
@@ -66,22 +66,22 @@ impl Reader for Machine {
 }
 
 /// A critical section of the current thread.
-pub type CriticalGuard = kcore::port::CriticalGuard<Machine>;
+pub type CriticalGuard = heart::port::CriticalGuard<Machine>;
 
 /// No interrupts on this CPU until it is dropped.
-pub type InterruptsOff = kcore::port::InterruptsOff<Machine>;
+pub type InterruptsOff = heart::port::InterruptsOff<Machine>;
 
 /// Turns interrupts off on this CPU until [`interrupts_on`]: where it is not the same function
 /// that turns them on again.
 #[cfg_attr(feature = "ktest", track_caller)]
 pub fn interrupts_off() {
-    kcore::port::interrupts_off::<Machine>();
+    heart::port::interrupts_off::<Machine>();
 }
 
 /// Undoes one [`interrupts_off`].
 #[cfg_attr(feature = "ktest", track_caller)]
 pub fn interrupts_on() {
-    kcore::port::interrupts_on::<Machine>();
+    heart::port::interrupts_on::<Machine>();
 }
 
 /// As [`interrupts_off`], where there may be no thread to count it: at the kernel's entry, and
@@ -102,21 +102,21 @@ impl Port for Machine {
     const CALL_TOO_LONG: u32 = 1 << 21;
 
     #[cfg(feature = "ktest")]
-    fn mistake(mistake: kcore::port::Mistake) -> bool {
+    fn mistake(mistake: heart::port::Mistake) -> bool {
         use crate::ktest::bugs::{Bug, active};
         active(match mistake {
-            kcore::port::Mistake::NoCompletion => Bug::NoCompletion,
-            kcore::port::Mistake::DeafInitiator => Bug::DeafInitiator,
-            kcore::port::Mistake::UncheckedWait => Bug::UncheckedWait,
-            kcore::port::Mistake::NoGeneration => Bug::NoGeneration,
-            kcore::port::Mistake::UncountedLeave => Bug::UncountedLeave,
-            kcore::port::Mistake::LocalShootdown => Bug::LocalShootdown,
-            kcore::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
-            kcore::port::Mistake::NoRevoke => Bug::NoRevoke,
-            kcore::port::Mistake::EarlyLeave => Bug::EarlyLeave,
-            kcore::port::Mistake::StaleGeneration => Bug::StaleGeneration,
-            kcore::port::Mistake::NoGrace => Bug::NoGrace,
-            kcore::port::Mistake::LocalFence => Bug::LocalFence,
+            heart::port::Mistake::NoCompletion => Bug::NoCompletion,
+            heart::port::Mistake::DeafInitiator => Bug::DeafInitiator,
+            heart::port::Mistake::UncheckedWait => Bug::UncheckedWait,
+            heart::port::Mistake::NoGeneration => Bug::NoGeneration,
+            heart::port::Mistake::UncountedLeave => Bug::UncountedLeave,
+            heart::port::Mistake::LocalShootdown => Bug::LocalShootdown,
+            heart::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
+            heart::port::Mistake::NoRevoke => Bug::NoRevoke,
+            heart::port::Mistake::EarlyLeave => Bug::EarlyLeave,
+            heart::port::Mistake::StaleGeneration => Bug::StaleGeneration,
+            heart::port::Mistake::NoGrace => Bug::NoGrace,
+            heart::port::Mistake::LocalFence => Bug::LocalFence,
         })
     }
 

@@ -1,5 +1,5 @@
 //! TLB shootdown of kernel pages: what is unmapped on one CPU is forgotten by all. For pages
-//! of an address space see [`crate::vspace`], for what both share [`kcore::shootdown`].
+//! of an address space see [`crate::vspace`], for what both share [`heart::shootdown`].
 //!
 //! A CPU may keep what a page table said until it is told to forget it, and the page
 //! tables of the kernel's half are everybody's. So a page is taken out of them first, then
@@ -13,9 +13,9 @@
 
 use core::ops::Range;
 
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shootdown::Forget;
+use heart::port::{Mistake, Port};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shootdown::Forget;
 
 use crate::arch::paging::{MapError, PAGE_SIZE};
 use crate::port::Machine;

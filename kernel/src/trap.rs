@@ -4,10 +4,10 @@
 //! handlers run with interrupts off, on the interrupted stack (NMI, double fault
 //! and machine check on their own), and return to what they interrupted.
 
-use kcore::critical::CritState;
-use kcore::intr::{Acked, Heart, IntrContext, LateIntr, NmiContext};
-use kcore::shim::{AtomicU64, Ordering};
-use kcore::stop::Means;
+use heart::critical::CritState;
+use heart::intr::{Acked, Heart, IntrContext, LateIntr, NmiContext};
+use heart::more::stop::Means;
+use heart::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;

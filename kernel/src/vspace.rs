@@ -2,7 +2,7 @@
 //!
 //! There is no user mode yet, so what uses a space is a kernel thread, inside
 //! [`VSpace::run`], and its pages are the supervisor's. Which CPUs know something of it, and
-//! who is told when a page goes away, is in [`kcore::shootdown`]; the switch between threads
+//! who is told when a page goes away, is in [`heart::shootdown`]; the switch between threads
 //! takes the CPU along (`switch`).
 
 use alloc::boxed::Box;
@@ -10,12 +10,12 @@ use core::ops::Range;
 use core::ptr;
 
 use boot::PHYS_OFFSET;
-use kcore::cpu::CpuSet;
-use kcore::kassert;
-use kcore::port::Port;
-use kcore::rendezvous::{Callback, Phase, RendezvousError};
-use kcore::shim::Ordering;
-use kcore::shootdown::{Forget, Space, Spaces};
+use heart::cpu::CpuSet;
+use heart::kassert;
+use heart::port::Port;
+use heart::rendezvous::{Callback, Phase, RendezvousError};
+use heart::shim::Ordering;
+use heart::shootdown::{Forget, Space, Spaces};
 
 use crate::arch::paging::{Access, MapError, PAGE_SIZE, PageTables};
 use crate::mem::heap::try_box;

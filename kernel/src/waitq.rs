@@ -8,9 +8,9 @@
 
 use core::panic::Location;
 
-use kcore::port::Port;
-use kcore::spinlock::SpinlockGuard;
-use kcore::waitq::WaitList;
+use heart::port::Port;
+use heart::spinlock::SpinlockGuard;
+use heart::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sched;

@@ -1,6 +1,6 @@
-//! The mistakes that can be brought back: those of `bug=` that concern kcore.
+//! The mistakes that can be brought back: those of `bug=` that concern the heart.
 
-use kcore::port::Mistake;
+use heart::port::Mistake;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +229,7 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
 ];
 
 impl Bug {
-    /// As kcore knows it, if it is made there.
+    /// As the heart knows it, if it is made there.
     pub(crate) fn mistakes(self) -> &'static [Mistake] {
         match self {
             Self::NoCompletion => &[Mistake::NoCompletion],

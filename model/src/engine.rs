@@ -20,7 +20,7 @@ use crate::stack::{Arena, Hash128, WORLD, clear_below_this, switch};
 use crate::violation::{Property, Violation};
 
 /// The most CPUs of a model.
-pub(crate) const CPUS: usize = kcore::cpu::MAX_CPUS;
+pub(crate) const CPUS: usize = heart::cpu::MAX_CPUS;
 /// The most threads: a CPU's first one, and a better one for each.
 pub(crate) const THREADS: usize = 2 * CPUS;
 /// How many stores a CPU's buffer holds.
@@ -731,7 +731,7 @@ impl Engine {
             address: store.address,
             bits: store.bits,
             operation: Operation::Store(store.value),
-            ordering: kcore::shim::Ordering::Relaxed,
+            ordering: heart::shim::Ordering::Relaxed,
             local: false,
         };
         if access.perform() != store.value {

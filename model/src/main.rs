@@ -1,5 +1,5 @@
 //! `cargo xtask model`: the explorer. How to read it: `engine` is the machine of a model,
-//! `port` what kcore needs of it, `models` what runs there, `explore` the search, `trace` and
+//! `port` what the heart needs of it, `models` what runs there, `explore` the search, `trace` and
 //! `svg` what is said about a counterexample.
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use models::{MODELS, Model, Tier};
 use violation::{Property, Violation};
 
 const HELP: &str = "\
-Explore every interleaving of kcore's own source, within stated bounds.
+Explore every interleaving of the heart's own source, within stated bounds.
 
 Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--svg FILE]
 
@@ -170,7 +170,7 @@ fn list() {
     }
 }
 
-/// A panic of kcore is a property that does not hold: the run ends there. Its stack is not
+/// A panic of the heart is a property that does not hold: the run ends there. Its stack is not
 /// unwound; each exploration has an OS thread of its own, so that one is all there is.
 fn catch_panics() {
     let usual = std::panic::take_hook();

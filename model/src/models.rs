@@ -1,6 +1,6 @@
 //! The models: what runs on each CPU, and within which bounds.
 
-use kcore::intr::Heart;
+use heart::intr::Heart;
 
 use crate::bugs::Bug;
 use crate::engine::{CPUS, Memory, Setup};

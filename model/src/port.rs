@@ -5,20 +5,20 @@
 use std::cell::Cell;
 use std::fmt;
 
-use kcore::call::{Call, CallQueue};
-use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use kcore::critical::{CritState, Preempt};
-use kcore::epoch::Epoch;
-use kcore::intr::{Heart, IntrContext, LateIntr, NmiContext};
-use kcore::ipi::Ipis;
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::Rendezvous;
-use kcore::rmlock::{Reader, Reads, RmLock};
-use kcore::shim::{AtomicU32, Ordering};
-use kcore::shootdown::{Space, Spaces};
-use kcore::spinlock::{Spinlock, SpinlockGuard};
-use kcore::stop::{Means, Stops};
-use kcore::wake::{DeferredWake, DeferredWakes};
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use heart::critical::{CritState, Preempt};
+use heart::intr::{Heart, IntrContext, LateIntr, NmiContext};
+use heart::ipi::Ipis;
+use heart::more::call::{Call, CallQueue};
+use heart::more::epoch::Epoch;
+use heart::more::rmlock::{Reader, Reads, RmLock};
+use heart::more::stop::{Means, Stops};
+use heart::port::{Mistake, Port};
+use heart::rendezvous::Rendezvous;
+use heart::shim::{AtomicU32, Ordering};
+use heart::shootdown::{Space, Spaces};
+use heart::spinlock::{Spinlock, SpinlockGuard};
+use heart::wake::{DeferredWake, DeferredWakes};
 
 use crate::bugs::Bug;
 use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step};
@@ -28,7 +28,7 @@ use crate::violation::Property;
 /// What [`Port::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
 pub(crate) const TOO_LONG: u64 = 1;
 
-/// The explorer as kcore's machine.
+/// The explorer as the heart's machine.
 pub(crate) struct Explored;
 
 /// How the interrupts of a model are done, and what mistake is made.
@@ -218,7 +218,7 @@ pub(crate) fn world() -> &'static World {
     unsafe { &*engine().arena.world().cast::<World>() }
 }
 
-/// Whether a word is the running thread's own, beside [`kcore::shim::LocalU32`].
+/// Whether a word is the running thread's own, beside [`heart::shim::LocalU32`].
 pub(crate) fn is_private(address: usize) -> bool {
     let threads = std::ptr::from_ref(&world().threads) as usize;
     (threads..threads + size_of::<[Thread; THREADS]>()).contains(&address)

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
+use heart::critical::CritWord;
 use hooked::{Access, Operation};
-use kcore::critical::CritWord;
 
 use crate::engine::{Engine, Line, Vector, What};
 use crate::port;
@@ -162,13 +162,13 @@ struct Sources(HashMap<String, Vec<String>>);
 const HELPERS: [&str; 5] = ["shim.rs", "cpu.rs", "site.rs", "engine.rs", "port.rs"];
 
 impl Sources {
-    /// Where in kcore, or in a model, a step was taken: file, line, and what stands there.
+    /// Where in the heart, or in a model, a step was taken: file, line, and what stands there.
     fn place(&mut self, trace: &std::backtrace::Backtrace) -> Option<String> {
         let text = trace.to_string();
         let mut places = text
             .lines()
             .filter_map(|line| line.trim().strip_prefix("at "))
-            .filter(|place| place.contains("kernel/core/src/") || place.contains("model/src/"));
+            .filter(|place| place.contains("kernel/heart/src/") || place.contains("model/src/"));
         let place = places.find(|place| {
             let file = place.split(':').next().unwrap_or_default();
             !HELPERS

@@ -46,7 +46,7 @@ pub(crate) enum Property {
     NoCallLost,
     /// What a reader has is not freed.
     NotFreed,
-    /// What kcore asserts itself.
+    /// What the heart asserts itself.
     Assertion,
 }
 
@@ -155,8 +155,8 @@ impl Property {
         ),
         (
             Self::Assertion,
-            "kcore's own assertions",
-            "no kassert! of kcore fails",
+            "the heart's own assertions",
+            "no kassert! of the heart fails",
         ),
     ];
 

@@ -1,8 +1,8 @@
-//! kcore's memory orderings, by loom: what C11 allows is tried, bounded by the number of
+//! The heart's memory orderings, by loom: what C11 allows is tried, bounded by the number of
 //! preemptions. Each model is clean as it is, and is found to be wrong when every Release in it,
 //! or every Acquire, is made Relaxed.
 //!
-//! Each word that kcore's shim asks the hook for has a word of loom's beside it. That must be
+//! Each word that the heart's shim asks the hook for has a word of loom's beside it. That must be
 //! made before there is a second thread (to loom its making is a write), so what is shared
 //! lies where it lay in the last execution, and where its words are is known from there; when
 //! a new one is found, all begins anew.
@@ -15,17 +15,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use heart::ipi::Ipis;
+use heart::more::blocker::{Blocker, Chains, Kind, Wait, Waiter};
+use heart::more::call::{Call, CallQueue, CallState};
+use heart::more::rmlock::{Gate, Reader, Reads, RmLock};
+use heart::more::stop::{Means, Stops};
+use heart::port::Port;
+use heart::rendezvous::{Callback, IpiCtx, Phase, Rendezvous};
+use heart::shim::{AtomicBool, Ordering};
+use heart::spinlock::Spinlock;
 use hooked::{Access, Operation, set_hook};
-use kcore::blocker::{Blocker, Chains, Kind, Wait, Waiter};
-use kcore::call::{Call, CallQueue, CallState};
-use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use kcore::ipi::Ipis;
-use kcore::port::Port;
-use kcore::rendezvous::{Callback, IpiCtx, Phase, Rendezvous};
-use kcore::rmlock::{Gate, Reader, Reads, RmLock};
-use kcore::shim::{AtomicBool, Ordering};
-use kcore::spinlock::Spinlock;
-use kcore::stop::{Means, Stops};
 use loom::sync::atomic::{self, AtomicU8, AtomicU32, AtomicU64};
 
 mod machine;
@@ -65,7 +65,7 @@ mod checker {
     }
 }
 
-/// A word of loom's for one of kcore's.
+/// A word of loom's for one of the heart's.
 enum Word {
     Byte(AtomicU8),
     Half(AtomicU32),
@@ -198,7 +198,7 @@ fn is_kept(address: usize) -> bool {
     ARENA.with_borrow(|Arena(room, _)| room.as_ptr_range().contains(&(address as *const u128)))
 }
 
-/// kcore's operation on a word, done on loom's.
+/// The heart's operation on a word, done on loom's.
 fn hook(access: &Access) -> u64 {
     let ordering = weakened(access.ordering);
     match access.operation {

@@ -8,14 +8,14 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use heart::ipi::Ipis;
+use heart::more::call::{Call, CallQueue, CallState};
+use heart::more::stop::{Means, Stops};
+use heart::port::{Mistake, Port};
+use heart::rendezvous::{IpiCtx, Phase, Rendezvous};
+use heart::spinlock::Spinlock;
 use hooked::{Access, Operation, set_hook};
-use kcore::call::{Call, CallQueue, CallState};
-use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use kcore::ipi::Ipis;
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::{IpiCtx, Phase, Rendezvous};
-use kcore::spinlock::Spinlock;
-use kcore::stop::{Means, Stops};
 use shuttle::Runner;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 
@@ -60,7 +60,7 @@ mod checker {
 
 use checker::kept;
 
-/// kcore's operation: another thread may come first.
+/// The heart's operation: another thread may come first.
 fn hook(access: &Access) -> u64 {
     if access.operation == Operation::Turns {
         return 0;

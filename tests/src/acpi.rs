@@ -1,12 +1,12 @@
 //! Broken firmware: each fault is named by table and offset, and the machine goes on with all
 //! that is right. `kernel/src/ktest/tables.rs` tells how `bug=acpi:` is read; the properties
-//! over every kind of damage are in `kernel/core/tests/acpi.rs`.
+//! over every kind of damage are in `kernel/plat/tests/acpi.rs`.
 
 use alloc::vec::Vec;
 
-use kcore::acpi::{CpuState, Madt};
 use kernel::ktest::tables;
 use kernel::{globals, init, ktest, mem, pcpu, smp};
+use plat::acpi::{CpuState, Madt};
 
 /// What the firmware says.
 pub(crate) fn madt() -> &'static Madt {
@@ -155,7 +155,7 @@ ktest! {
 ktest! {
     /// A second MADT, which lists one CPU: the first one is taken.
     fn two_madts() [
-        qemu = "-acpitable file={root}/kernel/core/tests/data/madt-q35-smp1.bin",
+        qemu = "-acpitable file={root}/kernel/plat/tests/data/madt-q35-smp1.bin",
         console = "MADT at 0x", console = "offset 0x0: a second one; left out",
     ] { nothing_lost(); }
 }

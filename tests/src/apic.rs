@@ -1,12 +1,12 @@
 //! Local APIC, I/O APIC, timers.
 
-use kcore::acpi::Isa;
-use kcore::shim::{AtomicU64, Ordering};
+use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::ioapic::{IoApic, RouteError};
 use kernel::arch::{apic, cpu, paging, timer, vector};
 use kernel::pcpu::{self, Pcpu};
 use kernel::smp::{online, smp_rendezvous};
 use kernel::{clock, globals, ktest, mem};
+use plat::acpi::Isa;
 
 use crate::acpi::madt;
 
@@ -30,7 +30,7 @@ ktest! {
             let (before, start) = (ticks(), clock::since_entry());
             assert!(clock::interrupt_after(nanoseconds));
             while ticks() == before {
-                kcore::shim::spin_loop();
+                heart::shim::spin_loop();
             }
             // The two clocks were measured one against the other: allow a percent.
             let elapsed = clock::since_entry() - start;
@@ -48,7 +48,7 @@ ktest! {
         let before = ticks();
         assert!(clock::interrupt_every(MILLISECOND));
         while ticks() < before + 10 {
-            kcore::shim::spin_loop();
+            heart::shim::spin_loop();
         }
         clock::stop_timer();
         let stopped = ticks();
@@ -61,14 +61,14 @@ ktest! {
     /// Every CPU's own timer reaches that CPU.
     fn timers_of_all_cpus() [] {
         ktest::take_timers();
-        use kcore::rendezvous::Phase;
+        use heart::rendezvous::Phase;
         let start = |_: &_| assert!(clock::interrupt_every(MILLISECOND));
         let stop = |_: &_| clock::stop_timer();
         smp_rendezvous(Phase::NoBarrier, Phase::Run(&start), Phase::NoBarrier).unwrap();
         for block in online().iter().filter_map(pcpu::of) {
             // Relaxed: a statistic.
             while block.timer_interrupts.load(Ordering::Relaxed) < 3 {
-                kcore::shim::spin_loop();
+                heart::shim::spin_loop();
             }
         }
         smp_rendezvous(Phase::NoBarrier, Phase::Run(&stop), Phase::NoBarrier).unwrap();
@@ -84,7 +84,7 @@ ktest! {
             ktest::skip("CPUID has no TSC-deadline");
         }
         while ticks() == before {
-            kcore::shim::spin_loop();
+            heart::shim::spin_loop();
         }
         assert!(clock::since_entry() - start >= MILLISECOND);
         clock::stop_timer();
@@ -108,18 +108,18 @@ ktest! {
         let strays = read(|this| &this.stray_interrupts);
         cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
-            kcore::shim::spin_loop();
+            heart::shim::spin_loop();
         }
     }
 }
 
 /// Which inputs let an NMI in, LINT0 and LINT1, on every CPU.
 fn nmi_comes_by(expected: [bool; 2]) {
-    let look = |context: &kcore::rendezvous::IpiCtx| {
+    let look = |context: &heart::rendezvous::IpiCtx| {
         assert_eq!(apic::nmi_inputs(), expected, "{}", context.cpu());
     };
-    let none = kcore::rendezvous::Phase::NoBarrier;
-    smp_rendezvous(none, kcore::rendezvous::Phase::Run(&look), none).unwrap();
+    let none = heart::rendezvous::Phase::NoBarrier;
+    smp_rendezvous(none, heart::rendezvous::Phase::Run(&look), none).unwrap();
 }
 
 ktest! {
@@ -144,7 +144,7 @@ ktest! {
         let strays = read(|this| &this.stray_interrupts);
         cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
-            kcore::shim::spin_loop();
+            heart::shim::spin_loop();
         }
         assert_eq!(read(|this| &this.stray_interrupts), strays + 1);
     }
@@ -170,13 +170,13 @@ ktest! {
 ktest! {
     /// What is in service, here a rendezvous, can be ended without knowing what it is.
     fn left_in_service() [smp = "2..=64"] {
-        let action = |context: &kcore::rendezvous::IpiCtx| if context.cpu().index() == 1 {
+        let action = |context: &heart::rendezvous::IpiCtx| if context.cpu().index() == 1 {
             assert_eq!(apic::in_service(), Some(vector::RENDEZVOUS));
             assert_eq!(apic::end_all(), 1);
             assert_eq!(apic::in_service(), None);
         };
-        let none = kcore::rendezvous::Phase::NoBarrier;
-        smp_rendezvous(none, kcore::rendezvous::Phase::Run(&action), none).unwrap();
+        let none = heart::rendezvous::Phase::NoBarrier;
+        smp_rendezvous(none, heart::rendezvous::Phase::Run(&action), none).unwrap();
     }
 }
 
@@ -200,7 +200,7 @@ ktest! {
         assert_eq!(too_large, Err(RouteError::IdTooLarge(256)));
         with_io_apic(&|one| one.route(pit, vector, apic::id())).expect("an input");
         while device() < before + 5 {
-            kcore::shim::spin_loop();
+            heart::shim::spin_loop();
         }
         with_io_apic(&|one| one.mask(pit.gsi)).expect("an input");
         clock::delay(MILLISECOND);
@@ -329,7 +329,7 @@ ktest! {
             let (before, start) = (ticks(), clock::since_entry());
             assert!(clock::interrupt_after(nanoseconds));
             while ticks() == before {
-                kcore::shim::spin_loop();
+                heart::shim::spin_loop();
             }
             let elapsed = clock::since_entry() - start;
             assert!(elapsed + elapsed / 20 >= nanoseconds, "{elapsed} ns for {nanoseconds}");

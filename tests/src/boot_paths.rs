@@ -101,7 +101,7 @@ ktest! {
         let end = module.address + module.size;
         let map = globals::MEMORY.lock();
         assert!(module.size > 500 && map.usable_bytes() > 0, "{module:?}");
-        let usable = |region: kcore::memmap::Region| region.start < end && module.address < region.end;
+        let usable = |region: plat::memmap::Region| region.start < end && module.address < region.end;
         assert!(!map.iter().any(usable), "{module:?} is usable memory");
     }
 }
@@ -117,7 +117,7 @@ ktest! {
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
         // Relaxed: written by this CPU during boot.
-        let nanoseconds = globals::ONLINE_AFTER.load(kcore::shim::Ordering::Relaxed);
+        let nanoseconds = globals::ONLINE_AFTER.load(heart::shim::Ordering::Relaxed);
         log::info!("{nanoseconds} ns from entry to all CPUs online");
         assert!(nanoseconds < 100_000_000, "{nanoseconds} ns");
         assert!(nanoseconds > 1_000_000, "the clock does not count");

@@ -1,13 +1,13 @@
 //! `smp_call`: calls that are waited for, or not; wakeups that wait for the end of the
-//! interrupt. The queue itself is tested in kcore, on the host.
+//! interrupt. The queue itself is tested in the heart, on the host.
 
 use alloc::sync::Arc;
 
-use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
-use kcore::wake::DeferredWake;
+use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
+use heart::wake::DeferredWake;
 use kernel::arch::{cpu, interrupt};
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
 use kernel::ktest::bugs::{self, Bug};

@@ -2,8 +2,8 @@
 
 use alloc::sync::Arc;
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicBool, Ordering, spin_loop};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::sched::Reason;
 use kernel::sync::{Condvar, Mutex, Semaphore};
 use kernel::thread::Builder;

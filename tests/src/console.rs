@@ -1,6 +1,6 @@
 //! The console in bad moments.
 
-use kcore::shim::{AtomicBool, Ordering, spin_loop};
+use heart::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::console::Line;
 use kernel::{arch, globals, ktest};
 
@@ -24,7 +24,7 @@ ktest! {
     ] {
         let held = alloc::sync::Arc::new(AtomicBool::new(false));
         let seen = alloc::sync::Arc::clone(&held);
-        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        let cpu1 = heart::cpu::CpuId::new(1).unwrap();
         let holder = kernel::thread::Builder::new("holder").on(cpu1).spawn(move || {
             let _held = globals::CONSOLE.lock();
             // Relaxed: only that it comes.

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use kcore::cpu::CpuId;
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
+use heart::cpu::CpuId;
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
 use kernel::arch::power::{PowerOff, Register};
 use kernel::end::{self, Means, Verdict};
@@ -34,7 +34,7 @@ ktest! {
         smp = "2..=8", expect = "panic", console = "panic on cpu1 at tests/src/crash.rs:",
         console = "on purpose, with 42", console = "ktest::crash::panic_here at tests/src/crash.rs:",
         console = "cpu0: stopped by NMI: rip ", console = "wait_for",
-        console = "kernel/core/src/rendezvous.rs:",
+        console = "kernel/heart/src/rendezvous.rs:",
     ] {
         on_cpu1(&panic_here);
     }
@@ -120,7 +120,7 @@ ktest! {
     /// the stopper, whose right to stop it does not wait for, and the one that stands.
     fn panic_in_a_stop() [
         smp = "3..=8", expect = "panic", console = "panic on cpu1 at tests/src/crash.rs:",
-        console = "cpu0: stopped by NMI: rip ", console = "kcore::stop::Stops<P>::stop at ",
+        console = "cpu0: stopped by NMI: rip ", console = "heart::more::stop::Stops<P>::stop at ",
         console = "cpu2: stopped by NMI: rip ", console = "critnest 0, owepreempt false, interrupt depth 1",
     ] {
         static DEAF: AtomicBool = AtomicBool::new(false);
@@ -181,7 +181,7 @@ ktest! {
 ktest! {
     /// An assertion of the kernel itself has its own exit code.
     fn assertion() [expect = "assert", console = "kassert: two and two are 5"] {
-        kcore::kassert!(core::hint::black_box(2) + 2 == 5, "two and two are {}", 5);
+        heart::kassert!(core::hint::black_box(2) + 2 == 5, "two and two are {}", 5);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::call::smp_call_async;
 use kernel::ktest::spans::Spans;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
@@ -31,7 +31,7 @@ ktest! {
         expect = "assert", console = "spinlock_exit below zero",
         console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:",
     ] {
-        kcore::spinlock::spinlock_exit::<Machine>();
+        heart::spinlock::spinlock_exit::<Machine>();
     }
 }
 
@@ -184,7 +184,7 @@ fn rendezvous_in_sections() {
                 if context.cpu() == me {
                     let before = counts();
                     *ACTIONS.lock() += 1;
-                    kcore::kassert!(counts() == before, "a switch inside a rendezvous action");
+                    heart::kassert!(counts() == before, "a switch inside a rendezvous action");
                 }
             };
             smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();

@@ -3,8 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
 use kernel::epoch::{self, Deferred};
 use kernel::ktest::step;
 use kernel::smp::online;
@@ -61,7 +61,7 @@ fn read_until(mut over: impl FnMut() -> bool) {
         spin_loop();
         last = over();
         let now = object.0.load(Ordering::Relaxed);
-        kcore::kassert!(
+        heart::kassert!(
             now == number && now != POISON,
             "freed under a reader: {number:#x} has become {now:#x}"
         );

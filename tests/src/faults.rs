@@ -3,11 +3,11 @@
 
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::stop::StopError;
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, CpuSet};
+use heart::more::stop::StopError;
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::arch::paging::{Access, MapError};
 use kernel::arch::{apic, vector};
 use kernel::call::{Call, CallState, smp_call_async, smp_call_post};

@@ -1,8 +1,8 @@
 //! The remote fence: the litmus test of the store buffer, with one side that has a fence
 //! for the compiler only.
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicU64, Ordering, compiler_fence, spin_loop};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicU64, Ordering, compiler_fence, spin_loop};
 use kernel::fence::cpus_fence_seq_cst;
 use kernel::thread::Builder;
 use kernel::{ktest, pcpu, sched};

@@ -1,12 +1,12 @@
 //! CPUs go offline and come back: nothing is lost, whatever they were doing. The leaving of
-//! the set is tested in kcore.
+//! the set is tested in the heart.
 
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::stop::StopError;
+use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::more::stop::StopError;
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::ktest::step;
 use kernel::pcpu::Presence;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};

@@ -2,10 +2,10 @@
 
 use alloc::sync::Arc;
 
-use kcore::cpu::CpuId;
-use kcore::ipi::Ipis;
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use heart::cpu::CpuId;
+use heart::ipi::Ipis;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::arch::{apic, cpu, vector};
 use kernel::ktest::step;
 use kernel::thread::{Builder, JoinHandle};

@@ -3,10 +3,10 @@
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use kcore::memmap::{Kind, LeftOut};
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, MapError, physical_to_virtual};
 use kernel::{globals, ktest, mem};
+use plat::memmap::{Kind, LeftOut};
 
 ktest! {
     /// Code cannot be written.
@@ -43,7 +43,7 @@ ktest! {
     ] {
         // By name: a static that nobody writes would end up among the constants.
         #[unsafe(link_section = ".data")]
-        static RET: kcore::shim::AtomicU32 = kcore::shim::AtomicU32::new(0xc3);
+        static RET: heart::shim::AtomicU32 = heart::shim::AtomicU32::new(0xc3);
         call(&raw const RET as u64);
     }
 }
@@ -324,7 +324,7 @@ ktest! {
 /// CR4 of every CPU is what the kernel makes it, whatever the loader left in it.
 pub(crate) fn protections() {
     use x86_64::registers::control::Cr4;
-    let look = |context: &kcore::rendezvous::IpiCtx| {
+    let look = |context: &heart::rendezvous::IpiCtx| {
         let offered = cpu::protections_offered();
         let expected = 1 << 5 // physical address extension
             | 1 << 6 // machine check
@@ -336,8 +336,8 @@ pub(crate) fn protections() {
         assert_eq!(Cr4::read_raw(), expected, "CR4 of {}", context.cpu());
     };
     let (none, look) = (
-        kcore::rendezvous::Phase::NoBarrier,
-        kcore::rendezvous::Phase::Run(&look),
+        heart::rendezvous::Phase::NoBarrier,
+        heart::rendezvous::Phase::Run(&look),
     );
     kernel::smp::smp_rendezvous(none, look, none).unwrap();
 }

@@ -127,10 +127,10 @@ ktest! {
         let root = mem::page_table_root();
         let upper = |table| entries(table).skip(256);
         assert!(upper(starting.tables).eq(upper(root)), "not the same kernel half");
-        let look = |context: &kcore::rendezvous::IpiCtx| {
+        let look = |context: &heart::rendezvous::IpiCtx| {
             assert_eq!(kernel::arch::cpu::page_table_root(), root, "{}", context.cpu());
         };
-        let (none, look) = (kcore::rendezvous::Phase::NoBarrier, kcore::rendezvous::Phase::Run(&look));
+        let (none, look) = (heart::rendezvous::Phase::NoBarrier, heart::rendezvous::Phase::Run(&look));
         kernel::smp::smp_rendezvous(none, look, none).unwrap();
     }
 }

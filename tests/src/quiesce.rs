@@ -1,8 +1,8 @@
 //! Waiting for what other CPUs are in the middle of, and comparing their clocks.
 
-use kcore::cpu::{CpuId, MAX_CPUS};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, MAX_CPUS};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::port::CriticalGuard;
 use kernel::smp::{online, quiesce_all_cpus, quiesce_all_critical, tsc_skew};
 use kernel::thread::Builder;

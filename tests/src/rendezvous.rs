@@ -1,11 +1,11 @@
-//! `smp_rendezvous` on the machine. The protocol itself is tested in kcore, on
+//! `smp_rendezvous` on the machine. The protocol itself is tested in the heart, on
 //! the host; here, that interrupts, counters and CPUs are wired as it needs.
 
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::rendezvous::{IpiCtx, Pending, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::rendezvous::{IpiCtx, Pending, Phase, RendezvousError};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::smp::{
     online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };

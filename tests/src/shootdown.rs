@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuId;
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicU64, Ordering};
+use heart::cpu::CpuId;
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::paging::{self, Access, MapError, PAGE_SIZE};
 use kernel::ktest::bugs::{self, Bug};
 use kernel::shootdown::{self, UnmapError};

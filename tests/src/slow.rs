@@ -1,8 +1,8 @@
 //! CPUs that are slow in a rendezvous, or deaf beside it, or hold what its actions need.
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::port::Spinlock;
 use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpus};
 use kernel::thread::{Builder, JoinHandle};

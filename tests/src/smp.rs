@@ -1,8 +1,8 @@
 //! Every CPU comes up, whatever the machine looks like.
 
-use kcore::cpu::MAX_CPUS;
-use kcore::rendezvous::Phase;
-use kcore::shim::{AtomicU64, Ordering, spin_loop};
+use heart::cpu::MAX_CPUS;
+use heart::rendezvous::Phase;
+use heart::shim::{AtomicU64, Ordering, spin_loop};
 use kernel::arch::ap;
 use kernel::smp::{online, smp_rendezvous};
 use kernel::thread::Builder;
@@ -19,7 +19,7 @@ fn all_here(expected: usize) {
     assert_eq!(enabled(), expected);
     assert_eq!(online().len(), expected);
     static STACKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-    let look = |context: &kcore::rendezvous::IpiCtx| {
+    let look = |context: &heart::rendezvous::IpiCtx| {
         let this = pcpu::this();
         assert_eq!(this.id(), context.cpu());
         assert_eq!(this.apic_id(), arch::apic::id());
@@ -125,7 +125,7 @@ ktest! {
             unsafe { place.write_volatile(entry & !ACCESSED) };
             if shift == 12 {
                 assert_ne!(entry & ACCESSED, 0, "no CPU has started here");
-                let late = pcpu::of(kcore::cpu::CpuId::new(1).unwrap()).unwrap().apic_id();
+                let late = pcpu::of(heart::cpu::CpuId::new(1).unwrap()).unwrap().apic_id();
                 arch::cpu::without_interrupts(|| arch::apic::send_init(late));
                 arch::cpu::without_interrupts(|| arch::apic::send_startup(late, trampoline.page));
                 // SAFETY: the same.
@@ -151,7 +151,7 @@ fn all_but(count: u64, left_out: fn(u32) -> bool) {
         spin_loop();
     }
     let met = AtomicU64::new(0);
-    let look = |_: &kcore::rendezvous::IpiCtx| {
+    let look = |_: &heart::rendezvous::IpiCtx| {
         assert!(!left_out(pcpu::this().apic_id()));
         // Relaxed: the end of the rendezvous publishes it.
         met.fetch_add(1, Ordering::Relaxed);

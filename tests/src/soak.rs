@@ -5,12 +5,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, RendezvousError};
-use kcore::shim::{AtomicU64, Ordering};
-use kcore::shootdown::Forget;
-use kcore::stop::StopError;
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, CpuSet};
+use heart::more::stop::StopError;
+use heart::rendezvous::{IpiCtx, RendezvousError};
+use heart::shim::{AtomicU64, Ordering};
+use heart::shootdown::Forget;
+use heart::thread::Priority;
 use kernel::port::CriticalGuard;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
 use kernel::thread::{Builder, JoinHandle, SpawnError};
@@ -91,8 +91,8 @@ fn unmap(number: u64, round: u64) {
             wrong.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let none = kcore::rendezvous::Phase::NoBarrier;
-    smp::smp_rendezvous(none, kcore::rendezvous::Phase::Run(&read), none).unwrap();
+    let none = heart::rendezvous::Phase::NoBarrier;
+    smp::smp_rendezvous(none, heart::rendezvous::Phase::Run(&read), none).unwrap();
     assert_eq!(
         wrong.into_inner(),
         0,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use kcore::rendezvous::{IpiCtx, Phase};
+use heart::rendezvous::{IpiCtx, Phase};
 use kernel::arch::descriptor::Ist;
 use kernel::arch::{apic, cpu, interrupt, paging, vector};
 use kernel::mem::kstack;

@@ -8,9 +8,9 @@
 
 use alloc::sync::Arc;
 
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::arch::{apic, cpu, interrupt, vector};
 use kernel::call::{Call, CallState};
 use kernel::ktest::bugs::{self, Bug};
@@ -122,7 +122,7 @@ fn by_timer(scene: impl Fn(fn())) {
 
 /// Runs `scene` with boundaries at which another CPU wakes the better thread.
 fn by_ipi(scene: impl Fn(fn())) {
-    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let cpu1 = heart::cpu::CpuId::new(1).unwrap();
     let waker = Builder::new("waker").on(cpu1).spawn(|| {
         while !OVER.load(Ordering::Relaxed) {
             // Acquire: pairs with the Release of `wake_by_ipi`.
@@ -406,7 +406,7 @@ fn by_another(name: &str, act: fn(), inject: fn()) {
     static HELD: AtomicU64 = AtomicU64::new(0);
     let better = better_thread();
     let other = Builder::new("other")
-        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .on(heart::cpu::CpuId::new(1).unwrap())
         .spawn(move || {
             while !OVER.load(Ordering::Relaxed) {
                 // Acquire: pairs with the Release of the boundary that asks.
@@ -453,7 +453,7 @@ fn rendezvous() {
             if context.cpu() != me {
                 let before = switches();
                 *LOCK.lock() += 1;
-                kcore::kassert!(switches() == before, "a switch inside a rendezvous action");
+                heart::kassert!(switches() == before, "a switch inside a rendezvous action");
             }
         };
         smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
@@ -475,8 +475,8 @@ fn rendezvous() {
 /// Another CPU stops this one and lets it go on: what is owed is paid all the same.
 fn stopped() {
     fn act() {
-        let boot = kcore::cpu::CpuId::BOOT;
-        let stopped = smp::stop_cpus(&kcore::cpu::CpuSet::single(boot)).unwrap();
+        let boot = heart::cpu::CpuId::BOOT;
+        let stopped = smp::stop_cpus(&heart::cpu::CpuSet::single(boot)).unwrap();
         assert!(smp::is_stopped(boot));
         smp::restart_cpus(stopped);
     }
@@ -510,7 +510,7 @@ fn opposite_orders() {
     let all_barriers =
         || smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
     let other = Builder::new("initiator")
-        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .on(heart::cpu::CpuId::new(1).unwrap())
         .spawn(move || {
             while !OVER.load(Ordering::Relaxed) {
                 // Acquire: pairs with the Release of the boundary that asks.
@@ -527,7 +527,7 @@ fn opposite_orders() {
             // Where this CPU has called it already, the other one takes part first.
             let me = pcpu::this().id();
             let called =
-                |call: kcore::rendezvous::Pending| call.initiator != me && call.left.contains(me);
+                |call: heart::rendezvous::Pending| call.initiator != me && call.left.contains(me);
             let _ = clock::wait_until(100_000, || globals::RENDEZVOUS.calls().any(called));
         });
         if at < steps {
@@ -640,7 +640,7 @@ fn nmi_me() {
         let crit = sched::curthread().crit();
         crit.enter();
         crit.exit::<Machine>();
-        kcore::kassert!(switches() == before, "a switch in an NMI");
+        heart::kassert!(switches() == before, "a switch in an NMI");
         NMIS.fetch_add(1, Ordering::Relaxed);
     }
     step::on_nmi(handler);
@@ -687,7 +687,7 @@ fn nmi() {
     // Of the rendezvous interrupt, whose acknowledgement comes last.
     let me = pcpu::this().id();
     let from = Builder::new("initiator")
-        .on(kcore::cpu::CpuId::new(1).unwrap())
+        .on(heart::cpu::CpuId::new(1).unwrap())
         .spawn(move || {
             for at in 0.. {
                 let action = |_: &IpiCtx| {
@@ -757,7 +757,7 @@ fn wait_in_an_interrupt() {
 
 /// Runs `boundaries` while cpu2 does `part` on request, and interrupts this CPU.
 fn with_another(part: fn(), boundaries: impl FnOnce()) {
-    let cpu2 = kcore::cpu::CpuId::new(2).unwrap();
+    let cpu2 = heart::cpu::CpuId::new(2).unwrap();
     let other = Builder::new("other").on(cpu2).spawn(move || {
         let mut interrupt = None;
         while !OVER.load(Ordering::Relaxed) {
@@ -766,7 +766,7 @@ fn with_another(part: fn(), boundaries: impl FnOnce()) {
                     request();
                     wait_for_it();
                 };
-                let first = kcore::cpu::CpuSet::single(kcore::cpu::CpuId::BOOT);
+                let first = heart::cpu::CpuSet::single(heart::cpu::CpuId::BOOT);
                 interrupt = Some(call::smp_call_async(&first, until_done));
             }
             if REQUESTED.load(Ordering::Acquire) {
@@ -790,7 +790,7 @@ fn with_another(part: fn(), boundaries: impl FnOnce()) {
 /// NMI is on its way, and send none.
 fn stopped_while_sending() {
     fn count() {
-        if pcpu::this_cpu() == kcore::cpu::CpuId::BOOT {
+        if pcpu::this_cpu() == heart::cpu::CpuId::BOOT {
             NMIS.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -803,12 +803,12 @@ fn stopped_while_sending() {
         }
     }
     fn stop() {
-        let both = [0, 1].map(|index| kcore::cpu::CpuId::new(index).unwrap());
+        let both = [0, 1].map(|index| heart::cpu::CpuId::new(index).unwrap());
         let both = both.into_iter().collect();
         smp::restart_cpus(smp::stop_cpus_hard(&both).expect("both stop"));
     }
     step::on_nmi(count);
-    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let cpu1 = heart::cpu::CpuId::new(1).unwrap();
     let code = || pcpu::of(cpu1).expect("cpu1").send_nmi();
     with_another(stop, || {
         at_every_boundary("NMI while sending one", code, by_nmi);
@@ -825,7 +825,7 @@ fn called_while_posting() {
     const PATIENCE: u64 = 2_000_000_000;
     /// Posts it to cpu1, and waits until it is over.
     fn post(call: &'static Call) {
-        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        let cpu1 = heart::cpu::CpuId::new(1).unwrap();
         call::smp_call_post(cpu1, call).expect("it is online, and the call is not queued");
     }
     fn part() {
@@ -864,7 +864,7 @@ ktest! {
     ] {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+        let cpu1 = heart::cpu::CpuId::new(1).unwrap();
         let spinner = Builder::new("spinner").on(cpu1).spawn(move || {
             while !seen.load(Ordering::Relaxed) {
                 spin_loop();
@@ -883,7 +883,7 @@ fn one_ipi_outstanding() {
     let inside = Arc::new(AtomicBool::new(false));
     let leave = Arc::new(AtomicBool::new(false));
     let (entered, seen) = (Arc::clone(&inside), Arc::clone(&leave));
-    let cpu1 = kcore::cpu::CpuId::new(1).unwrap();
+    let cpu1 = heart::cpu::CpuId::new(1).unwrap();
     let holder = Builder::new("holder").on(cpu1).spawn(move || {
         let _section = CriticalGuard::enter();
         entered.store(true, Ordering::Release);

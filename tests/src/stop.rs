@@ -1,14 +1,14 @@
 //! Stopping CPUs: wherever they are, and whoever else does so. The protocol itself is tested
-//! in kcore.
+//! in the heart.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::stop::StopError;
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, CpuSet};
+use heart::more::stop::StopError;
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::port::{CriticalGuard, Spinlock};
 use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
 use kernel::thread::{Builder, JoinHandle};

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicU64, Ordering};
-use kcore::thread::Priority;
+use heart::shim::{AtomicU64, Ordering};
+use heart::thread::Priority;
 use kernel::port::CriticalGuard;
 use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;

@@ -3,9 +3,9 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::{Priority, ThreadState};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::{Priority, ThreadState};
 use kernel::arch::paging::MapError;
 use kernel::port::CriticalGuard;
 use kernel::thread::{Builder, JoinHandle, SpawnError};

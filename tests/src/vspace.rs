@@ -3,10 +3,10 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Pending, Phase};
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
-use kcore::shootdown::Forget;
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Pending, Phase};
+use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
+use heart::shootdown::Forget;
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, Access, PAGE_SIZE};
 use kernel::ktest::step;

@@ -1,9 +1,9 @@
 //! A CPU that takes no interrupt any more is found, and it is said why.
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::IpiCtx;
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::Priority;
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::IpiCtx;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::Priority;
 use kernel::port::Spinlock;
 use kernel::smp::{self, watchdog};
 use kernel::thread::{Builder, JoinHandle};

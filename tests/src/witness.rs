@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
+use heart::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::port::Spinlock;
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{clock, ktest, pcpu, sched, smp};

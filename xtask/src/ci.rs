@@ -218,7 +218,7 @@ fn checks(fast: bool) -> Vec<Check> {
     checks.extend([
         check(
             "documentation, host",
-            documentation(&["-p", "kcore", "-p", "xtask"]),
+            documentation(&["-p", "plat", "-p", "heart", "-p", "xtask"]),
         ),
         check(
             "documentation, kernel",
@@ -234,7 +234,7 @@ fn checks(fast: bool) -> Vec<Check> {
         }),
         check(
             "host tests, 256 CPUs",
-            many_cpus(&["test", "-p", "kcore", "--tests"]),
+            many_cpus(&["test", "-p", "heart", "--tests"]),
         ),
         check(
             "QEMU test, 256 CPUs",
@@ -270,7 +270,7 @@ const HOST_EXCLUDES: [&str; 10] = [
     "tests",
     "--exclude",
     "bench",
-    // kcore is another one there: see "lints, model".
+    // The heart is another one there: see "lints, model".
     "--exclude",
     "model",
 ];

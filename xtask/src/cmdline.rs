@@ -15,7 +15,7 @@ use crate::registry::Test;
 /// What QEMU's `-kernel` carries, without the NUL at its end.
 const CARRIED: usize = 4095;
 
-/// What the kernel reads: `kcore::cmdline::MAX_LENGTH`.
+/// What the kernel reads: `plat::cmdline::MAX_LENGTH`.
 const READ: usize = 2048;
 
 /// Refuses a command line that does not reach the kernel on this path, and warns of one that the

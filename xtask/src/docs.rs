@@ -1,9 +1,9 @@
 //! `cargo xtask docs`: the pictures and figures of the documents against what the commands print.
 //!
-//! It runs the explorer, the single-stepping of kcore, loom, the count of lines and a test that
+//! It runs the explorer, the single-stepping of the heart, loom, the count of lines and a test that
 //! panics, and makes of what they print the tables that stand in the documents ([`tables`]), and the
 //! line numbers of the panic ([`crash`]). Names, words and pictures must be the same. A figure may
-//! be off by 5 percent: else each change of kcore would be one of the documents too.
+//! be off by 5 percent: else each change of the heart would be one of the documents too.
 
 mod crash;
 mod tables;
@@ -26,7 +26,7 @@ Usage: cargo xtask docs [--write]
 
       --write             renew them
 
-It runs what they come from: the explorer's quick tier with every mistake, kcore
+It runs what they come from: the explorer's quick tier with every mistake, the heart
 single-stepped, loom, the count of lines, and a test in QEMU that panics. That takes a
 minute or two. A figure may be off by 5 percent; names, words and pictures may not.
 

@@ -199,7 +199,7 @@ fn judge(
         }
         Err(broken) => Err(
             Error::failed(format!("{what}: {broken}\n{}", listing(code)))
-                .hint("kernel/core/src/shim.rs says what each should be"),
+                .hint("kernel/heart/src/shim.rs says what each should be"),
         ),
     }
 }

@@ -1,11 +1,11 @@
 //! The layering rule: a file uses its own layer and lower ones.
 //!
 //! Three rules of the same kind go with it: instructions are written in
-//! `kernel/src/arch` and `boot` only, and kcore names the atomics in `shim` only. And nobody
-//! turns interrupts on or off but through `kcore::port`, which counts it.
+//! `kernel/src/arch` and `boot` only, and the heart names the atomics in `shim` only. And nobody
+//! turns interrupts on or off but through `heart::port`, which counts it.
 //!
 //! A module is judged by the paths in its source that begin with `crate`,
-//! `super`, `self` or `kcore`, unit tests left out.
+//! `super`, `self`, `plat` or `heart`, unit tests left out.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -25,48 +25,18 @@ The layers and the few listed exceptions stand at the top of xtask/src/layers.rs
 
 /// The layer of every module, by the longest name here that it begins with.
 const LAYERS: &[(u8, &str)] = &[
+    // What computes, and races with nothing. Not in the heart's reach: it does not depend on it.
+    (0, "plat"),
     // What the algorithms need of the machine.
-    (0, "kcore::shim"),
-    (0, "kcore::cpu"),
-    (0, "kcore::list"),
-    (0, "kcore::little_endian"),
-    (0, "kcore::llist"),
-    (0, "kcore::port"),
-    (0, "kcore::site"),
-    (0, "kcore::tailq"),
-    (0, "kcore::wake"),
-    // The algorithms.
-    (1, "kcore::lib"),
-    (1, "kcore::acpi"),
-    (1, "kcore::action"),
-    (1, "kcore::blocker"),
-    (1, "kcore::apic_id"),
-    (1, "kcore::call"),
-    (1, "kcore::clock"),
-    (1, "kcore::calibrate"),
-    (1, "kcore::cmdline"),
-    (1, "kcore::critical"),
-    (1, "kcore::epoch"),
-    (1, "kcore::frame"),
-    (1, "kcore::hotplug"),
-    (1, "kcore::intr"),
-    (1, "kcore::ipi"),
-    (1, "kcore::logfilter"),
-    (1, "kcore::memmap"),
-    (1, "kcore::rendezvous"),
-    (1, "kcore::rmlock"),
-    (1, "kcore::runq"),
-    (1, "kcore::sched"),
-    (1, "kcore::shootdown"),
-    (1, "kcore::spinlock"),
-    (1, "kcore::start_info"),
-    (1, "kcore::stop"),
-    (1, "kcore::testing"),
-    (1, "kcore::thread"),
-    (1, "kcore::timerq"),
-    (1, "kcore::tso"),
-    (1, "kcore::waitq"),
-    (1, "kcore::witness"),
+    (0, "heart::shim"),
+    (0, "heart::cpu"),
+    (0, "heart::llist"),
+    (0, "heart::site"),
+    (0, "heart::tailq"),
+    (0, "heart::wake"),
+    // The algorithms: the first volume, and the second.
+    (1, "heart"),
+    (2, "heart::more"),
     // Registers, instructions, devices.
     (2, "kernel::arch"),
     // The machine as the algorithms see it, and what the kernel owns.
@@ -127,11 +97,6 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "kernel::acpi",
         "kernel::ktest",
         "a test may damage the tables",
-    ),
-    (
-        "kcore::port",
-        "kcore::critical",
-        "the state of the current thread is part of the port",
     ),
     (
         "kernel::port",
@@ -226,13 +191,17 @@ const UPWARD: &[(&str, &str, &str)] = &[
 ];
 
 /// Where the layered packages are.
-const PACKAGES: [(&str, &str); 2] = [("kcore", "kernel/core/src"), ("kernel", "kernel/src")];
+const PACKAGES: [(&str, &str); 3] = [
+    ("plat", "kernel/plat/src"),
+    ("heart", "kernel/heart/src"),
+    ("kernel", "kernel/src"),
+];
 /// Where the rule on instructions is checked besides.
 const MORE_SOURCES: [&str; 2] = ["tests/src", "bench/src"];
 /// Where instructions may be written.
 const ASM_HOME: &str = "kernel/src/arch/";
 /// The words of one CPU, changed in one instruction: decision 4.
-const LOCAL_WORDS: &str = "kernel/core/src/shim.rs";
+const LOCAL_WORDS: &str = "kernel/heart/src/shim.rs";
 /// What turns interrupts on or off without a word to the thread ([decision
 /// 13](../../docs/decisions/0013-interrupt-flag.md)), and where it may be named besides
 /// [`ASM_HOME`]: where the thread's word is changed with it, and in the test image's mistakes.
@@ -249,9 +218,9 @@ const FLAG: &[(&[&str], &[&str])] = &[
     (
         &["disable_interrupts", "enable_interrupts"],
         &[
-            "kernel/core/src/port.rs",
-            "kernel/core/src/spinlock.rs",
-            "kernel/core/src/testing.rs",
+            "kernel/heart/src/port.rs",
+            "kernel/heart/src/spinlock.rs",
+            "kernel/heart/src/testing.rs",
             "kernel/src/port.rs",
         ],
     ),
@@ -266,9 +235,9 @@ const FLAG: &[(&[&str], &[&str])] = &[
         ],
     ),
 ];
-/// The files of kcore that may name the atomics: the shim, and the unit tests' threads, which
+/// The files of the heart that may name the atomics: the shim, and the unit tests' threads, which
 /// are not part of what is checked.
-const ATOMICS_HOMES: [&str; 2] = ["kernel/core/src/shim.rs", "kernel/core/src/testing.rs"];
+const ATOMICS_HOMES: [&str; 2] = ["kernel/heart/src/shim.rs", "kernel/heart/src/testing.rs"];
 
 /// `cargo xtask layers`.
 ///
@@ -318,7 +287,7 @@ fn check() -> Result<(usize, Vec<String>)> {
                 let module = module(package, dir, &name);
                 breaches.extend(edges(&name, &module, &words, &mut used));
             }
-            if package == Some("kcore") {
+            if package == Some("heart") {
                 breaches.extend(atomics(&name, &all));
             }
             files += 1;
@@ -373,7 +342,11 @@ fn edges(
         )];
     };
     let mut breaches = Vec::new();
-    for path in rust_source::paths(words, &["crate", "super", "self", "kcore"]) {
+    for path in rust_source::paths(words, &["crate", "super", "self", "plat", "heart"]) {
+        // A field or a variable of such a name is no path.
+        if path.names.len() < 2 {
+            continue;
+        }
         let target = absolute(module, &path.names);
         let Some((other, to)) = layer(&target).or_else(|| at_root(&target)) else {
             continue;
@@ -411,7 +384,7 @@ fn at_root(target: &[String]) -> Option<(u8, &'static str)> {
 fn absolute(module: &[String], path: &[String]) -> Vec<String> {
     let package = &module[..1];
     let mut base = match path[0].as_str() {
-        "kcore" => vec!["kcore".to_string()],
+        "plat" | "heart" => vec![path[0].clone()],
         "crate" => package.to_vec(),
         "super" => module[..module.len() - 1].to_vec(),
         _ => module.to_vec(),
@@ -466,12 +439,12 @@ fn flag(file: &str, words: &[Word]) -> Vec<String> {
     named
         .chain(of_crate)
         .map(|(line, name)| {
-            format!("{file}:{line}: {name}: kcore::port turns interrupts on and off, and counts it")
+            format!("{file}:{line}: {name}: heart::port turns interrupts on and off, and counts it")
         })
         .collect()
 }
 
-/// Atomics that kcore takes from elsewhere than its shim, unit tests included.
+/// Atomics that the heart takes from elsewhere than its shim, unit tests included.
 fn atomics(file: &str, words: &[Word]) -> Vec<String> {
     if ATOMICS_HOMES.contains(&file) {
         return Vec::new();
@@ -482,7 +455,7 @@ fn atomics(file: &str, words: &[Word]) -> Vec<String> {
             && path.names.get(2).is_some_and(|name| name == "atomic")
     });
     atomic
-        .map(|path| format!("{file}:{}: take the atomics from kcore::shim", path.line))
+        .map(|path| format!("{file}:{}: take the atomics from heart::shim", path.line))
         .collect()
 }
 

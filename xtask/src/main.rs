@@ -76,10 +76,10 @@ Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
   layers     check that each file uses lower layers only
   size       count lines by part; name long files and functions
   emitted    check the instructions of a critical section and of a spinlock
-  coverage   say how much of kcore its host tests run
-  miri       run kcore's host tests in Miri, with many seeds
+  coverage   say how much of plat and heart their host tests run
+  miri       run their host tests in Miri, with many seeds
   docs       compare pictures and figures of the documents with the commands
-  model      explore every interleaving of kcore's source, within bounds
+  model      explore every interleaving of the heart's source, within bounds
   runner     boot a kernel ELF; cargo calls this
 
 `cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more. Every command takes

@@ -1,4 +1,4 @@
-//! `cargo xtask miri`: kcore's host tests in Miri, each with many seeds.
+//! `cargo xtask miri`: the host tests of plat and the heart in Miri, each with many seeds.
 //!
 //! Miri interprets them. It finds undefined behaviour and data races, lets a load see any value
 //! that C11's orderings allow, and chooses by the seed which thread runs next.
@@ -11,7 +11,7 @@ use std::ffi::OsString;
 
 /// The help text of `cargo xtask miri`.
 pub(crate) const HELP: &str = "\
-Run kcore's host tests in Miri, which looks for undefined behaviour and data races.
+Run the host tests of plat and the heart in Miri, which looks for undefined behaviour and data races.
 
 Usage: cargo xtask miri [--seeds N] [FILTER...]
 
@@ -45,13 +45,13 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
     args.nothing_after()?;
     setup::nightly(&["miri", "rust-src"])?;
-    // What the tests leak on purpose, as the memory of a CPU, is not looked at: kcore itself
+    // What the tests leak on purpose, as the memory of a CPU, is not looked at: the heart itself
     // allocates nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     flags.push_str(&format!(" -Zmiri-many-seeds={seeds} -Zmiri-ignore-leaks"));
     let status = tool("rustup")
         .args(["run", setup::NIGHTLY, "cargo", "miri", "test", "--locked"])
-        .args(["-p", "kcore", "--tests", "--"])
+        .args(["-p", "plat", "-p", "heart", "--tests", "--"])
         .args(filters)
         .env("MIRIFLAGS", flags)
         .status()

@@ -1,5 +1,5 @@
 //! `cargo xtask model`: builds the explorer and runs it; what it is told is the explorer's
-//! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps kcore's machine code
+//! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps the heart's machine code
 //! besides.
 
 use crate::args::VERSION;
@@ -52,10 +52,10 @@ pub(crate) fn explorer() -> Command {
     command
 }
 
-/// kcore's machine code as the release build has it, single-stepped: `kernel/core/tests/stepping`.
+/// The heart's machine code as the release build has it, single-stepped: `kernel/heart/tests/stepping`.
 pub(crate) fn stepping() -> Command {
     let mut command = cargo("test");
-    command.args(["--quiet", "--release", "-p", "kcore", "--test", "stepping"]);
+    command.args(["--quiet", "--release", "-p", "heart", "--test", "stepping"]);
     command
 }
 
@@ -67,6 +67,6 @@ fn step() -> Result<()> {
         return Ok(());
     }
     Err(Error::failed(
-        "single-stepping kcore's machine code has found something",
+        "single-stepping the heart's machine code has found something",
     ))
 }

@@ -22,8 +22,9 @@ const LONG_FILE: usize = 300;
 const LONG_FUNCTION: usize = 70;
 
 /// The parts of the tree, low to high. A file belongs to the last whose beginning it has.
-const PARTS: [(&str, &str); 9] = [
-    ("kcore", "kernel/core/src"),
+const PARTS: [(&str, &str); 10] = [
+    ("plat", "kernel/plat/src"),
+    ("heart", "kernel/heart/src"),
     ("kernel", "kernel/src"),
     ("kernel::arch", "kernel/src/arch"),
     ("kernel::ktest", "kernel/src/ktest"),

@@ -7,10 +7,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::iter::once_with;
 
-use kcore::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
-use kcore::calibrate::Measured;
-use kcore::clock::FASTEST_TSC;
-use kcore::shim::Ordering;
+use heart::shim::Ordering;
+use plat::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
+use plat::calibrate::Measured;
+use plat::clock::FASTEST_TSC;
 
 use crate::acpi::device;
 use crate::arch::ioapic::IoApic;

@@ -6,9 +6,9 @@ use core::fmt::Arguments;
 use boot::pvh;
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
-use kcore::acpi::extents;
-use kcore::memmap::{Kind, Region};
-use kcore::start_info::Module;
+use plat::acpi::extents;
+use plat::memmap::{Kind, Region};
+use plat::start_info::Module;
 
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::{apic, cpu};

@@ -1,9 +1,9 @@
 //! The summary of the boot, for people: CPUs, memory, timer, idle CPUs.
 
-use kcore::acpi::Madt;
-use kcore::clock::Scale;
-use kcore::cpu::write_ranges;
-use kcore::shim::Ordering;
+use heart::cpu::write_ranges;
+use heart::shim::Ordering;
+use plat::acpi::Madt;
+use plat::clock::Scale;
 
 use crate::arch::apic;
 use crate::idle::Rest;

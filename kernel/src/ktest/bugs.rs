@@ -5,10 +5,10 @@
 
 use core::hint::black_box;
 
-use kcore::cpu::{CpuId, MAX_CPUS};
-use kcore::intr::NmiContext;
-use kcore::memmap::{Kind, Region};
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::cpu::{CpuId, MAX_CPUS};
+use heart::intr::NmiContext;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use plat::memmap::{Kind, Region};
 
 use super::{step, tables};
 use crate::arch::timer::Reference;

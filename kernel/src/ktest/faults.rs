@@ -7,9 +7,9 @@
 
 use core::ptr;
 
-use kcore::cpu::{CpuId, MAX_CPUS};
-use kcore::port::Port;
-use kcore::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use heart::cpu::{CpuId, MAX_CPUS};
+use heart::port::Port;
+use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::bugs::{Bug, active};
 use crate::arch::{apic, cpu, vector};

@@ -3,14 +3,14 @@
 //!
 //! Both begin and end on one CPU, so the beginning is kept with the CPU: a section that
 //! is held across a switch is ended by the thread that is switched to. What does not go
-//! through [`kcore::port::Port`] is not measured: the boot, the halt of an idle CPU.
+//! through [`heart::port::Port`] is not measured: the boot, the halt of an idle CPU.
 
 use core::fmt;
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicU32, AtomicU64, Ordering};
-use kcore::site::{Place, Site};
-use kcore::thread::ThreadId;
+use heart::cpu::CpuId;
+use heart::shim::{AtomicU32, AtomicU64, Ordering};
+use heart::site::{Place, Site};
+use heart::thread::ThreadId;
 
 use crate::arch::cpu;
 use crate::{globals, pcpu, sched};
@@ -105,7 +105,7 @@ impl fmt::Display for Spans {
                 f,
                 "{} us by {owner} at {}",
                 nanoseconds / 1000,
-                kcore::site::Line(site)
+                heart::site::Line(site)
             ),
             None => f.write_str("none"),
         }

@@ -3,7 +3,7 @@
 //! In the test image a stack is zero when it is made, so all of it below the deepest
 //! word that is not zero has never been used.
 
-use kcore::shim::{AtomicU64, Ordering, spin_loop};
+use heart::shim::{AtomicU64, Ordering, spin_loop};
 
 use crate::arch::paging::{PAGE_SIZE, early_stacks, physical_to_virtual};
 use crate::arch::trap::TrapFrame;

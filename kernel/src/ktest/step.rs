@@ -6,8 +6,8 @@
 //! Handlers run without the flag (the CPU clears it), so it is the interrupted code
 //! that is stepped, at full machine precision, without luck and without hooks in it.
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicPtr, AtomicU64, Ordering};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::arch::interrupt::{clear_trap_flag, set_trap_flag};
 use crate::arch::trap::TrapFrame;

@@ -14,7 +14,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use kcore::memmap::{Kind, Region};
+use plat::memmap::{Kind, Region};
 
 use super::bugs::{Bug, active};
 use crate::{globals, mem};

@@ -1,5 +1,5 @@
 //! Witnesses every lock that is taken: keeps what each thread holds, and panics at
-//! the first order that may deadlock. The rules are in [`kcore::witness`].
+//! the first order that may deadlock. The rules are in [`heart::more::witness`].
 //!
 //! The run-queue lock is held across a switch, and released by the thread that is
 //! switched to. Both threads hold one lock of that class at that time, though not the
@@ -10,12 +10,12 @@ use core::cell::UnsafeCell;
 use core::fmt::Arguments;
 use core::panic::Location;
 
-use kcore::kassert;
-use kcore::list::List;
-use kcore::port::Port;
-use kcore::shim::Ordering;
-use kcore::site::{Line, Place, Site};
-use kcore::witness::{Held, Stack, Violation};
+use heart::kassert;
+use heart::more::witness::{Held, Stack, Violation};
+use heart::port::Port;
+use heart::shim::Ordering;
+use heart::site::{Line, Place, Site};
+use plat::list::List;
 
 use crate::arch::{backtrace, cpu};
 use crate::port::{InterruptsOff, Machine};

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
-use kcore::frame::FRAME_SIZE;
+use plat::frame::FRAME_SIZE;
 
 use crate::arch::paging::{Access, HEAP, MapError, physical_to_virtual};
 use crate::mem;

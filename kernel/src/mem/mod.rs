@@ -10,9 +10,9 @@ pub mod kstack;
 
 use core::{fmt, slice};
 
-use kcore::frame::{FRAME_SIZE, Frame, FrameAllocator, Span, words_for};
-use kcore::kassert;
-use kcore::memmap::{Kind, MemoryMap, Region};
+use heart::kassert;
+use plat::frame::{FRAME_SIZE, Frame, FrameAllocator, Span, words_for};
+use plat::memmap::{Kind, MemoryMap, Region};
 
 use boot::PHYS_OFFSET;
 

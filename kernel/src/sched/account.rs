@@ -1,8 +1,8 @@
 //! What each CPU's scheduler has done, and whether it adds up.
 
-use kcore::kassert;
-use kcore::port::Port;
-use kcore::shim::{AtomicU64, Ordering};
+use heart::kassert;
+use heart::port::Port;
+use heart::shim::{AtomicU64, Ordering};
 
 use crate::pcpu::Pcpu;
 use crate::port::Machine;

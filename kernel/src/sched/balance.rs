@@ -1,9 +1,9 @@
 //! Threads that go from CPU to CPU: to one that idles, to one that has less to do, and away
 //! from one that goes offline.
 
-use kcore::cpu::CpuSet;
-use kcore::sched::is_unbalanced;
-use kcore::thread::ThreadState;
+use heart::cpu::CpuSet;
+use heart::sched::is_unbalanced;
+use heart::thread::ThreadState;
 
 use super::RunqGuard;
 use super::account::{Reason, count};

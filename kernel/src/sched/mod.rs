@@ -1,5 +1,5 @@
 //! The scheduler's mechanism: switching, waking, preempting. Policy is in
-//! [`kcore::sched`] and [`kcore::runq`].
+//! [`heart::sched`] and [`heart::runq`].
 //!
 //! Each CPU has a run queue with a lock, and that lock is everything:
 //!
@@ -29,9 +29,9 @@ mod switch;
 mod timer;
 mod wakeup;
 
-use kcore::runq::RunQueue;
-use kcore::spinlock::SpinlockGuard;
-use kcore::thread::Priority;
+use heart::runq::RunQueue;
+use heart::spinlock::SpinlockGuard;
+use heart::thread::Priority;
 
 use crate::arch::cpu;
 use crate::port::Machine;

@@ -2,12 +2,12 @@
 
 use core::mem;
 
-use kcore::critical::CritState;
-use kcore::sched::slice_left;
-use kcore::shim::Ordering;
-use kcore::spinlock::SpinlockGuard;
-use kcore::thread::{Priority, ThreadState};
-use kcore::{KASSERT, kassert};
+use heart::critical::CritState;
+use heart::sched::slice_left;
+use heart::shim::Ordering;
+use heart::spinlock::SpinlockGuard;
+use heart::thread::{Priority, ThreadState};
+use heart::{KASSERT, kassert};
 
 use super::account::{Reason, count};
 use super::timer::{self, start_slice, take_off_timer};
@@ -86,7 +86,7 @@ fn exit() -> ! {
     unreachable!("a dead thread runs");
 }
 
-/// Pays an owed preemption: [`kcore::critical::Preempt`] for this machine.
+/// Pays an owed preemption: [`heart::critical::Preempt`] for this machine.
 pub(crate) fn preempt(crit: &CritState) {
     let rq = pcpu::this_runq();
     // The level that kept the lock's own sections from coming here again.

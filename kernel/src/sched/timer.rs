@@ -1,9 +1,9 @@
 //! What the timer of a CPU is for: sleepers, and the slice of the thread that runs.
 
-use kcore::cpu::CpuId;
-use kcore::port::Port;
-use kcore::shim::Ordering;
-use kcore::thread::Priority;
+use heart::cpu::CpuId;
+use heart::port::Port;
+use heart::shim::Ordering;
+use heart::thread::Priority;
 
 use super::balance::{balance, others};
 use super::wakeup::{owe, wakeup};
@@ -166,7 +166,7 @@ pub(crate) fn take_over_timers(gone: &Pcpu) {
 
 /// Timers of one CPU, over threads.
 #[derive(Debug)]
-pub struct Timers(Option<kcore::timerq::TimerQueue<'static>>);
+pub struct Timers(Option<heart::timerq::TimerQueue<'static>>);
 
 impl Timers {
     /// None yet, and no room for any.
@@ -177,8 +177,8 @@ impl Timers {
 
     /// Makes room for every thread there can be. Once.
     pub(crate) fn init(&mut self) {
-        let room = alloc::vec![kcore::timerq::Timer::default(); thread::capacity()];
-        self.0 = Some(kcore::timerq::TimerQueue::new(room.leak()));
+        let room = alloc::vec![heart::timerq::Timer::default(); thread::capacity()];
+        self.0 = Some(heart::timerq::TimerQueue::new(room.leak()));
     }
 
     pub(super) fn insert(&mut self, thread: &Thread, deadline: u64) {

@@ -1,10 +1,10 @@
 //! Making threads runnable, and telling the CPU that one is better than what runs there.
 
-use kcore::KASSERT;
-use kcore::cpu::CpuId;
-use kcore::port::Port;
-use kcore::sched::{Resched, maybe_preempt, place};
-use kcore::thread::{Priority, ThreadState};
+use heart::KASSERT;
+use heart::cpu::CpuId;
+use heart::port::Port;
+use heart::sched::{Resched, maybe_preempt, place};
+use heart::thread::{Priority, ThreadState};
 
 use super::account::count;
 use super::{Runq, RunqGuard, curthread};

@@ -1,7 +1,7 @@
 //! Where CPUs are that do not answer: asked by NMI, which reaches a CPU whatever it does.
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::critical::CritWord;
+use heart::cpu::{CpuId, CpuSet};
+use heart::critical::CritWord;
 
 use crate::arch::backtrace::Snapshot;
 use crate::pcpu::{self, Pcpu};

@@ -6,9 +6,9 @@
 //!    becomes runnable goes elsewhere, and what waits there is moved. A thread that is
 //!    pinned there cannot move: the CPU stays, and the thread is named.
 //! 2. It leaves [`globals::ONLINE`] and [`globals::IDLE`], and waits until every other CPU
-//!    has left the critical section that it was in ([`kcore::hotplug`]). Until then others
+//!    has left the critical section that it was in ([`heart::more::hotplug`]). Until then others
 //!    may call it, and it answers; from then on nobody does.
-//!    Its queue of calls ([`kcore::call`]) is closed, in one step with taking what is in it,
+//!    Its queue of calls ([`heart::more::call`]) is closed, in one step with taking what is in it,
 //!    which it runs.
 //! 3. That thread ends. The idle thread, which is all that is left, takes what interrupts
 //!    are on their way, and halts with interrupts off.
@@ -24,10 +24,10 @@
 
 use core::fmt;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
-use kcore::shim::Ordering;
-use kcore::thread::{Priority, ThreadId};
+use heart::cpu::{CpuId, CpuSet};
+use heart::port::Port;
+use heart::shim::Ordering;
+use heart::thread::{Priority, ThreadId};
 
 use super::{Reason, backtraces, quiesce_all_critical, start};
 use crate::arch::cpu;
@@ -149,9 +149,12 @@ fn leave() {
     // No thread that runs here from now on has a space, and no space has this CPU.
     vspace::leave();
     globals::IDLE.remove(here.id());
-    kcore::hotplug::leave::<Machine>(&globals::ONLINE, here.id(), quiesce_all_critical, || {
-        globals::RENDEZVOUS.is_called(here.id())
-    });
+    heart::more::hotplug::leave::<Machine>(
+        &globals::ONLINE,
+        here.id(),
+        quiesce_all_critical,
+        || globals::RENDEZVOUS.is_called(here.id()),
+    );
     close_calls(here);
     here.set_presence(Presence::Leaving);
 }
@@ -167,7 +170,7 @@ fn close_calls(here: &Pcpu) {
 
 /// Whether `thread` cannot leave the CPU of `here`.
 fn stays(thread: &thread::Thread, here: &Pcpu) -> bool {
-    use kcore::thread::ThreadState::{Dead, Free};
+    use heart::thread::ThreadState::{Dead, Free};
     let own = [sched::curthread(), here.idle()]
         .iter()
         .any(|own| core::ptr::eq(*own, thread));

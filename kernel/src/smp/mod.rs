@@ -23,7 +23,7 @@ pub use stop::{
 };
 pub use tsc::{Skew, tsc_skew};
 
-use kcore::cpu::CpuSet;
+use heart::cpu::CpuSet;
 
 use crate::globals;
 

@@ -17,9 +17,9 @@
 
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuSet;
-use kcore::port::Port;
-use kcore::thread::Priority;
+use heart::cpu::CpuSet;
+use heart::port::Port;
+use heart::thread::Priority;
 
 use super::online;
 use crate::pcpu::{self, Ipi};

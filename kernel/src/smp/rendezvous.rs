@@ -1,14 +1,14 @@
-//! Bringing CPUs together: [`kcore::rendezvous`] for this machine.
+//! Bringing CPUs together: [`heart::rendezvous`] for this machine.
 //!
 //! Inlined in any case, since the phases are made into steps where they are known.
 
-use kcore::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 
 use super::backtraces;
 use crate::globals;
 
-/// Runs the three phases on every online CPU: [`kcore::rendezvous`]. Thread
+/// Runs the three phases on every online CPU: [`heart::rendezvous`]. Thread
 /// context, interrupts on, no spinlock held.
 ///
 /// # Errors

@@ -7,9 +7,9 @@
 
 use alloc::boxed::Box;
 
-use kcore::acpi::Madt;
-use kcore::cpu::{CpuId, CpuSet, MAX_CPUS};
-use kcore::shim::{AtomicBool, Ordering};
+use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::shim::{AtomicBool, Ordering};
+use plat::acpi::Madt;
 
 use super::online;
 use crate::arch::ap::{Mailbox, Trampoline};
@@ -317,7 +317,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     let forget = paging::forget_all;
     #[cfg(feature = "ktest")]
     let forget = crate::ktest::bugs::before_coming(paging::forget_all);
-    kcore::hotplug::come(&globals::ONLINE, block.id(), forget);
+    heart::more::hotplug::come(&globals::ONLINE, block.id(), forget);
     // Behind it: a thread is put on an idle CPU without a look whether that is online.
     globals::IDLE.insert(block.id());
     interrupts_on();

@@ -1,13 +1,13 @@
-//! Stopping CPUs and letting them go on: [`kcore::stop`] for this machine.
+//! Stopping CPUs and letting them go on: [`heart::more::stop`] for this machine.
 //!
 //! [`stop_cpus`] asks by an interrupt, which a CPU takes where it holds no spinlock.
 //! [`stop_cpus_hard`] asks by an NMI, which it takes anywhere: it may hold any lock then,
 //! and whoever has stopped it must wait for none. Only for what cannot wait: a debugger, a
 //! panic.
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::Port;
-use kcore::stop::{Means, Outcome, StopError, Stopped};
+use heart::cpu::{CpuId, CpuSet};
+use heart::more::stop::{Means, Outcome, StopError, Stopped};
+use heart::port::Port;
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, paging, vector};

@@ -10,9 +10,9 @@
 //!
 //! Source: FreeBSD `sys/x86/x86/tsc.c` (`test_tsc`, `adj_smp_tsc`).
 
-use kcore::cpu::CpuId;
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{AtomicU64, Ordering};
+use heart::cpu::CpuId;
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{AtomicU64, Ordering};
 
 use super::smp_rendezvous_cpus;
 use crate::arch::cpu;

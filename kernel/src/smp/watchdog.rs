@@ -10,7 +10,7 @@
 //! local APIC has in service.
 //!
 //! An IPI by bitmap that is lost would be silent in another way: nobody sends another one as
-//! long as the word says that one is on its way ([`kcore::ipi`]). One that does not come in
+//! long as the word says that one is on its way ([`heart::ipi`]). One that does not come in
 //! time is reported, and sent again (as Linux's `csd_lock_wait_toolong` does).
 //!
 //! And a CPU may idle while threads are queued there, or its word asks for something: it was
@@ -19,11 +19,11 @@
 
 use alloc::vec::Vec;
 
-use kcore::KASSERT;
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::Ordering;
-use kcore::thread::Priority;
+use heart::KASSERT;
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::Ordering;
+use heart::thread::Priority;
 
 use super::{online, smp_rendezvous};
 use crate::arch::{apic, vector};

@@ -20,7 +20,7 @@
 //!
 //! # Circles
 //!
-//! A wait that would never end is refused ([`kcore::blocker`]), so a chain is a circle only if a
+//! A wait that would never end is refused ([`heart::more::blocker`]), so a chain is a circle only if a
 //! timed wait is part of it. `settle` ends there too: going round, it only ever raises
 //! priorities, or only ever lowers them. What somebody outside has lent to a circle stays in
 //! it until it comes apart, since each of its threads lends it to the next.
@@ -31,11 +31,11 @@ use core::iter::successors;
 use core::panic::Location;
 use core::ptr;
 
-use kcore::KASSERT;
-pub use kcore::blocker::Chains;
-use kcore::blocker::{Blocker, Wait};
-use kcore::shim::{AtomicPtr, AtomicU32, Ordering};
-use kcore::thread::Priority;
+use heart::KASSERT;
+pub use heart::more::blocker::Chains;
+use heart::more::blocker::{Blocker, Wait};
+use heart::shim::{AtomicPtr, AtomicU32, Ordering};
+use heart::thread::Priority;
 
 use crate::sched;
 use crate::sync::best;

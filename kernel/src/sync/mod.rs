@@ -17,15 +17,15 @@
 //! by once already.)
 //!
 //! A wait that would never end is found before it begins, in every build: a chain of mutexes,
-//! writers and joined threads that comes back to the caller ([`kcore::blocker`]).
+//! writers and joined threads that comes back to the caller ([`heart::more::blocker`]).
 //!
 //! Order of the spinlocks underneath: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
-use kcore::kassert;
-use kcore::site::Place;
-use kcore::thread::Priority;
-use kcore::waitq::WaitList;
+use heart::kassert;
+use heart::site::Place;
+use heart::thread::Priority;
+use heart::waitq::WaitList;
 
 use crate::sched;
 use crate::thread::Thread;

@@ -15,12 +15,12 @@ use core::ops::{Deref, DerefMut};
 use core::panic::Location;
 use core::ptr;
 
-use kcore::blocker::{Blocker, Kind};
-use kcore::kassert;
-use kcore::shim::AtomicPtr;
-use kcore::site::Place;
-use kcore::thread::ThreadId;
-use kcore::waitq::WaitList;
+use heart::kassert;
+use heart::more::blocker::{Blocker, Kind};
+use heart::shim::AtomicPtr;
+use heart::site::Place;
+use heart::thread::ThreadId;
+use heart::waitq::WaitList;
 
 use crate::sync::inherit::{self, Chains};
 use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};

@@ -1,10 +1,10 @@
-//! The read-mostly lock: [`kcore::rmlock`], whose readers without a token and whose writers
+//! The read-mostly lock: [`heart::more::rmlock`], whose readers without a token and whose writers
 //! sleep.
 
-use kcore::cpu::CpuSet;
-use kcore::port::Port;
-use kcore::rendezvous::{Callback, Phase, RendezvousError};
-use kcore::rmlock::Gate;
+use heart::cpu::CpuSet;
+use heart::more::rmlock::Gate;
+use heart::port::Port;
+use heart::rendezvous::{Callback, Phase, RendezvousError};
 
 use crate::port::Machine;
 use crate::smp;
@@ -13,7 +13,7 @@ use crate::waitq::WaitQueue;
 
 /// A value that many threads may read at once for some plain instructions each, and one at
 /// a time may write, at the cost of an interrupt to each CPU that has read since.
-pub type RmLock<T> = kcore::rmlock::RmLock<T, Machine, Sleeping>;
+pub type RmLock<T> = heart::more::rmlock::RmLock<T, Machine, Sleeping>;
 
 /// A lock around `value`. The caller's place in the source is the class, in the order of
 /// locks, of the mutex that writers hold.

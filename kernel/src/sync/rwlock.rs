@@ -21,11 +21,11 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::panic::Location;
 
-use kcore::blocker::{Blocker, Kind};
-use kcore::kassert;
-use kcore::site::Place;
-use kcore::spinlock::SpinlockGuard;
-use kcore::waitq::WaitList;
+use heart::kassert;
+use heart::more::blocker::{Blocker, Kind};
+use heart::site::Place;
+use heart::spinlock::SpinlockGuard;
+use heart::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
 use crate::sync::inherit;

@@ -1,6 +1,6 @@
 //! The semaphore: so many permits, and waiting for one.
 
-use kcore::shim::{AtomicUsize, Ordering};
+use heart::shim::{AtomicUsize, Ordering};
 
 use crate::sched;
 use crate::sync::might_sleep;

@@ -1,7 +1,7 @@
 //! The end of a thread, and waiting for it.
 
-use kcore::shim::Ordering;
-use kcore::thread::ThreadId;
+use heart::shim::Ordering;
+use heart::thread::ThreadId;
 
 use super::Thread;
 use crate::sync::inherit::begin_wait;

@@ -5,9 +5,9 @@
 
 use core::fmt::{self, Arguments};
 
-use kcore::blocker::Chains;
-use kcore::shim::Ordering;
-use kcore::thread::{Priority, ThreadState};
+use heart::more::blocker::Chains;
+use heart::shim::Ordering;
+use heart::thread::{Priority, ThreadState};
 
 use super::Thread;
 use super::table::{all, all_at_the_end};

@@ -4,9 +4,9 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use core::fmt;
 
-use kcore::cpu::CpuId;
-use kcore::shim::Ordering;
-use kcore::thread::{Name, Priority, ThreadState};
+use heart::cpu::CpuId;
+use heart::shim::Ordering;
+use heart::thread::{Name, Priority, ThreadState};
 
 use super::table::{free_tables, next_place, register};
 use super::{Entry, JoinHandle, Thread};

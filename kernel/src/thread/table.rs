@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicPtr, Ordering};
-use kcore::timerq::Positions;
+use heart::shim::{AtomicPtr, Ordering};
+use heart::timerq::Positions;
 
 use super::{SpawnError, Thread};
 use crate::epoch::{self, Deferred};

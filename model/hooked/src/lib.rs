@@ -3,7 +3,7 @@
 //! Each operation is handed to a hook of the thread that does it. The hook may let other
 //! threads run first, and answers what the operation finds. Without a hook the operation is
 //! done at once, so that unit tests run on these types too. The words are laid out like
-//! `core`'s. `kcore::shim` takes its atomics from here under the feature `model`.
+//! `core`'s. `heart::shim` takes its atomics from here under the feature `model`.
 
 use std::cell::Cell;
 use std::fmt;
@@ -473,7 +473,7 @@ impl<T> Default for AtomicPtr<T> {
     }
 }
 
-/// `kcore::shim::LocalU32`, hooked: each change is one step.
+/// `heart::shim::LocalU32`, hooked: each change is one step.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct LocalU32(AtomicU32);

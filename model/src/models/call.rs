@@ -1,11 +1,11 @@
 //! Calls that nobody waits for, and wakeups that wait for the end of an interrupt.
 
-use kcore::action::IpiCtx;
-use kcore::call::{Call, CallState, Refused};
-use kcore::cpu::CpuSet;
-use kcore::port::{InterruptsOff, Port, interrupts_off};
-use kcore::rendezvous::Phase;
-use kcore::shim::Ordering;
+use heart::action::IpiCtx;
+use heart::cpu::CpuSet;
+use heart::more::call::{Call, CallState, Refused};
+use heart::port::{InterruptsOff, Port, interrupts_off};
+use heart::rendezvous::Phase;
+use heart::shim::Ordering;
 
 use super::critical::{better_sections, crit, exit};
 use super::rendezvous::cpu;

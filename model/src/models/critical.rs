@@ -1,9 +1,9 @@
-//! Critical sections, and the window of r222942: `kcore::critical`, `kcore::intr`.
+//! Critical sections, and the window of r222942: `heart::critical`, `heart::intr`.
 
-use kcore::cpu::CpuSet;
-use kcore::critical::CritState;
-use kcore::port::Port;
-use kcore::shim::Ordering;
+use heart::cpu::CpuSet;
+use heart::critical::CritState;
+use heart::port::Port;
+use heart::shim::Ordering;
 
 use super::SEED;
 use super::rendezvous::{call, cpu};

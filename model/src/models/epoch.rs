@@ -1,9 +1,9 @@
-//! Reclamation by epochs: `kcore::epoch`.
+//! Reclamation by epochs: `heart::more::epoch`.
 
-use kcore::epoch::Retired;
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
-use kcore::shim::{Ordering, fence};
+use heart::more::epoch::Retired;
+use heart::port::{Mistake, Port};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::shim::{Ordering, fence};
 
 use crate::engine::{self, engine, fail, note};
 use crate::port::{Explored, extra, world};

@@ -1,7 +1,7 @@
-//! IPIs by bitmap, and the idle CPU: `kcore::ipi`.
+//! IPIs by bitmap, and the idle CPU: `heart::ipi`.
 
-use kcore::port::InterruptsOff;
-use kcore::shim::Ordering;
+use heart::port::InterruptsOff;
+use heart::shim::Ordering;
 
 use crate::bugs::Bug;
 use crate::engine::{self, engine, note};

@@ -1,12 +1,12 @@
-//! Leaving the set of online CPUs and coming back: `kcore::hotplug`.
+//! Leaving the set of online CPUs and coming back: `heart::more::hotplug`.
 
 use std::cell::Cell;
 
-use kcore::cpu::CpuId;
-use kcore::hotplug;
-use kcore::port::{Port, interrupts_off, interrupts_on};
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::{Ordering, fence};
+use heart::cpu::CpuId;
+use heart::more::hotplug;
+use heart::port::{Port, interrupts_off, interrupts_on};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::{Ordering, fence};
 
 use super::rendezvous::cpu;
 use super::shootdown::read_page;

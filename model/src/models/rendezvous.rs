@@ -1,10 +1,10 @@
-//! Rendezvous: `kcore::rendezvous`.
+//! Rendezvous: `heart::rendezvous`.
 
 use std::cell::Cell;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::{interrupts_off, interrupts_on};
-use kcore::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::cpu::{CpuId, CpuSet};
+use heart::port::{interrupts_off, interrupts_on};
+use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 
 use super::{Kind, SEED};
 use crate::engine::{self, engine, fail, halt_for_ever, note};

@@ -1,10 +1,10 @@
-//! The read-mostly lock: `kcore::rmlock`.
+//! The read-mostly lock: `heart::more::rmlock`.
 
-use kcore::cpu::CpuSet;
-use kcore::port::Port;
-use kcore::rendezvous::{Callback, Phase};
-use kcore::rmlock::Gate;
-use kcore::shim::{AtomicBool, Ordering};
+use heart::cpu::CpuSet;
+use heart::more::rmlock::Gate;
+use heart::port::Port;
+use heart::rendezvous::{Callback, Phase};
+use heart::shim::{AtomicBool, Ordering};
 
 use crate::engine::{engine, fail, note};
 use crate::port::{Explored, world};

@@ -1,11 +1,11 @@
-//! Shootdown, as kernel/src/shootdown.rs does it: `kcore::shootdown`.
+//! Shootdown, as kernel/src/shootdown.rs does it: `heart::shootdown`.
 
 use std::cell::Cell;
 
-use kcore::cpu::CpuSet;
-use kcore::port::{Mistake, Port};
-use kcore::rendezvous::{IpiCtx, Phase};
-use kcore::shim::Ordering;
+use heart::cpu::CpuSet;
+use heart::port::{Mistake, Port};
+use heart::rendezvous::{IpiCtx, Phase};
+use heart::shim::Ordering;
 
 use super::rendezvous::cpu;
 use crate::engine::{self, engine, fail, note};

@@ -1,13 +1,13 @@
-//! Shootdown against the switch of address spaces: `kcore::shootdown`, on a CPU whose TLB is
+//! Shootdown against the switch of address spaces: `heart::shootdown`, on a CPU whose TLB is
 //! in here.
 
 use std::cell::Cell;
 
-use kcore::cpu::CpuSet;
-use kcore::port::{InterruptsOff, Port};
-use kcore::rendezvous::{Callback, Phase, RendezvousError};
-use kcore::shim::{AtomicU32, Ordering};
-use kcore::shootdown::{Forget, Mmu, Space, Spaces};
+use heart::cpu::CpuSet;
+use heart::port::{InterruptsOff, Port};
+use heart::rendezvous::{Callback, Phase, RendezvousError};
+use heart::shim::{AtomicU32, Ordering};
+use heart::shootdown::{Forget, Mmu, Space, Spaces};
 
 use crate::engine::{self, engine, fail, note};
 use crate::port::{self, Explored, extra, world};

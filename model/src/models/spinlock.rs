@@ -1,6 +1,6 @@
-//! Spinlocks: `kcore::spinlock`.
+//! Spinlocks: `heart::spinlock`.
 
-use kcore::shim::Ordering;
+use heart::shim::Ordering;
 
 use crate::engine::{engine, fail};
 use crate::port::{better, world};

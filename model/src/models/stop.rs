@@ -1,11 +1,11 @@
-//! Stopping CPUs, letting them go, and who panics first: `kcore::stop`.
+//! Stopping CPUs, letting them go, and who panics first: `heart::more::stop`.
 
 use std::cell::Cell;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::port::{InterruptsOff, Port, interrupts_off};
-use kcore::shim::Ordering;
-use kcore::stop::{Means, Outcome, StopError};
+use heart::cpu::{CpuId, CpuSet};
+use heart::more::stop::{Means, Outcome, StopError};
+use heart::port::{InterruptsOff, Port, interrupts_off};
+use heart::shim::Ordering;
 
 use super::critical::better_sections;
 use super::rendezvous::cpu;

@@ -6,10 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::critical::{CritState, Preempt};
-use kcore::port::{InterruptsOff, Mistake, Port};
-use kcore::wake::DeferredWakes;
+use heart::cpu::{CpuId, CpuSet};
+use heart::critical::{CritState, Preempt};
+use heart::port::{InterruptsOff, Mistake, Port};
+use heart::wake::DeferredWakes;
 
 use crate::checker::{Flag, current, give_way, kept};
 
@@ -45,7 +45,7 @@ pub(crate) fn power_on(cpus: usize, handler: fn()) {
     HANDLER.set(Some(handler));
 }
 
-/// What kcore is to do wrong from now on.
+/// What the heart is to do wrong from now on.
 pub(crate) fn make(mistake: Option<Mistake>) {
     MISTAKE.set(mistake);
 }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicBool, AtomicU64, Ordering};
+use heart::shim::{AtomicBool, AtomicU64, Ordering};
 use kernel::sync::{Condvar, Mutex};
 use kernel::{ktest, sched, smp};
 

@@ -6,8 +6,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::cpu::CpuId;
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::cpu::CpuId;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::sync::{Mutex, Semaphore};
 use kernel::{ktest, pcpu, sched};
 

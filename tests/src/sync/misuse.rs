@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::thread::ThreadState;
+use heart::thread::ThreadState;
 use kernel::port::{CriticalGuard, Spinlock};
 use kernel::sync::{Mutex, RwLock, Semaphore};
 use kernel::thread::{Builder, JoinHandle};

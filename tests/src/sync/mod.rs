@@ -10,8 +10,8 @@ mod rmlock;
 mod rwlock;
 mod semaphore;
 
-use kcore::cpu::CpuId;
-use kcore::thread::{Priority, ThreadState};
+use heart::cpu::CpuId;
+use heart::thread::{Priority, ThreadState};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{sched, smp};
 

@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicBool, AtomicU64, Ordering};
-use kcore::thread::ThreadState;
+use heart::shim::{AtomicBool, AtomicU64, Ordering};
+use heart::thread::ThreadState;
 use kernel::sync::Mutex;
 use kernel::{ktest, sched, smp};
 

@@ -2,8 +2,8 @@
 
 use alloc::sync::Arc;
 
-use kcore::shim::spin_loop;
-use kcore::thread::Priority;
+use heart::shim::spin_loop;
+use heart::thread::Priority;
 use kernel::sync::{Condvar, Mutex, RwLock, Semaphore};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::waitq::WaitQueue;

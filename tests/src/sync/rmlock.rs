@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use kcore::cpu::{CpuId, CpuSet};
-use kcore::rendezvous::Phase;
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use kcore::thread::ThreadState;
+use heart::cpu::{CpuId, CpuSet};
+use heart::rendezvous::Phase;
+use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use heart::thread::ThreadState;
 use kernel::ktest::step;
 use kernel::sync::{RmLock, rmlock};
 use kernel::thread::{Builder, JoinHandle};

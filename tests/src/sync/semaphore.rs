@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use kcore::shim::{AtomicU64, Ordering};
+use heart::shim::{AtomicU64, Ordering};
 use kernel::sync::Semaphore;
 use kernel::{ktest, sched};
 

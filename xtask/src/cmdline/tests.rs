@@ -54,6 +54,6 @@ fn a_test_that_has_too_many_words_is_named() {
 
 #[test]
 fn the_kernel_reads_as_much() {
-    let kernel = include_str!("../../../kernel/core/src/cmdline.rs");
+    let kernel = include_str!("../../../kernel/plat/src/cmdline.rs");
     assert!(kernel.contains(&format!("pub const MAX_LENGTH: usize = {READ};")));
 }

@@ -56,13 +56,16 @@ fn an_outcome_of_any_instance_counts() {
     assert!(outcomes(&json!(null), &code).is_empty());
 }
 
-/// kcore's files are there, and those that hold nothing but tests are not.
+/// The files are there, and those that hold nothing but tests are not.
 #[test]
 fn code_is_told_from_tests() {
     let code = code_lines().expect("the sources can be read");
-    assert!(code["kernel/core/src/critical.rs"].len() > 50);
-    assert!(code.contains_key("kernel/core/src/rendezvous/report.rs"));
+    assert!(code["kernel/heart/src/critical.rs"].len() > 50);
+    assert!(code.contains_key("kernel/heart/src/rendezvous/report.rs"));
     for tests in ["testing.rs", "tso.rs", "rendezvous/tests.rs"] {
-        assert!(!code.contains_key(&format!("{KCORE}/{tests}")), "{tests}");
+        assert!(
+            !code.contains_key(&format!("kernel/heart/src/{tests}")),
+            "{tests}"
+        );
     }
 }

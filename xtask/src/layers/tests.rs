@@ -27,7 +27,7 @@ fn a_lower_layer_may_be_used_and_a_higher_one_may_not() {
     assert!(
         breaches(
             "kernel::arch::x86_64::apic",
-            "use super::vector; use kcore::cpu;"
+            "use super::vector; use heart::cpu;"
         )
         .is_empty()
     );
@@ -37,7 +37,7 @@ fn a_lower_layer_may_be_used_and_a_higher_one_may_not() {
         ["f.rs:2: kernel::mem::heap (layer 3) uses kernel::smp::start (layer 4)"]
     );
     assert_eq!(
-        breaches("kcore::cpu", "use crate::spinlock::Spinlock;").len(),
+        breaches("heart::cpu", "use crate::spinlock::Spinlock;").len(),
         1
     );
     assert_eq!(
@@ -79,13 +79,13 @@ fn the_interrupt_flag_has_a_home() {
     assert_eq!(found("kernel/src/idle.rs"), 2);
     assert_eq!(found("kernel/src/arch/x86_64/cpu.rs"), 0);
     let words = rust_source::words("P::disable_interrupts(); let interrupts = 3;");
-    assert_eq!(flag("kernel/core/src/stop.rs", &words).len(), 1);
-    assert!(flag("kernel/core/src/spinlock.rs", &words).is_empty());
+    assert_eq!(flag("kernel/heart/src/more/stop.rs", &words).len(), 1);
+    assert!(flag("kernel/heart/src/spinlock.rs", &words).is_empty());
 }
 
 #[test]
 fn atomics_have_a_home() {
     let words = rust_source::words("use core::sync::{atomic::{AtomicU32, Ordering}};");
-    assert_eq!(atomics("kernel/core/src/cpu.rs", &words).len(), 2);
+    assert_eq!(atomics("kernel/heart/src/cpu.rs", &words).len(), 2);
     assert!(atomics(ATOMICS_HOMES[0], &words).is_empty());
 }

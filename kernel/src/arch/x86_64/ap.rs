@@ -7,7 +7,7 @@
 //!
 //! Many CPUs are started at once, and each has a [`Mailbox`] of its own, which it finds by
 //! its APIC id on the list of all. It takes what is in there only by exchanging
-//! its own APIC id (its local APIC's: CPUID's may be wrong, see `kcore::apic_id`) for
+//! its own APIC id (its local APIC's: CPUID's may be wrong, see `plat::apic_id`) for
 //! "claimed", and parks if no mailbox has its id. The boot CPU gives it up
 //! by the same exchange the other way; whoever wins, both agree: a CPU that is late, after
 //! the boot CPU gave it up, takes nothing. (The obvious
@@ -19,7 +19,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use core::ptr::{self, addr_of, copy_nonoverlapping, null_mut};
 
-use kcore::shim::{AtomicPtr, AtomicU64, Ordering};
+use heart::shim::{AtomicPtr, AtomicU64, Ordering};
 
 use super::apic::REGISTERS;
 use super::cpu;

@@ -9,7 +9,7 @@
 
 use core::fmt;
 
-use kcore::shim::{AtomicBool, AtomicU64, Ordering, fence, spin_loop};
+use heart::shim::{AtomicBool, AtomicU64, Ordering, fence, spin_loop};
 use x86_64::registers::model_specific::Msr;
 
 use super::cpu;
@@ -337,7 +337,7 @@ pub(crate) fn send_again(to: u32, low: u32) {
 /// not be torn apart by an interrupt that sends one too.
 fn command(to: u32, low: u32) {
     #[cfg(feature = "ktest")]
-    kcore::kassert!(
+    heart::kassert!(
         !cpu::interrupts_enabled(),
         "the local APIC: a command with interrupts on"
     );

@@ -1,7 +1,7 @@
 //! What a CPU was doing: its registers, and the calls that led there.
 
-use kcore::critical::CritWord;
-use kcore::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use heart::critical::CritWord;
+use heart::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::paging::is_mapped;
 use super::trap::TrapFrame;

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdtsc, CpuidResult};
 
-use kcore::apic_id::Leaf;
-use kcore::shim::spin_loop;
+use heart::shim::spin_loop;
+use plat::apic_id::Leaf;
 use raw_cpuid::CpuId;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -136,7 +136,7 @@ pub fn cli() {
 
 /// Enables interrupts and halts until one comes. STI takes effect after the
 /// next instruction, so no interrupt can come between the two and be slept over. For
-/// [`kcore::port::InterruptsOff::wait`] only.
+/// [`heart::port::InterruptsOff::wait`] only.
 #[inline]
 pub fn sti_hlt() {
     interrupts::enable_and_hlt();
@@ -228,11 +228,11 @@ pub fn spin_ticks(ticks: u64) {
     }
 }
 
-/// This CPU's APIC id as CPUID has it ([`kcore::apic_id`]). That which counts is
+/// This CPU's APIC id as CPUID has it ([`plat::apic_id`]). That which counts is
 /// [`super::apic::id`].
 #[must_use]
 pub fn apic_id_by_cpuid() -> u32 {
-    kcore::apic_id::by_cpuid(|leaf| {
+    plat::apic_id::by_cpuid(|leaf| {
         let CpuidResult { eax, ebx, edx, .. } = __cpuid_count(leaf, 0);
         Leaf { eax, ebx, edx }
     })

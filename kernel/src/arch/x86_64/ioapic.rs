@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use kcore::acpi::Isa;
+use plat::acpi::Isa;
 
 /// An I/O APIC whose registers are mapped.
 #[derive(Debug)]

@@ -19,8 +19,8 @@ use core::fmt;
 use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
-use kcore::kassert;
-use kcore::shim::{AtomicBool, Ordering};
+use heart::kassert;
+use heart::shim::{AtomicBool, Ordering};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use kcore::shim::spin_loop;
+use heart::shim::spin_loop;
 use x86_64::instructions::port::Port;
 
 /// How often the line status is polled before a byte is given up. At 115200

@@ -4,9 +4,9 @@
 //! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for
 //! machines whose local timers do not count.)
 
-use kcore::acpi::Place;
-use kcore::calibrate::Counter;
-use kcore::clock::FASTEST_TSC;
+use plat::acpi::Place;
+use plat::calibrate::Counter;
+use plat::clock::FASTEST_TSC;
 use x86_64::instructions::port::{Port, PortReadOnly};
 
 use super::cpu;

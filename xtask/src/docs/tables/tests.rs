@@ -62,8 +62,8 @@ fn a_table_does_not_become_empty() {
 
 #[test]
 fn the_count_of_lines_comes_into_its_block() {
-    let text = "a\n```\npart  lines\nkcore 1\n```\nb\n";
-    let new = readme(text, "part  lines\nkcore 2\n").expect("a block");
-    assert_eq!(new, "a\n```\npart  lines\nkcore 2\n```\nb\n");
+    let text = "a\n```\npart  lines\nheart 1\n```\nb\n";
+    let new = readme(text, "part  lines\nheart 2\n").expect("a block");
+    assert_eq!(new, "a\n```\npart  lines\nheart 2\n```\nb\n");
     assert!(readme("a\n", "part\n").is_err());
 }

@@ -1,0 +1,22 @@
+//! The second volume: what is built on the heart. Each room is read alone.
+//!
+//! - [`call`]: calls that another CPU runs later, and nobody waits for;
+//! - [`stop`]: one CPU stops others; [`hotplug`]: CPUs that come and go;
+//! - [`rmlock`]: readers that pay nothing, writers that interrupt them; [`epoch`]: memory that
+//!   is freed when its last reader has gone;
+//! - [`blocker`]: which thread waits for which, and the search for a deadlock; [`witness`]: the
+//!   order in which spinlocks are taken.
+
+#[expect(unsafe_code, reason = "threads and locks are reached by pointers")]
+pub mod blocker;
+pub mod call;
+#[expect(unsafe_code, reason = "objects that readers may still have")]
+pub mod epoch;
+pub mod hotplug;
+#[expect(
+    unsafe_code,
+    reason = "trackers on stacks, and a value that is shared or lent"
+)]
+pub mod rmlock;
+pub mod stop;
+pub mod witness;

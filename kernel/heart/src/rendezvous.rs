@@ -1,0 +1,710 @@
+//! `smp_rendezvous`: CPUs of a set run the same code at an agreed point.
+//!
+//! One CPU, the initiator, asks; the CPUs of the set run up to three phases with
+//! interrupts off. Between two phases is a barrier, or none:
+//!
+//! ```text
+//! initiator              cpu1                 cpu2
+//! publish, send the IPI ─► (interrupt)  ─────► (interrupt)
+//! setup                  setup                setup
+//! waits for all          left−1, waits        left−1, waits     barrier, unless NoBarrier
+//! opens the next phase ─►
+//! action                 action               action
+//! waits for all          left−1, waits        left−1, waits     barrier, unless NoBarrier
+//! opens the next phase ─►
+//! teardown               teardown             teardown
+//! waits for all          left−1, EOI, return  left−1, EOI, return
+//! ```
+//!
+//! A CPU that takes part, and is waiting at a barrier, runs nothing else: it has left what
+//! it was doing and does not go back before the end. Without any barrier each CPU runs all
+//! three phases as its interrupt comes, and waits for nobody.
+//!
+//! # No lock
+//!
+//! Every CPU has a slot: the one call that it makes, and the set of the CPUs whose calls wait
+//! for it. To call a CPU is to put oneself into its set, and to interrupt it if nobody was there:
+//! one interrupt brings it to all the calls that are. What is run from one barrier to the next is
+//! one callback, which lies in the initiator's slot: nobody follows a pointer to its stack to
+//! find what to do. Initiators do not wait for each other, and a slow CPU delays only those who
+//! call it. FreeBSD has one call at a time, under `smp_ipi_mtx`, and makes every CPU wait for the
+//! arrival of all, barrier or not; the barriers here are its `smp_rv_waiters[1]` and `[2]`.
+//!
+//! A CPU that finds one call, and is busy with none, keeps it in registers to its end
+//! (`serve`). If another one comes in meanwhile it is one of several: those are sets, in memory.
+//!
+//! # No circle
+//!
+//! Two initiators with barriers over the same CPUs, whose interrupts arrive in opposite
+//! orders, would wait for ever if a CPU that waits at one barrier were deaf to the other
+//! call (FreeBSD r221951). Here nobody is: who waits, for whatever, takes part in the calls
+//! that come in. A CPU may so be part of several calls, at a barrier of each. And an
+//! initiator whose own call needs it to open the next phase (it *drives*) is never kept by
+//! the barrier of another one: it takes part between two looks at its own, and before it
+//! returns it waits until nobody holds it any more. `bug=deaf-initiator` is that mistake, and
+//! is found by an assertion in [`Rendezvous::interrupt`]; without it
+//! (`bug=deaf-initiator,unchecked-wait`) each of two initiators waits for the other.
+//!
+//! # The end
+//!
+//! The last subtraction says "this CPU will not touch the call any more", and the
+//! initiator, on whose stack the callbacks are, returns only when all have said it. That is
+//! FreeBSD's fourth counter. Without it the initiator would be back as soon as the last
+//! barrier is passed, and a slow CPU on its way out of that barrier would read closures
+//! that are gone: `bug=no-completion`, and the test `a_slow_leaver_outlives_nobody`.
+//!
+//! stable/8, r222942's own tree, had three counters, and a generation number against half
+//! of that. Its CPUs wait at a barrier for the *count* to be full. The initiator, a CPU
+//! like the others, may see that first, go on, and clear the count for what comes next;
+//! a slow one then waits for a fullness that is over. So it also looks whether the
+//! generation has changed. Here the count is the initiator's alone, and what the others
+//! wait for is the word `open`, which only grows during a call and says which phase they
+//! may run: a generation that is also the answer. `bug=no-generation` lets them wait for
+//! the count.
+//!
+//! # r222942
+//!
+//! An action is code that runs before the EOI. It may take spinlocks, whose release may
+//! find a preemption owed, by the thread that was interrupted in the window W of
+//! [`crate::critical`]: nothing held any more, `owepreempt` set and not yet looked at. The
+//! release would pay it, there and then:
+//!
+//! ```text
+//! cpu1, a thread                   cpu1, the interrupt                 cpu0, initiator
+//! critnest 1 → 0
+//!        ── W ──────────────────►  action: lock, critnest 0 → 1
+//!                                  unlock, critnest 1 → 0
+//!                                  owepreempt?  yes: mi_switch ──┐     waits for left = 0
+//! another thread runs, and the vector is in service: cpu1 is  ◄──┘     for ever
+//! deaf to every interrupt of its class, and has never said left−1
+//! ```
+//!
+//! What keeps that from happening is in [`crate::intr`], where an interrupt counts in the
+//! word that the release looks at, and in [`crate::critical::NestedSection`], which is
+//! r222942 itself: one level more around all that runs here, given up without a look. The
+//! caller of [`Rendezvous::interrupt`] holds both. Nothing is lost, since the thread is by
+//! construction about to look itself: it does so behind the IRET, and switches once.
+
+use core::marker::PhantomData;
+use core::panic::Location;
+
+pub use crate::action::{Action, Callback, IpiCtx};
+use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
+use crate::kassert;
+use crate::port::{CriticalGuard, Mistake, Port, interrupts_off, interrupts_on_in_section};
+use crate::shim::{Ordering, Turns};
+use crate::site::Place;
+
+mod phase;
+mod report;
+mod slot;
+#[cfg(test)]
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use phase::Phase;
+use phase::{ALL, NOTHING, Step, function_of, with_steps};
+pub use report::{Pending, RendezvousError};
+use slot::{DRIVES, Slot};
+
+/// The machine's rendezvous: a slot for each CPU.
+pub struct Rendezvous<P: Port> {
+    slots: [Slot; MAX_CPUS],
+    port: PhantomData<fn() -> P>,
+}
+
+impl<P: Port> Rendezvous<P> {
+    /// No calls.
+    #[must_use]
+    pub const fn new() -> Self {
+        let mut slots = [const { Slot::new(IpiCtx::new(CpuId::BOOT, P::wakes)) }; MAX_CPUS];
+        let mut index = 0;
+        while let Some(cpu) = CpuId::new(index) {
+            slots[index].context = IpiCtx::new(cpu, P::wakes);
+            index += 1;
+        }
+        Self {
+            slots,
+            port: PhantomData,
+        }
+    }
+
+    #[inline]
+    fn slot(&self, cpu: CpuId) -> &Slot {
+        &self.slots[cpu.index()]
+    }
+
+    // The initiator.
+
+    /// Runs the phases on the CPUs of `set`, and returns when all have finished all of it.
+    /// Effects of the callbacks are visible to the caller then; effects of setup on any
+    /// CPU are visible to action on every CPU if setup has a barrier, and so for action and
+    /// teardown. The caller takes part if it is in the set. With one CPU, or before there
+    /// are others, it is the same: what the set says, with interrupts off.
+    ///
+    /// Thread context, interrupts on, no spinlock held. A CPU leaves `online` by
+    /// [`crate::more::hotplug::leave`], which waits for the calls that have seen it there.
+    ///
+    /// # Errors
+    /// [`RendezvousError`]; but for a timeout, nothing has run then.
+    #[track_caller]
+    #[inline(always)]
+    pub fn run(
+        &self,
+        online: &AtomicCpuSet,
+        set: &CpuSet,
+        phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        let whom = || *set;
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            if set.is_empty() {
+                return Err(RendezvousError::EmptySet);
+            }
+            match online.first_missing(set) {
+                Some(cpu) => Err(RendezvousError::NotOnline(cpu)),
+                None => Ok(self.post(slot, me, set, false)),
+            }
+        })
+    }
+
+    /// As [`Self::run`], on all CPUs that are online at one moment.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    #[track_caller]
+    #[inline(always)]
+    pub fn run_on_all(
+        &self,
+        online: &AtomicCpuSet,
+        phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        let whom = || online.snapshot();
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            Ok(self.post(slot, me, &online.snapshot(), true))
+        })
+    }
+
+    /// As [`Self::run`], on one CPU: without a set to make and to look through.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    #[track_caller]
+    #[inline(always)]
+    pub fn run_on_one(
+        &self,
+        online: &AtomicCpuSet,
+        cpu: CpuId,
+        phases: &[Phase<'_>; 3],
+    ) -> Result<(), RendezvousError> {
+        let whom = || CpuSet::single(cpu);
+        self.call(phases, Location::caller(), whom, |slot, me| {
+            match online.contains(cpu) {
+                true => Ok(self.post_to_one(slot, me, cpu)),
+                false => Err(RendezvousError::NotOnline(cpu)),
+            }
+        })
+    }
+
+    /// Runs the phases on the CPUs that `post` calls, if these are online; for an error, `whom`
+    /// makes a set of them.
+    #[inline(always)]
+    fn call(
+        &self,
+        phases: &[Phase<'_>; 3],
+        site: Place,
+        whom: impl Fn() -> CpuSet,
+        post: impl FnOnce(&Slot, CpuId) -> Result<Called, RendezvousError>,
+    ) -> Result<(), RendezvousError> {
+        with_steps(phases, |steps| self.run_steps(steps, site, whom, post))
+    }
+
+    /// Whether a call of `set` may be made here: where the caller waits, it must be able to
+    /// answer.
+    ///
+    /// # Errors
+    /// What [`Self::run`] says of a wrong context.
+    #[inline]
+    pub fn check_context(&self, set: impl FnOnce() -> CpuSet) -> Result<(), RendezvousError> {
+        if P::crit().is_open() {
+            return Ok(());
+        }
+        Err(self.wrong_context(&set()))
+    }
+
+    /// Whether somebody has called `me`, the calling CPU, and it has not answered, or takes
+    /// part in a call that has not ended. Thread context.
+    #[must_use]
+    pub fn is_called(&self, me: CpuId) -> bool {
+        let slot = self.slot(me);
+        !slot.callers.is_empty() || slot.is_held()
+    }
+
+    /// [`Self::call`], of steps.
+    #[inline(never)]
+    fn run_steps(
+        &self,
+        steps: &[Step<'_>],
+        site: Place,
+        whom: impl Fn() -> CpuSet,
+        post: impl FnOnce(&Slot, CpuId) -> Result<Called, RendezvousError>,
+    ) -> Result<(), RendezvousError> {
+        self.check_context(whom)?;
+        // The thread stays on this CPU, whose slot it uses, to the end, and for now takes no
+        // interrupts.
+        let _section = CriticalGuard::<P>::enter();
+        let off = Off::<P>::enter();
+        let Some((&first, mut later)) = steps.split_first() else {
+            return Ok(());
+        };
+        let me = P::cpu();
+        let slot = self.slot(me);
+        let drives = !later.is_empty();
+        if P::mistake(Mistake::NoCompletion) {
+            // What is shown is a caller that is back too early, not what its next call meets.
+            self.wait_for_others(slot, false);
+        }
+        slot.run.set(first.run);
+        slot.site.set(site);
+        // Relaxed: published by the Release in `tell`.
+        slot.open.store(first.open, Ordering::Relaxed);
+        let Called { others, me_too } = post(slot, me)?;
+        // A callback that unwound here would end the borrows while other CPUs use them.
+        // In the kernel a panic does not unwind; on the host this one aborts.
+        let bomb = NoUnwinding(me);
+        if drives {
+            slot.busy.add::<DRIVES>();
+        }
+        if me_too {
+            run_own(slot, first.run);
+        }
+        drop(off);
+        let result = loop {
+            if P::mistake(Mistake::NoCompletion) && later.is_empty() {
+                break Ok(());
+            }
+            if others > 0 && !self.wait_for_others(slot, drives) {
+                break Err(self.give_up(slot, steps, others));
+            }
+            let Some((&step, rest)) = later.split_first() else {
+                break Ok(());
+            };
+            later = rest;
+            slot.run.set(step.run);
+            // Relaxed: published by the next line.
+            slot.left.store(others, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `opened`. Everybody's phase before this one
+            // comes before everybody's phase after it.
+            slot.open.store(step.open, Ordering::Release);
+            if me_too {
+                let _off = Off::<P>::enter();
+                run_own(slot, step.run);
+            }
+        };
+        // The look and the end are one instruction: a call that came in between would find an
+        // initiator, not keep it, and lose it.
+        if drives && !slot.busy.sub_and_test::<DRIVES>() {
+            let _off = Off::<P>::enter();
+            self.stay(slot);
+        }
+        // What our own part has noted, or that of a call we took part in meanwhile.
+        if !P::wakes().is_empty() {
+            P::wakes().run();
+        }
+        core::mem::forget(bomb);
+        result
+    }
+
+    /// Calls the CPUs of `set`, by `me`, and interrupts those who have not been told that
+    /// somebody does. `all`: the set is all that are online.
+    #[inline(always)]
+    fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet, all: bool) -> Called {
+        let mut targets = *set;
+        let me_too = targets.remove(me);
+        let (mut others, mut aware) = (0, CpuSet::EMPTY);
+        targets.each(|cpu| {
+            others += 1;
+            if !self.tell(cpu, me) {
+                is_aware(&mut aware, cpu);
+            }
+        });
+        // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
+        // in force. Those who were quicker have brought it below zero.
+        slot.left.fetch_add(others, Ordering::Relaxed);
+        let unaware = targets.difference(&aware);
+        if !unaware.is_empty() {
+            P::send_rendezvous(&unaware, all && aware.is_empty());
+        }
+        Called { others, me_too }
+    }
+
+    /// As [`Self::post`], for one CPU.
+    #[inline]
+    fn post_to_one(&self, slot: &Slot, me: CpuId, cpu: CpuId) -> Called {
+        let me_too = cpu == me;
+        let others = u32::from(!me_too);
+        // Relaxed: published by `tell`.
+        slot.left.store(others, Ordering::Relaxed);
+        if !me_too && self.tell(cpu, me) {
+            P::send_rendezvous_to(cpu);
+        }
+        Called { others, me_too }
+    }
+
+    /// Says to `cpu` that `me` calls it; whether it must be interrupted, since it has taken out
+    /// all who have said so before.
+    #[inline]
+    fn tell(&self, cpu: CpuId, me: CpuId) -> bool {
+        self.slot(cpu).callers.put_in(me)
+    }
+
+    /// Waits until all have come to the end of what is open; false if some have not even begun
+    /// in time. An initiator that `drives` answers other calls itself meanwhile; any other one
+    /// leaves it to the interrupt.
+    #[inline]
+    fn wait_for_others(&self, slot: &Slot, drives: bool) -> bool {
+        let mut turns = Turns::new();
+        loop {
+            P::relax();
+            // Acquire: pairs with the Release in `leave`, of each CPU.
+            if slot.left.load(Ordering::Acquire) == 0 {
+                P::spin_ends();
+                return true;
+            }
+            if drives && !P::mistake(Mistake::DeafInitiator) {
+                self.look_after_others(slot);
+            }
+            let count = turns.count();
+            if count < P::CALL_TOO_LONG {
+                continue;
+            }
+            match self.too_long(slot.context.cpu(), count) {
+                TooLong::GoOn => {}
+                TooLong::BeginAnew => turns = Turns::new(),
+                TooLong::GiveUp => return false,
+            }
+        }
+    }
+
+    /// What to do about those who have not come to the end of what is open in the call of `me`,
+    /// after so many turns.
+    ///
+    /// # Panics
+    /// If one that has begun does not come to the end: it cannot be given up, since it has a
+    /// borrow of our stack.
+    #[cold]
+    #[inline(never)]
+    fn too_long(&self, me: CpuId, turns: u32) -> TooLong {
+        kassert!(
+            turns < 2 * P::CALL_TOO_LONG,
+            "time is up for a {}",
+            self.pending(me)
+        );
+        if turns > P::CALL_TOO_LONG {
+            TooLong::GoOn
+        } else if P::stopped(&self.behind(me)).is_some() {
+            // It answers when it is let go: that takes as long as it takes.
+            TooLong::BeginAnew
+        } else if !self.silent(me).is_empty() {
+            TooLong::GiveUp
+        } else {
+            TooLong::GoOn
+        }
+    }
+
+    /// Takes the call back from those who have not seen it, and lets the others go. Nobody has
+    /// come past the first step.
+    #[cold]
+    #[inline(never)]
+    fn give_up(&self, slot: &Slot, steps: &[Step<'_>], others: u32) -> RendezvousError {
+        let me = slot.context.cpu();
+        let mut silent = CpuSet::EMPTY;
+        for cpu in &self.silent(me) {
+            // Whoever takes us out of there, it or we, decides whether it takes part.
+            if self.slot(cpu).callers.remove(me) {
+                silent.insert(cpu);
+                slot.leave();
+            }
+        }
+        // If the interrupt was lost, nobody would send another as long as somebody is in the
+        // set, and the CPU would be silent for ever.
+        if !silent.is_empty() {
+            let _off = Off::<P>::enter();
+            P::send_rendezvous(&silent, false);
+        }
+        // Those who have begun come to the end of what is open, and find that the rest of it is
+        // nothing.
+        let begun = others - silent.len() as u32;
+        let drives = slot.drives();
+        while begun > 0 && !self.wait_for_others(slot, drives) {}
+        if drives && begun > 0 {
+            slot.run.set(NOTHING);
+            // Relaxed, and Release: as in `run_steps`.
+            slot.left.store(begun, Ordering::Relaxed);
+            slot.open.store(ALL, Ordering::Release);
+            while !self.wait_for_others(slot, drives) {}
+        }
+        RendezvousError::Timeout {
+            silent,
+            of: others as usize,
+            // They have not begun.
+            phase: 0,
+            function: function_of(steps),
+            initiator: slot.site.get().unwrap_or(Location::caller()),
+        }
+    }
+
+    /// Takes part in what came in while waiting, by an initiator who drives. An interrupt
+    /// would come for who calls; this comes sooner, and for what opens nobody sends one.
+    #[inline]
+    fn look_after_others(&self, slot: &Slot) {
+        if !slot.callers.is_empty() || slot.is_held() {
+            self.take_part(slot);
+        }
+    }
+
+    /// Begins the calls that came in, and goes on with what is open. Out of line: an initiator
+    /// alone never comes here.
+    #[inline(never)]
+    fn take_part(&self, slot: &Slot) {
+        let _off = Off::<P>::enter();
+        self.begin(slot, &self.take_callers(slot));
+        self.go_on(slot);
+    }
+
+    // The others.
+
+    /// The rendezvous interrupt: takes part in the calls that wait for this CPU, until it
+    /// is held by none. False if there was none: the interrupt was stray, or what it was
+    /// for has been done. Interrupts off; the interrupt is acknowledged after this returns,
+    /// so that the next one cannot come on top of it, and its caller holds what keeps it
+    /// from switching threads before: see the module, r222942.
+    #[inline]
+    pub fn interrupt(&self) -> bool {
+        let slot = self.slot(P::cpu());
+        // What was put in before the interrupt is seen by it, as `Port::send_rendezvous`
+        // promises; who comes later finds the set empty, and sends one of its own.
+        let callers = self.take_callers(slot);
+        if let Some(initiator) = callers.only()
+            && slot.busy.load() == 0
+        {
+            self.serve(slot, self.slot(initiator));
+            return true;
+        }
+        self.interrupted_by_many(slot, &callers);
+        !callers.is_empty()
+    }
+
+    /// Those who have called this CPU since it last took them out.
+    #[inline(always)]
+    fn take_callers(&self, slot: &Slot) -> CpuSet {
+        let callers = slot.callers.take();
+        if P::mistake(Mistake::UncountedLeave) {
+            // What the first `leave` takes off again.
+            callers.each(|initiator| {
+                self.slot(initiator).left.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        callers
+    }
+
+    /// Takes part in the call of `caller` from its beginning to its end: the usual case, with
+    /// all that it needs in registers. Once somebody else calls it is one of several. Interrupts
+    /// off; no call holds this CPU, and it drives none.
+    #[inline(always)]
+    fn serve(&self, slot: &Slot, caller: &Slot) {
+        slot.begins(caller);
+        // Relaxed: what has brought us here has synchronised with it.
+        let mut open = caller.open.load(Ordering::Relaxed);
+        loop {
+            run(slot, caller);
+            if open == ALL {
+                break;
+            }
+            slot.at.store(open, Ordering::Relaxed);
+            caller.leave();
+            let at = open;
+            loop {
+                P::relax();
+                open = self.opened(caller, at);
+                if open != at {
+                    break;
+                }
+                if !self.waits_on(slot, caller) {
+                    return;
+                }
+            }
+            P::spin_ends();
+        }
+        slot.ends();
+        caller.leave();
+    }
+
+    /// What a CPU looks after that serves one call, at a barrier which is not open yet. False if
+    /// it has taken part in others meanwhile, and in this one to its end.
+    #[inline(never)]
+    fn waits_on(&self, slot: &Slot, caller: &Slot) -> bool {
+        // What is interrupted had interrupts on, and holds no spinlock.
+        P::stop_if_asked();
+        if slot.callers.is_empty() {
+            return true;
+        }
+        // Relaxed: this CPU's own.
+        slot.hold(caller.context.cpu(), slot.at.load(Ordering::Relaxed));
+        slot.ends();
+        self.interrupted_by_many(slot, &self.take_callers(slot));
+        false
+    }
+
+    /// The interrupt of a CPU that several have called, or that is busy already.
+    #[inline(never)]
+    fn interrupted_by_many(&self, slot: &Slot, callers: &CpuSet) {
+        self.begin(slot, callers);
+        let drives = slot.drives();
+        if slot.is_held() && (!drives || P::mistake(Mistake::DeafInitiator)) {
+            // As the condition is, only `bug=deaf-initiator` is found here; whoever changes it
+            // is told.
+            kassert!(
+                !drives || P::mistake(Mistake::UncheckedWait),
+                "{}, whose own call has phases to open, is kept by the barrier of another",
+                slot.context.cpu()
+            );
+            self.stay(slot);
+        }
+        P::spin_ends();
+    }
+
+    /// Takes part in the calls that hold this CPU, and in those that come in, until there are
+    /// none. Interrupts off.
+    #[inline(never)]
+    fn stay(&self, slot: &Slot) {
+        while slot.is_held() {
+            P::relax();
+            // As in `serve`.
+            P::stop_if_asked();
+            self.go_on(slot);
+            self.begin(slot, &self.take_callers(slot));
+        }
+    }
+
+    /// Begins the calls of `callers`. Interrupts off.
+    fn begin(&self, slot: &Slot, callers: &CpuSet) {
+        callers.each(|initiator| {
+            // Relaxed: as in `serve`.
+            let open = self.slot(initiator).open.load(Ordering::Relaxed);
+            self.take_step(slot, initiator, open);
+        });
+    }
+
+    /// Goes on with each of the calls that hold this CPU, if its next phase is open. Interrupts
+    /// off.
+    fn go_on(&self, slot: &Slot) {
+        for at in 1..ALL {
+            slot.held(at).each(|initiator| {
+                let open = self.opened(self.slot(initiator), at);
+                if open != at {
+                    P::spin_ends();
+                    slot.let_go(initiator, at);
+                    self.take_step(slot, initiator, open);
+                }
+            });
+        }
+    }
+
+    /// Runs what is open of the call of `initiator`, and is held by it unless that was all.
+    fn take_step(&self, slot: &Slot, initiator: CpuId, open: u8) {
+        let caller = self.slot(initiator);
+        slot.begins(caller);
+        run(slot, caller);
+        slot.ends();
+        if open < ALL {
+            slot.hold(initiator, open);
+        }
+        caller.leave();
+    }
+
+    /// What is open of the call of `caller`, for a CPU at the barrier before phase `at`.
+    #[inline]
+    fn opened(&self, caller: &Slot, at: u8) -> u8 {
+        if P::mistake(Mistake::NoGeneration) {
+            // It takes a full count for the next phase.
+            // Acquire: as in `wait_for_others`.
+            let full = caller.left.load(Ordering::Acquire) == 0;
+            return at + u8::from(full);
+        }
+        // Acquire: pairs with the Release in `run_steps`.
+        caller.open.load(Ordering::Acquire)
+    }
+}
+
+/// Notes one that somebody else has told: seldom, so that the compiler does not do it for all.
+#[cold]
+fn is_aware(aware: &mut CpuSet, cpu: CpuId) {
+    aware.insert(cpu);
+}
+
+/// Runs what is open of the call that `caller` makes, on this CPU. Interrupts off.
+#[inline(always)]
+fn run(slot: &Slot, caller: &Slot) {
+    // SAFETY: this CPU is counted in `left` of what is open, which so has not ended: the
+    // initiator, on whose stack it is, neither returns nor sets another. What has brought us
+    // here, the set of callers or `open`, has synchronised with it.
+    unsafe { caller.run.get() }.run(&slot.context);
+}
+
+/// Runs a step of its own call on the initiator. Interrupts off.
+#[inline]
+fn run_own(slot: &Slot, step: Callback<'_>) {
+    slot.begins(slot);
+    step.run(&slot.context);
+    slot.ends();
+}
+
+impl<P: Port> Default for Rendezvous<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whom an initiator has called.
+struct Called {
+    /// How many other CPUs.
+    others: u32,
+    /// Whether itself.
+    me_too: bool,
+}
+
+/// What [`Rendezvous::too_long`] says.
+enum TooLong {
+    GoOn,
+    BeginAnew,
+    GiveUp,
+}
+
+/// Keeps interrupts off on this CPU until it is dropped; they were on. It lies within a section,
+/// whose end pays what is owed.
+struct Off<P: Port>(PhantomData<P>);
+
+impl<P: Port> Off<P> {
+    #[inline]
+    fn enter() -> Self {
+        interrupts_off::<P>();
+        Self(PhantomData)
+    }
+}
+
+impl<P: Port> Drop for Off<P> {
+    #[inline]
+    fn drop(&mut self) {
+        interrupts_on_in_section::<P>();
+    }
+}
+
+/// Panics when dropped, which within a panic is an abort.
+struct NoUnwinding(CpuId);
+
+impl Drop for NoUnwinding {
+    fn drop(&mut self) {
+        panic!("a rendezvous callback of {} panicked", self.0);
+    }
+}

@@ -1,0 +1,221 @@
+//! What is said of a rendezvous: why it was not held, and what it waits for.
+
+use core::fmt;
+use core::panic::Location;
+
+use super::{ALL, Rendezvous};
+use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::port::Port;
+use crate::shim::Ordering;
+use crate::site::{Line, Place};
+
+#[cfg(test)]
+mod tests;
+
+/// Why a rendezvous was not held, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RendezvousError {
+    /// The initiator has interrupts off: two such CPUs would wait for each other for ever.
+    InterruptsOff,
+    /// The initiator holds a spinlock, and so has interrupts off.
+    SpinlockHeld,
+    /// The initiator is in an interrupt.
+    InInterrupt,
+    /// The initiator is in the callback of a rendezvous.
+    InAction,
+    /// The initiator is in an NMI.
+    InNmi,
+    /// There is no CPU in the set.
+    EmptySet,
+    /// A CPU of the set is not online.
+    NotOnline(CpuId),
+    /// A CPU of the set is stopped, by the one that calls: [`crate::more::stop`].
+    Stopped(CpuId),
+    /// There is no memory for a call that goes on after its initiator has returned.
+    OutOfMemory,
+    /// CPUs that did not answer in time. They have not run anything and will not; the
+    /// others have run the phases before this one.
+    Timeout {
+        /// Those CPUs.
+        silent: CpuSet,
+        /// How many CPUs were called, the initiator not counted.
+        of: usize,
+        /// The phase that they were to begin: 0 setup, 1 action, 2 teardown.
+        phase: usize,
+        /// The first function that they have not run, by name.
+        function: &'static str,
+        /// Who asked.
+        initiator: Place,
+    },
+}
+
+impl fmt::Display for RendezvousError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rendezvous: ")?;
+        match self {
+            Self::InterruptsOff => f.write_str("called with interrupts off"),
+            Self::SpinlockHeld => f.write_str("called with a spinlock held"),
+            Self::InInterrupt => f.write_str("called in an interrupt"),
+            Self::InAction => f.write_str("called in a rendezvous action"),
+            Self::InNmi => f.write_str("called in an NMI"),
+            Self::EmptySet => f.write_str("of no CPU"),
+            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
+            Self::Stopped(cpu) => write!(f, "{cpu} is stopped"),
+            Self::OutOfMemory => f.write_str("no memory for the calls"),
+            Self::Timeout {
+                silent,
+                of,
+                phase,
+                function,
+                initiator,
+            } => write!(
+                f,
+                "CPUs {silent} did not come to {} in time ({} of {of}), for {}, function {function}",
+                PHASES[*phase],
+                silent.len(),
+                Line(initiator)
+            ),
+        }
+    }
+}
+
+impl core::error::Error for RendezvousError {}
+
+/// The phases by name, for messages.
+const PHASES: [&str; 3] = ["setup", "action", "teardown"];
+
+/// A call that is going on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// The CPU that asked.
+    pub initiator: CpuId,
+    /// Those who have not come to the end of a phase, by what each of them has on record.
+    pub left: CpuSet,
+    /// Of these, those who have not even begun.
+    pub silent: CpuSet,
+    /// How many have not come, by the count that the initiator waits for.
+    pub count: i32,
+    /// The phase, by name.
+    pub phase: &'static str,
+    /// Who asked.
+    pub site: Place,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            initiator,
+            left,
+            silent,
+            count,
+            phase,
+            site,
+        } = self;
+        write!(f, "rendezvous of {initiator}, for {}: ", Line(site))?;
+        if left.is_empty() {
+            write!(f, "all CPUs have finished {phase}")?;
+        } else {
+            write!(f, "waits for CPUs {left} to finish {phase}")?;
+        }
+        if !silent.is_empty() {
+            write!(f, "; not begun by CPUs {silent}")?;
+        }
+        // Of a call that goes on, it may also be between the two.
+        let why = match left.len() as i32 - count {
+            0 => return Ok(()),
+            ..0 => "a CPU has left and was not counted",
+            1.. => "a CPU was counted and has not left, or was counted twice",
+        };
+        write!(f, "; its counter is at {count}, not {}: {why}", left.len())
+    }
+}
+
+/// All CPUs there can be.
+fn cpus() -> impl Iterator<Item = CpuId> {
+    (0..MAX_CPUS).filter_map(CpuId::new)
+}
+
+impl<P: Port> Rendezvous<P> {
+    /// Why no call may be made here, of all reasons the most telling.
+    #[cold]
+    pub(super) fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
+        // Relaxed: this CPU's own.
+        let in_action = || !self.slot(P::cpu()).serves.load(Ordering::Relaxed).is_null();
+        // Only the stopper itself gets this error: any other caller waits until the CPU goes on.
+        if P::is_stopper()
+            && P::crit().now().offs() > 0
+            && let Some(cpu) = P::stopped(set)
+        {
+            RendezvousError::Stopped(cpu)
+        } else if P::in_nmi() {
+            RendezvousError::InNmi
+        } else if in_action() {
+            RendezvousError::InAction
+        } else if P::crit().interrupt_depth() > 0 {
+            RendezvousError::InInterrupt
+        } else if P::crit().locks() > 0 {
+            RendezvousError::SpinlockHeld
+        } else {
+            RendezvousError::InterruptsOff
+        }
+    }
+
+    /// The calls that are going on. For reports: a snapshot, which may miss a CPU that is
+    /// between two of its steps.
+    pub fn calls(&self) -> impl Iterator<Item = Pending> + '_ {
+        let going_on = |&cpu: &CpuId| {
+            let slot = self.slot(cpu);
+            // Relaxed: a snapshot.
+            slot.drives() || slot.left.load(Ordering::Relaxed) != 0
+        };
+        cpus()
+            .filter(going_on)
+            .map(|initiator| self.pending(initiator))
+    }
+
+    /// The call that `initiator` makes.
+    pub(super) fn pending(&self, initiator: CpuId) -> Pending {
+        let slot = self.slot(initiator);
+        // Relaxed: a snapshot. The first phase that may not run is the next one after it.
+        let phase = slot.open.load(Ordering::Relaxed).wrapping_sub(1);
+        Pending {
+            initiator,
+            left: self.behind(initiator),
+            silent: self.silent(initiator),
+            count: slot.left.load(Ordering::Relaxed).cast_signed(),
+            phase: PHASES.get(usize::from(phase)).unwrap_or(&"no phase"),
+            site: slot.site.get().unwrap_or(Location::caller()),
+        }
+    }
+
+    /// The CPUs that have not even seen the call of `initiator`.
+    pub(super) fn silent(&self, initiator: CpuId) -> CpuSet {
+        cpus()
+            .filter(|&cpu| self.slot(cpu).callers.contains(initiator))
+            .collect()
+    }
+
+    /// The CPUs that have not come to the end of what is open of the call of `initiator`:
+    /// they have not seen it, or run it, or are to go on and do not.
+    pub(super) fn behind(&self, initiator: CpuId) -> CpuSet {
+        // Relaxed, here and below: a snapshot.
+        let open = self.slot(initiator).open.load(Ordering::Relaxed);
+        let mut behind = self.silent(initiator);
+        for cpu in cpus().filter(|&cpu| cpu != initiator) {
+            let slot = self.slot(cpu);
+            let serves = slot.serves.load(Ordering::Relaxed).cast_const();
+            let serves = core::ptr::eq(serves, self.slot(initiator));
+            let runs = serves && slot.at.load(Ordering::Relaxed) != open;
+            if runs || (1..ALL).any(|at| at != open && slot.held(at).contains(initiator)) {
+                behind.insert(cpu);
+            }
+        }
+        behind
+    }
+}
+
+impl<P: Port> fmt::Debug for Rendezvous<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.calls()).finish()
+    }
+}

@@ -1,0 +1,377 @@
+//! TLB shootdown: which CPUs must forget a page, and which will by themselves.
+//!
+//! A CPU keeps what a page table said until it is told to forget it ([`Forget`]). The telling
+//! is a rendezvous without barriers: its slots, one to each initiator, are what FreeBSD
+//! r363195 calls the scoreboard (decision 9). Here is whom to tell.
+//!
+//! The kernel's half is in every table, so of its pages all CPUs are told. A [`Space`] is
+//! known to the CPUs that have its tables loaded, its *active* ones. Others are not told and
+//! not waited for, so two agreements keep them from being missed. Each has the same form:
+//! both sides write, then look at what the other has written, with a fence between.
+//!
+//! ```text
+//! initiator                         CPU that comes        CPU that was lazy
+//! change the page table             into the active set   out of the lazy set
+//! generation + 1                    ── fence ──           ── fence ──
+//! ── fence ──                       load the tables       look at the generation
+//! active set, less the lazy: tell   (walks the page table)  (forget all if it is another)
+//! ```
+//!
+//! Either the initiator finds the CPU, or the CPU finds what the initiator has changed.
+//!
+//! A CPU that goes is in the set until it has other tables. Out of it before that it would be
+//! missed while it can still use the old page (OpenBSD's pmap had it that way;
+//! `bug=early-leave`, found by `vspace::early_leave_is_found`).
+//!
+//! A CPU whose thread has no space of its own, such as an idle one, keeps the tables of the
+//! thread before: *lazy*. It uses no page of that half, so it is left alone; when it goes back
+//! to the space it looks whether there was a shootdown in the meantime (`bug=stale-generation`
+//! does not look). That is for pages only: before the tables themselves are freed all active
+//! CPUs, the lazy ones too, are told to load others ([`Space::retire`]), since a CPU walks
+//! tables as it likes.
+//!
+//! Where the CPU tags what it knows with a number of the space (PCID), it still knows some of
+//! a space that it has left. The generation tells it on its way back whether to keep that.
+//! What it has *seen* is the generation up to which it has forgotten everything: after one
+//! shootdown it goes up by one if it was the one before, and stays if others, whose interrupt
+//! is yet to come, are in between.
+
+use core::ptr;
+
+use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use crate::port::{Mistake, Port};
+use crate::rendezvous::{Callback, IpiCtx};
+use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// The size of a page, in bytes.
+const PAGE_SIZE: u64 = 4096;
+/// From how many pages on it is cheaper to forget everything.
+const TOO_MANY: u64 = 32;
+
+/// What is to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forget {
+    /// The page at this address.
+    Page(u64),
+    /// So many pages from this address on.
+    Range(u64, u64),
+    /// All of the space that is loaded, but for the kernel's half.
+    Space,
+    /// Everything, of all spaces and the kernel.
+    All,
+}
+
+impl Forget {
+    /// What is the cheapest for `pages` pages from `start` on: `most` if there are many.
+    #[must_use]
+    #[inline]
+    pub fn of(start: u64, pages: u64, most: Self) -> Self {
+        match pages {
+            1 => Self::Page(start),
+            pages if pages > TOO_MANY => most,
+            pages => Self::Range(start, pages),
+        }
+    }
+
+    /// Lets this CPU forget it. Interrupts off.
+    #[inline]
+    pub fn apply<M: Mmu>(self) {
+        match self {
+            Self::Page(address) => M::forget_page(address),
+            Self::Range(start, pages) => {
+                let mut address = start;
+                let mut forget = |pages: u64| {
+                    for _ in 0..pages {
+                        M::forget_page(address);
+                        address = address.wrapping_add(PAGE_SIZE);
+                    }
+                };
+                // Eight to a turn of the loop.
+                (0..pages / 8).for_each(|_| forget(8));
+                forget(pages % 8);
+            }
+            Self::Space => M::forget_loaded(),
+            Self::All => M::forget_all(),
+        }
+    }
+}
+
+/// The memory management unit of the CPU that calls. Interrupts off throughout.
+pub trait Mmu: Port {
+    /// How many spaces the CPU can tell apart by tags 1 and up; 0 if it has none.
+    fn tags() -> usize;
+
+    /// Loads the tables at physical `root` under `tag`, which is 0 without tags. What is
+    /// known under it stays known with `keep`, and else is forgotten.
+    fn load(root: u64, tag: usize, keep: bool);
+
+    /// Forgets a page of what is loaded, the kernel's half included.
+    fn forget_page(address: u64);
+
+    /// Forgets what is loaded, but for the kernel's half.
+    fn forget_loaded();
+
+    /// Forgets everything.
+    fn forget_all();
+}
+
+/// A space as all CPUs see it. Who makes one gives it a number that no other has or had.
+#[derive(Debug)]
+pub struct Space {
+    /// Never 0.
+    id: u64,
+    /// Where its level 4 table is.
+    root: u64,
+    /// The CPUs that have its tables loaded. Each changes its own bit.
+    active: AtomicCpuSet,
+    /// Of these, those that use no page of it. Each changes its own bit.
+    lazy: AtomicCpuSet,
+    /// Goes up with each shootdown, from 1.
+    generation: AtomicU64,
+}
+
+impl Space {
+    /// The space with that number, not 0, and the level 4 table at physical `root`.
+    #[must_use]
+    pub const fn new(id: u64, root: u64) -> Self {
+        Self {
+            id,
+            root,
+            active: AtomicCpuSet::new(),
+            lazy: AtomicCpuSet::new(),
+            generation: AtomicU64::new(1),
+        }
+    }
+
+    /// The CPUs that have its tables loaded: a snapshot.
+    #[must_use]
+    pub fn active(&self) -> CpuSet {
+        self.active.snapshot()
+    }
+
+    /// Of these, those that use no page of it: a snapshot.
+    #[must_use]
+    pub fn lazy(&self) -> CpuSet {
+        self.lazy.snapshot()
+    }
+
+    /// Lets every CPU forget what the caller has changed in the page tables, those that use
+    /// the space by `tell`, which runs an action on each CPU of a set, with interrupts off,
+    /// and waits until it has run. `spaces` finds the part of the CPU that calls. Must be able
+    /// to wait for other CPUs.
+    ///
+    /// # Errors
+    /// Those of `tell`.
+    pub fn shootdown<M: Mmu, E>(
+        &self,
+        forget: Forget,
+        spaces: fn() -> &'static Spaces,
+        tell: impl FnOnce(&CpuSet, Callback<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // SeqCst: with the fences in `come` and `wake`: see the module. The addition makes
+        // the change of the tables known to whoever finds the generation.
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        fence(Ordering::SeqCst);
+        let targets = self.active.snapshot().difference(&self.lazy.snapshot());
+        if targets.is_empty() {
+            return Ok(());
+        }
+        tell(&targets, &|_: &IpiCtx| {
+            spaces().forget::<M>(self, generation, forget);
+        })
+    }
+
+    /// Makes every CPU load other tables, those of the kernel at `kernel_root`. No thread may
+    /// use the space any more. As [`Self::shootdown`].
+    ///
+    /// # Errors
+    /// Those of `tell`.
+    pub fn retire<M: Mmu, E>(
+        &self,
+        kernel_root: u64,
+        spaces: fn() -> &'static Spaces,
+        tell: impl FnOnce(&CpuSet, Callback<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Nobody comes any more, so nobody can be missed.
+        let targets = self.active.snapshot();
+        if targets.is_empty() {
+            return Ok(());
+        }
+        tell(&targets, &|context: &IpiCtx| {
+            let spaces = spaces();
+            // Relaxed: this CPU's own.
+            if ptr::eq(spaces.loaded.load(Ordering::Relaxed), self) {
+                spaces.leave::<M>(context.cpu(), kernel_root);
+            }
+        })
+    }
+}
+
+/// How many spaces a CPU remembers by tags.
+const TAGS: usize = 4;
+
+/// A space of which a CPU may know something.
+#[derive(Debug)]
+struct Tag {
+    /// Its number; 0: none.
+    id: AtomicU64,
+    /// The generation up to which everything was forgotten.
+    seen: AtomicU64,
+}
+
+/// The spaces of one CPU. Its own, with interrupts off: relaxed throughout, but for what
+/// belongs to a [`Space`].
+#[derive(Debug)]
+pub struct Spaces {
+    /// The space of the thread that runs; null if it has none.
+    running: AtomicPtr<Space>,
+    /// The space whose tables are loaded; null: the kernel's.
+    loaded: AtomicPtr<Space>,
+    /// What is known by which tag, the first being tag 1. Without tags the first is used.
+    tags: [Tag; TAGS],
+    /// Which of them is loaded.
+    tag: AtomicUsize,
+    /// Which of them is given away next.
+    next: AtomicUsize,
+}
+
+impl Spaces {
+    /// Of a CPU that has the kernel's tables loaded.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            running: AtomicPtr::new(ptr::null_mut()),
+            loaded: AtomicPtr::new(ptr::null_mut()),
+            tags: [const {
+                Tag {
+                    id: AtomicU64::new(0),
+                    seen: AtomicU64::new(0),
+                }
+            }; TAGS],
+            tag: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The space of the thread that runs; null if it has none.
+    #[must_use]
+    #[inline]
+    pub fn running(&self) -> *const Space {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Goes over to the space of the thread that runs next, or to none. On `me`, whose this
+    /// is, interrupts off.
+    ///
+    /// # Safety
+    /// `space` is null, or lives until [`Space::retire`] has come back well after the last
+    /// call with it.
+    pub unsafe fn switch<M: Mmu>(&self, me: CpuId, space: *const Space) {
+        self.running.store(space.cast_mut(), Ordering::Relaxed);
+        // SAFETY: null, or loaded by an earlier call and not retired since, or it would not
+        // be there.
+        let loaded = unsafe { self.loaded.load(Ordering::Relaxed).as_ref() };
+        // SAFETY: the caller's promise.
+        match (loaded, unsafe { space.as_ref() }) {
+            (None, None) => {}
+            // Release, in the set: after all that the thread did there.
+            (Some(loaded), None) => {
+                loaded.lazy.insert(me);
+            }
+            (Some(loaded), Some(space)) if ptr::eq(loaded, space) => self.wake::<M>(me, space),
+            (loaded, Some(space)) => self.come::<M>(me, loaded, space),
+        }
+    }
+
+    /// Uses the loaded space again.
+    fn wake<M: Mmu>(&self, me: CpuId, space: &Space) {
+        space.lazy.remove(me);
+        // SeqCst: with the one in `shootdown`.
+        fence(Ordering::SeqCst);
+        let generation = space.generation.load(Ordering::Relaxed);
+        let tag = &self.tags[self.tag.load(Ordering::Relaxed)];
+        let fresh = tag.seen.load(Ordering::Relaxed) == generation;
+        if !fresh && !M::mistake(Mistake::StaleGeneration) {
+            M::forget_loaded();
+            tag.seen.store(generation, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads `space` in place of another one.
+    fn come<M: Mmu>(&self, me: CpuId, before: Option<&Space>, space: &Space) {
+        if M::mistake(Mistake::EarlyLeave)
+            && let Some(before) = before
+        {
+            before.active.remove(me);
+        }
+        space.active.insert(me);
+        // SeqCst: with the one in `shootdown`.
+        fence(Ordering::SeqCst);
+        let generation = space.generation.load(Ordering::Relaxed);
+        let index = self.tag_of(space.id, M::tags().min(TAGS));
+        let tag = &self.tags[index];
+        let known = tag.id.load(Ordering::Relaxed) == space.id;
+        let fresh =
+            tag.seen.load(Ordering::Relaxed) == generation || M::mistake(Mistake::StaleGeneration);
+        let tagged = M::tags() > 0;
+        let number = if tagged { index + 1 } else { 0 };
+        M::load(space.root, number, tagged && known && fresh);
+        tag.id.store(space.id, Ordering::Relaxed);
+        tag.seen.store(generation, Ordering::Relaxed);
+        self.tag.store(index, Ordering::Relaxed);
+        let space = ptr::from_ref(space).cast_mut();
+        self.loaded.store(space, Ordering::Relaxed);
+        // Only now: see the module.
+        if let Some(before) = before {
+            before.lazy.remove(me);
+            before.active.remove(me);
+        }
+    }
+
+    /// The tag, of the first `tags`, that the space of that number has, or gets.
+    fn tag_of(&self, id: u64, tags: usize) -> usize {
+        let has = |tag: &Tag| tag.id.load(Ordering::Relaxed) == id;
+        if let Some(index) = self.tags.iter().take(tags.max(1)).position(has) {
+            return index;
+        }
+        let next = self.next.load(Ordering::Relaxed);
+        self.next.store((next + 1) % tags.max(1), Ordering::Relaxed);
+        next
+    }
+
+    /// Loads the kernel's tables, whose root is there, in place of those of a space that no
+    /// thread of this CPU, `me`, uses. Interrupts off.
+    pub fn leave<M: Mmu>(&self, me: CpuId, kernel_root: u64) {
+        let loaded = self.loaded.load(Ordering::Relaxed);
+        // SAFETY: as in `switch`.
+        let Some(before) = (unsafe { loaded.as_ref() }) else {
+            return;
+        };
+        M::load(kernel_root, 0, false);
+        self.loaded.store(ptr::null_mut(), Ordering::Relaxed);
+        before.lazy.remove(me);
+        before.active.remove(me);
+    }
+
+    /// The initiator of a shootdown, the one of that generation, tells this CPU.
+    fn forget<M: Mmu>(&self, space: &Space, generation: u64, forget: Forget) {
+        if !ptr::eq(self.loaded.load(Ordering::Relaxed), space) {
+            // It has left in the meantime, and finds the generation when it comes back.
+            return;
+        }
+        forget.apply::<M>();
+        let tag = &self.tags[self.tag.load(Ordering::Relaxed)];
+        if tag.seen.load(Ordering::Relaxed) + 1 == generation {
+            tag.seen.store(generation, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Spaces {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

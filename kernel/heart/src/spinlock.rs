@@ -1,0 +1,387 @@
+//! The spinlock: one word that names its holder, held with interrupts off and in a
+//! critical section.
+//!
+//! [`spinlock_enter`] and [`spinlock_exit`] are the section alone: the thread's word
+//! ([`crate::critical`]) counts a spinlock, which is a critical section too, and says by that
+//! why interrupts are off. So an exit turns them on if nothing else keeps them off, another
+//! lock, an interrupt or the thread itself, without asking the CPU. What is owed is paid
+//! before, by a switch with interrupts off, and the thread that is switched to turns them on
+//! as its own word says. Since the thread and not the lock counts, locks may be released in any
+//! order. (FreeBSD `sys/amd64/amd64/machdep.c`, `spinlock_enter`, keeps a count and the
+//! interrupt flag from before the first lock.)
+//!
+//! A CPU that finds the lock taken leaves the section while it waits, so interrupts
+//! come in if they were on when it came: two CPUs that both spin with interrupts off,
+//! while the holder waits for them to answer an IPI, would wait for ever (FreeBSD
+//! `kern_mutex.c`, `_mtx_lock_spin_cookie`: "give interrupts a chance").
+//!
+//! This is why the lock is no queue: a handler may run on top of a waiter and
+//! take the same lock. With tickets the handler's turn would come after the
+//! waiter's, and the waiter cannot go on before the handler is done. Here the
+//! waiter holds no place while interrupts are open, and the handler just gets
+//! the lock. The price is that the order of the waiters is up to the machine.
+//!
+//! A lock knows where it was made and where its holder took it. Who waits for longer
+//! than [`Port::SPIN_TOO_LONG`] panics with both, and what a port does with them for
+//! [`crate::more::witness`] is up to it.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::panic::Location;
+
+use crate::cpu::CpuId;
+use crate::port::Port;
+use crate::shim::{AtomicU32, Ordering, Turns};
+use crate::site::{Line, Place, Site};
+use crate::{KASSERT, kassert};
+
+/// Turns interrupts off and enters a critical section. Any context.
+#[track_caller]
+#[inline]
+pub fn spinlock_enter<P: Port>() {
+    P::disable_interrupts();
+    P::crit().lock();
+    P::section_entered(Location::caller());
+}
+
+/// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
+/// interrupts on again, if nothing else keeps them off.
+///
+/// # Panics
+/// If there is none to undo, with the caller's place.
+#[track_caller]
+#[inline]
+pub fn spinlock_exit<P: Port>() {
+    P::section_leaves();
+    if P::crit().unlock::<P>() {
+        P::enable_interrupts();
+    }
+}
+
+/// As [`spinlock_exit`] without looking at what is owed: for the code that pays it,
+/// which looks again itself.
+#[inline]
+pub fn spinlock_exit_unpaid<P: Port>() {
+    P::section_leaves();
+    if P::crit().unlock_unpaid() {
+        P::enable_interrupts();
+    }
+}
+
+/// No CPU holds the lock.
+const FREE: u32 = u32::MAX;
+
+/// A spinlock without its value.
+struct Raw<P: Port> {
+    /// The holder's CPU index, or [`FREE`].
+    owner: AtomicU32,
+    /// Where the holder, or the last one, took it.
+    site: Site,
+    /// Where the lock was made.
+    class: Place,
+    port: PhantomData<fn() -> P>,
+}
+
+impl<P: Port> Raw<P> {
+    /// Makes this CPU the holder if there is none. Interrupts are off, so the
+    /// CPU is the same when the guard is made.
+    #[inline]
+    fn take(&self) -> bool {
+        let me = P::cpu().index() as u32;
+        // Acquire: pairs with the Release of the guard's drop.
+        self.owner
+            .compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Waits until this CPU is the holder. Interrupts come in meanwhile, if they may.
+    #[cold]
+    #[track_caller]
+    fn wait(&self) {
+        let site = Location::caller();
+        kassert!(
+            !self.is_held_here(),
+            "spinlock: {} on {} takes a lock that it holds: {self}, again at {}",
+            P::thread(),
+            P::cpu(),
+            Line(site)
+        );
+        // If this is a deadlock, now is the time to find it.
+        P::witness_acquire(self.class, site, true);
+        P::witness_release(self.class);
+        let mut turns = Turns::new();
+        loop {
+            spinlock_exit::<P>();
+            // Relaxed: a look that costs the holder no cache line; `take` decides.
+            while self.owner.load(Ordering::Relaxed) != FREE {
+                P::relax();
+                kassert!(
+                    turns.count() < P::SPIN_TOO_LONG,
+                    "spinlock: {} on {} spins too long for {self}, at {}",
+                    P::thread(),
+                    P::cpu(),
+                    Line(site)
+                );
+            }
+            P::spin_ends();
+            spinlock_enter::<P>();
+            if self.take() {
+                return;
+            }
+        }
+    }
+
+    /// The lock was taken: says where. By the holder.
+    #[track_caller]
+    #[inline]
+    fn taken(&self, waits: bool) {
+        self.site.set(Location::caller());
+        P::witness_acquire(self.class, Location::caller(), waits);
+    }
+
+    /// Makes the lock free. By the holder.
+    #[inline]
+    fn release(&self) {
+        P::witness_release(self.class);
+        // Release: pairs with the Acquire in `take`.
+        self.owner.store(FREE, Ordering::Release);
+    }
+
+    /// Whether the calling CPU is the holder.
+    #[inline]
+    fn is_held_here(&self) -> bool {
+        // Relaxed: only this CPU stores its own index.
+        self.owner.load(Ordering::Relaxed) == P::cpu().index() as u32
+    }
+}
+
+/// Which lock it is, and who holds it since where. For messages: a snapshot.
+impl<P: Port> fmt::Display for Raw<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lock {}, ", Line(self.class))?;
+        // Relaxed: a snapshot for people.
+        match CpuId::new(self.owner.load(Ordering::Relaxed) as usize) {
+            Some(owner) => write!(f, "held by {owner} since {}", self.site),
+            None => f.write_str("free"),
+        }
+    }
+}
+
+/// A value that one CPU at a time can reach, with interrupts off.
+pub struct Spinlock<T, P: Port> {
+    raw: Raw<P>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock gives the value to one CPU at a time; T itself moves between
+// CPUs by way of the guard, so it must be Send.
+unsafe impl<T: Send, P: Port> Sync for Spinlock<T, P> {}
+
+// SAFETY: moving the lock moves the value and nothing else.
+unsafe impl<T: Send, P: Port> Send for Spinlock<T, P> {}
+
+impl<T, P: Port> Spinlock<T, P> {
+    /// A free lock around `value`. The caller's place in the source is the lock's name
+    /// in messages and, with all others that are made there, its class in the order of
+    /// locks.
+    #[track_caller]
+    pub const fn new(value: T) -> Self {
+        Self {
+            raw: Raw {
+                owner: AtomicU32::new(FREE),
+                site: Site::new(),
+                class: Location::caller(),
+                port: PhantomData,
+            },
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits for the lock, and holds it, in a critical section with interrupts off,
+    /// until the guard is dropped. Any context but NMI (there, [`Self::try_lock`]);
+    /// the holder must not sleep.
+    ///
+    /// # Panics
+    /// If this CPU holds the lock already; if it has waited for [`Port::SPIN_TOO_LONG`].
+    #[track_caller]
+    #[inline]
+    pub fn lock(&self) -> SpinlockGuard<'_, T, P> {
+        spinlock_enter::<P>();
+        if !self.raw.take() {
+            self.raw.wait();
+        }
+        self.guard(true)
+    }
+
+    /// The guard of the lock, which this CPU has just taken.
+    #[track_caller]
+    #[inline]
+    fn guard(&self, waits: bool) -> SpinlockGuard<'_, T, P> {
+        self.raw.taken(waits);
+        SpinlockGuard {
+            lock: self,
+            not_send: PhantomData,
+        }
+    }
+
+    /// Holds the lock that `find` names: of what belongs to the CPU that runs this. The
+    /// caller cannot move to another CPU between finding the lock and holding it.
+    ///
+    /// # Panics
+    /// As [`Self::lock`].
+    #[track_caller]
+    #[inline]
+    pub fn lock_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
+        spinlock_enter::<P>();
+        let lock = find();
+        if lock.raw.take() {
+            return lock.guard(true);
+        }
+        Self::wait_here(find)
+    }
+
+    /// [`Self::lock_here`], in the section, of a lock that was taken.
+    #[cold]
+    #[track_caller]
+    fn wait_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
+        loop {
+            let lock = find();
+            // Lets interrupts in, and so the thread may come to another CPU.
+            lock.raw.wait();
+            let guard = lock.guard(true);
+            if core::ptr::eq(lock, find()) {
+                return guard;
+            }
+            drop(guard);
+            spinlock_enter::<P>();
+        }
+    }
+
+    /// As [`Self::lock`], for a thread that holds another lock, `outer`: its interrupts are off
+    /// and its section is entered, and the compiler knows it.
+    ///
+    /// # Panics
+    /// As [`Self::lock`].
+    #[track_caller]
+    #[inline]
+    pub fn lock_within<U>(&self, outer: &SpinlockGuard<'_, U, P>) -> SpinlockGuard<'_, T, P> {
+        let _ = outer;
+        P::crit().lock();
+        if !self.raw.take() {
+            self.raw.wait();
+        }
+        self.guard(true)
+    }
+
+    /// Takes the lock if it is free at this moment. Any context, NMI too.
+    #[track_caller]
+    pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
+        spinlock_enter::<P>();
+        if self.raw.take() {
+            return Some(self.guard(false));
+        }
+        spinlock_exit::<P>();
+        None
+    }
+
+    /// Releases the lock that another context took on this CPU and handed over: the
+    /// run-queue lock, which is held across a switch. With `pay`, what is owed is paid
+    /// at the end; without, the caller looks.
+    ///
+    /// # Panics
+    /// If this CPU does not hold it.
+    ///
+    /// # Safety
+    /// This CPU must hold the lock, its guard must have been forgotten, and no
+    /// reference to the value may be in use.
+    #[track_caller]
+    #[inline(always)]
+    pub unsafe fn unlock_handed_over(&self, pay: bool) {
+        if !self.is_held_here() {
+            self.not_held_here();
+        }
+        self.raw.release();
+        if pay {
+            spinlock_exit::<P>();
+        } else {
+            spinlock_exit_unpaid::<P>();
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn not_held_here(&self) -> ! {
+        panic!(
+            "{KASSERT}spinlock: {} on {} lets go of a lock that it does not hold: {}",
+            P::thread(),
+            P::cpu(),
+            &self.raw
+        );
+    }
+
+    /// Where the lock was made.
+    pub const fn class(&self) -> Place {
+        self.raw.class
+    }
+
+    /// Whether the calling CPU holds the lock. For code that must not wait for
+    /// itself, such as an NMI handler.
+    pub fn is_held_here(&self) -> bool {
+        self.raw.is_held_here()
+    }
+
+    /// The value without the lock, when no other reference to it can exist.
+    pub const fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}
+
+impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spinlock({})", self.raw)
+    }
+}
+
+/// The value of a locked [`Spinlock`]. Dropping it unlocks and then lets
+/// interrupts in again if they were on at [`Spinlock::lock`].
+#[must_use = "the lock is released at once if the guard is not kept"]
+pub struct SpinlockGuard<'a, T, P: Port> {
+    lock: &'a Spinlock<T, P>,
+    /// A guard stays with its thread, whose count it is part of.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<T: fmt::Debug, P: Port> fmt::Debug for SpinlockGuard<'_, T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T, P: Port> Deref for SpinlockGuard<'_, T, P> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard holds the lock, so no other reference is made.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T, P: Port> DerefMut for SpinlockGuard<'_, T, P> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and &mut self is the only way here.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T, P: Port> Drop for SpinlockGuard<'_, T, P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.raw.release();
+        spinlock_exit::<P>();
+    }
+}
+
+#[cfg(test)]
+mod tests;
