@@ -13,7 +13,9 @@ use std::io::{BufRead, BufReader};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{image_paths, paths, term};
+use crate::machine::quoted;
+use crate::term::{self, When};
+use crate::{image_paths, paths};
 
 /// The kernel's target.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -56,8 +58,9 @@ pub(crate) fn tool(program: &str) -> Command {
             command.env_remove(&name);
         }
     }
-    if term::chosen() != "auto" {
-        command.env("CARGO_TERM_COLOR", term::chosen());
+    if term::chosen() != When::Auto {
+        let colours = term::chosen() == When::Always;
+        command.env("CARGO_TERM_COLOR", if colours { "always" } else { "never" });
     }
     command.current_dir(paths::root());
     command
@@ -71,6 +74,32 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
         command.arg("--locked");
     }
     command
+}
+
+/// This tool with these words, as a process of its own.
+///
+/// # Errors
+/// When the operating system does not say where it is.
+pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
+    let this = env::current_exe().map_err(|e| Error::io("where is this program?", &e))?;
+    let mut command = Command::new(this);
+    command.args(words);
+    Ok(command)
+}
+
+/// A command as a person would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let is_this = |program: &Path| env::current_exe().is_ok_and(|this| this == program);
+    let program = Path::new(command.get_program());
+    let program = if is_this(program) {
+        "cargo xtask".into()
+    } else {
+        quoted(program)
+    };
+    std::iter::once(program)
+        .chain(command.get_args().map(quoted))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What a program of the toolchain prints when it is asked with these words.

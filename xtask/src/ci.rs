@@ -3,42 +3,32 @@
 //! No check stops the list. The last line says how many passed and failed,
 //! and nothing follows it on the standard output.
 
-use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::args::Args;
-use crate::cargo::{TARGET, cargo, tool};
+use crate::cargo::{TARGET, cargo, shown, tool, xtask};
 use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
-use crate::machine::quoted;
-use crate::{bench, docs, emitted, image_paths, interrupt, layers, paths, setup, size, term, test};
+use crate::{interrupt, paths, setup, term};
 
-/// The help text of `cargo xtask ci`.
-pub(crate) const HELP: &str = "\
-Run every check: formatting, lints, documentation, layering, host tests, QEMU tests, and ten
-tests in Bochs where that is installed or can be.
-
-Usage: cargo xtask ci [--fast]
-
-      --fast              leave out the documentation, the image tool, Bochs, and the QEMU
-                          tests without optimisation, and run the others with 4 CPUs only
-
-The last line is `N passed, N failed`, and `, N skipped` if something that a check needs is
-missing. No check stops the list; the exit code is 1 if one failed. Ctrl-C stops it: the
-last line is `N passed, N failed, N not run` then, and the exit code 130.";
-
-/// What one check does.
-enum Work {
-    /// Runs a command, which must succeed.
-    Run(Command),
-    /// Runs a part of this tool.
-    Call(fn() -> Result<()>),
+/// The command line of `cargo xtask ci`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Formatting, lints, documentation, layering, host tests, QEMU tests, and ten tests in Bochs where
+that is installed or can be. The last line is `N passed, N failed`, and `, N skipped` if something
+that a check needs is missing. No check stops the list; the exit code is 1 if one failed. Ctrl-C
+stops it: the last line is `N passed, N failed, N not run` then, and the exit code 130.")]
+pub(crate) struct Options {
+    /// Leave out the documentation, the image tool, Bochs, and the QEMU
+    /// tests without optimisation, and run the others with 4 CPUs only
+    #[arg(long, verbatim_doc_comment)]
+    fast: bool,
 }
 
+/// A command that must succeed.
 struct Check {
     name: &'static str,
-    work: Work,
+    command: Command,
     /// Whether what it needs is there; without, it is skipped.
     needs: fn() -> Result<()>,
 }
@@ -51,14 +41,12 @@ enum Outcome {
     Skipped,
 }
 
-impl Outcome {
-    fn of(passed: bool) -> Self {
-        if passed { Self::Passed } else { Self::Failed }
-    }
-}
-
 /// Ten tests of what QEMU 7.2's CPU lacks, and of what CPUs do to each other.
-const IN_BOCHS: [&str; 10] = [
+const IN_BOCHS: [&str; 14] = [
+    "test",
+    "--emulator",
+    "bochs",
+    "--exact",
     "apic::x2apic",
     "apic::tsc_deadline",
     "vspace::tags_keep_and_forget",
@@ -74,25 +62,24 @@ const IN_BOCHS: [&str; 10] = [
 /// `cargo xtask ci`.
 ///
 /// # Errors
-/// For a wrong command line, when the target is missing, or when a check fails.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let fast = Args::has_flag("ci", words, "--fast")?;
+/// When the target is missing, or when a check fails.
+pub(crate) fn command(options: &Options) -> Result<()> {
     setup::kernel_target()?;
     interrupt::watch()?;
-    let checks = checks(fast);
+    let checks = checks(options.fast)?;
     let total = checks.len();
     let mut results = Vec::new();
     for check in checks {
-        let result = run(check);
+        let started = Instant::now();
+        let name = check.name;
+        let outcome = run(check);
         if interrupt::requested().is_some() {
             break;
         }
-        results.push(result);
+        results.push((name, outcome, started.elapsed().as_secs_f64()));
     }
     term::say("\n== size");
-    if let Err(error) = size::report() {
-        term::say(&error.to_string());
-    }
+    let _ = xtask(&["size"])?.status();
     term::say("\n== summary");
     for (name, outcome, seconds) in &results {
         let word = match outcome {
@@ -103,21 +90,22 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         term::say(&format!("{word} {name:<24} {seconds:>7.1} s"));
     }
     let count = |of| {
-        let outcomes = results.iter().filter(|(_, outcome, _)| *outcome == of);
-        outcomes.count()
+        results
+            .iter()
+            .filter(|(_, outcome, _)| *outcome == of)
+            .count()
     };
     let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
-    let skipped = match count(Outcome::Skipped) {
-        0 => String::new(),
-        count => format!(", {count} skipped"),
-    };
-    let not_run = match total - results.len() {
-        0 => String::new(),
-        count => format!(", {count} not run"),
-    };
-    term::say(&format!(
-        "{passed} passed, {failed} failed{skipped}{not_run}"
-    ));
+    let mut line = format!("{passed} passed, {failed} failed");
+    for (count, what) in [
+        (count(Outcome::Skipped), "skipped"),
+        (total - results.len(), "not run"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    term::say(&line);
     match interrupt::requested() {
         Some(exit) => Err(Error::reported(exit)),
         None if failed == 0 => Ok(()),
@@ -125,55 +113,32 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     }
 }
 
-fn run(check: Check) -> (&'static str, Outcome, f64) {
-    let started = Instant::now();
+fn run(mut check: Check) -> Outcome {
     term::say(&format!("\n== {}", check.name));
     if let Err(error) = (check.needs)() {
         term::say(&format!("skipped\n{error}"));
-        return (
-            check.name,
-            Outcome::Skipped,
-            started.elapsed().as_secs_f64(),
-        );
+        return Outcome::Skipped;
     }
-    let passed = match check.work {
-        Work::Run(mut command) => {
-            term::say(&format!("$ {}", shown(&command)));
-            let status = command.stdin(Stdio::null()).status();
-            if let Err(error) = &status {
-                term::say(&format!("cannot start it: {error}"));
-            }
-            status.is_ok_and(|status| status.success())
+    term::say(&format!("$ {}", shown(&check.command)));
+    match check.command.stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(_) => Outcome::Failed,
+        Err(error) => {
+            term::say(&format!("cannot start it: {error}"));
+            Outcome::Failed
         }
-        Work::Call(function) => match function() {
-            Ok(()) => true,
-            Err(error) => {
-                if !error.is_reported() {
-                    term::say(&error.to_string());
-                }
-                false
-            }
-        },
-    };
-    (
-        check.name,
-        Outcome::of(passed),
-        started.elapsed().as_secs_f64(),
-    )
+    }
 }
 
 /// The list.
-fn checks(fast: bool) -> Vec<Check> {
+fn checks(fast: bool) -> Result<Vec<Check>> {
     let check = |name, command| Check {
         name,
-        work: Work::Run(command),
+        command,
         needs: || Ok(()),
     };
-    let call = |name, function| Check {
-        name,
-        work: Work::Call(function),
-        needs: || Ok(()),
-    };
+    let kernel = ["--target", TARGET];
+    let model = ["-p", "model", "--test", "loom", "--test", "shuttle"];
     let mut checks = vec![
         check("format", with(tool("cargo"), &["fmt", "--all", "--check"])),
         check("format of boot/image", image_tool("fmt", &["--check"])),
@@ -181,83 +146,62 @@ fn checks(fast: bool) -> Vec<Check> {
             "lints, host",
             lints(&["--workspace", "--all-targets"], &HOST_EXCLUDES),
         ),
-        check(
-            "lints, kernel",
-            lints(&["-p", "kernel"], &["--target", TARGET]),
-        ),
+        check("lints, kernel", lints(&["-p", "kernel"], &kernel)),
         check(
             "lints, boot and tests",
-            lints(&["-p", "boot", "-p", "tests"], &["--target", TARGET]),
+            lints(&["-p", "boot", "-p", "tests"], &kernel),
         ),
-        check(
-            "lints, bench",
-            lints(&["-p", "bench"], &["--target", TARGET]),
-        ),
-        call("layers", || layers::command(&[])),
-        call("paths in the kernel", image_paths::check),
-        call("emitted code", || emitted::command(&[])),
+        check("lints, bench", lints(&["-p", "bench"], &kernel)),
+        check("layers", xtask(&["layers"])?),
+        check("emitted code", xtask(&["emitted"])?),
         check("host tests", cargo("test")),
-        check(
-            "lints, model",
-            lints(&["-p", "model", "-p", "hooked"], &["--all-targets"]),
-        ),
-        check(
-            "models, loom and shuttle",
-            with(
-                cargo("test"),
-                &["-p", "model", "--test", "loom", "--test", "shuttle"],
-            ),
-        ),
+        check("lints, model", lints(&["-p", "model"], &["--all-targets"])),
+        check("models, loom and shuttle", with(cargo("test"), &model)),
         // The explorer's quick tier, every mistake and the single-stepping: with their figures.
-        call("models, and documents", || docs::command(&[])),
+        check("models, and documents", xtask(&["docs"])?),
     ];
     if fast {
-        checks.push(call("QEMU tests", || test::command(&[])));
-        return checks;
+        checks.push(check("QEMU tests", xtask(&["test"])?));
+        return Ok(checks);
     }
+    let all_targets = ["--all-targets", "--", "-Dwarnings"];
+    let many = ["xtask", "test", "smp::two_hundred_and_fifty_five"];
     checks.extend([
         check(
             "documentation, host",
-            documentation(&["-p", "plat", "-p", "heart", "-p", "xtask"]),
+            documentation(&["-p", "plat", "-p", "heart", "-p", "xtask"], &[]),
         ),
         check(
             "documentation, kernel",
-            documentation(&["-p", "kernel", "-p", "boot", "--target", TARGET]),
+            documentation(&["-p", "kernel", "-p", "boot"], &kernel),
         ),
-        check(
-            "lints of boot/image",
-            image_check("clippy", &["--all-targets", "--", "-Dwarnings"]),
-        ),
+        check("lints of boot/image", image_check("clippy", &all_targets)),
         check("tests of boot/image", image_check("test", &[])),
-        call("bench, one row explained", || {
-            bench::command(&["--explain", "call_one_busy"].map(OsString::from))
-        }),
+        check(
+            "bench, one row explained",
+            xtask(&["bench", "--explain", "call_one_busy"])?,
+        ),
         check(
             "host tests, 256 CPUs",
             many_cpus(&["test", "-p", "heart", "--tests"]),
         ),
-        check(
-            "QEMU test, 256 CPUs",
-            many_cpus(&["xtask", "test", "smp::two_hundred_and_fifty_five"]),
-        ),
+        check("QEMU test, 256 CPUs", many_cpus(&many)),
         // Where debug assertions are checked.
-        call("QEMU tests, dev", || {
-            test::command(&["--debug", "rendezvous::ten", "stress::short"].map(OsString::from))
-        }),
-        call("QEMU tests, 1 2 4 CPUs", || {
-            test::command(&["--smp", "1,2,4"].map(OsString::from))
-        }),
+        check(
+            "QEMU tests, dev",
+            xtask(&["test", "--debug", "rendezvous::ten", "stress::short"])?,
+        ),
+        check(
+            "QEMU tests, 1 2 4 CPUs",
+            xtask(&["test", "--smp", "1,2,4"])?,
+        ),
         Check {
             name: "ten tests in Bochs",
-            work: Work::Call(|| {
-                let words = ["--emulator", "bochs", "--exact"];
-                let words: Vec<_> = words.iter().chain(&IN_BOCHS).map(OsString::from).collect();
-                test::command(&words)
-            }),
+            command: xtask(&IN_BOCHS)?,
             needs: || Emulator::set_up(Kind::Bochs).map(|_installed| ()),
         },
     ]);
-    checks
+    Ok(checks)
 }
 
 /// The members that the host cannot compile, and one that it must compile alone.
@@ -282,15 +226,15 @@ fn with(mut command: Command, args: &[&str]) -> Command {
 
 fn lints(packages: &[&str], more: &[&str]) -> Command {
     with(
-        with(with(cargo("clippy"), packages), more),
-        &["--", "-Dwarnings"],
+        cargo("clippy"),
+        &[packages, more, &["--", "-Dwarnings"]].concat(),
     )
 }
 
-fn documentation(packages: &[&str]) -> Command {
+fn documentation(packages: &[&str], more: &[&str]) -> Command {
     // For readers of the kernel, the private items are what it is about.
     let options = ["--no-deps", "--document-private-items"];
-    let mut command = with(with(cargo("doc"), &options), packages);
+    let mut command = with(cargo("doc"), &[&options, packages, more].concat());
     command.env("RUSTDOCFLAGS", "-Dwarnings");
     command
 }
@@ -321,10 +265,4 @@ fn image_check(subcommand: &str, args: &[&str]) -> Command {
         .args(args)
         .env("RUSTFLAGS", "--cfg docsrs_dummy_build");
     command
-}
-
-/// A command as a person would type it.
-pub(crate) fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::args::Options;
+use crate::args::MachineOptions;
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
 use crate::registry::Test;
@@ -43,11 +43,15 @@ pub(crate) fn check(command: &str, path: BootPath, line: &str, extra: &[OsString
 ///
 /// # Errors
 /// A usage error of `cargo xtask test` that names the test.
-pub(crate) fn check_test(test: &Test, options: &Options, extra: &[OsString]) -> Result<()> {
-    let path = options.boot.unwrap_or(test.boot);
+pub(crate) fn check_test(
+    test: &Test,
+    boot: Option<BootPath>,
+    options: &MachineOptions,
+) -> Result<()> {
+    let path = boot.unwrap_or(test.boot);
     // With the longest seed.
     let line = test.command_line(u64::MAX, &options.append);
-    let extra: Vec<OsString> = test.qemu.iter().chain(extra).cloned().collect();
+    let extra: Vec<OsString> = test.qemu.iter().cloned().chain(options.extra()).collect();
     match refusal(path, &line, &extra) {
         Some(text) => Err(error("test", format!("{}: {text}", test.name))),
         None => Ok(()),

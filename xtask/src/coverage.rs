@@ -5,31 +5,31 @@
 //! code, are not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 
 use serde_json::Value;
 
-use crate::args::{Args, Word};
 use crate::cargo::cargo;
 use crate::error::{Error, Result};
 use crate::{lock, paths, rust_source, setup, term};
 
-/// The help text of `cargo xtask coverage`.
-pub(crate) const HELP: &str = "\
-Say how much of plat and the heart their host tests run: lines and regions of each file, lowest first.
-
-Usage: cargo xtask coverage [--branches] [--lines]
-
-      --branches          count branches too, which takes a nightly compiler
-      --lines             name the lines that are not run, and those whose branches
-                          have gone one way only
-
+/// The command line of `cargo xtask coverage`.
+#[derive(clap::Args)]
+#[command(after_help = "\
 Unit tests themselves are not counted. A region is a piece of code that is run as a whole;
 a branch is one outcome of a condition. cargo-llvm-cov, by cargo, and llvm-tools and the
 nightly toolchain, by rustup, are installed where they are missing.
 
 Exit codes: 0 ok, 1 a test failed, or fewer than 95 % of the lines are run, 2 usage,
-3 something is missing.";
+3 something is missing.")]
+pub(crate) struct Options {
+    /// Count branches too, which takes a nightly compiler.
+    #[arg(long)]
+    branches: bool,
+    /// Name the lines that are not run, and those whose branches
+    /// have gone one way only
+    #[arg(long, verbatim_doc_comment)]
+    lines: bool,
+}
 
 /// The part of their lines that the host tests must run, in percent.
 const LEAST: f64 = 95.0;
@@ -105,20 +105,10 @@ impl Share {
 /// `cargo xtask coverage`.
 ///
 /// # Errors
-/// For a wrong command line, when something is missing and cannot be installed, when a test
+/// When something is missing and cannot be installed, when a test
 /// fails, and when too few lines are run.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("coverage", words);
-    let mut name_lines = false;
-    let mut branches = false;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--lines" => name_lines = true,
-            Word::Option(name) if name == "--branches" => branches = true,
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
+pub(crate) fn command(options: &Options) -> Result<()> {
+    let (name_lines, branches) = (options.lines, options.branches);
     setup::llvm_cov()?;
     let mut files = measured(branches)?;
     files.sort_by(|a, b| a.of_lines().percent().total_cmp(&b.of_lines().percent()));

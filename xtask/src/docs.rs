@@ -8,29 +8,26 @@
 mod crash;
 mod tables;
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::args::Args;
-use crate::cargo::cargo;
-use crate::ci::shown;
+use crate::cargo::{self, cargo, shown};
 use crate::error::{Error, Result};
-use crate::{model, paths, size, term, test};
+use crate::{model, paths, size, term};
 
-/// The help text of `cargo xtask docs`.
-pub(crate) const HELP: &str = "\
-Compare the pictures and figures in README.md and docs/ with what the commands print.
-
-Usage: cargo xtask docs [--write]
-
-      --write             renew them
-
+/// The command line of `cargo xtask docs`.
+#[derive(clap::Args)]
+#[command(after_help = "\
 It runs what they come from: the explorer's quick tier with every mistake, the heart
 single-stepped, loom, the count of lines, and a test in QEMU that panics. That takes a
 minute or two. A figure may be off by 5 percent; names, words and pictures may not.
 
-Exit codes: 0 ok, 1 something is stale, or a model or a test fails.";
+Exit codes: 0 ok, 1 something is stale, or a model or a test fails.")]
+pub(crate) struct Options {
+    /// Renew them.
+    #[arg(long)]
+    write: bool,
+}
 
 const README: &str = "README.md";
 const MODELS: &str = "docs/models.md";
@@ -42,9 +39,9 @@ const SLACK: f64 = 0.05;
 /// `cargo xtask docs`.
 ///
 /// # Errors
-/// For a wrong command line, when something that is run fails, and when something is stale.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let write = Args::has_flag("docs", words, "--write")?;
+/// When something that is run fails, and when something is stale.
+pub(crate) fn command(options: &Options) -> Result<()> {
+    let write = options.write;
     model::needs_its_host()?;
     let picture = paths::target_dir().join("r222942.svg");
     let list = said(model::explorer().arg("--list"), false)?;
@@ -102,9 +99,12 @@ fn panic_as_shown() -> Result<String> {
     let readme = paths::read_text(&paths::root().join(README))?;
     let mut tries = 1;
     loop {
-        let own = test::run(&["--exact", crash::TEST].map(OsString::from))?;
-        let own = own.expect("a run, and no list of tests");
-        let log = paths::read_text(&own.dir.join(crash::LOG))?;
+        let told = said(&mut cargo::xtask(&["test", "--exact", crash::TEST])?, false)?;
+        let log = told
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("console: "));
+        let log = log.ok_or_else(|| Error::failed("the test does not name its console"))?;
+        let log = paths::read_text(log.as_ref())?;
         match crash::readme(&readme, &log) {
             Err(error) if tries == 5 => return Err(error),
             Err(_) => tries += 1,

@@ -1,7 +1,6 @@
 //! `cargo xtask doctor`: what this machine has and lacks, with the line that
 //! installs each thing that is missing.
 
-use crate::args::Args;
 use crate::cargo::{TARGET, ask};
 use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
@@ -10,18 +9,16 @@ use crate::machine::BootPath;
 use crate::qemu::{OLDEST, Qemu, TESTED};
 use crate::setup::{self, Remedy, component};
 use crate::{accel, bochs, firmware, gdb, image, paths, term};
-use std::ffi::OsString;
 
-/// The help text of `cargo xtask doctor`.
-pub(crate) const HELP: &str = "\
-Say what this machine has and lacks for building, running and testing the kernel.
-
-Usage: cargo xtask doctor [--install]
-
-      --install           install what is missing: Rust's parts by rustup, the rest
-                          by the system's package manager when run as root
-
-Exit codes: 0 everything that is required is there, 3 it is not.";
+/// The command line of `cargo xtask doctor`.
+#[derive(clap::Args)]
+#[command(after_help = "Exit codes: 0 everything that is required is there, 3 it is not.")]
+pub(crate) struct Options {
+    /// Install what is missing: Rust's parts by rustup, the rest
+    /// by the system's package manager when run as root
+    #[arg(long, verbatim_doc_comment)]
+    install: bool,
+}
 
 /// How much one thing is needed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,11 +40,10 @@ struct Check {
 /// `cargo xtask doctor`.
 ///
 /// # Errors
-/// For a wrong command line, and when something required is missing in the end.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let install = Args::has_flag("doctor", words, "--install")?;
+/// When something required is missing in the end.
+pub(crate) fn command(options: &Options) -> Result<()> {
     let mut checks = checks();
-    if install && checks.iter().any(|check| check.found.is_err()) {
+    if options.install && checks.iter().any(|check| check.found.is_err()) {
         let missing = checks.iter().filter_map(|check| {
             let remedy = check.found.as_ref().err()?;
             Some((check.name, remedy))

@@ -9,7 +9,6 @@
 //! No test can show a missing fence before an x2APIC command: QEMU's TCG orders all stores,
 //! and a PC loses the race too seldom. So each such command in the kernel is looked at.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use iced_x86::{
@@ -18,21 +17,21 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use crate::args::Args;
 use crate::cargo::KBENCH;
 use crate::error::{Error, Result};
-use crate::{image, paths, term};
+use crate::{image, image_paths, paths, term};
 
-/// The help text of `cargo xtask emitted`.
-pub(crate) const HELP: &str = "\
-Check the instructions of critical_enter, critical_exit and the spinlock, that nothing asks
-the CPU for its interrupt flag, and that each x2APIC command stands behind its fences.
-
-Usage: cargo xtask emitted [--write]
-
-      --write             bring the listing in docs/critical-sections.md up to date
-
-Builds the benchmark's kernel, which is the release kernel, and disassembles it.";
+/// The command line of `cargo xtask emitted`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+It builds the benchmark's kernel, which is the release kernel, and disassembles it: critical_enter,
+critical_exit and the spinlock are what they should be, nothing asks the CPU for its interrupt
+flag, each x2APIC command stands behind its fences, and no path of this machine is in the kernel.")]
+pub(crate) struct Options {
+    /// Bring the listing in docs/critical-sections.md up to date.
+    #[arg(long)]
+    write: bool,
+}
 
 /// Where the listing of the section is shown.
 const DOCUMENT: &str = "docs/critical-sections.md";
@@ -43,15 +42,15 @@ const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
 ///
 /// # Errors
 /// When the kernel does not build, a rule is broken, or the document shows something else.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let write = Args::has_flag("emitted", words, "--write")?;
+pub(crate) fn command(options: &Options) -> Result<()> {
+    image_paths::check()?;
     let bytes = image::built(KBENCH, false)?;
     let section = function(&bytes, "emitted_critical_section")?;
     let spinlock = function(&bytes, "emitted_spinlock")?;
     judge("a critical section", &section, section_rules(&section))?;
     judge("a spinlock", &spinlock, spinlock_rules(&spinlock))?;
     commands(&bytes)?;
-    document(&listing(&section), write)
+    document(&listing(&section), options.write)
 }
 
 /// Judges every function of the kernel: its x2APIC commands, and that it does not ask the CPU

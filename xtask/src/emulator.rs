@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
+
 use crate::bochs::Bochs;
 use crate::error::Result;
 use crate::machine::Machine;
@@ -9,24 +11,10 @@ use crate::qemu::Qemu;
 use crate::setup;
 
 /// Which one, as `--emulator` names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// QEMU.
-    #[default]
     Qemu,
-    /// Bochs.
     Bochs,
-}
-
-impl Kind {
-    /// The one of this name.
-    pub(crate) fn parse(name: &str) -> Option<Kind> {
-        match name {
-            "qemu" => Some(Kind::Qemu),
-            "bochs" => Some(Kind::Bochs),
-            _ => None,
-        }
-    }
 }
 
 /// An emulator that is installed.

@@ -11,62 +11,55 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::args::{Args, CPUS, Options, Word, number};
+use crate::args::{CPUS, MachineOptions, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::emulator::Emulator;
 use crate::error::{Error, Exit, Result};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup, term};
 
-/// The help text of `cargo xtask gdb`.
-pub(crate) const HELP: &str = "\
-Debug the kernel, or one test, with gdb.
-
-Usage: cargo xtask gdb [TEST] [OPTIONS] [-- QEMU ARGS]
-
-  TEST                    debug this test (see cargo xtask test --list)
-      --smp N             number of CPUs (default 4, or the nearest number that the test
-                          can run with), or 6,sockets=2,cores=3
-      --seed N            the test's seed
-      --append TEXT       words for the kernel's command line
-      --accel NAME        tcg (default), kvm, or auto: what works here
-      --debug             build without optimisation
-      --batch-check       no session: check that gdb reaches the kernel's entry
-
+/// The command line of `cargo xtask gdb`.
+#[derive(clap::Args)]
+#[command(after_help = "\
 gdb stops at the kernel's entry. Commands of ours: `cpus` lists what every CPU
 executes; `panics` stops at a panic. The console goes to target/gdb/console.log.
-Leaving gdb ends QEMU.";
-
-/// What a command line of `cargo xtask gdb` asks for.
-struct Request {
-    options: Options,
-    smp: Option<u32>,
+Leaving gdb ends QEMU.")]
+pub(crate) struct Options {
+    /// Debug this test (see cargo xtask test --list).
+    #[arg(value_name = "TEST")]
     test: Option<String>,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// The test's seed.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = number)]
     seed: u64,
-    check: bool,
-    extra: Vec<OsString>,
+    /// No session: check that gdb reaches the kernel's entry.
+    #[arg(long)]
+    batch_check: bool,
 }
 
 /// `cargo xtask gdb`.
 ///
 /// # Errors
-/// For a wrong command line, and when gdb, QEMU or the image is missing.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let request = parse(words)?;
+/// When gdb, QEMU or the image is missing.
+pub(crate) fn command(options: &Options) -> Result<()> {
+    let (asked, extra) = (&options.machine, options.machine.extra());
+    let smp = asked.one_smp("gdb")?;
+    cmdline::check("gdb", BootPath::Pvh, &asked.append, &extra)?;
     let gdb = setup::gdb()?;
     let qemu = setup::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("gdb", "gdb")?;
     let dir = &own.dir;
-    let image = request.test.as_ref().map_or(KERNEL, |_| KTEST);
-    let elf = image::built_into(dir, image, request.options.debug)?;
-    let (append, extra, smp) = match &request.test {
-        Some(name) => of_test(&elf, name, &request)?,
-        None => (request.options.append.clone(), request.extra.clone(), CPUS),
+    let image = options.test.as_ref().map_or(KERNEL, |_| KTEST);
+    let elf = image::built_into(dir, image, asked.debug)?;
+    let (append, extra, nearest) = match &options.test {
+        Some(name) => of_test(&elf, name, options)?,
+        None => (asked.append.clone(), extra, CPUS),
     };
     let mut machine = Machine {
-        smp: request.smp.unwrap_or(smp),
-        mem: request.options.mem,
+        smp: smp.unwrap_or(nearest),
+        mem: asked.mem,
         accel: "tcg,thread=single".to_string(),
         medium: Medium::Kernel {
             elf: elf.clone(),
@@ -74,14 +67,13 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         },
         extra,
     };
-    let asks = request.options.ask(&request.extra);
-    let accel = request.options.accel.as_deref();
-    accel::settle("gdb", &emulator, &mut machine, accel, asks, dir)?;
+    let accel = asked.accel.as_deref();
+    accel::settle("gdb", &emulator, &mut machine, accel, asked.ask(), dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
     paths::write(
         &script,
-        commands(&elf, elf::entry(&elf)?, port, request.check),
+        commands(&elf, elf::entry(&elf)?, port, options.batch_check),
     )?;
 
     term::say(&format!(
@@ -115,11 +107,11 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         "console: {}; leave gdb to end QEMU",
         paths::shown(&console)
     ));
-    session(&gdb, &script, qemu, request.check)
+    session(&gdb, &script, qemu, options.batch_check)
 }
 
 /// Command line, QEMU's arguments and number of CPUs for a test.
-fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsString>, u32)> {
+fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsString>, u32)> {
     let Some(test) = registry::read(&paths::read(elf)?)?
         .into_iter()
         .find(|test| test.name == name)
@@ -127,42 +119,15 @@ fn of_test(elf: &Path, name: &str, request: &Request) -> Result<(String, Vec<OsS
         return Err(Error::usage("gdb", format!("there is no test {name}"))
             .hint("cargo xtask test --list shows them all"));
     };
-    cmdline::check_test(&test, &request.options, &request.extra)?;
-    let append = test.command_line(request.seed, &request.options.append);
+    let asked = &options.machine;
+    cmdline::check_test(&test, None, asked)?;
+    let append = test.command_line(options.seed, &asked.append);
     let smp = test.nearest(CPUS);
     Ok((
         append,
-        test.qemu.into_iter().chain(request.extra.clone()).collect(),
+        test.qemu.into_iter().chain(asked.extra()).collect(),
         smp,
     ))
-}
-
-fn parse(words: &[OsString]) -> Result<Request> {
-    let mut args = Args::new("gdb", words);
-    let mut options = Options::default();
-    let (mut test, mut seed, mut check) = (None, 0, false);
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Value(name) if test.is_none() => test = Some(name.clone()),
-            Word::Option(name) if name == "--seed" => seed = args.parsed("a number", number)?,
-            Word::Option(name) if name == "--batch-check" => check = true,
-            Word::Option(name) if name == "--boot" || name == "--emulator" => {
-                return Err(args.unknown(&word));
-            }
-            _ if options.take(&word, &mut args)? => {}
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    let smp = options.one_smp(&args)?;
-    cmdline::check("gdb", BootPath::Pvh, &options.append, &args.after)?;
-    Ok(Request {
-        options,
-        smp,
-        test,
-        seed,
-        check,
-        extra: args.after,
-    })
 }
 
 /// A gdb that knows x86_64.

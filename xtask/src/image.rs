@@ -6,30 +6,47 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use crate::args::{Args, Options, Word};
+use clap::ArgGroup;
+
 use crate::cargo::{self, Image, KERNEL};
 use crate::error::{Error, Result};
 use crate::machine::BootPath;
-use crate::{cmdline, elf, lock, paths, setup, strip, term};
+use crate::{args, cmdline, elf, lock, paths, setup, strip, term};
 
-/// The help text of `cargo xtask image`.
-pub(crate) const HELP: &str = "\
-Make a disk image of the kernel.
-
-Usage: cargo xtask image --bios|--uefi [OPTIONS]
-
-      --bios, --uefi      the firmware that will boot it
-  -o, --out FILE          where to put it (default target/images/tryst-bios.img)
-      --append TEXT       the kernel's command line, kept in the image
-      --debug             build without optimisation
-
-Write it to a USB stick with `dd`, or boot it: cargo xtask run --boot bios|uefi.";
+/// The command line of `cargo xtask image`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Write it to a USB stick with `dd`, or boot it: cargo xtask run --boot bios|uefi."
+)]
+#[command(group(ArgGroup::new("firmware").required(true)))]
+pub(crate) struct Options {
+    /// For a BIOS.
+    #[arg(long, group = "firmware")]
+    bios: bool,
+    /// For UEFI firmware.
+    #[arg(long, group = "firmware")]
+    uefi: bool,
+    /// Where to put it (default target/images/tryst-bios.img).
+    #[arg(short, long, value_name = "FILE", value_parser = args::output())]
+    out: Option<PathBuf>,
+    /// The kernel's command line, kept in the image.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    #[arg(allow_hyphen_values = true)]
+    append: String,
+    /// Build without optimisation.
+    #[arg(long)]
+    debug: bool,
+}
 
 /// Makes a disk image of this kernel with this command line.
 ///
@@ -159,27 +176,12 @@ impl Images {
 /// `cargo xtask image`.
 ///
 /// # Errors
-/// For a wrong command line, or when the image cannot be made.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("image", words);
-    let mut options = Options::default();
-    let mut out = None;
-    while let Some(word) = args.next()? {
-        match &word {
-            Word::Option(name) if name == "--bios" => options.boot = Some(BootPath::Bios),
-            Word::Option(name) if name == "--uefi" => options.boot = Some(BootPath::Uefi),
-            Word::Option(name) if name == "--out" || name == "-o" => {
-                out = Some(args.output()?);
-            }
-            Word::Option(name) if name == "--append" || name == "--debug" => {
-                options.take(&word, &mut args)?;
-            }
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    args.nothing_after()?;
-    let Some(path) = options.boot else {
-        return Err(args.wrong("say which firmware the image is for: --bios or --uefi"));
+/// When the command line is too long, or the image cannot be made.
+pub(crate) fn command(options: &Options) -> Result<()> {
+    let path = if options.uefi {
+        BootPath::Uefi
+    } else {
+        BootPath::Bios
     };
     cmdline::check("image", path, &options.append, &[])?;
     setup::images(&[path], None);
@@ -188,6 +190,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
     let made = own.dir.join(&name);
     let elf = built_into(&own.dir, KERNEL, options.debug)?;
     make(path, &elf, &options.append, &made)?;
+    let out = options.out.clone();
     let out = out.unwrap_or_else(|| paths::target_dir().join("images").join(name));
     paths::moved(&made, &out)?;
     term::say(&paths::shown(&out));

@@ -8,20 +8,10 @@
 //! `super`, `self`, `plat` or `heart`, unit tests left out.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 
-use crate::args::Args;
 use crate::error::{Error, Exit, Result};
 use crate::rust_source::{self, Word};
 use crate::{paths, term};
-
-/// The help text of `cargo xtask layers`.
-pub(crate) const HELP: &str = "\
-Check that each file of the kernel uses lower layers only.
-
-Usage: cargo xtask layers
-
-The layers and the few listed exceptions stand at the top of xtask/src/layers.rs.";
 
 /// The layer of every module, by the longest name here that it begins with.
 const LAYERS: &[(u8, &str)] = &[
@@ -243,11 +233,7 @@ const ATOMICS_HOMES: [&str; 2] = ["kernel/heart/src/shim.rs", "kernel/heart/src/
 ///
 /// # Errors
 /// When a rule is broken, after every breach has been printed.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("layers", words);
-    if let Some(word) = args.next()? {
-        return Err(args.unknown(&word));
-    }
+pub(crate) fn command() -> Result<()> {
     let (files, breaches) = check()?;
     breaches.iter().for_each(|breach| term::say(breach));
     term::say(&format!(

@@ -6,6 +6,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use crate::firmware::Firmware;
 use crate::paths;
 
@@ -17,25 +19,18 @@ pub(crate) fn is_debug_exit(word: &OsStr) -> bool {
     word.as_encoded_bytes().starts_with(DEBUG_EXIT.as_bytes())
 }
 
-/// The way into the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The way into the kernel. (A doc comment on a value would make `--help` another text than `-h`.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BootPath {
-    /// QEMU's `-kernel` enters the ELF by its PVH note.
+    // QEMU's `-kernel` enters the ELF by its PVH note.
     Pvh,
-    /// A disk image that SeaBIOS boots.
+    // A disk image that SeaBIOS boots.
     Bios,
-    /// A disk image that UEFI firmware boots.
+    // A disk image that UEFI firmware boots.
     Uefi,
 }
 
 impl BootPath {
-    /// The path of this name, as in `--boot NAME`.
-    pub(crate) fn parse(name: &str) -> Option<BootPath> {
-        [BootPath::Pvh, BootPath::Bios, BootPath::Uefi]
-            .into_iter()
-            .find(|path| path.name() == name)
-    }
-
     /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -9,6 +9,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
 mod accel;
 mod args;
 mod bench;
@@ -58,69 +62,87 @@ mod test;
 mod verdict;
 mod vm;
 
-use args::{Args, Word};
-use error::Result;
+use error::{Error, Result};
 
-const HELP: &str = "\
-Build, boot, test and check the Tryst kernel.
-
-Usage: cargo xtask COMMAND [OPTIONS] [-- QEMU ARGS]
-
-  run        build the kernel, boot it in QEMU and show its console
-  test       boot the test image once for each test and say which passed
-  bench      measure the release kernel, in instructions
-  gdb        debug the kernel, or one test, with gdb
-  image      make a disk image that a BIOS or UEFI boots
-  doctor     say what this machine lacks; --install installs it
-  ci         every check there is, in one list
-  layers     check that each file uses lower layers only
-  size       count lines by part; name long files and functions
-  emitted    check the instructions of a critical section and of a spinlock
-  coverage   say how much of plat and heart their host tests run
-  miri       run their host tests in Miri, with many seeds
-  docs       compare pictures and figures of the documents with the commands
-  model      explore every interleaving of the heart's source, within bounds
-  runner     boot a kernel ELF; cargo calls this
-
-`cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more. Every command takes
---color auto|always|never; `cargo xtask --version` says which one this is.
+/// Build, boot, test and check the Tryst kernel.
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    version,
+    propagate_version = true
+)]
+#[command(disable_help_subcommand = true, args_override_self = true)]
+#[command(after_help = "\
+`cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more.
 Exit codes: 0 ok, 1 something failed, 2 usage, 3 something is missing on this machine,
-4 the kernel hangs, 130 Ctrl-C.";
+4 the kernel hangs, 130 Ctrl-C.")]
+struct Line {
+    /// Colours: auto, always or never.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(
+        hide_default_value = true,
+        hide_possible_values = true,
+        display_order = 900
+    )]
+    color: term::When,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
-/// What does a command, told its words.
-type Run = fn(&[OsString]) -> Result<()>;
-/// A command: its name, its help text, and what does it.
-type Command = (&'static str, fn() -> String, Run);
-
-const COMMANDS: [Command; 16] = [
-    ("run", run::help, run::command),
-    ("test", test::help, test::command),
-    ("bench", || bench::HELP.into(), bench::command),
-    ("gdb", || gdb::HELP.into(), gdb::command),
-    ("image", || image::HELP.into(), image::command),
-    ("doctor", || doctor::HELP.into(), doctor::command),
-    ("ci", || ci::HELP.into(), ci::command),
-    ("layers", || layers::HELP.into(), layers::command),
-    ("size", || size::HELP.into(), size::command),
-    ("emitted", || emitted::HELP.into(), emitted::command),
-    ("docs", || docs::HELP.into(), docs::command),
-    ("coverage", || coverage::HELP.into(), coverage::command),
-    ("miri", || miri::HELP.into(), miri::command),
-    // The explorer's help is its own.
-    ("model", String::new, model::command),
-    ("runner", || run::RUNNER_HELP.into(), run::runner),
-    ("help", || HELP.into(), help_of),
-];
-
-/// The help text of a command; that of all of them if there is none of this name.
-fn help(name: &str) -> String {
-    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
-    found.map_or_else(|| HELP.into(), |(_, help, _)| help())
+#[derive(Subcommand)]
+enum Command {
+    /// Build the kernel, boot it in QEMU or Bochs and show its console.
+    Run(run::Options),
+    /// Boot the test image once for each test and say which passed.
+    Test(test::Options),
+    /// Measure the release kernel, in instructions or in time.
+    Bench(bench::Options),
+    /// Debug the kernel, or one test, with gdb.
+    Gdb(gdb::Options),
+    /// Make a disk image that a BIOS or UEFI boots.
+    Image(image::Options),
+    /// Say what this machine has and lacks for building, running and testing.
+    Doctor(doctor::Options),
+    /// Run every check there is, in one list.
+    Ci(ci::Options),
+    /// Check that each file of the kernel uses lower layers only.
+    #[command(
+        after_help = "The layers and the exceptions stand at the top of xtask/src/layers.rs."
+    )]
+    Layers,
+    /// Count the lines of each part of the tree; name long files and functions.
+    #[command(after_help = "It is a report: nothing fails by it. `ci` prints it too.")]
+    Size,
+    /// Check the instructions of a critical section and of a spinlock.
+    Emitted(emitted::Options),
+    /// Say how much of plat and the heart their host tests run, file by file.
+    Coverage(coverage::Options),
+    /// Run the host tests of plat and the heart in Miri, which looks for undefined behaviour and data races.
+    Miri(miri::Options),
+    /// Compare the pictures and figures in README.md and docs/ with what the commands print.
+    Docs(docs::Options),
+    /// Explore every interleaving of the heart's source, within bounds.
+    Model(model::Options),
+    /// Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
+    Runner(run::Runner),
+    /// Print a script that completes the commands and options in a shell.
+    #[command(after_help = "\
+For bash: alias xtask='cargo xtask'; source <(cargo xtask completions bash)")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match command(&words) {
+    let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // `help COMMAND` is what the command says of itself.
+    if words.first().is_some_and(|word| word == "help") {
+        words.remove(0);
+        words.push("--help".into());
+    }
+    match parse(&words).and_then(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_reported() {
@@ -131,40 +153,62 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the command that the first word names.
-fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("", words);
-    match args.next()? {
-        None => {
-            term::say(HELP);
-            Ok(())
+/// Reads the command line. A question for help or the version is answered, and ends the process.
+fn parse(words: &[OsString]) -> Result<Line> {
+    let name = OsString::from("cargo xtask");
+    let error = match Line::try_parse_from(std::iter::once(&name).chain(words)) {
+        Ok(line) => return Ok(line),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayVersion => term::say(concat!("xtask ", env!("CARGO_PKG_VERSION"))),
+        ErrorKind::DisplayHelp => term::say(error.render().to_string().trim_end()),
+        _ => {
+            let line = Line::command();
+            let of = words.iter().find_map(|word| line.find_subcommand(word));
+            let text = error.render().to_string();
+            let text = text.split("\n\nUsage:").next().unwrap_or_default();
+            let text = text.split("\n\nFor more").next().unwrap_or_default();
+            let mut text = text.trim_start_matches("error: ").replace("\n\n", "\n");
+            let of = of.map_or("", |of| of.get_name());
+            if of.starts_with("run")
+                && text.starts_with("unexpected argument")
+                && !text.contains("'-")
+            {
+                text.push_str("\n  tip: words for the kernel are given by --append");
+            }
+            return Err(Error::usage(of, text));
         }
-        Some(Word::Value(name)) => {
-            let run = by_name(&args, &name)?;
-            run(&args.rest()?)
-        }
-        Some(option) => Err(args.unknown(&option)),
     }
+    std::process::exit(0)
 }
 
-/// `cargo xtask help [COMMAND]`: what the command says if it is told `--help`.
-fn help_of(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("help", words);
-    match args.next()? {
-        None => {
-            term::say(HELP);
+/// Does what the command line asks for.
+fn command(line: Line) -> Result<()> {
+    term::choose(line.color);
+    let Some(command) = line.command else {
+        term::say(Line::command().render_help().to_string().trim_end());
+        return Ok(());
+    };
+    match command {
+        Command::Run(options) => run::command(options),
+        Command::Test(options) => test::command(options),
+        Command::Bench(options) => bench::command(&options),
+        Command::Gdb(options) => gdb::command(&options),
+        Command::Image(options) => image::command(&options),
+        Command::Doctor(options) => doctor::command(&options),
+        Command::Ci(options) => ci::command(&options),
+        Command::Layers => layers::command(),
+        Command::Size => size::command(),
+        Command::Emitted(options) => emitted::command(&options),
+        Command::Coverage(options) => coverage::command(&options),
+        Command::Miri(options) => miri::command(&options),
+        Command::Docs(options) => docs::command(&options),
+        Command::Model(options) => model::command(&options),
+        Command::Runner(options) => run::runner(options),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Line::command(), "xtask", &mut std::io::stdout());
             Ok(())
         }
-        Some(Word::Value(name)) => by_name(&args, &name)?(&["--help".into()]),
-        Some(option) => Err(args.unknown(&option)),
     }
-}
-
-fn by_name(args: &Args, name: &str) -> Result<Run> {
-    let names = COMMANDS.iter().map(|(name, ..)| *name);
-    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
-    found.map(|(_, _, run)| *run).ok_or_else(|| {
-        let near = args::did_you_mean(name, names);
-        args.wrong(format!("there is no command {name:?}{near}"))
-    })
 }

@@ -2,22 +2,28 @@
 //! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps the heart's machine code
 //! besides.
 
-use crate::args::VERSION;
 use crate::cargo::cargo;
 use crate::error::{Error, Exit, Result};
-use crate::term;
 use std::ffi::OsString;
 use std::process::Command;
+
+/// The command line of `cargo xtask model`: the explorer's own, and so is its help.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Options {
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS"
+    )]
+    words: Vec<OsString>,
+}
 
 /// `cargo xtask model`.
 ///
 /// # Errors
 /// When the explorer does not build, or says that something is not as it must be.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    if words.iter().any(|word| word == "--version" || word == "-V") {
-        term::say(VERSION);
-        return Ok(());
-    }
+pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     needs_its_host()?;
     let status = explorer()
         .args(words)

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use object::{Object, ObjectSection};
 
 use crate::error::{Error, Result};
@@ -184,7 +185,7 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "tier" if value == "long" => test.long = true,
         "append" => test.append = value.to_string(),
         "fill" => test.append += &format!(" {}", "x".repeat(value.parse().ok()?)),
-        "boot" => test.boot = BootPath::parse(value)?,
+        "boot" => test.boot = BootPath::from_str(value, false).ok()?,
         "needs" if value == "qemu" => test.needs_qemu = true,
         // For people: a bug is a switch of its own.
         "bug" => {}

@@ -1,10 +1,9 @@
 //! `cargo xtask run` and `cargo xtask runner`: boot a kernel and watch it.
 
-use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word};
+use crate::args::{BootOptions, CPUS, ENVIRONMENT, MachineOptions};
 use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
@@ -16,102 +15,83 @@ use crate::verdict::Verdict;
 use crate::vm::Echo;
 use crate::{accel, cmdline, elf, firmware, image, lock, paths, setup, term};
 
-/// The help text of `cargo xtask run`.
-pub(crate) fn help() -> String {
-    format!(
-        "\
-Build the kernel, boot it in QEMU or Bochs and show its console.
-
-Usage: cargo xtask run [OPTIONS] [-- QEMU ARGS]
-
-      --smp N             number of CPUs (default 4), or 6,sockets=2,cores=3
-      --append TEXT       the kernel's command line, such as 'log=debug,smp=trace'
-{OPTIONS_HELP}
-
+/// The command line of `cargo xtask run`.
+#[derive(clap::Args)]
+#[command(after_help = format!("{ENVIRONMENT}\n\n\
 Ctrl-C ends the emulator. Exit codes: 0 the kernel ended well, 1 it did not, 2 usage,
-3 something is missing on this machine, 4 the kernel hangs."
-    )
+3 something is missing on this machine, 4 the kernel hangs."))]
+pub(crate) struct Options {
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    boot: BootOptions,
 }
 
-/// The help text of `cargo xtask runner`.
-pub(crate) const RUNNER_HELP: &str = "\
-Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
-
-Usage: cargo xtask runner ELF [OPTIONS OF run] [-- QEMU ARGS]";
+/// The command line of `cargo xtask runner`.
+#[derive(clap::Args)]
+pub(crate) struct Runner {
+    /// The kernel's ELF file.
+    #[arg(value_name = "ELF")]
+    elf: PathBuf,
+    #[command(flatten)]
+    options: Options,
+}
 
 /// `cargo xtask run`.
 ///
 /// # Errors
-/// For a wrong command line, when something cannot be set up or built, and
-/// when the kernel does not end well.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let (options, args) = parse("run", words)?;
-    let smp = options.one_smp(&args)?.unwrap_or(CPUS);
-    let emulator = Emulator::set_up(options.emulator)?;
+/// When something cannot be set up or built, and when the kernel does not end well.
+pub(crate) fn command(mut options: Options) -> Result<()> {
+    let smp = options.settle("run")?;
+    let emulator = Emulator::set_up(options.boot.emulator)?;
     let own = lock::folder("run", "run")?;
-    let elf = image::built_into(&own.dir, KERNEL, options.debug)?;
-    boot(&emulator, &own.dir, &elf, &options, smp, &args.after)
+    let elf = image::built_into(&own.dir, KERNEL, options.machine.debug)?;
+    boot(&emulator, &own.dir, &elf, &options, smp)
 }
 
 /// `cargo xtask runner ELF`.
 ///
 /// # Errors
 /// As [`command`].
-pub(crate) fn runner(words: &[OsString]) -> Result<()> {
-    let (elf, words) = match words.split_first() {
-        Some((elf, rest)) if !elf.as_encoded_bytes().starts_with(b"-") => (Some(elf), rest),
-        _ => (None, words),
-    };
-    let (options, args) = parse("runner", words)?;
-    let smp = options.one_smp(&args)?.unwrap_or(CPUS);
-    let elf = elf.ok_or_else(|| args.wrong("the ELF file is missing: it comes first"))?;
-    let bytes = elf::read(Path::new(elf))?;
-    let emulator = Emulator::set_up(options.emulator)?;
+pub(crate) fn runner(mut runner: Runner) -> Result<()> {
+    let (elf, options) = (&runner.elf, &mut runner.options);
+    let smp = options.settle("runner")?;
+    let bytes = elf::read(elf)?;
+    let emulator = Emulator::set_up(options.boot.emulator)?;
     let own = lock::folder("run", "run")?;
-    let elf = own.dir.join(Path::new(elf).file_name().unwrap_or(elf));
+    let elf = own.dir.join(elf.file_name().unwrap_or(elf.as_os_str()));
     paths::write(&elf, bytes)?;
-    boot(&emulator, &own.dir, &elf, &options, smp, &args.after)
+    boot(&emulator, &own.dir, &elf, options, smp)
 }
 
-fn parse(command: &'static str, words: &[OsString]) -> Result<(Options, Args)> {
-    let mut args = Args::new(command, words);
-    let mut options = Options::default();
-    while let Some(word) = args.next()? {
-        if !options.take(&word, &mut args)? {
-            return Err(match &word {
-                Word::Value(value) if value.starts_with('-') => args.unknown(&word),
-                Word::Value(value) => args.wrong(format!(
-                    "unexpected argument {value:?}; words for the kernel are given by --append"
-                )),
-                Word::Option(_) => args.unknown(&word),
-            });
-        }
+impl Options {
+    /// What can only be said of all options together; returns the number of CPUs.
+    fn settle(&mut self, command: &str) -> Result<u32> {
+        let smp = self.machine.one_smp(command)?.unwrap_or(CPUS);
+        self.boot.settle(&self.machine, command)?;
+        let (append, extra) = (&self.machine.append, self.machine.extra());
+        cmdline::check(command, self.path(), append, &extra)?;
+        Ok(smp)
     }
-    options.settle(&args)?;
-    let path = options.boot.unwrap_or(BootPath::Pvh);
-    cmdline::check(command, path, &options.append, &args.after)?;
-    Ok((options, args))
+
+    /// The way to boot.
+    fn path(&self) -> BootPath {
+        self.boot.boot.unwrap_or(BootPath::Pvh)
+    }
 }
 
 /// Boots this file; logs and disk images go into `dir`.
-fn boot(
-    emulator: &Emulator,
-    dir: &Path,
-    elf: &Path,
-    options: &Options,
-    smp: u32,
-    extra: &[OsString],
-) -> Result<()> {
-    setup::images(options.boot.as_slice(), emulator.qemu());
+fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32) -> Result<()> {
+    setup::images(options.boot.boot.as_slice(), emulator.qemu());
     let mut machine = Machine {
         smp,
-        mem: options.mem,
+        mem: options.machine.mem,
         accel: "tcg".to_string(),
         medium: medium(emulator, elf, options, dir)?,
-        extra: extra.to_vec(),
+        extra: options.machine.extra(),
     };
     // What else is wrong with its arguments is seen by the boot.
-    let accel = options.accel.as_deref();
+    let accel = options.machine.accel.as_deref();
     accel::settle("run", emulator, &mut machine, accel, false, dir)?;
     term::say(&format!("Ctrl-C ends {emulator}."));
     term::say(&format!("$ {}", emulator.command_line(&machine, dir)));
@@ -122,7 +102,7 @@ fn boot(
         symbols: &Arc::new(Symbols::new(elf)),
         echo: Echo::Prefixed(String::new()),
         limits: LIMITS,
-        timeout_scale: options.timeout_scale,
+        timeout_scale: options.boot.timeout_scale,
     };
     let ended = boot.run()?;
     let verdict = Verdict::of(&ended.end);
@@ -135,7 +115,7 @@ fn boot(
         ended.time.as_secs_f64(),
         verdict.text
     ));
-    verdict.result(options.ask(extra)).map_err(|exit| {
+    verdict.result(options.machine.ask()).map_err(|exit| {
         if !matches!(exit, Exit::Environment | Exit::Usage) {
             term::say(&format!(
                 "xtask: console log: {}",
@@ -148,8 +128,8 @@ fn boot(
 
 /// What the machine boots: the ELF itself, or a disk image made of it.
 fn medium(emulator: &Emulator, elf: &Path, options: &Options, dir: &Path) -> Result<Medium> {
-    let append = options.append.clone();
-    let path = options.boot.unwrap_or(BootPath::Pvh);
+    let append = options.machine.append.clone();
+    let path = options.path();
     if path == BootPath::Pvh {
         return Ok(Medium::Kernel {
             elf: elf.to_path_buf(),

@@ -1,20 +1,9 @@
 //! How large the tree is: lines by part, long files, long functions. A report
 //! for the eye; nothing fails by it.
 
-use std::ffi::OsString;
-
-use crate::args::Args;
 use crate::error::Result;
 use crate::rust_source::{self, Word, block_end};
 use crate::{paths, term};
-
-/// The help text of `cargo xtask size`.
-pub(crate) const HELP: &str = "\
-Count the lines of each part of the tree, and name long files and functions.
-
-Usage: cargo xtask size
-
-It is a report: nothing fails by it. `ci` prints it too.";
 
 /// A file longer than this, without its unit tests, is named.
 const LONG_FILE: usize = 300;
@@ -46,21 +35,8 @@ struct File {
 /// `cargo xtask size`.
 ///
 /// # Errors
-/// For a wrong command line, and when a source cannot be read.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let mut args = Args::new("size", words);
-    if let Some(word) = args.next()? {
-        return Err(args.unknown(&word));
-    }
-    args.nothing_after()?;
-    report()
-}
-
-/// Prints the report.
-///
-/// # Errors
 /// When a source cannot be read.
-pub(crate) fn report() -> Result<()> {
+pub(crate) fn command() -> Result<()> {
     let files = measured()?;
     term::say(table_of(&files).trim_end());
     for file in files.iter().filter(|file| file.code > LONG_FILE) {

@@ -6,35 +6,39 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
 
-/// What `--color` takes.
-const WHEN: [&str; 3] = ["auto", "always", "never"];
+use clap::ValueEnum;
 
-/// Which one of [`WHEN`] it is.
-static CHOSEN: AtomicU8 = AtomicU8::new(0);
+/// When there are colours, as `--color` names it. (A doc comment on a value would make `--help`
+/// another text than `-h`.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    // To a terminal that knows them.
+    Auto,
+    Always,
+    Never,
+}
 
-/// Does what `--color` says; `None` if that is none of [`WHEN`].
-pub(crate) fn colour(when: &str) -> Option<()> {
-    let at = WHEN.iter().position(|known| *known == when)?;
-    // Relaxed: it is written before there is a second thread.
-    CHOSEN.store(u8::try_from(at).ok()?, Ordering::Relaxed);
-    Some(())
+static CHOSEN: OnceLock<When> = OnceLock::new();
+
+/// Does what `--color` says.
+pub(crate) fn choose(when: When) {
+    let _ = CHOSEN.set(when);
 }
 
 /// What `--color` said.
-pub(crate) fn chosen() -> &'static str {
-    // Relaxed: see `colour`.
-    WHEN[usize::from(CHOSEN.load(Ordering::Relaxed))]
+pub(crate) fn chosen() -> When {
+    CHOSEN.get().copied().unwrap_or(When::Auto)
 }
 
 /// Whether there are colours, by what `--color` says, the kind of a terminal that the output goes
 /// to, and `NO_COLOR`.
-fn colours(chosen: &str, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
+fn colours(chosen: When, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
     match chosen {
-        "always" => true,
-        "never" => false,
-        _ => can_move(terminal) && no_color.is_none_or(OsStr::is_empty),
+        When::Always => true,
+        When::Never => false,
+        When::Auto => can_move(terminal) && no_color.is_none_or(OsStr::is_empty),
     }
 }
 

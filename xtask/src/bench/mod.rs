@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::args::{Args, Word};
 use crate::boot::{Boot, End, Ended};
 use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
@@ -31,21 +30,12 @@ use crate::machine::{BootPath, Machine, Medium};
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{cmdline, image, lock, paths, setup, term};
+use crate::{args, cmdline, image, lock, paths, setup, term};
 use rows::KNOWN;
 
-/// The help text of `cargo xtask bench`.
-pub(crate) const HELP: &str = "\
-Measure the release kernel, in instructions or in time.
-
-Usage: cargo xtask bench [FILTER] [OPTIONS] [-- QEMU ARGS]
-
-  FILTER                  only rows whose names contain this, or one of several: a,b
-      --smp N             number of CPUs (default 4)
-      --explain ROW       list the instructions of one operation by CPU, function and line
-      --time              in nanoseconds of the emulator
-      --json FILE         write the rows as JSON too
-
+/// The command line of `cargo xtask bench`.
+#[derive(clap::Parser)]
+#[command(after_help = "\
 QEMU counts the instructions of all CPUs (-icount shift=0), so a run gives the same
 figures each time. They are net of the empty loop and of reading the clock; TLB
 flushes, device registers and cache misses count as one instruction each. A row marked
@@ -59,7 +49,28 @@ measured, and `ratio` is a row's least time by that of the row `calibration`, a 
 1,000 multiplications: compare ratios, and only those of one run or of a quiet host.
 
 Exit codes: 0 measured, 1 the image failed, 2 usage, 3 something is missing on this
-machine, 4 the image hangs.";
+machine, 4 the image hangs.")]
+pub(crate) struct Options {
+    /// Only rows whose names contain this, or one of several: a,b.
+    #[arg(value_name = "FILTER", value_parser = rows_named)]
+    filter: Option<String>,
+    /// Number of CPUs.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    smp: u32,
+    /// List the instructions of one operation by CPU, function and line.
+    #[arg(long, value_name = "ROW", conflicts_with_all = ["filter", "time"], value_parser = row_named)]
+    explain: Option<String>,
+    /// In nanoseconds of the emulator.
+    #[arg(long)]
+    time: bool,
+    /// Write the rows as JSON too.
+    #[arg(long, value_name = "FILE", value_parser = args::output())]
+    json: Option<PathBuf>,
+    /// Passed to QEMU as they are.
+    #[arg(last = true, value_name = "QEMU ARGS")]
+    extra: Vec<OsString>,
+}
 
 /// QEMU's arguments that make a tick of the time-stamp counter an instruction.
 ///
@@ -77,15 +88,14 @@ const COUNTING: [&str; 8] = [
     "filter-buffer,id=timer,netdev=nowhere,interval=100",
 ];
 
-/// What the command line asks for.
-struct Wanted {
-    filter: Option<String>,
-    smp: u32,
-    mode: Mode,
-    /// The row to explain.
-    explain: Option<String>,
-    json: Option<PathBuf>,
-    extra: Vec<OsString>,
+impl Options {
+    fn mode(&self) -> Mode {
+        if self.time {
+            Mode::Time
+        } else {
+            Mode::Instructions
+        }
+    }
 }
 
 /// What is measured.
@@ -144,30 +154,28 @@ const CALIBRATION: &str = "calibration";
 /// `cargo xtask bench`.
 ///
 /// # Errors
-/// For a wrong command line, when something cannot be set up or built, and when the
-/// image does not end well.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    let wanted = parse(words)?;
+/// When something cannot be set up or built, and when the image does not end well.
+pub(crate) fn command(wanted: &Options) -> Result<()> {
     let qemu = setup::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("bench", "bench")?;
     let elf = image::built_into(&own.dir, KBENCH, false)?;
     let bytes = paths::read(&elf)?;
     let record = own.dir.join("trace");
-    let plugin = match wanted.mode {
+    let plugin = match wanted.mode() {
         Mode::Time => Vec::new(),
         Mode::Instructions => plugin::build(&qemu)
             .and_then(|plugin| plugin::arguments(&plugin, &bytes, &record))
             .map(Vec::from)
-            .or_else(|error| without_plugin(&wanted, &error.one_line()))?,
+            .or_else(|error| without_plugin(wanted, &error.one_line()))?,
     };
     let symbols = Arc::new(Symbols::new(&elf));
-    let mut ended = boot(&wanted, &emulator, &own.dir, &elf, &symbols, &plugin)?;
+    let mut ended = boot(wanted, &emulator, &own.dir, &elf, &symbols, &plugin)?;
     let mut recorded = !plugin.is_empty();
     if recorded && let End::NoStart(words) = &ended.end {
-        without_plugin(&wanted, words.lines().next().unwrap_or_default())?;
+        without_plugin(wanted, words.lines().next().unwrap_or_default())?;
         recorded = false;
-        ended = boot(&wanted, &emulator, &own.dir, &elf, &symbols, &[])?;
+        ended = boot(wanted, &emulator, &own.dir, &elf, &symbols, &[])?;
     }
     let verdict = Verdict::of(&ended.end);
     let asks = wanted.smp != 4 || !wanted.extra.is_empty();
@@ -176,7 +184,7 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         term::say(&format!("xtask: {}: {}", verdict.word, verdict.text));
         return Err(Error::reported(exit));
     }
-    let (mut rows, skipped) = read(&ended.results, wanted.mode)?;
+    let (mut rows, skipped) = read(&ended.results, wanted.mode())?;
     let samples = if recorded {
         samples(&record, &bytes, &symbols)?
     } else {
@@ -207,20 +215,20 @@ pub(crate) fn command(words: &[OsString]) -> Result<()> {
         explain::print(row, sample, &symbols);
         return Ok(());
     }
-    table(&rows, &wanted);
+    table(&rows, wanted);
     for line in skipped {
         let line = line.replacen(' ', ": ", 1);
         term::say(&format!("{} {line}", term::yellow("left out:")));
     }
     match &wanted.json {
-        Some(file) => paths::write(file, document(&rows, &wanted)),
+        Some(file) => paths::write(file, document(&rows, wanted)),
         None => Ok(()),
     }
 }
 
 /// Says why the plugin cannot be used, and goes on with no arguments for it, unless nothing
 /// else was asked for.
-fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<OsString>> {
+fn without_plugin(wanted: &Options, why: &str) -> Result<Vec<OsString>> {
     if wanted.explain.is_some() {
         return Err(Error::environment(why)
             .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
@@ -234,20 +242,23 @@ fn without_plugin(wanted: &Wanted, why: &str) -> Result<Vec<OsString>> {
 
 /// Boots the bench image, with these arguments for QEMU's plugin.
 fn boot(
-    wanted: &Wanted,
+    wanted: &Options,
     emulator: &Emulator,
     dir: &Path,
     elf: &Path,
     symbols: &Arc<Symbols>,
     plugin: &[OsString],
 ) -> Result<Ended> {
-    let counting = match wanted.mode {
+    let counting = match wanted.mode() {
         Mode::Instructions => &COUNTING[..],
         Mode::Time => &[],
     };
     let mut extra: Vec<OsString> = counting.iter().map(OsString::from).collect();
     extra.extend(plugin.iter().chain(&wanted.extra).cloned());
-    let append = match (&wanted.filter, wanted.mode) {
+    let append = match (
+        wanted.explain.as_ref().or(wanted.filter.as_ref()),
+        wanted.mode(),
+    ) {
         (None, _) => String::new(),
         (Some(names), Mode::Instructions) => format!("bench={names}"),
         (Some(names), Mode::Time) => format!("bench={CALIBRATION},{names}"),
@@ -284,53 +295,25 @@ fn samples(file: &Path, elf: &[u8], symbols: &Symbols) -> Result<Vec<Option<trac
     Ok(trace::read(&record, &mut code))
 }
 
-fn parse(words: &[OsString]) -> Result<Wanted> {
-    let mut args = Args::new("bench", words);
-    let mut wanted = Wanted {
-        filter: None,
-        smp: 4,
-        mode: Mode::Instructions,
-        explain: None,
-        json: None,
-        extra: Vec::new(),
-    };
-    while let Some(word) = args.next()? {
-        let number = |text: &str| text.parse().ok().filter(|smp| *smp > 0);
-        match &word {
-            Word::Option(name) if name == "--smp" => {
-                wanted.smp = args.parsed("a number of CPUs", number)?;
-            }
-            Word::Option(name) if name == "--time" => wanted.mode = Mode::Time,
-            Word::Option(name) if name == "--explain" => wanted.explain = Some(args.value()?),
-            Word::Option(name) if name == "--json" => wanted.json = Some(args.output()?),
-            Word::Value(names) if wanted.filter.is_none() && !names.starts_with('-') => {
-                wanted.filter = Some(names.clone());
-            }
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    let names = wanted.filter.iter().flat_map(|names| names.split(','));
-    for name in names {
-        let wrong = name.is_empty() || name.contains(char::is_whitespace);
-        if wrong || !KNOWN.iter().any(|row| row.name.contains(name)) {
+/// A filter that some row fits.
+fn rows_named(names: &str) -> std::result::Result<String, String> {
+    for name in names.split(',') {
+        if name.is_empty() || !KNOWN.iter().any(|row| row.name.contains(name)) {
             let all = KNOWN.map(|row| row.name).join(" ");
-            return Err(args.wrong(format!("no row is called {name:?}; there are: {all}")));
+            return Err(format!("no row is called {name:?}; there are: {all}"));
         }
     }
-    if let Some(name) = &wanted.explain {
-        if wanted.mode == Mode::Time || wanted.filter.is_some() {
-            return Err(
-                args.wrong("--explain takes one row, and goes with no filter and no --time")
-            );
-        }
-        if name == ONCE || !KNOWN.iter().any(|row| row.name == name) {
-            let all = KNOWN.map(|row| row.name).join(" ");
-            return Err(args.wrong(format!("--explain: no row {name:?}; there are: {all}")));
-        }
-        wanted.filter = Some(name.clone());
+    Ok(names.to_string())
+}
+
+/// A row that has samples.
+fn row_named(name: &str) -> std::result::Result<String, String> {
+    let mut rows = KNOWN.iter().map(|row| row.name).filter(|row| *row != ONCE);
+    if rows.clone().all(|row| row != name) {
+        let all = rows.by_ref().collect::<Vec<_>>().join(" ");
+        return Err(format!("there is no such row; there are: {all}"));
     }
-    wanted.extra.clone_from(&args.after);
-    Ok(wanted)
+    Ok(name.to_string())
 }
 
 /// Reads what the image said: its rows, and what it left out and why.
@@ -405,10 +388,10 @@ fn row(text: &str) -> Option<Measured> {
     }
 }
 
-fn table(rows: &[Measured], wanted: &Wanted) {
+fn table(rows: &[Measured], wanted: &Options) {
     let cpus = if wanted.smp == 1 { "CPU" } else { "CPUs" };
     let smp = wanted.smp;
-    match wanted.mode {
+    match wanted.mode() {
         Mode::Instructions => {
             instructions(rows);
             term::say(&format!(
@@ -484,8 +467,8 @@ fn short(figure: f64) -> String {
 }
 
 /// The rows as JSON.
-fn document(rows: &[Measured], wanted: &Wanted) -> String {
-    let mode = match wanted.mode {
+fn document(rows: &[Measured], wanted: &Options) -> String {
+    let mode = match wanted.mode() {
         Mode::Instructions => "icount",
         Mode::Time => "time",
     };
@@ -496,7 +479,7 @@ fn document(rows: &[Measured], wanted: &Wanted) -> String {
                 "name": row.name,
                 "smp": wanted.smp,
                 "mode": mode,
-                "unit": wanted.mode.unit(),
+                "unit": wanted.mode().unit(),
                 "p50": row.p50,
                 "min": row.min,
                 "max": row.max,

@@ -1,5 +1,10 @@
+use clap::Parser;
+
 use super::*;
-use crate::error::Exit;
+
+fn options(words: &str) -> std::result::Result<Options, clap::Error> {
+    Options::try_parse_from(format!("bench {words}").split_whitespace())
+}
 
 const LOG: &str = "tryst-bench 1\nclock 1000006000\nrow critical_pair 4.00 4.00 4.01 501 1000\n\
                    row call_all_busy 700.00 690.00 800.00 501 20 3.00\n\
@@ -19,7 +24,7 @@ fn a_whole_log_is_read() {
     assert_eq!(rows[0], expected);
     assert_eq!((rows.len(), rows[1].ipis), (2, Some(3.0)));
     assert_eq!(skipped, ["wake_oneway_idle it takes two CPUs"]);
-    let wanted = parse(&[]).expect("nothing is asked for");
+    let wanted = options("").expect("nothing is asked for");
     let json = document(&rows, &wanted);
     assert!(json.contains("\"p50\": 4.0") && json.contains("\"ipis\": 3.0"));
 }
@@ -108,7 +113,6 @@ fn a_torn_log_or_another_clock_is_an_error() {
 
 #[test]
 fn a_filter_that_fits_nothing_is_a_usage_error() {
-    let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
     for wrong in [
         "nonesuch",
         "--explain nonesuch",
@@ -116,9 +120,8 @@ fn a_filter_that_fits_nothing_is_a_usage_error() {
         "--explain spinlock_pair --time",
         "--explain spinlock_pair call",
     ] {
-        let error = parse(&words(wrong)).err().expect(wrong);
-        assert_eq!(error.exit, Exit::Usage);
+        assert!(options(wrong).is_err(), "{wrong}");
     }
-    let wanted = parse(&words("switch,wake --smp 2 -- -m 64")).expect("it is right");
+    let wanted = options("switch,wake --smp 2 -- -m 64").expect("it is right");
     assert_eq!((wanted.smp, wanted.extra.len()), (2, 2));
 }

@@ -1,3 +1,5 @@
+use clap::{Args, FromArgMatches};
+
 use super::*;
 use crate::error::Exit;
 use crate::registry;
@@ -34,13 +36,16 @@ fn the_last_append_counts() {
 #[test]
 fn a_test_that_has_too_many_words_is_named() {
     let test = |record: &str| registry::parse_test(record).expect("it is well-formed");
-    let options = |append: &str| Options {
-        append: append.to_string(),
-        ..Options::default()
+    let options = |append: &str| {
+        let line = clap::Command::new("test");
+        let words = ["test", "--append", append];
+        let matches = MachineOptions::augment_args(line).get_matches_from(words);
+        MachineOptions::from_arg_matches(&matches).expect("it is right")
     };
+    let check_test = |test: &Test, options: &MachineOptions| check_test(test, None, options);
     let long = test("smp::one|append=log=info|fill=4000");
-    assert!(check_test(&long, &options(""), &[]).is_ok());
-    let error = check_test(&long, &options(&"x".repeat(100)), &[]).expect_err("too long");
+    assert!(check_test(&long, &options("")).is_ok());
+    let error = check_test(&long, &options(&"x".repeat(100))).expect_err("too long");
     assert_eq!(error.exit, Exit::Usage);
     let text = error.to_string();
     assert!(
@@ -48,8 +53,8 @@ fn a_test_that_has_too_many_words_is_named() {
         "{text}"
     );
     let longer = test("smp::one|fill=5000");
-    assert!(check_test(&longer, &options(""), &[]).is_err());
-    assert!(check_test(&test("smp::one|fill=5000|boot=uefi"), &options(""), &[]).is_ok());
+    assert!(check_test(&longer, &options("")).is_err());
+    assert!(check_test(&test("smp::one|fill=5000|boot=uefi"), &options("")).is_ok());
 }
 
 #[test]

@@ -6,9 +6,8 @@
 
 use crate::error::{Error, Result};
 
-/// The test that panics so, and where its console's log is in the folder of a run.
+/// The test that panics so.
 pub(super) const TEST: &str = "crash::panic_on_an_ap";
-pub(super) const LOG: &str = "crash.panic_on_an_ap-smp4/console.log";
 
 /// The README with the line numbers of the panic in `log`.
 ///

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use super::Done;
 use super::judge::{Failure, Outcome, judge};
 use super::plan::Job;
 use super::report::Report;
-use crate::args::Options;
+use super::{Done, Options};
 use crate::boot::{Boot, Ended};
 use crate::budget::{LIMITS, LONG, Limits};
 use crate::emulator::{Emulator, Kind};
@@ -25,7 +24,7 @@ use crate::vm::Echo;
 use crate::{bochs, firmware};
 
 /// What all boots of a run share.
-pub(super) struct Bench {
+pub(super) struct Bench<'a> {
     /// The emulator.
     pub(super) emulator: Emulator,
     /// The test image.
@@ -37,17 +36,15 @@ pub(super) struct Bench {
     /// QEMU's accelerator.
     pub(super) accel: String,
     /// The options of the command line.
-    pub(super) options: Options,
+    pub(super) options: &'a Options,
     /// More arguments for every QEMU.
     pub(super) extra: Vec<OsString>,
-    /// Whether the consoles are shown while they run.
-    pub(super) nocapture: bool,
 }
 
 /// Makes the boots with this many threads; each ended boot goes to the report
 /// at once. None is started after Ctrl-C, and with `fail_fast` none after the first failure.
 pub(super) fn all(
-    bench: &Bench,
+    bench: &Bench<'_>,
     jobs: Vec<Job>,
     workers: usize,
     fail_fast: bool,
@@ -95,7 +92,7 @@ pub(super) fn all(
     done
 }
 
-impl Bench {
+impl Bench<'_> {
     /// Makes one boot and judges it; `None` if Ctrl-C has ended it.
     fn make(&self, job: Job, workers: usize) -> Option<Done> {
         if let Some(reason) = job.ignored.clone() {
@@ -144,12 +141,12 @@ impl Bench {
         } else {
             String::new()
         };
-        let echo = if self.nocapture {
+        let echo = if self.options.no_capture {
             Echo::Prefixed(prefix)
         } else {
             Echo::Off
         };
-        let timeout_scale = self.options.timeout_scale;
+        let timeout_scale = self.options.boot.timeout_scale;
         let (emulator, symbols, dir) = (&self.emulator, &self.symbols, &job.dir);
         Boot {
             emulator,
@@ -168,7 +165,9 @@ impl Bench {
     /// # Errors
     /// When its disk image cannot be made or its firmware is missing.
     fn machine(&self, job: &Job) -> Result<Machine> {
-        let append = job.test.command_line(job.seed, &self.options.append);
+        let append = job
+            .test
+            .command_line(job.seed, &self.options.machine.append);
         let medium = match job.boot {
             BootPath::Pvh => Medium::Kernel {
                 elf: self.elf.clone(),
@@ -191,7 +190,7 @@ impl Bench {
             Kind::Bochs => (&[][..], bochs::memory(&job.test).unwrap_or(None)),
         };
         let extra = own.iter().chain(&self.extra).cloned().collect();
-        let mem = mem.unwrap_or(self.options.mem);
+        let mem = mem.unwrap_or(self.options.machine.mem);
         let (smp, accel) = (job.smp, self.accel.clone());
         Ok(Machine {
             smp,

@@ -12,13 +12,13 @@ mod junit;
 mod plan;
 mod report;
 
-use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crate::args::{Args, CPUS, OPTIONS_HELP, Options, Word, number};
+use crate::args::{self, BootOptions, CPUS, ENVIRONMENT, MEMORY, MachineOptions, number};
 use crate::cargo::KTEST;
 use crate::emulator::{Emulator, Kind};
 use crate::error::{Error, Exit, Result};
@@ -33,56 +33,60 @@ use judge::{Failure, Outcome};
 use plan::Job;
 use report::Report;
 
-/// The help text of `cargo xtask test`.
-pub(crate) fn help() -> String {
-    format!(
-        "\
-Boot the test image once for each test and say which passed.
-
-Usage: cargo xtask test [FILTER...] [OPTIONS] [-- QEMU ARGS]
-
-  FILTER                  run the tests whose name contains it (or one of several)
-      --exact             run the tests whose name is FILTER
-      --skip TEXT         leave out those whose name contains it (with --exact: is it); may be
-                          given several times
-      --smp N[,N...]      numbers of CPUs to run each test with, and no others (default 4,
-                          or the nearest number that the test can run with)
-      --seed N            the seed of every boot, decimal or 0x (default: random, printed)
-      --repeat N          boot each N times, each with a seed of its own
-  -j, --jobs N            boots at a time (default: the host's cores)
-      --fail-fast         start no boot after the first failure
-      --no-capture        show the console while it runs; one boot at a time
-      --list              print the tests and their attributes, run none
-      --format terse      with --list: `NAME: test`
-      --junit FILE        write a JUnit XML report; its folder is made if it is missing
-      --json FILE         write a JSON report, likewise
-      --append TEXT       more words for the kernel's command line
-{OPTIONS_HELP}
-
+/// The command line of `cargo xtask test`.
+#[derive(clap::Parser)]
+#[command(mut_arg("smp", |smp| smp.value_name("N[,N...]").help("\
+Numbers of CPUs to run each test with, and no others
+(default 4, or the nearest number that the test can run with)")))]
+#[command(mut_arg("append", |append| append.help("More words for the kernel's command line")))]
+#[command(after_help = format!("{ENVIRONMENT}\n\n\
 Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
 results.log, crash.log.
 Ctrl-C ends the boots that run and prints what is known; a second one ends all at once.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
-130 Ctrl-C."
-    )
-}
-
-/// What a command line of `cargo xtask test` asks for.
-struct Request {
-    options: Options,
+130 Ctrl-C."))]
+pub(crate) struct Options {
+    /// Run the tests whose name contains it (or one of several).
+    #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+    /// Run the tests whose name is FILTER.
+    #[arg(long)]
     exact: bool,
+    /// Leave out those whose name contains it (with --exact: is it);
+    /// may be given several times
+    #[arg(long, value_name = "TEXT", verbatim_doc_comment)]
     skip: Vec<String>,
+    /// The seed of every boot, decimal or 0x (default: random, printed).
+    #[arg(long, value_name = "N", value_parser = number)]
     seed: Option<u64>,
-    repeat: u32,
-    jobs: Option<usize>,
+    /// Boot each N times, each with a seed of its own.
+    #[arg(long, value_name = "N", default_value = "1", hide_default_value = true)]
+    repeat: NonZero<u32>,
+    /// Boots at a time (default: the host's cores).
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<NonZero<usize>>,
+    /// Start no boot after the first failure.
+    #[arg(long)]
     fail_fast: bool,
-    nocapture: bool,
+    /// Show the console while it runs; one boot at a time.
+    #[arg(long, alias = "nocapture")]
+    no_capture: bool,
+    /// Print the tests and their attributes, run none.
+    #[arg(long)]
     list: bool,
-    terse: bool,
+    /// With --list: `NAME: test`, if it is terse.
+    #[arg(long, value_name = "FORM", value_parser = ["terse", "pretty"])]
+    format: Option<String>,
+    /// Write a JUnit XML report; its folder is made if it is missing.
+    #[arg(long, value_name = "FILE", value_parser = args::output())]
     junit: Option<PathBuf>,
+    /// Write a JSON report, likewise.
+    #[arg(long, value_name = "FILE", value_parser = args::output())]
     json: Option<PathBuf>,
-    extra: Vec<OsString>,
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    boot: BootOptions,
 }
 
 /// One boot and how it went.
@@ -96,50 +100,40 @@ struct Done {
 /// `cargo xtask test`.
 ///
 /// # Errors
-/// For a wrong command line, when something cannot be set up or built, and
-/// when a test fails.
-pub(crate) fn command(words: &[OsString]) -> Result<()> {
-    run(words).map(drop)
-}
-
-/// As [`command`]; the folder with the logs, which no other run writes into while it is kept, or
-/// `None` for a list of tests.
-///
-/// # Errors
-/// As [`command`].
-pub(crate) fn run(words: &[OsString]) -> Result<Option<lock::Own>> {
-    let request = parse(words)?;
-    let image = image::built(KTEST, request.options.debug)?;
+/// When something cannot be set up or built, and when a test fails.
+pub(crate) fn command(mut request: Options) -> Result<()> {
+    if let (Some(junit), Some(json)) = (&request.junit, &request.json)
+        && paths::same(junit, json)
+    {
+        return Err(Error::usage(
+            "test",
+            "--junit and --json name the same file",
+        ));
+    }
+    request.boot.settle(&request.machine, "test")?;
+    let image = image::built(KTEST, request.machine.debug)?;
     let tests = registry::read(&image)?.into_iter();
     let tests = tests.filter(|test| selects(&request, &test.name));
     let tests: Vec<Arc<Test>> = tests.map(Arc::new).collect();
     if request.list {
-        list(&tests, request.terse);
-        return Ok(None);
+        list(&tests, request.format.as_deref() == Some("terse"));
+        return Ok(());
     }
     if tests.is_empty() {
         return Err(none(&request));
     }
     for test in &tests {
-        cmdline::check_test(test, &request.options, &request.extra)?;
+        cmdline::check_test(test, request.boot.boot, &request.machine)?;
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
-    let emulator = Emulator::set_up(request.options.emulator)?;
+    let emulator = Emulator::set_up(request.boot.emulator)?;
     let own = lock::folder("ktest", "test")?;
     let dir = &own.dir;
     let elf = dir.join(KTEST.bin);
     paths::write(&elf, image)?;
     let accel = accelerator(&request, &emulator, &elf, dir)?;
-    let jobs = plan::plan(
-        &tests,
-        &request.filters,
-        &request.options,
-        &request.extra,
-        base,
-        request.repeat,
-        dir,
-    );
+    let jobs = plan::plan(&tests, &request, base, dir);
     let boots = jobs.iter().filter(|job| job.ignored.is_none());
     setup::images(
         &boots.map(|job| job.boot).collect::<Vec<_>>(),
@@ -151,11 +145,11 @@ pub(crate) fn run(words: &[OsString]) -> Result<Option<lock::Own>> {
         images: Images::new(dir.join("images")),
         elf,
         accel,
-        options: request.options.clone(),
-        extra: request.extra.clone(),
-        nocapture: request.nocapture,
+        extra: request.machine.extra(),
+        options: &request,
     };
-    let mut report = Report::new(replay_options(&request), base, request.repeat);
+    let repeat = request.repeat.get();
+    let mut report = Report::new(replay_options(&request), base, repeat);
     report.start(jobs.len(), &bench.emulator, &bench.accel);
     interrupt::watch()?;
     let total = jobs.len();
@@ -176,13 +170,13 @@ pub(crate) fn run(words: &[OsString]) -> Result<Option<lock::Own>> {
     }
     match interrupt::requested() {
         Some(exit) => Err(Error::reported(exit)),
-        None if passed => Ok(Some(own)),
+        None if passed => Ok(()),
         None => Err(Error::reported(exit(&done))),
     }
 }
 
 /// The error when no test is left to run.
-fn none(request: &Request) -> Error {
+fn none(request: &Options) -> Error {
     let text = match (&request.filters[..], &request.skip[..]) {
         ([], _) => "all tests are skipped".to_string(),
         (filters, []) => format!("no test matches {:?}", filters.join(" ")),
@@ -192,87 +186,30 @@ fn none(request: &Request) -> Error {
 }
 
 /// The accelerator for all boots, tried with what the command line asks for.
-fn accelerator(request: &Request, emulator: &Emulator, elf: &Path, dir: &Path) -> Result<String> {
-    let (options, extra) = (&request.options, &request.extra);
+fn accelerator(request: &Options, emulator: &Emulator, elf: &Path, dir: &Path) -> Result<String> {
+    let options = &request.machine;
     let mut machine = Machine {
-        smp: options.smp.iter().flatten().copied().max().unwrap_or(CPUS),
+        smp: options
+            .cpus()
+            .into_iter()
+            .flatten()
+            .copied()
+            .max()
+            .unwrap_or(CPUS),
         mem: options.mem,
         accel: "tcg,thread=single".to_string(),
         medium: Medium::Kernel {
             elf: elf.to_path_buf(),
             append: String::new(),
         },
-        extra: extra.clone(),
+        extra: options.extra(),
     };
     let name = options.accel.as_deref();
-    accel::settle(
-        "test",
-        emulator,
-        &mut machine,
-        name,
-        options.ask(extra),
-        dir,
-    )?;
+    accel::settle("test", emulator, &mut machine, name, options.ask(), dir)?;
     Ok(machine.accel)
 }
 
-fn parse(words: &[OsString]) -> Result<Request> {
-    let mut args = Args::new("test", words);
-    let mut request = Request {
-        options: Options::default(),
-        filters: Vec::new(),
-        exact: false,
-        skip: Vec::new(),
-        seed: None,
-        repeat: 1,
-        jobs: None,
-        fail_fast: false,
-        nocapture: false,
-        list: false,
-        terse: false,
-        junit: None,
-        json: None,
-        extra: Vec::new(),
-    };
-    while let Some(word) = args.next()? {
-        let name = match &word {
-            Word::Value(filter) => {
-                request.filters.push(filter.clone());
-                continue;
-            }
-            Word::Option(name) => name.as_str(),
-        };
-        let count = |text: &str| text.parse().ok().filter(|count| *count > 0);
-        match name {
-            "--exact" => request.exact = true,
-            "--skip" => request.skip.push(args.value()?),
-            "--seed" => request.seed = Some(args.parsed("a number", number)?),
-            "--repeat" => request.repeat = args.parsed("a number of boots", count)?,
-            "--jobs" | "-j" => request.jobs = Some(args.parsed("a number", count)? as usize),
-            "--fail-fast" => request.fail_fast = true,
-            "--nocapture" | "--no-capture" => request.nocapture = true,
-            "--list" => request.list = true,
-            "--format" => {
-                let form = |text: &str| ["terse", "pretty"].iter().position(|form| *form == text);
-                request.terse = args.parsed("terse or pretty", form)? == 0;
-            }
-            "--junit" => request.junit = Some(args.output()?),
-            "--json" => request.json = Some(args.output()?),
-            _ if request.options.take(&word, &mut args)? => {}
-            _ => return Err(args.unknown(&word)),
-        }
-    }
-    if let (Some(junit), Some(json)) = (&request.junit, &request.json)
-        && paths::same(junit, json)
-    {
-        return Err(args.wrong("--junit and --json name the same file"));
-    }
-    request.options.settle(&args)?;
-    request.extra = args.after;
-    Ok(request)
-}
-
-fn selects(request: &Request, name: &str) -> bool {
+fn selects(request: &Options, name: &str) -> bool {
     let matches = |filter: &String| {
         if request.exact {
             name == filter
@@ -300,20 +237,21 @@ fn list(tests: &[Arc<Test>], terse: bool) {
     }
 }
 
-fn workers(request: &Request) -> usize {
-    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    request
-        .jobs
-        .unwrap_or_else(|| if request.nocapture { 1 } else { cores() })
+fn workers(request: &Options) -> usize {
+    let cores = || match request.no_capture {
+        true => NonZero::<usize>::MIN,
+        false => thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+    };
+    request.jobs.unwrap_or_else(cores).get()
 }
 
 /// The options that a replay of one boot needs besides its test, CPUs and seed.
-fn replay_options(request: &Request) -> String {
-    let options = &request.options;
+fn replay_options(request: &Options) -> String {
+    let options = &request.machine;
     let mut words = Vec::new();
-    if options.emulator == Kind::Bochs {
+    if request.boot.emulator == Kind::Bochs {
         words.extend(["--emulator", "bochs"].map(String::from));
-    } else if let Some(boot) = options.boot {
+    } else if let Some(boot) = request.boot.boot {
         words.extend(["--boot".to_string(), boot.name().to_string()]);
     }
     if let Some(accel) = &options.accel {
@@ -322,15 +260,16 @@ fn replay_options(request: &Request) -> String {
     if !options.append.is_empty() {
         words.extend(["--append".to_string(), quoted(&options.append)]);
     }
-    if options.mem != Options::default().mem {
+    if options.mem != MEMORY {
         words.extend(["--mem".to_string(), options.mem.to_string()]);
     }
     if options.debug {
         words.push("--debug".to_string());
     }
-    if !request.extra.is_empty() {
+    let extra = options.extra();
+    if !extra.is_empty() {
         words.push("--".to_string());
-        words.extend(request.extra.iter().map(quoted));
+        words.extend(extra.iter().map(quoted));
     }
     words.into_iter().map(|word| format!(" {word}")).collect()
 }

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::args::{CPUS, Options};
+use super::Options;
+use crate::args::CPUS;
 use crate::bochs;
 use crate::emulator::Kind;
 use crate::machine::{BootPath, has_option};
@@ -47,21 +48,15 @@ impl Job {
 /// The boots of these tests, each `repeat` times: with each number of CPUs that is asked for and
 /// that the test can run with; if none is asked for, with the number nearest to [`CPUS`]. Tests
 /// that bring their own `-smp`, or are booted from an image because they say so, run with one
-/// number of CPUs. Those that take long run if they are among the `named`.
-pub(super) fn plan(
-    tests: &[Arc<Test>],
-    named: &[String],
-    options: &Options,
-    extra: &[OsString],
-    base: u64,
-    repeat: u32,
-    dir: &Path,
-) -> Vec<Job> {
+/// number of CPUs. Those that take long run if they are named in full.
+pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path) -> Vec<Job> {
     let mut jobs = Vec::new();
+    let (repeat, emulator) = (options.repeat.get(), options.boot.emulator);
+    let (asked, extra) = (options.machine.cpus(), options.machine.extra());
     for run in 0..repeat {
         for test in tests {
-            for smp in cpu_counts(test, options.smp.as_deref(), extra) {
-                let boot = options.boot.unwrap_or(test.boot);
+            for smp in cpu_counts(test, asked, &extra) {
+                let boot = options.boot.boot.unwrap_or(test.boot);
                 let suffix = if repeat > 1 {
                     format!("-run{}", run + 1)
                 } else {
@@ -69,10 +64,10 @@ pub(super) fn plan(
                 };
                 let name = format!("{}-smp{smp}{suffix}", test.name.replace("::", "."));
                 let seed = seed::nth(base, run);
-                let named = !test.long || named.contains(&test.name);
+                let named = !test.long || options.filters.contains(&test.name);
                 let long = || Some("takes long: give its whole name".to_string());
                 let ignored = if named {
-                    reason_to_ignore(test, smp).or_else(|| match options.emulator {
+                    reason_to_ignore(test, smp).or_else(|| match emulator {
                         Kind::Qemu => None,
                         Kind::Bochs => bochs::memory(test).err(),
                     })
@@ -86,7 +81,7 @@ pub(super) fn plan(
                 jobs.push(Job {
                     test: test.clone(),
                     smp,
-                    emulator: options.emulator,
+                    emulator,
                     boot,
                     run,
                     seed,

@@ -1,4 +1,12 @@
+use clap::Parser;
+
 use super::*;
+
+fn planned(test: &Arc<Test>, words: &str) -> Vec<Job> {
+    let words = format!("test {words}");
+    let options = Options::try_parse_from(words.split_whitespace()).expect("it is right");
+    plan(std::slice::from_ref(test), &options, 7, Path::new("d"))
+}
 
 fn test(qemu: &[&str], boot: BootPath) -> Arc<Test> {
     Arc::new(Test {
@@ -10,26 +18,16 @@ fn test(qemu: &[&str], boot: BootPath) -> Arc<Test> {
 }
 
 fn jobs(test: Arc<Test>, repeat: u32) -> Vec<Job> {
-    let options = Options {
-        smp: Some(vec![1, 2, 4]),
-        ..Options::default()
-    };
-    plan(&[test], &[], &options, &[], 7, repeat, Path::new("d"))
+    planned(&test, &format!("--smp 1,2,4 --repeat {repeat}"))
 }
 
 /// The numbers of CPUs with which a test that can run with `range` is run if `--smp` is
 /// `asked`, and why it is not.
-fn boots(
-    range: std::ops::RangeInclusive<u32>,
-    asked: Option<&[u32]>,
-) -> (Vec<u32>, Option<String>) {
+fn boots(range: std::ops::RangeInclusive<u32>, asked: Option<&str>) -> (Vec<u32>, Option<String>) {
     let mut test = test(&[], BootPath::Pvh);
     Arc::make_mut(&mut test).smp = range;
-    let options = Options {
-        smp: asked.map(<[u32]>::to_vec),
-        ..Options::default()
-    };
-    let jobs = plan(&[test], &[], &options, &[], 7, 1, Path::new("d"));
+    let smp = asked.map_or(String::new(), |asked| format!("--smp {asked}"));
+    let jobs = planned(&test, &smp);
     let ignored = jobs.iter().find_map(|job| job.ignored.clone());
     (jobs.iter().map(|job| job.smp).collect(), ignored)
 }
@@ -59,15 +57,15 @@ fn a_plain_run_leaves_no_number_of_cpus_out() {
 
 #[test]
 fn what_is_asked_for_is_meant() {
-    assert_eq!(boots(2..=2, Some(&[1, 2, 4])), (vec![2], None));
-    assert_eq!(boots(3..=8, Some(&[4, 8])), (vec![4, 8], None));
+    assert_eq!(boots(2..=2, Some("1,2,4")), (vec![2], None));
+    assert_eq!(boots(3..=8, Some("4,8")), (vec![4, 8], None));
     let reason = |text: &str| Some(text.to_string());
     let two = reason("needs 2 CPUs, which --smp does not name");
-    assert_eq!(boots(2..=2, Some(&[4])), (vec![4], two));
+    assert_eq!(boots(2..=2, Some("4")), (vec![4], two));
     let more = reason("needs 3 to 8 CPUs, which --smp does not name");
-    assert_eq!(boots(3..=8, Some(&[1, 2])), (vec![1], more));
+    assert_eq!(boots(3..=8, Some("1,2")), (vec![1], more));
     let many = reason("needs at least 9 CPUs, which --smp does not name");
-    assert_eq!(boots(9..=u32::MAX, Some(&[4])), (vec![4], many));
+    assert_eq!(boots(9..=u32::MAX, Some("4")), (vec![4], many));
 }
 
 #[test]
@@ -90,19 +88,7 @@ fn what_is_ignored_is_said_once_however_often_it_is_repeated() {
 fn a_test_that_takes_long_runs_if_it_is_named() {
     let mut long = test(&["-smp", "8"], BootPath::Pvh);
     Arc::make_mut(&mut long).long = true;
-    let options = Options::default();
-    let named = |name: &str| {
-        let long = std::slice::from_ref(&long);
-        plan(
-            long,
-            &[name.to_string()],
-            &options,
-            &[],
-            7,
-            1,
-            Path::new("d"),
-        )
-    };
+    let named = |name: &str| planned(&long, name);
     assert!(named("a::").iter().all(|job| job.ignored.is_some()));
     assert!(named("a::b").iter().all(|job| job.ignored.is_none()));
 }
