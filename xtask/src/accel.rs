@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::emulator::{Emulator, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Ours, Result, anyhow, usage};
 use crate::machine::{Machine, Medium};
 use crate::symbols::Symbols;
 use crate::vm::{Echo, Vm};
@@ -80,10 +80,10 @@ pub(crate) fn settle(
             }
             let without = "leave --accel out, which takes TCG";
             let hint = add.map_or(without.into(), |add| format!("{add}; or {without}"));
-            return Err(Error::environment(why).hint(hint));
+            return Err(anyhow!("{why}").hint(hint));
         }
     }
-    let error = Error::usage(
+    let error = usage(
         command,
         format!("QEMU refuses its arguments: {}", reason(&words)),
     );

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::emulator::Kind;
-use crate::error::{Error, Result};
+use crate::error::{Ours, Result, usage};
 use crate::machine::BootPath;
 use crate::paths;
 
@@ -66,7 +66,7 @@ impl MachineOptions {
         match self.cpus() {
             None => Ok(None),
             Some(&[one]) => Ok(Some(one)),
-            Some(_) => Err(Error::usage(command, "--smp takes one number here")),
+            Some(_) => Err(usage(command, "--smp takes one number here")),
         }
     }
 
@@ -110,7 +110,7 @@ impl BootOptions {
         if self.emulator != Kind::Bochs {
             return Ok(());
         }
-        let lacks = |what| Err(Error::usage(command, format!("Bochs has no {what}")));
+        let lacks = |what| Err(usage(command, format!("Bochs has no {what}")));
         if let Some(other) = self.boot.filter(|path| *path != BootPath::Bios) {
             return lacks(format!("--boot {}", other.name()));
         }

@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow};
 use crate::machine::{BootPath, Machine, Medium, is_debug_exit, quoted};
 use crate::registry::Test;
 use crate::symbols::Symbols;
@@ -79,10 +79,8 @@ impl Bochs {
     /// When one of them does not run.
     pub(crate) fn new(program: PathBuf, display: &Path) -> Result<Bochs> {
         let Some((version, debugger)) = version(&program) else {
-            return Err(
-                Error::environment(format!("{} is no Bochs", paths::text(&program)))
-                    .hint(host::install_line(&[host::Tool::Bochs])),
-            );
+            return Err(anyhow!("{} is no Bochs", paths::text(&program))
+                .hint(host::install_line(&[host::Tool::Bochs])));
         };
         let display = Display::start(display)?;
         Ok(Bochs {
@@ -106,7 +104,7 @@ impl Bochs {
         if let Medium::Disk { image, .. } = &machine.medium {
             fs::hard_link(image, &disk)
                 .or_else(|_| fs::copy(image, &disk).map(|_| ()))
-                .map_err(|e| Error::io(format!("cannot write {}", paths::shown(&disk)), &e))?;
+                .with_context(|| format!("cannot write {}", paths::shown(&disk)))?;
         }
         paths::write(&dir.join(CONFIGURATION), configuration(machine))?;
         let mut command = Command::new(&self.program);
@@ -269,7 +267,7 @@ impl Display {
         guard::prepare(&mut command);
         let mut child = command
             .spawn()
-            .map_err(|e| Error::io(format!("cannot start {}", paths::text(program)), &e))?;
+            .with_context(|| format!("cannot start {}", paths::text(program)))?;
         guard::add(&child);
         let mut line = String::new();
         if let Some(pipe) = child.stdout.take() {
@@ -286,11 +284,11 @@ impl Display {
         if let Some(mut pipe) = errors {
             let _ = pipe.read_to_string(&mut words);
         }
-        Err(Error::environment(format!(
+        Err(anyhow!(
             "{} gives no display and says:\n{}",
             paths::text(program),
             words.trim()
-        ))
+        )
         .hint("start it by hand, with -displayfd 1, to see why"))
     }
 }

@@ -19,7 +19,7 @@ use crate::bochs;
 use crate::budget::{Budget, Limits, Stall, cpu_time};
 use crate::crash;
 use crate::emulator::Emulator;
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, reported};
 use crate::hang;
 use crate::interrupt;
 use crate::machine::{Machine, Medium};
@@ -168,7 +168,7 @@ impl Boot<'_> {
             }
             if let Some(exit) = interrupt::requested() {
                 vm.kill();
-                return Err(Error::reported(exit));
+                return Err(reported(exit));
             }
             if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
                 let report = self.stop_hung(vm, stall)?;
@@ -225,7 +225,7 @@ impl Boot<'_> {
             // The guest has the chance to tell by itself.
             let before = vm.progress();
             if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
-                lines.push(why);
+                lines.push(why.one_line());
             }
             self.wait(vm, NMI_REPORT)?;
             if vm.progress() == before {
@@ -322,5 +322,5 @@ fn own_words(vm: &mut Vm) -> String {
 fn append(path: &Path, line: &str) -> Result<()> {
     let file = OpenOptions::new().append(true).open(path);
     file.and_then(|mut file| file.write_all(line.as_bytes()))
-        .map_err(|e| Error::io(format!("cannot write {}", paths::shown(path)), &e))
+        .with_context(|| format!("cannot write {}", paths::shown(path)))
 }

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow, failed};
 use crate::machine::quoted;
 use crate::term::{self, When};
 use crate::{image_paths, paths};
@@ -81,7 +81,7 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
 /// # Errors
 /// When the operating system does not say where it is.
 pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
-    let this = env::current_exe().map_err(|e| Error::io("where is this program?", &e))?;
+    let this = env::current_exe().context("where is this program?")?;
     let mut command = Command::new(this);
     command.args(words);
     Ok(command)
@@ -111,16 +111,16 @@ pub(crate) fn ask(program: &str, words: &[&str]) -> Result<OsString> {
         .args(words)
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| Error::io(format!("cannot start {program}"), &e))?;
+        .with_context(|| format!("cannot start {program}"))?;
     if output.status.success() {
         return Ok(paths::os_string(output.stdout.trim_ascii().to_vec()));
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::environment(format!(
+    Err(anyhow!(
         "`{program} {}` failed: {}",
         words.join(" "),
         said.trim()
-    )))
+    ))
 }
 
 /// Checks that rustc can write into this folder.
@@ -135,7 +135,7 @@ pub(crate) fn into(dir: &Path) -> Result<()> {
         "rustc cannot write into {}: that is not UTF-8",
         paths::text(dir)
     );
-    Err(Error::environment(text).hint("name another target folder by CARGO_TARGET_DIR="))
+    Err(anyhow!("{text}").hint("name another target folder by CARGO_TARGET_DIR="))
 }
 
 /// The folder of the toolchain.
@@ -196,7 +196,7 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+        .context("cannot start cargo")?;
     let (send, receive) = channel();
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || {
@@ -213,7 +213,7 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
     loop {
         match receive.recv_timeout(PATIENCE) {
             Ok(Ok(line)) => elf = executable(&line, image.bin).or(elf),
-            Ok(Err(error)) => return Err(Error::io("cannot read cargo's messages", &error)),
+            Ok(Err(error)) => return Err(error).context("cannot read cargo's messages"),
             Err(RecvTimeoutError::Timeout) if !announced => {
                 eprintln!("{note}");
                 announced = true;
@@ -222,15 +222,11 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child
-        .wait()
-        .map_err(|e| Error::io("cannot wait for cargo", &e))?;
+    let status = child.wait().context("cannot wait for cargo")?;
     match elf {
         Some(elf) if status.success() => Ok(elf),
-        _ => Err(
-            Error::failed(format!("the image {} does not build", image.bin))
-                .hint("the compiler's messages are above"),
-        ),
+        _ => Err(failed(format!("the image {} does not build", image.bin))
+            .hint("the compiler's messages are above")),
     }
 }
 

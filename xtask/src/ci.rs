@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::cargo::{TARGET, cargo, shown, tool, xtask};
 use crate::emulator::{Emulator, Kind};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Ours, Result, reported};
 use crate::{interrupt, paths, setup, term};
 
 /// The command line of `cargo xtask ci`.
@@ -107,16 +107,16 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     }
     term::say(&line);
     match interrupt::requested() {
-        Some(exit) => Err(Error::reported(exit)),
+        Some(exit) => Err(reported(exit)),
         None if failed == 0 => Ok(()),
-        None => Err(Error::reported(Exit::Failed)),
+        None => Err(reported(Exit::Failed)),
     }
 }
 
 fn run(mut check: Check) -> Outcome {
     term::say(&format!("\n== {}", check.name));
     if let Err(error) = (check.needs)() {
-        term::say(&format!("skipped\n{error}"));
+        term::say(&format!("skipped\n{}", error.shown()));
         return Outcome::Skipped;
     }
     term::say(&format!("$ {}", shown(&check.command)));

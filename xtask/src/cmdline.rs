@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::args::MachineOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, Ours, Result, usage};
 use crate::machine::BootPath;
 use crate::registry::Test;
 
@@ -68,7 +68,7 @@ fn refusal(path: BootPath, line: &str, extra: &[OsString]) -> Option<String> {
 
 fn error(command: &str, text: String) -> Error {
     let hint = format!("leave words out: the kernel reads the first {READ} bytes");
-    Error::usage(command, text).hint(hint)
+    usage(command, text).hint(hint)
 }
 
 /// What `-append` in QEMU's arguments gives: the last one counts.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::cargo::cargo;
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow, failed};
 use crate::{lock, paths, rust_source, setup, term};
 
 /// The command line of `cargo xtask coverage`.
@@ -119,7 +119,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     }
     let text = format!("the host tests run {total:.2} % of the lines; {LEAST} % is the least");
     let hint = "test what is not run; `cargo xtask coverage --lines` names it";
-    Err(Error::failed(text).hint(hint))
+    Err(failed(text).hint(hint))
 }
 
 /// Runs the tests, and reads what they have run.
@@ -139,21 +139,18 @@ fn measured(branches: bool) -> Result<Vec<File>> {
         .args(["--json", "--output-path"])
         .arg(&output)
         .status()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+        .context("cannot start cargo")?;
     if !status.success() {
-        return Err(
-            Error::failed("host tests have failed, or were not measured")
-                .hint("the messages of cargo llvm-cov are above"),
-        );
+        return Err(failed("host tests have failed, or were not measured")
+            .hint("the messages of cargo llvm-cov are above"));
     }
     let json = serde_json::from_slice(&paths::read(&output)?);
-    let json: Value =
-        json.map_err(|e| Error::environment(format!("{} is no JSON: {e}", paths::shown(&output))))?;
+    let json: Value = json.map_err(|e| anyhow!("{} is no JSON: {e}", paths::shown(&output)))?;
     let root = format!("{}/", paths::text(&paths::root()));
     let code = code_lines()?;
     let wrong = |what: &str| {
         let text = format!("{} {what}", paths::shown(&output));
-        Error::environment(text).hint("try another version of cargo-llvm-cov")
+        anyhow!("{text}").hint("try another version of cargo-llvm-cov")
     };
     let mut files = Vec::new();
     for file in json["data"][0]["files"].as_array().into_iter().flatten() {

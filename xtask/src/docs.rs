@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::cargo::{self, cargo, shown};
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, failed};
 use crate::{model, paths, size, term};
 
 /// The command line of `cargo xtask docs`.
@@ -86,9 +86,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     if stale == 0 {
         term::say("the documents show what the commands print");
     } else if !write {
-        return Err(
-            Error::failed("the documents are stale").hint("cargo xtask docs --write renews them")
-        );
+        return Err(failed("the documents are stale").hint("cargo xtask docs --write renews them"));
     }
     Ok(())
 }
@@ -103,7 +101,7 @@ fn panic_as_shown() -> Result<String> {
         let log = told
             .lines()
             .find_map(|line| line.trim().strip_prefix("console: "));
-        let log = log.ok_or_else(|| Error::failed("the test does not name its console"))?;
+        let log = log.ok_or_else(|| failed("the test does not name its console"))?;
         let log = paths::read_text(log.as_ref())?;
         match crash::readme(&readme, &log) {
             Err(error) if tries == 5 => return Err(error),
@@ -126,30 +124,27 @@ fn page(
 /// What a command that must succeed says, which is printed too if `show`.
 fn said(command: &mut Command, show: bool) -> Result<String> {
     let name = shown(command);
-    let broken = |e| Error::io(&name, &e);
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(broken)?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context(name.clone())?;
+    let stdout = child.stdout.take().expect("it is piped");
     let mut text = String::new();
-    for line in child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .into_iter()
-        .flat_map(BufRead::lines)
-    {
-        let line = line.map_err(broken)?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context(name.clone())?;
         if show {
             term::say(&line);
         }
         text.push_str(&line);
         text.push('\n');
     }
-    if child.wait().map_err(broken)?.success() {
+    if child.wait().context(name.clone())?.success() {
         return Ok(text);
     }
     if !show {
         term::say(&text);
     }
-    Err(Error::failed(format!("this fails: {name}")))
+    Err(failed(format!("this fails: {name}")))
 }
 
 /// The lines of each that the other one has nothing like.

@@ -3,7 +3,7 @@
 
 use crate::cargo::{TARGET, ask};
 use crate::emulator::Emulator;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Ours, Result, reported};
 use crate::host::Tool;
 use crate::machine::BootPath;
 use crate::qemu::{OLDEST, Qemu, TESTED};
@@ -54,7 +54,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     print(&checks);
     let missing = |check: &Check| check.need == Need::Required && check.found.is_err();
     if checks.iter().any(missing) {
-        Err(Error::reported(Exit::Environment))
+        Err(reported(Exit::Environment))
     } else {
         Ok(())
     }

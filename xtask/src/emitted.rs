@@ -18,7 +18,7 @@ use iced_x86::{
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::cargo::KBENCH;
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, bail, failed};
 use crate::{image, image_paths, paths, term};
 
 /// The command line of `cargo xtask emitted`.
@@ -56,19 +56,16 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 /// Judges every function of the kernel: its x2APIC commands, and that it does not ask the CPU
 /// for its interrupt flag (decision 13).
 fn commands(elf: &[u8]) -> Result<()> {
-    let wrong = |what: &str| Error::environment(format!("the benchmark's kernel: {what}"));
-    let file = object::File::parse(elf).map_err(|e| wrong(&format!("no ELF file: {e}")))?;
+    let file = object::File::parse(elf).context("the benchmark's kernel: no ELF file")?;
     let functions = file.symbols().filter(|symbol| symbol.is_definition());
     let functions = functions.filter(|symbol| symbol.kind() == SymbolKind::Text);
     let mut count = 0;
     for symbol in functions {
         let name = symbol.name().unwrap_or("a function without a name");
-        let bytes = code_of(&file, &symbol).map_err(|e| wrong(&format!("{name}: {e}")))?;
-        let code: Vec<_> = Decoder::with_ip(64, bytes, symbol.address(), DecoderOptions::NONE)
-            .iter()
-            .collect();
+        let bytes = code_of(&file, &symbol).with_context(|| name.to_string())?;
+        let code = decoded(bytes, symbol.address());
         if let Some(one) = asks_for_interrupts(&code) {
-            return Err(Error::failed(format!(
+            return Err(failed(format!(
                 "{name} asks the CPU whether interrupts are on, at {:#x}",
                 one.ip()
             ))
@@ -76,7 +73,7 @@ fn commands(elf: &[u8]) -> Result<()> {
         }
         count += x2apic_rules(&code).map_err(|(at, broken)| {
             let around = &code[at.saturating_sub(4)..code.len().min(at + 4)];
-            Error::failed(format!(
+            failed(format!(
                 "an x2APIC command in {name}: {broken}\n{}",
                 listing(around)
             ))
@@ -84,7 +81,7 @@ fn commands(elf: &[u8]) -> Result<()> {
         })?;
     }
     if count == 0 {
-        return Err(wrong("no x2APIC command"));
+        bail!("the benchmark's kernel has no x2APIC command");
     }
     term::say("the interrupt flag: nothing asks for it");
     term::say(&format!("x2APIC commands: {count}, each behind its fences"));
@@ -121,15 +118,13 @@ fn is_immediate(one: &Instruction) -> bool {
 fn code_of<'data>(
     file: &object::File<'data>,
     symbol: &object::Symbol<'data, '_>,
-) -> std::result::Result<&'data [u8], String> {
+) -> Result<&'data [u8]> {
     for section in file.sections() {
-        match section.data_range(symbol.address(), symbol.size()) {
-            Ok(None) => {}
-            Ok(Some(code)) => return Ok(code),
-            Err(error) => return Err(error.to_string()),
+        if let Some(code) = section.data_range(symbol.address(), symbol.size())? {
+            return Ok(code);
         }
     }
-    Err("its code is in no section".to_string())
+    bail!("its code is in no section")
 }
 
 /// Each WRMSR of the interrupt command register comes straight behind MFENCE and LFENCE,
@@ -173,16 +168,17 @@ fn x2apic_rules(code: &[Instruction]) -> std::result::Result<usize, (usize, &'st
 
 /// The instructions of the function that the symbol names.
 fn function(elf: &[u8], name: &str) -> Result<Vec<Instruction>> {
-    let wrong = |what: String| Error::environment(format!("the benchmark's kernel: {what}"));
-    let file = object::File::parse(elf).map_err(|e| wrong(format!("no ELF file: {e}")))?;
-    let symbol = file
-        .symbol_by_name(name)
-        .ok_or_else(|| wrong(format!("no symbol {name}")))?;
-    let code = code_of(&file, &symbol).map_err(|e| wrong(format!("{name}: {e}")))?;
-    let start = symbol.address();
-    Ok(Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+    let file = object::File::parse(elf).context("the benchmark's kernel: no ELF file")?;
+    let symbol = file.symbol_by_name(name);
+    let symbol = symbol.with_context(|| format!("the benchmark's kernel has no symbol {name}"))?;
+    let code = code_of(&file, &symbol).with_context(|| name.to_string())?;
+    Ok(decoded(code, symbol.address()))
+}
+
+fn decoded(code: &[u8], start: u64) -> Vec<Instruction> {
+    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
         .iter()
-        .collect())
+        .collect()
 }
 
 /// Fails with the whole listing if a rule is broken.
@@ -196,10 +192,8 @@ fn judge(
             term::say(&format!("{what}: {count} instructions, as they should be"));
             Ok(())
         }
-        Err(broken) => Err(
-            Error::failed(format!("{what}: {broken}\n{}", listing(code)))
-                .hint("kernel/heart/src/shim.rs says what each should be"),
-        ),
+        Err(broken) => Err(failed(format!("{what}: {broken}\n{}", listing(code)))
+            .hint("kernel/heart/src/shim.rs says what each should be")),
     }
 }
 
@@ -298,14 +292,13 @@ fn listing(code: &[Instruction]) -> String {
 fn document(listing: &str, write: bool) -> Result<()> {
     let path = paths::root().join(DOCUMENT);
     let page = paths::read_text(&path)?;
-    let updated = replaced(&page, listing).ok_or_else(|| {
-        Error::failed(format!("{DOCUMENT}: no listing between ```x86asm and ```"))
-    })?;
+    let updated = replaced(&page, listing)
+        .ok_or_else(|| failed(format!("{DOCUMENT}: no listing between ```x86asm and ```")))?;
     if updated == page {
         return Ok(());
     }
     if !write {
-        return Err(Error::failed(format!(
+        return Err(failed(format!(
             "{DOCUMENT} shows another listing; now it is\n{listing}"
         ))
         .hint("cargo xtask emitted --write"));

@@ -1,8 +1,12 @@
 //! How a command ends when it does not succeed: an exit code, what is wrong, and what to do next.
 //!
-//! Invariant: every `Error` that a person can act on carries a hint.
+//! An error is `anyhow`'s. Two things may be attached to it: the exit code that it stands for (else
+//! it is [`Exit::Environment`]), and a hint. Invariant: every error that a person can act on
+//! carries a hint.
 
 use std::fmt;
+
+pub(crate) use anyhow::{Context, Error, Result, anyhow, bail};
 
 /// The exit codes of `cargo xtask`, beside 0 for success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,81 +25,94 @@ pub(crate) enum Exit {
     Terminated = 143,
 }
 
-/// What went wrong and what to do next.
+/// What to do about an error.
 #[derive(Clone, Debug)]
-pub(crate) struct Error {
-    /// The exit code to end with.
-    pub(crate) exit: Exit,
-    text: String,
-    hint: Option<String>,
+pub(crate) struct Hint(pub(crate) String);
+
+// What is attached says nothing in an error's text.
+impl fmt::Display for Exit {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
 }
 
-/// `std`'s `Result` with this module's `Error`.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
-
-impl Error {
-    fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Error {
-            exit,
-            text: text.into(),
-            hint: None,
-        }
+impl fmt::Display for Hint {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
     }
+}
 
-    /// A wrong command line. The hint names the command's help.
-    pub(crate) fn usage(command: &str, text: impl fmt::Display) -> Self {
-        let help = format!("cargo xtask {command} --help").replace("  ", " ");
-        Error::new(Exit::Usage, text.to_string()).hint(format!("see `{help}`"))
-    }
+/// A wrong command line. The hint names the command's help.
+pub(crate) fn usage(command: &str, text: impl fmt::Display) -> Error {
+    let help = format!("cargo xtask {command} --help").replace("  ", " ");
+    let error = anyhow!("{text}").context(Exit::Usage);
+    error.hint(format!("see `{help}`"))
+}
 
-    /// Something that this machine or this tree lacks.
-    pub(crate) fn environment(text: impl Into<String>) -> Self {
-        Error::new(Exit::Environment, text)
-    }
+/// A build or a check that failed.
+pub(crate) fn failed(text: impl fmt::Display) -> Error {
+    anyhow!("{text}").context(Exit::Failed)
+}
 
-    /// A file operation that failed.
-    pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Error::new(Exit::Environment, format!("{what}: {error}"))
-    }
+/// An end that has been reported in full: only its exit code is left to say.
+pub(crate) fn reported(exit: Exit) -> Error {
+    anyhow!("").context(exit)
+}
 
-    /// A build that failed.
-    pub(crate) fn failed(text: impl Into<String>) -> Self {
-        Error::new(Exit::Failed, text)
-    }
-
-    /// An end that has been reported in full: only its exit code is left to say.
-    pub(crate) fn reported(exit: Exit) -> Self {
-        Error::new(exit, "")
-    }
-
+/// What an error of this tool has besides `anyhow`'s.
+pub(crate) trait Ours {
     /// Adds what to do next.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
+    fn hint(self, hint: impl Into<String>) -> Self;
+    /// The exit code that it stands for.
+    fn exit(&self) -> Exit;
+    /// What is wrong, with its causes; empty if it has been reported.
+    fn text(&self) -> String;
+    /// What is wrong and what to do, for a terminal.
+    fn shown(&self) -> String;
+    /// The same in one line, for a place that has no more room.
+    fn one_line(&self) -> String;
+    /// Another one that says the same.
+    fn copied(&self) -> Self;
+}
+
+impl Ours for Error {
+    fn hint(self, hint: impl Into<String>) -> Error {
+        self.context(Hint(hint.into()))
     }
 
-    /// Whether there is anything left to print.
-    pub(crate) fn is_reported(&self) -> bool {
-        self.text.is_empty()
+    fn exit(&self) -> Exit {
+        self.downcast_ref().copied().unwrap_or(Exit::Environment)
     }
 
-    /// What is wrong and what to do in one line, for a place that has no more room.
-    pub(crate) fn one_line(&self) -> String {
+    fn text(&self) -> String {
+        let texts = self.chain().map(ToString::to_string);
+        texts
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
+    fn shown(&self) -> String {
+        let hint = self
+            .downcast_ref()
+            .map(|Hint(hint)| hint.replace('\n', "\n        "));
+        let next = hint.map(|hint| format!("\n  next: {hint}"));
+        format!("error: {}{}", self.text(), next.unwrap_or_default())
+    }
+
+    fn one_line(&self) -> String {
         let first = |text: &str| text.lines().next().unwrap_or_default().to_string();
         let hint = self
-            .hint
-            .as_deref()
-            .map_or(String::new(), |hint| format!(" ({})", first(hint)));
-        format!("{}{hint}", first(&self.text))
+            .downcast_ref()
+            .map(|Hint(hint)| format!(" ({})", first(hint)));
+        format!("{}{}", first(&self.text()), hint.unwrap_or_default())
     }
-}
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.text)?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  next: {}", hint.replace('\n', "\n        "))?;
+    fn copied(&self) -> Error {
+        let copy = anyhow!("{}", self.text()).context(self.exit());
+        match self.downcast_ref() {
+            Some(Hint(hint)) => copy.hint(hint),
+            None => copy,
         }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Ours, Result, anyhow};
 use crate::host::{self, Tool};
 use crate::paths;
 use crate::qemu::Qemu;
@@ -70,8 +70,9 @@ pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
         for (name, file) in [("OVMF_CODE", &code), ("OVMF_VARS", &vars)] {
             if !file.is_file() {
                 let text = format!("{name}={} is not a file", paths::text(file));
-                return Err(Error::environment(text)
-                    .hint("set OVMF_CODE= and OVMF_VARS= to files, or unset both"));
+                return Err(
+                    anyhow!("{text}").hint("set OVMF_CODE= and OVMF_VARS= to files, or unset both")
+                );
             }
         }
         return Ok(Some((code, vars)));
@@ -106,7 +107,7 @@ fn beside(code: &Path) -> PathBuf {
 pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Firmware> {
     let (code, source) = find(Some(qemu))?.ok_or_else(|| {
         let line = host::install_line(&[Tool::Ovmf]);
-        Error::environment("there is no UEFI firmware for QEMU (OVMF) on this system")
+        anyhow!("there is no UEFI firmware for QEMU (OVMF) on this system")
             .hint(format!("{line}\nor set OVMF_CODE= and OVMF_VARS="))
     })?;
     let vars = dir.join("ovmf-vars.fd");

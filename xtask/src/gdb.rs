@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use crate::args::{CPUS, MachineOptions, number};
 use crate::cargo::{KERNEL, KTEST};
 use crate::emulator::Emulator;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Context, Exit, Ours, Result, reported, usage};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup, term};
 
@@ -94,15 +94,13 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         &format!("tcp:127.0.0.1:{port}"),
     ]);
     let errors = dir.join("qemu.log");
-    let errors = File::create(&errors).map_err(|e| Error::io(paths::shown(&errors), &e))?;
+    let errors = File::create(&errors).with_context(|| paths::shown(&errors))?;
     // QEMU never reads it, and holds the lock for as long as it runs: gdb takes our place.
     let lock = own.lock.try_clone();
-    let lock = lock.map_err(|e| Error::io(format!("cannot keep {}", paths::shown(dir)), &e))?;
+    let lock = lock.with_context(|| format!("cannot keep {}", paths::shown(dir)))?;
     command.stdin(lock).stdout(Stdio::null()).stderr(errors);
     guard::own_group(&mut command);
-    let qemu = command
-        .spawn()
-        .map_err(|e| Error::io("cannot start QEMU", &e))?;
+    let qemu = command.spawn().context("cannot start QEMU")?;
     term::say(&format!(
         "console: {}; leave gdb to end QEMU",
         paths::shown(&console)
@@ -116,7 +114,7 @@ fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsS
         .into_iter()
         .find(|test| test.name == name)
     else {
-        return Err(Error::usage("gdb", format!("there is no test {name}"))
+        return Err(usage("gdb", format!("there is no test {name}"))
             .hint("cargo xtask test --list shows them all"));
     };
     let asked = &options.machine;
@@ -141,7 +139,7 @@ fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     listener
         .map(|address| address.port())
-        .map_err(|e| Error::io("no free port for gdb", &e))
+        .context("no free port for gdb")
 }
 
 /// gdb's commands. The ELF's entry is where every boot path meets. The
@@ -205,18 +203,18 @@ fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()
         watch(&qemu)?;
         let error = command.exec();
         guard::kill_group(&mut qemu);
-        return Err(Error::io("cannot start gdb", &error));
+        return Err(error).context("cannot start gdb");
     }
     guard::add(&qemu);
     let status = command.status();
     guard::kill_group(&mut qemu);
     let _ = qemu.wait();
     guard::remove(&qemu);
-    let status = status.map_err(|e| Error::io("cannot start gdb", &e))?;
+    let status = status.context("cannot start gdb")?;
     if status.success() {
         Ok(())
     } else {
-        Err(Error::reported(Exit::Failed))
+        Err(reported(Exit::Failed))
     }
 }
 
@@ -234,8 +232,5 @@ fn watch(qemu: &Child) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     guard::own_group(&mut command);
-    command
-        .spawn()
-        .map(|_| ())
-        .map_err(|e| Error::io("cannot start sh", &e))
+    command.spawn().map(|_| ()).context("cannot start sh")
 }

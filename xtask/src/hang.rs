@@ -2,15 +2,16 @@
 
 use serde_json::json;
 
+use crate::error::{Ours, Result};
 use crate::qmp::Qmp;
 use crate::symbols::Symbols;
 
 /// Where each CPU stands, one line each: `cpu0: rip 0x... FUNCTION at FILE:LINE`.
 pub(crate) fn report(qmp: &mut Qmp, symbols: &Symbols) -> Vec<String> {
-    asked(qmp, symbols).unwrap_or_else(|why| vec![why])
+    asked(qmp, symbols).unwrap_or_else(|why| vec![why.one_line()])
 }
 
-fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>, String> {
+fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>> {
     let cpus = qmp.execute("query-cpus-fast", &json!({}))?;
     let count = cpus.as_array().map_or(0, Vec::len);
     let cpus = parse(&qmp.human("info registers -a")?);

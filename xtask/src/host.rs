@@ -6,7 +6,7 @@
 use std::env;
 use std::process::{Command, Stdio};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow};
 use crate::{lock, paths};
 
 /// A package manager that this tool can name.
@@ -180,8 +180,7 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
         .map(|tool| tool.name())
         .collect::<Vec<_>>()
         .join(", ");
-    let missing =
-        || Error::environment(format!("missing on this system: {what}")).hint(install_line(tools));
+    let missing = || anyhow!("missing on this system: {what}").hint(install_line(tools));
     let Some(manager) = Manager::find().filter(|manager| manager.installs_unasked()) else {
         return Err(missing());
     };
@@ -199,7 +198,7 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
         // The package manager's chatter is not this command's output.
         let output = command
             .output()
-            .map_err(|e| Error::io(format!("cannot start {}", words[0]), &e))?;
+            .with_context(|| format!("cannot start {}", words[0]))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
             let said = if said.is_empty() {
@@ -207,10 +206,8 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
             } else {
                 format!(":\n{said}")
             };
-            return Err(
-                Error::environment(format!("`{}` failed{said}", words.join(" ")))
-                    .hint(format!("install it by hand: {}", install_line(tools))),
-            );
+            return Err(anyhow!("`{}` failed{said}", words.join(" "))
+                .hint(format!("install it by hand: {}", install_line(tools))));
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::ArgGroup;
 
 use crate::cargo::{self, Image, KERNEL};
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow};
 use crate::machine::BootPath;
 use crate::{args, cmdline, elf, lock, paths, setup, strip, term};
 
@@ -60,9 +60,7 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
             path.name(),
             missing.join(", ")
         );
-        return Err(
-            Error::environment(text).hint(format!("rustup component add {}", missing.join(" ")))
-        );
+        return Err(anyhow!("{text}").hint(format!("rustup component add {}", missing.join(" "))));
     }
     let cmdline_file = out.with_extension("cmdline");
     paths::write(&cmdline_file, cmdline)?;
@@ -96,20 +94,18 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
         .env_remove("CARGO_TARGET_DIR")
         .env("RUSTC_BOOTSTRAP", "1")
         .stdin(Stdio::null());
-    let output = command
-        .output()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    let output = command.output().context("cannot start cargo")?;
     if output.status.success() && out.is_file() {
         return paths::write(&built, "");
     }
     let words = String::from_utf8_lossy(&output.stderr);
     let cause = words.lines().find(|line| line.starts_with("error"));
     let cause = cause.unwrap_or("the image tool failed");
-    Err(Error::environment(format!(
+    Err(anyhow!(
         "the {} image cannot be made: {cause}\n{}",
         path.name(),
         words.trim()
-    ))
+    )
     .hint("its first build fetches the loader's stages from crates.io: is there a network?"))
 }
 
@@ -169,7 +165,7 @@ impl Images {
             let out = self.dir.join(format!("{}-{number}.img", path.name()));
             make(path, elf, cmdline, &out).map(|()| out)
         });
-        image.clone()
+        image.as_ref().map(PathBuf::clone).map_err(Ours::copied)
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cargo::{KERNEL, TARGET, sysroot};
-use crate::error::{Error, Result};
+use crate::error::{Result, failed};
 use crate::{image, paths, strip};
 
 /// What cargo is told, so that rustc writes other names into panic messages. Joined to
@@ -50,7 +50,7 @@ pub(crate) fn check() -> Result<()> {
     for path in [paths::root(), registry(), sysroot()?] {
         if let Some(found) = holding(&loaded, path.as_os_str().as_encoded_bytes()) {
             let text = format!("the kernel holds a path of this machine: {found}");
-            return Err(Error::failed(text));
+            return Err(failed(text));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Context, Exit, Result};
 
 /// The exit code that the signal which has come stands for; 0 until then.
 static CODE: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
@@ -28,7 +28,7 @@ pub(crate) fn watch() -> Result<()> {
         flag::register_conditional_shutdown(signal, exit as i32, again.clone())
             .and_then(|_| flag::register(signal, again.clone()))
             .and_then(|_| flag::register_usize(signal, code.clone(), exit as usize))
-            .map_err(|e| Error::io("cannot watch for Ctrl-C", &e))?;
+            .context("cannot watch for Ctrl-C")?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result, reported};
 use crate::rust_source::{self, Word};
 use crate::{paths, term};
 
@@ -243,7 +243,7 @@ pub(crate) fn command() -> Result<()> {
     if breaches.is_empty() {
         Ok(())
     } else {
-        Err(Error::reported(Exit::Failed))
+        Err(reported(Exit::Failed))
     }
 }
 

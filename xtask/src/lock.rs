@@ -8,7 +8,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Result};
 use crate::paths;
 
 /// The file in each folder that is locked. It holds the process id of who had it last.
@@ -85,7 +85,7 @@ fn open(dir: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .open(&path);
-    file.map_err(|e| Error::io(format!("cannot open {}", paths::shown(&path)), &e))
+    file.with_context(|| format!("cannot open {}", paths::shown(&path)))
 }
 
 /// Some network file systems have no locks: better without one than not at all.

@@ -62,7 +62,7 @@ mod test;
 mod verdict;
 mod vm;
 
-use error::{Error, Result};
+use error::{Ours, Result, usage};
 
 /// Build, boot, test and check the Tryst kernel.
 #[derive(Parser)]
@@ -145,10 +145,10 @@ fn main() -> ExitCode {
     match parse(&words).and_then(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !error.is_reported() {
-                eprintln!("{error}");
+            if !error.text().is_empty() {
+                eprintln!("{}", error.shown());
             }
-            ExitCode::from(error.exit as u8)
+            ExitCode::from(error.exit() as u8)
         }
     }
 }
@@ -177,7 +177,7 @@ fn parse(words: &[OsString]) -> Result<Line> {
             {
                 text.push_str("\n  tip: words for the kernel are given by --append");
             }
-            return Err(Error::usage(of, text));
+            return Err(usage(of, text));
         }
     }
     std::process::exit(0)

@@ -4,7 +4,7 @@
 //! that C11's orderings allow, and chooses by the seed which thread runs next.
 
 use crate::cargo::tool;
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, failed};
 use crate::setup;
 
 /// The command line of `cargo xtask miri`.
@@ -45,14 +45,12 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         .args(&options.filters)
         .env("MIRIFLAGS", flags)
         .status()
-        .map_err(|e| Error::io("cannot start rustup", &e))?;
+        .context("cannot start rustup")?;
     if status.success() {
         return Ok(());
     }
-    Err(
-        Error::failed("Miri has found something, or a test fails in it")
-            .hint("its words are above; --seeds repeats the failing seed"),
-    )
+    Err(failed("Miri has found something, or a test fails in it")
+        .hint("its words are above; --seeds repeats the failing seed"))
 }
 
 /// The seeds as Miri takes them: `A..B`.

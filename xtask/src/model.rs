@@ -3,7 +3,7 @@
 //! besides.
 
 use crate::cargo::cargo;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
 use std::ffi::OsString;
 use std::process::Command;
 
@@ -28,14 +28,14 @@ pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     let status = explorer()
         .args(words)
         .status()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+        .context("cannot start cargo")?;
     match status.code() {
         // All of it: the machine code too.
         Some(0) if words.iter().all(|word| word == "--full") => step(),
         Some(0) => Ok(()),
-        Some(2) => Err(Error::reported(Exit::Usage)),
-        Some(_) => Err(Error::reported(Exit::Failed)),
-        None => Err(Error::failed("the explorer was ended by a signal")),
+        Some(2) => Err(reported(Exit::Usage)),
+        Some(_) => Err(reported(Exit::Failed)),
+        None => Err(failed("the explorer was ended by a signal")),
     }
 }
 
@@ -47,8 +47,7 @@ pub(crate) fn needs_its_host() -> Result<()> {
     if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         return Ok(());
     }
-    Err(Error::environment("the explorer needs Linux on x86_64")
-        .hint("run it there, or in a container"))
+    Err(anyhow!("the explorer needs Linux on x86_64").hint("run it there, or in a container"))
 }
 
 /// The explorer, still to be told what to do.
@@ -66,13 +65,11 @@ pub(crate) fn stepping() -> Command {
 }
 
 fn step() -> Result<()> {
-    let status = stepping()
-        .status()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    let status = stepping().status().context("cannot start cargo")?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::failed(
+    Err(failed(
         "single-stepping the heart's machine code has found something",
     ))
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Result};
 use crate::machine::quoted;
 
 /// The workspace's root folder. `cargo run` says where this package is; a
@@ -80,7 +80,7 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
     };
-    let mut entries = read().map_err(|e| Error::io(format!("cannot read {}", shown(dir)), &e))?;
+    let mut entries = read().with_context(|| format!("cannot read {}", shown(dir)))?;
     entries.sort();
     Ok(entries)
 }
@@ -90,7 +90,7 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// What the file system says, with the file's name.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| Error::io(format!("cannot read {}", shown(path)), &e))
+    fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// Reads a file of text.
@@ -98,7 +98,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`read`], and when it is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::io(format!("cannot read {}", shown(path)), &e))
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// Creates a folder and its parents.
@@ -106,7 +106,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// # Errors
 /// What the file system says, with the folder's name.
 pub(crate) fn create_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(format!("cannot create {}", shown(dir)), &e))
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", shown(dir)))
 }
 
 /// Writes a file, creating its folder.
@@ -117,7 +117,7 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     if let Some(dir) = path.parent() {
         create_dir(dir)?;
     }
-    fs::write(path, text).map_err(|e| Error::io(format!("cannot write {}", shown(path)), &e))
+    fs::write(path, text).with_context(|| format!("cannot write {}", shown(path)))
 }
 
 /// Checks that a file of this name can be written, and makes its folder. What is in it stays.
@@ -130,7 +130,7 @@ pub(crate) fn writable(path: &Path) -> Result<()> {
     }
     let is_new = !path.exists();
     let opened = fs::File::options().append(true).create(true).open(path);
-    opened.map_err(|e| Error::io(format!("cannot write {}", shown(path)), &e))?;
+    opened.with_context(|| format!("cannot write {}", shown(path)))?;
     if is_new {
         let _ = fs::remove_file(path);
     }
@@ -158,7 +158,7 @@ pub(crate) fn moved(from: &Path, to: &Path) -> Result<()> {
     // To another file system it must be copied.
     fs::rename(from, to)
         .or_else(|_| fs::copy(from, to).map(|_| ()))
-        .map_err(|e| Error::io(format!("cannot write {}", shown(to)), &e))
+        .with_context(|| format!("cannot write {}", shown(to)))
 }
 
 /// The file of this name in a folder of `PATH`, with `.exe` on Windows.

@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Hint, Ours, Result, anyhow, bail};
 use crate::host;
 use crate::paths;
 
@@ -39,25 +39,18 @@ impl Qemu {
         };
         let source = if named.is_some() { " (from QEMU=)" } else { "" };
         let name = format!("{}{source}", paths::text(&program));
-        let version = version(&program).map_err(|why| {
-            Error::environment(format!("{name} is no QEMU: {why}"))
-                .hint("set QEMU= to a qemu-system-x86_64, or unset it")
-        })?;
+        let version = version(&program)
+            .with_context(|| format!("{name} is no QEMU"))
+            .with_context(|| Hint("set QEMU= to a qemu-system-x86_64, or unset it".into()))?;
         let (major, minor) = OLDEST;
-        match major_minor(&version) {
-            Some(numbers) if numbers >= OLDEST => Ok(Some(Qemu { program, version })),
-            Some(_) => Err(
-                Error::environment(format!("QEMU {version} ({name}) is too old")).hint(format!(
-                    "install QEMU {major}.{minor} or newer, or name one by QEMU="
-                )),
-            ),
-            None => Err(Error::environment(format!(
-                "{name} calls itself version {version:?}, which is not understood"
-            ))
-            .hint(format!(
-                "name a QEMU of version {major}.{minor} or newer by QEMU="
-            ))),
-        }
+        let wrong = match major_minor(&version) {
+            Some(numbers) if numbers >= OLDEST => return Ok(Some(Qemu { program, version })),
+            Some(_) => anyhow!("QEMU {version} ({name}) is too old"),
+            None => anyhow!("{name} calls itself version {version:?}, which is not understood"),
+        };
+        Err(wrong.hint(format!(
+            "name a QEMU of version {major}.{minor} or newer by QEMU="
+        )))
     }
 
     /// QEMU's own data folders, where its packages put the firmware.
@@ -89,12 +82,12 @@ fn installed() -> Option<PathBuf> {
 
 /// The version that `--version` prints, or why there is none. A wrapper may print lines of its
 /// own before it.
-fn version(program: &Path) -> std::result::Result<String, String> {
+fn version(program: &Path) -> Result<String> {
     let output = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| format!("it cannot be started: {e}"))?;
+        .context("it cannot be started")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.split_once("QEMU emulator version ");
     if let Some(version) = found.and_then(|(_, after)| after.split_whitespace().next()) {
@@ -102,14 +95,9 @@ fn version(program: &Path) -> std::result::Result<String, String> {
     }
     let said = [&output.stdout[..], &output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    let said = match said.trim() {
-        "" => "nothing".to_string(),
-        said => format!("{:?}", said.lines().next().unwrap_or_default()),
-    };
-    Err(format!(
-        "`--version` ends with {} and says {said}",
-        output.status
-    ))
+    let said = said.trim().lines().next().map(|line| format!("{line:?}"));
+    let said = said.as_deref().unwrap_or("nothing");
+    bail!("`--version` ends with {} and says {said}", output.status)
 }
 
 /// The first two numbers of a version; `None` if it does not begin with them.

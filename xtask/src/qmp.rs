@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::error::{Context, Result, bail};
+
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long QEMU may take from opening its monitor to the first answer: it makes the machine
@@ -30,7 +32,7 @@ impl Qmp {
     ///
     /// # Errors
     /// When the connection fails, or QEMU does not answer on it.
-    pub(crate) fn accept(listener: &TcpListener) -> Result<Option<Qmp>, String> {
+    pub(crate) fn accept(listener: &TcpListener) -> Result<Option<Qmp>> {
         let connect = || {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(false)?;
@@ -40,7 +42,7 @@ impl Qmp {
         let (reader, stream) = match connect() {
             Ok(pair) => pair,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
         let reader = BufReader::new(reader);
         let (send, incoming) = channel();
@@ -66,7 +68,7 @@ impl Qmp {
     ///
     /// # Errors
     /// When QEMU refuses, is gone or does not answer: in one line.
-    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         self.execute_within(PATIENCE, command, arguments)
     }
 
@@ -75,27 +77,28 @@ impl Qmp {
         patience: Duration,
         command: &str,
         arguments: &Value,
-    ) -> Result<Value, String> {
-        let failed = |why: String| format!("QEMU's monitor: {command}: {why}");
+    ) -> Result<Value> {
+        let failed = || format!("QEMU's monitor: {command}");
         let message = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{message}").map_err(|e| failed(e.to_string()))?;
+        writeln!(self.stream, "{message}").with_context(failed)?;
         let end = Instant::now() + patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let mut value = self.incoming.recv_timeout(left).map_err(|e| {
-                failed(match e {
-                    RecvTimeoutError::Timeout => {
-                        format!("no answer within {} s", patience.as_secs())
-                    }
-                    RecvTimeoutError::Disconnected => "the connection has ended".to_string(),
-                })
-            })?;
+            let mut value = match self.incoming.recv_timeout(left) {
+                Ok(value) => value,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{}: no answer within {} s", failed(), patience.as_secs())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("{}: the connection has ended", failed())
+                }
+            };
             if value.get("event").is_some() {
                 self.events.push(value);
             } else if value.get("return").is_some() {
                 return Ok(value["return"].take());
             } else if let Some(error) = value.get("error") {
-                return Err(failed(format!("refused: {}", error["desc"])));
+                bail!("{}: refused: {}", failed(), error["desc"]);
             }
         }
     }
@@ -104,7 +107,7 @@ impl Qmp {
     ///
     /// # Errors
     /// As [`Self::execute`].
-    pub(crate) fn human(&mut self, line: &str) -> Result<String, String> {
+    pub(crate) fn human(&mut self, line: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
         Ok(answer.as_str().unwrap_or_default().to_string())
     }
@@ -113,7 +116,7 @@ impl Qmp {
     ///
     /// # Errors
     /// As [`Self::execute`].
-    pub(crate) fn cont(&mut self) -> Result<(), String> {
+    pub(crate) fn cont(&mut self) -> Result<()> {
         self.execute("cont", &json!({})).map(|_| ())
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use object::{Object, ObjectSection};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Ours, Result, anyhow, bail};
 use crate::machine::BootPath;
 use crate::paths;
 
@@ -115,55 +115,55 @@ impl Test {
 /// When the file is no ELF, holds no tests, or holds a record that this tool
 /// does not understand.
 pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
-    let wrong = |text: String| Error::environment(format!("the test image: {text}"));
-    let file = object::File::parse(elf).map_err(|e| wrong(format!("no ELF file: {e}")))?;
+    const WHERE: &str = "the test image";
+    let file = object::File::parse(elf)
+        .context("no ELF file")
+        .context(WHERE)?;
     let section = file.section_by_name(".ktest_meta");
-    let data = match section.map(|section| section.data()) {
-        None => &[],
-        Some(Ok(data)) => data,
-        Some(Err(e)) => return Err(wrong(format!("section .ktest_meta cannot be read: {e}"))),
-    };
-    let text = String::from_utf8_lossy(data);
-    let mut tests = parse(&text).map_err(wrong)?;
+    let data = section.map_or(Ok(&[][..]), |section| section.data());
+    let data = data
+        .context("section .ktest_meta cannot be read")
+        .context(WHERE)?;
+    let mut tests = parse(&String::from_utf8_lossy(data)).context(WHERE)?;
     if tests.is_empty() {
-        let none = "it holds no tests: section .ktest_meta is missing or empty".to_string();
-        return Err(wrong(none).hint("kernel/link.ld must KEEP .ktest_meta"));
+        let none = anyhow!("{WHERE}: it holds no tests: section .ktest_meta is missing or empty");
+        return Err(none.hint("kernel/link.ld must KEEP .ktest_meta"));
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tests)
 }
 
-fn parse(text: &str) -> std::result::Result<Vec<Test>, String> {
+fn parse(text: &str) -> Result<Vec<Test>> {
     let lines = text
         .lines()
         .map(|line| line.trim_matches('\0'))
         .filter(|line| !line.is_empty());
-    let tests = lines
-        .map(parse_test)
-        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let tests = lines.map(parse_test).collect::<Result<Vec<_>>>()?;
     for (at, test) in tests.iter().enumerate() {
         if tests[..at].iter().any(|other| other.name == test.name) {
-            return Err(format!("two tests have the name {}", test.name));
+            bail!("two tests have the name {}", test.name);
         }
     }
     Ok(tests)
 }
 
 /// Reads one record.
-pub(crate) fn parse_test(line: &str) -> std::result::Result<Test, String> {
+pub(crate) fn parse_test(line: &str) -> Result<Test> {
     let mut fields = line.split('|');
     let mut test = Test::named(fields.next().unwrap_or_default().trim());
     test.attributes = fields.clone().map(String::from).collect();
     for field in fields {
-        set(&mut test, field).ok_or_else(|| {
+        let wrong = || {
             format!(
                 "test {}: the attribute {field:?} is not understood",
                 test.name
             )
-        })?;
+        };
+        let wrong = wrong();
+        set(&mut test, field).context(wrong)?;
     }
     if test.name.is_empty() || test.name.contains(char::is_whitespace) {
-        return Err(format!("a test's name is not a name: {line:?}"));
+        bail!("a test's name is not a name: {line:?}");
     }
     Ok(test)
 }

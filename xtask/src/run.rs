@@ -8,7 +8,7 @@ use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
 use crate::emulator::Emulator;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result, reported};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
@@ -122,7 +122,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
                 paths::shown(&dir.join("console.log"))
             ));
         }
-        Error::reported(exit)
+        reported(exit)
     })
 }
 

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use crate::bochs::{self, Bochs};
 use crate::cargo::{TARGET, ask, tool};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
 use crate::host::{self, Tool};
 use crate::machine::BootPath;
 use crate::qemu::Qemu;
@@ -90,7 +90,7 @@ pub(crate) fn install(missing: &[(&str, &Remedy)]) {
         results.push(host::install(&packages));
     }
     for error in results.into_iter().filter_map(Result::err) {
-        eprintln!("{error}");
+        eprintln!("{}", error.shown());
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn images(boots: &[BootPath], qemu: Option<&Qemu>) {
             install(&lacking.collect::<Vec<_>>());
         }
         Ok(_) => {}
-        Err::<_, Error>(error) => eprintln!("{error}"),
+        Err::<_, Error>(error) => eprintln!("{}", error.shown()),
     }
 }
 
@@ -150,16 +150,16 @@ fn run(missing: &str, program: &str, args: &[&str]) -> Result<()> {
         .args(args)
         .stdin(Stdio::null())
         .status()
-        .map_err(|e| {
-            let error = Error::io(format!("cannot start {program}"), &e);
-            error.hint(format!(
+        .with_context(|| format!("cannot start {program}"))
+        .with_context(|| {
+            Hint(format!(
                 "install rustup (https://rustup.rs), then run: {line}"
             ))
         })?;
     if status.success() {
         Ok(())
     } else {
-        Err(Error::environment(format!("`{line}` failed")).hint(format!(
+        Err(anyhow!("`{line}` failed").hint(format!(
             "see {program}'s message above; then run it again: {line}"
         )))
     }
@@ -220,7 +220,7 @@ pub(crate) fn gdb() -> Result<PathBuf> {
         return Ok(found);
     }
     host::install(&[Tool::Gdb])?;
-    gdb::find_gdb().ok_or_else(|| Error::environment("gdb is installed, but not in PATH"))
+    gdb::find_gdb().ok_or_else(|| anyhow!("gdb is installed, but not in PATH"))
 }
 
 /// QEMU, installed if it is missing and this process may do so.
@@ -234,7 +234,7 @@ pub(crate) fn qemu() -> Result<Qemu> {
     }
     host::install(&[Tool::Qemu])?;
     Qemu::find()?.ok_or_else(|| {
-        Error::environment("QEMU is installed, but qemu-system-x86_64 is not in PATH")
+        anyhow!("QEMU is installed, but qemu-system-x86_64 is not in PATH")
             .hint("set QEMU=/path/to/qemu-system-x86_64")
     })
 }
@@ -249,7 +249,7 @@ pub(crate) fn bochs() -> Result<Bochs> {
         host::install(&[Tool::Bochs])?;
     }
     let (program, display) = bochs::find().ok_or_else(|| {
-        Error::environment("Bochs is installed, but bochs and Xvfb are not in PATH")
+        anyhow!("Bochs is installed, but bochs and Xvfb are not in PATH")
             .hint("see where the packages put them, and extend PATH")
     })?;
     Bochs::new(program, &display)

@@ -2,7 +2,7 @@
 
 use crate::accel::advice;
 use crate::boot::End;
-use crate::error::Exit;
+use crate::error::{Exit, Result};
 
 /// The kernel's exit codes, as QEMU's isa-debug-exit gives them: `value << 1 | 1`.
 pub(crate) mod code {

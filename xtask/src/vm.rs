@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::console::{Lines, symbolised};
 use crate::emulator::Emulator;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
 use crate::guard;
 use crate::machine::Machine;
 use crate::paths;
@@ -92,8 +92,8 @@ impl Vm {
         paths::write(&results, "")?;
         let log_path = dir.join("console.log");
         let log = File::create(&log_path)
-            .map_err(|e| Error::io(format!("cannot write {}", paths::shown(&log_path)), &e))?;
-        let listener = listen().map_err(|e| Error::io("cannot listen for the emulator", &e))?;
+            .with_context(|| format!("cannot write {}", paths::shown(&log_path)))?;
+        let listener = listen().context("cannot listen for the emulator")?;
         let port = listener.local_addr().map_or(0, |address| address.port());
 
         let mut command = match emulator {
@@ -114,10 +114,10 @@ impl Vm {
         };
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         guard::prepare(&mut command);
-        let mut child = command.spawn().map_err(|e| {
-            Error::io(format!("cannot start {emulator}"), &e)
-                .hint("see what `cargo xtask doctor` says about it")
-        })?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {emulator}"))
+            .with_context(|| Hint("see what `cargo xtask doctor` says about it".into()))?;
         guard::add(&child);
 
         let heard = Arc::new(Heard::default());
@@ -161,14 +161,14 @@ impl Vm {
     }
 
     /// The connection has failed: an error, unless it is because the emulator has ended.
-    fn lost(&mut self, why: String) -> Result<()> {
+    fn lost(&mut self, why: Error) -> Result<()> {
         let end = Instant::now() + GONE;
         while self.ended()?.is_none() {
             if Instant::now() > end {
                 self.kill();
-                return Err(Error::environment(why).hint(
-                    "run the command it was started with by hand; name another QEMU by QEMU=",
-                ));
+                let hint =
+                    "run the command it was started with by hand; name another QEMU by QEMU=";
+                return Err(why.hint(hint));
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -179,12 +179,12 @@ impl Vm {
     fn connect<T>(
         &mut self,
         what: &str,
-        mut accept: impl FnMut() -> std::result::Result<Option<T>, String>,
+        mut accept: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let end = Instant::now() + START;
         while self.ended()?.is_none() {
             if Instant::now() > end {
-                self.lost(format!("the emulator does not open {what}"))?;
+                self.lost(anyhow!("the emulator does not open {what}"))?;
                 break;
             }
             match accept() {
@@ -225,7 +225,7 @@ impl Vm {
         let status = self
             .child
             .try_wait()
-            .map_err(|e| Error::io("cannot wait for the emulator", &e))?;
+            .context("cannot wait for the emulator")?;
         if status.is_some() {
             guard::remove(&self.child);
         }
@@ -269,7 +269,7 @@ impl Vm {
         let mut console = String::new();
         if let Some(thread) = self.console.take() {
             let (all, written) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-            written.map_err(|e| Error::io("cannot read the console or write its log", &e))?;
+            written.context("cannot read the console or write its log")?;
             console = all;
         }
         let results = paths::read(&self.results)?;
@@ -291,7 +291,7 @@ impl Drop for Vm {
 }
 
 /// The connection that has come, as bytes.
-fn stream(listener: &TcpListener) -> std::result::Result<Option<TcpStream>, String> {
+fn stream(listener: &TcpListener) -> Result<Option<TcpStream>> {
     let accept = || {
         let (stream, _) = listener.accept()?;
         stream.set_nonblocking(false)?;
@@ -300,7 +300,7 @@ fn stream(listener: &TcpListener) -> std::result::Result<Option<TcpStream>, Stri
     match accept() {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }
 

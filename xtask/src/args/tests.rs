@@ -35,7 +35,7 @@ fn bochs_boots_by_its_bios_and_nothing_else() {
     let settled = |words: &[&str]| {
         let mut line = line(&[&["--emulator", "bochs"], words].concat()).expect("it is right");
         line.boot.settle(&line.machine, "run")?;
-        Result::Ok(line.boot.boot)
+        Result::<_>::Ok(line.boot.boot)
     };
     assert_eq!(settled(&[]).expect("it is right"), Some(BootPath::Bios));
     assert!(settled(&["--boot", "bios"]).is_ok());

@@ -25,7 +25,7 @@ use crate::boot::{Boot, End, Ended};
 use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
 use crate::emulator::Emulator;
-use crate::error::{Error, Result};
+use crate::error::{Ours, Result, anyhow, failed, reported};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::symbols::Symbols;
 use crate::verdict::Verdict;
@@ -182,7 +182,7 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
     if let Err(exit) = verdict.result(asks) {
         term::say(&ended.console);
         term::say(&format!("xtask: {}: {}", verdict.word, verdict.text));
-        return Err(Error::reported(exit));
+        return Err(reported(exit));
     }
     let (mut rows, skipped) = read(&ended.results, wanted.mode())?;
     let samples = if recorded {
@@ -210,7 +210,7 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
             let text = skipped
                 .first()
                 .map_or("nothing was recorded", String::as_str);
-            return Err(Error::failed(format!("{name}: {text}")));
+            return Err(failed(format!("{name}: {text}")));
         };
         explain::print(row, sample, &symbols);
         return Ok(());
@@ -230,7 +230,7 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
 /// else was asked for.
 fn without_plugin(wanted: &Options, why: &str) -> Result<Vec<OsString>> {
     if wanted.explain.is_some() {
-        return Err(Error::environment(why)
+        return Err(anyhow!("{why}")
             .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
     }
     term::say(&format!(
@@ -291,7 +291,7 @@ fn boot(
 fn samples(file: &Path, elf: &[u8], symbols: &Symbols) -> Result<Vec<Option<trace::Sample>>> {
     let record = paths::read(file)?;
     let code = trace::Code::new(elf, symbols);
-    let mut code = code.map_err(|e| Error::environment(format!("the bench image: {e}")))?;
+    let mut code = code.map_err(|e| anyhow!("the bench image: {e}"))?;
     Ok(trace::read(&record, &mut code))
 }
 
@@ -325,7 +325,7 @@ fn read(log: &str, mode: Mode) -> Result<(Vec<Measured>, Vec<String>)> {
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     let (mut clock, mut end) = (0_u64, None::<usize>);
     let wrong = |what: &str| {
-        Error::failed(format!("the bench image's results: {what}"))
+        failed(format!("the bench image's results: {what}"))
             .hint("see results.log and console.log in the folder `bench` of the target folder")
     };
     for line in log.lines().map(str::trim_end) {
@@ -354,7 +354,7 @@ fn read(log: &str, mode: Mode) -> Result<(Vec<Measured>, Vec<String>)> {
     }
     if mode == Mode::Time {
         if clock == 0 {
-            return Err(Error::failed("the guest has no clock"));
+            return Err(failed("the guest has no clock"));
         }
         let scale = 1e9 / clock as f64;
         for row in &mut rows {
@@ -364,7 +364,7 @@ fn read(log: &str, mode: Mode) -> Result<(Vec<Measured>, Vec<String>)> {
         }
     } else if !(999_000_000..=1_001_000_000_u64).contains(&clock) {
         let text = format!("the guest's clock has {clock} Hz: it does not count instructions");
-        return Err(Error::environment(text)
+        return Err(anyhow!("{text}")
             .hint("leave -icount as it is: shift=0 makes an instruction a nanosecond"));
     }
     Ok((rows, skipped))

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use object::{Object, ObjectSymbol};
 
 use crate::cargo::{cargo, into};
-use crate::error::{Error, Result};
+use crate::error::{Context, Result, anyhow, bail};
 use crate::machine::listed;
 use crate::paths;
 use crate::qemu::Qemu;
@@ -39,14 +39,10 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
     }
     into(&dir)?;
     command.arg("--target-dir").arg(&dir).stdin(Stdio::null());
-    let output = command
-        .output()
-        .map_err(|e| Error::io("cannot start cargo", &e))?;
+    let output = command.output().context("cannot start cargo")?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        return Err(Error::environment(format!(
-            "QEMU's plugin does not build: {words}"
-        )));
+        bail!("QEMU's plugin does not build: {words}");
     }
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     Ok(dir
@@ -60,7 +56,7 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
 /// # Errors
 /// When the image has not the functions that the plugin watches.
 pub(super) fn arguments(plugin: &Path, elf: &[u8], out: &Path) -> Result<[OsString; 2]> {
-    let wrong = |what: String| Error::environment(format!("the bench image: {what}"));
+    let wrong = |what: String| anyhow!("the bench image: {what}");
     let file = object::File::parse(elf).map_err(|error| wrong(error.to_string()))?;
     let mut value = listed("", plugin);
     for (key, name) in MARKERS {

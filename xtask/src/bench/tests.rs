@@ -1,6 +1,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::error::Ours;
 
 fn options(words: &str) -> std::result::Result<Options, clap::Error> {
     Options::try_parse_from(format!("bench {words}").split_whitespace())
@@ -107,7 +108,7 @@ fn a_torn_log_or_another_clock_is_an_error() {
         ),
     ] {
         let error = read(&wrong, Mode::Instructions).expect_err(&wrong);
-        assert!(error.to_string().contains(why), "{error}");
+        assert!(error.text().contains(why), "{error:?}");
     }
 }
 

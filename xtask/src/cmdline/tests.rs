@@ -8,7 +8,7 @@ use crate::registry;
 fn said(path: BootPath, bytes: usize, extra: &[&str]) -> Option<String> {
     let extra: Vec<OsString> = extra.iter().map(OsString::from).collect();
     let result = check("run", path, &"x".repeat(bytes), &extra);
-    result.err().map(|error| error.to_string())
+    result.err().map(|error| error.shown())
 }
 
 #[test]
@@ -46,8 +46,8 @@ fn a_test_that_has_too_many_words_is_named() {
     let long = test("smp::one|append=log=info|fill=4000");
     assert!(check_test(&long, &options("")).is_ok());
     let error = check_test(&long, &options(&"x".repeat(100))).expect_err("too long");
-    assert_eq!(error.exit, Exit::Usage);
-    let text = error.to_string();
+    assert_eq!(error.exit(), Exit::Usage);
+    let text = error.shown();
     assert!(
         text.contains("smp::one: the kernel's command line has 4148 bytes"),
         "{text}"

@@ -4,7 +4,7 @@
 //! the same order: words, names, files and line numbers, but not addresses and times, which are
 //! others in every build.
 
-use crate::error::{Error, Result};
+use crate::error::{Ours, Result, failed};
 
 /// The test that panics so.
 pub(super) const TEST: &str = "crash::panic_on_an_ap";
@@ -21,7 +21,7 @@ pub(super) fn readme(text: &str, log: &str) -> Result<String> {
         .map(|at| at + 4);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(Error::failed("README.md has no block with `panic on cpu1`"));
+        return Err(failed("README.md has no block with `panic on cpu1`"));
     };
     let mut printed = log.lines();
     let mut renewed = String::new();
@@ -32,7 +32,7 @@ pub(super) fn readme(text: &str, log: &str) -> Result<String> {
             printed.find_map(|printed| renew(line, printed))
         };
         let new = new.ok_or_else(|| {
-            Error::failed(format!(
+            failed(format!(
                 "README.md shows a line of a panic that is not printed: {line}"
             ))
             .hint(format!(

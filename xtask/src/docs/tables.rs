@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failed};
 
 /// The cells of a row.
 type Row<'a> = Vec<&'a str>;
@@ -18,9 +18,7 @@ pub(super) fn readme(text: &str, sizes: &str) -> Result<String> {
     let begin = text.find("\npart ").map(|at| at + 1);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(Error::failed(
-            "README.md has no block that begins with `part`",
-        ));
+        return Err(failed("README.md has no block that begins with `part`"));
     };
     Ok(format!("{}{sizes}{}", &text[..begin], &text[end..]))
 }
@@ -58,7 +56,7 @@ pub(super) fn models(
 }
 
 fn missing(what: &str) -> Error {
-    Error::failed(format!("docs/models.md lacks {what:?}"))
+    failed(format!("docs/models.md lacks {what:?}"))
 }
 
 /// The text with the rows of one table renewed: the one whose first column has that name.
@@ -78,9 +76,7 @@ fn table(
     let rows = renew(&rows)?;
     // Else nothing would be compared, and nothing found stale.
     if rows.is_empty() {
-        return Err(Error::failed(format!(
-            "no command prints anything for {head:?}"
-        )));
+        return Err(failed(format!("no command prints anything for {head:?}")));
     }
     let new = [heads.join("\n"), rows.join("\n")].join("\n");
     Ok(format!("{}{new}{}", &text[..begin], &text[end..]))

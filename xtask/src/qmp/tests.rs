@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Ours;
 
 /// A QEMU that answers as in the script: a line for each that it reads.
 fn answering(lines: &'static [&'static str]) -> TcpListener {
@@ -31,7 +32,7 @@ fn events_between_answers_are_kept() {
          {\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-reset\"}}\n",
     ]);
     let mut qmp = connected(&listener);
-    assert_eq!(qmp.human("info registers").as_deref(), Ok("RIP=0"));
+    assert_eq!(qmp.human("info registers").expect("an answer"), "RIP=0");
     assert_eq!(qmp.shutdown_reason().as_deref(), Some("guest-reset"));
 }
 
@@ -43,11 +44,11 @@ fn a_refusal_and_a_lost_connection_say_why() {
     ]);
     let mut qmp = connected(&listener);
     let refusal = "QEMU's monitor: nonsense: refused: \"no such command\"";
-    assert_eq!(
-        qmp.execute("nonsense", &json!({})),
-        Err(refusal.to_string())
-    );
+    let refused = qmp
+        .execute("nonsense", &json!({}))
+        .expect_err("it is refused");
+    assert_eq!(refused.text(), refusal);
     // Either the write or the wait finds it out.
     let lost = qmp.cont().expect_err("nobody is there");
-    assert!(lost.starts_with("QEMU's monitor: cont: "), "{lost}");
+    assert!(lost.text().starts_with("QEMU's monitor: cont: "), "{lost}");
 }

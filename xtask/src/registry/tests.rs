@@ -27,6 +27,6 @@ fn what_is_not_understood_is_named() {
         ("|expect=pass\n", "not a name"),
     ] {
         let error = parse(text).expect_err(text);
-        assert!(error.contains(word), "{error}");
+        assert!(error.text().contains(word), "{error}");
     }
 }

@@ -12,7 +12,7 @@ fn what_lies_in_memory_stays() {
         .filter_map(|s| Some(s.name().ok()?.to_string()))
         .collect();
     assert_eq!(names, [".note.Xen", ".bootloader-config", ".shstrtab"]);
-    assert_eq!(crate::elf::examine(&after), Ok(()));
+    assert!(crate::elf::examine(&after).is_ok());
 }
 
 #[test]

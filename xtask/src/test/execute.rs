@@ -14,7 +14,7 @@ use super::{Done, Options};
 use crate::boot::{Boot, Ended};
 use crate::budget::{LIMITS, LONG, Limits};
 use crate::emulator::{Emulator, Kind};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Ours, Result};
 use crate::image::Images;
 use crate::interrupt;
 use crate::machine::{BootPath, Machine, Medium};
@@ -113,12 +113,12 @@ impl Bench<'_> {
                     job,
                     outcome,
                     seconds: 0.0,
-                    console: error.to_string(),
+                    console: error.shown(),
                 });
             }
         };
         let done = match self.boot(&job, &machine, workers) {
-            Err(error) if error.is_reported() => return None,
+            Err(error) if error.text().is_empty() => return None,
             Ok(ended) => Done {
                 outcome: judge(&job.test, &ended),
                 seconds: ended.time.as_secs_f64(),

@@ -21,7 +21,7 @@ use std::time::Instant;
 use crate::args::{self, BootOptions, CPUS, ENVIRONMENT, MEMORY, MachineOptions, number};
 use crate::cargo::KTEST;
 use crate::emulator::{Emulator, Kind};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Ours, Result, reported, usage};
 use crate::image::{self, Images};
 use crate::machine::{Machine, Medium, quoted};
 use crate::registry::{self, Test};
@@ -105,10 +105,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     if let (Some(junit), Some(json)) = (&request.junit, &request.json)
         && paths::same(junit, json)
     {
-        return Err(Error::usage(
-            "test",
-            "--junit and --json name the same file",
-        ));
+        return Err(usage("test", "--junit and --json name the same file"));
     }
     request.boot.settle(&request.machine, "test")?;
     let image = image::built(KTEST, request.machine.debug)?;
@@ -169,9 +166,9 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
         paths::write(file, json::document(&done, total, base, seconds))?;
     }
     match interrupt::requested() {
-        Some(exit) => Err(Error::reported(exit)),
+        Some(exit) => Err(reported(exit)),
         None if passed => Ok(()),
-        None => Err(Error::reported(exit(&done))),
+        None => Err(reported(exit(&done))),
     }
 }
 
@@ -182,7 +179,7 @@ fn none(request: &Options) -> Error {
         (filters, []) => format!("no test matches {:?}", filters.join(" ")),
         (filters, _) => format!("each test that matches {:?} is skipped", filters.join(" ")),
     };
-    Error::usage("test", text).hint("cargo xtask test --list shows them all")
+    usage("test", text).hint("cargo xtask test --list shows them all")
 }
 
 /// The accelerator for all boots, tried with what the command line asks for.
