@@ -1,6 +1,6 @@
 use std::cell::Cell;
 
-use super::{CritState, NestedSection, Preempt};
+use super::{CritState, CritWord, NestedSection, Preempt};
 use crate::intr::{IntrContext, LateIntr, NmiContext};
 
 thread_local! {
@@ -327,6 +327,19 @@ fn a_newborn_holds_one_lock() {
     }
 }
 
+/// Whatever its thread held when the CPU went.
+#[test]
+fn a_cpu_starts_with_nothing_held_and_interrupts_off() {
+    let crit = CritState::newborn();
+    crit.owe();
+    crit.start();
+    let now = crit.now();
+    assert_eq!((now.critnest(), now.locks(), now.offs()), (0, 0, 1));
+    assert!(!now.is_open() && !now.owepreempt());
+    assert!(crit.on::<Scheduler>(), "interrupts go on");
+    assert_eq!(switches(), 0);
+}
+
 /// What keeps interrupts off, each by itself and all together; a section does not. What
 /// is owed is paid when the last of them goes, in whatever order they go.
 #[test]
@@ -412,6 +425,34 @@ fn a_switch_wants_one_lock_and_nothing_else() {
     assert!(!CritState::running().now().may_switch());
 }
 
+#[test]
+fn only_locks_means_so_many_and_nothing_else() {
+    let crit = CritState::newborn();
+    crit.owe();
+    assert_eq!(
+        [0, 1, 2].map(|locks| crit.now().is_only_locks(locks)),
+        [false, true, false]
+    );
+    for more in [CritState::enter, CritState::off, CritState::begin_interrupt] {
+        let crit = CritState::newborn();
+        more(&crit);
+        assert!(!crit.now().is_only_locks(1), "{}", crit.now());
+    }
+}
+
+/// A word can be kept as a number, and compared without what the thread has turned off.
+#[test]
+fn a_word_without_the_interrupts_that_the_thread_has_turned_off() {
+    let crit = CritState::newborn();
+    crit.enter();
+    crit.begin_interrupt();
+    let before = crit.now();
+    assert_eq!(CritWord::from_bits(before.bits()), before);
+    (0..3).for_each(|_| crit.off());
+    assert_ne!(crit.now(), before);
+    assert_eq!(crit.now().without_off(), before);
+}
+
 /// At the end of an interrupt interrupts stay off while it pays: the next would come on
 /// top of it.
 #[test]
@@ -436,6 +477,14 @@ fn an_interrupt_pays_with_interrupts_off() {
     LateIntr::enter(&crit).eoi(|| ()).pay::<Closed>();
     assert!(crit.now().is_only_locks(0));
     assert_eq!(switches(), 2);
+}
+
+#[test]
+#[should_panic(
+    expected = "critical_exit below zero: expected a section to leave, found critnest 0"
+)]
+fn a_section_that_was_not_entered_is_found() {
+    CritState::running().exit::<Scheduler>();
 }
 
 #[test]
