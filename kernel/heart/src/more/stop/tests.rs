@@ -84,6 +84,7 @@ fn a_stopped_cpu_stands_until_it_is_let_go() {
             stops.restart(&more);
             assert!(!HostPort::interrupts_enabled());
             assert_eq!(stops.stopped(), *stopped.cpus());
+            assert!(!stops.is_quiet(), "it stops others");
             stops.restart(&stopped);
             assert!(stops.stopped().is_empty() && stops.is_quiet());
             for count in &resumed[1..] {
@@ -282,6 +283,16 @@ fn a_stop_on_top_waits_for_what_the_outer_one_has_asked() {
         }
         _ => {}
     });
+}
+
+#[test]
+fn the_first_that_panics_may_ask_again() {
+    let stops = Stops::<HostPort>::new();
+    assert!(stops.is_quiet());
+    let asked = [1, 2, 1].map(|index| stops.panics_first(cpu(index)));
+    assert_eq!(asked, [true, false, true]);
+    assert!(!stops.is_quiet());
+    assert_eq!(stops.panicking(), Some(cpu(1)));
 }
 
 /// Whatever they are at, stops included: one wins, and the others stand.
