@@ -14,7 +14,7 @@ use crate::error::{Ours, Result, anyhow, usage};
 use crate::machine::{Machine, Medium};
 use crate::symbols::Symbols;
 use crate::vm::{Echo, Vm};
-use crate::{lock, paths, term};
+use crate::{lock, paths};
 
 /// How long a machine runs to be tried: a KVM that cannot go on says so at once.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -75,7 +75,7 @@ pub(crate) fn settle(
             let add = advice(&words);
             if name == Some("auto") {
                 let add = add.map_or(String::new(), |add| format!(" (for {accel}: {add})"));
-                term::say(&format!("xtask: {why}; going on with {own}{add}"));
+                say!("xtask: {why}; going on with {own}{add}");
                 return Ok(());
             }
             let without = "leave --accel out, which takes TCG";

@@ -3,7 +3,7 @@
 //!
 //! It boots the BIOS image. rust-osdev's loader gets to 64-bit code only where Bochs shows a
 //! window, so that a display without a screen (Xvfb) stands behind it. Bochs has no device
-//! that takes an exit code: the console's last line tells it (`verdict::last_words`), and
+//! that takes an exit code: the console's last line tells it (`ending::LastWords`), and
 //! Bochs is ended then. Debian builds it with its debugger, which is told to go on, and by
 //! which a hung machine says where its CPUs stand.
 //!

@@ -16,17 +16,16 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::bochs;
-use crate::budget::{Budget, Limits, Stall, cpu_time};
+use crate::budget::{Budget, Limits, cpu_time};
 use crate::crash;
 use crate::emulator::Emulator;
+use crate::ending::{Ending, Kind, LastWords};
 use crate::error::{Context, Ours, Result, reported};
 use crate::hang;
 use crate::interrupt;
 use crate::machine::{Machine, Medium};
 use crate::paths;
 use crate::symbols::Symbols;
-use crate::term;
-use crate::verdict::{LastWords, with_console};
 use crate::vm::{Echo, Vm};
 
 /// How often a running guest is looked at.
@@ -40,33 +39,6 @@ const BOCHS_REPORT: Duration = Duration::from_secs(10);
 const GOES_OFF: Duration = Duration::from_secs(10);
 /// How long one that halts is kept: for a second CPU that says the same.
 const HALTS: Duration = Duration::from_millis(200);
-
-/// How a boot ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The guest ended with this exit code: QEMU's by isa-debug-exit, or its own last words.
-    Code(i32),
-    /// It gave more than one: the first two.
-    Verdicts(i32, i32),
-    /// A CPU reset itself: a triple fault.
-    TripleFault,
-    /// The emulator ended without a code, for this reason, such as `guest-shutdown`.
-    Off(String),
-    /// The kernel gave its verdict and halted, and the emulator was ended.
-    Halted,
-    /// The kernel said that the machine powers off, and it was still on later.
-    StillOn,
-    /// The guest made no progress.
-    Hang(Stall),
-    /// KVM could not go on with the guest.
-    KvmError,
-    /// Nor could Bochs; its last words.
-    Panic(String),
-    /// The emulator did not start; its own words.
-    NoStart(String),
-    /// The emulator was ended by a signal; its own words.
-    Killed(String),
-}
 
 /// One boot to be made.
 pub(crate) struct Boot<'a> {
@@ -89,7 +61,7 @@ pub(crate) struct Boot<'a> {
 /// A boot that has ended.
 pub(crate) struct Ended {
     /// How.
-    pub(crate) end: End,
+    pub(crate) ending: Ending,
     /// The console log as it stands on disk, symbolised, with the report on a
     /// crash or a hang.
     pub(crate) console: String,
@@ -107,28 +79,28 @@ impl Boot<'_> {
     pub(crate) fn run(&self) -> Result<Ended> {
         let started = Instant::now();
         let mut vm = self.start(self.machine, self.dir, &self.echo)?;
-        let (end, mut report) = self.watch(&mut vm)?;
+        let (ending, mut report) = self.watch(&mut vm)?;
         let time = started.elapsed();
         let words = vm.words();
         let (mut console, results) = vm.finish()?;
-        let end = with_console(end, &console);
-        if let Emulator::Bochs(_) = self.emulator {
-            if let End::TripleFault | End::Panic(_) = end {
+        let ending = ending.with_console(&console);
+        match (self.emulator, ending.kind) {
+            (Emulator::Bochs(_), Kind::TripleFault | Kind::Crash) => {
                 report.extend(self.explain_panic(&words)?);
             }
-        } else if end == End::TripleFault {
-            report.extend(self.explain_crash()?);
+            (Emulator::Qemu(_), Kind::TripleFault) => report.extend(self.explain_crash()?),
+            _ => {}
         }
         for line in report {
             let line = format!("xtask: {line}\n");
             if let Echo::Prefixed(prefix) = &self.echo {
-                term::say(&format!("{prefix}{}", line.trim_end()));
+                say!("{prefix}{}", line.trim_end());
             }
             console.push_str(&line);
             append(&self.dir.join("console.log"), &line)?;
         }
         Ok(Ended {
-            end,
+            ending,
             console,
             results,
             time,
@@ -157,7 +129,7 @@ impl Boot<'_> {
 
     /// Waits until the guest ends or has to be ended; returns how, and what
     /// could be found out about a hang.
-    fn watch(&self, vm: &mut Vm) -> Result<(End, Vec<String>)> {
+    fn watch(&self, vm: &mut Vm) -> Result<(Ending, Vec<String>)> {
         let mut budget = self.budget();
         loop {
             if let Some(end) = self.end(vm)? {
@@ -171,15 +143,15 @@ impl Boot<'_> {
                 return Err(reported(exit));
             }
             if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
-                let report = self.stop_hung(vm, stall)?;
-                return Ok((End::Hang(stall), report));
+                let report = self.stop_hung(vm, &stall)?;
+                return Ok((Ending::new(Kind::Hang, stall), report));
             }
             thread::sleep(TICK);
         }
     }
 
     /// How the machine has ended, if it has.
-    fn end(&self, vm: &mut Vm) -> Result<Option<End>> {
+    fn end(&self, vm: &mut Vm) -> Result<Option<Ending>> {
         if let Some(status) = vm.ended()? {
             return Ok(Some(end(status, vm)));
         }
@@ -189,22 +161,25 @@ impl Boot<'_> {
         vm.kill();
         vm.drain();
         let Emulator::Bochs(_) = self.emulator else {
-            return Ok(Some(End::KvmError));
+            let text = "KVM could not go on; retry with --accel tcg for the exception chain";
+            return Ok(Some(Ending::new(Kind::Crash, text)));
         };
-        let said = bochs::complaints(&vm.words());
-        let said = said.into_iter().next().unwrap_or_default();
+        let said = bochs::complaints(&vm.words())
+            .into_iter()
+            .next()
+            .unwrap_or_default();
         Ok(Some(if said.contains(bochs::SOFT_OFF) {
-            End::Off(said)
+            off(&said)
         } else if said.contains(bochs::TRIPLE_FAULT) {
-            End::TripleFault
+            Ending::new(Kind::TripleFault, "triple fault")
         } else {
-            End::Panic(said)
+            Ending::new(Kind::Crash, format!("Bochs cannot go on: {said}"))
         }))
     }
 
     /// Waits for the end of a machine whose kernel has said how it ends. One that halts is
     /// ended here.
-    fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<End> {
+    fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<Ending> {
         let limit = if last.off { GOES_OFF } else { HALTS };
         let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
         while Instant::now() < until {
@@ -214,11 +189,15 @@ impl Boot<'_> {
             thread::sleep(TICK);
         }
         vm.kill();
-        Ok(if last.off { End::StillOn } else { End::Halted })
+        Ok(if last.off {
+            Ending::new(Kind::On, "the kernel says that it powers off, and has not")
+        } else {
+            Ending::new(Kind::Halted, "the machine was ended without a verdict")
+        })
     }
 
     /// Finds out where each CPU stands, and ends the emulator.
-    fn stop_hung(&self, vm: &mut Vm, stall: Stall) -> Result<Vec<String>> {
+    fn stop_hung(&self, vm: &mut Vm, stall: &str) -> Result<Vec<String>> {
         let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
@@ -294,22 +273,36 @@ impl Boot<'_> {
 }
 
 /// How the emulator ended, by its exit status and QEMU's last event.
-fn end(status: ExitStatus, vm: &mut Vm) -> End {
+fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
     match status.code() {
         Some(0) => {
             let reason = vm.qmp.as_mut().and_then(crate::qmp::Qmp::shutdown_reason);
             match reason.as_deref() {
-                Some("guest-reset") => End::TripleFault,
-                Some(other) => End::Off(other.to_string()),
-                None => End::Off("for no reason given".to_string()),
+                Some("guest-reset") => Ending::new(Kind::TripleFault, "triple fault"),
+                other => off(other.unwrap_or("for no reason given")),
             }
         }
         // The code for a refusal of its own. With a monitor QEMU did start, and with console
         // output Bochs.
-        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => End::NoStart(own_words(vm)),
-        Some(code) => End::Code(code),
-        None => End::Killed(own_words(vm)),
+        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => Ending::with_words(
+            Kind::Setup,
+            "the emulator did not start and",
+            &own_words(vm),
+        ),
+        Some(code) => Ending::of_code(code),
+        None => {
+            let what = "a signal ended the emulator, which";
+            Ending::with_words(Kind::Killed, what, &own_words(vm))
+        }
     }
+}
+
+/// The machine went off for this reason, such as `guest-shutdown`.
+fn off(reason: &str) -> Ending {
+    Ending::new(
+        Kind::Off,
+        format!("the machine went off without a verdict ({reason})"),
+    )
 }
 
 /// What an emulator that has ended said itself.

@@ -30,39 +30,6 @@ const QUIET_WALL: Duration = Duration::from_secs(60);
 /// A guest is idle that uses less CPU time than this, a twentieth, in all of it.
 const IDLE_CPU: Duration = Duration::from_secs(3);
 
-/// Why a guest is taken for hung.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stall {
-    /// No progress for this much CPU time of QEMU.
-    Cpu(Duration),
-    /// No progress for this much time by the clock.
-    Wall(Duration),
-    /// More CPU time than a boot may take in all.
-    Total(Duration),
-}
-
-impl std::fmt::Display for Stall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Stall::Cpu(time) => {
-                write!(
-                    f,
-                    "no output for {:.0} s of the emulator's CPU time",
-                    time.as_secs_f64()
-                )
-            }
-            Stall::Wall(time) => write!(f, "no output for {:.0} s", time.as_secs_f64()),
-            Stall::Total(time) => {
-                write!(
-                    f,
-                    "not finished after {:.0} s of the emulator's CPU time",
-                    time.as_secs_f64()
-                )
-            }
-        }
-    }
-}
-
 /// The budget of one boot and what is used of it.
 pub(crate) struct Budget {
     scale: f64,
@@ -88,13 +55,13 @@ impl Budget {
     }
 
     /// Takes note of the bytes that came so far and of the CPU time used so
-    /// far (`None` where the host does not tell); says whether the guest hangs.
+    /// far (`None` where the host does not tell); says why the guest is taken for hung, if it is.
     pub(crate) fn check(
         &mut self,
         progress: u64,
         cpu: Option<Duration>,
         now: Instant,
-    ) -> Option<Stall> {
+    ) -> Option<String> {
         if self.scale == 0.0 {
             return None;
         }
@@ -103,22 +70,29 @@ impl Budget {
             self.cpu = cpu.unwrap_or_default();
             self.at_work = (now, self.cpu);
         }
-        let limit = |limit: Duration| limit.mul_f64(self.scale);
-        let quiet = now.duration_since(self.wall);
+        let [most_quiet, total, most_idle, idle_cpu] =
+            [self.limits.quiet, self.limits.total, QUIET_WALL, IDLE_CPU]
+                .map(|limit| limit.mul_f64(self.scale));
+        let seconds = |limit: Duration| limit.as_secs_f64();
+        let by_the_clock = |limit| Some(format!("no output for {:.0} s", seconds(limit)));
         let Some(cpu) = cpu else {
-            return (quiet > limit(self.limits.quiet))
-                .then_some(Stall::Wall(limit(self.limits.quiet)));
+            let quiet = now.duration_since(self.wall);
+            return if quiet > most_quiet {
+                by_the_clock(most_quiet)
+            } else {
+                None
+            };
         };
-        if cpu.saturating_sub(self.at_work.1) >= limit(IDLE_CPU) {
+        if cpu.saturating_sub(self.at_work.1) >= idle_cpu {
             self.at_work = (now, cpu);
         }
-        let idle = now.duration_since(self.at_work.0);
-        if cpu > limit(self.limits.total) {
-            Some(Stall::Total(limit(self.limits.total)))
-        } else if cpu.saturating_sub(self.cpu) > limit(self.limits.quiet) {
-            Some(Stall::Cpu(limit(self.limits.quiet)))
-        } else if idle > limit(QUIET_WALL) {
-            Some(Stall::Wall(limit(QUIET_WALL)))
+        const CPU: &str = "s of the emulator's CPU time";
+        if cpu > total {
+            Some(format!("not finished after {:.0} {CPU}", seconds(total)))
+        } else if cpu.saturating_sub(self.cpu) > most_quiet {
+            Some(format!("no output for {:.0} {CPU}", seconds(most_quiet)))
+        } else if now.duration_since(self.at_work.0) > most_idle {
+            by_the_clock(most_idle)
         } else {
             None
         }

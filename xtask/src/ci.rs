@@ -87,7 +87,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
             Outcome::Failed => term::red("FAILED "),
             Outcome::Skipped => term::yellow("skipped"),
         };
-        term::say(&format!("{word} {name:<24} {seconds:>7.1} s"));
+        say!("{word} {name:<24} {seconds:>7.1} s");
     }
     let count = |of| {
         results
@@ -114,17 +114,17 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 }
 
 fn run(mut check: Check) -> Outcome {
-    term::say(&format!("\n== {}", check.name));
+    say!("\n== {}", check.name);
     if let Err(error) = (check.needs)() {
-        term::say(&format!("skipped\n{}", error.shown()));
+        say!("skipped\n{}", error.shown());
         return Outcome::Skipped;
     }
-    term::say(&format!("$ {}", shown(&check.command)));
+    say!("$ {}", shown(&check.command));
     match check.command.stdin(Stdio::null()).status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(_) => Outcome::Failed,
         Err(error) => {
-            term::say(&format!("cannot start it: {error}"));
+            say!("cannot start it: {error}");
             Outcome::Failed
         }
     }

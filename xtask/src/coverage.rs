@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cargo::cargo;
 use crate::error::{Context, Ours, Result, anyhow, failed};
-use crate::{lock, paths, rust_source, setup, term};
+use crate::{lock, paths, rust_source, setup};
 
 /// The command line of `cargo xtask coverage`.
 #[derive(clap::Args)]
@@ -256,7 +256,7 @@ fn print(files: &[File], name_lines: bool, branches: bool) {
         } else {
             &columns[..2]
         };
-        term::say(&format!("{name:<30} {}", shown.join("   ")));
+        say!("{name:<30} {}", shown.join("   "));
     };
     let heads = ["lines", "regions", "branches"];
     row(
@@ -288,7 +288,7 @@ fn name_missed(what: &str, lines: impl Iterator<Item = (usize, bool)>) {
         .collect();
     let missed: Vec<String> = missed.iter().map(usize::to_string).collect();
     if !missed.is_empty() {
-        term::say(&format!("  {what}: {}", missed.join(" ")));
+        say!("  {what}: {}", missed.join(" "));
     }
 }
 

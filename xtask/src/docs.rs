@@ -75,12 +75,10 @@ pub(crate) fn command(options: &Options) -> Result<()> {
             differences(old, new)
         };
         stale += found.len();
-        found
-            .iter()
-            .for_each(|line| term::say(&format!("{name}: {line}")));
+        found.iter().for_each(|line| say!("{name}: {line}"));
         if write && old != new {
             paths::write(&paths::root().join(name), new)?;
-            term::say(&format!("{name}: written"));
+            say!("{name}: written");
         }
     }
     if stale == 0 {

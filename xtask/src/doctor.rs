@@ -155,10 +155,10 @@ fn print(checks: &[Check]) {
             (Err(remedy), Need::Required) => (term::red("MISSING"), remedy.line()),
             (Err(remedy), Need::Optional) => (term::yellow("missing"), remedy.line()),
         };
-        term::say(&format!(
+        say!(
             "{name:<16} {mark}  {}",
             text.replace('\n', "\n                          ")
-        ));
+        );
     }
     if checks.iter().any(|check| check.found.is_err()) {
         term::say(

@@ -84,7 +84,7 @@ fn commands(elf: &[u8]) -> Result<()> {
         bail!("the benchmark's kernel has no x2APIC command");
     }
     term::say("the interrupt flag: nothing asks for it");
-    term::say(&format!("x2APIC commands: {count}, each behind its fences"));
+    say!("x2APIC commands: {count}, each behind its fences");
     Ok(())
 }
 
@@ -189,7 +189,7 @@ fn judge(
 ) -> Result<()> {
     match verdict {
         Ok(count) => {
-            term::say(&format!("{what}: {count} instructions, as they should be"));
+            say!("{what}: {count} instructions, as they should be");
             Ok(())
         }
         Err(broken) => Err(failed(format!("{what}: {broken}\n{}", listing(code)))

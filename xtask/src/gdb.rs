@@ -16,7 +16,7 @@ use crate::cargo::{KERNEL, KTEST};
 use crate::emulator::Emulator;
 use crate::error::{Context, Exit, Ours, Result, reported, usage};
 use crate::machine::{BootPath, Machine, Medium};
-use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup, term};
+use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup};
 
 /// The command line of `cargo xtask gdb`.
 #[derive(clap::Args)]
@@ -76,10 +76,10 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         commands(&elf, elf::entry(&elf)?, port, options.batch_check),
     )?;
 
-    term::say(&format!(
+    say!(
         "$ {} -S -gdb tcp::{port}",
         machine.command_line(&qemu.program)
-    ));
+    );
     let mut command = Command::new(&qemu.program);
     let console = dir.join("console.log");
     command
@@ -101,10 +101,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     command.stdin(lock).stdout(Stdio::null()).stderr(errors);
     guard::own_group(&mut command);
     let qemu = command.spawn().context("cannot start QEMU")?;
-    term::say(&format!(
-        "console: {}; leave gdb to end QEMU",
-        paths::shown(&console)
-    ));
+    say!("console: {}; leave gdb to end QEMU", paths::shown(&console));
     session(&gdb, &script, qemu, options.batch_check)
 }
 

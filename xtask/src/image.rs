@@ -14,9 +14,10 @@ use std::sync::{Mutex, PoisonError};
 use clap::ArgGroup;
 
 use crate::cargo::{self, Image, KERNEL};
+use crate::emulator::Emulator;
 use crate::error::{Context, Ours, Result, anyhow};
-use crate::machine::BootPath;
-use crate::{args, cmdline, elf, lock, paths, setup, strip, term};
+use crate::machine::{BootPath, Medium};
+use crate::{args, cmdline, elf, firmware, lock, paths, setup, strip, term};
 
 /// The command line of `cargo xtask image`.
 #[derive(clap::Args)]
@@ -167,6 +168,35 @@ impl Images {
         });
         image.as_ref().map(PathBuf::clone).map_err(Ours::copied)
     }
+}
+
+/// What a machine boots by this path: the ELF itself, or the disk image that `make` makes of it.
+/// Firmware's variables go into `dir`.
+///
+/// # Errors
+/// When there is no firmware, or the image cannot be made.
+pub(crate) fn medium(
+    emulator: &Emulator,
+    path: BootPath,
+    elf: &Path,
+    append: &str,
+    dir: &Path,
+    make: impl FnOnce() -> Result<PathBuf>,
+) -> Result<Medium> {
+    if path == BootPath::Pvh {
+        return Ok(Medium::Kernel {
+            elf: elf.to_path_buf(),
+            append: append.to_string(),
+        });
+    }
+    let firmware = match emulator.qemu() {
+        Some(qemu) if path == BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
+        _ => None,
+    };
+    Ok(Medium::Disk {
+        image: make()?,
+        firmware,
+    })
 }
 
 /// `cargo xtask image`.

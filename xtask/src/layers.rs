@@ -236,10 +236,7 @@ const ATOMICS_HOMES: [&str; 2] = ["kernel/heart/src/shim.rs", "kernel/heart/src/
 pub(crate) fn command() -> Result<()> {
     let (files, breaches) = check()?;
     breaches.iter().for_each(|breach| term::say(breach));
-    term::say(&format!(
-        "{files} files, {} breaches of the layering",
-        breaches.len()
-    ));
+    say!("{files} files, {} breaches of the layering", breaches.len());
     if breaches.is_empty() {
         Ok(())
     } else {

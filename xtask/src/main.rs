@@ -2,7 +2,7 @@
 //!
 //! How to read it: each command is a file of its own (`run`, `test`, `bench`,
 //! `gdb`, `image`, `doctor`, `ci`). A boot goes through `machine` (what QEMU is told),
-//! `vm` (QEMU, or another `emulator`, as a process), `boot` (watching it to its end) and `verdict`
+//! `vm` (QEMU, or another `emulator`, as a process), `boot` (watching it to its end) and `ending`
 //! (what the end means); `symbols` names addresses, `crash` and `hang` find out
 //! what a dead guest cannot say.
 
@@ -12,6 +12,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+
+#[macro_use]
+mod term;
 
 mod accel;
 mod args;
@@ -30,6 +33,7 @@ mod doctor;
 mod elf;
 mod emitted;
 mod emulator;
+mod ending;
 mod error;
 mod firmware;
 mod gdb;
@@ -48,7 +52,6 @@ mod paths;
 mod qemu;
 mod qmp;
 mod registry;
-mod results;
 mod run;
 mod rust_source;
 mod seed;
@@ -57,9 +60,7 @@ mod size;
 mod source_path;
 mod strip;
 mod symbols;
-mod term;
 mod test;
-mod verdict;
 mod vm;
 
 use error::{Ours, Result, usage};

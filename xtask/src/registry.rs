@@ -11,40 +11,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use object::{Object, ObjectSection};
 
+use crate::ending::Kind;
 use crate::error::{Context, Ours, Result, anyhow, bail};
 use crate::machine::BootPath;
 use crate::paths;
-
-/// How a test's boot must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expect {
-    /// The test says so and the machine ends with code 33.
-    Pass,
-    /// The test says that it failed: code 35.
-    Fail,
-    /// The kernel panics: code 37.
-    Panic,
-    /// A kernel assertion fails: code 39.
-    Assert,
-    /// A CPU resets itself.
-    TripleFault,
-    /// The guest makes no progress.
-    Hang,
-}
-
-impl Expect {
-    /// That end in words; `None` if the test is to pass.
-    pub(crate) fn failure(self) -> Option<&'static str> {
-        match self {
-            Expect::Pass => None,
-            Expect::Fail => Some("a failed test"),
-            Expect::Panic => Some("a panic"),
-            Expect::Assert => Some("a failed assertion"),
-            Expect::TripleFault => Some("a triple fault"),
-            Expect::Hang => Some("a hang"),
-        }
-    }
-}
 
 /// One test.
 #[derive(Clone, Debug)]
@@ -52,7 +22,7 @@ pub(crate) struct Test {
     /// Its name, such as `smp::all_cpus_online`.
     pub(crate) name: String,
     /// How its boot must end.
-    pub(crate) expect: Expect,
+    pub(crate) expect: Kind,
     /// Texts that the console log must hold.
     pub(crate) console: Vec<String>,
     /// The numbers of CPUs that it can run with.
@@ -78,7 +48,7 @@ impl Test {
     pub(crate) fn named(name: &str) -> Test {
         Test {
             name: name.to_string(),
-            expect: Expect::Pass,
+            expect: Kind::Pass,
             console: Vec::new(),
             smp: 1..=u32::MAX,
             patience: None,
@@ -172,7 +142,7 @@ pub(crate) fn parse_test(line: &str) -> Result<Test> {
 fn set(test: &mut Test, field: &str) -> Option<()> {
     let (key, value) = field.split_once('=')?;
     match key {
-        "expect" => test.expect = expect(value)?,
+        "expect" => test.expect = Kind::from_str(value, false).ok()?,
         "console" => test.console.push(value.to_string()),
         "smp" => test.smp = counts(value)?,
         "patience" => test.patience = Some(Duration::from_secs(value.parse().ok()?)),
@@ -192,18 +162,6 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         _ => return None,
     }
     Some(())
-}
-
-fn expect(value: &str) -> Option<Expect> {
-    Some(match value {
-        "pass" => Expect::Pass,
-        "fail" => Expect::Fail,
-        "panic" => Expect::Panic,
-        "assert" => Expect::Assert,
-        "triple_fault" => Expect::TripleFault,
-        "hang" => Expect::Hang,
-        _ => return None,
-    })
 }
 
 /// `4`, `2..=8` or `2..`.

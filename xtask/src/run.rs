@@ -8,12 +8,12 @@ use crate::boot::Boot;
 use crate::budget::LIMITS;
 use crate::cargo::KERNEL;
 use crate::emulator::Emulator;
-use crate::error::{Exit, Result, reported};
-use crate::machine::{BootPath, Machine, Medium};
+use crate::ending::Kind;
+use crate::error::{Result, reported};
+use crate::machine::{BootPath, Machine};
 use crate::symbols::Symbols;
-use crate::verdict::Verdict;
 use crate::vm::Echo;
-use crate::{accel, cmdline, elf, firmware, image, lock, paths, setup, term};
+use crate::{accel, cmdline, elf, image, lock, paths, setup, term};
 
 /// The command line of `cargo xtask run`.
 #[derive(clap::Args)]
@@ -83,18 +83,23 @@ impl Options {
 /// Boots this file; logs and disk images go into `dir`.
 fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32) -> Result<()> {
     setup::images(options.boot.boot.as_slice(), emulator.qemu());
+    let (path, append) = (options.path(), &options.machine.append);
+    let medium = image::medium(emulator, path, elf, append, dir, || {
+        let image = dir.join(format!("{}.img", path.name()));
+        image::make(path, elf, append, &image).map(|()| image)
+    })?;
     let mut machine = Machine {
         smp,
         mem: options.machine.mem,
         accel: "tcg".to_string(),
-        medium: medium(emulator, elf, options, dir)?,
+        medium,
         extra: options.machine.extra(),
     };
     // What else is wrong with its arguments is seen by the boot.
     let accel = options.machine.accel.as_deref();
     accel::settle("run", emulator, &mut machine, accel, false, dir)?;
-    term::say(&format!("Ctrl-C ends {emulator}."));
-    term::say(&format!("$ {}", emulator.command_line(&machine, dir)));
+    say!("Ctrl-C ends {emulator}.");
+    say!("$ {}", emulator.command_line(&machine, dir));
     let boot = Boot {
         emulator,
         machine: &machine,
@@ -105,42 +110,25 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         timeout_scale: options.boot.timeout_scale,
     };
     let ended = boot.run()?;
-    let verdict = Verdict::of(&ended.end);
-    let word = match verdict.result {
-        Ok(()) => term::green(verdict.word),
-        Err(_) => term::red(verdict.word),
+    let ending = ended.ending;
+    let exit = ending.exit(options.machine.ask());
+    let word = ending.kind.word();
+    let word = if exit.is_none() {
+        term::green(word)
+    } else {
+        term::red(word)
     };
-    term::say(&format!(
+    say!(
         "xtask: {word} after {:.2} s: {}",
         ended.time.as_secs_f64(),
-        verdict.text
-    ));
-    verdict.result(options.machine.ask()).map_err(|exit| {
-        if !matches!(exit, Exit::Environment | Exit::Usage) {
-            term::say(&format!(
-                "xtask: console log: {}",
-                paths::shown(&dir.join("console.log"))
-            ));
-        }
-        reported(exit)
-    })
-}
-
-/// What the machine boots: the ELF itself, or a disk image made of it.
-fn medium(emulator: &Emulator, elf: &Path, options: &Options, dir: &Path) -> Result<Medium> {
-    let append = options.machine.append.clone();
-    let path = options.path();
-    if path == BootPath::Pvh {
-        return Ok(Medium::Kernel {
-            elf: elf.to_path_buf(),
-            append,
-        });
+        ending.text
+    );
+    let Some(exit) = exit else { return Ok(()) };
+    if ending.kind != Kind::Setup {
+        say!(
+            "xtask: console log: {}",
+            paths::shown(&dir.join("console.log"))
+        );
     }
-    let firmware = match emulator.qemu() {
-        Some(qemu) if path == BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
-        _ => None,
-    };
-    let image = dir.join(format!("{}.img", path.name()));
-    image::make(path, elf, &append, &image)?;
-    Ok(Medium::Disk { image, firmware })
+    Err(reported(exit))
 }

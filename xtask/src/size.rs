@@ -40,17 +40,18 @@ pub(crate) fn command() -> Result<()> {
     let files = measured()?;
     term::say(table_of(&files).trim_end());
     for file in files.iter().filter(|file| file.code > LONG_FILE) {
-        term::say(&format!(
+        say!(
             "long file: {} has {} lines without tests",
-            file.name, file.code
-        ));
+            file.name,
+            file.code
+        );
     }
     for file in &files {
         for (function, lines) in file.functions.iter().filter(|(_, n)| *n > LONG_FUNCTION) {
-            term::say(&format!(
+            say!(
                 "long function: {function} in {} has {lines} lines",
                 file.name
-            ));
+            );
         }
     }
     Ok(())

@@ -77,6 +77,13 @@ pub(crate) fn yellow(text: &str) -> String {
     paint(text, "33")
 }
 
+/// [`say`] of what `format!` makes of the same arguments.
+macro_rules! say {
+    ($($arguments:tt)*) => {
+        $crate::term::say(&format!($($arguments)*))
+    };
+}
+
 /// Prints a line to the standard output. When nobody reads it any more, as
 /// behind `| head`, the process ends.
 pub(crate) fn say(line: &str) {

@@ -19,14 +19,13 @@ use std::time::{Duration, Instant};
 
 use crate::console::{Lines, symbolised};
 use crate::emulator::Emulator;
+use crate::ending::LastWords;
 use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
 use crate::guard;
 use crate::machine::Machine;
 use crate::paths;
 use crate::qmp::Qmp;
 use crate::symbols::Symbols;
-use crate::term;
-use crate::verdict::{LastWords, last_words};
 use crate::{accel, bochs};
 
 /// How much of the emulator's own words is kept, in bytes.
@@ -324,7 +323,7 @@ fn read_console(
     let mut written = Ok(());
     let mut put = |line: &str| {
         let text = symbolised(line, symbols);
-        if let Some(last) = last_words(line) {
+        if let Some(last) = LastWords::of_line(line) {
             let _ = heard.last_words.set(last);
         }
         // A log that someone follows, or that outlives us, is complete.
@@ -333,8 +332,7 @@ fn read_console(
             written = write;
         }
         if let Echo::Prefixed(prefix) = echo {
-            text.lines()
-                .for_each(|line| term::say(&format!("{prefix}{line}")));
+            text.lines().for_each(|line| say!("{prefix}{line}"));
         }
         all.push_str(&text);
         all.push('\n');

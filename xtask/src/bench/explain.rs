@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use super::Measured;
 use super::trace::{Count, Sample};
 use crate::symbols::Symbols;
-use crate::term;
 
 /// What the lines of one function cost.
 #[derive(Default)]
@@ -19,7 +18,7 @@ struct Function {
 pub(super) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
     let each = |count: u64| count as f64 / row.operations as f64;
     let total = sample.total();
-    term::say(&format!(
+    say!(
         "{}: {:.1} instructions of all CPUs for one operation, its loop included;\n\
          {:.1} on the critical path, {:.1} locked, {:.1} moves of a cache line",
         row.name,
@@ -27,25 +26,25 @@ pub(super) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
         each(sample.path),
         each(total.locked),
         each(total.moves)
-    ));
+    );
     for (cpus, counts) in alike(sample, row.operations) {
         let functions = by_function(counts, symbols);
         let total = sum(counts.values());
-        term::say(&format!(
+        say!(
             "\n{cpus}: {:.1} instructions, {:.1} locked, {:.1} moves",
             each(total.executed),
             each(total.locked),
             each(total.moves)
-        ));
+        );
         let mut functions: Vec<_> = functions.into_iter().collect();
         functions.sort_by(|(a, x), (b, y)| (y.total.executed, a).cmp(&(x.total.executed, b)));
         // What happens once a sample rounds to nothing.
         let counts = |count: &Count| each(count.executed) >= 0.05;
         functions.retain(|(_, function)| counts(&function.total));
         for (name, function) in functions {
-            term::say(&format!("{}  {name}", figures(function.total, each)));
+            say!("{}  {name}", figures(function.total, each));
             for (place, count) in function.lines.into_iter().filter(|(_, c)| counts(c)) {
-                term::say(&format!("{}      {place}", figures(count, each)));
+                say!("{}      {place}", figures(count, each));
             }
         }
     }

@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::boot::{Boot, End, Ended};
+use crate::boot::{Boot, Ended};
 use crate::budget::LIMITS;
 use crate::cargo::KBENCH;
 use crate::emulator::Emulator;
+use crate::ending::Kind;
 use crate::error::{Ours, Result, anyhow, failed, reported};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::symbols::Symbols;
-use crate::verdict::Verdict;
 use crate::vm::Echo;
 use crate::{args, cmdline, image, lock, paths, setup, term};
 use rows::KNOWN;
@@ -172,16 +172,16 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
     let symbols = Arc::new(Symbols::new(&elf));
     let mut ended = boot(wanted, &emulator, &own.dir, &elf, &symbols, &plugin)?;
     let mut recorded = !plugin.is_empty();
-    if recorded && let End::NoStart(words) = &ended.end {
-        without_plugin(wanted, words.lines().next().unwrap_or_default())?;
+    if recorded && ended.ending.kind == Kind::Setup {
+        without_plugin(wanted, ended.ending.text.lines().nth(1).unwrap_or_default())?;
         recorded = false;
         ended = boot(wanted, &emulator, &own.dir, &elf, &symbols, &[])?;
     }
-    let verdict = Verdict::of(&ended.end);
-    let asks = wanted.smp != 4 || !wanted.extra.is_empty();
-    if let Err(exit) = verdict.result(asks) {
-        term::say(&ended.console);
-        term::say(&format!("xtask: {}: {}", verdict.word, verdict.text));
+    if let Some(exit) = ended
+        .ending
+        .exit(wanted.smp != 4 || !wanted.extra.is_empty())
+    {
+        say!("{}\nxtask: {}", ended.console, ended.ending.line());
         return Err(reported(exit));
     }
     let (mut rows, skipped) = read(&ended.results, wanted.mode())?;
@@ -197,11 +197,11 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
         }
     }
     for row in rows.iter().filter(|row| row.disagrees) {
-        term::say(&format!(
+        say!(
             "{} {}: the instructions that were recorded are not those that were counted",
             term::yellow("warning:"),
             row.name
-        ));
+        );
     }
     if let Some(name) = &wanted.explain {
         let repeated = rows.iter().filter(|row| row.name != ONCE);
@@ -218,7 +218,7 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
     table(&rows, wanted);
     for line in skipped {
         let line = line.replacen(' ', ": ", 1);
-        term::say(&format!("{} {line}", term::yellow("left out:")));
+        say!("{} {line}", term::yellow("left out:"));
     }
     match &wanted.json {
         Some(file) => paths::write(file, document(&rows, wanted)),
@@ -233,10 +233,10 @@ fn without_plugin(wanted: &Options, why: &str) -> Result<Vec<OsString>> {
         return Err(anyhow!("{why}")
             .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
     }
-    term::say(&format!(
+    say!(
         "{} the columns path and locked: {why}",
         term::yellow("left out:")
-    ));
+    );
     Ok(Vec::new())
 }
 
@@ -274,7 +274,7 @@ fn boot(
         },
         extra,
     };
-    term::say(&format!("$ {}", emulator.command_line(&machine, dir)));
+    say!("$ {}", emulator.command_line(&machine, dir));
     let boot = Boot {
         emulator,
         machine: &machine,
@@ -394,26 +394,35 @@ fn table(rows: &[Measured], wanted: &Options) {
     match wanted.mode() {
         Mode::Instructions => {
             instructions(rows);
-            term::say(&format!(
+            say!(
                 "{smp} {cpus}, instructions of all of them; * above its target. The figures of \
                  Linux and FreeBSD were measured in the same QEMU (7.2) at 4 CPUs."
-            ));
+            );
         }
         Mode::Time => {
             times(rows);
-            term::say(&format!(
+            say!(
                 "{smp} {cpus} on one thread, nanoseconds of the emulator; the ratio is to {CALIBRATION}."
-            ));
+            );
         }
     }
 }
 
 fn instructions(rows: &[Measured]) {
     let or_none = |figure: Option<String>| figure.unwrap_or_else(|| "-".to_string());
-    term::say(&format!(
+    say!(
         "{:<23} {:>9} {:>9} {:>9} {:>7} {:>7} {:>6} {:>9}   {:>9} {:>10}",
-        "name", "p50", "min", "max", "path", "locked", "IPIs", "target", "Linux 6.1", "FreeBSD 15"
-    ));
+        "name",
+        "p50",
+        "min",
+        "max",
+        "path",
+        "locked",
+        "IPIs",
+        "target",
+        "Linux 6.1",
+        "FreeBSD 15"
+    );
     for row in rows {
         let known = KNOWN.iter().find(|known| known.name == row.name);
         let target = known.and_then(|known| known.target);
@@ -439,13 +448,17 @@ fn instructions(rows: &[Measured]) {
 
 fn times(rows: &[Measured]) {
     let calibration = rows.iter().find(|row| row.name == CALIBRATION);
-    term::say(&format!(
+    say!(
         "{:<23} {:>10} {:>10} {:>10} {:>9}",
-        "name", "p50", "min", "max", "ratio"
-    ));
+        "name",
+        "p50",
+        "min",
+        "max",
+        "ratio"
+    );
     for row in rows {
         let ratio = calibration.map(|one| format!("{:.4}", row.min / one.min));
-        term::say(&format!(
+        say!(
             "{:<23} {:>10} {:>10} {:>10} {:>9}  {}",
             row.name,
             short(row.p50),
@@ -456,7 +469,7 @@ fn times(rows: &[Measured]) {
                 .iter()
                 .find(|known| known.name == row.name)
                 .map_or("", |known| known.what),
-        ));
+        );
     }
 }
 

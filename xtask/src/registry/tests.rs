@@ -13,7 +13,7 @@ fn records_are_read_with_padding_between_them() {
     assert_eq!(tests[1].qemu[..3], words);
     assert_eq!(tests[1].qemu[3], file);
     assert_eq!(tests[1].append, "log=info xxx");
-    assert_eq!(tests[1].expect, Expect::Pass);
+    assert_eq!(tests[1].expect, Kind::Pass);
 }
 
 #[test]

@@ -7,21 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use super::judge::{Failure, Outcome, judge};
+use super::judge::judge;
 use super::plan::Job;
 use super::report::Report;
 use super::{Done, Options};
+use crate::bochs;
 use crate::boot::{Boot, Ended};
 use crate::budget::{LIMITS, LONG, Limits};
-use crate::emulator::{Emulator, Kind};
-use crate::error::{Error, Exit, Ours, Result};
-use crate::image::Images;
+use crate::emulator::{self, Emulator};
+use crate::ending::{Ending, Kind};
+use crate::error::{Ours, Result};
+use crate::image::{self, Images};
 use crate::interrupt;
-use crate::machine::{BootPath, Machine, Medium};
+use crate::machine::Machine;
 use crate::registry::Test;
 use crate::symbols::Symbols;
 use crate::vm::Echo;
-use crate::{bochs, firmware};
 
 /// What all boots of a run share.
 pub(super) struct Bench<'a> {
@@ -64,12 +65,8 @@ pub(super) fn all(
                     if stop.load(Ordering::Relaxed) || interrupt::requested().is_some() {
                         break;
                     }
-                    let one = bench.make(job.clone(), workers).ok_or(job);
-                    if fail_fast
-                        && one
-                            .as_ref()
-                            .is_ok_and(|one| one.outcome.failure().is_some())
-                    {
+                    let one = bench.make(job, workers).ok_or(job);
+                    if fail_fast && one.as_ref().is_ok_and(Done::has_failed) {
                         stop.store(true, Ordering::Relaxed);
                     }
                     if send.send(one).is_err() {
@@ -94,45 +91,34 @@ pub(super) fn all(
 
 impl Bench<'_> {
     /// Makes one boot and judges it; `None` if Ctrl-C has ended it.
-    fn make(&self, job: Job, workers: usize) -> Option<Done> {
-        if let Some(reason) = job.ignored.clone() {
-            let outcome = Outcome::Ignored(reason);
-            return Some(Done {
-                job,
-                outcome,
-                seconds: 0.0,
-                console: String::new(),
-            });
+    fn make(&self, job: &Job, workers: usize) -> Option<Done> {
+        let done = |ending, ended: Option<Ended>| {
+            let (time, console) = ended
+                .map(|ended| (ended.time, ended.console))
+                .unwrap_or_default();
+            Some(Done {
+                job: job.clone(),
+                ending,
+                seconds: time.as_secs_f64(),
+                console,
+            })
+        };
+        if let Some(reason) = &job.ignored {
+            return done(Ending::new(Kind::Ignored, reason), None);
         }
-        let machine = match self.machine(&job) {
+        let machine = match self.machine(job) {
             Ok(machine) => machine,
             Err(_) if interrupt::requested().is_some() => return None,
+            Err(error) => return done(Ending::new(Kind::Ignored, error.one_line()), None),
+        };
+        match self.boot(job, &machine, workers) {
+            Ok(ended) => done(judge(&job.test, &ended), Some(ended)),
+            Err(error) if error.text().is_empty() => None,
             Err(error) => {
-                let outcome = Outcome::Ignored(error.one_line());
-                return Some(Done {
-                    job,
-                    outcome,
-                    seconds: 0.0,
-                    console: error.shown(),
-                });
+                let text = format!("SETUP: {}", error.one_line());
+                done(Ending::new(Kind::Setup, text), None)
             }
-        };
-        let done = match self.boot(&job, &machine, workers) {
-            Err(error) if error.text().is_empty() => return None,
-            Ok(ended) => Done {
-                outcome: judge(&job.test, &ended),
-                seconds: ended.time.as_secs_f64(),
-                console: ended.console,
-                job,
-            },
-            Err(error) => Done {
-                outcome: setup(&error),
-                job,
-                seconds: 0.0,
-                console: String::new(),
-            },
-        };
-        Some(done)
+        }
     }
 
     fn boot(&self, job: &Job, machine: &Machine, workers: usize) -> Result<Ended> {
@@ -146,18 +132,16 @@ impl Bench<'_> {
         } else {
             Echo::Off
         };
-        let timeout_scale = self.options.boot.timeout_scale;
-        let (emulator, symbols, dir) = (&self.emulator, &self.symbols, &job.dir);
-        Boot {
-            emulator,
+        let boot = Boot {
+            emulator: &self.emulator,
             machine,
-            dir,
-            symbols,
+            dir: &job.dir,
+            symbols: &self.symbols,
             echo,
             limits: limits(&job.test),
-            timeout_scale,
-        }
-        .run()
+            timeout_scale: self.options.boot.timeout_scale,
+        };
+        boot.run()
     }
 
     /// The machine of a boot.
@@ -168,36 +152,21 @@ impl Bench<'_> {
         let append = job
             .test
             .command_line(job.seed, &self.options.machine.append);
-        let medium = match job.boot {
-            BootPath::Pvh => Medium::Kernel {
-                elf: self.elf.clone(),
-                append,
-            },
-            path => {
-                let firmware = match self.emulator.qemu() {
-                    Some(qemu) if path == BootPath::Uefi => {
-                        Some(firmware::prepare(qemu, &job.dir)?)
-                    }
-                    _ => None,
-                };
-                let image = self.images.get(path, &self.elf, &append)?;
-                Medium::Disk { image, firmware }
-            }
-        };
+        let (elf, emulator) = (&self.elf, &self.emulator);
+        let medium = image::medium(emulator, job.boot, elf, &append, &job.dir, || {
+            self.images.get(job.boot, elf, &append)
+        })?;
         // What a test's arguments for QEMU mean to Bochs is its number of CPUs and its memory.
-        let (own, mem) = match self.emulator.kind() {
-            Kind::Qemu => (&job.test.qemu[..], None),
-            Kind::Bochs => (&[][..], bochs::memory(&job.test).unwrap_or(None)),
+        let (own, mem) = match emulator.kind() {
+            emulator::Kind::Qemu => (&job.test.qemu[..], None),
+            emulator::Kind::Bochs => (&[][..], bochs::memory(&job.test).unwrap_or(None)),
         };
-        let extra = own.iter().chain(&self.extra).cloned().collect();
-        let mem = mem.unwrap_or(self.options.machine.mem);
-        let (smp, accel) = (job.smp, self.accel.clone());
         Ok(Machine {
-            smp,
-            mem,
-            accel,
+            smp: job.smp,
+            mem: mem.unwrap_or(self.options.machine.mem),
+            accel: self.accel.clone(),
             medium,
-            extra,
+            extra: own.iter().chain(&self.extra).cloned().collect(),
         })
     }
 }
@@ -208,14 +177,4 @@ fn limits(test: &Test) -> Limits {
         quiet: test.patience.unwrap_or(LIMITS.quiet),
         total: if test.long { LONG } else { LIMITS.total },
     }
-}
-
-/// A boot that could not be made.
-fn setup(error: &Error) -> Outcome {
-    let message = format!("SETUP: {}", error.one_line());
-    Outcome::Failed(Failure {
-        message,
-        place: None,
-        exit: Exit::Environment,
-    })
 }

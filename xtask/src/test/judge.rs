@@ -1,174 +1,188 @@
-//! Whether a boot did what its test demands.
+//! Whether a boot did what its test demands: the emulator's end, with what the guest said over its
+//! results port (COM2) and on its console.
+//!
+//! The port's lines are `tryst-test 1`, `start NAME seed=0x..`, `beat N`, then one of `ok NAME`,
+//! `fail NAME FILE:LINE MESSAGE`, `skip NAME REASON`, and at last
+//! `end passed=P failed=F skipped=S`.
 
-use crate::boot::{End, Ended};
-use crate::error::Exit;
-use crate::registry::{Expect, Test};
-use crate::results::{Results, Said};
-use crate::verdict::{Verdict, code};
+use crate::boot::Ended;
+use crate::ending::{Ending, Kind};
+use crate::registry::Test;
 
-/// How a boot counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// It passed; and what it showed, if it was to fail.
-    Passed(Option<Failure>),
-    /// It was not run, or the guest could not run it: why.
-    Ignored(String),
-    /// It failed.
-    Failed(Failure),
+/// The version of the protocol that this tool understands.
+const HELLO: &str = "tryst-test 1";
+
+/// The results port's log, read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Results {
+    /// The protocol's first line is there.
+    hello: bool,
+    /// What was said about the test: that it passed, failed or cannot run on this machine.
+    said: Option<Ending>,
+    /// The counts of the end line: passed, failed, skipped.
+    end: Option<(u32, u32, u32)>,
 }
 
-/// Why a boot failed, or what was seen where that was expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// What happened, in one line.
-    pub(super) message: String,
-    /// Where, as FILE:LINE, if it is known.
-    pub(super) place: Option<String>,
-    /// The exit code that this kind of failure stands for.
-    pub(super) exit: Exit,
-}
-
-impl Outcome {
-    /// A failure of the kind that is the kernel's.
-    pub(super) fn failed(message: impl Into<String>) -> Outcome {
-        Outcome::Failed(Failure {
-            message: message.into(),
-            place: None,
-            exit: Exit::Failed,
-        })
-    }
-
-    /// The failure, if it is one.
-    pub(super) fn failure(&self) -> Option<&Failure> {
-        match self {
-            Outcome::Failed(failure) => Some(failure),
-            Outcome::Passed(_) | Outcome::Ignored(_) => None,
+impl Results {
+    /// Reads the log for the test of this name. Lines about other tests and
+    /// lines that are not understood count for nothing.
+    fn parse(log: &str, name: &str) -> Results {
+        let mut results = Results::default();
+        // What firmware writes to the port before the kernel has it is not ours.
+        let log = log.find(HELLO).map_or(log, |at| &log[at..]);
+        for line in log.lines().map(str::trim_end) {
+            let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let (subject, text) = rest.split_once(' ').unwrap_or((rest, ""));
+            let ours = subject == name;
+            match verb {
+                "ok" if ours => results.said = Some(Ending::new(Kind::Pass, "")),
+                "skip" if ours => results.said = Some(Ending::new(Kind::Ignored, text)),
+                "fail" if ours => {
+                    let (place, message) = text.split_once(' ').unwrap_or((text, ""));
+                    let place = Some(place.to_string());
+                    results.said = Some(Ending {
+                        place,
+                        ..Ending::new(Kind::Fail, message)
+                    });
+                }
+                "end" => results.end = counts(rest),
+                _ => results.hello |= line == HELLO,
+            }
         }
-    }
-
-    /// What was seen, if the test was to fail and did.
-    pub(super) fn saw(&self) -> Option<&Failure> {
-        match self {
-            Outcome::Passed(saw) => saw.as_ref(),
-            Outcome::Failed(_) | Outcome::Ignored(_) => None,
-        }
+        results
     }
 }
 
-/// Judges a boot of this test.
-pub(super) fn judge(test: &Test, ended: &Ended) -> Outcome {
+/// `passed=P failed=F skipped=S`.
+fn counts(text: &str) -> Option<(u32, u32, u32)> {
+    let count = |key: &str| {
+        let mut words = text.split(' ');
+        words.find_map(|word| word.strip_prefix(key)?.parse().ok())
+    };
+    Some((count("passed=")?, count("failed=")?, count("skipped=")?))
+}
+
+/// Judges a boot of this test. It passed if it ended as the test expects.
+pub(super) fn judge(test: &Test, ended: &Ended) -> Ending {
     let results = Results::parse(&ended.results, &test.name);
-    let end = match test.expect {
-        Expect::Pass => None,
-        Expect::Fail => Some(End::Code(code::FAIL)),
-        Expect::Panic => Some(End::Code(code::PANIC)),
-        Expect::Assert => Some(End::Code(code::ASSERT)),
-        Expect::TripleFault => Some(End::TripleFault),
-        // Whichever of its limits it was.
-        Expect::Hang => Some(ended.end.clone()).filter(|end| matches!(end, End::Hang(_))),
-    };
-    let outcome = match test.expect.failure() {
+    let ending = match test.expect.failure() {
         None => passed(ended, &results),
-        Some(name) => failed_as_expected(end.as_ref(), name, ended, &results),
+        Some(name) => failed_as_expected(test.expect, name, ended, &results),
     };
-    if matches!(outcome, Outcome::Passed(_))
-        && let Some(text) = test
-            .console
-            .iter()
-            .find(|text| !ended.console.contains(*text))
-    {
-        return Outcome::failed(format!("the console lacks {text:?}"));
+    let lacks = |text: &&String| !ended.console.contains(*text);
+    match test.console.iter().find(lacks) {
+        Some(text) if ending.kind == test.expect => {
+            Ending::new(Kind::Wrong, format!("the console lacks {text:?}"))
+        }
+        _ => ending,
     }
-    outcome
 }
 
 /// A test that should pass: its exit code, its own line and the end line must agree.
-fn passed(ended: &Ended, results: &Results) -> Outcome {
-    if ended.end != End::Code(code::PASS) {
-        return Outcome::Failed(failure(ended, results));
+fn passed(ended: &Ended, results: &Results) -> Ending {
+    if ended.ending.kind != Kind::Pass {
+        return seen(ended, results);
     }
-    match (&results.said, results.end) {
-        _ if !results.hello => {
-            Outcome::failed("exit code 33, but the results lack their first line")
+    let said = results.said.as_ref().map(|said| said.kind);
+    let but = match (said, results.end) {
+        _ if !results.hello => "the results lack their first line".to_string(),
+        (Some(Kind::Pass), Some((1, 0, 0))) => return Ending::of_code(33),
+        (Some(Kind::Ignored), Some((0, 0, 1))) => return seen(ended, results),
+        (Some(Kind::Fail), _) => {
+            return Ending {
+                kind: Kind::Wrong,
+                ..seen(ended, results)
+            };
         }
-        (Some(Said::Ok), Some((1, 0, 0))) => Outcome::Passed(None),
-        (Some(Said::Skip(reason)), Some((0, 0, 1))) => Outcome::Ignored(reason.clone()),
-        (Some(Said::Fail(..)), _) => Outcome::Failed(failure(ended, results)),
-        (None, None) => Outcome::failed("exit code 33, but no result and no end line"),
-        (_, None) => Outcome::failed("exit code 33, but no end line"),
-        (None, Some(_)) => Outcome::failed("exit code 33, but no result for this test"),
+        (None, None) => "no result and no end line".to_string(),
+        (_, None) => "no end line".to_string(),
+        (None, Some(_)) => "no result for this test".to_string(),
         (Some(said), Some((p, f, s))) => {
-            let counts = format!("passed={p} failed={f} skipped={s}");
-            Outcome::failed(format!(
-                "exit code 33, but the end line says {counts} after {said:?}"
-            ))
+            format!("the end line says passed={p} failed={f} skipped={s} after {said:?}")
         }
-    }
+    };
+    Ending::new(Kind::Wrong, format!("exit code 33, but {but}"))
 }
 
-/// A test that should end with a failure of this `name`, which is this `end`.
-fn failed_as_expected(end: Option<&End>, name: &str, ended: &Ended, results: &Results) -> Outcome {
+/// A test that should end with a failure of this kind and `name`.
+fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) -> Ending {
     // A crash of its own making is told as a failure: whether it was meant is for
     // the registry to say. `ok` and then the crash is not what is meant. (A hang may have been
     // asked by an NMI, and have said anything.)
-    let told =
-        results.end.is_none_or(|counts| counts == (0, 1, 0)) || matches!(ended.end, End::Hang(_));
-    let skipped = matches!(
-        (&results.said, results.end),
-        (Some(Said::Skip(_)), Some((0, 0, 1)))
-    );
-    let seen = failure(ended, results);
-    if end == Some(&ended.end) && told {
-        Outcome::Passed(Some(seen))
-    } else if skipped {
-        passed(ended, results)
-    } else {
-        let message = format!("expected {name}; {}", seen.message);
-        Outcome::Failed(Failure { message, ..seen })
+    let is_told = results.end.is_none_or(|counts| counts == (0, 1, 0)) || kind == Kind::Hang;
+    let skipped = results
+        .said
+        .as_ref()
+        .is_some_and(|said| said.kind == Kind::Ignored);
+    let seen = seen(ended, results);
+    if ended.ending.kind == kind && is_told {
+        return seen;
     }
+    if skipped && results.end == Some((0, 0, 1)) {
+        return passed(ended, results);
+    }
+    let text = format!("expected {name}; {}", seen.text);
+    let kind = if seen.kind == kind {
+        Kind::Wrong
+    } else {
+        seen.kind
+    };
+    Ending { kind, text, ..seen }
 }
 
-/// What the end of this boot means where it was not to pass, or should have.
-fn failure(ended: &Ended, results: &Results) -> Failure {
-    let verdict = Verdict::of(&ended.end);
-    let exit = verdict.result.err().unwrap_or(Exit::Failed);
-    let mut own = format!("{}: {}", verdict.word, verdict.text);
-    if let Some(chain) = chain(&ended.console).filter(|_| ended.end == End::TripleFault) {
+/// What the end of this boot means, with what the guest said about it.
+fn seen(ended: &Ended, results: &Results) -> Ending {
+    let kind = ended.ending.kind;
+    let mut own = ended.ending.line();
+    if let Some(chain) = chain(&ended.console).filter(|_| kind == Kind::TripleFault) {
         own.push_str(&format!(": {chain}"));
     }
-    let (place, message) = match (&results.said, panic_line(&ended.console)) {
-        (Some(Said::Fail(place, message)), _) => (Some(place.clone()), message.clone()),
-        (_, Some((place, message))) => (place, format!("{}: {message}", verdict.word)),
+    let (place, text) = match (&results.said, panic_line(&ended.console)) {
+        (
+            Some(Ending {
+                kind: Kind::Ignored,
+                text,
+                ..
+            }),
+            _,
+        ) if kind == Kind::Pass => {
+            return Ending::new(Kind::Ignored, text);
+        }
+        (
+            Some(Ending {
+                kind: Kind::Fail,
+                text,
+                place,
+            }),
+            _,
+        ) => (place.clone(), text.clone()),
+        (_, Some((place, message))) => (place, format!("{}: {message}", kind.word())),
         _ => (None, own.clone()),
     };
     let place = place.filter(|place| place != "-");
-    let message = match ended.end {
-        // Most likely no more than that it was asked, by an NMI.
-        End::Hang(_) if message != own => format!("{own}; the guest said: {message}"),
-        _ => message,
+    // Of a hang most likely no more than that it was asked, by an NMI.
+    let is_asked = kind == Kind::Hang && text != own;
+    let text = if is_asked {
+        format!("{own}; the guest said: {text}")
+    } else {
+        text
     };
-    Failure {
-        message,
-        place,
-        exit,
-    }
+    Ending { kind, text, place }
 }
 
 /// The exceptions that led to a triple fault, `v=0d #GP -> v=08 #DF -> Triple fault`.
 fn chain(console: &str) -> Option<&str> {
-    let mut lines = console.lines();
-    lines.find_map(|line| {
-        line.strip_prefix("xtask: ")
-            .filter(|text| text.starts_with("v="))
-    })
+    let mut lines = console
+        .lines()
+        .filter_map(|line| line.strip_prefix("xtask: "));
+    lines.find(|text| text.starts_with("v="))
 }
 
 /// Place and message out of the console's line
 /// `panic on cpu2 at kernel/src/x.rs:12:5: message` or `panic on cpu2: message`.
 fn panic_line(console: &str) -> Option<(Option<String>, String)> {
-    let line = console
-        .lines()
-        .find_map(|line| line.strip_prefix("panic on cpu"))?;
+    let mut lines = console.lines();
+    let line = lines.find_map(|line| line.strip_prefix("panic on cpu"))?;
     let (front, message) = line.split_once(": ").unwrap_or((line, ""));
     let place = front.split_once(" at ").map(|(_, place)| {
         // Without the column.

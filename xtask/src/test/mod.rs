@@ -2,13 +2,11 @@
 //!
 //! The image `ktest` holds all tests; which one runs is said on its command
 //! line. `plan` makes the list of boots, `execute` makes the boots in parallel,
-//! `judge` decides about each, `report` tells a person, `junit` and `json` tell
-//! programs.
+//! `judge` decides about each, `report` tells a person, `files` tells programs.
 
 mod execute;
-mod json;
+mod files;
 mod judge;
-mod junit;
 mod plan;
 mod report;
 
@@ -21,6 +19,7 @@ use std::time::Instant;
 use crate::args::{self, BootOptions, CPUS, ENVIRONMENT, MEMORY, MachineOptions, number};
 use crate::cargo::KTEST;
 use crate::emulator::{Emulator, Kind};
+use crate::ending::{self, Ending};
 use crate::error::{Error, Exit, Ours, Result, reported, usage};
 use crate::image::{self, Images};
 use crate::machine::{Machine, Medium, quoted};
@@ -29,7 +28,6 @@ use crate::symbols::Symbols;
 use crate::{accel, cmdline, interrupt, lock, paths, seed, setup, term};
 
 use execute::Bench;
-use judge::{Failure, Outcome};
 use plan::Job;
 use report::Report;
 
@@ -92,9 +90,23 @@ pub(crate) struct Options {
 /// One boot and how it went.
 struct Done {
     job: Job,
-    outcome: Outcome,
+    ending: Ending,
     seconds: f64,
     console: String,
+}
+
+impl Done {
+    fn is_ignored(&self) -> bool {
+        self.ending.kind == ending::Kind::Ignored
+    }
+
+    fn has_passed(&self) -> bool {
+        self.ending.kind == self.job.test.expect
+    }
+
+    fn has_failed(&self) -> bool {
+        !self.is_ignored() && !self.has_passed()
+    }
 }
 
 /// `cargo xtask test`.
@@ -160,10 +172,10 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let passed = report.finish(&done, seconds);
     if let Some(file) = &request.junit {
-        paths::write(file, junit::document(&done, seconds))?;
+        paths::write(file, files::junit(&done, seconds)?)?;
     }
     if let Some(file) = &request.json {
-        paths::write(file, json::document(&done, total, base, seconds))?;
+        paths::write(file, files::json(&done, total, base, seconds))?;
     }
     match interrupt::requested() {
         Some(exit) => Err(reported(exit)),
@@ -230,7 +242,7 @@ fn list(tests: &[Arc<Test>], terse: bool) {
     }
     if !terse {
         let s = if tests.len() == 1 { "" } else { "s" };
-        term::say(&format!("\n{} test{s}", tests.len()));
+        say!("\n{} test{s}", tests.len());
     }
 }
 
@@ -274,10 +286,13 @@ fn replay_options(request: &Options) -> String {
 /// The exit code of a run with failures: that of the failures if all are of one
 /// kind, else that of a failed test.
 fn exit(done: &[Done]) -> Exit {
-    let failures = || done.iter().filter_map(|done| done.outcome.failure());
-    if failures().all(|failure: &Failure| failure.exit == Exit::Timeout) {
+    let all = |exit| {
+        let mut failures = done.iter().filter(|done| done.has_failed());
+        failures.all(|done| done.ending.exit(false) == Some(exit))
+    };
+    if all(Exit::Timeout) {
         Exit::Timeout
-    } else if failures().all(|failure| failure.exit == Exit::Environment) {
+    } else if all(Exit::Environment) {
         Exit::Environment
     } else {
         Exit::Failed

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Done;
-use super::judge::Outcome;
 use super::plan::Job;
 use crate::emulator::Emulator;
 use crate::interrupt;
@@ -57,9 +56,7 @@ impl Report {
             Emulator::Bochs(_) => String::new(),
         };
         let boots = if total == 1 { "boot" } else { "boots" };
-        term::say(&format!(
-            "running {total} {boots} ({emulator}{accel}), seed {seed:#x}"
-        ));
+        say!("running {total} {boots} ({emulator}{accel}), seed {seed:#x}");
     }
 
     /// Prints the line of a boot that has ended.
@@ -70,22 +67,22 @@ impl Report {
             1 => String::new(),
             repeat => format!(" run {}/{repeat}", done.job.run + 1),
         };
-        let result = match &done.outcome {
-            Outcome::Passed(_) => format!("{} ({:.2} s)", term::green("ok"), done.seconds),
-            Outcome::Ignored(reason) => format!("{}, {reason}", term::yellow("ignored")),
-            Outcome::Failed(_) => format!("{} ({:.2} s)", term::red("FAILED"), done.seconds),
+        let (ending, job) = (&done.ending, &done.job);
+        let result = if done.is_ignored() {
+            format!("{}, {}", term::yellow("ignored"), ending.text)
+        } else {
+            let word = if done.has_passed() {
+                term::green("ok")
+            } else {
+                term::red("FAILED")
+            };
+            format!("{word} ({:.2} s)", done.seconds)
         };
-        let mut line = format!("test {}{run} ... {result}", done.job.title());
-        if let (Some(name), Some(saw)) = (done.job.test.expect.failure(), done.outcome.saw()) {
-            let place = saw.place.as_ref().map(|place| format!("{place}: "));
-            line.push_str(&format!(
-                ", {name} as expected:\n    {}{}\n    console: {}",
-                place.unwrap_or_default(),
-                saw.message,
-                paths::shown(&done.job.dir.join("console.log"))
-            ));
-        }
-        term::say(&line);
+        say!(
+            "test {}{run} ... {result}{}",
+            job.title(),
+            as_expected(done)
+        );
         if self.ended < self.total {
             self.progress
                 .show(&format!("{} of {} boots", self.ended, self.total));
@@ -96,7 +93,7 @@ impl Report {
     pub(super) fn interrupted(&mut self, job: &Job) {
         self.progress.clear();
         let word = term::yellow("interrupted");
-        term::say(&format!("test {} ... {word}", job.title()));
+        say!("test {} ... {word}", job.title());
     }
 
     /// Prints the failures and the last lines; says whether every test passed.
@@ -106,16 +103,13 @@ impl Report {
         if self.replay.contains(" --append ") {
             complaints(done.iter().map(|done| done.console.as_str()))
                 .iter()
-                .for_each(|words| term::say(&format!("warning: the kernel said: {words}")));
+                .for_each(|words| say!("warning: the kernel said: {words}"));
         }
         let tallies = tallies(done);
         let flaky = flaky(&tallies);
         let failed = tallies.values().filter(|tally| tally.failed > 0).count();
         let passed = tallies.len() - failed;
-        let ignored = done
-            .iter()
-            .filter(|d| matches!(d.outcome, Outcome::Ignored(_)))
-            .count();
+        let ignored = done.iter().filter(|done| done.is_ignored()).count();
         let mut line = format!("{passed} passed; {failed} failed");
         if flaky > 0 {
             line.push_str(&format!(" ({flaky} flaky)"));
@@ -129,9 +123,7 @@ impl Report {
             Some(_) => term::yellow("interrupted"),
             None => term::green("ok"),
         };
-        term::say(&format!(
-            "\ntest result: {word}. {line}; finished in {seconds:.1} s"
-        ));
+        say!("\ntest result: {word}. {line}; finished in {seconds:.1} s");
         left_out(done);
         slowest(done);
         failed == 0
@@ -139,7 +131,7 @@ impl Report {
 
     /// Prints every failed boot, then their names.
     fn failures(&self, done: &[Done]) {
-        let failed = || done.iter().filter(|done| done.outcome.failure().is_some());
+        let failed = || done.iter().filter(|done| done.has_failed());
         if failed().next().is_none() {
             return;
         }
@@ -147,35 +139,46 @@ impl Report {
         failed().for_each(|done| self.failure(done));
         term::say("failures:");
         let titles: BTreeSet<String> = failed().map(|done| done.job.title()).collect();
-        titles
-            .iter()
-            .for_each(|title| term::say(&format!("    {title}")));
+        titles.iter().for_each(|title| say!("    {title}"));
     }
 
     /// Prints all about one failed boot.
     fn failure(&self, done: &Done) {
-        let Some(failure) = done.outcome.failure() else {
-            return;
-        };
-        let job = &done.job;
-        term::say(&format!("---- {} ----", job.title()));
-        if let Some(place) = &failure.place {
-            term::say(&format!("at {place}"));
+        let (ending, job) = (&done.ending, &done.job);
+        say!("---- {} ----", job.title());
+        if let Some(place) = &ending.place {
+            say!("at {place}");
         }
-        term::say(&failure.message);
-        term::say(&format!("seed: {:#x}", job.seed));
-        term::say(&format!(
-            "console: {}",
-            paths::shown(&job.dir.join("console.log"))
-        ));
+        term::say(&ending.text);
+        say!("seed: {:#x}", job.seed);
+        say!("console: {}", console(job));
         excerpt(&done.console)
             .iter()
-            .for_each(|line| term::say(&format!("    {line}")));
-        term::say(&format!(
-            "replay: cargo xtask test {} --exact --smp {} --seed {:#x}{}\n",
-            job.test.name, job.smp, job.seed, self.replay
-        ));
+            .for_each(|line| say!("    {line}"));
+        let (test, smp, seed) = (&job.test.name, job.smp, job.seed);
+        say!(
+            "replay: cargo xtask test {test} --exact --smp {smp} --seed {seed:#x}{}\n",
+            self.replay
+        );
     }
+}
+
+/// What was seen of a boot that was to fail, and did.
+fn as_expected(done: &Done) -> String {
+    let Some(name) = done.job.test.expect.failure().filter(|_| done.has_passed()) else {
+        return String::new();
+    };
+    let place = done.ending.place.as_ref().map(|place| format!("{place}: "));
+    let (place, text) = (place.unwrap_or_default(), &done.ending.text);
+    format!(
+        ", {name} as expected:\n    {place}{text}\n    console: {}",
+        console(&done.job)
+    )
+}
+
+/// Where the console's log of a boot is.
+fn console(job: &Job) -> String {
+    paths::shown(&job.dir.join("console.log"))
 }
 
 /// What the kernels did not understand of their command line, each once. A misspelt
@@ -227,10 +230,7 @@ fn flaky(tallies: &BTreeMap<String, Tally>) -> usize {
     }
     for (title, tally) in &flaky {
         let boots = tally.passed + tally.failed;
-        term::say(&format!(
-            "    {title}: failed {} of {boots} boots",
-            tally.failed
-        ));
+        say!("    {title}: failed {} of {boots} boots", tally.failed);
     }
     flaky.len()
 }
@@ -238,12 +238,10 @@ fn flaky(tallies: &BTreeMap<String, Tally>) -> usize {
 /// Passes and failures by test and number of CPUs; what was ignored is left out.
 fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    for done in done {
-        match &done.outcome {
-            Outcome::Passed(_) => tallies.entry(done.job.title()).or_default().passed += 1,
-            Outcome::Failed(_) => tallies.entry(done.job.title()).or_default().failed += 1,
-            Outcome::Ignored(_) => {}
-        }
+    for done in done.iter().filter(|done| !done.is_ignored()) {
+        let tally = tallies.entry(done.job.title()).or_default();
+        tally.passed += u32::from(done.has_passed());
+        tally.failed += u32::from(done.has_failed());
     }
     tallies
 }
@@ -251,13 +249,11 @@ fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
 /// Prints why boots were left out, and how many for each reason.
 fn left_out(done: &[Done]) {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for done in done {
-        if let Outcome::Ignored(reason) = &done.outcome {
-            *reasons.entry(reason).or_default() += 1;
-        }
+    for done in done.iter().filter(|done| done.is_ignored()) {
+        *reasons.entry(&done.ending.text).or_default() += 1;
     }
     for (reason, count) in reasons {
-        term::say(&format!("ignored: {count}, {reason}"));
+        say!("ignored: {count}, {reason}");
     }
 }
 
@@ -268,7 +264,7 @@ fn slowest(done: &[Done]) {
     let slow = slow.map(|done| format!("{} {:.2} s", done.job.title(), done.seconds));
     let slow = slow.collect::<Vec<_>>();
     if run.len() > 1 {
-        term::say(&format!("slowest: {}", slow.join("; ")));
+        say!("slowest: {}", slow.join("; "));
     }
 }
 
