@@ -19,7 +19,8 @@ fn turns_are_counted() {
 #[test]
 #[cfg(feature = "model")]
 fn a_hook_says_what_is_found() {
-    use super::{Access, AtomicU32, Operation, Ordering, set_hook};
+    use super::{AtomicU32, Ordering};
+    use hooked::{Access, Operation, set_hook};
     let word = AtomicU32::new(5);
     let hook = |access: &Access| match access.operation {
         Operation::Turns => 9,
