@@ -52,6 +52,15 @@ fn looking_first_loses_what_comes_between() {
     assert!(ipis.poll());
     let bits = ipis.take_look_first(|| assert!(!ipis.post(1)));
     assert_eq!((bits, ipis.take()), (0, 0));
+    assert!(ipis.post(6));
+    assert_eq!(ipis.take_look_first(|| ()), 6, "nothing comes between");
+}
+
+/// What an idle CPU watches is the word, all there is.
+#[test]
+fn the_address_is_the_words() {
+    let ipis = Ipis::new();
+    assert_eq!(ipis.address().cast(), &raw const ipis);
 }
 
 /// Three CPUs post while one takes: each bit is found as soon as a word was, and

@@ -36,11 +36,11 @@ fn as_a_plain_model() {
         random ^= random << 17;
         let number = (random >> 8) as usize % 8;
         let item = &items[number];
+        assert_eq!(queue.contains(item), model.contains(&number));
         if random >> 16 & 7 == 0 {
             let first = queue.pop_front().map(|item| item.number);
             assert_eq!(first, model.pop_front());
         } else if let Some(place) = model.iter().position(|&one| one == number) {
-            assert!(queue.contains(item));
             queue.remove(item);
             model.remove(place);
         } else if random & 1 == 0 && random >> 19 & 1 == 0 {

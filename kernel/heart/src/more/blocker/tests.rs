@@ -123,6 +123,7 @@ fn what_is_waited_for_changes_its_owner() {
     let ([t0, t1, t2], mut chains) = (threads(), chains());
     let mutex = owned(Kind::Mutex, t0);
     assert!(mutex.contest(&mut chains) && !mutex.free(t0));
+    assert!(mutex.contest(&mut chains) && !mutex.free(t0), "twice");
     wait(&mut chains, t1, mutex).unwrap();
     assert!(
         chains
@@ -133,6 +134,7 @@ fn what_is_waited_for_changes_its_owner() {
     chains.end(t1);
     mutex.give(Some(t1), true);
     assert!(chains.blocker_of(t1).is_none() && mutex.is_owned_by(t1) && !mutex.free(t1));
+    assert!(!mutex.is_owned_by(t0) && !mutex.free(t0));
     wait(&mut chains, t0, mutex).unwrap();
     chains.end(t0);
     mutex.give(None, false);
