@@ -13,9 +13,10 @@ use crate::mem;
 /// How many lines are said about one reading: tables full of garbage must not fill the log.
 const MOST_LINES: usize = 16;
 
-/// Reads the tables that the root pointer at physical `rsdp` leads to. Needs the
-/// kernel's page tables and heap. What is wrong with a table is logged, and left out.
-pub fn discover(rsdp: Option<u64>) -> Platform {
+/// Reads the tables that the root pointer at physical `rsdp` leads to. `memory` gives so many
+/// bytes from a physical address on, if there are any. Needs the kernel's page tables and heap.
+/// What is wrong with a table is logged, and left out.
+pub fn discover(rsdp: Option<u64>, memory: fn(u64, usize) -> Option<&'static [u8]>) -> Platform {
     let Some(rsdp) = rsdp else {
         log::warn!("the loader names no root pointer of ACPI");
         return Platform::default();
@@ -27,21 +28,11 @@ pub fn discover(rsdp: Option<u64>) -> Platform {
             log::warn!("{place}: {why}");
         }
     };
-    let platform = read(rsdp, &mut read_memory, &mut report);
+    let platform = read(rsdp, &mut { memory }, &mut report);
     if lines > MOST_LINES {
         log::warn!("{} more complaints about tables", lines - MOST_LINES);
     }
     platform
-}
-
-/// Physical memory for [`plat::acpi`]. In the test image, `bug=acpi:...` may damage a
-/// table on the way.
-fn read_memory(address: u64, length: usize) -> Option<&'static [u8]> {
-    #[cfg(feature = "ktest")]
-    if let Some(bytes) = crate::ktest::tables::damaged(address, length) {
-        return Some(bytes);
-    }
-    mem::firmware_table(address, length)
 }
 
 /// Maps the registers of `block`, unless those of a device in use are in the same page, as they

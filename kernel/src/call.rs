@@ -13,13 +13,14 @@ use core::ptr::NonNull;
 use heart::cpu::{CpuId, CpuSet};
 pub use heart::more::call::{Call, CallState, Refused};
 use heart::port::Port;
+use heart::probe::Probe;
 use heart::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
 use heart::site::Place;
 
 use crate::mem::heap::try_box;
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine};
-use crate::{globals, smp};
+use crate::{globals, probe, smp};
 
 /// Runs `action` once on each CPU of `set`, this one too if it is in it, and waits until
 /// all have. Thread context, interrupts on, no spinlock held.
@@ -137,11 +138,11 @@ impl Token {
         while !self.is_over() {
             Machine::relax();
             turns += 1;
-            if turns == Machine::CALL_TOO_LONG {
+            if turns == probe::Heart::CALL_TOO_LONG {
                 return self.late();
             }
         }
-        Machine::spin_ends();
+        probe::Heart::spin_ends();
         let missed = self.cpus_where(|state| state != CallState::Done);
         match missed.iter().next() {
             None => Ok(()),
@@ -172,7 +173,7 @@ impl Drop for Token {
         while !self.is_over() {
             Machine::relax();
         }
-        Machine::spin_ends();
+        probe::Heart::spin_ends();
         // SAFETY: from a box, and all calls are over: no CPU uses them any more.
         drop(unsafe { Box::from_raw(self.calls.as_ptr()) });
         // SAFETY: from a box, and nobody has a reference but the calls, which are gone.

@@ -17,8 +17,8 @@ use raw_cpuid::CpuId;
 
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
-use crate::globals;
 use crate::pcpu::{self, Pcpu};
+use crate::{globals, probe};
 
 /// How long a thread runs, in nanoseconds, before one of the same priority gets its turn.
 const SLICE: u64 = 8_000_000;
@@ -56,8 +56,7 @@ impl core::fmt::Display for ClockError<'_> {
 #[must_use]
 pub fn told_by_cpuid() -> Option<Reference> {
     let leaf = |leaf| {
-        #[cfg(feature = "ktest")]
-        if let Some(told) = crate::ktest::bugs::cpuid(leaf) {
+        if let Some(told) = probe::cpuid(leaf) {
             return told;
         }
         let all = raw_cpuid::cpuid!(leaf);
@@ -110,24 +109,14 @@ pub fn set(measured: &Measured) {
 
 /// Reads the counters.
 fn look(reference: &Reference) -> Look {
-    #[cfg(feature = "ktest")]
-    crate::ktest::bugs::stand_still(reference);
+    probe::look_at_clocks(reference);
     spin_loop();
     Look {
         before: cpu::tsc_in_order(),
         reference: reference.count(),
-        left: timer_count(),
+        left: probe::timer_count(apic::timer_count()),
         after: cpu::tsc_in_order(),
     }
-}
-
-/// What the local timer has left.
-fn timer_count() -> u32 {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::DeadTimer) {
-        return u32::MAX;
-    }
-    apic::timer_count()
 }
 
 /// The time-stamp counter as fast as none is.
@@ -206,8 +195,7 @@ pub(crate) fn arm_on(here: &Pcpu, deadline: u64) {
 
 #[cold]
 fn arm_earlier(here: &Pcpu, deadline: u64) {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::timer_is_mine() {
+    if probe::has_timers() {
         return;
     }
     let Some(timer) = globals::TIMER.get() else {
@@ -215,8 +203,7 @@ fn arm_earlier(here: &Pcpu, deadline: u64) {
     };
     // Relaxed: as in `arm`.
     here.armed.store(deadline, Ordering::Relaxed);
-    #[cfg(feature = "ktest")]
-    let deadline = crate::ktest::faults::deadline(deadline);
+    let deadline = probe::deadline(deadline);
     if timer.has_deadline {
         apic::timer_deadline(deadline);
     } else {

@@ -69,29 +69,6 @@ pub static MAX_THREADS: AtomicUsize = AtomicUsize::new(1);
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
 pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
 
-/// The heart of this boot, in the test image.
-#[cfg(feature = "ktest")]
-pub static HEART: Once<heart::intr::Heart> = Once::new();
-
-/// Whether the running test drives the local timers itself.
-#[cfg(feature = "ktest")]
-pub static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
-
-/// Whether the order of sleeping locks is watched too.
-#[cfg(feature = "ktest")]
-pub static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
-
-/// In which order locks have been taken.
-#[cfg(feature = "ktest")]
-pub static WITNESS: heart::more::witness::Graph = heart::more::witness::Graph::new();
-
-/// What is single-stepped.
-#[cfg(feature = "ktest")]
-pub static STEPPER: crate::ktest::step::Stepper = crate::ktest::step::Stepper::new();
-/// Which of `ktest::bugs` are brought back: a bit for each.
-#[cfg(feature = "ktest")]
-pub static BUGS: Once<u64> = Once::new();
-
 // Each with its own lock.
 
 /// The memory map. The boot fills it, while it is alone, and then it stays as it is. Taken

@@ -13,13 +13,10 @@ use heart::shim::{Ordering, spin_loop};
 
 use crate::arch::cpu;
 #[cfg(feature = "ktest")]
-use crate::ktest::{
-    bugs::{Bug, active, mwait_is_deaf},
-    step,
-};
+use crate::ktest::bugs::{Bug, active};
 use crate::pcpu::{self, Ipi, Pcpu, Presence};
 use crate::port::InterruptsOff;
-use crate::{call, clock, globals, sched, smp};
+use crate::{call, clock, globals, probe, sched, smp};
 
 /// How CPUs rest that have nothing to do, and why not by MWAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +164,11 @@ pub fn idle() -> ! {
         if here.presence() == Presence::Leaving {
             smp::halt(here);
         }
-        #[cfg(feature = "ktest")]
-        step::idle_begins();
+        probe::idle_begins();
         let before = events(here);
         if sched::steal() {
             // Queued here, and better than idling: paid when the lock was released.
-            #[cfg(feature = "ktest")]
-            step::idle_ends();
+            probe::idle_ends();
             continue;
         }
         let mut off = InterruptsOff::enter();
@@ -182,8 +177,7 @@ pub fn idle() -> ! {
         // many idle ones that would cost the square of their number.
         while events(here) == before && here.ipis.poll() {
             let found = rest(here, off);
-            #[cfg(feature = "ktest")]
-            step::idle_ends();
+            probe::idle_ends();
             off = InterruptsOff::enter();
             if found {
                 break;
@@ -195,8 +189,7 @@ pub fn idle() -> ! {
             call::run_outside_interrupt(here);
         }
         sched::switch_from_idle();
-        #[cfg(feature = "ktest")]
-        step::idle_ends();
+        probe::idle_ends();
     }
 }
 
@@ -239,8 +232,7 @@ fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
 
 /// MWAIT.
 fn mwait() {
-    #[cfg(feature = "ktest")]
-    if mwait_is_deaf() {
+    if probe::mwait_is_deaf() {
         return cpu::sti_hlt();
     }
     cpu::sti_mwait();

@@ -30,7 +30,7 @@ use crate::end::{self, Means, Verdict};
 use crate::mem::{self, heap, kstack};
 use crate::port::interrupts_off_anyhow;
 use crate::smp::LeftOut;
-use crate::{acpi, clock, console, globals, idle, pcpu, sched, smp, thread};
+use crate::{acpi, clock, console, globals, idle, pcpu, probe, sched, smp, thread};
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -103,7 +103,8 @@ extern "C" fn continue_boot() -> ! {
     needed("the heap", heap::init());
     init_threads();
     pic::disable();
-    let platform = globals::PLATFORM.call_once(|| acpi::discover(record.rsdp));
+    let platform = globals::PLATFORM
+        .call_once(|| acpi::discover(record.rsdp, probe::tables(mem::firmware_table)));
     end::learn(platform.fadt.as_ref());
     let madt = platform.madt.as_ref();
     devices::init_local_apic(madt);
@@ -229,15 +230,13 @@ fn read_command_line(record: &BootRecord) {
             first.address
         );
     }
-    #[cfg(feature = "ktest")]
-    crate::ktest::bugs::report();
-    #[cfg(not(feature = "ktest"))]
+    let tests = probe::uses_its_words();
     for (key, value) in [
         ("test", words.test),
         ("bug", words.bug),
         ("heart", words.heart),
     ] {
-        if value.is_some() {
+        if value.is_some() && !tests {
             log::warn!(target: "kernel", "command line: {key}= is for the test image, ignored");
         }
     }

@@ -39,6 +39,8 @@ use crate::end::{self, Verdict};
 use crate::globals;
 use crate::port::{InterruptsOff, Spinlock};
 
+pub use step::without_interrupts;
+
 /// One test. Made by [`ktest!`](crate::ktest!).
 #[derive(Debug)]
 #[repr(C)]
@@ -125,6 +127,10 @@ static RUNNING: Once<&'static Test> = Once::new();
 static JUDGED: AtomicBool = AtomicBool::new(false);
 /// The results port: one line at a time.
 static RESULTS: Spinlock<()> = Spinlock::new(());
+/// The heart of this boot.
+static HEART: Once<Heart> = Once::new();
+/// Whether the running test drives the local timers itself.
+static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Runs the test that the command line names and ends the machine. On the boot CPU,
 /// once all is up: the test image's `main`.
@@ -232,7 +238,7 @@ pub fn seed() -> u64 {
 /// interrupt asks each time.
 #[must_use]
 pub fn heart() -> Heart {
-    *globals::HEART.call_once(|| match command_line().heart {
+    *HEART.call_once(|| match command_line().heart {
         None | Some("typed") => Heart::Typed,
         Some("freebsd") => Heart::Freebsd,
         Some(other) => {
@@ -246,14 +252,14 @@ pub fn heart() -> Heart {
 pub fn take_timers() {
     // Relaxed: a switch of the test image; the test does not depend on when others
     // see it.
-    globals::TIMERS_TAKEN.store(true, Ordering::Relaxed);
+    TIMERS_TAKEN.store(true, Ordering::Relaxed);
 }
 
 /// Whether [`take_timers`] was called.
 #[must_use]
 pub fn timer_is_mine() -> bool {
     // Relaxed: as above.
-    globals::TIMERS_TAKEN.load(Ordering::Relaxed)
+    TIMERS_TAKEN.load(Ordering::Relaxed)
 }
 
 /// Tells the host that the test makes progress; `n` is for people.

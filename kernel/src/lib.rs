@@ -7,7 +7,8 @@
 //! * [`port`], [`pcpu`], [`globals`], [`mem`], [`console`]: the machine as the
 //!   algorithms of the heart see it, and what the kernel owns;
 //! * [`acpi`], [`clock`], [`smp`], [`end`]: the machine as a whole;
-//! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together.
+//! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together;
+//!   [`probe`]: where `ktest` may look in.
 //!
 //! [`start`] is where to begin reading.
 
@@ -24,6 +25,8 @@ pub mod globals;
 pub mod mem;
 pub mod pcpu;
 pub mod port;
+#[cfg_attr(feature = "ktest", path = "ktest/probe.rs")]
+pub mod probe;
 
 pub mod acpi;
 pub mod call;

@@ -34,7 +34,7 @@ use crate::arch::{apic, cpu};
 use crate::console::{self, Line};
 use crate::end::{self, Verdict};
 use crate::port::interrupts_off_anyhow;
-use crate::{clock, globals, pcpu, smp, thread};
+use crate::{clock, globals, pcpu, probe, smp, thread};
 
 /// How long the other CPUs may take to stop, in nanoseconds.
 const PATIENCE: u64 = 500_000_000;
@@ -73,9 +73,8 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     log::error!(target: "kernel::panic", "the kernel panicked on {me}; all CPUs are stopped");
     print(format_args!("panic on {me}{place}: {text}"));
     print_cpu(me, "", snapshot);
-    #[cfg(feature = "ktest")]
     if this.is_some() {
-        crate::ktest::witness::report(print);
+        probe::report(print);
     }
     for other in &others(me) {
         print_other(other);
@@ -86,8 +85,7 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     for call in globals::RENDEZVOUS.calls() {
         print(format_args!("{call}"));
     }
-    #[cfg(feature = "ktest")]
-    crate::ktest::panicked(location, format_args!("{text}"));
+    probe::panicked(location, format_args!("{text}"));
     end::exit(if text.as_str().starts_with(KASSERT) {
         Verdict::Assertion
     } else {
@@ -260,8 +258,7 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         let sends = this.sends_nmi.load(Ordering::Relaxed);
         let stops = !sends || globals::STOPS.panicking().is_some();
         let stopped = stops && smp::stop_here(means(), snapshot);
-        #[cfg(feature = "ktest")]
-        crate::ktest::step::nmi();
+        probe::nmi();
         if sent || asked || stopped {
             return;
         }

@@ -22,6 +22,7 @@ use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
 use crate::globals;
 use crate::port::{InterruptsOff, Machine, Spinlock};
+use crate::probe::{self, Spans};
 use crate::sched::{Counters, Runq, Timers};
 use crate::thread::Thread;
 
@@ -83,7 +84,7 @@ pub struct Pcpu {
     /// Stop interrupts taken.
     pub stop_interrupts: AtomicU64,
     /// An NMI is on its way here. Set by other CPUs.
-    nmi_posted: AtomicBool,
+    pub nmi_posted: AtomicBool,
     /// Whether this CPU is in an NMI.
     pub in_nmi: AtomicBool,
     /// Whether it is in [`Self::send_nmi`]. Its own.
@@ -100,11 +101,9 @@ pub struct Pcpu {
     pub stopped: Registers,
 
     /// The longest critical section here.
-    #[cfg(feature = "ktest")]
-    pub longest_section: crate::ktest::spans::Spans,
+    pub longest_section: Spans,
     /// The longest time with interrupts off.
-    #[cfg(feature = "ktest")]
-    pub longest_off: crate::ktest::spans::Spans,
+    pub longest_off: Spans,
     /// Why it panicked, if another CPU was first: a line on its stack, which it does not
     /// leave any more. Read after `stopped`.
     pub last_words: AtomicPtr<Line>,
@@ -150,10 +149,8 @@ impl Pcpu {
             start: AtomicU64::new(0),
             trace: Trace::new(),
             stopped: Registers::new(),
-            #[cfg(feature = "ktest")]
-            longest_section: crate::ktest::spans::Spans::new(),
-            #[cfg(feature = "ktest")]
-            longest_off: crate::ktest::spans::Spans::new(),
+            longest_section: Spans::new(),
+            longest_off: Spans::new(),
             last_words: AtomicPtr::new(ptr::null_mut()),
         }
     }
@@ -257,13 +254,7 @@ impl Pcpu {
     /// next one.
     #[inline]
     pub fn send_ipi(&self, ipi: Ipi) {
-        #[cfg(feature = "ktest")]
-        if matches!(ipi, Ipi::Preempt)
-            && crate::ktest::bugs::active(crate::ktest::bugs::Bug::LostWakeups)
-        {
-            return;
-        }
-        if self.ipis.post(ipi as u32) {
+        if !probe::is_kept_back(ipi) && self.ipis.post(ipi as u32) {
             self.interrupt();
         }
     }
@@ -337,14 +328,6 @@ impl Pcpu {
         self.sends_nmi.store(false, Ordering::Relaxed);
         self.armed.store(0, Ordering::Relaxed);
         self.stopped.forget();
-    }
-
-    /// Whether an NMI is on its way to this CPU, or is handled there.
-    #[cfg(feature = "ktest")]
-    #[must_use]
-    pub fn is_in_nmi(&self) -> bool {
-        // Relaxed: out of date as soon as it is read.
-        self.nmi_posted.load(Ordering::Relaxed) || self.in_nmi.load(Ordering::Relaxed)
     }
 
     /// In an NMI, before the look at what it is for: whether a CPU has sent it.

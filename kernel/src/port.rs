@@ -1,7 +1,6 @@
 //! The machine as the heart sees it: [`heart::port::Port`] over [`crate::arch`].
 
 use core::fmt;
-#[cfg(feature = "ktest")]
 use core::panic::Location;
 
 use heart::cpu::{CpuId, CpuSet};
@@ -10,12 +9,10 @@ use heart::more::rmlock::{Reader, Reads};
 use heart::port::Port;
 use heart::shim::{Ordering, spin_loop};
 use heart::shootdown::Mmu;
-#[cfg(feature = "ktest")]
-use heart::site::Place;
 use heart::wake::DeferredWakes;
 
 use crate::arch::{apic, cpu, paging, vector};
-use crate::{globals, pcpu, sched, smp};
+use crate::{globals, pcpu, probe, sched, smp};
 
 /// This machine.
 #[derive(Debug)]
@@ -73,13 +70,13 @@ pub type InterruptsOff = heart::port::InterruptsOff<Machine>;
 
 /// Turns interrupts off on this CPU until [`interrupts_on`]: where it is not the same function
 /// that turns them on again.
-#[cfg_attr(feature = "ktest", track_caller)]
+#[track_caller]
 pub fn interrupts_off() {
     heart::port::interrupts_off::<Machine>();
 }
 
 /// Undoes one [`interrupts_off`].
-#[cfg_attr(feature = "ktest", track_caller)]
+#[track_caller]
 pub fn interrupts_on() {
     heart::port::interrupts_on::<Machine>();
 }
@@ -94,12 +91,7 @@ pub(crate) fn interrupts_off_anyhow() {
 }
 
 impl Port for Machine {
-    /// Under QEMU a PAUSE gives up the host's CPU, and takes some microseconds.
-    #[cfg(feature = "ktest")]
-    const SPIN_TOO_LONG: u32 = 1 << 21;
-
-    #[cfg(feature = "ktest")]
-    const CALL_TOO_LONG: u32 = 1 << 21;
+    type Probe = probe::Heart;
 
     #[cfg(feature = "ktest")]
     fn mistake(mistake: heart::port::Mistake) -> bool {
@@ -137,31 +129,20 @@ impl Port for Machine {
     #[inline]
     fn disable_interrupts() {
         cpu::cli();
-        #[cfg(feature = "ktest")]
-        if crate::ktest::spans::were_on() {
-            pcpu::this().longest_off.begin(Location::caller());
-        }
+        probe::interrupts_off(Location::caller());
     }
 
     #[inline]
     fn enable_interrupts() {
-        #[cfg(feature = "ktest")]
-        if !crate::ktest::spans::goes_on() {
-            return;
+        if probe::interrupts_go_on() {
+            cpu::sti();
         }
-        cpu::sti();
     }
 
     #[inline]
     fn relax() {
         spin_loop();
-        #[cfg(feature = "ktest")]
-        crate::ktest::faults::send_late();
-    }
-
-    #[cfg(feature = "ktest")]
-    fn spin_ends() {
-        crate::ktest::faults::spin_ends();
+        probe::spins();
     }
 
     #[inline]
@@ -205,25 +186,5 @@ impl Port for Machine {
     fn in_nmi() -> bool {
         // Relaxed: this CPU's own.
         pcpu::this().in_nmi.load(Ordering::Relaxed)
-    }
-
-    #[cfg(feature = "ktest")]
-    fn section_entered(site: Place) {
-        crate::ktest::spans::section_entered(site);
-    }
-
-    #[cfg(feature = "ktest")]
-    fn section_leaves() {
-        crate::ktest::spans::section_leaves();
-    }
-
-    #[cfg(feature = "ktest")]
-    fn witness_acquire(class: Place, site: Place, waits: bool) {
-        crate::ktest::witness::acquire(class, site, waits);
-    }
-
-    #[cfg(feature = "ktest")]
-    fn witness_release(class: Place) {
-        crate::ktest::witness::release(class);
     }
 }

@@ -14,6 +14,7 @@ use heart::more::epoch::Epoch;
 use heart::more::rmlock::{Reader, Reads, RmLock};
 use heart::more::stop::{Means, Stops};
 use heart::port::{Mistake, Port};
+use heart::probe::Probe;
 use heart::rendezvous::Rendezvous;
 use heart::shim::{AtomicU32, Ordering};
 use heart::shootdown::{Space, Spaces};
@@ -25,7 +26,7 @@ use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step}
 use crate::models::{Turnstile, call, epoch, stop};
 use crate::violation::Property;
 
-/// What [`Port::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
+/// What [`Probe::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
 pub(crate) const TOO_LONG: u64 = 1;
 
 /// The explorer as the heart's machine.
@@ -247,8 +248,12 @@ fn me() -> &'static Thread {
     &world().threads[engine().thread()]
 }
 
-impl Port for Explored {
+impl Probe for Explored {
     const CALL_TOO_LONG: u32 = TOO_LONG as u32;
+}
+
+impl Port for Explored {
+    type Probe = Self;
 
     fn cpu() -> CpuId {
         CpuId::new(engine().this()).expect("few CPUs")

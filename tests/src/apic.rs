@@ -106,7 +106,7 @@ ktest! {
             ktest::skip("CPUID has no x2APIC");
         }
         let strays = read(|this| &this.stray_interrupts);
-        cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
+        ktest::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
             heart::shim::spin_loop();
         }
@@ -142,7 +142,7 @@ ktest! {
     /// A rendezvous interrupt without a rendezvous is counted, and harmless.
     fn stray_rendezvous_interrupt() [] {
         let strays = read(|this| &this.stray_interrupts);
-        cpu::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
+        ktest::without_interrupts(|| apic::send(apic::id(), vector::RENDEZVOUS));
         while read(|this| &this.stray_interrupts) == strays {
             heart::shim::spin_loop();
         }
@@ -153,7 +153,7 @@ ktest! {
 ktest! {
     /// An interrupt nobody prepared for is a panic that names its vector.
     fn unused_vector() [expect = "panic", console = "interrupt by vector 0xd0, which nothing uses"] {
-        cpu::without_interrupts(|| apic::send(apic::id(), 0xd0));
+        ktest::without_interrupts(|| apic::send(apic::id(), 0xd0));
         clock::delay(100 * MILLISECOND);
     }
 }

@@ -53,7 +53,7 @@ static HEAR: AtomicBool = AtomicBool::new(false);
 
 /// Takes no interrupts until it is told to.
 fn be_deaf() {
-    cpu::without_interrupts(|| {
+    ktest::without_interrupts(|| {
         DEAF.store(true, Ordering::Release);
         while !HEAR.load(Ordering::Acquire) {
             spin_loop();

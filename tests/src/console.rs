@@ -11,7 +11,7 @@ ktest! {
         console = "console::nmi_while_printing",
     ] {
         let _held = globals::CONSOLE.lock();
-        arch::cpu::without_interrupts(|| arch::apic::send_nmi(arch::apic::id()));
+        ktest::without_interrupts(|| arch::apic::send_nmi(arch::apic::id()));
         kernel::clock::delay(1_000_000_000);
     }
 }

@@ -409,7 +409,7 @@ ktest! {
             // By one CPU, with gaps of every length: one NMI on the heels of the other would
             // let the boot CPU execute nothing else.
             for gap in (0..1000).cycle().take_while(|_| pcpu::this().id() == cpu1) {
-                arch::cpu::without_interrupts(|| arch::apic::send_nmi(boot));
+                ktest::without_interrupts(|| arch::apic::send_nmi(boot));
                 (0..gap).for_each(|_| spin_loop());
             }
         });

@@ -150,7 +150,7 @@ ktest! {
         crit.enter();
         assert!(GATE.wake_one() && crit.owepreempt());
         let others = smp::online().iter().filter(|&cpu| cpu != pcpu::this().id());
-        others.filter_map(pcpu::of).for_each(|other| kernel::arch::cpu::without_interrupts(|| other.send_ipi(pcpu::Ipi::Ast)));
+        others.filter_map(pcpu::of).for_each(|other| ktest::without_interrupts(|| other.send_ipi(pcpu::Ipi::Ast)));
         while !RAN.load(Ordering::Acquire) {
             spin_loop();
         }
@@ -265,7 +265,7 @@ ktest! {
         let (before, ipis) = (counts_of(block), sent.load(Ordering::Relaxed));
         assert!(GATE.wake_one());
         assert_eq!(sent.load(Ordering::Relaxed), ipis + 1, "it was to run on cpu1");
-        kernel::arch::cpu::without_interrupts(|| pcpu::of(cpu2).expect("cpu2").send_ipi(pcpu::Ipi::Ast));
+        ktest::without_interrupts(|| pcpu::of(cpu2).expect("cpu2").send_ipi(pcpu::Ipi::Ast));
         spin_until(|| RUNS.load(Ordering::Acquire) == 1);
         HEAR.store(true, Ordering::Release);
         spin_until(|| taken.load(Ordering::Relaxed) == ipis + 1);

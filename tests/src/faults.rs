@@ -475,7 +475,7 @@ ktest! {
                 let count = || pcpu::this().stray_interrupts.load(Ordering::Relaxed);
                 for number in (vector::PIC_BASE..=vector::PIC_LAST).chain([vector::SPURIOUS]) {
                     let before = count();
-                    kernel::arch::cpu::without_interrupts(|| apic::send(apic::id(), number));
+                    ktest::without_interrupts(|| apic::send(apic::id(), number));
                     while count() == before {
                         spin_loop();
                     }

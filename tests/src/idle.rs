@@ -104,7 +104,7 @@ fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl
         assert!(soon(idle), "CPU 1 does not become idle");
         step::idle(cpu1(), at, ask);
         // If it halts, it must come to its loop once more.
-        cpu::without_interrupts(|| block.send_ipi(pcpu::Ipi::Ast));
+        ktest::without_interrupts(|| block.send_ipi(pcpu::Ipi::Ast));
         let asked = || ASKED.load(Ordering::Acquire);
         let _over = soon(|| asked() || !step::idle_is_stepped());
         if !asked() {
@@ -368,7 +368,7 @@ ktest! {
                     round += 1;
                     if WORD.post(1 << number) {
                         VECTORS.fetch_add(1, Ordering::Relaxed);
-                        cpu::without_interrupts(|| apic::send(target, vector::TEST));
+                        ktest::without_interrupts(|| apic::send(target, vector::TEST));
                     }
                     SENT.fetch_add(1, Ordering::Release);
                 }

@@ -126,8 +126,8 @@ ktest! {
             if shift == 12 {
                 assert_ne!(entry & ACCESSED, 0, "no CPU has started here");
                 let late = pcpu::of(heart::cpu::CpuId::new(1).unwrap()).unwrap().apic_id();
-                arch::cpu::without_interrupts(|| arch::apic::send_init(late));
-                arch::cpu::without_interrupts(|| arch::apic::send_startup(late, trampoline.page));
+                ktest::without_interrupts(|| arch::apic::send_init(late));
+                ktest::without_interrupts(|| arch::apic::send_startup(late, trampoline.page));
                 // SAFETY: the same.
                 let used = || unsafe { place.read_volatile() } & ACCESSED != 0;
                 assert!(kernel::clock::wait_until(2_000_000_000, used), "it did not start");

@@ -39,7 +39,7 @@ fn interrupt_stacks() -> [u64; 3] {
 
 /// The top of the stack that `address` is on.
 fn top_of(address: u64) -> u64 {
-    let found = kstack::tops().find(|top| (top - kstack::SIZE..*top).contains(&address));
+    let found = ktest::stacks::tops().find(|top| (top - kstack::SIZE..*top).contains(&address));
     found.unwrap_or_else(|| panic!("{address:#x} is on no kernel stack"))
 }
 
@@ -52,7 +52,7 @@ ktest! {
         });
         thread.unwrap().join();
         let pages = |from: u64, to: u64| (from..to).step_by(4096);
-        let mut stacks: Vec<(u64, u64, u64)> = kstack::tops()
+        let mut stacks: Vec<(u64, u64, u64)> = ktest::stacks::tops()
             .map(|top| (kstack::GUARD, top - kstack::SIZE, top))
             .collect();
         stacks.extend(paging::early_stacks().map(|(start, end)| (4096, start, end)));
@@ -82,7 +82,7 @@ ktest! {
     fn nmi_and_machine_check_have_their_own() [] {
         on_every_cpu(&|| {
             let stacks = interrupt_stacks();
-            let nmi = ktest::stacks::frame_of(|| cpu::without_interrupts(|| apic::send_nmi(apic::id())));
+            let nmi = ktest::stacks::frame_of(|| ktest::without_interrupts(|| apic::send_nmi(apic::id())));
             assert_eq!(top_of(nmi), stacks[Ist::Nmi as usize], "{}", pcpu::this().id());
             let check = ktest::stacks::frame_of(interrupt::machine_check);
             assert_eq!(top_of(check), stacks[Ist::MachineCheck as usize], "{}", pcpu::this().id());

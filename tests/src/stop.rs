@@ -409,7 +409,8 @@ fn nmi_in_a_section() {
         }
         while NMIS.load(Ordering::Relaxed) < 3 {
             holder.send_nmi();
-            while holder.is_in_nmi() {
+            while holder.nmi_posted.load(Ordering::Relaxed) || holder.in_nmi.load(Ordering::Relaxed)
+            {
                 spin_loop();
             }
             NMIS.fetch_add(1, Ordering::Release);

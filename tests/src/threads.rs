@@ -647,7 +647,7 @@ ktest! {
         while sleepers.iter().any(is_awake) {
             sched::yield_now();
         }
-        kernel::arch::cpu::without_interrupts(|| clock::delay(30_000_000));
+        ktest::without_interrupts(|| clock::delay(30_000_000));
         sleepers.into_iter().for_each(JoinHandle::join);
     }
 }

@@ -11,7 +11,8 @@
 //! - [`critical`]: a thread's critical sections, and the window in which a preemption is owed
 //!   and nothing is held; [`intr`]: the order of an interrupt, as types;
 //! - [`tailq`] and [`llist`]: lists through their elements; [`wake`]: wakeups that wait for the
-//!   end of an interrupt; [`port`]: what the algorithms need of the machine;
+//!   end of an interrupt; [`probe`]: where tests look in; [`port`]: what the algorithms need of
+//!   the machine;
 //! - [`spinlock`]: one CPU at a time;
 //! - [`action`], [`ipi`] and [`rendezvous`]: what a CPU has others run, how it interrupts them,
 //!   and all CPUs at once; [`shootdown`]: which CPUs must forget a page;
@@ -31,6 +32,7 @@ pub mod ipi;
 pub mod llist;
 pub mod more;
 pub mod port;
+pub mod probe;
 #[expect(
     unsafe_code,
     reason = "callbacks are borrowed from another CPU's stack"

@@ -12,7 +12,7 @@ use core::panic::Location;
 use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
 use crate::kassert;
-use crate::site::Place;
+use crate::probe::Probe;
 use crate::wake::DeferredWakes;
 
 /// A critical section of the current thread, until the guard is dropped: no switch,
@@ -34,7 +34,7 @@ impl<P: Port> CriticalGuard<P> {
     #[inline]
     pub fn enter() -> Self {
         P::crit().enter();
-        P::section_entered(Location::caller());
+        P::Probe::section_entered(Location::caller());
         Self {
             port: PhantomData,
             not_send: PhantomData,
@@ -45,7 +45,7 @@ impl<P: Port> CriticalGuard<P> {
 impl<P: Port> Drop for CriticalGuard<P> {
     #[inline]
     fn drop(&mut self) {
-        P::section_leaves();
+        P::Probe::section_leaves();
         P::crit().exit::<P>();
     }
 }
@@ -158,15 +158,8 @@ pub enum Mistake {
 
 /// The machine as seen by the CPU that calls.
 pub trait Port: Preempt + 'static {
-    /// After how many turns of its loop a CPU that waits for a spinlock gives up. A turn
-    /// is a PAUSE, 40 to 140 cycles of a PC and so some seconds in all, where the longest
-    /// that a spinlock is held, for a line to a slow serial port, is some hundredths of
-    /// one.
-    const SPIN_TOO_LONG: u32 = 1 << 27;
-
-    /// After how many turns an initiator gives up CPUs that do not answer its rendezvous. A
-    /// turn is a PAUSE, as above; a CPU answers when it next has interrupts on.
-    const CALL_TOO_LONG: u32 = 1 << 27;
+    /// Where tests look in, or interfere: `()` in the kernel.
+    type Probe: Probe;
 
     /// The calling CPU. The answer holds only while the caller cannot move to
     /// another CPU.
@@ -190,11 +183,6 @@ pub trait Port: Preempt + 'static {
 
     /// One turn of a spin loop: tells the CPU, or lets a model run another one.
     fn relax();
-
-    /// A loop that waited for another CPU has ended, and what it waited for is acted upon
-    /// next: where a CPU may be late as long as it likes. For tests.
-    #[inline(always)]
-    fn spin_ends() {}
 
     /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
     /// does not hold the caller. What the caller wrote before is visible to the
@@ -244,30 +232,5 @@ pub trait Port: Preempt + 'static {
     fn mistake(mistake: Mistake) -> bool {
         let _ = mistake;
         false
-    }
-
-    /// The current thread has entered a critical section at `site`. For measuring them.
-    #[inline(always)]
-    fn section_entered(site: Place) {
-        let _ = site;
-    }
-
-    /// The current thread is about to leave one.
-    #[inline(always)]
-    fn section_leaves() {}
-
-    /// The current thread has taken a spinlock that was made at `class`, at `site`; or
-    /// is going to, if another CPU holds it. `waits` is false for one that it only
-    /// tried for. Interrupts are off. For [`crate::more::witness`].
-    #[inline(always)]
-    fn witness_acquire(class: Place, site: Place, waits: bool) {
-        let _ = (class, site, waits);
-    }
-
-    /// The current thread lets go of a spinlock that was made at `class`. Interrupts
-    /// are off. For [`crate::more::witness`].
-    #[inline(always)]
-    fn witness_release(class: Place) {
-        let _ = class;
     }
 }

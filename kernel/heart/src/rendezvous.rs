@@ -92,6 +92,7 @@ pub use crate::action::{Action, Callback, IpiCtx};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::{CriticalGuard, Mistake, Port, interrupts_off, interrupts_on_in_section};
+use crate::probe::Probe;
 use crate::shim::{Ordering, Turns};
 use crate::site::Place;
 
@@ -368,14 +369,14 @@ impl<P: Port> Rendezvous<P> {
             P::relax();
             // Acquire: pairs with the Release in `leave`, of each CPU.
             if slot.left.load(Ordering::Acquire) == 0 {
-                P::spin_ends();
+                P::Probe::spin_ends();
                 return true;
             }
             if drives && !P::mistake(Mistake::DeafInitiator) {
                 self.look_after_others(slot);
             }
             let count = turns.count();
-            if count < P::CALL_TOO_LONG {
+            if count < P::Probe::CALL_TOO_LONG {
                 continue;
             }
             match self.too_long(slot.context.cpu(), count) {
@@ -396,11 +397,11 @@ impl<P: Port> Rendezvous<P> {
     #[inline(never)]
     fn too_long(&self, me: CpuId, turns: u32) -> TooLong {
         kassert!(
-            turns < 2 * P::CALL_TOO_LONG,
+            turns < 2 * P::Probe::CALL_TOO_LONG,
             "time is up for a {}",
             self.pending(me)
         );
-        if turns > P::CALL_TOO_LONG {
+        if turns > P::Probe::CALL_TOO_LONG {
             TooLong::GoOn
         } else if P::stopped(&self.behind(me)).is_some() {
             // It answers when it is let go: that takes as long as it takes.
@@ -534,7 +535,7 @@ impl<P: Port> Rendezvous<P> {
                     return;
                 }
             }
-            P::spin_ends();
+            P::Probe::spin_ends();
         }
         slot.ends();
         caller.leave();
@@ -571,7 +572,7 @@ impl<P: Port> Rendezvous<P> {
             );
             self.stay(slot);
         }
-        P::spin_ends();
+        P::Probe::spin_ends();
     }
 
     /// Takes part in the calls that hold this CPU, and in those that come in, until there are
@@ -603,7 +604,7 @@ impl<P: Port> Rendezvous<P> {
             slot.held(at).each(|initiator| {
                 let open = self.opened(self.slot(initiator), at);
                 if open != at {
-                    P::spin_ends();
+                    P::Probe::spin_ends();
                     slot.let_go(initiator, at);
                     self.take_step(slot, initiator, open);
                 }

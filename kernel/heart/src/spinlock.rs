@@ -22,7 +22,7 @@
 //! the lock. The price is that the order of the waiters is up to the machine.
 //!
 //! A lock knows where it was made and where its holder took it. Who waits for longer
-//! than [`Port::SPIN_TOO_LONG`] panics with both, and what a port does with them for
+//! than [`Probe::SPIN_TOO_LONG`] panics with both, and what a port does with them for
 //! [`crate::more::witness`] is up to it.
 
 use core::cell::UnsafeCell;
@@ -33,6 +33,7 @@ use core::panic::Location;
 
 use crate::cpu::CpuId;
 use crate::port::Port;
+use crate::probe::Probe;
 use crate::shim::{AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site};
 use crate::{KASSERT, kassert};
@@ -43,7 +44,7 @@ use crate::{KASSERT, kassert};
 pub fn spinlock_enter<P: Port>() {
     P::disable_interrupts();
     P::crit().lock();
-    P::section_entered(Location::caller());
+    P::Probe::section_entered(Location::caller());
 }
 
 /// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
@@ -54,7 +55,7 @@ pub fn spinlock_enter<P: Port>() {
 #[track_caller]
 #[inline]
 pub fn spinlock_exit<P: Port>() {
-    P::section_leaves();
+    P::Probe::section_leaves();
     if P::crit().unlock::<P>() {
         P::enable_interrupts();
     }
@@ -64,7 +65,7 @@ pub fn spinlock_exit<P: Port>() {
 /// which looks again itself.
 #[inline]
 pub fn spinlock_exit_unpaid<P: Port>() {
-    P::section_leaves();
+    P::Probe::section_leaves();
     if P::crit().unlock_unpaid() {
         P::enable_interrupts();
     }
@@ -109,8 +110,8 @@ impl<P: Port> Raw<P> {
             Line(site)
         );
         // If this is a deadlock, now is the time to find it.
-        P::witness_acquire(self.class, site, true);
-        P::witness_release(self.class);
+        P::Probe::lock_taken(self.class, site, true);
+        P::Probe::lock_released(self.class);
         let mut turns = Turns::new();
         loop {
             spinlock_exit::<P>();
@@ -118,14 +119,14 @@ impl<P: Port> Raw<P> {
             while self.owner.load(Ordering::Relaxed) != FREE {
                 P::relax();
                 kassert!(
-                    turns.count() < P::SPIN_TOO_LONG,
+                    turns.count() < P::Probe::SPIN_TOO_LONG,
                     "spinlock: {} on {} spins too long for {self}, at {}",
                     P::thread(),
                     P::cpu(),
                     Line(site)
                 );
             }
-            P::spin_ends();
+            P::Probe::spin_ends();
             spinlock_enter::<P>();
             if self.take() {
                 return;
@@ -138,13 +139,13 @@ impl<P: Port> Raw<P> {
     #[inline]
     fn taken(&self, waits: bool) {
         self.site.set(Location::caller());
-        P::witness_acquire(self.class, Location::caller(), waits);
+        P::Probe::lock_taken(self.class, Location::caller(), waits);
     }
 
     /// Makes the lock free. By the holder.
     #[inline]
     fn release(&self) {
-        P::witness_release(self.class);
+        P::Probe::lock_released(self.class);
         // Release: pairs with the Acquire in `take`.
         self.owner.store(FREE, Ordering::Release);
     }
@@ -204,7 +205,7 @@ impl<T, P: Port> Spinlock<T, P> {
     /// the holder must not sleep.
     ///
     /// # Panics
-    /// If this CPU holds the lock already; if it has waited for [`Port::SPIN_TOO_LONG`].
+    /// If this CPU holds the lock already; if it has waited for [`Probe::SPIN_TOO_LONG`].
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> SpinlockGuard<'_, T, P> {

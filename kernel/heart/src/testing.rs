@@ -11,6 +11,7 @@ use std::thread;
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::critical::{CritState, Preempt};
 use crate::port::{InterruptsOff, Mistake, Port, interrupts_off};
+use crate::probe::Probe;
 use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::wake::DeferredWakes;
 
@@ -207,10 +208,14 @@ impl Preempt for HostPort {
     }
 }
 
-impl Port for HostPort {
+impl Probe for HostPort {
     /// A turn gives up the host's CPU: about a second. Under Miri a turn takes
     /// longer, and its threads take turns.
     const CALL_TOO_LONG: u32 = if cfg!(miri) { 1 << 10 } else { 1 << 20 };
+}
+
+impl Port for HostPort {
+    type Probe = Self;
 
     fn crit() -> &'static CritState {
         CRIT.with(|crit| *crit)

@@ -18,7 +18,7 @@ use crate::arch::paging::PAGE_SIZE;
 use crate::arch::timer::{self, Reference};
 use crate::arch::{apic, vector};
 use crate::port::interrupts_on;
-use crate::{clock, globals, mem, smp};
+use crate::{clock, globals, mem, probe, smp};
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
@@ -70,8 +70,7 @@ fn report_boot_cpu(madt: &Madt, boot: u32) {
 /// Turns interrupts on. What firmware left pending comes now, before this CPU is online,
 /// and is a stray: with interrupts off there is no way to withdraw it (SDM vol. 3, 11.8.4).
 pub(super) fn take_leftovers() {
-    #[cfg(feature = "ktest")]
-    crate::ktest::bugs::leave_interrupts();
+    probe::take_leftovers();
     interrupts_on();
     // Bounded: if they do not end, there is a device behind them.
     let _quiet = (0..1000).any(|_| apic::requested().is_none());

@@ -12,7 +12,7 @@ use plat::start_info::Module;
 
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::{apic, cpu};
-use crate::{globals, mem};
+use crate::{globals, mem, probe};
 
 /// Reads the loader's memory map into [`globals::MEMORY`], and takes out what is in use. Before
 /// anything is handed out.
@@ -80,11 +80,7 @@ fn region(region: &MemoryRegion) -> Region {
 
 /// Fills the memory map, and says what is odd about the entries.
 fn take_in(entries: impl Iterator<Item = Region> + Clone) {
-    #[cfg(feature = "ktest")]
-    let entries = entries
-        .map(crate::ktest::tables::free_memory)
-        .chain(crate::ktest::bugs::more_memory());
-    let odd = globals::MEMORY.lock().fill(entries);
+    let odd = globals::MEMORY.lock().fill(probe::memory_map(entries));
     if odd.example.is_some() {
         log::warn!(target: "kernel::mem", "{odd}");
     }

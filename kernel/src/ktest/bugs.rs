@@ -9,6 +9,7 @@ use heart::cpu::{CpuId, MAX_CPUS};
 use heart::intr::NmiContext;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use plat::memmap::{Kind, Region};
+use spin::Once;
 
 use super::{step, tables};
 use crate::arch::timer::Reference;
@@ -362,10 +363,13 @@ const BUGS: &[(Bug, &str, &str)] = &[
     ),
 ];
 
+/// What the command line asks for: a bit for each.
+static ASKED: Once<u64> = Once::new();
+
 /// Whether the command line asks for `bug`. Any context: an interrupt asks.
 #[must_use]
 pub fn active(bug: Bug) -> bool {
-    let bits = *globals::BUGS.call_once(|| {
+    let bits = *ASKED.call_once(|| {
         let asked = super::command_line().bug.unwrap_or("");
         let named = |name: &str| asked.split(',').any(|one| one == name);
         BUGS.iter()
@@ -420,7 +424,7 @@ pub(crate) fn with_interrupts(handler: impl FnOnce() -> bool) {
 
 /// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by
 /// one where only spurious ones are expected. Interrupts off.
-pub fn leave_interrupts() {
+pub fn take_leftovers() {
     if active(Bug::FirmwareInterrupts) {
         apic::send(apic::id(), 0xd0);
         apic::send(apic::id(), vector::PIC_BASE);
@@ -429,7 +433,7 @@ pub fn leave_interrupts() {
 
 /// The APIC id that CPUID has, of which the CPU has told `id`.
 #[must_use]
-pub fn told_apic_id(id: u32) -> u32 {
+pub fn apic_id_by_cpuid(id: u32) -> u32 {
     id | u32::from(active(Bug::CpuidApicIds))
 }
 
@@ -467,7 +471,7 @@ pub fn cpuid(leaf: u32) -> Option<[u32; 4]> {
 /// The CPU is about to look at `reference` and the counters that are measured against it:
 /// what a host does that takes a virtual CPU away, and gives it back later than the PIT takes
 /// to wrap around.
-pub fn stand_still(reference: &Reference) {
+pub fn look_at_clocks(reference: &Reference) {
     /// How long the CPU runs, and how long it stands still, in microseconds.
     const RUNS: u64 = 1_500;
     const STANDS: u64 = 60_000;
@@ -543,7 +547,7 @@ pub fn start_late() {
     let before = ap::late();
     let mut count = 0;
     for apic_id in late {
-        cpu::without_interrupts(|| apic::send_startup(apic_id, page));
+        step::without_interrupts(|| apic::send_startup(apic_id, page));
         count += 1;
     }
     let parked = clock::wait_until(2_000_000_000, || ap::late() >= before + count);
@@ -556,7 +560,7 @@ pub fn start_late() {
 
 /// Holds up the CPU with that APIC id, if it is [`Dead::Stuck`], just before it is decided
 /// whether it comes online, until [`go_on`].
-pub fn hold_up(apic_id: u32) {
+pub fn before_decision(apic_id: u32) {
     hold_up_if(dead(apic_id) == Some(Dead::Stuck));
 }
 

@@ -12,6 +12,7 @@ use heart::port::Port;
 use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::bugs::{Bug, active};
+use super::step::without_interrupts;
 use crate::arch::{apic, cpu, vector};
 use crate::port::Machine;
 use crate::thread::{Builder, JoinHandle, Thread};
@@ -93,7 +94,7 @@ fn strikes() {
 /// Whether the command `low` to the CPU with APIC id `to` is lost. If every IPI is to come
 /// twice, it is remembered: sent at once, it would be one with the first, which has not been
 /// taken.
-pub(crate) fn is_lost(to: u32, low: u32) -> bool {
+pub(crate) fn ipi_is_lost(to: u32, low: u32) -> bool {
     let number = low as u8;
     let lose = |losing: u64| {
         let this = losing >> 32 == number.into() && losing as u32 > 0;
@@ -124,7 +125,7 @@ pub(crate) fn send_late() {
     let again = late().swap(0, Ordering::Relaxed);
     if again != 0 {
         strikes();
-        cpu::without_interrupts(|| apic::send_again((again >> 32) as u32, again as u32));
+        without_interrupts(|| apic::command((again >> 32) as u32, again as u32));
     }
 }
 

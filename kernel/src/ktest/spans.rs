@@ -117,7 +117,7 @@ impl fmt::Display for Spans {
 pub(crate) fn were_on() -> bool {
     let me = sched::curthread();
     // Relaxed: this CPU's own.
-    me.crit.is_open() && me.uncounted.load(Ordering::Relaxed) == 0
+    me.crit.is_open() && me.probe.uncounted.load(Ordering::Relaxed) == 0
 }
 
 /// Whether they go on next. A span ends then.
@@ -135,7 +135,7 @@ pub(crate) fn goes_on() -> bool {
 #[inline]
 pub(crate) fn begin_uncounted() {
     // Relaxed: this CPU's own.
-    let count = &sched::curthread().uncounted;
+    let count = &sched::curthread().probe.uncounted;
     count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn begin_uncounted() {
 #[inline]
 pub(crate) fn end_uncounted() {
     // Relaxed: as above.
-    let count = &sched::curthread().uncounted;
+    let count = &sched::curthread().probe.uncounted;
     count.store(count.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
 }
 

@@ -5,9 +5,10 @@
 
 use heart::shim::{AtomicU64, Ordering, spin_loop};
 
-use crate::arch::paging::{PAGE_SIZE, early_stacks, physical_to_virtual};
+use crate::arch::paging::{PAGE_SIZE, STACKS, early_stacks, physical_to_virtual};
 use crate::arch::trap::TrapFrame;
-use crate::mem::kstack;
+use crate::globals;
+use crate::mem::kstack::{self, SLOT};
 
 /// Makes the fresh frame at physical `frame`, which will be part of a stack, zero.
 pub(crate) fn paint(frame: u64) {
@@ -20,7 +21,7 @@ pub(crate) fn paint(frame: u64) {
 /// how much was.
 pub(super) fn check() {
     let used = |top| used(top - kstack::SIZE, top);
-    let deepest = kstack::tops().map(used).max();
+    let deepest = tops().map(used).max();
     let [_early, (start, end)] = early_stacks();
     log::info!(
         target: "kernel",
@@ -30,6 +31,12 @@ pub(super) fn check() {
         self::used(start, end),
         end - start
     );
+}
+
+/// The tops of all stacks.
+pub fn tops() -> impl Iterator<Item = u64> {
+    let count = globals::KERNEL_STACKS.lock().made;
+    (1..=count).map(|number| STACKS + number * SLOT)
 }
 
 /// How many bytes of the stack from `start` to `end` have been used.

@@ -12,14 +12,13 @@ use heart::shim::{AtomicPtr, AtomicU64, Ordering};
 use crate::arch::interrupt::{clear_trap_flag, set_trap_flag};
 use crate::arch::trap::TrapFrame;
 use crate::arch::{apic, cpu, vector};
-use crate::globals;
 use crate::port::InterruptsOff;
 use crate::sched;
 use crate::thread::Thread;
 
 /// What is being stepped. One thread at a time, on one CPU: relaxed throughout.
 #[derive(Debug)]
-pub struct Stepper {
+struct Stepper {
     /// The thread that is stepped, null if none.
     thread: AtomicPtr<Thread>,
     /// How many boundaries it has come to.
@@ -40,29 +39,18 @@ pub struct Stepper {
     coming: AtomicU64,
 }
 
-impl Stepper {
-    /// Nothing is stepped.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            thread: AtomicPtr::new(core::ptr::null_mut()),
-            count: AtomicU64::new(0),
-            at: AtomicU64::new(0),
-            inject: AtomicU64::new(0),
-            idle_on: AtomicU64::new(0),
-            idle_at: AtomicU64::new(0),
-            handler: AtomicU64::new(0),
-            nmi_handler: AtomicU64::new(0),
-            coming: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Default for Stepper {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// The one there is.
+static STEPPER: Stepper = Stepper {
+    thread: AtomicPtr::new(core::ptr::null_mut()),
+    count: AtomicU64::new(0),
+    at: AtomicU64::new(0),
+    inject: AtomicU64::new(0),
+    idle_on: AtomicU64::new(0),
+    idle_at: AtomicU64::new(0),
+    handler: AtomicU64::new(0),
+    nmi_handler: AtomicU64::new(0),
+    coming: AtomicU64::new(0),
+};
 
 /// Runs `code` step by step, calls `inject` at boundary `at` (if it comes so far), and
 /// gives back how many boundaries there were. The calling thread must be pinned. If
@@ -78,7 +66,7 @@ pub fn run(code: impl FnOnce(), at: u64, inject: fn()) -> u64 {
 /// Begins to count, for code that sets the trap flag itself: a handler, which the CPU
 /// enters without it and whose return takes it away again.
 pub fn begin(at: u64, inject: fn()) {
-    let stepper = &globals::STEPPER;
+    let stepper = &STEPPER;
     stepper.count.store(0, Ordering::Relaxed);
     stepper.at.store(at, Ordering::Relaxed);
     stepper
@@ -90,17 +78,17 @@ pub fn begin(at: u64, inject: fn()) {
 
 /// Stops counting; how many boundaries there were.
 pub fn end() -> u64 {
-    globals::STEPPER
+    STEPPER
         .thread
         .store(core::ptr::null_mut(), Ordering::Relaxed);
-    globals::STEPPER.count.load(Ordering::Relaxed)
+    STEPPER.count.load(Ordering::Relaxed)
 }
 
 /// Has the idle thread of `cpu` stepped when it next goes to rest, from its look
 /// elsewhere until it has looked for what to switch to, with `inject` called, with
 /// interrupts off, at boundary `at`.
 pub fn idle(cpu: CpuId, at: u64, inject: fn()) {
-    let stepper = &globals::STEPPER;
+    let stepper = &STEPPER;
     stepper.idle_at.store(at, Ordering::Relaxed);
     stepper
         .inject
@@ -114,7 +102,7 @@ pub fn idle(cpu: CpuId, at: u64, inject: fn()) {
 /// Whether what [`idle`] asked for has not begun, or is going on.
 pub fn idle_is_stepped() -> bool {
     // Acquire: pairs with the Release of the stores.
-    let stepper = &globals::STEPPER;
+    let stepper = &STEPPER;
     stepper.idle_on.load(Ordering::Acquire) != 0
         || !stepper.thread.load(Ordering::Acquire).is_null()
 }
@@ -122,7 +110,7 @@ pub fn idle_is_stepped() -> bool {
 /// The idle thread goes to rest.
 #[inline]
 pub(crate) fn idle_begins() {
-    let stepper = &globals::STEPPER;
+    let stepper = &STEPPER;
     let me = crate::pcpu::this_cpu().index() as u64 + 1;
     // Acquire: pairs with the Release in `idle`.
     if stepper.idle_on.load(Ordering::Acquire) != me {
@@ -140,7 +128,7 @@ pub(crate) fn idle_begins() {
 /// It has rested.
 #[inline]
 pub(crate) fn idle_ends() {
-    let stepped = globals::STEPPER.thread.load(Ordering::Relaxed);
+    let stepped = STEPPER.thread.load(Ordering::Relaxed);
     if core::ptr::eq(stepped, sched::curthread()) {
         clear_trap_flag();
         end();
@@ -152,7 +140,7 @@ const HLT: u8 = 0xf4;
 
 /// #DB: counts, and acts if this is the boundary.
 pub(crate) fn trapped(frame: &mut TrapFrame) {
-    let stepper = &globals::STEPPER;
+    let stepper = &STEPPER;
     let stepped = stepper.thread.load(Ordering::Relaxed);
     if !core::ptr::eq(stepped, sched::curthread()) {
         // It was switched out with the flag set, which does not belong to a thread.
@@ -176,10 +164,22 @@ pub(crate) fn trapped(frame: &mut TrapFrame) {
 /// Sends this CPU an interrupt by [`vector::TEST`], whose handler is `handler`: after
 /// the acknowledgement, in interrupt context.
 pub fn interrupt_me(handler: fn()) {
-    globals::STEPPER
+    STEPPER
         .handler
         .store(handler as usize as u64, Ordering::Relaxed);
-    cpu::without_interrupts(|| apic::send(apic::id(), vector::TEST));
+    without_interrupts(|| apic::send(apic::id(), vector::TEST));
+}
+
+/// Runs `code` with interrupts off, and leaves them as they were: the word of the thread does not
+/// change.
+pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
+    let on = cpu::interrupts_enabled();
+    cpu::cli();
+    let value = code();
+    if on {
+        cpu::sti();
+    }
+    value
 }
 
 /// Turns interrupts on without a look at what is owed, as no code does that is to be stepped:
@@ -197,7 +197,7 @@ pub fn turn_interrupts_on() {
 /// sent for.
 pub fn on_nmi(handler: fn()) {
     // Relaxed: the NMI that is to call it is sent behind this.
-    globals::STEPPER
+    STEPPER
         .nmi_handler
         .store(handler as usize as u64, Ordering::Relaxed);
 }
@@ -206,24 +206,24 @@ pub fn on_nmi(handler: fn()) {
 /// called: what it reads there stands for what a CPU reads ahead.
 pub fn on_coming(read: fn()) {
     // Relaxed: the start-up IPI is sent behind this.
-    globals::STEPPER
+    STEPPER
         .coming
         .store(read as usize as u64, Ordering::Relaxed);
 }
 
 /// This CPU comes online.
 pub(super) fn reads_ahead() {
-    call(&globals::STEPPER.coming);
+    call(&STEPPER.coming);
 }
 
 /// An NMI that another CPU, or this one, has sent.
 pub(crate) fn nmi() {
-    call(&globals::STEPPER.nmi_handler);
+    call(&STEPPER.nmi_handler);
 }
 
 /// [`vector::TEST`].
 pub(crate) fn test_interrupt() {
-    call(&globals::STEPPER.handler);
+    call(&STEPPER.handler);
 }
 
 fn call(function: &AtomicU64) {

@@ -88,10 +88,17 @@ pub fn is_patch(text: &'static str) -> bool {
     Patch::parse(text).is_some()
 }
 
-/// The first `length` bytes of the table at physical `address`, if the command line damages
-/// that one.
+/// What reads tables.
+pub(crate) type Reader = fn(u64, usize) -> Option<&'static [u8]>;
+
+/// The reader of tables for `acpi::discover`: the first `length` bytes of what is at physical
+/// `address`, damaged if the command line says so.
 #[must_use]
-pub fn damaged(address: u64, length: usize) -> Option<&'static [u8]> {
+pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
+    damaged(address, length).or_else(|| mem::firmware_table(address, length))
+}
+
+fn damaged(address: u64, length: usize) -> Option<&'static [u8]> {
     let asked = super::command_line().bug.unwrap_or("").split(',');
     let start = mem::firmware_table(address, 8)?;
     let pointer = start == b"RSD PTR ";

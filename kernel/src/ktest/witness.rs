@@ -11,9 +11,9 @@ use core::fmt::Arguments;
 use core::panic::Location;
 
 use heart::kassert;
-use heart::more::witness::{Held, Stack, Violation};
+use heart::more::witness::{Graph, Held, Stack, Violation};
 use heart::port::Port;
-use heart::shim::Ordering;
+use heart::shim::{AtomicBool, Ordering};
 use heart::site::{Line, Place, Site};
 use plat::list::List;
 
@@ -25,6 +25,11 @@ use crate::{globals, pcpu, sched};
 const DEPTH: usize = 8;
 
 type Locks = List<Held, DEPTH>;
+
+/// In which order locks have been taken.
+static ORDER: Graph = Graph::new();
+/// Whether the order of sleeping locks is watched too.
+static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
 
 /// The locks that a thread holds, in the order in which it took them.
 #[derive(Debug)]
@@ -63,17 +68,17 @@ impl HeldLocks {
 fn with_mine(look: impl FnOnce(&mut Locks)) {
     // Relaxed: set before this CPU does anything for the report.
     if globals::STOPS.panicking().is_none() {
-        let mine = &sched::curthread().held;
+        let mine = &sched::curthread().probe.held;
         // SAFETY: interrupts are off, so this thread stays here and nothing comes on top
         // of it but an NMI, which panics; and `look` takes no lock, unless it panics.
         look(unsafe { &mut *mine.0.get() });
     }
 }
 
-/// The calling thread takes a lock: [`Port::witness_acquire`].
+/// The calling thread takes a lock: [`Probe::lock_taken`](heart::probe::Probe::lock_taken).
 pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
     with_mine(|locks| {
-        if waits && let Err(violation) = globals::WITNESS.acquire(locks, class, site, record) {
+        if waits && let Err(violation) = ORDER.acquire(locks, class, site, record) {
             if let Violation::Circle { before, .. } = violation {
                 FOUND[0].set(class);
                 FOUND[1].set(before.class);
@@ -113,7 +118,7 @@ pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
     }
     // SAFETY: the thread itself, in its panic: it takes and releases no more locks
     // (`with_mine`).
-    let locks = unsafe { &*sched::curthread().held.0.get() };
+    let locks = unsafe { &*sched::curthread().probe.held.0.get() };
     for Held { class, site } in locks.iter().copied() {
         print(format_args!(
             "{}: holds lock {} since {}",
@@ -123,7 +128,7 @@ pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
         ));
     }
     if let [Some(taken), Some(held)] = FOUND.each_ref().map(Site::get) {
-        globals::WITNESS.way(taken, held, |order| {
+        ORDER.way(taken, held, |order| {
             print(format_args!("witness: the first time: {order}"));
             for (depth, address) in order.stack.calls().enumerate() {
                 print(format_args!("  #{} {address:#x}", depth + 1));
@@ -145,7 +150,7 @@ pub(crate) fn release_sleeping(class: Place) {
 
 fn without_interrupts(look: impl FnOnce()) {
     // Relaxed: changed by the test before it makes threads.
-    if globals::WATCH_SLEEPING.load(Ordering::Relaxed) {
+    if WATCH_SLEEPING.load(Ordering::Relaxed) {
         let _off = InterruptsOff::enter();
         look();
     }
@@ -155,10 +160,10 @@ fn without_interrupts(look: impl FnOnce()) {
 /// that wants a deadlock to happen. While no sleeping lock is held.
 pub fn watch_sleeping_locks(watch: bool) {
     // Relaxed: as in `without_interrupts`.
-    globals::WATCH_SLEEPING.store(watch, Ordering::Relaxed);
+    WATCH_SLEEPING.store(watch, Ordering::Relaxed);
 }
 
-/// The calling thread lets go of a lock: [`Port::witness_release`].
+/// The calling thread lets go of a lock: [`Probe::lock_released`](heart::probe::Probe::lock_released).
 pub(crate) fn release(class: Place) {
     with_mine(|locks| {
         let last = locks.iter().rposition(|held| held.class == class);

@@ -14,8 +14,8 @@ use core::ptr::{NonNull, null_mut};
 use plat::frame::FRAME_SIZE;
 
 use crate::arch::paging::{Access, HEAP, MapError, physical_to_virtual};
-use crate::mem;
 use crate::port::Spinlock;
+use crate::{mem, probe};
 
 /// The heap gets this part of the memory, within the two bounds below.
 const SHARE: u64 = 16;
@@ -98,8 +98,7 @@ pub fn try_box<T>(value: T) -> Result<Box<T>, TryReserveError> {
 // lock makes it usable from all CPUs.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        #[cfg(feature = "ktest")]
-        if crate::ktest::faults::allocation_fails() {
+        if probe::allocation_fails() {
             return null_mut();
         }
         self.0

@@ -1,20 +1,20 @@
 //! Kernel stacks, each with unmapped pages below it: an overflow faults at once.
 
 use crate::arch::paging::{self, Access, MapError, PAGE_SIZE, STACKS};
-use crate::{globals, mem};
+use crate::{globals, mem, probe};
 
 /// The size of a kernel stack, in bytes.
 pub const SIZE: u64 = 64 * 1024;
 /// How much below each is unmapped.
 pub const GUARD: u64 = SIZE;
 /// The distance between stacks; what is not stack is never mapped.
-const SLOT: u64 = SIZE + GUARD;
+pub(crate) const SLOT: u64 = SIZE + GUARD;
 
 /// The stacks there are.
 #[derive(Debug)]
 pub struct Stacks {
     /// So many are whole.
-    made: u64,
+    pub(crate) made: u64,
     /// So many pages of the next one are mapped, from its lower end.
     pages: u64,
     /// The top of one that was given back, 0 if none was. In its last word is the next.
@@ -62,8 +62,7 @@ pub fn allocate() -> Result<u64, MapError> {
             return Ok(bottom + SIZE);
         }
         let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
-        #[cfg(feature = "ktest")]
-        crate::ktest::stacks::paint(frame);
+        probe::stack_grows(frame);
         let page = bottom + stacks.pages * PAGE_SIZE;
         // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
         if let Err(error) = unsafe { mem::map(page, frame, PAGE_SIZE, Access::Data) } {
@@ -84,13 +83,6 @@ pub unsafe fn give_back(top: u64) {
     // SAFETY: the last word of a stack that is nobody's.
     unsafe { ((top - 8) as *mut u64).write(stacks.spare) };
     stacks.spare = top;
-}
-
-/// The tops of all stacks.
-#[cfg(feature = "ktest")]
-pub fn tops() -> impl Iterator<Item = u64> {
-    let count = globals::KERNEL_STACKS.lock().made;
-    (1..=count).map(|number| STACKS + number * SLOT)
 }
 
 /// If `address` lies in the unmapped part below a stack: how far below, in bytes. Any

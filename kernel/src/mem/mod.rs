@@ -20,7 +20,7 @@ use crate::arch::cpu;
 use crate::arch::paging::{
     self, Access, MapError, PAGE_SIZE, PageTables, STACKS, physical_to_virtual,
 };
-use crate::globals;
+use crate::{globals, probe};
 
 /// Physical addresses below this are visible on every boot path before the
 /// kernel's own tables are.
@@ -193,8 +193,7 @@ pub fn allocate_frame_below(limit: u64) -> Option<u64> {
 
 /// The physical address of the frames that `take` takes.
 fn take_frames(take: impl FnOnce(&mut FrameAllocator<'static>) -> Option<Frame>) -> Option<u64> {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::faults::allocation_fails() {
+    if probe::allocation_fails() {
         return None;
     }
     with_frames(take).map(Frame::start_address)

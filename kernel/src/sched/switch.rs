@@ -19,7 +19,7 @@ use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::Machine;
 use crate::thread::{self, Thread};
 use crate::waitq::{WaitQueue, What};
-use crate::{clock, globals, vspace};
+use crate::{clock, globals, probe, vspace};
 
 /// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
 /// into, and runs something else until [`wakeup`](super::wakeup()).
@@ -259,38 +259,14 @@ fn assert_switch_legal(me: &Thread, why: Reason) -> bool {
     if !now.may_switch() {
         illegal_switch(me, why);
     }
-    // By the word they are off.
-    #[cfg(feature = "ktest")]
-    if cpu::interrupts_enabled() {
-        illegal_switch(me, why);
-    }
-    #[cfg(feature = "ktest")]
-    kassert!(
-        me.crit.owepreempt() || !matches!(why, Reason::Preempted),
-        "mi_switch ({why:?}) of {me}: nothing is owed, a second payment"
-    );
-    #[cfg(feature = "ktest")]
-    if let Some(vector) = crate::arch::apic::in_service()
-        && !bugs::active(Bug::UncheckedSwitch)
-    {
-        panic!("{KASSERT}mi_switch ({why:?}) of {me}: vector {vector:#x} is in service");
-    }
+    probe::switch(me, why);
     now.owepreempt()
 }
 
 #[cold]
 fn illegal_switch(me: &Thread, why: Reason) -> ! {
-    #[cfg(feature = "ktest")]
-    let interrupts = if cpu::interrupts_enabled() {
-        ", and interrupts on"
-    } else {
-        ""
-    };
-    #[cfg(not(feature = "ktest"))]
-    let interrupts = "";
     panic!(
-        "{KASSERT}mi_switch ({why:?}) of {me}: expected one spinlock and nothing else, found \
-         {}{interrupts}",
+        "{KASSERT}mi_switch ({why:?}) of {me}: expected one spinlock and nothing else, found {}",
         me.crit.now()
     );
 }

@@ -19,13 +19,14 @@ use alloc::vec::Vec;
 
 use heart::cpu::CpuSet;
 use heart::port::Port;
+use heart::probe::Probe;
 use heart::thread::Priority;
 
 use super::online;
 use crate::pcpu::{self, Ipi};
 use crate::port::{InterruptsOff, Machine};
-use crate::sched;
 use crate::thread::{Builder, JoinHandle, SpawnError};
+use crate::{probe, sched};
 
 /// Waits until every online CPU has left the critical section that it is in, if it is in one
 /// now. Sections that begin after this call are not waited for, and see what the caller has
@@ -61,7 +62,7 @@ pub fn quiesce_all_critical() {
         while sched::payments(block) == before && online().contains(block.id()) {
             Machine::relax();
         }
-        Machine::spin_ends();
+        probe::Heart::spin_ends();
     }
     me.unpin();
 }

@@ -20,7 +20,7 @@ use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu, Presence};
 use crate::port::{InterruptsOff, interrupts_on};
 use crate::thread::SpawnError;
-use crate::{clock, globals, idle, mem, sched, thread};
+use crate::{clock, globals, idle, mem, probe, sched, thread};
 
 /// How long to wait for the next step, in nanoseconds: for one of the CPUs that are started to
 /// take its stack, or to be online. On hardware it is a millisecond; the rest is for a host
@@ -229,8 +229,7 @@ fn wait_while_they_come(mut starting: CpuSet) -> CpuSet {
 
 /// Sends the start-up IPI, unless a test wants it to come late.
 fn send_startup(apic_id: u32, page: u64) {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::startup_is_late(apic_id) {
+    if probe::startup_is_late(apic_id) {
         return;
     }
     let _off = InterruptsOff::enter();
@@ -303,8 +302,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     apic::init();
     look_at_cpuid(start.block);
     clock::init_this_cpu();
-    #[cfg(feature = "ktest")]
-    crate::ktest::bugs::hold_up(start.block.apic_id());
+    probe::before_decision(start.block.apic_id());
     if !start.decide() {
         ap::park();
     }

@@ -23,7 +23,6 @@
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
 use heart::kassert;
-use heart::site::Place;
 use heart::thread::Priority;
 use heart::waitq::WaitList;
 
@@ -54,24 +53,6 @@ fn might_sleep() {
         me.base_priority() != Priority::IDLE,
         "{me} would sleep, and its CPU has nothing else to run"
     );
-}
-
-/// The caller takes a sleeping lock that was made at `class`; with `waits`, it may have to
-/// wait for it. For the lock-order checker of the test image.
-#[track_caller]
-#[inline(always)]
-fn witness_acquire(class: Place, waits: bool) {
-    #[cfg(feature = "ktest")]
-    crate::ktest::witness::acquire_sleeping(class, core::panic::Location::caller(), waits);
-    let _ = (class, waits);
-}
-
-/// The caller lets go of it.
-#[inline(always)]
-fn witness_release(class: Place) {
-    #[cfg(feature = "ktest")]
-    crate::ktest::witness::release_sleeping(class);
-    let _ = class;
 }
 
 /// The thread of the best priority in `list`, the first of several. The priority is the

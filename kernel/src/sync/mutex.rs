@@ -22,8 +22,9 @@ use heart::site::Place;
 use heart::thread::ThreadId;
 use heart::waitq::WaitList;
 
+use crate::probe;
 use crate::sync::inherit::{self, Chains};
-use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
+use crate::sync::{might_sleep, take_best};
 use crate::thread::Thread;
 use crate::{globals, sched};
 
@@ -100,7 +101,7 @@ impl RawMutex {
     fn lock(&self, nanoseconds: Option<u64>) -> bool {
         might_sleep();
         if self.take() {
-            witness_acquire(self.class, true);
+            probe::sleeping_lock_taken(self.class, Location::caller(), true);
             return true;
         }
         self.wait(nanoseconds)
@@ -120,7 +121,7 @@ impl RawMutex {
             Location::caller()
         );
         // If this may come to a deadlock, now is the time to find it.
-        witness_acquire(self.class, true);
+        probe::sleeping_lock_taken(self.class, Location::caller(), true);
         let mut chains = globals::INHERITANCE.lock();
         while !self.blocker.contest(&mut chains) {
             if self.take() {
@@ -134,7 +135,7 @@ impl RawMutex {
         }
         // An untimed wait ends in one way only.
         if nanoseconds.is_some() && self.give_up(me) {
-            witness_release(self.class);
+            probe::sleeping_lock_released(self.class);
             return false;
         }
         kassert!(
@@ -172,7 +173,7 @@ impl RawMutex {
     fn unlock(&self) {
         let me = sched::curthread();
         me.lending.released();
-        witness_release(self.class);
+        probe::sleeping_lock_released(self.class);
         if !self.blocker.free(me) {
             self.pass_on(me);
         }
@@ -268,7 +269,7 @@ impl<T> Mutex<T> {
         );
         let taken = self.raw.take();
         if taken {
-            witness_acquire(self.raw.class, false);
+            probe::sleeping_lock_taken(self.raw.class, Location::caller(), false);
         }
         taken.then(|| MutexGuard::new(self))
     }

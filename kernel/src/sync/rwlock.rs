@@ -28,8 +28,9 @@ use heart::spinlock::SpinlockGuard;
 use heart::waitq::WaitList;
 
 use crate::port::{Machine, Spinlock};
+use crate::probe;
 use crate::sync::inherit;
-use crate::sync::{might_sleep, take_best, witness_acquire, witness_release};
+use crate::sync::{might_sleep, take_best};
 use crate::thread::Thread;
 use crate::{globals, sched};
 
@@ -159,7 +160,7 @@ impl<T> RwLock<T> {
     #[track_caller]
     fn enter(&self) -> (&'static Thread, SpinlockGuard<'_, State, Machine>) {
         might_sleep();
-        witness_acquire(self.class, true);
+        probe::sleeping_lock_taken(self.class, Location::caller(), true);
         let me = sched::curthread();
         let state = self.state.lock();
         kassert!(
@@ -213,7 +214,7 @@ impl<T> Deref for ReadGuard<'_, T> {
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
         sched::curthread().lending.released();
-        witness_release(self.lock.class);
+        probe::sleeping_lock_released(self.lock.class);
         let mut state = self.lock.state.lock();
         state.readers -= 1;
         // Readers wait only for writers, so it is a writer's turn, if any.
@@ -254,7 +255,7 @@ impl<T> DerefMut for WriteGuard<'_, T> {
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
         sched::curthread().lending.released();
-        witness_release(self.lock.class);
+        probe::sleeping_lock_released(self.lock.class);
         let mut state = self.lock.state.lock();
         state.next(&self.lock.writer, true);
     }

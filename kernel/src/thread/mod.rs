@@ -27,6 +27,7 @@ use heart::waitq::WaitLink;
 use heart::{KASSERT, kassert};
 
 use crate::arch::context::Context;
+use crate::probe;
 use crate::sync::inherit::Lending;
 use crate::waitq::{WaitQueue, What};
 
@@ -45,10 +46,6 @@ type Entry = Box<dyn FnOnce() + Send>;
 pub struct Thread {
     /// First, so that `curthread` points at the word of every critical section.
     pub(crate) crit: CritState,
-    /// In an interrupt that does not count, or in #DB: takes no other in any case.
-    #[cfg(feature = "ktest")]
-    pub(crate) uncounted: AtomicU32,
-
     // Constant since the place was made.
     index: u32,
     stack: u64,
@@ -82,9 +79,8 @@ pub struct Thread {
     /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
     pub(crate) reads: Reads,
 
-    /// The spinlocks that it holds.
-    #[cfg(feature = "ktest")]
-    pub(crate) held: crate::ktest::witness::HeldLocks,
+    /// What tests keep with it.
+    pub(crate) probe: probe::PerThread,
 
     // The thread's own.
     pinned: AtomicU32,
@@ -117,8 +113,6 @@ impl Thread {
     pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
         Self {
             crit: CritState::running(),
-            #[cfg(feature = "ktest")]
-            uncounted: AtomicU32::new(0),
             index,
             stack: 0,
             state: AtomicU8::new(ThreadState::Running as u8),
@@ -134,8 +128,7 @@ impl Thread {
             deadline: AtomicU64::new(0),
             space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
-            #[cfg(feature = "ktest")]
-            held: crate::ktest::witness::HeldLocks::new(),
+            probe: probe::PerThread::new(),
             pinned: AtomicU32::new(0),
             base_priority: AtomicPriority::new(priority),
             slice: AtomicU64::new(0),

@@ -171,8 +171,7 @@ impl Thread {
     /// Prepares a vacant place for a thread. By its maker, who alone knows it.
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
         self.crit.reset();
-        #[cfg(feature = "ktest")]
-        self.held.reset(globals::BOOT_PCPU.runq.class());
+        self.probe.reset(globals::BOOT_PCPU.runq.class());
         self.set_priority(new.priority);
         self.base_priority.set(new.priority);
         // Relaxed: the run-queue lock publishes it.

@@ -102,6 +102,8 @@ impl Preempt for Checked {
 }
 
 impl Port for Checked {
+    type Probe = ();
+
     fn cpu() -> CpuId {
         CpuId::new(here().0).expect("few CPUs")
     }

@@ -35,6 +35,7 @@ use core::ptr;
 use crate::cpu::MAX_CPUS;
 use crate::kassert;
 use crate::port::{CriticalGuard, Mistake, Port};
+use crate::probe::Probe;
 use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use crate::spinlock::Spinlock;
 
@@ -243,7 +244,7 @@ impl<P: Port> Epoch<P> {
         while self.oldest() < epoch {
             P::relax();
         }
-        P::spin_ends();
+        P::Probe::spin_ends();
         Ok(())
     }
 

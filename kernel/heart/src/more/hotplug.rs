@@ -19,6 +19,7 @@
 
 use crate::cpu::{AtomicCpuSet, CpuId};
 use crate::port::Port;
+use crate::probe::Probe;
 use crate::shim::{Ordering, fence};
 
 /// Puts `me`, the calling CPU, into `online`. It can be called from now on, and answers
@@ -49,7 +50,7 @@ pub fn leave<P: Port>(
     while is_called() {
         P::relax();
     }
-    P::spin_ends();
+    P::Probe::spin_ends();
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ use core::marker::PhantomData;
 use crate::cpu::{CpuId, CpuSet, FirstCpu, MAX_CPUS};
 use crate::kassert;
 use crate::port::{Port, interrupts_off, interrupts_on};
+use crate::probe::Probe;
 use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
 
 /// The CPU does what it does.
@@ -177,7 +178,7 @@ impl<P: Port> Stops<P> {
         means: Means,
         send: impl FnMut(&CpuSet),
     ) -> Result<Stopped, StopError> {
-        self.stop_within(P::CALL_TOO_LONG, set, means, send)
+        self.stop_within(P::Probe::CALL_TOO_LONG, set, means, send)
     }
 
     /// [`Self::stop`] that gives up after so many turns.
@@ -200,7 +201,7 @@ impl<P: Port> Stops<P> {
             let runs = |&cpu: &CpuId| cpu != me && !self.is_stopped(cpu);
             let silent: CpuSet = set.iter().filter(runs).collect();
             if silent.is_empty() {
-                P::spin_ends();
+                P::Probe::spin_ends();
                 return Ok(Stopped { cpus: asked });
             }
             // Not only in the first turn: in an NMI in the middle of another stop of this CPU,
@@ -244,7 +245,7 @@ impl<P: Port> Stops<P> {
                 self.stopper
                     .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
             if found.is_ok() || found == Err(mark) {
-                P::spin_ends();
+                P::Probe::spin_ends();
                 break;
             }
             interrupts_on::<P>();
@@ -278,7 +279,7 @@ impl<P: Port> Stops<P> {
             P::stop_if_asked();
             P::relax();
         }
-        P::spin_ends();
+        P::Probe::spin_ends();
         let depth = self.depth.load(Ordering::Relaxed) - 1;
         self.depth.store(depth, Ordering::Relaxed);
         if depth == 0 {
@@ -316,7 +317,7 @@ impl<P: Port> Stops<P> {
             }
             P::relax();
         }
-        P::spin_ends();
+        P::Probe::spin_ends();
         if self.panicking().is_some() {
             return self.for_good(me);
         }

@@ -9,6 +9,7 @@ use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::action::Callback;
 use crate::cpu::{CpuSet, MAX_CPUS};
 use crate::port::{Mistake, Port, interrupts_off, interrupts_on};
+use crate::probe::Probe;
 use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
 

@@ -58,6 +58,8 @@ fn current() -> &'static Thread {
 }
 
 impl Port for Host {
+    type Probe = ();
+
     fn cpu() -> CpuId {
         CpuId::BOOT
     }

@@ -14,6 +14,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::cpu;
 use super::vector;
+use crate::probe;
 
 const APIC_BASE: Msr = Msr::new(0x1b);
 const BASE_ENABLE: u64 = 1 << 11;
@@ -300,11 +301,10 @@ pub fn send_to_all_others(vector: u8) {
     send_by(0, u32::from(vector) | LEVEL_ASSERT | ALL_BUT_SELF);
 }
 
-/// Gives the command for an IPI; in the test image it may be lost, or come again later.
+/// Gives the command for an IPI.
 #[inline]
 fn send_by(to: u32, low: u32) {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::faults::is_lost(to, low) {
+    if probe::ipi_is_lost(to, low) {
         return;
     }
     command(to, low);
@@ -327,20 +327,10 @@ pub fn send_startup(to: u32, page: u64) {
     command(to, DELIVERY_STARTUP | LEVEL_ASSERT | (page >> 12) as u32);
 }
 
-/// Sends again what was sent: of a test.
-#[cfg(feature = "ktest")]
-pub(crate) fn send_again(to: u32, low: u32) {
-    command(to, low);
-}
-
 /// Writes the interrupt command register. Interrupts off: the two halves of the xAPIC's must
 /// not be torn apart by an interrupt that sends one too.
-fn command(to: u32, low: u32) {
-    #[cfg(feature = "ktest")]
-    heart::kassert!(
-        !cpu::interrupts_enabled(),
-        "the local APIC: a command with interrupts on"
-    );
+pub(crate) fn command(to: u32, low: u32) {
+    probe::expect_interrupts_off("the local APIC: a command");
     match XApic::mapped() {
         Some(registers) => {
             registers.wait_for_delivery();
@@ -482,9 +472,7 @@ fn write(register: u32, value: u32) {
 /// Whether CPUID has the id of this CPU's local APIC, or the part of it that an xAPIC has.
 #[must_use]
 pub fn cpuid_agrees() -> bool {
-    let told = cpu::apic_id_by_cpuid();
-    #[cfg(feature = "ktest")]
-    let told = crate::ktest::bugs::told_apic_id(told);
+    let told = probe::apic_id_by_cpuid(cpu::apic_id_by_cpuid());
     match mode() {
         Mode::XApic => id() == told & 0xff,
         Mode::X2Apic => id() == told,

@@ -105,19 +105,11 @@ pub fn has_x2apic() -> bool {
         .is_some_and(|info| info.has_x2apic())
 }
 
-/// Whether this CPU takes maskable interrupts (RFLAGS.IF). For tests, which compare it with what
-/// the word of the thread says; the kernel asks that word.
-#[cfg(feature = "ktest")]
+/// Whether this CPU takes maskable interrupts (RFLAGS.IF). The kernel asks the word of the thread;
+/// what that says is compared with this by tests.
 #[must_use]
 pub fn interrupts_enabled() -> bool {
     interrupts::are_enabled()
-}
-
-/// Runs `code` with interrupts off, and leaves them as they were: for tests that must not
-/// change the word of the thread.
-#[cfg(feature = "ktest")]
-pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
-    interrupts::without_interrupts(code)
 }
 
 /// Lets this CPU take maskable interrupts. For [`crate::port`] only.

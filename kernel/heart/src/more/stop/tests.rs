@@ -134,7 +134,7 @@ fn a_cpu_that_does_not_stop_is_named_and_the_others_go_on() {
                 HostPort::relax();
             }
             // The others stand before the turns are counted, so a few of them will do: all
-            // that [`Port::CALL_TOO_LONG`] allows take the host a quarter of a minute.
+            // that [`Probe::CALL_TOO_LONG`] allows take the host a quarter of a minute.
             let send = |cpus: &CpuSet| {
                 interrupt(cpus);
                 while stops.stopped().len() < CPUS - 2 {
