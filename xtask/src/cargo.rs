@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
-use crate::error::{Context, Ours, Result, anyhow, failed};
+use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
 use crate::machine::quoted;
 use crate::term::{self, When};
 use crate::{image_paths, paths};
@@ -85,6 +85,19 @@ pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
     let mut command = Command::new(this);
     command.args(words);
     Ok(command)
+}
+
+/// Runs a command that says itself what is wrong.
+///
+/// # Errors
+/// When it cannot be started, or fails.
+pub(crate) fn succeeds(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| shown(command))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(reported(Exit::Failed))
+    }
 }
 
 /// A command as a person would type it.

@@ -152,7 +152,6 @@ fn checks(fast: bool) -> Result<Vec<Check>> {
             lints(&["-p", "boot", "-p", "tests"], &kernel),
         ),
         check("lints, bench", lints(&["-p", "bench"], &kernel)),
-        check("layers", xtask(&["layers"])?),
         check("emitted code", xtask(&["emitted"])?),
         check("host tests", cargo("test")),
         check("lints, model", lints(&["-p", "model"], &["--all-targets"])),

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use crate::cargo::{self, cargo, shown};
 use crate::error::{Context, Ours, Result, failed};
-use crate::{model, paths, size, term};
+use crate::{model, paths, term};
 
 /// The command line of `cargo xtask docs`.
 #[derive(clap::Args)]
@@ -59,7 +59,10 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 
     let pages = [
         page(README, |text| {
-            crash::readme(&tables::readme(text, &size::table()?)?, &log)
+            crash::readme(
+                &tables::readme(text, &said(&mut cargo::xtask(&["size"])?, false)?)?,
+                &log,
+            )
         })?,
         page(MODELS, |text| {
             tables::models(text, &list, &explored, &stepped, &loom)

@@ -505,7 +505,6 @@ fn what_cannot_be_had_twice_is_waited_for() {
         [ "$2" = --version ] && exit
         touch $here/started
         until [ -e $here/go ]; do sleep 0.01; done
-        printf '{"data": [{"files": []}]}' >"${!#}"
         "#,
     );
     fake.program("sysroot/lib/rustlib/host/bin/llvm-objcopy", "");
@@ -528,7 +527,7 @@ fn what_cannot_be_had_twice_is_waited_for() {
     std::fs::write(fake.dir.join("go"), "").expect("a file");
     for child in [first, second] {
         let output = child.wait_with_output().expect("it ends");
-        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.status.code(), Some(0));
     }
 }
 

@@ -15,12 +15,13 @@ type Row<'a> = Vec<&'a str>;
 /// # Errors
 /// When it has no such block.
 pub(super) fn readme(text: &str, sizes: &str) -> Result<String> {
+    let (sizes, _sums) = sizes.split_once("\nvolume one").unwrap_or((sizes, ""));
     let begin = text.find("\npart ").map(|at| at + 1);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
         return Err(failed("README.md has no block that begins with `part`"));
     };
-    Ok(format!("{}{sizes}{}", &text[..begin], &text[end..]))
+    Ok(format!("{}{sizes}\n{}", &text[..begin], &text[end..]))
 }
 
 /// The page about the models with the tables of what the explorer lists and has explored, of

@@ -1,13 +1,9 @@
-//! Rust source as words: as much of the language as the layering rule and the
-//! size report need, and no more.
+//! Rust source as words: as much of the language as the layering rule needs, and no more.
 //!
-//! Comments and the contents of strings are gone; what stands under
-//! `#[cfg(test)] mod` can be cut out.
+//! Comments and the contents of strings are gone.
 
+use std::fs;
 use std::path::PathBuf;
-
-use crate::error::Result;
-use crate::paths;
 
 /// A word of the source: a name, `::`, or one other character.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,20 +24,18 @@ pub(crate) struct Path {
 }
 
 /// The Rust files below a folder, sorted.
-///
-/// # Errors
-/// When a folder cannot be read.
-pub(crate) fn files(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(dir: &std::path::Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for path in paths::entries(dir)? {
+    for entry in fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
         if path.is_dir() && !path.ends_with("target") {
-            found.extend(files(&path)?);
+            found.extend(files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
     found.sort();
-    Ok(found)
+    found
 }
 
 /// The words of a source.
@@ -144,64 +138,6 @@ fn character_end(rest: &[char]) -> Option<usize> {
         return Some(end + 4);
     }
     (rest.get(2) == Some(&'\'')).then_some(3)
-}
-
-/// Whether a module of unit tests begins here: `#[cfg(test)] mod NAME`, and then `follows`.
-fn is_test_module(here: &[Word], follows: &str) -> bool {
-    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
-    here.len() > 9
-        && ATTRIBUTE
-            .iter()
-            .zip(here)
-            .all(|(text, word)| word.text == *text)
-        && here[7].text == "mod"
-        && here[9].text == follows
-}
-
-/// The modules of unit tests that are files of their own, as the file `name` declares them.
-pub(crate) fn test_files(name: &str, words: &[Word]) -> impl Iterator<Item = String> {
-    let modules = (0..words.len()).filter(|at| is_test_module(&words[*at..], ";"));
-    modules.map(|at| below(name, &words[at + 8].text))
-}
-
-/// The file of the module `module` of the file `name`.
-fn below(name: &str, module: &str) -> String {
-    let (dir, stem) = name.rsplit_once('/').unwrap_or(("", name));
-    match stem {
-        "lib.rs" | "main.rs" | "mod.rs" => format!("{dir}/{module}.rs"),
-        _ => format!("{}/{module}.rs", name.trim_end_matches(".rs")),
-    }
-}
-
-/// The words without the modules of unit tests: `#[cfg(test)] mod NAME { ... }`.
-pub(crate) fn without_tests(words: &[Word]) -> Vec<Word> {
-    let mut kept = Vec::new();
-    let mut at = 0;
-    while at < words.len() {
-        if is_test_module(&words[at..], "{") {
-            at = block_end(words, at + 9);
-        } else {
-            kept.push(words[at].clone());
-            at += 1;
-        }
-    }
-    kept
-}
-
-/// The index behind the `}` that closes the `{` at `open`.
-pub(crate) fn block_end(words: &[Word], open: usize) -> usize {
-    let mut depth = 0;
-    for (at, word) in words.iter().enumerate().skip(open) {
-        match word.text.as_str() {
-            "{" => depth += 1,
-            "}" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return at + 1;
-        }
-    }
-    words.len()
 }
 
 /// The paths that begin with one of these names. A group, as in

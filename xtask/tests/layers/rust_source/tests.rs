@@ -31,14 +31,3 @@ fn groups_are_taken_apart() {
     assert_eq!(found(source), all);
     assert_eq!(found("pub(crate) fn x() {} use a::crate_;"), ["crate"]);
 }
-
-#[test]
-fn unit_tests_can_be_cut_out() {
-    let source = "fn a() {} #[cfg(test)] mod tests { fn b() { { } } } fn c() {}";
-    let kept = without_tests(&words(source));
-    assert!(kept.iter().any(|word| word.text == "c"));
-    assert!(!kept.iter().any(|word| word.text == "b"));
-    let files = "#[cfg(test)] mod one; mod two; #[cfg(test)] mod three {}";
-    assert!(test_files("a/src/lib.rs", &words(files)).eq(["a/src/one.rs"]));
-    assert_eq!(below("a/src/b.rs", "tests"), "a/src/b/tests.rs");
-}
