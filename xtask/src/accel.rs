@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crate::emulator::{Emulator, Kind};
 use crate::error::{Ours, Result, anyhow, usage};
 use crate::machine::{Machine, Medium};
-use crate::symbols::Symbols;
 use crate::vm::{Echo, Vm};
 use crate::{lock, paths};
+use symbols::Symbols;
 
 /// How long a machine runs to be tried: a KVM that cannot go on says so at once.
 const MOMENT: Duration = Duration::from_millis(300);

@@ -19,8 +19,8 @@ use std::process::{Child, Command, Stdio};
 use crate::error::{Context, Ours, Result, anyhow};
 use crate::machine::{BootPath, Machine, Medium, is_debug_exit, quoted};
 use crate::registry::Test;
-use crate::symbols::Symbols;
 use crate::{guard, host, paths};
+use symbols::Symbols;
 
 /// The model of the CPU.
 const MODEL: &str = "corei7_skylake_x";

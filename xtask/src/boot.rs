@@ -25,8 +25,8 @@ use crate::hang;
 use crate::interrupt;
 use crate::machine::{Machine, Medium};
 use crate::paths;
-use crate::symbols::Symbols;
 use crate::vm::{Echo, Vm};
+use symbols::Symbols;
 
 /// How often a running guest is looked at.
 const TICK: Duration = Duration::from_millis(5);

@@ -5,7 +5,7 @@
 //! backtrace, and `... rip 0xADDRESS ...`, a CPU's registers. A frame above
 //! the first holds a return address: the call is the instruction before it.
 
-use crate::symbols::Symbols;
+use symbols::Symbols;
 
 /// A line of the console with what its address means; unchanged without one.
 /// Functions that the first one was inlined into follow on lines of their own.

@@ -5,7 +5,7 @@
 //! what happened: each exception of the chain was raised while the one before
 //! it was delivered, so all of them name the same instruction.
 
-use crate::symbols::Symbols;
+use symbols::Symbols;
 
 /// QEMU's arguments that make it log exceptions and resets to its standard error.
 pub(crate) const LOG_ARGS: [&str; 2] = ["-d", "int,cpu_reset"];

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::error::{Ours, Result};
 use crate::qmp::Qmp;
-use crate::symbols::Symbols;
+use symbols::Symbols;
 
 /// Where each CPU stands, one line each: `cpu0: rip 0x... FUNCTION at FILE:LINE`.
 pub(crate) fn report(qmp: &mut Qmp, symbols: &Symbols) -> Vec<String> {

@@ -55,9 +55,7 @@ mod run;
 mod seed;
 mod setup;
 mod size;
-mod source_path;
 mod strip;
-mod symbols;
 mod test;
 mod vm;
 

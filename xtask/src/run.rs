@@ -11,9 +11,9 @@ use crate::emulator::Emulator;
 use crate::ending::Kind;
 use crate::error::{Result, reported};
 use crate::machine::{BootPath, Machine};
-use crate::symbols::Symbols;
 use crate::vm::Echo;
 use crate::{accel, cmdline, elf, image, lock, paths, setup, term};
+use symbols::Symbols;
 
 /// The command line of `cargo xtask run`.
 #[derive(clap::Args)]
@@ -104,7 +104,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         emulator,
         machine: &machine,
         dir,
-        symbols: &Arc::new(Symbols::new(elf)),
+        symbols: &Arc::new(Symbols::new(elf, &paths::root())),
         echo: Echo::Prefixed(String::new()),
         limits: LIMITS,
         timeout_scale: options.boot.timeout_scale,

@@ -53,9 +53,14 @@ fn terminal(out: &impl IsTerminal) -> Option<OsString> {
     out.is_terminal().then(kind)
 }
 
-fn paint(text: &str, code: &str) -> String {
+/// Whether the standard output is painted.
+pub(crate) fn paints() -> bool {
     let (terminal, no_color) = (terminal(&stdout()), env::var_os("NO_COLOR"));
-    if colours(chosen(), terminal.as_deref(), no_color.as_deref()) {
+    colours(chosen(), terminal.as_deref(), no_color.as_deref())
+}
+
+fn paint(text: &str, code: &str) -> String {
+    if paints() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_string()

@@ -25,8 +25,8 @@ use crate::guard;
 use crate::machine::Machine;
 use crate::paths;
 use crate::qmp::Qmp;
-use crate::symbols::Symbols;
 use crate::{accel, bochs};
+use symbols::Symbols;
 
 /// How much of the emulator's own words is kept, in bytes.
 const TAIL: usize = 256 * 1024;

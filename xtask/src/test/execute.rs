@@ -21,8 +21,8 @@ use crate::image::{self, Images};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::registry::Test;
-use crate::symbols::Symbols;
 use crate::vm::Echo;
+use symbols::Symbols;
 
 /// What all boots of a run share.
 pub(super) struct Bench<'a> {

@@ -24,8 +24,8 @@ use crate::error::{Error, Exit, Ours, Result, reported, usage};
 use crate::image::{self, Images};
 use crate::machine::{Machine, Medium, quoted};
 use crate::registry::{self, Test};
-use crate::symbols::Symbols;
 use crate::{accel, cmdline, interrupt, lock, paths, seed, setup, term};
+use symbols::Symbols;
 
 use execute::Bench;
 use plan::Job;
@@ -150,7 +150,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     );
     let bench = Bench {
         emulator,
-        symbols: Arc::new(Symbols::new(&elf)),
+        symbols: Arc::new(Symbols::new(&elf, &paths::root())),
         images: Images::new(dir.join("images")),
         elf,
         accel,

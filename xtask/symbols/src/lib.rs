@@ -1,7 +1,7 @@
 //! Addresses of a kernel image as function, file and line.
 //!
 //! The debug information is read at the first address that is asked for, so a
-//! run without any costs nothing. Neighbours: `console` finds the addresses in
+//! run without any costs nothing. Neighbours: in xtask `console` finds the addresses in
 //! the guest's output, `crash` and `hang` in QEMU's.
 
 use std::path::{Path, PathBuf};
@@ -9,8 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use addr2line::Loader;
 
-use crate::paths;
-use crate::source_path;
+mod source_path;
 
 /// Where the kernel is linked. Every address of its own is above.
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -25,25 +24,26 @@ enum State {
 }
 
 /// The symbols of one ELF file, shared by all boots of it.
-pub(crate) struct Symbols {
+pub struct Symbols {
     elf: PathBuf,
     root: String,
     state: Mutex<State>,
 }
 
 impl Symbols {
-    /// The symbols of this file. Nothing is read yet.
-    pub(crate) fn new(elf: &Path) -> Self {
+    /// The symbols of this file, which was built in the tree at `root`. Nothing is read yet.
+    #[must_use]
+    pub fn new(elf: &Path, root: &Path) -> Self {
         Symbols {
             elf: elf.to_path_buf(),
             // As addr2line has what is not UTF-8.
-            root: paths::root().to_string_lossy().into_owned(),
+            root: root.to_string_lossy().into_owned(),
             state: Mutex::new(State::Untouched),
         }
     }
 
     /// No symbols at all.
-    pub(crate) fn none() -> Self {
+    pub fn none() -> Self {
         Symbols {
             elf: PathBuf::new(),
             root: String::new(),
@@ -53,7 +53,7 @@ impl Symbols {
 
     /// The function at an address, `FUNCTION at FILE:LINE`, then each function
     /// that the one before it was inlined into. Empty if nothing is known.
-    pub(crate) fn frames(&self, address: u64) -> Vec<String> {
+    pub fn frames(&self, address: u64) -> Vec<String> {
         let address = match address {
             KERNEL_BASE.. => address,
             _ if PHYSICAL.contains(&address) => address + KERNEL_BASE,
@@ -64,7 +64,7 @@ impl Symbols {
             *state = match Loader::new(&self.elf) {
                 Ok(loader) => State::Loaded(Box::new(loader)),
                 Err(error) => {
-                    let elf = paths::shown(&self.elf);
+                    let elf = self.elf.display();
                     eprintln!("warning: addresses have no names: {elf}: {error}");
                     State::Missing
                 }
@@ -78,7 +78,7 @@ impl Symbols {
 
     /// The function at an address in one line: the innermost, and the one that
     /// all others were inlined into. `None` if nothing is known.
-    pub(crate) fn line(&self, address: u64) -> Option<String> {
+    pub fn line(&self, address: u64) -> Option<String> {
         match &self.frames(address)[..] {
             [] => None,
             [only] => Some(only.clone()),

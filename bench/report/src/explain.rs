@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Measured;
-use super::trace::{Count, Sample};
-use crate::symbols::Symbols;
+use symbols::Symbols;
+
+use crate::Measured;
+use crate::trace::{Count, Sample};
 
 /// What the lines of one function cost.
 #[derive(Default)]
@@ -15,10 +16,10 @@ struct Function {
 }
 
 /// Prints where the instructions of `row` go.
-pub(super) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
+pub(crate) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
     let each = |count: u64| count as f64 / row.operations as f64;
     let total = sample.total();
-    say!(
+    println!(
         "{}: {:.1} instructions of all CPUs for one operation, its loop included;\n\
          {:.1} on the critical path, {:.1} locked, {:.1} moves of a cache line",
         row.name,
@@ -30,7 +31,7 @@ pub(super) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
     for (cpus, counts) in alike(sample, row.operations) {
         let functions = by_function(counts, symbols);
         let total = sum(counts.values());
-        say!(
+        println!(
             "\n{cpus}: {:.1} instructions, {:.1} locked, {:.1} moves",
             each(total.executed),
             each(total.locked),
@@ -42,9 +43,9 @@ pub(super) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
         let counts = |count: &Count| each(count.executed) >= 0.05;
         functions.retain(|(_, function)| counts(&function.total));
         for (name, function) in functions {
-            say!("{}  {name}", figures(function.total, each));
+            println!("{}  {name}", figures(function.total, each));
             for (place, count) in function.lines.into_iter().filter(|(_, c)| counts(c)) {
-                say!("{}      {place}", figures(count, each));
+                println!("{}      {place}", figures(count, each));
             }
         }
     }

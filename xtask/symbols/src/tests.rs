@@ -13,7 +13,7 @@ fn what_lies_beyond_the_image_has_no_name() {
 
 #[test]
 fn a_file_without_symbols_names_nothing() {
-    let symbols = Symbols::new(Path::new("/nonexistent"));
+    let symbols = Symbols::new(Path::new("/nonexistent"), Path::new("/"));
     assert!(symbols.frames(0xffff_ffff_8020_1311).is_empty());
     assert_eq!(symbols.line(0x1000), None);
 }

@@ -13,10 +13,10 @@
 use std::collections::HashMap;
 use std::mem;
 
+use anyhow::{Context, Result};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use object::{Object, ObjectSection, ObjectSymbol};
-
-use crate::symbols::Symbols;
+use symbols::Symbols;
 
 /// The page of the local APIC's registers where the kernel maps it, and the low half of the
 /// interrupt command register there.
@@ -67,7 +67,7 @@ struct Kind {
 }
 
 /// The bench image's code.
-pub(super) struct Code<'a> {
+pub(crate) struct Code<'a> {
     elf: object::File<'a>,
     symbols: &'a Symbols,
     stubs: u64,
@@ -79,12 +79,12 @@ impl<'a> Code<'a> {
     ///
     /// # Errors
     /// When it is none, or no kernel's.
-    pub(super) fn new(elf: &'a [u8], symbols: &'a Symbols) -> Result<Self, String> {
-        let elf = object::File::parse(elf).map_err(|e| format!("no ELF file: {e}"))?;
+    pub(crate) fn new(elf: &'a [u8], symbols: &'a Symbols) -> Result<Self> {
+        let elf = object::File::parse(elf).context("no ELF file")?;
         let stubs = elf
             .symbols()
             .find(|symbol| symbol.name() == Ok("trap_stubs"));
-        let stubs = stubs.ok_or("it has no trap_stubs")?.address();
+        let stubs = stubs.context("it has no trap_stubs")?.address();
         Ok(Code {
             elf,
             symbols,
@@ -135,13 +135,13 @@ impl<'a> Code<'a> {
 
 /// What was counted at one instruction.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub(super) struct Count {
+pub(crate) struct Count {
     /// How often it was executed.
-    pub(super) executed: u64,
+    pub(crate) executed: u64,
     /// How often as a locked one.
-    pub(super) locked: u64,
+    pub(crate) locked: u64,
     /// How many cache lines it moved.
-    pub(super) moves: u64,
+    pub(crate) moves: u64,
 }
 
 impl std::ops::AddAssign for Count {
@@ -154,16 +154,16 @@ impl std::ops::AddAssign for Count {
 
 /// What one sample took, in all.
 #[derive(Debug, Default)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// What each CPU did, by the instructions' addresses.
-    pub(super) cpus: Vec<HashMap<u64, Count>>,
+    pub(crate) cpus: Vec<HashMap<u64, Count>>,
     /// The critical path, in instructions.
-    pub(super) path: u64,
+    pub(crate) path: u64,
 }
 
 impl Sample {
     /// What all CPUs did.
-    pub(super) fn total(&self) -> Count {
+    pub(crate) fn total(&self) -> Count {
         let mut total = Count::default();
         for count in self.cpus.iter().flat_map(HashMap::values) {
             total += *count;
@@ -174,7 +174,7 @@ impl Sample {
 
 /// Reads the samples of every row. Of each row the one is looked at that took the median
 /// number of instructions; `None` for a row of which none was recorded.
-pub(super) fn read(bytes: &[u8], code: &mut Code<'_>) -> Vec<Option<Sample>> {
+pub(crate) fn read(bytes: &[u8], code: &mut Code<'_>) -> Vec<Option<Sample>> {
     let words = bytes
         .chunks_exact(8)
         .map(|word| Event::of(u64::from_le_bytes(word.try_into().expect("eight bytes"))));

@@ -1,23 +1,28 @@
 //! The rows of the benchmark: what each measures, what it should cost, and what others pay.
 
+/// The row that has no samples: it happens once a boot, before the bench image is called.
+pub(crate) const ONCE: &str = "boot_all_cpus";
+/// The row that times are divided by.
+pub(crate) const CALIBRATION: &str = "calibration";
+
 /// What is known about a row beside what is measured.
-pub(super) struct Known {
+pub(crate) struct Known {
     /// Its name, as the bench image says it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What one operation is.
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
     /// The most instructions that it should take.
-    pub(super) target: Option<u64>,
+    pub(crate) target: Option<u64>,
     /// What Linux 6.1 pays.
-    pub(super) linux: &'static str,
+    pub(crate) linux: &'static str,
     /// What FreeBSD 15 pays.
-    pub(super) freebsd: &'static str,
+    pub(crate) freebsd: &'static str,
 }
 
 /// The rows. The figures of Linux 6.1 (as Debian ships it) and FreeBSD 15 were measured
 /// in QEMU 7.2 in the same way, by modules in their kernels, at 4 CPUs.
 #[rustfmt::skip]
-pub(super) const KNOWN: [Known; 23] = [
+pub(crate) const KNOWN: [Known; 23] = [
     known("calibration", "1,000 dependent multiplications", None, "-", "-"),
     known("empty_loop", "what is taken off", None, "2", "2"),
     known("tsc_read", "what is taken off", None, "-", "-"),
