@@ -234,3 +234,6 @@ pub trait Port: Preempt + 'static {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;
