@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use crate::error::{Context, Ours, Result, anyhow};
 use crate::machine::{BootPath, Machine, Medium, is_debug_exit, quoted};
 use crate::registry::Test;
-use crate::{guard, host, paths};
+use crate::{guard, paths};
 use symbols::Symbols;
 
 /// The model of the CPU.
@@ -78,10 +78,9 @@ impl Bochs {
     /// # Errors
     /// When one of them does not run.
     pub(crate) fn new(program: PathBuf, display: &Path) -> Result<Bochs> {
-        let Some((version, debugger)) = version(&program) else {
-            return Err(anyhow!("{} is no Bochs", paths::text(&program))
-                .hint(host::install_line(&[host::Tool::Bochs])));
-        };
+        let found = version(&program);
+        let (version, debugger) =
+            found.with_context(|| format!("{} is no Bochs", paths::text(&program)))?;
         let display = Display::start(display)?;
         Ok(Bochs {
             program,

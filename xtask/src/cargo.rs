@@ -159,6 +159,35 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
     Ok(ask("rustc", &["--print", "sysroot"])?.into())
 }
 
+/// Whether the toolchain has the libraries of the kernel's target.
+///
+/// # Errors
+/// When rustc does not say.
+pub(crate) fn has_target() -> Result<bool> {
+    let dir = ask("rustc", &["--print", "target-libdir", "--target", TARGET])?;
+    Ok(Path::new(&dir).is_dir())
+}
+
+/// Whether it has the sources of Rust's own library.
+///
+/// # Errors
+/// When its folder is not known.
+pub(crate) fn has_rust_src() -> Result<bool> {
+    Ok(sysroot()?
+        .join("lib/rustlib/src/rust/library/core")
+        .is_dir())
+}
+
+/// Whether it has LLVM's tools.
+///
+/// # Errors
+/// When its folder is not known or cannot be read.
+pub(crate) fn has_llvm_tools() -> Result<bool> {
+    let objcopy = format!("bin/llvm-objcopy{}", env::consts::EXE_SUFFIX);
+    let mut hosts = paths::entries(&sysroot()?.join("lib/rustlib"))?.into_iter();
+    Ok(hosts.any(|host| host.join(&objcopy).exists()))
+}
+
 /// One kernel image of the workspace.
 #[derive(Clone, Copy)]
 pub(crate) struct Image {

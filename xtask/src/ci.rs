@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::cargo::{TARGET, cargo, shown, tool, xtask};
-use crate::emulator::{Emulator, Kind};
+use crate::emulator::Kind;
 use crate::error::{Exit, Ours, Result, reported};
-use crate::{interrupt, paths, setup, term};
+use crate::{interrupt, paths, term, tools};
 
 /// The command line of `cargo xtask ci`.
 #[derive(clap::Args)]
@@ -64,7 +64,7 @@ const IN_BOCHS: [&str; 14] = [
 /// # Errors
 /// When the target is missing, or when a check fails.
 pub(crate) fn command(options: &Options) -> Result<()> {
-    setup::kernel_target()?;
+    tools::kernel_target()?;
     interrupt::watch()?;
     let checks = checks(options.fast)?;
     let total = checks.len();
@@ -197,7 +197,7 @@ fn checks(fast: bool) -> Result<Vec<Check>> {
         Check {
             name: "ten tests in Bochs",
             command: xtask(&IN_BOCHS)?,
-            needs: || Emulator::set_up(Kind::Bochs).map(|_installed| ()),
+            needs: || tools::emulator(Kind::Bochs).map(|_installed| ()),
         },
     ]);
     Ok(checks)

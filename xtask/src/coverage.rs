@@ -4,7 +4,7 @@
 
 use crate::cargo::{cargo, succeeds};
 use crate::error::Result;
-use crate::{lock, setup};
+use crate::{lock, tools};
 
 /// The command line of `cargo xtask coverage`.
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ const TESTS: &str = r"/(tests|steps|testing|tso)\.rs$|/tests/|/model/";
 /// When something is missing and cannot be installed, when a test fails, and when too few lines
 /// are run.
 pub(crate) fn command(options: &Options) -> Result<()> {
-    setup::llvm_cov()?;
+    tools::llvm_cov()?;
     // cargo-llvm-cov itself keeps what it counts in one place.
     let _own = lock::wait("coverage", "another `cargo xtask coverage`")?;
     let mut command = cargo("llvm-cov");
@@ -50,9 +50,9 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         command.arg("--show-missing-lines");
     }
     if options.branches {
-        setup::nightly(&["llvm-tools"])?;
+        tools::nightly(&["llvm-tools"])?;
         command
-            .env("RUSTUP_TOOLCHAIN", setup::NIGHTLY)
+            .env("RUSTUP_TOOLCHAIN", tools::NIGHTLY)
             .arg("--branch");
     }
     succeeds(&mut command)

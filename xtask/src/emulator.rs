@@ -5,10 +5,8 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use crate::bochs::Bochs;
-use crate::error::Result;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
-use crate::setup;
 
 /// Which one, as `--emulator` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,17 +24,6 @@ pub(crate) enum Emulator {
 }
 
 impl Emulator {
-    /// The emulator of this kind, installed if it is missing and this process may do so.
-    ///
-    /// # Errors
-    /// When there is none and none can be installed.
-    pub(crate) fn set_up(kind: Kind) -> Result<Emulator> {
-        Ok(match kind {
-            Kind::Qemu => Emulator::Qemu(setup::qemu()?),
-            Kind::Bochs => Emulator::Bochs(setup::bochs()?),
-        })
-    }
-
     /// Which one it is.
     pub(crate) fn kind(&self) -> Kind {
         match self {

@@ -4,7 +4,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Ours, Result, anyhow};
-use crate::host::{self, Tool};
 use crate::paths;
 use crate::qemu::Qemu;
 
@@ -19,43 +18,17 @@ pub(crate) struct Firmware {
 }
 
 /// Code and variables, as the distributions name them.
+#[rustfmt::skip]
 const PAIRS: [(&str, &str); 9] = [
-    (
-        "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        "/usr/share/OVMF/OVMF_VARS_4M.fd",
-    ),
-    (
-        "/usr/share/OVMF/OVMF_CODE.fd",
-        "/usr/share/OVMF/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
-    ),
-    (
-        "/usr/share/edk2-ovmf/x64/OVMF_CODE.4m.fd",
-        "/usr/share/edk2-ovmf/x64/OVMF_VARS.4m.fd",
-    ),
-    (
-        "/usr/share/edk2-ovmf/x64/OVMF_CODE.fd",
-        "/usr/share/edk2-ovmf/x64/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/edk2-ovmf/OVMF_CODE.fd",
-        "/usr/share/edk2-ovmf/OVMF_VARS.fd",
-    ),
-    (
-        "/usr/share/qemu/ovmf-x86_64-code.bin",
-        "/usr/share/qemu/ovmf-x86_64-vars.bin",
-    ),
-    (
-        "/usr/share/ovmf/x64/OVMF_CODE.fd",
-        "/usr/share/ovmf/x64/OVMF_VARS.fd",
-    ),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2-ovmf/x64/OVMF_CODE.4m.fd", "/usr/share/edk2-ovmf/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2-ovmf/x64/OVMF_CODE.fd", "/usr/share/edk2-ovmf/x64/OVMF_VARS.fd"),
+    ("/usr/share/edk2-ovmf/OVMF_CODE.fd", "/usr/share/edk2-ovmf/OVMF_VARS.fd"),
+    ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+    ("/usr/share/ovmf/x64/OVMF_CODE.fd", "/usr/share/ovmf/x64/OVMF_VARS.fd"),
 ];
 
 /// The firmware of this system: `OVMF_CODE=` (with `OVMF_VARS=`, or a file
@@ -100,21 +73,19 @@ fn beside(code: &Path) -> PathBuf {
     code.with_file_name(paths::replaced(&name, "code", "vars"))
 }
 
-/// Firmware for one machine: the variables are copied into `dir`.
+/// Firmware for one machine: the variables are copied into `dir`. `None` if there is none.
 ///
 /// # Errors
-/// As [`find`], when there is none, and when the copy fails.
-pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Firmware> {
-    let (code, source) = find(Some(qemu))?.ok_or_else(|| {
-        let line = host::install_line(&[Tool::Ovmf]);
-        anyhow!("there is no UEFI firmware for QEMU (OVMF) on this system")
-            .hint(format!("{line}\nor set OVMF_CODE= and OVMF_VARS="))
-    })?;
+/// As [`find`], and when the copy fails.
+pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Option<Firmware>> {
+    let Some((code, source)) = find(Some(qemu))? else {
+        return Ok(None);
+    };
     let vars = dir.join("ovmf-vars.fd");
     paths::create_dir(dir)?;
     // Read and written, not copied: the source may be read-only.
     paths::write(&vars, paths::read(&source)?)?;
-    Ok(Firmware { code, vars })
+    Ok(Some(Firmware { code, vars }))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::args::{CPUS, MachineOptions, number};
@@ -16,7 +16,7 @@ use crate::cargo::{KERNEL, KTEST};
 use crate::emulator::Emulator;
 use crate::error::{Context, Exit, Ours, Result, reported, usage};
 use crate::machine::{BootPath, Machine, Medium};
-use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, setup};
+use crate::{accel, cmdline, elf, guard, image, lock, paths, registry, tools};
 
 /// The command line of `cargo xtask gdb`.
 #[derive(clap::Args)]
@@ -46,8 +46,8 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let (asked, extra) = (&options.machine, options.machine.extra());
     let smp = asked.one_smp("gdb")?;
     cmdline::check("gdb", BootPath::Pvh, &asked.append, &extra)?;
-    let gdb = setup::gdb()?;
-    let qemu = setup::qemu()?;
+    let gdb = tools::gdb()?;
+    let qemu = tools::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("gdb", "gdb")?;
     let dir = &own.dir;
@@ -123,13 +123,6 @@ fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsS
         test.qemu.into_iter().chain(asked.extra()).collect(),
         smp,
     ))
-}
-
-/// A gdb that knows x86_64.
-pub(crate) fn find_gdb() -> Option<PathBuf> {
-    ["gdb", "x86_64-elf-gdb", "gdb-multiarch"]
-        .into_iter()
-        .find_map(paths::in_path)
 }
 
 fn free_port() -> Result<u16> {

@@ -17,7 +17,7 @@ use crate::cargo::{self, Image, KERNEL};
 use crate::emulator::Emulator;
 use crate::error::{Context, Ours, Result, anyhow};
 use crate::machine::{BootPath, Medium};
-use crate::{args, cmdline, elf, firmware, lock, paths, setup, strip, term};
+use crate::{args, cmdline, elf, firmware, lock, paths, strip, tools};
 
 /// The command line of `cargo xtask image`.
 #[derive(clap::Args)]
@@ -54,15 +54,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When the toolchain lacks a component, or the image tool fails.
 pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Result<()> {
-    let missing = missing_components(path)?;
-    if !missing.is_empty() {
-        let text = format!(
-            "a {} image needs the Rust components {}",
-            path.name(),
-            missing.join(", ")
-        );
-        return Err(anyhow!("{text}").hint(format!("rustup component add {}", missing.join(" "))));
-    }
+    tools::can_make(path)?;
     let cmdline_file = out.with_extension("cmdline");
     paths::write(&cmdline_file, cmdline)?;
     let kernel = out.with_extension("elf");
@@ -119,25 +111,6 @@ fn tool_target_dir() -> PathBuf {
     }
 }
 
-/// The components that the loader's own build needs for this path and that the
-/// toolchain lacks, as rustup names them.
-///
-/// # Errors
-/// When the toolchain's folder is not known or cannot be read.
-pub(crate) fn missing_components(path: BootPath) -> Result<Vec<&'static str>> {
-    let rustlib = cargo::sysroot()?.join("lib/rustlib");
-    let mut missing = Vec::new();
-    if !rustlib.join("src/rust/library/core").is_dir() {
-        missing.push("rust-src");
-    }
-    let objcopy = format!("bin/llvm-objcopy{}", env::consts::EXE_SUFFIX);
-    let mut hosts = paths::entries(&rustlib)?.into_iter();
-    if path == BootPath::Bios && !hosts.any(|host| host.join(&objcopy).exists()) {
-        missing.push("llvm-tools");
-    }
-    Ok(missing)
-}
-
 /// The images of one run of the tests: each distinct command line is made once.
 pub(crate) struct Images {
     dir: PathBuf,
@@ -190,7 +163,13 @@ pub(crate) fn medium(
         });
     }
     let firmware = match emulator.qemu() {
-        Some(qemu) if path == BootPath::Uefi => Some(firmware::prepare(qemu, dir)?),
+        Some(qemu) if path == BootPath::Uefi => {
+            let firmware = firmware::prepare(qemu, dir)?.ok_or_else(|| {
+                let text = "there is no UEFI firmware for QEMU (OVMF) on this system";
+                anyhow!("{text}").context(tools::firmware_hint())
+            })?;
+            Some(firmware)
+        }
         _ => None,
     };
     Ok(Medium::Disk {
@@ -210,7 +189,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         BootPath::Bios
     };
     cmdline::check("image", path, &options.append, &[])?;
-    setup::images(&[path], None);
+    tools::images(&[path], false);
     let own = lock::folder("image", "image")?;
     let name = format!("tryst-{}.img", path.name());
     let made = own.dir.join(&name);
@@ -219,7 +198,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let out = options.out.clone();
     let out = out.unwrap_or_else(|| paths::target_dir().join("images").join(name));
     paths::moved(&made, &out)?;
-    term::say(&paths::shown(&out));
+    say!("{}", paths::shown(&out));
     Ok(())
 }
 
@@ -228,7 +207,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 /// # Errors
 /// When the target cannot be set up, the build fails, or the result is no kernel.
 pub(crate) fn built(image: Image, debug: bool) -> Result<Vec<u8>> {
-    setup::kernel_target()?;
+    tools::kernel_target()?;
     elf::read(&cargo::build(image, debug)?)
 }
 

@@ -5,7 +5,7 @@
 
 use crate::cargo::tool;
 use crate::error::{Context, Ours, Result, failed};
-use crate::setup;
+use crate::tools;
 
 /// The command line of `cargo xtask miri`.
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 /// When the toolchain is missing and cannot be installed, and when
 /// Miri finds something.
 pub(crate) fn command(options: &Options) -> Result<()> {
-    setup::nightly(&["miri", "rust-src"])?;
+    tools::nightly(&["miri", "rust-src"])?;
     // What the tests leak on purpose, as the memory of a CPU, is not looked at: the heart itself
     // allocates nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
@@ -40,7 +40,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         options.seeds
     ));
     let status = tool("rustup")
-        .args(["run", setup::NIGHTLY, "cargo", "miri", "test", "--locked"])
+        .args(["run", tools::NIGHTLY, "cargo", "miri", "test", "--locked"])
         .args(["-p", "plat", "-p", "heart", "--tests", "--"])
         .args(&options.filters)
         .env("MIRIFLAGS", flags)

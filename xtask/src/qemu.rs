@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Hint, Ours, Result, anyhow, bail};
-use crate::host;
 use crate::paths;
 
 /// The oldest QEMU that boots the kernel: PVH came with 4.0, q35's defaults settled by 4.2.
@@ -73,11 +72,20 @@ impl Qemu {
 fn installed() -> Option<PathBuf> {
     let more = || {
         let name = format!("{PROGRAM}{}", env::consts::EXE_SUFFIX);
-        let dirs = host::more_program_dirs().iter();
+        let dirs = more_program_dirs().iter();
         dirs.map(|dir| Path::new(dir).join(&name))
             .find(|file| file.is_file())
     };
     paths::in_path(PROGRAM).or_else(more)
+}
+
+/// The folders beside `PATH` where installers put programs on this system.
+fn more_program_dirs() -> &'static [&'static str] {
+    match env::consts::OS {
+        "windows" => &["C:\\Program Files\\qemu", "C:\\msys64\\ucrt64\\bin"],
+        "macos" => &["/opt/homebrew/bin", "/usr/local/bin"],
+        _ => &[],
+    }
 }
 
 /// The version that `--version` prints, or why there is none. A wrapper may print lines of its

@@ -12,7 +12,7 @@ use crate::ending::Kind;
 use crate::error::{Result, reported};
 use crate::machine::{BootPath, Machine};
 use crate::vm::Echo;
-use crate::{accel, cmdline, elf, image, lock, paths, setup, term};
+use crate::{accel, cmdline, elf, image, lock, paths, term, tools};
 use symbols::Symbols;
 
 /// The command line of `cargo xtask run`.
@@ -43,7 +43,7 @@ pub(crate) struct Runner {
 /// When something cannot be set up or built, and when the kernel does not end well.
 pub(crate) fn command(mut options: Options) -> Result<()> {
     let smp = options.settle("run")?;
-    let emulator = Emulator::set_up(options.boot.emulator)?;
+    let emulator = tools::emulator(options.boot.emulator)?;
     let own = lock::folder("run", "run")?;
     let elf = image::built_into(&own.dir, KERNEL, options.machine.debug)?;
     boot(&emulator, &own.dir, &elf, &options, smp)
@@ -57,7 +57,7 @@ pub(crate) fn runner(mut runner: Runner) -> Result<()> {
     let (elf, options) = (&runner.elf, &mut runner.options);
     let smp = options.settle("runner")?;
     let bytes = elf::read(elf)?;
-    let emulator = Emulator::set_up(options.boot.emulator)?;
+    let emulator = tools::emulator(options.boot.emulator)?;
     let own = lock::folder("run", "run")?;
     let elf = own.dir.join(elf.file_name().unwrap_or(elf.as_os_str()));
     paths::write(&elf, bytes)?;
@@ -82,7 +82,7 @@ impl Options {
 
 /// Boots this file; logs and disk images go into `dir`.
 fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32) -> Result<()> {
-    setup::images(options.boot.boot.as_slice(), emulator.qemu());
+    tools::images(options.boot.boot.as_slice(), emulator.qemu().is_some());
     let (path, append) = (options.path(), &options.machine.append);
     let medium = image::medium(emulator, path, elf, append, dir, || {
         let image = dir.join(format!("{}.img", path.name()));

@@ -22,7 +22,7 @@ use crate::ending::Kind;
 use crate::error::{Context, Exit, Ours, Result, anyhow, reported};
 use crate::machine::{BootPath, Machine, Medium};
 use crate::vm::Echo;
-use crate::{args, cmdline, image, lock, paths, setup, term};
+use crate::{args, cmdline, image, lock, paths, term, tools};
 use rows::{CALIBRATION, KNOWN, ONCE};
 
 /// The command line of `cargo xtask bench`.
@@ -85,7 +85,7 @@ const COUNTING: [&str; 8] = [
 /// # Errors
 /// When something cannot be set up or built, and when the image does not end well.
 pub(crate) fn command(wanted: &Options) -> Result<()> {
-    let qemu = setup::qemu()?;
+    let qemu = tools::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
     let own = lock::folder("bench", "bench")?;
     let elf = image::built_into(&own.dir, KBENCH, false)?;

@@ -22,9 +22,9 @@ use crate::emulator::{Emulator, Kind};
 use crate::ending::{self, Ending};
 use crate::error::{Error, Exit, Ours, Result, reported, usage};
 use crate::image::{self, Images};
-use crate::machine::{Machine, Medium, quoted};
+use crate::machine::{BootPath, Machine, Medium, quoted};
 use crate::registry::{self, Test};
-use crate::{accel, cmdline, interrupt, lock, paths, seed, setup, term};
+use crate::{accel, cmdline, interrupt, lock, paths, seed, term, tools};
 use symbols::Symbols;
 
 use execute::Bench;
@@ -136,7 +136,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     }
     let started = Instant::now();
     let base = request.seed.unwrap_or_else(seed::random);
-    let emulator = Emulator::set_up(request.boot.emulator)?;
+    let emulator = tools::emulator(request.boot.emulator)?;
     let own = lock::folder("ktest", "test")?;
     let dir = &own.dir;
     let elf = dir.join(KTEST.bin);
@@ -144,10 +144,8 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     let accel = accelerator(&request, &emulator, &elf, dir)?;
     let jobs = plan::plan(&tests, &request, base, dir);
     let boots = jobs.iter().filter(|job| job.ignored.is_none());
-    setup::images(
-        &boots.map(|job| job.boot).collect::<Vec<_>>(),
-        emulator.qemu(),
-    );
+    let boots: Vec<BootPath> = boots.map(|job| job.boot).collect();
+    tools::images(&boots, emulator.qemu().is_some());
     let bench = Bench {
         emulator,
         symbols: Arc::new(Symbols::new(&elf, &paths::root())),
