@@ -17,6 +17,7 @@
 
 pub mod bugs;
 pub mod faults;
+mod order;
 pub mod spans;
 pub mod stacks;
 pub mod step;
@@ -27,10 +28,10 @@ use core::fmt::{Arguments, Write};
 use core::panic::Location;
 use core::slice;
 
-use heart::intr::Heart;
 use heart::shim::{AtomicBool, Ordering};
 use plat::cmdline::CommandLine;
 use spin::Once;
+use wrong_order::Heart;
 
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu, vector};

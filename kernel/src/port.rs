@@ -140,6 +140,11 @@ impl Port for Machine {
     }
 
     #[inline]
+    fn eoi() {
+        apic::end_of_interrupt();
+    }
+
+    #[inline]
     fn relax() {
         spin_loop();
         probe::spins();

@@ -1,277 +1,106 @@
 //! Every interrupt and exception, by its vector.
 //!
-//! Who acknowledges what, and when, is the table in [`crate::arch::vector`]. All
-//! handlers run with interrupts off, on the interrupted stack (NMI, double fault
-//! and machine check on their own), and return to what they interrupted.
+//! Who acknowledges what, and when, is the table in [`crate::arch::vector`]; the order of each
+//! interrupt is [`heart::intr`]'s. All handlers run with interrupts off, on the interrupted stack
+//! (NMI, double fault and machine check on their own), and return to what they interrupted.
 
-use heart::critical::CritState;
-use heart::intr::{Acked, Heart, IntrContext, LateIntr, NmiContext};
+use heart::critical::CritWord;
+use heart::intr;
 use heart::more::stop::Means;
 use heart::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{apic, cpu, vector};
-#[cfg(feature = "ktest")]
-use crate::ktest::bugs::Bug;
 use crate::mem::kstack;
 use crate::pcpu::{Ipi, Pcpu};
 use crate::port::{Machine, interrupts_off_anyhow};
 use crate::{call, globals, panic, pcpu, sched, smp};
 
-/// Deals with the exception or NMI in `frame`, or with an interrupt whose handler wants to
-/// know the registers. Called by the stubs only.
+/// Deals with what looks at the registers in `frame`: an exception, an NMI, the stop interrupt.
+/// Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
-        #[cfg(feature = "ktest")]
-        vector::NMI | vector::MACHINE_CHECK if crate::ktest::stacks::takes(frame) => {}
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
-        #[cfg(feature = "ktest")]
-        vector::DEBUG => crate::ktest::spans::uncounted(|| crate::ktest::step::trapped(frame)),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
-        number => interrupt(number, Some(frame)),
+        vector::STOP => intr::interrupt::<Machine>(|| stop(&Snapshot::of_frame(frame))),
+        number => interrupt(number),
     }
 }
 
-/// An NMI: counted, and without an exit of its own.
-fn nmi(snapshot: &Snapshot) {
-    let Some((this, thread)) = pcpu::try_this().and_then(|this| Some((this, this.current()?)))
-    else {
-        return panic::nmi(snapshot, None);
-    };
-    let found = (thread.index(), thread.crit.now());
-    // The same thread's at both ends, also in the middle of a switch.
-    let counted = NmiContext::enter(&thread.crit);
-    #[cfg(feature = "ktest")]
-    let counted = crate::ktest::bugs::uncount(counted);
-    // Relaxed: this CPU's own; read by a report after it has stopped.
-    this.in_nmi.store(true, Ordering::Relaxed);
-    #[cfg(feature = "ktest")]
-    crate::ktest::spans::uncounted(|| panic::nmi(snapshot, Some(found)));
-    #[cfg(not(feature = "ktest"))]
-    panic::nmi(snapshot, Some(found));
-    this.in_nmi.store(false, Ordering::Relaxed);
-    drop(counted);
-}
-
-/// An interrupt, from its beginning to the one place where it may switch threads:
-/// handled, acknowledged (in the order that [`vector`] says), finished, paid. Called by the
-/// stubs, without a frame for most vectors, and not for [`vector::RENDEZVOUS`].
+/// An interrupt: which handler its vector has. Its order, from the acknowledgement to the one
+/// place where it may switch threads, is [`intr::interrupt`]. Called by the stubs, but not for
+/// [`vector::RENDEZVOUS`] and [`vector::STOP`].
 #[inline]
-pub fn interrupt(number: u8, frame: Option<&TrapFrame>) {
-    let crit = &sched::curthread().crit;
-    let this = pcpu::this();
-    let intr = begin(crit, this);
-    let acked = match number {
-        vector::TIMER => {
-            let acked = intr.eoi(apic::end_of_interrupt);
-            count(&this.timer_interrupts);
-            after_eoi(crit, sched::timer_interrupt);
-            acked
-        }
-        #[cfg(feature = "ktest")]
-        vector::TEST => {
-            let acked = intr.eoi(apic::end_of_interrupt);
-            after_eoi(crit, crate::ktest::step::test_interrupt);
-            acked
-        }
-        #[cfg(feature = "ktest")]
-        vector::IPI if crate::ktest::bugs::active(Bug::EoiAfterSwitch) => {
-            ipis(this.ipis.take());
-            end(intr.eoi(|| ()), this);
-            return apic::end_of_interrupt();
-        }
-        #[cfg(feature = "ktest")]
-        vector::IPI if crate::ktest::bugs::active(Bug::ActThenClear) => {
-            let acked = intr.eoi(apic::end_of_interrupt);
-            count(&this.ipis_taken);
-            after_eoi(crit, || {
-                call::run_here(this);
-                ipis(this.ipis.take() & !(Ipi::Call as u32));
-            });
-            acked
-        }
-        vector::IPI => {
-            let acked = intr.eoi(apic::end_of_interrupt);
-            count(&this.ipis_taken);
-            after_eoi(crit, || ipis(this.ipis.take()));
-            acked
-        }
-        vector::STOP => {
-            let acked = intr.eoi(apic::end_of_interrupt);
-            count(&this.stop_interrupts);
-            after_eoi(crit, || {
-                let snapshot = frame.map_or_else(Snapshot::here, Snapshot::of_frame);
-                smp::stop_here(Means::Interrupt, &snapshot);
-            });
-            acked
-        }
-        vector::IO_APIC_BASE..=vector::IO_APIC_LAST => {
-            count(&this.device_interrupts);
-            let acked = intr.eoi(apic::end_of_interrupt);
-            after_eoi(crit, sched::device_interrupt);
-            acked
-        }
-        vector::APIC_ERROR => {
+pub fn interrupt(number: u8) {
+    match number {
+        vector::TIMER => intr::interrupt::<Machine>(timer),
+        vector::IPI => intr::interrupt::<Machine>(ipis),
+        vector::IO_APIC_BASE..=vector::IO_APIC_LAST => intr::interrupt::<Machine>(device),
+        vector::APIC_ERROR => intr::interrupt::<Machine>(|| {
             panic!("local APIC error, status {:#x}", apic::take_errors());
-        }
+        }),
         // In service only if firmware left it: spurious ones are not.
-        vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => {
-            count(&this.stray_interrupts);
-            intr.eoi(|| {
-                if apic::in_service() == Some(number) {
-                    apic::end_of_interrupt();
-                }
-            })
-        }
-        // What firmware left pending comes as soon as interrupts are on.
-        _ if !globals::ONLINE.contains(this.id()) => {
-            count(&this.stray_interrupts);
-            intr.eoi(apic::end_of_interrupt)
-        }
-        _ => panic!("interrupt by vector {number:#x}, which nothing uses"),
-    };
-    end(acked, this);
+        vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => intr::stray::<Machine>(|| {
+            count(&pcpu::this().stray_interrupts);
+            if apic::in_service() == Some(number) {
+                apic::end_of_interrupt();
+            }
+        }),
+        _ => intr::stray::<Machine>(|| {
+            // What firmware left pending comes as soon as interrupts are on.
+            if globals::ONLINE.contains(pcpu::this().id()) {
+                panic!("interrupt by vector {number:#x}, which nothing uses");
+            }
+            count(&pcpu::this().stray_interrupts);
+            apic::end_of_interrupt();
+        }),
+    }
 }
 
-/// A rendezvous, from its beginning to its end: as [`interrupt`], with r222942's section.
+/// A rendezvous, by the order of [`intr::rendezvous`]. Called by its stub.
 #[inline]
 pub fn rendezvous() {
-    let crit = &sched::curthread().crit;
-    let this = pcpu::this();
-    #[cfg(feature = "ktest")]
-    if rendezvous_in_parts(crit, this) {
-        return;
-    }
-    let intr = LateIntr::enter(crit);
-    #[cfg(feature = "ktest")]
-    this.longest_off.begin(core::panic::Location::caller());
-    count(&this.rendezvous_interrupts);
-    take_part();
-    let acked = intr.eoi(apic::end_of_interrupt);
-    // Asked for again: in a register all the time it would cost two instructions more.
-    let this = pcpu::this();
-    if !this.wakes.is_empty() {
-        acked.noted(|| this.wakes.run());
-    }
-    acked.pay::<Machine>();
-    // On whichever CPU it goes on.
-    #[cfg(feature = "ktest")]
-    pcpu::this().longest_off.end();
+    intr::rendezvous::<Machine>(take_part);
 }
 
+/// The handler of the rendezvous.
 #[inline]
-fn take_part() {
+pub(crate) fn take_part() {
+    count(&pcpu::this().rendezvous_interrupts);
     if !globals::RENDEZVOUS.interrupt() {
+        // Asked for again: in a register all the time it would cost two instructions more.
         count(&pcpu::this().stray_interrupts);
     }
 }
 
-/// A rendezvous whose two layers begin and end apart: with FreeBSD's heart, which has one of
-/// them, and where `bug=` has something else in the place of a part. Whether it was one.
-#[cfg(feature = "ktest")]
-fn rendezvous_in_parts(crit: &CritState, this: &Pcpu) -> bool {
-    use crate::ktest::bugs::active;
-    let parts = [
-        Bug::EarlyEoi,
-        Bug::NoNestedSection,
-        Bug::RegularSection,
-        Bug::LeakedLevel,
-    ];
-    let forgets = crate::ktest::faults::eoi_is_forgotten(this.id());
-    if !forgets && heart() == Heart::Typed && !parts.into_iter().any(active) {
-        return false;
-    }
-    let intr = begin(crit, this);
-    count(&this.rendezvous_interrupts);
-    if active(Bug::EarlyEoi) {
-        let acked = intr.eoi(apic::end_of_interrupt);
-        crate::ktest::bugs::with_interrupts(|| globals::RENDEZVOUS.interrupt());
-        end(acked, this);
-        return true;
-    }
-    if active(Bug::NoNestedSection) {
-        take_part();
-    } else if active(Bug::RegularSection) {
-        crit.enter();
-        take_part();
-        crit.exit::<Machine>();
-    } else {
-        let section = intr.nested_section();
-        take_part();
-        if active(Bug::LeakedLevel) {
-            core::mem::forget(section);
-        }
-    }
-    let eoi = if forgets {
-        || ()
-    } else {
-        apic::end_of_interrupt
-    };
-    end(intr.eoi(eoi), this);
-    true
+/// The handler of the local timer.
+pub(crate) fn timer() {
+    count(&pcpu::this().timer_interrupts);
+    sched::timer_interrupt();
 }
 
-/// Begins an interrupt of `this` CPU in the way of this boot's heart.
-#[cfg_attr(feature = "ktest", track_caller)]
-#[inline]
-fn begin<'a>(crit: &'a CritState, this: &Pcpu) -> IntrContext<'a> {
-    let intr = match heart() {
-        Heart::Typed => IntrContext::enter(crit),
-        Heart::Freebsd => {
-            #[cfg(feature = "ktest")]
-            crate::ktest::spans::begin_uncounted();
-            IntrContext::enter_uncounted(crit)
-        }
-    };
-    #[cfg(feature = "ktest")]
-    this.longest_off.begin(core::panic::Location::caller());
-    #[cfg(not(feature = "ktest"))]
-    let _ = this;
-    intr
+/// The handler of the I/O APIC's vectors.
+pub(crate) fn device() {
+    count(&pcpu::this().device_interrupts);
+    sched::device_interrupt();
 }
 
-/// The end of an interrupt that `this` CPU has taken and acknowledged: carries out what
-/// callbacks have noted, finishes it, and pays.
-#[inline]
-fn end(acked: Acked<'_>, this: &Pcpu) {
-    if !this.wakes.is_empty() {
-        after_eoi(acked.crit(), || this.wakes.run());
-    }
-    acked.finish().pay::<Machine>();
-    #[cfg(feature = "ktest")]
-    if heart() == Heart::Freebsd {
-        crate::ktest::spans::end_uncounted();
-    }
-    // On whichever CPU it goes on.
-    #[cfg(feature = "ktest")]
-    pcpu::this().longest_off.end();
+/// The handler of the stop interrupt.
+pub(crate) fn stop(snapshot: &Snapshot) {
+    count(&pcpu::this().stop_interrupts);
+    smp::stop_here(Means::Interrupt, snapshot);
 }
 
-/// Runs what a handler does after the acknowledgement. FreeBSD's heart does so in a
-/// critical section, whose exit may switch there and then.
-fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
-    match heart() {
-        Heart::Typed => handler(),
-        Heart::Freebsd => {
-            crit.enter();
-            handler();
-            crit.exit::<Machine>();
-        }
-    }
+/// The handler of the IPIs that share a vector.
+pub(crate) fn ipis() {
+    let this = pcpu::this();
+    count(&this.ipis_taken);
+    act_on(this.ipis.take(), this);
 }
 
-/// The heart of this boot: `heart=` in the test image, else the typed one.
-#[inline]
-fn heart() -> Heart {
-    #[cfg(feature = "ktest")]
-    return crate::ktest::heart();
-    #[cfg(not(feature = "ktest"))]
-    Heart::Typed
-}
-
-/// The IPIs of a bitmap.
-fn ipis(bits: u32) {
+/// Does what the `bits` of [`Ipi`] ask `this` CPU for.
+pub(crate) fn act_on(bits: u32, this: &Pcpu) {
     if bits & Ipi::Preempt as u32 != 0 {
         sched::ipi_preempt();
     }
@@ -279,12 +108,36 @@ fn ipis(bits: u32) {
         sched::ipi_quiesce();
     }
     if bits & Ipi::Call as u32 != 0 {
-        call::run_here(pcpu::this());
+        call::run_here(this);
     }
     if bits & Ipi::Tick as u32 != 0 {
         sched::timer_interrupt();
     }
     // Ipi::Ast asks for nothing but the interrupt.
+}
+
+/// An NMI, on top of whatever it has interrupted.
+fn nmi(snapshot: &Snapshot) {
+    match found_by_nmi() {
+        Some((this, found)) => intr::nmi::<Machine>(|| in_nmi(this, snapshot, found)),
+        None => panic::nmi(snapshot, None),
+    }
+}
+
+/// Where an NMI has come: the CPU, its thread, and what that holds. Nothing before there is a
+/// thread.
+pub(crate) fn found_by_nmi() -> Option<(&'static Pcpu, (u32, CritWord))> {
+    let this = pcpu::try_this()?;
+    let thread = this.current()?;
+    Some((this, (thread.index(), thread.crit.now())))
+}
+
+/// The handler of the NMI.
+pub(crate) fn in_nmi(this: &Pcpu, snapshot: &Snapshot, found: (u32, CritWord)) {
+    // Relaxed: this CPU's own; read by a report after it has stopped.
+    this.in_nmi.store(true, Ordering::Relaxed);
+    panic::nmi(snapshot, Some(found));
+    this.in_nmi.store(false, Ordering::Relaxed);
 }
 
 fn count(counter: &AtomicU64) {

@@ -1,6 +1,6 @@
 //! The models: what runs on each CPU, and within which bounds.
 
-use heart::intr::Heart;
+use wrong_order::Heart;
 
 use crate::bugs::Bug;
 use crate::engine::{CPUS, Memory, Setup};

@@ -1,13 +1,13 @@
-//! The explorer's [`Port`], and the wiring that `kernel/src/trap.rs` and
-//! `kernel/src/sched.rs` do on the machine: the way through an interrupt, and a switch
-//! between a CPU's first thread and a better one.
+//! The explorer's [`Port`], what its interrupts handle, and a switch between a CPU's first thread
+//! and a better one, which `kernel/src/sched/` does on the machine. The order of an interrupt is
+//! [`heart::intr`]'s.
 
 use std::cell::Cell;
 use std::fmt;
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use heart::critical::{CritState, Preempt};
-use heart::intr::{Heart, IntrContext, LateIntr, NmiContext};
+use heart::intr;
 use heart::ipi::Ipis;
 use heart::more::call::{Call, CallQueue};
 use heart::more::epoch::Epoch;
@@ -20,6 +20,8 @@ use heart::shim::{AtomicU32, Ordering};
 use heart::shootdown::{Space, Spaces};
 use heart::spinlock::{Spinlock, SpinlockGuard};
 use heart::wake::{DeferredWake, DeferredWakes};
+
+use wrong_order::{Around, Heart};
 
 use crate::bugs::Bug;
 use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step};
@@ -78,8 +80,8 @@ pub(crate) fn has(bug: Bug) -> bool {
 /// A thread.
 pub(crate) struct Thread {
     pub(crate) crit: CritState,
-    /// Whether it is in an interrupt that does not count: it takes none in any case.
-    pub(crate) uncounted: Cell<bool>,
+    /// How many interrupts that do not count it is in: it takes none in any case.
+    pub(crate) uncounted: Cell<u32>,
     pub(crate) reads: Reads,
 }
 
@@ -161,7 +163,7 @@ pub(crate) fn make_world(place: *mut u8) -> usize {
         } else {
             CritState::newborn()
         },
-        uncounted: Cell::new(false),
+        uncounted: Cell::new(0),
         reads: Reads::new(),
     };
     let online = AtomicCpuSet::new();
@@ -277,9 +279,19 @@ impl Port for Explored {
     }
 
     fn enable_interrupts() {
-        if !me().uncounted.get() {
+        if me().uncounted.get() == 0 {
             step(false, |cpu| cpu.enabled = true);
         }
+    }
+
+    fn eoi() {
+        step(false, |cpu| {
+            // The highest one. An NMI is none of the local APIC's.
+            let in_service = cpu.in_service & !(Vector::Nmi as u8);
+            let highest = 1 << in_service.checked_ilog2().unwrap_or(0);
+            cpu.in_service &= !highest;
+        });
+        note!("EOI");
     }
 
     fn relax() {
@@ -323,24 +335,12 @@ impl Reader for Explored {
     }
 }
 
-// Interrupts: as kernel/src/trap.rs.
+// Interrupts: the handlers. Their orders are the heart's, and those of `wrong_order`.
 
-fn end_of_interrupt() {
-    step(false, |cpu| {
-        // The highest one. An NMI is none of the local APIC's.
-        let in_service = cpu.in_service & !(Vector::Nmi as u8);
-        let highest = 1 << in_service.checked_ilog2().unwrap_or(0);
-        cpu.in_service &= !highest;
-    });
-    note!("EOI");
-}
-
-/// An NMI: counted, and without an exit of its own. Its handler enters a section, as every
-/// spinlock does, and stops if it is asked to.
-fn nmi() {
+/// The handler of the NMI: it enters a section, as every spinlock does, and stops if it is asked
+/// to.
+fn in_nmi() {
     let crit = &me().crit;
-    let counted = NmiContext::enter(crit);
-    let counted = (!has(Bug::UncountedNmi)).then_some(counted);
     crit.enter();
     crit.exit::<Explored>();
     if CONFIG.get().extra {
@@ -350,140 +350,73 @@ fn nmi() {
             Means::Nmi
         });
     }
-    drop(counted);
 }
 
 /// Deals with an interrupt, interrupts off.
 pub(crate) fn interrupt(vector: Vector) {
-    if vector == Vector::Nmi {
-        return nmi();
-    }
-    let crit = &me().crit;
-    let config = CONFIG.get();
-    let parts = [
-        Bug::EarlyEoi,
-        Bug::NoNestedSection,
-        Bug::RegularSection,
-        Bug::LeakedLevel,
-        Bug::UncheckedSwitch,
-    ];
-    if vector == Vector::Rendezvous
-        && config.heart == Heart::Typed
-        && config.nested
-        && !parts.into_iter().any(has)
-    {
-        return rendezvous(crit);
-    }
-    let thread = me();
-    let intr = match config.heart {
-        Heart::Typed => IntrContext::enter(crit),
-        Heart::Freebsd => {
-            thread.uncounted.set(true);
-            IntrContext::enter_uncounted(crit)
+    let Config {
+        heart, nested, bug, ..
+    } = CONFIG.get();
+    let typed = heart == Heart::Typed;
+    match vector {
+        Vector::Nmi if has(Bug::UncountedNmi) => wrong_order::uncounted_nmi::<Explored>(in_nmi),
+        Vector::Nmi => intr::nmi::<Explored>(in_nmi),
+        Vector::Ipi if has(Bug::EoiAfterSwitch) => {
+            wrong_order::eoi_after_switch::<Explored>(heart, ipis);
         }
-    };
-    let acked = match vector {
-        Vector::Timer => {
-            let acked = intr.eoi(end_of_interrupt);
-            after_eoi(crit, || wake_better(engine().this()));
-            acked
-        }
-        Vector::Ipi if has(Bug::ActThenClear) => {
-            let acked = intr.eoi(end_of_interrupt);
+        Vector::Ipi if has(Bug::ActThenClear) => wrong_order::interrupt::<Explored>(heart, || {
             extra().queue.run::<Explored>();
             world().ipis[engine().this()].take();
-            acked
-        }
-        Vector::Ipi if has(Bug::EoiAfterSwitch) => {
-            ipis(world().ipis[engine().this()].take());
-            intr.eoi(|| ()).finish().pay::<Explored>();
-            thread.uncounted.set(false);
-            return end_of_interrupt();
-        }
-        Vector::Ipi => {
-            let acked = intr.eoi(end_of_interrupt);
-            after_eoi(crit, || ipis(world().ipis[engine().this()].take()));
-            acked
-        }
+        }),
+        Vector::Timer => by_order(heart, || wake_better(engine().this())),
+        Vector::Ipi => by_order(heart, ipis),
+        Vector::Stop => by_order(heart, || stop::stop_here(Means::Interrupt)),
         Vector::Rendezvous if has(Bug::EarlyEoi) => {
-            let acked = intr.eoi(end_of_interrupt);
-            step(false, |cpu| cpu.enabled = true);
-            world().rendezvous.interrupt();
-            step(false, |cpu| cpu.enabled = false);
-            acked
+            wrong_order::early_eoi::<Explored>(heart, take_part);
         }
-        Vector::Rendezvous => {
-            in_section(&intr, crit, config, || {
-                world().rendezvous.interrupt();
-            });
-            intr.eoi(end_of_interrupt)
-        }
-        Vector::Stop => {
-            let acked = intr.eoi(end_of_interrupt);
-            after_eoi(crit, || stop::stop_here(Means::Interrupt));
-            acked
-        }
-        Vector::Nmi => unreachable!("has no EOI"),
-    };
-    let wakes = &world().wakes[engine().this()];
-    if !wakes.is_empty() {
-        after_eoi(crit, || wakes.run());
+        Vector::Rendezvous => match around(nested, bug) {
+            Around::Nested if typed => intr::rendezvous::<Explored>(take_part),
+            around => {
+                wrong_order::rendezvous::<Explored>(heart, around, take_part, Explored::eoi);
+            }
+        },
     }
-    acked.finish().pay::<Explored>();
-    thread.uncounted.set(false);
 }
 
-/// A rendezvous with both layers, in one.
-fn rendezvous(crit: &CritState) {
-    let intr = LateIntr::enter(crit);
-    in_action(|| {
-        world().rendezvous.interrupt();
-    });
-    let acked = intr.eoi(end_of_interrupt);
-    let wakes = &world().wakes[engine().this()];
-    if !wakes.is_empty() {
-        acked.noted(|| wakes.run());
+/// An interrupt in the order that `heart` has.
+fn by_order(heart: Heart, handler: impl FnOnce()) {
+    match heart {
+        Heart::Typed => intr::interrupt::<Explored>(handler),
+        Heart::Freebsd => wrong_order::interrupt::<Explored>(heart, handler),
     }
-    acked.pay::<Explored>();
 }
 
-/// Runs an action, within which no thread may be switched from.
-fn in_action(body: impl FnOnce()) {
+fn around(nested: bool, bug: Option<Bug>) -> Around {
+    match bug {
+        Some(Bug::RegularSection) => Around::Regular,
+        Some(Bug::LeakedLevel) => Around::Leaked,
+        Some(Bug::NoNestedSection | Bug::UncheckedSwitch) => Around::Nothing,
+        _ if nested => Around::Nested,
+        _ => Around::Nothing,
+    }
+}
+
+/// The handler of the rendezvous, within which no thread may be switched from.
+fn take_part() {
     let in_action = &world().in_action[engine().this()];
     in_action.update(|actions| actions + 1);
-    body();
+    world().rendezvous.interrupt();
     in_action.update(|actions| actions - 1);
 }
 
-fn after_eoi(crit: &CritState, handler: impl FnOnce()) {
-    match CONFIG.get().heart {
-        Heart::Typed => handler(),
-        Heart::Freebsd => {
-            crit.enter();
-            handler();
-            crit.exit::<Explored>();
-        }
+impl wrong_order::Machine for Explored {
+    fn uncounted(begins: bool) {
+        let uncounted = &me().uncounted;
+        uncounted.update(|count| if begins { count + 1 } else { count - 1 });
     }
-}
 
-fn in_section(intr: &IntrContext<'_>, crit: &CritState, config: Config, body: impl FnOnce()) {
-    let rendezvous = || in_action(body);
-    match config.bug {
-        Some(Bug::RegularSection) => {
-            crit.enter();
-            rendezvous();
-            crit.exit::<Explored>();
-        }
-        Some(Bug::LeakedLevel) => {
-            std::mem::forget(intr.nested_section());
-            rendezvous();
-        }
-        Some(Bug::NoNestedSection | Bug::UncheckedSwitch) => rendezvous(),
-        _ if !config.nested => rendezvous(),
-        _ => {
-            let _section = intr.nested_section();
-            rendezvous();
-        }
+    fn set_flag(on: bool) {
+        step(false, |cpu| cpu.enabled = on);
     }
 }
 
@@ -492,7 +425,9 @@ pub(crate) const PREEMPT: u32 = 1;
 pub(crate) const QUIESCE: u32 = 16;
 pub(crate) const CALL: u32 = 32;
 
-fn ipis(bits: u32) {
+/// The handler of the IPIs that share a vector.
+fn ipis() {
+    let bits = world().ipis[engine().this()].take();
     if bits & PREEMPT != 0 {
         ipi_preempt();
     }
@@ -525,7 +460,7 @@ pub(crate) fn send_ipi(cpu: usize, bits: u32) {
     }
 }
 
-// The scheduler: as kernel/src/sched.rs, with one better thread to a CPU.
+// The scheduler: as kernel/src/sched/, with one better thread to a CPU.
 
 type RunqGuard = SpinlockGuard<'static, Runq, Explored>;
 

@@ -15,8 +15,12 @@
 //! vector of its class and below masked, until the preempted thread happens to run
 //! again; if it runs on another CPU, for good.
 //!
-//! A rendezvous goes the same way by a shorter road ([`LateIntr`]): it acknowledges behind its
-//! handler, which so runs in r222942's section too, and one addition counts both.
+//! The orders themselves are [`interrupt`], which acknowledges and then handles, [`rendezvous`],
+//! which acknowledges late, and [`nmi`]. The kernel's trap entry and the explorer call them; what is
+//! handled is theirs.
+//!
+//! A rendezvous goes the same way by a shorter road ([`LateIntr`]): it acknowledges after its
+//! action, which therefore runs in r222942's section too, and one addition counts both.
 //!
 //! NMIs and exceptions have no `IntrContext`: they end where they began. An NMI counts all
 //! the same ([`NmiContext`]).
@@ -24,17 +28,86 @@
 //! Zircon's `int_handler_start`/`int_handler_finish` are the model of the one exit.
 
 use core::mem;
+use core::panic::Location;
 
 use crate::critical::{CritState, CritWord, NestedSection, Preempt as Payer};
+use crate::port::Port;
+use crate::probe::Probe as _;
 use crate::{KASSERT, kassert};
 
-/// How interrupts are kept from switching threads before their end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Heart {
-    /// Each interrupt counts, in the word of the sections.
-    Typed,
-    /// Only the sections that FreeBSD has count, in the places where it has them.
-    Freebsd,
+/// An interrupt, from its beginning to the one place where it may switch threads: acknowledged,
+/// handled, finished, paid. Comes back when the interrupted thread runs again. By the trap entry
+/// only, interrupts off.
+///
+/// `handler` may take spinlocks and make threads runnable. It may not sleep.
+///
+/// # Panics
+/// As [`IntrContext::enter`] and [`Acked::finish`].
+#[track_caller]
+#[inline]
+pub fn interrupt<P: Port>(handler: impl FnOnce()) {
+    let acked = begin::<P>().eoi(P::eoi);
+    handler();
+    end::<P>(acked);
+}
+
+/// As [`interrupt`], for one that nobody waits for: `eoi` finds out whether the local interrupt
+/// controller has it in service, and acknowledges it if so.
+#[track_caller]
+#[inline]
+pub fn stray<P: Port>(eoi: impl FnOnce()) {
+    let acked = begin::<P>().eoi(eoi);
+    end::<P>(acked);
+}
+
+/// The interrupt of a rendezvous: `action`, then the acknowledgement, then the wakeups that the
+/// action has noted; finished, paid. By the trap entry only, interrupts off.
+///
+/// # Panics
+/// As [`LateIntr::enter`], [`LateIntr::eoi`] and [`LateAcked::noted`].
+#[track_caller]
+#[inline]
+pub fn rendezvous<P: Port>(action: impl FnOnce()) {
+    let intr = LateIntr::enter(P::crit());
+    P::Probe::interrupt_begins(Location::caller());
+    action();
+    let acked = intr.eoi(P::eoi);
+    if !P::wakes().is_empty() {
+        acked.noted(|| P::wakes().run());
+    }
+    acked.pay::<P>();
+    P::Probe::interrupt_ends();
+}
+
+/// An NMI: counted, and without an exit of its own. `handler` may take no spinlock that what it
+/// has interrupted may hold. By the trap entry only.
+///
+/// # Panics
+/// If it does not leave the nesting as it was.
+#[inline]
+pub fn nmi<P: Port>(handler: impl FnOnce()) {
+    // The same thread's at both ends, also in the middle of a switch.
+    let counted = NmiContext::enter(P::crit());
+    handler();
+    drop(counted);
+}
+
+#[track_caller]
+#[inline]
+fn begin<P: Port>() -> IntrContext<'static> {
+    let intr = IntrContext::enter(P::crit());
+    P::Probe::interrupt_begins(Location::caller());
+    intr
+}
+
+/// Carries out the wakeups that are noted, finishes the interrupt, and pays.
+#[inline]
+fn end<P: Port>(acked: Acked<'_>) {
+    if !P::wakes().is_empty() {
+        P::wakes().run();
+    }
+    acked.finish().pay::<P>();
+    P::Probe::interrupt_ends();
 }
 
 /// An interrupt that is being handled, not acknowledged yet.
@@ -71,8 +144,8 @@ impl<'a> IntrContext<'a> {
     }
 
     /// As [`Self::enter`] without counting: FreeBSD's way, in which each handler
-    /// keeps from switching by sections of its own. For the test image's
-    /// `heart=freebsd`.
+    /// keeps from switching by sections of its own. For the tests of r222942's section, which
+    /// must hold by itself.
     #[inline]
     pub fn enter_uncounted(crit: &'a CritState) -> Self {
         Self {

@@ -181,6 +181,10 @@ pub trait Port: Preempt + 'static {
     /// [`interrupts_on`] and the spinlock calls this.
     fn enable_interrupts();
 
+    /// Acknowledges the interrupt in service to this CPU's local interrupt controller. Nothing but
+    /// [`crate::intr`] calls this.
+    fn eoi();
+
     /// One turn of a spin loop: tells the CPU, or lets a model run another one.
     fn relax();
 

@@ -35,6 +35,16 @@ pub trait Probe: 'static {
     #[inline(always)]
     fn section_leaves() {}
 
+    /// An interrupt has begun on this CPU, at `site`: interrupts are off from here on.
+    #[inline(always)]
+    fn interrupt_begins(site: Place) {
+        let _ = site;
+    }
+
+    /// It has ended, on whichever CPU the interrupted thread goes on. Interrupts are off.
+    #[inline(always)]
+    fn interrupt_ends() {}
+
     /// The current thread has taken a spinlock that was made at `class`, at `site`; or
     /// is going to, if another CPU holds it. `waits` is false for one that it only
     /// tried for. Interrupts are off. For [`crate::more::witness`].

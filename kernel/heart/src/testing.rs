@@ -242,6 +242,8 @@ impl Port for HostPort {
         Self::poll();
     }
 
+    fn eoi() {}
+
     fn relax() {
         let failed = here(|here| here.machine.failed.load(Ordering::SeqCst));
         assert!(!failed || thread::panicking(), "another CPU has panicked");

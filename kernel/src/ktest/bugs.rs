@@ -6,14 +6,13 @@
 use core::hint::black_box;
 
 use heart::cpu::{CpuId, MAX_CPUS};
-use heart::intr::NmiContext;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use plat::memmap::{Kind, Region};
 use spin::Once;
 
 use super::{step, tables};
 use crate::arch::timer::Reference;
-use crate::arch::{ap, apic, cpu, vector};
+use crate::arch::{ap, apic, vector};
 use crate::pcpu::{self, Pcpu};
 use crate::{clock, globals};
 
@@ -383,9 +382,10 @@ fn bit(bug: Bug) -> u64 {
     1 << bug as u64
 }
 
-/// Says which bugs are brought back, and warns of names that are none. On the first stack
-/// of the boot.
+/// Says which bugs are brought back, warns of names that are none, and binds the vectors that the
+/// test image handles. On the first stack of the boot.
 pub fn report() {
+    super::order::bind_all();
     for asked in super::command_line()
         .bug
         .unwrap_or("")
@@ -406,20 +406,6 @@ pub fn report() {
 #[expect(unconditional_recursion, reason = "the stack must overflow")]
 fn never_return(depth: u64) -> u64 {
     never_return(black_box(depth) + 1) + black_box(depth)
-}
-
-/// The NMI that has begun, as it is to count.
-#[must_use]
-pub fn uncount(counted: NmiContext<'_>) -> Option<NmiContext<'_>> {
-    // Ends the count at once, on top of what it found.
-    (!active(Bug::UncountedNmi)).then_some(counted)
-}
-
-/// Runs `handler`, of an interrupt, with interrupts on.
-pub(crate) fn with_interrupts(handler: impl FnOnce() -> bool) {
-    cpu::sti();
-    handler();
-    cpu::cli();
 }
 
 /// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by

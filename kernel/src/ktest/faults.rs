@@ -72,6 +72,7 @@ static FORGETS: AtomicU64 = AtomicU64::new(0);
 
 /// `cpu` does not acknowledge the next rendezvous interrupt that it takes.
 pub fn forget_eoi(cpu: CpuId) {
+    super::order::bind(vector::RENDEZVOUS);
     FORGETS.store(cpu.index() as u64 + 1, Ordering::Relaxed);
 }
 

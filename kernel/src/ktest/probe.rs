@@ -40,6 +40,14 @@ impl Probe for Heart {
         spans::section_leaves();
     }
 
+    fn interrupt_begins(site: Place) {
+        pcpu::this().longest_off.begin(site);
+    }
+
+    fn interrupt_ends() {
+        pcpu::this().longest_off.end();
+    }
+
     fn lock_taken(class: Place, site: Place, waits: bool) {
         witness::acquire(class, site, waits);
     }

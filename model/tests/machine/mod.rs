@@ -125,6 +125,8 @@ impl Port for Checked {
         take_interrupt();
     }
 
+    fn eoi() {}
+
     fn relax() {
         take_interrupt();
         give_way();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::critical::{CritState, Preempt};
-use heart::intr::{IntrContext, LateIntr};
+use heart::intr::{self, IntrContext};
 use heart::port::Port;
 use heart::spinlock::{Spinlock, SpinlockGuard, spinlock_exit};
 use heart::wake::DeferredWakes;
@@ -80,6 +80,10 @@ impl Port for Host {
         if !current().uncounted.load(SeqCst) {
             ENABLED.store(true, SeqCst);
         }
+    }
+
+    fn eoi() {
+        IN_SERVICE.store(false, SeqCst);
     }
 
     fn relax() {
@@ -174,42 +178,37 @@ enum Kind {
 
 static KIND: Mutex<Kind> = Mutex::new(Kind::Timer);
 
-/// An interrupt, as kernel/src/trap.rs has it.
+/// An interrupt, by the heart's orders; where one of the layers is to be missing, by its types.
 #[inline(never)]
 fn interrupt(kind: Kind) {
     ENABLED.store(false, SeqCst);
     IN_SERVICE.store(true, SeqCst);
-    let me = current();
-    let crit = &me.crit;
-    let eoi = || IN_SERVICE.store(false, SeqCst);
-    if kind == Kind::Both {
-        let intr = LateIntr::enter(crit);
-        *LOCK.lock() += 1;
-        intr.eoi(eoi).pay::<Host>();
-        ENABLED.store(true, SeqCst);
-        return;
+    match kind {
+        Kind::Timer => intr::interrupt::<Host>(wake),
+        Kind::Both => intr::rendezvous::<Host>(take_lock),
+        Kind::Typed | Kind::Freebsd | Kind::NoNestedSection => in_parts(kind),
     }
-    let acked = if kind == Kind::Timer {
-        let acked = IntrContext::enter(crit).eoi(eoi);
-        wake();
-        acked
-    } else {
-        let intr = match kind {
-            Kind::Typed => IntrContext::enter(crit),
-            _ => {
-                me.uncounted.store(true, SeqCst);
-                IntrContext::enter_uncounted(crit)
-            }
-        };
-        let section = (kind == Kind::Freebsd).then(|| intr.nested_section());
-        *LOCK.lock() += 1;
-        drop(section);
-        intr.eoi(eoi)
-    };
-    acked.finish().pay::<Host>();
-    me.uncounted.store(false, SeqCst);
     // IRET.
     ENABLED.store(true, SeqCst);
+}
+
+fn in_parts(kind: Kind) {
+    let me = current();
+    let intr = if kind == Kind::Typed {
+        IntrContext::enter(&me.crit)
+    } else {
+        me.uncounted.store(true, SeqCst);
+        IntrContext::enter_uncounted(&me.crit)
+    };
+    let section = (kind == Kind::Freebsd).then(|| intr.nested_section());
+    take_lock();
+    drop(section);
+    intr.eoi(Host::eoi).finish().pay::<Host>();
+    me.uncounted.store(false, SeqCst);
+}
+
+fn take_lock() {
+    *LOCK.lock() += 1;
 }
 
 // What is seen.

@@ -122,7 +122,7 @@ fn table_pointer<T>(table: *const T, size: usize) -> DescriptorTablePointer {
 
 /// An interrupt gate of the IDT (SDM vol. 3, figure 6-8).
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(16))]
 struct Gate {
     offset_low: u16,
     selector: u16,
@@ -156,6 +156,15 @@ impl Gate {
             reserved: 0,
         }
     }
+
+    /// The first half, in which the lower 32 bits of the handler's address are.
+    const fn first_word(self) -> u64 {
+        self.offset_low as u64
+            | (self.selector as u64) << 16
+            | (self.ist as u64) << 32
+            | (self.kind as u64) << 40
+            | (self.offset_middle as u64) << 48
+    }
 }
 
 /// Written by [`init_idt`] on the boot CPU before any CPU loads it; constant since.
@@ -165,6 +174,23 @@ struct Idt(UnsafeCell<[Gate; 256]>);
 
 // SAFETY: written by init_idt only, which runs once before any CPU reads it.
 unsafe impl Sync for Idt {}
+
+/// Lets `vector` lead to `entry` from now on, on all CPUs. For a test image that handles an
+/// interrupt in its own way; the kernel proper never calls it.
+///
+/// # Safety
+/// `entry` must be the code of an interrupt gate of this vector, in the kernel's image.
+pub unsafe fn bind(vector: u8, entry: u64) {
+    let idt = IDT.0.get().cast::<Gate>();
+    // SAFETY: within the table, which has a gate for each vector.
+    let gate = unsafe { idt.add(vector.into()) };
+    // SAFETY: written by the boot CPU alone: in `init_idt`, and here.
+    let old = unsafe { gate.read() };
+    let new = Gate::new(entry, old.ist);
+    // SAFETY: a gate is two aligned words. The first is all that differs between two entries in
+    // the image, so a CPU that takes the interrupt meanwhile finds one or the other.
+    unsafe { gate.cast::<u64>().write_volatile(new.first_word()) };
+}
 
 /// Fills the IDT: every vector leads to its stub in `trap.rs`.
 ///

@@ -70,7 +70,7 @@ unsafe extern "C" fn trap_entry(frame: *mut TrapFrame) {
 /// What `interrupt_common` calls.
 extern "C" fn interrupt_entry(vector: u32) {
     // Below 256: the stubs pass their own number.
-    crate::trap::interrupt(vector as u8, None);
+    crate::trap::interrupt(vector as u8);
 }
 
 /// What `rendezvous_common` calls.

@@ -12,7 +12,7 @@
 //! | 0xf4 | stop | before the handler, which may last |
 //! | 0xfe | local APIC error | before the panic |
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
-//! | others | nothing: a panic, or left by firmware until a CPU is online | after the handler |
+//! | others | nothing: a panic, or left by firmware until a CPU is online | none, or at once |
 //!
 //! The rendezvous keeps FreeBSD's order, action first: until its last counter a
 //! CPU touches the initiator's stack, and a second rendezvous must not nest on it.
