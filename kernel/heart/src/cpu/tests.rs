@@ -97,6 +97,21 @@ fn the_only_one() {
     assert_eq!(CpuSet::first_n(MAX_CPUS).only(), None);
 }
 
+/// In whichever word it is.
+#[test]
+fn the_first_that_is_missing_is_named() {
+    let wanted = set(&[0, NEXT - 1, NEXT, LAST]);
+    let shared = AtomicCpuSet::new();
+    shared.assign(&wanted);
+    assert_eq!(shared.first_missing(&wanted), None);
+    for missing in [LAST, NEXT, NEXT - 1, 0] {
+        shared.remove(CpuId::new(missing).unwrap());
+        let first = shared.first_missing(&wanted);
+        assert_eq!(first.map(CpuId::index), Some(missing));
+    }
+    assert_eq!(shared.first_missing(&CpuSet::EMPTY), None);
+}
+
 /// Who is the first in its word since the last look has to tell.
 #[test]
 fn who_is_put_in_first_is_told() {
