@@ -10,9 +10,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::cargo::{KERNEL, TARGET, sysroot};
-use crate::error::{Result, failed};
-use crate::{image, paths, strip};
+use crate::cargo::{TARGET, sysroot};
+use crate::error::Result;
 
 /// What cargo is told, so that rustc writes other names into panic messages. Joined to
 /// the flags of .cargo/config.toml.
@@ -39,32 +38,3 @@ fn registry() -> PathBuf {
     let home = env::var_os("CARGO_HOME").map_or_else(default, PathBuf::from);
     home.join("registry/src")
 }
-
-/// Checks that nothing that is loaded of the kernel holds a path of this machine.
-///
-/// # Errors
-/// When the kernel does not build, or holds one.
-pub(crate) fn check() -> Result<()> {
-    let bytes = image::built(KERNEL, false)?;
-    let loaded = strip::stripped(&bytes).unwrap_or(bytes);
-    for path in [paths::root(), registry(), sysroot()?] {
-        if let Some(found) = holding(&loaded, path.as_os_str().as_encoded_bytes()) {
-            let text = format!("the kernel holds a path of this machine: {found}");
-            return Err(failed(text));
-        }
-    }
-    Ok(())
-}
-
-/// The first text in `bytes` that begins with `path`, up to its end or 200 bytes.
-fn holding(bytes: &[u8], path: &[u8]) -> Option<String> {
-    let at = bytes
-        .windows(path.len().max(1))
-        .position(|window| window == path)?;
-    let text = bytes[at..].iter().take(200);
-    let text = text.take_while(|byte| byte.is_ascii_graphic());
-    Some(text.map(|&byte| char::from(byte)).collect())
-}
-
-#[cfg(test)]
-mod tests;

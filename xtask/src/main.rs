@@ -23,15 +23,14 @@ mod bochs;
 mod boot;
 mod budget;
 mod cargo;
+mod checks;
 mod ci;
 mod cmdline;
 mod console;
 mod coverage;
 mod crash;
-mod docs;
 mod doctor;
 mod elf;
-mod emitted;
 mod emulator;
 mod ending;
 mod error;
@@ -111,13 +110,13 @@ enum Command {
     #[command(after_help = "It is a report: nothing fails by it. `ci` prints it too.")]
     Size,
     /// Check the instructions of a critical section and of a spinlock.
-    Emitted(emitted::Options),
+    Emitted(checks::Emitted),
     /// Say how much of plat and the heart their host tests run, file by file.
     Coverage(coverage::Options),
     /// Run the host tests of plat and the heart in Miri, which looks for undefined behaviour and data races.
     Miri(miri::Options),
     /// Compare the pictures and figures in README.md and docs/ with what the commands print.
-    Docs(docs::Options),
+    Docs(checks::Docs),
     /// Explore every interleaving of the heart's source, within bounds.
     Model(model::Options),
     /// Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
@@ -130,17 +129,6 @@ For bash: alias xtask='cargo xtask'; source <(cargo xtask completions bash)")]
         shell: Shell,
     },
 }
-
-/// The test that checks the layers.
-const LAYERS: [&str; 7] = [
-    "-q",
-    "-p",
-    "xtask",
-    "--test",
-    "layers",
-    "--",
-    "--show-output",
-];
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -205,12 +193,12 @@ fn command(line: Line) -> Result<()> {
         Command::Image(options) => image::command(&options),
         Command::Doctor(options) => doctor::command(&options),
         Command::Ci(options) => ci::command(&options),
-        Command::Layers => cargo::succeeds(cargo::cargo("test").args(LAYERS)),
+        Command::Layers => checks::layers(),
         Command::Size => size::command(),
-        Command::Emitted(options) => emitted::command(&options),
+        Command::Emitted(options) => checks::emitted(&options),
         Command::Coverage(options) => coverage::command(&options),
         Command::Miri(options) => miri::command(&options),
-        Command::Docs(options) => docs::command(&options),
+        Command::Docs(options) => checks::docs(&options),
         Command::Model(options) => model::command(&options),
         Command::Runner(options) => run::runner(options),
         Command::Completions { shell } => {

@@ -2,10 +2,9 @@
 //! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps the heart's machine code
 //! besides.
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, succeeds};
 use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
 use std::ffi::OsString;
-use std::process::Command;
 
 /// The command line of `cargo xtask model`: the explorer's own, and so is its help.
 #[derive(clap::Args)]
@@ -25,13 +24,17 @@ pub(crate) struct Options {
 /// When the explorer does not build, or says that something is not as it must be.
 pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     needs_its_host()?;
-    let status = explorer()
-        .args(words)
-        .status()
-        .context("cannot start cargo")?;
+    let mut explorer = cargo("run");
+    explorer
+        .args(["--quiet", "--release", "-p", "model", "--"])
+        .args(words);
+    let status = explorer.status().context("cannot start cargo")?;
     match status.code() {
         // All of it: the machine code too.
-        Some(0) if words.iter().all(|word| word == "--full") => step(),
+        Some(0) if words.iter().all(|word| word == "--full") => {
+            let stepping = ["--quiet", "--release", "-p", "heart", "--test", "stepping"];
+            succeeds(cargo("test").args(stepping))
+        }
         Some(0) => Ok(()),
         Some(2) => Err(reported(Exit::Usage)),
         Some(_) => Err(reported(Exit::Failed)),
@@ -48,28 +51,4 @@ pub(crate) fn needs_its_host() -> Result<()> {
         return Ok(());
     }
     Err(anyhow!("the explorer needs Linux on x86_64").hint("run it there, or in a container"))
-}
-
-/// The explorer, still to be told what to do.
-pub(crate) fn explorer() -> Command {
-    let mut command = cargo("run");
-    command.args(["--quiet", "--release", "-p", "model", "--"]);
-    command
-}
-
-/// The heart's machine code as the release build has it, single-stepped: `kernel/heart/tests/stepping`.
-pub(crate) fn stepping() -> Command {
-    let mut command = cargo("test");
-    command.args(["--quiet", "--release", "-p", "heart", "--test", "stepping"]);
-    command
-}
-
-fn step() -> Result<()> {
-    let status = stepping().status().context("cannot start cargo")?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(failed(
-        "single-stepping the heart's machine code has found something",
-    ))
 }

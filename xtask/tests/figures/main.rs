@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the pictures and figures of the documents against what the commands print.
+//! The pictures and figures of the documents against what the commands print.
 //!
 //! It runs the explorer, the single-stepping of the heart, loom, the count of lines and a test that
 //! panics, and makes of what they print the tables that stand in the documents ([`tables`]), and the
@@ -9,25 +9,11 @@ mod crash;
 mod tables;
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
-use crate::cargo::{self, cargo, shown};
-use crate::error::{Context, Ours, Result, failed};
-use crate::{model, paths, term};
-
-/// The command line of `cargo xtask docs`.
-#[derive(clap::Args)]
-#[command(after_help = "\
-It runs what they come from: the explorer's quick tier with every mistake, the heart
-single-stepped, loom, the count of lines, and a test in QEMU that panics. That takes a
-minute or two. A figure may be off by 5 percent; names, words and pictures may not.
-
-Exit codes: 0 ok, 1 something is stale, or a model or a test fails.")]
-pub(crate) struct Options {
-    /// Renew them.
-    #[arg(long)]
-    write: bool,
-}
+use anyhow::{Context, Result, anyhow};
 
 const README: &str = "README.md";
 const MODELS: &str = "docs/models.md";
@@ -36,38 +22,34 @@ const PICTURE: &str = "docs/r222942.svg";
 /// By how much a figure may be off.
 const SLACK: f64 = 0.05;
 
-/// `cargo xtask docs`.
-///
-/// # Errors
-/// When something that is run fails, and when something is stale.
-pub(crate) fn command(options: &Options) -> Result<()> {
-    let write = options.write;
-    model::needs_its_host()?;
-    let picture = paths::target_dir().join("r222942.svg");
-    let list = said(model::explorer().arg("--list"), false)?;
-    let explored = said(&mut model::explorer(), true)?;
+#[test]
+#[ignore = "takes minutes: cargo xtask docs runs it"]
+fn the_documents_show_what_the_commands_print() -> Result<()> {
+    let write = env::var_os("TRYST_WRITE").is_some();
+    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("r222942.svg");
+    let list = said(explorer().arg("--list"), false)?;
+    let explored = said(&mut explorer(), true)?;
     let draw = ["--bug", "no-nested-section", "--svg"];
-    said(model::explorer().args(draw).arg(&picture), false)?;
-    let stepped = said(model::stepping().args(["--", "--show-output"]), false)?;
-    let loom = ["--quiet", "-p", "model", "--test", "loom"];
-    let loom = said(
-        cargo("test").args(loom).args(["--", "--show-output"]),
-        false,
-    )?;
+    said(explorer().args(draw).arg(&picture), false)?;
+    let stepped = said(stepping().args(["--", "--show-output"]), false)?;
+    let mut loom = cargo(&[
+        "test", "--quiet", "--locked", "-p", "model", "--test", "loom",
+    ]);
+    let loom = said(loom.args(["--", "--show-output"]), false)?;
 
     let log = panic_as_shown()?;
 
     let pages = [
         page(README, |text| {
             crash::readme(
-                &tables::readme(text, &said(&mut cargo::xtask(&["size"])?, false)?)?,
+                &tables::readme(text, &said(xtask().arg("size"), false)?)?,
                 &log,
             )
         })?,
         page(MODELS, |text| {
             tables::models(text, &list, &explored, &stepped, &loom)
         })?,
-        page(PICTURE, |_| paths::read_text(&picture))?,
+        page(PICTURE, |_| Ok(fs::read_to_string(&picture)?))?,
     ];
     let mut stale = 0;
     for (name, old, new) in &pages {
@@ -78,16 +60,18 @@ pub(crate) fn command(options: &Options) -> Result<()> {
             differences(old, new)
         };
         stale += found.len();
-        found.iter().for_each(|line| say!("{name}: {line}"));
+        found.iter().for_each(|line| println!("{name}: {line}"));
         if write && old != new {
-            paths::write(&paths::root().join(name), new)?;
-            say!("{name}: written");
+            fs::write(root().join(name), new)?;
+            println!("{name}: written");
         }
     }
     if stale == 0 {
-        term::say("the documents show what the commands print");
+        println!("the documents show what the commands print");
     } else if !write {
-        return Err(failed("the documents are stale").hint("cargo xtask docs --write renews them"));
+        return Err(anyhow!(
+            "the documents are stale\n  next: cargo xtask docs --write renews them"
+        ));
     }
     Ok(())
 }
@@ -95,15 +79,15 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 /// The log of a panic that has all lines of the README's. What the report finds the CPUs at is
 /// not the same each time, so there are a few tries.
 fn panic_as_shown() -> Result<String> {
-    let readme = paths::read_text(&paths::root().join(README))?;
+    let readme = read(README)?;
     let mut tries = 1;
     loop {
-        let told = said(&mut cargo::xtask(&["test", "--exact", crash::TEST])?, false)?;
+        let told = said(xtask().args(["test", "--exact", crash::TEST]), false)?;
         let log = told
             .lines()
             .find_map(|line| line.trim().strip_prefix("console: "));
-        let log = log.ok_or_else(|| failed("the test does not name its console"))?;
-        let log = paths::read_text(log.as_ref())?;
+        let log = log.ok_or_else(|| anyhow!("the test does not name its console"))?;
+        let log = fs::read_to_string(root().join(log))?;
         match crash::readme(&readme, &log) {
             Err(error) if tries == 5 => return Err(error),
             Err(_) => tries += 1,
@@ -117,14 +101,60 @@ fn page(
     name: &'static str,
     renew: impl FnOnce(&str) -> Result<String>,
 ) -> Result<(&'static str, String, String)> {
-    let text = paths::read_text(&paths::root().join(name))?;
+    let text = read(name)?;
     let new = renew(&text)?;
     Ok((name, text, new))
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(name: &str) -> Result<String> {
+    fs::read_to_string(root().join(name)).context(name.to_string())
+}
+
+fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(words).current_dir(root());
+    command
+}
+
+fn explorer() -> Command {
+    cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--release",
+        "-p",
+        "model",
+        "--",
+    ])
+}
+
+/// The heart's machine code as the release build has it, single-stepped.
+fn stepping() -> Command {
+    cargo(&[
+        "test",
+        "--quiet",
+        "--locked",
+        "--release",
+        "-p",
+        "heart",
+        "--test",
+        "stepping",
+    ])
+}
+
+fn xtask() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.current_dir(root());
+    command
+}
+
 /// What a command that must succeed says, which is printed too if `show`.
 fn said(command: &mut Command, show: bool) -> Result<String> {
-    let name = shown(command);
+    let name = format!("{command:?}");
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -134,7 +164,7 @@ fn said(command: &mut Command, show: bool) -> Result<String> {
     for line in BufReader::new(stdout).lines() {
         let line = line.context(name.clone())?;
         if show {
-            term::say(&line);
+            println!("{}", &line);
         }
         text.push_str(&line);
         text.push('\n');
@@ -143,9 +173,9 @@ fn said(command: &mut Command, show: bool) -> Result<String> {
         return Ok(text);
     }
     if !show {
-        term::say(&text);
+        println!("{}", &text);
     }
-    Err(failed(format!("this fails: {name}")))
+    Err(anyhow!("this fails: {name}"))
 }
 
 /// The lines of each that the other one has nothing like.

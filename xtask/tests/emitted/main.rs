@@ -1,4 +1,4 @@
-//! `cargo xtask emitted`: what the compiler made of a critical section, of a spinlock, and of
+//! What the compiler made of a critical section, of a spinlock, and of
 //! the commands to the local APIC.
 //!
 //! The source says that entering a section is one unlocked addition, and leaving it one
@@ -10,6 +10,9 @@
 //! and a PC loses the race too seldom. So each such command in the kernel is looked at.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
@@ -17,40 +20,69 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use crate::cargo::KBENCH;
-use crate::error::{Context, Ours, Result, bail, failed};
-use crate::{image, image_paths, paths, term};
-
-/// The command line of `cargo xtask emitted`.
-#[derive(clap::Args)]
-#[command(after_help = "\
-It builds the benchmark's kernel, which is the release kernel, and disassembles it: critical_enter,
-critical_exit and the spinlock are what they should be, nothing asks the CPU for its interrupt
-flag, each x2APIC command stands behind its fences, and no path of this machine is in the kernel.")]
-pub(crate) struct Options {
-    /// Bring the listing in docs/critical-sections.md up to date.
-    #[arg(long)]
-    write: bool,
-}
+use anyhow::{Context, Error, Result, anyhow, bail};
 
 /// Where the listing of the section is shown.
 const DOCUMENT: &str = "docs/critical-sections.md";
 /// The lines around it there.
 const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
 
-/// `cargo xtask emitted`.
-///
-/// # Errors
-/// When the kernel does not build, a rule is broken, or the document shows something else.
-pub(crate) fn command(options: &Options) -> Result<()> {
-    image_paths::check()?;
-    let bytes = image::built(KBENCH, false)?;
+/// Judges the kernels that `cargo xtask emitted` has built, and names in the environment.
+#[test]
+#[ignore = "cargo xtask emitted builds the kernels that this looks at, and runs it"]
+fn the_kernel_is_what_the_source_says() -> Result<()> {
+    let image = |name: &str| {
+        let file =
+            env::var_os(name).with_context(|| format!("{name}: cargo xtask emitted sets it"))?;
+        fs::read(file).with_context(|| name.to_string())
+    };
+    paths(&image("TRYST_KERNEL")?)?;
+    let bytes = image("TRYST_KBENCH")?;
     let section = function(&bytes, "emitted_critical_section")?;
     let spinlock = function(&bytes, "emitted_spinlock")?;
     judge("a critical section", &section, section_rules(&section))?;
     judge("a spinlock", &spinlock, spinlock_rules(&spinlock))?;
     commands(&bytes)?;
-    document(&listing(&section), options.write)
+    document(&listing(&section), env::var_os("TRYST_WRITE").is_some())
+}
+
+fn failed(text: impl std::fmt::Display, next: &str) -> Error {
+    anyhow!("{text}\n  next: {next}")
+}
+
+/// Checks that nothing that is loaded of the kernel holds a path of this machine. (Debug
+/// information is not loaded, and keeps the real paths: gdb opens them.)
+fn paths(elf: &[u8]) -> Result<()> {
+    let sysroot = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
+    let home = || env::home_dir().unwrap_or_default().join(".cargo");
+    let home = env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from);
+    let file = object::File::parse(elf).context("the kernel: no ELF file")?;
+    for section in file.sections().filter(|section| section.address() != 0) {
+        for path in [&root(), &home.join("registry/src"), &sysroot] {
+            if let Some(found) = holding(section.data()?, path.as_os_str().as_encoded_bytes()) {
+                bail!("the kernel holds a path of this machine: {found}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("the package is in the workspace").to_path_buf()
+}
+
+/// The first text in `bytes` that begins with `path`, up to its end or 200 bytes.
+fn holding(bytes: &[u8], path: &[u8]) -> Option<String> {
+    let at = bytes
+        .windows(path.len().max(1))
+        .position(|window| window == path)?;
+    let text = bytes[at..].iter().take(200);
+    let text = text.take_while(|byte| byte.is_ascii_graphic());
+    Some(text.map(|&byte| char::from(byte)).collect())
 }
 
 /// Judges every function of the kernel: its x2APIC commands, and that it does not ask the CPU
@@ -65,26 +97,27 @@ fn commands(elf: &[u8]) -> Result<()> {
         let bytes = code_of(&file, &symbol).with_context(|| name.to_string())?;
         let code = decoded(bytes, symbol.address());
         if let Some(one) = asks_for_interrupts(&code) {
-            return Err(failed(format!(
-                "{name} asks the CPU whether interrupts are on, at {:#x}",
-                one.ip()
-            ))
-            .hint("the word of the thread knows: `CritState::is_open`"));
+            return Err(failed(
+                format!(
+                    "{name} asks the CPU whether interrupts are on, at {:#x}",
+                    one.ip()
+                ),
+                "the word of the thread knows: `CritState::is_open`",
+            ));
         }
         count += x2apic_rules(&code).map_err(|(at, broken)| {
             let around = &code[at.saturating_sub(4)..code.len().min(at + 4)];
-            failed(format!(
-                "an x2APIC command in {name}: {broken}\n{}",
-                listing(around)
-            ))
-            .hint("`command` in kernel/src/arch/x86_64/apic.rs says what it should be")
+            failed(
+                format!("an x2APIC command in {name}: {broken}\n{}", listing(around)),
+                "`command` in kernel/src/arch/x86_64/apic.rs says what it should be",
+            )
         })?;
     }
     if count == 0 {
         bail!("the benchmark's kernel has no x2APIC command");
     }
-    term::say("the interrupt flag: nothing asks for it");
-    say!("x2APIC commands: {count}, each behind its fences");
+    println!("the interrupt flag: nothing asks for it");
+    println!("x2APIC commands: {count}, each behind its fences");
     Ok(())
 }
 
@@ -189,11 +222,13 @@ fn judge(
 ) -> Result<()> {
     match verdict {
         Ok(count) => {
-            say!("{what}: {count} instructions, as they should be");
+            println!("{what}: {count} instructions, as they should be");
             Ok(())
         }
-        Err(broken) => Err(failed(format!("{what}: {broken}\n{}", listing(code)))
-            .hint("kernel/heart/src/shim.rs says what each should be")),
+        Err(broken) => Err(failed(
+            format!("{what}: {broken}\n{}", listing(code)),
+            "kernel/heart/src/shim.rs says what each should be",
+        )),
     }
 }
 
@@ -290,20 +325,20 @@ fn listing(code: &[Instruction]) -> String {
 
 /// Compares the listing in the document, or writes it.
 fn document(listing: &str, write: bool) -> Result<()> {
-    let path = paths::root().join(DOCUMENT);
-    let page = paths::read_text(&path)?;
+    let path = root().join(DOCUMENT);
+    let page = fs::read_to_string(&path)?;
     let updated = replaced(&page, listing)
-        .ok_or_else(|| failed(format!("{DOCUMENT}: no listing between ```x86asm and ```")))?;
+        .ok_or_else(|| anyhow!("{DOCUMENT}: no listing between ```x86asm and ```"))?;
     if updated == page {
         return Ok(());
     }
     if !write {
-        return Err(failed(format!(
-            "{DOCUMENT} shows another listing; now it is\n{listing}"
-        ))
-        .hint("cargo xtask emitted --write"));
+        return Err(failed(
+            format!("{DOCUMENT} shows another listing; now it is\n{listing}"),
+            "cargo xtask emitted --write",
+        ));
     }
-    paths::write(&path, updated)
+    Ok(fs::write(&path, updated)?)
 }
 
 /// The page with `listing` between the fences.

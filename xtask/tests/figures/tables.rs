@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result, failed};
+use anyhow::{Error, Result, anyhow};
 
 /// The cells of a row.
 type Row<'a> = Vec<&'a str>;
@@ -14,12 +14,12 @@ type Row<'a> = Vec<&'a str>;
 ///
 /// # Errors
 /// When it has no such block.
-pub(super) fn readme(text: &str, sizes: &str) -> Result<String> {
+pub(crate) fn readme(text: &str, sizes: &str) -> Result<String> {
     let (sizes, _sums) = sizes.split_once("\nvolume one").unwrap_or((sizes, ""));
     let begin = text.find("\npart ").map(|at| at + 1);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(failed("README.md has no block that begins with `part`"));
+        return Err(anyhow!("README.md has no block that begins with `part`"));
     };
     Ok(format!("{}{sizes}\n{}", &text[..begin], &text[end..]))
 }
@@ -29,7 +29,7 @@ pub(super) fn readme(text: &str, sizes: &str) -> Result<String> {
 ///
 /// # Errors
 /// When a table is missing, or a row of one that a command prints nothing for.
-pub(super) fn models(
+pub(crate) fn models(
     text: &str,
     list: &str,
     explored: &str,
@@ -57,7 +57,7 @@ pub(super) fn models(
 }
 
 fn missing(what: &str) -> Error {
-    failed(format!("docs/models.md lacks {what:?}"))
+    anyhow!("docs/models.md lacks {what:?}")
 }
 
 /// The text with the rows of one table renewed: the one whose first column has that name.
@@ -77,7 +77,7 @@ fn table(
     let rows = renew(&rows)?;
     // Else nothing would be compared, and nothing found stale.
     if rows.is_empty() {
-        return Err(failed(format!("no command prints anything for {head:?}")));
+        return Err(anyhow!("no command prints anything for {head:?}"));
     }
     let new = [heads.join("\n"), rows.join("\n")].join("\n");
     Ok(format!("{}{new}{}", &text[..begin], &text[end..]))

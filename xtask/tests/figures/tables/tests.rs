@@ -1,5 +1,3 @@
-use crate::error::Ours;
-
 use super::{models, readme};
 
 const LIST: &str = "models:\n  calls   3 CPUs, two post\n  large   9 CPUs (--full)\n  \
@@ -48,7 +46,7 @@ fn what_is_missing_is_named() {
         (old.replace("The quick tier", "The tier"), "The quick tier"),
     ] {
         let error = models(&page, LIST, EXPLORED, STEPPED, LOOM).expect_err(what);
-        assert!(error.text().contains(what), "{error:?}");
+        assert!(error.to_string().contains(what), "{error:?}");
     }
 }
 
@@ -57,9 +55,9 @@ fn a_table_does_not_become_empty() {
     let old = page("1", "nothing", ["1", "1"], "1");
     let silent = EXPLORED.replace("act-then-clear ", "");
     let error = models(&old, LIST, &silent, STEPPED, LOOM).expect_err("no mistake");
-    assert!(error.text().contains("| Mistake |"), "{error:?}");
+    assert!(error.to_string().contains("| Mistake |"), "{error:?}");
     let error = models(&old, "", EXPLORED, STEPPED, LOOM).expect_err("no model");
-    assert!(error.text().contains("| Model |"), "{error:?}");
+    assert!(error.to_string().contains("| Model |"), "{error:?}");
 }
 
 #[test]

@@ -4,24 +4,24 @@
 //! the same order: words, names, files and line numbers, but not addresses and times, which are
 //! others in every build.
 
-use crate::error::{Ours, Result, failed};
+use anyhow::{Result, anyhow};
 
 /// The test that panics so.
-pub(super) const TEST: &str = "crash::panic_on_an_ap";
+pub(crate) const TEST: &str = "crash::panic_on_an_ap";
 
 /// The README with the line numbers of the panic in `log`.
 ///
 /// # Errors
 /// When it shows no panic, or a line that `log` does not have where it should be, whatever its
 /// numbers: that one is to be mended by hand.
-pub(super) fn readme(text: &str, log: &str) -> Result<String> {
+pub(crate) fn readme(text: &str, log: &str) -> Result<String> {
     let begin = text
         .find("\npanic on cpu1")
         .and_then(|at| text[..at].rfind("```\n"))
         .map(|at| at + 4);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(failed("README.md has no block with `panic on cpu1`"));
+        return Err(anyhow!("README.md has no block with `panic on cpu1`"));
     };
     let mut printed = log.lines();
     let mut renewed = String::new();
@@ -32,12 +32,11 @@ pub(super) fn readme(text: &str, log: &str) -> Result<String> {
             printed.find_map(|printed| renew(line, printed))
         };
         let new = new.ok_or_else(|| {
-            failed(format!(
-                "README.md shows a line of a panic that is not printed: {line}"
-            ))
-            .hint(format!(
-                "cargo xtask test {TEST} --nocapture prints it; mend it by hand"
-            ))
+            anyhow!(
+                "README.md shows a line of a panic that is not printed: {line}
+  \
+                 next: cargo xtask test {TEST} --nocapture prints it; mend it by hand"
+            )
         })?;
         renewed.push_str(&new);
         renewed.push('\n');

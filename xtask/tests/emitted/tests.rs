@@ -120,3 +120,14 @@ fn an_address_is_not_shown() {
     let number = code(&[0x48, 0xc7, 0xc6, 1, 0, 0, 0]);
     assert_eq!(listing(&number), " 1  mov rsi, 1\n");
 }
+
+#[test]
+fn a_path_is_found_where_it_lies() {
+    let bytes = b"\x7fELF\0/home/me/.cargo/registry/src/x-1.0/lib.rs\0/home/me";
+    let found = holding(bytes, b"/home/me/.cargo/registry/src");
+    assert_eq!(
+        found.as_deref(),
+        Some("/home/me/.cargo/registry/src/x-1.0/lib.rs")
+    );
+    assert_eq!(holding(bytes, b"/home/you"), None);
+}
