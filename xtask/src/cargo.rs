@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use std::io::{BufRead, BufReader};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
-use crate::machine::quoted;
+use crate::paths;
 use crate::term::{self, When};
-use crate::{image_paths, paths};
 
 /// The kernel's target.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -107,10 +106,10 @@ pub(crate) fn shown(command: &Command) -> String {
     let program = if is_this(program) {
         "cargo xtask".into()
     } else {
-        quoted(program)
+        paths::quoted(program)
     };
     std::iter::once(program)
-        .chain(command.get_args().map(quoted))
+        .chain(command.get_args().map(paths::quoted))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -226,7 +225,7 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
         TARGET,
     ]);
     command.args(["-p", image.package, "--bin", image.bin]);
-    command.args(["--config", &image_paths::cargo_config()?]);
+    command.args(["--config", &remapped_paths()?]);
     if !debug {
         command.arg("--release");
     }
@@ -279,6 +278,34 @@ fn executable(message: &str, bin: &str) -> Option<PathBuf> {
         return None;
     }
     message["executable"].as_str().map(PathBuf::from)
+}
+
+/// What cargo is told, so that no panic message names a path of this machine: a crate of the
+/// registry and Rust's own library get other names there. (Debug information keeps the real paths:
+/// gdb opens them.) Joined to
+/// the flags of .cargo/config.toml.
+///
+/// # Errors
+/// When rustc does not say where its library is.
+fn remapped_paths() -> Result<String> {
+    let library = sysroot()?.join("lib/rustlib/src/rust");
+    let mut flags = Vec::new();
+    for (from, to) in [(registry(), "registry"), (library, "/rustc")] {
+        // rustc takes no other names: it could compile nothing there.
+        if let Some(from) = from.to_str() {
+            flags.push(format!("--remap-path-prefix={from}={to}"));
+        }
+    }
+    flags.push("--remap-path-scope=macro".to_string());
+    // JSON's arrays of strings are TOML's too.
+    Ok(format!("target.{TARGET}.rustflags={}", json!(flags)))
+}
+
+/// Where cargo keeps the sources of crates.
+fn registry() -> PathBuf {
+    let default = || env::home_dir().unwrap_or_default().join(".cargo");
+    let home = env::var_os("CARGO_HOME").map_or_else(default, PathBuf::from);
+    home.join("registry/src")
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! The host tool of Tryst: `cargo xtask COMMAND` builds, boots, tests and checks the kernel.
 //!
-//! How to read it: each command is a file of its own (`run`, `test`, `bench`,
-//! `gdb`, `image`, `doctor`, `ci`). A boot goes through `machine` (what QEMU is told),
-//! `vm` (QEMU, or another `emulator`, as a process), `boot` (watching it to its end) and `ending`
-//! (what the end means); `symbols` names addresses, `crash` and `hang` find out
-//! what a dead guest cannot say.
+//! Four wings: `cli` (the command line, and the commands for one machine), `vm` (the machine, from
+//! what is booted to how it ended), `test` (the tests in QEMU), `check` (the checks of the tree). They
+//! stand on a few files that all use: `cargo` (child processes of the toolchain), `tools` (what is
+//! installed), `error`, `paths`, `lock`, `interrupt`, `term`.
+//!
+//! The way of `cargo xtask test NAME`: this file, `test/mod`, `test/registry` (which tests there are),
+//! `test/plan` (the list of boots), `test/execute`, `vm/boot` (watching a machine to its end), `vm/process`,
+//! `vm/machine` (what QEMU is told), `vm/ending`, `test/judge`, `test/report`; `cli/args` reads the options.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,46 +19,20 @@ use clap_complete::Shell;
 #[macro_use]
 mod term;
 
-mod accel;
-mod args;
-mod bench;
-mod bochs;
-mod boot;
-mod budget;
 mod cargo;
-mod checks;
-mod ci;
-mod cmdline;
-mod console;
-mod coverage;
-mod crash;
-mod doctor;
-mod elf;
-mod emulator;
-mod ending;
+mod check;
+mod cli;
 mod error;
-mod firmware;
-mod gdb;
-mod guard;
-mod hang;
-mod image;
-mod image_paths;
 mod interrupt;
 mod lock;
-mod machine;
-mod miri;
-mod model;
 mod paths;
-mod qemu;
-mod qmp;
-mod registry;
-mod run;
-mod seed;
-mod size;
-mod strip;
 mod test;
 mod tools;
 mod vm;
+
+use check::{ci, coverage, miri, model, size, tree};
+use cli::{bench, doctor, gdb, run};
+use vm::image;
 
 use error::{Ours, Result, usage};
 
@@ -110,13 +87,13 @@ enum Command {
     #[command(after_help = "It is a report: nothing fails by it. `ci` prints it too.")]
     Size,
     /// Check the instructions of a critical section and of a spinlock.
-    Emitted(checks::Emitted),
+    Emitted(tree::Emitted),
     /// Say how much of plat and the heart their host tests run, file by file.
     Coverage(coverage::Options),
     /// Run the host tests of plat and the heart in Miri, which looks for undefined behaviour and data races.
     Miri(miri::Options),
     /// Compare the pictures and figures in README.md and docs/ with what the commands print.
-    Docs(checks::Docs),
+    Docs(tree::Docs),
     /// Explore every interleaving of the heart's source, within bounds.
     Model(model::Options),
     /// Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
@@ -193,12 +170,12 @@ fn command(line: Line) -> Result<()> {
         Command::Image(options) => image::command(&options),
         Command::Doctor(options) => doctor::command(&options),
         Command::Ci(options) => ci::command(&options),
-        Command::Layers => checks::layers(),
+        Command::Layers => tree::layers(),
         Command::Size => size::command(),
-        Command::Emitted(options) => checks::emitted(&options),
+        Command::Emitted(options) => tree::emitted(&options),
         Command::Coverage(options) => coverage::command(&options),
         Command::Miri(options) => miri::command(&options),
-        Command::Docs(options) => checks::docs(&options),
+        Command::Docs(options) => tree::docs(&options),
         Command::Model(options) => model::command(&options),
         Command::Runner(options) => run::runner(options),
         Command::Completions { shell } => {

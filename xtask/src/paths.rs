@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
-use crate::machine::quoted;
 
 /// The workspace's root folder. `cargo run` says where this package is; a
 /// binary started without cargo falls back to where it was built.
@@ -168,4 +167,24 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&path)
         .map(|dir| dir.join(&name))
         .find(|file| file.is_file())
+}
+
+/// A word as a shell takes it. One that is not UTF-8 is written in the form `$'..'`, which
+/// bash, zsh and ksh understand.
+pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
+    let word = word.as_ref();
+    match word.to_str() {
+        Some(word) if !word.is_empty() && word.chars().all(plain) => word.to_string(),
+        Some(word) => format!("'{}'", word.replace('\'', r"'\''")),
+        None => {
+            let one = |&byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).to_string(),
+                other => format!("\\x{other:02x}"),
+            };
+            let text: String = word.as_encoded_bytes().iter().map(one).collect();
+            format!("$'{text}'")
+        }
+    }
 }

@@ -7,13 +7,14 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::bochs::{self, Bochs};
 use crate::cargo::{self, TARGET, ask, tool};
-use crate::emulator::{Emulator, Kind};
 use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
-use crate::machine::BootPath;
-use crate::qemu::{OLDEST, Qemu, TESTED};
-use crate::{firmware, lock, paths};
+use crate::vm::bochs::{self, Bochs};
+use crate::vm::emulator::{Emulator, Kind};
+use crate::vm::firmware;
+use crate::vm::machine::BootPath;
+use crate::vm::qemu::{OLDEST, Qemu, TESTED};
+use crate::{lock, paths};
 
 /// A tool.
 pub(crate) struct Tool {

@@ -7,21 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use super::judge::judge;
-use super::plan::Job;
+use super::judge::{Done, judge};
+use super::plan::{Job, Options, bochs_memory};
 use super::report::Report;
-use super::{Done, Options};
-use crate::bochs;
-use crate::boot::{Boot, Ended};
-use crate::budget::{LIMITS, LONG, Limits};
-use crate::emulator::{self, Emulator};
-use crate::ending::{Ending, Kind};
 use crate::error::{Ours, Result};
-use crate::image::{self, Images};
 use crate::interrupt;
-use crate::machine::Machine;
-use crate::registry::Test;
-use crate::vm::Echo;
+use crate::test::registry::Test;
+use crate::vm::boot::{Boot, Ended};
+use crate::vm::budget::{LIMITS, LONG, Limits};
+use crate::vm::emulator::{self, Emulator};
+use crate::vm::ending::{Ending, Kind};
+use crate::vm::image::{self, Images};
+use crate::vm::machine::Machine;
+use crate::vm::process::Echo;
 use symbols::Symbols;
 
 /// What all boots of a run share.
@@ -159,7 +157,7 @@ impl Bench<'_> {
         // What a test's arguments for QEMU mean to Bochs is its number of CPUs and its memory.
         let (own, mem) = match emulator.kind() {
             emulator::Kind::Qemu => (&job.test.qemu[..], None),
-            emulator::Kind::Bochs => (&[][..], bochs::memory(&job.test).unwrap_or(None)),
+            emulator::Kind::Bochs => (&[][..], bochs_memory(&job.test).unwrap_or(None)),
         };
         Ok(Machine {
             smp: job.smp,

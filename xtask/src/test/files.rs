@@ -5,7 +5,7 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde_json::{Value, json};
 
-use super::Done;
+use super::judge::Done;
 use crate::error::{Context, Result};
 use crate::paths;
 

@@ -5,9 +5,35 @@
 //! `fail NAME FILE:LINE MESSAGE`, `skip NAME REASON`, and at last
 //! `end passed=P failed=F skipped=S`.
 
-use crate::boot::Ended;
-use crate::ending::{Ending, Kind};
-use crate::registry::Test;
+use super::plan::Job;
+use crate::test::registry::Test;
+use crate::vm::boot::Ended;
+use crate::vm::ending::{Ending, Kind};
+
+/// One boot and how it went.
+pub(super) struct Done {
+    pub(super) job: Job,
+    pub(super) ending: Ending,
+    pub(super) seconds: f64,
+    pub(super) console: String,
+}
+
+impl Done {
+    /// Whether it was not run, or the guest could not run it.
+    pub(super) fn is_ignored(&self) -> bool {
+        self.ending.kind == Kind::Ignored
+    }
+
+    /// Whether it ended as its test expects.
+    pub(super) fn has_passed(&self) -> bool {
+        self.ending.kind == self.job.test.expect
+    }
+
+    /// Whether it did not.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.is_ignored() && !self.has_passed()
+    }
+}
 
 /// The version of the protocol that this tool understands.
 const HELLO: &str = "tryst-test 1";

@@ -8,106 +8,30 @@ mod execute;
 mod files;
 mod judge;
 mod plan;
+pub(crate) mod registry;
 mod report;
 
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crate::args::{self, BootOptions, CPUS, ENVIRONMENT, MEMORY, MachineOptions, number};
 use crate::cargo::KTEST;
-use crate::emulator::{Emulator, Kind};
-use crate::ending::{self, Ending};
+use crate::cli::args::{CPUS, MEMORY};
 use crate::error::{Error, Exit, Ours, Result, reported, usage};
-use crate::image::{self, Images};
-use crate::machine::{BootPath, Machine, Medium, quoted};
-use crate::registry::{self, Test};
-use crate::{accel, cmdline, interrupt, lock, paths, seed, term, tools};
+use crate::vm::emulator::{Emulator, Kind};
+use crate::vm::image::{self, Images};
+use crate::vm::machine::{BootPath, Machine, Medium};
+use crate::vm::{accel, cmdline};
+use crate::{interrupt, lock, paths, tools};
+use registry::Test;
 use symbols::Symbols;
 
 use execute::Bench;
-use plan::Job;
+use judge::Done;
+pub(crate) use plan::Options;
 use report::Report;
-
-/// The command line of `cargo xtask test`.
-#[derive(clap::Parser)]
-#[command(mut_arg("smp", |smp| smp.value_name("N[,N...]").help("\
-Numbers of CPUs to run each test with, and no others
-(default 4, or the nearest number that the test can run with)")))]
-#[command(mut_arg("append", |append| append.help("More words for the kernel's command line")))]
-#[command(after_help = format!("{ENVIRONMENT}\n\n\
-Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
-results.log, crash.log.
-Ctrl-C ends the boots that run and prints what is known; a second one ends all at once.
-Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
-130 Ctrl-C."))]
-pub(crate) struct Options {
-    /// Run the tests whose name contains it (or one of several).
-    #[arg(value_name = "FILTER")]
-    filters: Vec<String>,
-    /// Run the tests whose name is FILTER.
-    #[arg(long)]
-    exact: bool,
-    /// Leave out those whose name contains it (with --exact: is it);
-    /// may be given several times
-    #[arg(long, value_name = "TEXT", verbatim_doc_comment)]
-    skip: Vec<String>,
-    /// The seed of every boot, decimal or 0x (default: random, printed).
-    #[arg(long, value_name = "N", value_parser = number)]
-    seed: Option<u64>,
-    /// Boot each N times, each with a seed of its own.
-    #[arg(long, value_name = "N", default_value = "1", hide_default_value = true)]
-    repeat: NonZero<u32>,
-    /// Boots at a time (default: the host's cores).
-    #[arg(short, long, value_name = "N")]
-    jobs: Option<NonZero<usize>>,
-    /// Start no boot after the first failure.
-    #[arg(long)]
-    fail_fast: bool,
-    /// Show the console while it runs; one boot at a time.
-    #[arg(long, alias = "nocapture")]
-    no_capture: bool,
-    /// Print the tests and their attributes, run none.
-    #[arg(long)]
-    list: bool,
-    /// With --list: `NAME: test`, if it is terse.
-    #[arg(long, value_name = "FORM", value_parser = ["terse", "pretty"])]
-    format: Option<String>,
-    /// Write a JUnit XML report; its folder is made if it is missing.
-    #[arg(long, value_name = "FILE", value_parser = args::output())]
-    junit: Option<PathBuf>,
-    /// Write a JSON report, likewise.
-    #[arg(long, value_name = "FILE", value_parser = args::output())]
-    json: Option<PathBuf>,
-    #[command(flatten)]
-    machine: MachineOptions,
-    #[command(flatten)]
-    boot: BootOptions,
-}
-
-/// One boot and how it went.
-struct Done {
-    job: Job,
-    ending: Ending,
-    seconds: f64,
-    console: String,
-}
-
-impl Done {
-    fn is_ignored(&self) -> bool {
-        self.ending.kind == ending::Kind::Ignored
-    }
-
-    fn has_passed(&self) -> bool {
-        self.ending.kind == self.job.test.expect
-    }
-
-    fn has_failed(&self) -> bool {
-        !self.is_ignored() && !self.has_passed()
-    }
-}
 
 /// `cargo xtask test`.
 ///
@@ -135,7 +59,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
         cmdline::check_test(test, request.boot.boot, &request.machine)?;
     }
     let started = Instant::now();
-    let base = request.seed.unwrap_or_else(seed::random);
+    let base = request.seed.unwrap_or_else(plan::random);
     let emulator = tools::emulator(request.boot.emulator)?;
     let own = lock::folder("ktest", "test")?;
     let dir = &own.dir;
@@ -236,7 +160,7 @@ fn list(tests: &[Arc<Test>], terse: bool) {
         } else {
             format!("{:<40} {attributes}", test.name)
         };
-        term::say(line.trim_end());
+        say!("{}", line.trim_end());
     }
     if !terse {
         let s = if tests.len() == 1 { "" } else { "s" };
@@ -262,10 +186,10 @@ fn replay_options(request: &Options) -> String {
         words.extend(["--boot".to_string(), boot.name().to_string()]);
     }
     if let Some(accel) = &options.accel {
-        words.extend(["--accel".to_string(), quoted(accel)]);
+        words.extend(["--accel".to_string(), paths::quoted(accel)]);
     }
     if !options.append.is_empty() {
-        words.extend(["--append".to_string(), quoted(&options.append)]);
+        words.extend(["--append".to_string(), paths::quoted(&options.append)]);
     }
     if options.mem != MEMORY {
         words.extend(["--mem".to_string(), options.mem.to_string()]);
@@ -276,7 +200,7 @@ fn replay_options(request: &Options) -> String {
     let extra = options.extra();
     if !extra.is_empty() {
         words.push("--".to_string());
-        words.extend(extra.iter().map(quoted));
+        words.extend(extra.iter().map(paths::quoted));
     }
     words.into_iter().map(|word| format!(" {word}")).collect()
 }

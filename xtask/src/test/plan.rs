@@ -1,16 +1,72 @@
-//! The boots that a run of the tests consists of.
+//! What is asked for, and the boots that it comes to.
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Options;
-use crate::args::CPUS;
-use crate::bochs;
-use crate::emulator::Kind;
-use crate::machine::{BootPath, has_option};
-use crate::registry::Test;
-use crate::seed;
+use crate::cli::args::{self, BootOptions, CPUS, ENVIRONMENT, MachineOptions, number};
+use crate::test::registry::Test;
+use crate::vm::emulator::Kind;
+use crate::vm::machine::{BootPath, has_option, is_debug_exit};
+
+/// The command line of `cargo xtask test`.
+#[derive(clap::Parser)]
+#[command(mut_arg("smp", |smp| smp.value_name("N[,N...]").help("\
+Numbers of CPUs to run each test with, and no others
+(default 4, or the nearest number that the test can run with)")))]
+#[command(mut_arg("append", |append| append.help("More words for the kernel's command line")))]
+#[command(after_help = format!("{ENVIRONMENT}\n\n\
+Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
+results.log, crash.log.
+Ctrl-C ends the boots that run and prints what is known; a second one ends all at once.
+Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
+130 Ctrl-C."))]
+pub(crate) struct Options {
+    /// Run the tests whose name contains it (or one of several).
+    #[arg(value_name = "FILTER")]
+    pub(super) filters: Vec<String>,
+    /// Run the tests whose name is FILTER.
+    #[arg(long)]
+    pub(super) exact: bool,
+    /// Leave out those whose name contains it (with --exact: is it);
+    /// may be given several times
+    #[arg(long, value_name = "TEXT", verbatim_doc_comment)]
+    pub(super) skip: Vec<String>,
+    /// The seed of every boot, decimal or 0x (default: random, printed).
+    #[arg(long, value_name = "N", value_parser = number)]
+    pub(super) seed: Option<u64>,
+    /// Boot each N times, each with a seed of its own.
+    #[arg(long, value_name = "N", default_value = "1", hide_default_value = true)]
+    pub(super) repeat: NonZero<u32>,
+    /// Boots at a time (default: the host's cores).
+    #[arg(short, long, value_name = "N")]
+    pub(super) jobs: Option<NonZero<usize>>,
+    /// Start no boot after the first failure.
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+    /// Show the console while it runs; one boot at a time.
+    #[arg(long, alias = "nocapture")]
+    pub(super) no_capture: bool,
+    /// Print the tests and their attributes, run none.
+    #[arg(long)]
+    pub(super) list: bool,
+    /// With --list: `NAME: test`, if it is terse.
+    #[arg(long, value_name = "FORM", value_parser = ["terse", "pretty"])]
+    pub(super) format: Option<String>,
+    /// Write a JUnit XML report; its folder is made if it is missing.
+    #[arg(long, value_name = "FILE", value_parser = args::output())]
+    pub(super) junit: Option<PathBuf>,
+    /// Write a JSON report, likewise.
+    #[arg(long, value_name = "FILE", value_parser = args::output())]
+    pub(super) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) machine: MachineOptions,
+    #[command(flatten)]
+    pub(super) boot: BootOptions,
+}
 
 /// One boot to be made, or left out for a reason.
 #[derive(Clone, Debug)]
@@ -63,13 +119,13 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
                     String::new()
                 };
                 let name = format!("{}-smp{smp}{suffix}", test.name.replace("::", "."));
-                let seed = seed::nth(base, run);
+                let seed = nth(base, run);
                 let named = !test.long || options.filters.contains(&test.name);
                 let long = || Some("takes long: give its whole name".to_string());
                 let ignored = if named {
                     reason_to_ignore(test, smp).or_else(|| match emulator {
                         Kind::Qemu => None,
-                        Kind::Bochs => bochs::memory(test).err(),
+                        Kind::Bochs => bochs_memory(test).err(),
                     })
                 } else {
                     long()
@@ -138,6 +194,73 @@ fn reason_to_ignore(test: &Test, smp: u32) -> Option<String> {
         format!("{low} to {high}")
     };
     Some(format!("needs {needs} CPUs, which --smp does not name"))
+}
+
+/// The most CPUs with which Bochs has been seen to start; with 16 it does not.
+const MOST_CPUS: u32 = 8;
+
+/// The most memory, in MiB, of which the same is true; with 3 GiB it does not.
+const MOST_MEMORY: u32 = 1024;
+
+/// The memory that a test's arguments for QEMU ask for, if any.
+///
+/// # Errors
+/// What the test needs and Bochs does not have.
+pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
+    let lacks = |what: &str| Err(format!("does not apply to Bochs: {what}"));
+    if test.boot == BootPath::Uefi {
+        return lacks("boots by UEFI");
+    }
+    if test.needs_qemu {
+        return lacks("needs QEMU's monitor");
+    }
+    let mut memory = None;
+    for words in test.qemu.chunks(2) {
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let needs = || lacks(&format!("needs QEMU's {}", words.join(" ")));
+        let [option, value] = &words[..] else {
+            return needs();
+        };
+        // What QEMU's CPU must be given, or have taken away, and this one just has.
+        let as_this_one = || {
+            let more = value.strip_prefix("max").unwrap_or("no").split(',');
+            more.skip_while(|word| word.is_empty())
+                .all(|word| ["+monitor", "-arch-capabilities"].contains(&word))
+        };
+        match (option.as_ref(), value.parse()) {
+            ("-smp", Ok(1..=MOST_CPUS)) => {}
+            ("-m", Ok(mib @ ..=MOST_MEMORY)) => memory = Some(mib),
+            ("-cpu", _) if as_this_one() => {}
+            // One elsewhere: here there is none at all.
+            ("-device", _) if is_debug_exit(value.as_ref().as_ref()) => {}
+            _ => return needs(),
+        }
+    }
+    Ok(memory)
+}
+
+/// A seed that nobody chose, from the operating system's random numbers.
+pub(super) fn random() -> u64 {
+    // Every RandomState has keys of its own, made from the system's.
+    RandomState::new().build_hasher().finish()
+}
+
+/// The seed of the `run`-th repetition: the base seed itself for the first, so
+/// that the seed a boot reports is the one that `--seed` replays.
+fn nth(base: u64, run: u32) -> u64 {
+    if run == 0 {
+        base
+    } else {
+        splitmix64(base.wrapping_add(u64::from(run)))
+    }
+}
+
+/// One step of SplitMix64 (Steele, Lea, Flood 2014): spreads neighbours apart.
+fn splitmix64(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

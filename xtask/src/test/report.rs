@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Done;
+use super::judge::Done;
 use super::plan::Job;
-use crate::emulator::Emulator;
 use crate::interrupt;
 use crate::paths;
 use crate::term::{self, Progress};
+use crate::vm::emulator::Emulator;
 
 /// How much of a failed boot's console is shown, in lines.
 const EXCERPT: usize = 40;

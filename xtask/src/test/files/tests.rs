@@ -2,11 +2,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::emulator;
-use crate::ending::{Ending, Kind};
-use crate::machine::BootPath;
-use crate::registry::Test;
 use crate::test::plan::Job;
+use crate::test::registry::Test;
+use crate::vm::emulator;
+use crate::vm::ending::{Ending, Kind};
+use crate::vm::machine::BootPath;
 
 fn done(ending: Ending, expect: Kind) -> Done {
     let job = Job {

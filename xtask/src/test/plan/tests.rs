@@ -111,3 +111,54 @@ fn repetitions_have_seeds_and_folders_of_their_own() {
     assert_ne!(jobs[1].seed, 7);
     assert_eq!(jobs[1].dir, Path::new("d/a.b-smp2-run2"));
 }
+
+#[test]
+fn a_boot_replays_with_the_seed_it_reports() {
+    let seed = nth(7, 3);
+    assert_ne!(seed, nth(7, 4));
+    assert_eq!(nth(seed, 0), seed);
+}
+
+#[test]
+fn splitmix_matches_its_reference() {
+    assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
+}
+
+fn test_of(qemu: &str, boot: BootPath) -> Test {
+    Test {
+        qemu: qemu.split_whitespace().map(OsString::from).collect(),
+        boot,
+        ..Test::named("a::b")
+    }
+}
+
+#[test]
+fn what_bochs_does_not_have_is_named() {
+    let of = |qemu| bochs_memory(&test_of(qemu, BootPath::Pvh));
+    assert_eq!(of(""), Ok(None));
+    assert_eq!(of("-smp 8 -m 64"), Ok(Some(64)));
+    assert_eq!(of("-cpu max,+monitor -m 512"), Ok(Some(512)));
+    assert_eq!(of("-cpu max"), Ok(None));
+    assert_eq!(of("-device isa-debug-exit,iobase=0x500"), Ok(None));
+    for lacking in [
+        "-smp 6,sockets=2,cores=3",
+        "-smp 16",
+        "-m 3072",
+        "-cpu qemu64",
+        "-cpu max,-x2apic",
+        "-cpu maximum",
+        "-device pvpanic",
+        "-accel tcg,thread=multi",
+    ] {
+        let reason = format!("does not apply to Bochs: needs QEMU's {lacking}");
+        assert_eq!(of(lacking), Err(reason));
+    }
+    assert!(of("-smp 2 -nographic").is_err());
+    let monitor = Test {
+        needs_qemu: true,
+        ..test_of("", BootPath::Pvh)
+    };
+    assert!(bochs_memory(&monitor).is_err());
+    let uefi = bochs_memory(&test_of("", BootPath::Uefi));
+    assert_eq!(uefi, Err("does not apply to Bochs: boots by UEFI".into()));
+}

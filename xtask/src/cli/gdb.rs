@@ -1,0 +1,228 @@
+//! `cargo xtask gdb`: QEMU stopped before the first instruction, and gdb on it.
+//!
+//! All that gdb needs is in one command file, given with `-ix`; the user's own
+//! settings are neither read differently nor changed. gdb takes this process's
+//! place, so that the terminal is gdb's alone; a shell of its own process group
+//! ends QEMU when gdb is gone.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::cargo::{KERNEL, KTEST};
+use crate::cli::args::{CPUS, MachineOptions, number};
+use crate::error::{Context, Exit, Ours, Result, reported, usage};
+use crate::test::registry;
+use crate::vm::emulator::Emulator;
+use crate::vm::machine::{BootPath, Machine, Medium};
+use crate::vm::{accel, cmdline, elf, guard, image};
+use crate::{lock, paths, tools};
+
+/// The command line of `cargo xtask gdb`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+gdb stops at the kernel's entry. Commands of ours: `cpus` lists what every CPU
+executes; `panics` stops at a panic. The console goes to target/gdb/console.log.
+Leaving gdb ends QEMU.")]
+pub(crate) struct Options {
+    /// Debug this test (see cargo xtask test --list).
+    #[arg(value_name = "TEST")]
+    test: Option<String>,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// The test's seed.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = number)]
+    seed: u64,
+    /// No session: check that gdb reaches the kernel's entry.
+    #[arg(long)]
+    batch_check: bool,
+}
+
+/// `cargo xtask gdb`.
+///
+/// # Errors
+/// When gdb, QEMU or the image is missing.
+pub(crate) fn command(options: &Options) -> Result<()> {
+    let (asked, extra) = (&options.machine, options.machine.extra());
+    let smp = asked.one_smp("gdb")?;
+    cmdline::check("gdb", BootPath::Pvh, &asked.append, &extra)?;
+    let gdb = tools::gdb()?;
+    let qemu = tools::qemu()?;
+    let emulator = Emulator::Qemu(qemu.clone());
+    let own = lock::folder("gdb", "gdb")?;
+    let dir = &own.dir;
+    let image = options.test.as_ref().map_or(KERNEL, |_| KTEST);
+    let elf = image::built_into(dir, image, asked.debug)?;
+    let (append, extra, nearest) = match &options.test {
+        Some(name) => of_test(&elf, name, options)?,
+        None => (asked.append.clone(), extra, CPUS),
+    };
+    let mut machine = Machine {
+        smp: smp.unwrap_or(nearest),
+        mem: asked.mem,
+        accel: "tcg,thread=single".to_string(),
+        medium: Medium::Kernel {
+            elf: elf.clone(),
+            append,
+        },
+        extra,
+    };
+    let accel = asked.accel.as_deref();
+    accel::settle("gdb", &emulator, &mut machine, accel, asked.ask(), dir)?;
+    let port = free_port()?;
+    let script = dir.join("tryst.gdb");
+    paths::write(
+        &script,
+        commands(&elf, elf::entry(&elf)?, port, options.batch_check),
+    )?;
+
+    say!(
+        "$ {} -S -gdb tcp::{port}",
+        machine.command_line(&qemu.program)
+    );
+    let mut command = Command::new(&qemu.program);
+    let console = dir.join("console.log");
+    command
+        .args(machine.args())
+        .arg("-serial")
+        .arg(paths::joined("file:", &console));
+    command.args([
+        "-serial",
+        "null",
+        "-S",
+        "-gdb",
+        &format!("tcp:127.0.0.1:{port}"),
+    ]);
+    let errors = dir.join("qemu.log");
+    let errors = File::create(&errors).with_context(|| paths::shown(&errors))?;
+    // QEMU never reads it, and holds the lock for as long as it runs: gdb takes our place.
+    let lock = own.lock.try_clone();
+    let lock = lock.with_context(|| format!("cannot keep {}", paths::shown(dir)))?;
+    command.stdin(lock).stdout(Stdio::null()).stderr(errors);
+    guard::own_group(&mut command);
+    let qemu = command.spawn().context("cannot start QEMU")?;
+    say!("console: {}; leave gdb to end QEMU", paths::shown(&console));
+    session(&gdb, &script, qemu, options.batch_check)
+}
+
+/// Command line, QEMU's arguments and number of CPUs for a test.
+fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsString>, u32)> {
+    let Some(test) = registry::read(&paths::read(elf)?)?
+        .into_iter()
+        .find(|test| test.name == name)
+    else {
+        return Err(usage("gdb", format!("there is no test {name}"))
+            .hint("cargo xtask test --list shows them all"));
+    };
+    let asked = &options.machine;
+    cmdline::check_test(&test, None, asked)?;
+    let append = test.command_line(options.seed, &asked.append);
+    let smp = test.nearest(CPUS);
+    Ok((
+        append,
+        test.qemu.into_iter().chain(asked.extra()).collect(),
+        smp,
+    ))
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener
+        .map(|address| address.port())
+        .context("no free port for gdb")
+}
+
+/// gdb's commands. The ELF's entry is where every boot path meets. The
+/// breakpoint is a hardware one: before the kernel's page tables are in place
+/// there is no memory at its addresses to write one into.
+fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
+    // Between quotes gdb takes a backslash for the beginning of an escape.
+    let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
+    let elf = paths::replaced(&elf, "\"", "\\\"");
+    let mut text = paths::joined("file \"", elf).into_encoded_bytes();
+    let rest = format!(
+        "\"
+set pagination off
+set confirm off
+set disassemble-next-line auto
+set tcp auto-retry on
+target remote 127.0.0.1:{port}
+thbreak *{entry:#x}
+
+define cpu-line
+    printf \"cpu%d rip %#lx \", $_thread - 1, $rip
+    info symbol $rip
+end
+
+define cpus
+    thread apply all -ascending -q -s cpu-line
+end
+document cpus
+List what every CPU executes.
+end
+
+define panics
+    hbreak rust_begin_unwind
+end
+document panics
+Stop at a panic, before it is reported.
+end
+"
+    );
+    text.extend_from_slice(rest.as_bytes());
+    text.extend_from_slice(if check {
+        b"continue\nwhere 3\ncpus\nkill\n"
+    } else {
+        b"continue\n"
+    });
+    text
+}
+
+/// Hands the terminal over to gdb. Returns only when that fails, or at its end
+/// where a process cannot take another's place.
+fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()> {
+    let mut command = Command::new(gdb);
+    command.args(["-q", "-ix"]).arg(script);
+    if check {
+        command.arg("-batch").stdin(Stdio::null());
+    }
+    #[cfg(unix)]
+    if !check {
+        use std::os::unix::process::CommandExt;
+
+        watch(&qemu)?;
+        let error = command.exec();
+        guard::kill_group(&mut qemu);
+        return Err(error).context("cannot start gdb");
+    }
+    guard::add(&qemu);
+    let status = command.status();
+    guard::kill_group(&mut qemu);
+    let _ = qemu.wait();
+    guard::remove(&qemu);
+    let status = status.context("cannot start gdb")?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(reported(Exit::Failed))
+    }
+}
+
+/// Starts a shell that waits until this process, which becomes gdb, is gone,
+/// and then kills QEMU.
+#[cfg(unix)]
+fn watch(qemu: &Child) -> Result<()> {
+    let (gdb, qemu) = (std::process::id(), qemu.id());
+    let script =
+        format!("while kill -0 {gdb}; do sleep 1; done 2>/dev/null; kill -s KILL -- -{qemu}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    guard::own_group(&mut command);
+    command.spawn().map(|_| ()).context("cannot start sh")
+}

@@ -1,0 +1,8 @@
+//! The command line: the options that commands share ([`args`]), and the commands for one machine.
+//! (The tests and the checks are wings of their own.)
+
+pub(crate) mod args;
+pub(crate) mod bench;
+pub(crate) mod doctor;
+pub(crate) mod gdb;
+pub(crate) mod run;

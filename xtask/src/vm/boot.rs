@@ -1,0 +1,322 @@
+//! One boot from start to end: runs the machine, watches its progress, and
+//! when it crashes or hangs finds out why before it is gone.
+//!
+//! What is found out stands in the console log behind the guest's last line,
+//! each line beginning with `xtask: `.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::error::{Context, Ours, Result, reported};
+use crate::interrupt;
+use crate::paths;
+use crate::vm::bochs;
+use crate::vm::budget::{Budget, Limits, cpu_time};
+use crate::vm::crash;
+use crate::vm::emulator::Emulator;
+use crate::vm::ending::{Ending, Kind, LastWords};
+use crate::vm::hang;
+use crate::vm::machine::{Machine, Medium};
+use crate::vm::process::{Echo, Vm};
+use symbols::Symbols;
+
+/// How often a running guest is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a hung guest has for its own report once it has got an NMI.
+const NMI_REPORT: Duration = Duration::from_secs(2);
+
+/// How long Bochs has for its own report once it is interrupted.
+const BOCHS_REPORT: Duration = Duration::from_secs(10);
+/// How long a machine may take to go off once its kernel says so.
+const GOES_OFF: Duration = Duration::from_secs(10);
+/// How long one that halts is kept: for a second CPU that says the same.
+const HALTS: Duration = Duration::from_millis(200);
+
+/// One boot to be made.
+pub(crate) struct Boot<'a> {
+    /// The emulator.
+    pub(crate) emulator: &'a Emulator,
+    /// The machine.
+    pub(crate) machine: &'a Machine,
+    /// Where its logs go.
+    pub(crate) dir: &'a Path,
+    /// The symbols of its kernel.
+    pub(crate) symbols: &'a Arc<Symbols>,
+    /// Where its console goes besides the log.
+    pub(crate) echo: Echo,
+    /// What the guest may take.
+    pub(crate) limits: Limits,
+    /// Factor of every time limit; 0 for no limit.
+    pub(crate) timeout_scale: f64,
+}
+
+/// A boot that has ended.
+pub(crate) struct Ended {
+    /// How.
+    pub(crate) ending: Ending,
+    /// The console log as it stands on disk, symbolised, with the report on a
+    /// crash or a hang.
+    pub(crate) console: String,
+    /// What came over the results port.
+    pub(crate) results: String,
+    /// From the emulator's start to its end.
+    pub(crate) time: Duration,
+}
+
+impl Boot<'_> {
+    /// Boots the machine and waits for its end.
+    ///
+    /// # Errors
+    /// When the emulator cannot be started, a log cannot be written, or Ctrl-C comes.
+    pub(crate) fn run(&self) -> Result<Ended> {
+        let started = Instant::now();
+        let mut vm = self.start(self.machine, self.dir, &self.echo)?;
+        let (ending, mut report) = self.watch(&mut vm)?;
+        let time = started.elapsed();
+        let words = vm.words();
+        let (mut console, results) = vm.finish()?;
+        let ending = ending.with_console(&console);
+        match (self.emulator, ending.kind) {
+            (Emulator::Bochs(_), Kind::TripleFault | Kind::Crash) => {
+                report.extend(self.explain_panic(&words)?);
+            }
+            (Emulator::Qemu(_), Kind::TripleFault) => report.extend(self.explain_crash()?),
+            _ => {}
+        }
+        for line in report {
+            let line = format!("xtask: {line}\n");
+            if let Echo::Prefixed(prefix) = &self.echo {
+                say!("{prefix}{}", line.trim_end());
+            }
+            console.push_str(&line);
+            append(&self.dir.join("console.log"), &line)?;
+        }
+        Ok(Ended {
+            ending,
+            console,
+            results,
+            time,
+        })
+    }
+
+    fn start(&self, machine: &Machine, dir: &Path, echo: &Echo) -> Result<Vm> {
+        Vm::start(self.emulator, machine, dir, self.symbols, echo)
+    }
+
+    /// The time that this boot has. Firmware and loader are slow, and silent
+    /// while they load the kernel.
+    fn budget(&self) -> Budget {
+        let mut limits = self.limits;
+        match (self.emulator, &self.machine.medium) {
+            // It takes about ten times as long as TCG, for everything.
+            (Emulator::Bochs(_), _) => {
+                limits.quiet *= 8;
+                limits.total *= 8;
+            }
+            (Emulator::Qemu(_), Medium::Disk { .. }) => limits.quiet *= 4,
+            (Emulator::Qemu(_), Medium::Kernel { .. }) => {}
+        }
+        Budget::new(self.timeout_scale, limits, Instant::now())
+    }
+
+    /// Waits until the guest ends or has to be ended; returns how, and what
+    /// could be found out about a hang.
+    fn watch(&self, vm: &mut Vm) -> Result<(Ending, Vec<String>)> {
+        let mut budget = self.budget();
+        loop {
+            if let Some(end) = self.end(vm)? {
+                return Ok((end, Vec::new()));
+            }
+            if let Some(last) = vm.last_words() {
+                return Ok((self.settle(vm, last)?, Vec::new()));
+            }
+            if let Some(exit) = interrupt::requested() {
+                vm.kill();
+                return Err(reported(exit));
+            }
+            if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
+                let report = self.stop_hung(vm, &stall)?;
+                return Ok((Ending::new(Kind::Hang, stall), report));
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// How the machine has ended, if it has.
+    fn end(&self, vm: &mut Vm) -> Result<Option<Ending>> {
+        if let Some(status) = vm.ended()? {
+            return Ok(Some(end(status, vm)));
+        }
+        if !vm.gives_up() {
+            return Ok(None);
+        }
+        vm.kill();
+        vm.drain();
+        let Emulator::Bochs(_) = self.emulator else {
+            let text = "KVM could not go on; retry with --accel tcg for the exception chain";
+            return Ok(Some(Ending::new(Kind::Crash, text)));
+        };
+        let said = bochs::complaints(&vm.words())
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        Ok(Some(if said.contains(bochs::SOFT_OFF) {
+            off(&said)
+        } else if said.contains(bochs::TRIPLE_FAULT) {
+            Ending::new(Kind::TripleFault, "triple fault")
+        } else {
+            Ending::new(Kind::Crash, format!("Bochs cannot go on: {said}"))
+        }))
+    }
+
+    /// Waits for the end of a machine whose kernel has said how it ends. One that halts is
+    /// ended here.
+    fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<Ending> {
+        let limit = if last.off { GOES_OFF } else { HALTS };
+        let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
+        while Instant::now() < until {
+            if let Some(end) = self.end(vm)? {
+                return Ok(end);
+            }
+            thread::sleep(TICK);
+        }
+        vm.kill();
+        Ok(if last.off {
+            Ending::new(Kind::On, "the kernel says that it powers off, and has not")
+        } else {
+            Ending::new(Kind::Halted, "the machine was ended without a verdict")
+        })
+    }
+
+    /// Finds out where each CPU stands, and ends the emulator.
+    fn stop_hung(&self, vm: &mut Vm, stall: &str) -> Result<Vec<String>> {
+        let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
+        if let Some(mut qmp) = vm.qmp.take() {
+            lines.extend(hang::report(&mut qmp, self.symbols));
+            // The guest has the chance to tell by itself.
+            let before = vm.progress();
+            if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
+                lines.push(why.one_line());
+            }
+            self.wait(vm, NMI_REPORT)?;
+            if vm.progress() == before {
+                lines.push("the guest did not answer an NMI".to_string());
+            } else {
+                lines.push("the guest's own report on an NMI stands above".to_string());
+            }
+        }
+        if let Emulator::Bochs(_) = self.emulator {
+            vm.interrupt();
+            self.wait(vm, BOCHS_REPORT)?;
+            vm.kill();
+            vm.drain();
+            lines.extend(bochs::cpus(&vm.words(), self.symbols));
+        }
+        vm.kill();
+        Ok(lines)
+    }
+
+    /// Waits until the emulator ends, or for this long.
+    fn wait(&self, vm: &mut Vm, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
+        while vm.ended()?.is_none() && Instant::now() < until {
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// What Bochs said when it gave up, and where the CPU stood; all its words are kept as
+    /// crash.log.
+    fn explain_panic(&self, words: &str) -> Result<Vec<String>> {
+        let log = self.dir.join("crash.log");
+        paths::write(&log, words)?;
+        let said = bochs::complaints(words).into_iter();
+        let mut lines: Vec<String> = said.map(|line| format!("crash: {line}")).collect();
+        lines.extend(bochs::cpus(words, self.symbols));
+        lines.push(format!("Bochs's log: {}", paths::shown(&log)));
+        Ok(lines)
+    }
+
+    /// Runs the same machine again with QEMU's log of exceptions; the log's
+    /// tail is kept as crash.log.
+    fn explain_crash(&self) -> Result<Vec<String>> {
+        let mut lines = vec!["crash: triple fault: a CPU reset itself".to_string()];
+        if !self.machine.emulates() {
+            lines.push("retry with --accel tcg for the exception chain".to_string());
+            return Ok(lines);
+        }
+        let mut machine = self.machine.clone();
+        machine.extra.extend(crash::LOG_ARGS.map(OsString::from));
+        let mut vm = self.start(&machine, &self.dir.join("crash"), &Echo::Off)?;
+        self.watch(&mut vm)?;
+        vm.drain();
+        let words = vm.words();
+        let log = self.dir.join("crash.log");
+        paths::write(&log, &words)?;
+        vm.finish()?;
+        let chain = crash::report(&words, self.symbols);
+        if chain.is_empty() {
+            lines.push("a second boot of the same machine did not crash".to_string());
+        }
+        lines.extend(chain);
+        lines.push(format!("QEMU's log of exceptions: {}", paths::shown(&log)));
+        Ok(lines)
+    }
+}
+
+/// How the emulator ended, by its exit status and QEMU's last event.
+fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
+    match status.code() {
+        Some(0) => {
+            let reason = vm
+                .qmp
+                .as_mut()
+                .and_then(crate::vm::qmp::Qmp::shutdown_reason);
+            match reason.as_deref() {
+                Some("guest-reset") => Ending::new(Kind::TripleFault, "triple fault"),
+                other => off(other.unwrap_or("for no reason given")),
+            }
+        }
+        // The code for a refusal of its own. With a monitor QEMU did start, and with console
+        // output Bochs.
+        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => Ending::with_words(
+            Kind::Setup,
+            "the emulator did not start and",
+            &own_words(vm),
+        ),
+        Some(code) => Ending::of_code(code),
+        None => {
+            let what = "a signal ended the emulator, which";
+            Ending::with_words(Kind::Killed, what, &own_words(vm))
+        }
+    }
+}
+
+/// The machine went off for this reason, such as `guest-shutdown`.
+fn off(reason: &str) -> Ending {
+    Ending::new(
+        Kind::Off,
+        format!("the machine went off without a verdict ({reason})"),
+    )
+}
+
+/// What an emulator that has ended said itself.
+fn own_words(vm: &mut Vm) -> String {
+    vm.drain();
+    vm.words().trim().to_string()
+}
+
+/// Adds a line to a log.
+fn append(path: &Path, line: &str) -> Result<()> {
+    let file = OpenOptions::new().append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .with_context(|| format!("cannot write {}", paths::shown(path)))
+}

@@ -1,0 +1,155 @@
+//! The machine that QEMU emulates: its command line.
+//!
+//! What a person passes after `--` goes to QEMU as it is and takes the place
+//! of the same option here.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use crate::paths;
+use crate::vm::firmware::Firmware;
+
+/// The device that ends QEMU with the kernel's exit code.
+const DEBUG_EXIT: &str = "isa-debug-exit";
+
+/// Whether this argument of QEMU's `-device` is that device.
+pub(crate) fn is_debug_exit(word: &OsStr) -> bool {
+    word.as_encoded_bytes().starts_with(DEBUG_EXIT.as_bytes())
+}
+
+/// The way into the kernel. (A doc comment on a value would make `--help` another text than `-h`.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootPath {
+    // QEMU's `-kernel` enters the ELF by its PVH note.
+    Pvh,
+    // A disk image that SeaBIOS boots.
+    Bios,
+    // A disk image that UEFI firmware boots.
+    Uefi,
+}
+
+impl BootPath {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            BootPath::Pvh => "pvh",
+            BootPath::Bios => "bios",
+            BootPath::Uefi => "uefi",
+        }
+    }
+}
+
+/// What QEMU boots.
+#[derive(Clone, Debug)]
+pub(crate) enum Medium {
+    /// The ELF itself, with its command line.
+    Kernel { elf: PathBuf, append: String },
+    /// A disk image that holds the ELF and the command line; UEFI needs firmware.
+    Disk {
+        image: PathBuf,
+        firmware: Option<Firmware>,
+    },
+}
+
+/// One emulated machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Number of CPUs.
+    pub(crate) smp: u32,
+    /// Memory in MiB.
+    pub(crate) mem: u32,
+    /// QEMU's `-accel`.
+    pub(crate) accel: String,
+    /// What it boots.
+    pub(crate) medium: Medium,
+    /// Arguments added as they are.
+    pub(crate) extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// QEMU's arguments, without what connects the serial ports and the monitor.
+    pub(crate) fn args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        let mut default = |option: &str, value: String| {
+            if !has_option(&self.extra, option) {
+                args.extend([option.into(), value.into()]);
+            }
+        };
+        default("-cpu", "max".to_string());
+        default("-accel", self.accel.clone());
+        default("-smp", self.smp.to_string());
+        default("-m", self.mem.to_string());
+        let fixed = [
+            // QEMU adds up several of these: one that sets a property keeps the type.
+            "-machine",
+            "q35",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+        ];
+        args.extend(fixed.map(OsString::from));
+        // One elsewhere leaves the kernel without.
+        if !self.extra.iter().any(|word| is_debug_exit(word)) {
+            args.extend([
+                "-device".into(),
+                format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into(),
+            ]);
+        }
+        match &self.medium {
+            Medium::Kernel { elf, append } => {
+                args.extend(["-kernel".into(), elf.into()]);
+                if !append.is_empty() {
+                    args.extend(["-append".into(), append.into()]);
+                }
+            }
+            Medium::Disk { image, firmware } => {
+                // The loaders look for a display.
+                args.extend(["-vga", "std"].map(OsString::from));
+                if let Some(firmware) = firmware {
+                    let code = "if=pflash,unit=0,format=raw,readonly=on,file=";
+                    args.extend(["-drive".into(), listed(code, &firmware.code)]);
+                    let vars = "if=pflash,unit=1,format=raw,file=";
+                    args.extend(["-drive".into(), listed(vars, &firmware.vars)]);
+                }
+                let disk = "format=raw,snapshot=on,file=";
+                args.extend(["-drive".into(), listed(disk, image)]);
+            }
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+
+    /// The command line that a person would type for the same machine, with
+    /// the console on the terminal.
+    pub(crate) fn command_line(&self, program: &Path) -> String {
+        let words = std::iter::once(program.into()).chain(self.args());
+        let words = words.chain(["-serial".into(), "stdio".into()]);
+        words.map(paths::quoted).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether the CPU is emulated, so that QEMU can log its exceptions.
+    pub(crate) fn emulates(&self) -> bool {
+        let mut words = self.extra.iter().skip_while(|word| *word != "-accel");
+        let named = words.nth(1).map(|name| name.to_string_lossy());
+        let named = named.as_deref().unwrap_or(&self.accel);
+        named.starts_with("tcg") && !self.extra.iter().any(|word| word == "-enable-kvm")
+    }
+}
+
+/// Whether QEMU's arguments set this option.
+pub(crate) fn has_option(args: &[OsString], option: &str) -> bool {
+    let long = format!("-{option}");
+    args.iter().any(|arg| arg == option || *arg == *long)
+}
+
+/// A list of options that ends in the name of a file. There QEMU takes two commas for one.
+pub(crate) fn listed(before: &str, file: &Path) -> OsString {
+    paths::joined(before, paths::replaced(file.as_os_str(), ",", ",,"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! One running emulator: its console, its results port, its monitor, its end.
+//!
+//! The console is QEMU's standard output, or a connection that Bochs opens, and the results
+//! port is a file, so neither can be lost or mixed. The emulator's own words are its standard
+//! error; of these only the tail is kept, because with `-d int` they are many. Its standard
+//! input is closed: the terminal is never touched and needs no restoring. `guard` kills it if
+//! this process ends first.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
+use crate::paths;
+use crate::vm::bochs;
+use crate::vm::console::{Lines, symbolised};
+use crate::vm::emulator::Emulator;
+use crate::vm::ending::LastWords;
+use crate::vm::guard;
+use crate::vm::machine::Machine;
+use crate::vm::qemu::KVM_ERROR;
+use crate::vm::qmp::Qmp;
+use symbols::Symbols;
+
+/// How much of the emulator's own words is kept, in bytes.
+const TAIL: usize = 256 * 1024;
+/// How long an emulator that ends may take for it once its connection is gone.
+const GONE: Duration = Duration::from_secs(5);
+/// How long the emulator may take to connect.
+const START: Duration = Duration::from_secs(30);
+
+/// Where the console goes besides its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// Nowhere.
+    Off,
+    /// To the standard output, each line behind this prefix.
+    Prefixed(String),
+}
+
+/// An emulator that runs.
+pub(crate) struct Vm {
+    child: Child,
+    heard: Arc<Heard>,
+    results: PathBuf,
+    console: Option<JoinHandle<(String, std::io::Result<()>)>>,
+    errors: Option<JoinHandle<()>>,
+    tail: Arc<Mutex<Vec<u8>>>,
+    /// QEMU's monitor; `None` if it ended before it was there, and with Bochs.
+    pub(crate) qmp: Option<Qmp>,
+}
+
+/// What has been heard so far.
+#[derive(Default)]
+struct Heard {
+    /// Bytes of the console.
+    bytes: AtomicU64,
+    /// The line of the console by which the kernel says how it ends, the first one.
+    last_words: OnceLock<LastWords>,
+    /// The emulator itself has said one of [`GIVES_UP`].
+    gives_up: AtomicBool,
+}
+
+/// What KVM and Bochs say when they cannot go on. Neither ends by itself then: Bochs shows a
+/// window and waits.
+const GIVES_UP: [&str; 2] = [KVM_ERROR, bochs::PANIC];
+
+impl Vm {
+    /// Starts a machine whose logs go into `dir`: `console.log` and `results.log`.
+    ///
+    /// # Errors
+    /// When a log cannot be written or the emulator cannot be started. One that
+    /// starts and refuses its arguments is no error here; it ends by itself.
+    pub(crate) fn start(
+        emulator: &Emulator,
+        machine: &Machine,
+        dir: &Path,
+        symbols: &Arc<Symbols>,
+        echo: &Echo,
+    ) -> Result<Vm> {
+        paths::create_dir(dir)?;
+        let results = dir.join("results.log");
+        // A new file: a QEMU whose xtask was killed may still write into the old one.
+        let _ = fs::remove_file(&results);
+        paths::write(&results, "")?;
+        let log_path = dir.join("console.log");
+        let log = File::create(&log_path)
+            .with_context(|| format!("cannot write {}", paths::shown(&log_path)))?;
+        let listener = listen().context("cannot listen for the emulator")?;
+        let port = listener.local_addr().map_or(0, |address| address.port());
+
+        let mut command = match emulator {
+            Emulator::Qemu(qemu) => {
+                let mut command = Command::new(&qemu.program);
+                command.stdout(Stdio::piped());
+                command.args(machine.args()).args(["-serial", "stdio"]);
+                command.arg("-serial").arg(paths::joined("file:", &results));
+                command.args(["-qmp", &format!("tcp:127.0.0.1:{port}"), "-S"]);
+                command
+            }
+            Emulator::Bochs(bochs) => {
+                let mut command = bochs.command(machine, dir, port)?;
+                // What its debugger says.
+                command.stdout(Stdio::null());
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        guard::prepare(&mut command);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {emulator}"))
+            .with_context(|| Hint("see what `cargo xtask doctor` says about it".into()))?;
+        guard::add(&child);
+
+        let heard = Arc::new(Heard::default());
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        let reader = (heard.clone(), symbols.clone(), echo.clone());
+        let read = move |pipe: Box<dyn Read + Send>| {
+            let (heard, symbols, echo) = reader;
+            thread::spawn(move || read_console(pipe, log, &heard, &symbols, &echo))
+        };
+        let stdout = child.stdout.take();
+        let errors = child.stderr.take().map(|pipe| {
+            let (heard, tail) = (heard.clone(), tail.clone());
+            thread::spawn(move || read_errors(pipe, &heard, &tail))
+        });
+        let mut vm = Vm {
+            child,
+            heard,
+            results,
+            console: None,
+            errors,
+            tail,
+            qmp: None,
+        };
+        match emulator {
+            Emulator::Qemu(_) => {
+                vm.console = stdout.map(|pipe| read(Box::new(pipe)));
+                vm.qmp = vm.connect("its monitor", || Qmp::accept(&listener))?;
+            }
+            Emulator::Bochs(_) => {
+                let stream = vm.connect("its first serial port", || stream(&listener))?;
+                vm.console = stream.map(|stream| read(Box::new(stream)));
+            }
+        }
+        let stopped_by_user = machine.extra.iter().any(|word| word == "-S");
+        if let Some(qmp) = vm.qmp.as_mut().filter(|_| !stopped_by_user)
+            && let Err(why) = qmp.cont()
+        {
+            vm.lost(why)?;
+        }
+        Ok(vm)
+    }
+
+    /// The connection has failed: an error, unless it is because the emulator has ended.
+    fn lost(&mut self, why: Error) -> Result<()> {
+        let end = Instant::now() + GONE;
+        while self.ended()?.is_none() {
+            if Instant::now() > end {
+                self.kill();
+                let hint =
+                    "run the command it was started with by hand; name another QEMU by QEMU=";
+                return Err(why.hint(hint));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The connection that the emulator opens as `what`; `None` if it ends before it does.
+    fn connect<T>(
+        &mut self,
+        what: &str,
+        mut accept: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let end = Instant::now() + START;
+        while self.ended()?.is_none() {
+            if Instant::now() > end {
+                self.lost(anyhow!("the emulator does not open {what}"))?;
+                break;
+            }
+            match accept() {
+                Ok(None) => thread::sleep(Duration::from_millis(1)),
+                Ok(connection) => return Ok(connection),
+                Err(why) => {
+                    self.lost(why)?;
+                    break;
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+
+    /// The emulator's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Bytes that the guest has sent on its two serial ports.
+    pub(crate) fn progress(&self) -> u64 {
+        let results = fs::metadata(&self.results).map_or(0, |file| file.len());
+        // Relaxed: a count that is only compared with its own past.
+        self.heard.bytes.load(Ordering::Relaxed) + results
+    }
+
+    /// What the kernel has said about its end, where no device takes the exit code.
+    pub(crate) fn last_words(&self) -> Option<LastWords> {
+        self.heard.last_words.get().copied()
+    }
+
+    /// How the emulator ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self
+            .child
+            .try_wait()
+            .context("cannot wait for the emulator")?;
+        if status.is_some() {
+            guard::remove(&self.child);
+        }
+        Ok(status)
+    }
+
+    /// The last of the emulator's own words.
+    pub(crate) fn words(&self) -> String {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&tail).into_owned()
+    }
+
+    /// Whether the emulator has said that it cannot go on, and has not ended.
+    pub(crate) fn gives_up(&self) -> bool {
+        // Relaxed: its words are behind a lock.
+        self.heard.gives_up.load(Ordering::Relaxed)
+    }
+
+    /// Asks the emulator to stop the machine and to end: by SIGINT.
+    pub(crate) fn interrupt(&self) {
+        let line = format!("kill -s INT {}", self.pid());
+        let _ = Command::new("sh").args(["-c", &line]).status();
+    }
+
+    /// Ends the emulator, and whatever it started, at once.
+    pub(crate) fn kill(&mut self) {
+        // The number of a child that is gone may be another process's by now.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            guard::kill_group(&mut self.child);
+            let _ = self.child.wait();
+        }
+        guard::remove(&self.child);
+    }
+
+    /// Everything the guest said, once the emulator has ended: its console, symbolised,
+    /// and its results port.
+    ///
+    /// # Errors
+    /// When a log could not be written or read.
+    pub(crate) fn finish(mut self) -> Result<(String, String)> {
+        let mut console = String::new();
+        if let Some(thread) = self.console.take() {
+            let (all, written) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            written.context("cannot read the console or write its log")?;
+            console = all;
+        }
+        let results = paths::read(&self.results)?;
+        Ok((console, String::from_utf8_lossy(&results).into_owned()))
+    }
+
+    /// Waits until the emulator's own words are complete, once it has ended.
+    pub(crate) fn drain(&mut self) {
+        if let Some(errors) = self.errors.take() {
+            let _ = errors.join();
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The connection that has come, as bytes.
+fn stream(listener: &TcpListener) -> Result<Option<TcpStream>> {
+    let accept = || {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        std::io::Result::Ok(stream)
+    };
+    match accept() {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Reads the console to its end; returns it symbolised, as it stands in the log, and the first
+/// error on the way.
+fn read_console(
+    mut pipe: impl Read,
+    log: impl Write,
+    heard: &Heard,
+    symbols: &Symbols,
+    echo: &Echo,
+) -> (String, std::io::Result<()>) {
+    let mut log = BufWriter::new(log);
+    let mut all = String::new();
+    let mut written = Ok(());
+    let mut put = |line: &str| {
+        let text = symbolised(line, symbols);
+        if let Some(last) = LastWords::of_line(line) {
+            let _ = heard.last_words.set(last);
+        }
+        // A log that someone follows, or that outlives us, is complete.
+        let write = writeln!(log, "{text}").and_then(|()| log.flush());
+        if written.is_ok() {
+            written = write;
+        }
+        if let Echo::Prefixed(prefix) = echo {
+            text.lines().for_each(|line| say!("{prefix}{line}"));
+        }
+        all.push_str(&text);
+        all.push('\n');
+    };
+    let mut lines = Lines::default();
+    let mut buffer = [0; 8192];
+    let read = loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(count) => {
+                heard.bytes.fetch_add(count as u64, Ordering::Relaxed);
+                lines.push(&buffer[..count], &mut put);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A Bochs that is killed may leave its connection like this.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Some(rest) = lines.finish() {
+        put(&rest);
+    }
+    (all, read.and(written))
+}
+
+fn read_errors(mut pipe: impl Read, heard: &Heard, tail: &Mutex<Vec<u8>>) {
+    let longest = GIVES_UP.map(str::len).into_iter().max().unwrap_or(0);
+    let mut buffer = [0; 65536];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = tail.len().saturating_sub(longest);
+        tail.extend_from_slice(&buffer[..count]);
+        let new = String::from_utf8_lossy(&tail[from..]);
+        if GIVES_UP.iter().any(|text| new.contains(text)) {
+            // Relaxed: as in `gives_up`.
+            heard.gives_up.store(true, Ordering::Relaxed);
+        }
+        if tail.len() > 2 * TAIL {
+            let surplus = tail.len() - TAIL;
+            tail.drain(..surplus);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
