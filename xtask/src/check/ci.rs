@@ -6,7 +6,7 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::cargo::{TARGET, cargo, shown, tool, xtask};
+use crate::cargo::{tool, xtask};
 use crate::error::{Exit, Ours, Result, reported};
 use crate::vm::emulator::Kind;
 use crate::{interrupt, paths, term, tools};
@@ -25,14 +25,6 @@ pub(crate) struct Options {
     fast: bool,
 }
 
-/// A command that must succeed.
-struct Check {
-    name: &'static str,
-    command: Command,
-    /// Whether what it needs is there; without, it is skipped.
-    needs: fn() -> Result<()>,
-}
-
 /// What came of a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -41,22 +33,60 @@ enum Outcome {
     Skipped,
 }
 
-/// Ten tests of what QEMU 7.2's CPU lacks, and of what CPUs do to each other.
-const IN_BOCHS: [&str; 14] = [
-    "test",
-    "--emulator",
-    "bochs",
-    "--exact",
-    "apic::x2apic",
-    "apic::tsc_deadline",
-    "vspace::tags_keep_and_forget",
-    "smp::all_cpus_online",
-    "rendezvous::sets",
-    "shootdown::no_stale_page",
-    "stepping::window_typed",
-    "stop::hard",
-    "hotplug::off_and_on",
-    "crash::power_off",
+/// In which list a check is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    Both,
+    Fast,
+    Full,
+}
+
+use List::{Both, Fast, Full};
+
+/// The list: the name of each check, and the command that must succeed, as a person would type it.
+/// `{target}` is the target folder.
+#[rustfmt::skip]
+const CHECKS: [(List, &str, &str); 22] = [
+    (Both, "format", "cargo fmt --all --check"),
+    (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
+    // Without the members that the host cannot compile, and model, where the heart is another one.
+    (Both, "lints, host", "cargo clippy --locked --workspace --all-targets --exclude kernel \
+        --exclude boot --exclude tests --exclude bench --exclude model -- -Dwarnings"),
+    (Both, "lints, kernel", "cargo clippy --locked -p kernel --target x86_64-unknown-none -- -Dwarnings"),
+    (Both, "lints, boot and tests", "cargo clippy --locked -p boot -p tests \
+        --target x86_64-unknown-none -- -Dwarnings"),
+    (Both, "lints, bench", "cargo clippy --locked -p bench --target x86_64-unknown-none -- -Dwarnings"),
+    (Both, "emitted code", "cargo xtask emitted"),
+    (Both, "host tests", "cargo test --locked"),
+    (Both, "lints, model", "cargo clippy --locked -p model --all-targets -- -Dwarnings"),
+    (Both, "models, loom and shuttle", "cargo test --locked -p model --test loom --test shuttle"),
+    // The explorer's quick tier, every mistake and the single-stepping: with their figures.
+    (Both, "models, and documents", "cargo xtask docs"),
+    (Fast, "QEMU tests", "cargo xtask test"),
+    // For readers of the kernel, the private items are what it is about.
+    (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
+        --document-private-items -p plat -p heart -p xtask -p symbols -p bench-report"),
+    (Full, "documentation, kernel", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
+        --document-private-items -p kernel -p boot --target x86_64-unknown-none"),
+    // With empty files in place of the loader's stages, which take minutes to build, and in a
+    // target folder of its own, so that the tool proper is not built again.
+    (Full, "lints of boot/image", "RUSTFLAGS=--cfg=docsrs_dummy_build cargo clippy --locked \
+        --manifest-path boot/image/Cargo.toml --target-dir {target}/boot-image-check --all-targets \
+        -- -Dwarnings"),
+    (Full, "tests of boot/image", "RUSTFLAGS=--cfg=docsrs_dummy_build cargo test --locked \
+        --manifest-path boot/image/Cargo.toml --target-dir {target}/boot-image-check"),
+    (Full, "bench, one row explained", "cargo xtask bench --explain call_one_busy"),
+    // For the most CPUs there can be, whose sets have four words.
+    (Full, "host tests, 256 CPUs", "TRYST_MAX_CPUS=256 cargo test --locked -p heart --tests"),
+    (Full, "QEMU test, 256 CPUs", "TRYST_MAX_CPUS=256 cargo xtask test smp::two_hundred_and_fifty_five"),
+    // Where debug assertions are checked.
+    (Full, "QEMU tests, dev", "cargo xtask test --debug rendezvous::ten stress::short"),
+    (Full, "QEMU tests, 1 2 4 CPUs", "cargo xtask test --smp 1,2,4"),
+    // Of what QEMU 7.2's CPU lacks, and of what CPUs do to each other.
+    (Full, "ten tests in Bochs", "cargo xtask test --emulator bochs --exact apic::x2apic \
+        apic::tsc_deadline vspace::tags_keep_and_forget smp::all_cpus_online rendezvous::sets \
+        shootdown::no_stale_page stepping::window_typed stop::hard hotplug::off_and_on \
+        crash::power_off"),
 ];
 
 /// `cargo xtask ci`.
@@ -66,13 +96,13 @@ const IN_BOCHS: [&str; 14] = [
 pub(crate) fn command(options: &Options) -> Result<()> {
     tools::kernel_target()?;
     interrupt::watch()?;
-    let checks = checks(options.fast)?;
-    let total = checks.len();
+    let other = if options.fast { Full } else { Fast };
+    let checks = CHECKS.iter().filter(|(list, ..)| *list != other);
+    let total = checks.clone().count();
     let mut results = Vec::new();
-    for check in checks {
+    for (_, name, line) in checks {
         let started = Instant::now();
-        let name = check.name;
-        let outcome = run(check);
+        let outcome = run(name, line)?;
         if interrupt::requested().is_some() {
             break;
         }
@@ -113,155 +143,54 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     }
 }
 
-fn run(mut check: Check) -> Outcome {
-    say!("\n== {}", check.name);
-    if let Err(error) = (check.needs)() {
+fn run(name: &str, line: &str) -> Result<Outcome> {
+    say!("\n== {name}");
+    if line.contains(" bochs ")
+        && let Err(error) = tools::emulator(Kind::Bochs)
+    {
         say!("skipped\n{}", error.shown());
-        return Outcome::Skipped;
+        return Ok(Outcome::Skipped);
     }
-    say!("$ {}", shown(&check.command));
-    match check.command.stdin(Stdio::null()).status() {
+    say!(
+        "$ {}",
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+    Ok(match command_of(line)?.stdin(Stdio::null()).status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(_) => Outcome::Failed,
         Err(error) => {
             say!("cannot start it: {error}");
             Outcome::Failed
         }
-    }
+    })
 }
 
-/// The list.
-fn checks(fast: bool) -> Result<Vec<Check>> {
-    let check = |name, command| Check {
-        name,
-        command,
-        needs: || Ok(()),
+/// The command of a line: variables, the program, its words. This tool runs itself.
+fn command_of(line: &str) -> Result<Command> {
+    let is_variable = |word: &&str| word.contains('=');
+    let variables: Vec<&str> = line.split_whitespace().take_while(is_variable).collect();
+    let words: Vec<&str> = line.split_whitespace().skip(variables.len()).collect();
+    let mut command = match &words[..] {
+        ["cargo", "xtask", words @ ..] => xtask(words)?,
+        [program, words @ ..] => {
+            let target = paths::target_dir();
+            let mut command = tool(program);
+            command.args(
+                words
+                    .iter()
+                    .map(|word| paths::replaced(word.as_ref(), "{target}", &target)),
+            );
+            command
+        }
+        [] => unreachable!("a line has a program"),
     };
-    let kernel = ["--target", TARGET];
-    let model = ["-p", "model", "--test", "loom", "--test", "shuttle"];
-    let mut checks = vec![
-        check("format", with(tool("cargo"), &["fmt", "--all", "--check"])),
-        check("format of boot/image", image_tool("fmt", &["--check"])),
-        check(
-            "lints, host",
-            lints(&["--workspace", "--all-targets"], &HOST_EXCLUDES),
-        ),
-        check("lints, kernel", lints(&["-p", "kernel"], &kernel)),
-        check(
-            "lints, boot and tests",
-            lints(&["-p", "boot", "-p", "tests"], &kernel),
-        ),
-        check("lints, bench", lints(&["-p", "bench"], &kernel)),
-        check("emitted code", xtask(&["emitted"])?),
-        check("host tests", cargo("test")),
-        check("lints, model", lints(&["-p", "model"], &["--all-targets"])),
-        check("models, loom and shuttle", with(cargo("test"), &model)),
-        // The explorer's quick tier, every mistake and the single-stepping: with their figures.
-        check("models, and documents", xtask(&["docs"])?),
-    ];
-    if fast {
-        checks.push(check("QEMU tests", xtask(&["test"])?));
-        return Ok(checks);
-    }
-    let all_targets = ["--all-targets", "--", "-Dwarnings"];
-    let many = ["xtask", "test", "smp::two_hundred_and_fifty_five"];
-    checks.extend([
-        check(
-            "documentation, host",
-            documentation(&["-p", "plat", "-p", "heart", "-p", "xtask"], &[]),
-        ),
-        check(
-            "documentation, kernel",
-            documentation(&["-p", "kernel", "-p", "boot"], &kernel),
-        ),
-        check("lints of boot/image", image_check("clippy", &all_targets)),
-        check("tests of boot/image", image_check("test", &[])),
-        check(
-            "bench, one row explained",
-            xtask(&["bench", "--explain", "call_one_busy"])?,
-        ),
-        check(
-            "host tests, 256 CPUs",
-            many_cpus(&["test", "-p", "heart", "--tests"]),
-        ),
-        check("QEMU test, 256 CPUs", many_cpus(&many)),
-        // Where debug assertions are checked.
-        check(
-            "QEMU tests, dev",
-            xtask(&["test", "--debug", "rendezvous::ten", "stress::short"])?,
-        ),
-        check(
-            "QEMU tests, 1 2 4 CPUs",
-            xtask(&["test", "--smp", "1,2,4"])?,
-        ),
-        Check {
-            name: "ten tests in Bochs",
-            command: xtask(&IN_BOCHS)?,
-            needs: || tools::emulator(Kind::Bochs).map(|_installed| ()),
-        },
-    ]);
-    Ok(checks)
-}
-
-/// The members that the host cannot compile, and one that it must compile alone.
-const HOST_EXCLUDES: [&str; 10] = [
-    "--exclude",
-    "kernel",
-    "--exclude",
-    "boot",
-    "--exclude",
-    "tests",
-    "--exclude",
-    "bench",
-    // The heart is another one there: see "lints, model".
-    "--exclude",
-    "model",
-];
-
-fn with(mut command: Command, args: &[&str]) -> Command {
-    command.args(args);
-    command
-}
-
-fn lints(packages: &[&str], more: &[&str]) -> Command {
-    with(
-        cargo("clippy"),
-        &[packages, more, &["--", "-Dwarnings"]].concat(),
-    )
-}
-
-fn documentation(packages: &[&str], more: &[&str]) -> Command {
-    // For readers of the kernel, the private items are what it is about.
-    let options = ["--no-deps", "--document-private-items"];
-    let mut command = with(cargo("doc"), &[&options, packages, more].concat());
-    command.env("RUSTDOCFLAGS", "-Dwarnings");
-    command
-}
-
-/// A command of cargo that builds for the most CPUs there can be, whose sets have four words.
-fn many_cpus(words: &[&str]) -> Command {
-    let mut command = with(tool("cargo"), words);
-    command.env("TRYST_MAX_CPUS", "256");
-    command
-}
-
-fn image_tool(subcommand: &str, args: &[&str]) -> Command {
-    let command = with(
-        tool("cargo"),
-        &[subcommand, "--manifest-path", "boot/image/Cargo.toml"],
+    command.envs(
+        variables
+            .iter()
+            .filter_map(|variable| variable.split_once('=')),
     );
-    with(command, args)
+    Ok(command)
 }
 
-/// A check of the image tool with empty files in place of the loader's stages,
-/// which take minutes to build. It has a target folder of its own, so that the
-/// tool proper is not built again.
-fn image_check(subcommand: &str, args: &[&str]) -> Command {
-    let dir = paths::target_dir().join("boot-image-check");
-    let mut command = with(image_tool(subcommand, &[]), &["--locked", "--target-dir"]);
-    command
-        .arg(dir)
-        .args(args)
-        .env("RUSTFLAGS", "--cfg docsrs_dummy_build");
-    command
-}
+#[cfg(test)]
+mod tests;

@@ -7,15 +7,15 @@
 use std::fs;
 use std::path::Path;
 
-use object::elf::{EM_X86_64, PT_LOAD, ProgramHeader64, SHT_NOTE};
-use object::read::elf::{ElfFile64, ProgramHeader};
+use object::elf::{EM_X86_64, NoteType, PT_LOAD, ProgramHeader64};
+use object::read::elf::{ElfFile64, ProgramHeader, SectionHeader};
 use object::{LittleEndian, Object, ObjectSection};
 
 use crate::error::{Context, Hint, Result, bail};
 use crate::paths;
 
 /// XEN_ELFNOTE_PHYS32_ENTRY (Xen public/elfnote.h).
-const PHYS32_ENTRY: u32 = 18;
+const PHYS32_ENTRY: NoteType = NoteType(18);
 /// The section that `bootloader_api::entry_point!` makes.
 const LOADER_CONFIG: &str = ".bootloader-config";
 
@@ -72,23 +72,24 @@ pub(crate) fn examine(bytes: &[u8]) -> Result<()> {
 
 /// The entry address of the PVH note.
 fn pvh_entry(file: &File<'_>) -> Result<u64> {
+    const BROKEN: &str = "a section of notes cannot be read";
     let mut other_notes = false;
     for section in file.sections() {
-        let header = section.elf_section_header();
-        if header.sh_type.get(LittleEndian) != SHT_NOTE {
-            continue;
-        }
-        let data = section
-            .data()
-            .context("a section of notes cannot be read")?;
-        for (name, kind, desc) in Notes(data) {
-            match (name, kind, desc.len()) {
-                (b"Xen\0", PHYS32_ENTRY, 4 | 8) => {
-                    let low = u32::from_le_bytes([desc[0], desc[1], desc[2], desc[3]]);
-                    return Ok(u64::from(low));
+        let notes = section
+            .elf_section_header()
+            .notes(LittleEndian, file.data())
+            .context(BROKEN)?;
+        let Some(mut notes) = notes else { continue };
+        while let Some(note) = notes.next().context(BROKEN)? {
+            match (note.name(), note.n_type(LittleEndian), note.desc()) {
+                (b"Xen", PHYS32_ENTRY, &[a, b, c, d] | &[a, b, c, d, _, _, _, _]) => {
+                    return Ok(u64::from(u32::from_le_bytes([a, b, c, d])));
                 }
-                (b"Xen\0", PHYS32_ENTRY, length) => {
-                    bail!("its PVH note has {length} bytes in place of an address");
+                (b"Xen", PHYS32_ENTRY, desc) => {
+                    bail!(
+                        "its PVH note has {} bytes in place of an address",
+                        desc.len()
+                    );
                 }
                 _ => other_notes = true,
             }
@@ -113,32 +114,6 @@ fn loaded_ranges<'a>(file: &File<'a>) -> impl Iterator<Item = (u64, u64)> + use<
         (start, start.saturating_add(segment.p_filesz(LittleEndian)))
     });
     range.filter(|(_, end)| *end <= 1 << 32)
-}
-
-/// The notes of a section: name with its NUL, type, content.
-struct Notes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Notes<'a> {
-    type Item = (&'a [u8], u32, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let word = |at: usize| {
-            let bytes = self.0.get(at..at + 4)?;
-            Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        };
-        let (name, desc, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
-        let desc_at = 12 + name.checked_next_multiple_of(4)?;
-        let item = (
-            self.0.get(12..12 + name)?,
-            kind,
-            self.0.get(desc_at..desc_at + desc)?,
-        );
-        self.0 = self
-            .0
-            .get(desc_at + desc.checked_next_multiple_of(4)?..)
-            .unwrap_or(&[]);
-        Some(item)
-    }
 }
 
 #[cfg(test)]
