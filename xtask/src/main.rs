@@ -92,7 +92,7 @@ enum Command {
     Coverage(coverage::Options),
     /// Run the host tests of plat and the heart in Miri, which looks for undefined behaviour and data races.
     Miri(miri::Options),
-    /// Compare the pictures and figures in README.md and docs/ with what the commands print.
+    /// Compare the pictures and figures in docs/ with what the commands print.
     Docs(tree::Docs),
     /// Explore every interleaving of the heart's source, within bounds.
     Model(model::Options),

@@ -20,7 +20,7 @@ fn pages() -> Vec<PathBuf> {
         "CONTRIBUTING.md".into(),
         "CHANGELOG.md".into(),
     ];
-    for folder in ["docs", "docs/decisions"] {
+    for folder in ["docs", "docs/decisions", "docs/log"] {
         let entries = fs::read_dir(root().join(folder)).expect("a folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
         pages.extend(names.map(|name| Path::new(folder).join(name)));
@@ -70,7 +70,7 @@ fn the_summary_has_every_page() {
 }
 
 #[test]
-fn the_readme_names_files_that_are_there() {
+fn the_reading_order_names_files_that_are_there() {
     let folders = [
         "",
         "boot/src",
@@ -84,8 +84,8 @@ fn the_readme_names_files_that_are_there() {
         "kernel/src/arch/x86_64",
         "kernel/src/sched",
     ];
-    let readme = read("README.md");
-    let order = between(&readme, "## Reading order", '#')[0];
+    let layout = read("docs/layout.md");
+    let order = between(&layout, "## Reading order", '#')[0];
     let files: Vec<&str> = order.split('`').skip(1).step_by(2).collect();
     let files = files
         .iter()

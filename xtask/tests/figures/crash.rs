@@ -1,6 +1,6 @@
-//! The panic that the README shows against one that has just been printed.
+//! The panic that docs/failures.md shows against one that has just been printed.
 //!
-//! The README's is shortened at `...` by hand. Each of its lines must be in the console's log, in
+//! The page is shortened at `...` by hand. Each of its lines must be in the console's log, in
 //! the same order: words, names, files and line numbers, but not addresses and times, which are
 //! others in every build.
 
@@ -9,19 +9,21 @@ use anyhow::{Result, anyhow};
 /// The test that panics so.
 pub(crate) const TEST: &str = "crash::panic_on_an_ap";
 
-/// The README with the line numbers of the panic in `log`.
+/// The page with the line numbers of the panic in `log`.
 ///
 /// # Errors
 /// When it shows no panic, or a line that `log` does not have where it should be, whatever its
 /// numbers: that one is to be mended by hand.
-pub(crate) fn readme(text: &str, log: &str) -> Result<String> {
+pub(crate) fn renewed(text: &str, log: &str) -> Result<String> {
     let begin = text
         .find("\npanic on cpu1")
         .and_then(|at| text[..at].rfind("```\n"))
         .map(|at| at + 4);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(anyhow!("README.md has no block with `panic on cpu1`"));
+        return Err(anyhow!(
+            "docs/failures.md has no block with `panic on cpu1`"
+        ));
     };
     let mut printed = log.lines();
     let mut renewed = String::new();
@@ -33,7 +35,7 @@ pub(crate) fn readme(text: &str, log: &str) -> Result<String> {
         };
         let new = new.ok_or_else(|| {
             anyhow!(
-                "README.md shows a line of a panic that is not printed: {line}
+                "docs/failures.md shows a line of a panic that is not printed: {line}
   \
                  next: cargo xtask test {TEST} --nocapture prints it; mend it by hand"
             )

@@ -15,7 +15,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow};
 
-const README: &str = "README.md";
+const FAILURES: &str = "docs/failures.md";
+const LAYOUT: &str = "docs/layout.md";
 const MODELS: &str = "docs/models.md";
 const PICTURE: &str = "docs/r222942.svg";
 
@@ -40,11 +41,9 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
     let log = panic_as_shown()?;
 
     let pages = [
-        page(README, |text| {
-            crash::readme(
-                &tables::readme(text, &said(xtask().arg("size"), false)?)?,
-                &log,
-            )
+        page(FAILURES, |text| crash::renewed(text, &log))?,
+        page(LAYOUT, |text| {
+            tables::layout(text, &said(xtask().arg("size"), false)?)
         })?,
         page(MODELS, |text| {
             tables::models(text, &list, &explored, &stepped, &loom)
@@ -76,10 +75,10 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
     Ok(())
 }
 
-/// The log of a panic that has all lines of the README's. What the report finds the CPUs at is
+/// The log of a panic that has all lines of the page's. What the report finds the CPUs at is
 /// not the same each time, so there are a few tries.
 fn panic_as_shown() -> Result<String> {
-    let readme = read(README)?;
+    let page = read(FAILURES)?;
     let mut tries = 1;
     loop {
         let told = said(xtask().args(["test", "--exact", crash::TEST]), false)?;
@@ -88,7 +87,7 @@ fn panic_as_shown() -> Result<String> {
             .find_map(|line| line.trim().strip_prefix("console: "));
         let log = log.ok_or_else(|| anyhow!("the test does not name its console"))?;
         let log = fs::read_to_string(root().join(log))?;
-        match crash::readme(&readme, &log) {
+        match crash::renewed(&page, &log) {
             Err(error) if tries == 5 => return Err(error),
             Err(_) => tries += 1,
             Ok(_) => return Ok(log),

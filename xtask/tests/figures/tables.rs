@@ -10,16 +10,18 @@ use anyhow::{Error, Result, anyhow};
 /// The cells of a row.
 type Row<'a> = Vec<&'a str>;
 
-/// The README with this count of lines.
+/// The page with this count of lines.
 ///
 /// # Errors
 /// When it has no such block.
-pub(crate) fn readme(text: &str, sizes: &str) -> Result<String> {
+pub(crate) fn layout(text: &str, sizes: &str) -> Result<String> {
     let (sizes, _sums) = sizes.split_once("\nvolume one").unwrap_or((sizes, ""));
     let begin = text.find("\npart ").map(|at| at + 1);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(anyhow!("README.md has no block that begins with `part`"));
+        return Err(anyhow!(
+            "docs/layout.md has no block that begins with `part`"
+        ));
     };
     Ok(format!("{}{sizes}\n{}", &text[..begin], &text[end..]))
 }

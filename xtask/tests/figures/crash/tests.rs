@@ -1,4 +1,4 @@
-use super::{readme, renew};
+use super::{renew, renewed};
 
 #[test]
 fn a_line_is_found_by_its_words_and_gets_its_numbers() {
@@ -46,10 +46,10 @@ fn every_line_of_the_panic_is_looked_for_in_its_order() {
     let page = "a\n```\nfirst\npanic on cpu1 at a.rs:1:5: so\n  ...\nlast\n```\nb\n";
     let log = "first\npanic on cpu1 at a.rs:2:5: so\nmore\nlast\n";
     let new = page.replace("a.rs:1", "a.rs:2");
-    assert_eq!(readme(page, log).expect("all there"), new);
+    assert_eq!(renewed(page, log).expect("all there"), new);
     for lost in ["first\n", "last\n", "panic on cpu1 at a.rs:2:5: so\n"] {
-        assert!(readme(page, &log.replace(lost, "")).is_err(), "{lost}");
+        assert!(renewed(page, &log.replace(lost, "")).is_err(), "{lost}");
     }
-    assert!(readme(page, "last\nfirst\npanic on cpu1 at a.rs:2:5: so\n").is_err());
-    assert!(readme("no panic", log).is_err());
+    assert!(renewed(page, "last\nfirst\npanic on cpu1 at a.rs:2:5: so\n").is_err());
+    assert!(renewed("no panic", log).is_err());
 }

@@ -1,4 +1,4 @@
-use super::{models, readme};
+use super::{layout, models};
 
 const LIST: &str = "models:\n  calls   3 CPUs, two post\n  large   9 CPUs (--full)\n  \
                     huge   99 CPUs (by its name only)\n\nmistakes, and the model:\n";
@@ -63,7 +63,7 @@ fn a_table_does_not_become_empty() {
 #[test]
 fn the_count_of_lines_comes_into_its_block() {
     let text = "a\n```\npart  lines\nheart 1\n```\nb\n";
-    let new = readme(text, "part  lines\nheart 2\nvolume one: 2\n").expect("a block");
+    let new = layout(text, "part  lines\nheart 2\nvolume one: 2\n").expect("a block");
     assert_eq!(new, "a\n```\npart  lines\nheart 2\n```\nb\n");
-    assert!(readme("a\n", "part\nvolume one\n").is_err());
+    assert!(layout("a\n", "part\nvolume one\n").is_err());
 }
