@@ -92,22 +92,14 @@ pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
 /// When it cannot be started, or fails.
 pub(crate) fn succeeds(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| shown(command))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(reported(Exit::Failed))
-    }
+    if status.success() { Ok(()) } else { Err(reported(Exit::Failed)) }
 }
 
 /// A command as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let is_this = |program: &Path| env::current_exe().is_ok_and(|this| this == program);
     let program = Path::new(command.get_program());
-    let program = if is_this(program) {
-        "cargo xtask".into()
-    } else {
-        paths::quoted(program)
-    };
+    let program = if is_this(program) { "cargo xtask".into() } else { paths::quoted(program) };
     std::iter::once(program)
         .chain(command.get_args().map(paths::quoted))
         .collect::<Vec<_>>()
@@ -128,11 +120,7 @@ pub(crate) fn ask(program: &str, words: &[&str]) -> Result<OsString> {
         return Ok(paths::os_string(output.stdout.trim_ascii().to_vec()));
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(anyhow!(
-        "`{program} {}` failed: {}",
-        words.join(" "),
-        said.trim()
-    ))
+    Err(anyhow!("`{program} {}` failed: {}", words.join(" "), said.trim()))
 }
 
 /// Checks that rustc can write into this folder.
@@ -143,10 +131,7 @@ pub(crate) fn into(dir: &Path) -> Result<()> {
     if dir.to_str().is_some() {
         return Ok(());
     }
-    let text = format!(
-        "rustc cannot write into {}: that is not UTF-8",
-        paths::text(dir)
-    );
+    let text = format!("rustc cannot write into {}: that is not UTF-8", paths::text(dir));
     Err(anyhow!("{text}").hint("name another target folder by CARGO_TARGET_DIR="))
 }
 
@@ -172,9 +157,7 @@ pub(crate) fn has_target() -> Result<bool> {
 /// # Errors
 /// When its folder is not known.
 pub(crate) fn has_rust_src() -> Result<bool> {
-    Ok(sysroot()?
-        .join("lib/rustlib/src/rust/library/core")
-        .is_dir())
+    Ok(sysroot()?.join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
 /// Whether it has LLVM's tools.
@@ -196,20 +179,11 @@ pub(crate) struct Image {
 }
 
 /// The kernel.
-pub(crate) const KERNEL: Image = Image {
-    package: "kernel",
-    bin: "tryst",
-};
+pub(crate) const KERNEL: Image = Image { package: "kernel", bin: "tryst" };
 /// The kernel with the tests in it.
-pub(crate) const KTEST: Image = Image {
-    package: "tests",
-    bin: "ktest",
-};
+pub(crate) const KTEST: Image = Image { package: "tests", bin: "ktest" };
 /// The kernel that measures itself.
-pub(crate) const KBENCH: Image = Image {
-    package: "bench",
-    bin: "kbench",
-};
+pub(crate) const KBENCH: Image = Image { package: "bench", bin: "kbench" };
 
 /// Builds an image and returns its ELF file. Cargo's own messages go to stderr.
 ///
@@ -218,26 +192,14 @@ pub(crate) const KBENCH: Image = Image {
 pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
     into(&paths::target_dir())?;
     let mut command = cargo("build");
-    command.args([
-        "--quiet",
-        "--message-format=json-render-diagnostics",
-        "--target",
-        TARGET,
-    ]);
+    command.args(["--quiet", "--message-format=json-render-diagnostics", "--target", TARGET]);
     command.args(["-p", image.package, "--bin", image.bin]);
     command.args(["--config", &remapped_paths()?]);
     if !debug {
         command.arg("--release");
     }
-    let note = format!(
-        "    Building {} ({})",
-        image.bin,
-        if debug { "dev" } else { "release" }
-    );
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let note = format!("    Building {} ({})", image.bin, if debug { "dev" } else { "release" });
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let (send, receive) = channel();
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || {

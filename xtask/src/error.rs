@@ -86,25 +86,18 @@ impl Ours for Error {
 
     fn text(&self) -> String {
         let texts = self.chain().map(ToString::to_string);
-        texts
-            .filter(|text| !text.is_empty())
-            .collect::<Vec<_>>()
-            .join(": ")
+        texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
     }
 
     fn shown(&self) -> String {
-        let hint = self
-            .downcast_ref()
-            .map(|Hint(hint)| hint.replace('\n', "\n        "));
+        let hint = self.downcast_ref().map(|Hint(hint)| hint.replace('\n', "\n        "));
         let next = hint.map(|hint| format!("\n  next: {hint}"));
         format!("error: {}{}", self.text(), next.unwrap_or_default())
     }
 
     fn one_line(&self) -> String {
         let first = |text: &str| text.lines().next().unwrap_or_default().to_string();
-        let hint = self
-            .downcast_ref()
-            .map(|Hint(hint)| format!(" ({})", first(hint)));
+        let hint = self.downcast_ref().map(|Hint(hint)| format!(" ({})", first(hint)));
         format!("{}{}", first(&self.text()), hint.unwrap_or_default())
     }
 

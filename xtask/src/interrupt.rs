@@ -37,7 +37,5 @@ pub(crate) fn watch() -> Result<()> {
 pub(crate) fn requested() -> Option<Exit> {
     // Relaxed: nothing else is told by it.
     let code = CODE.get()?.load(Ordering::Relaxed);
-    [Exit::Interrupted, Exit::Terminated]
-        .into_iter()
-        .find(|exit| *exit as usize == code)
+    [Exit::Interrupted, Exit::Terminated].into_iter().find(|exit| *exit as usize == code)
 }

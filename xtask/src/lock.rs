@@ -79,12 +79,7 @@ fn open(dir: &Path) -> Result<File> {
     paths::create_dir(dir)?;
     let path = dir.join(FILE);
     // Not truncated: it may be another's.
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     file.with_context(|| format!("cannot open {}", paths::shown(&path)))
 }
 

@@ -38,12 +38,7 @@ use error::{Ours, Result, usage};
 
 /// Build, boot, test and check the Tryst kernel.
 #[derive(Parser)]
-#[command(
-    name = "xtask",
-    bin_name = "cargo xtask",
-    version,
-    propagate_version = true
-)]
+#[command(name = "xtask", bin_name = "cargo xtask", version, propagate_version = true)]
 #[command(disable_help_subcommand = true, args_override_self = true)]
 #[command(after_help = "\
 `cargo xtask COMMAND --help` or `cargo xtask help COMMAND` tells more.
@@ -52,11 +47,7 @@ Exit codes: 0 ok, 1 something failed, 2 usage, 3 something is missing on this ma
 struct Line {
     /// Colours: auto, always or never.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    #[arg(
-        hide_default_value = true,
-        hide_possible_values = true,
-        display_order = 900
-    )]
+    #[arg(hide_default_value = true, hide_possible_values = true, display_order = 900)]
     color: term::When,
     #[command(subcommand)]
     command: Option<Command>,

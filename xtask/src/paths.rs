@@ -27,9 +27,7 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// A path as a person would type it from the current folder.
 pub(crate) fn shown(path: &Path) -> String {
-    let short = env::current_dir()
-        .ok()
-        .and_then(|cwd| path.strip_prefix(cwd).ok());
+    let short = env::current_dir().ok().and_then(|cwd| path.strip_prefix(cwd).ok());
     text(short.unwrap_or(path))
 }
 
@@ -164,9 +162,7 @@ pub(crate) fn moved(from: &Path, to: &Path) -> Result<()> {
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let name = format!("{name}{}", env::consts::EXE_SUFFIX);
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|dir| dir.join(&name))
-        .find(|file| file.is_file())
+    env::split_paths(&path).map(|dir| dir.join(&name)).find(|file| file.is_file())
 }
 
 /// A word as a shell takes it. One that is not UTF-8 is written in the form `$'..'`, which

@@ -60,11 +60,7 @@ pub(crate) fn paints() -> bool {
 }
 
 fn paint(text: &str, code: &str) -> String {
-    if paints() {
-        format!("\x1b[{code}m{text}\x1b[0m")
-    } else {
-        text.to_string()
-    }
+    if paints() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
 }
 
 /// Text that says something is right.

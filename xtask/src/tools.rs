@@ -40,18 +40,8 @@ enum Source {
 use Source::{Debian, Rustup};
 
 /// Every tool, in the order in which they are told.
-pub(crate) static TOOLS: [&Tool; 10] = [
-    &RUST,
-    &KERNEL_TARGET,
-    &RUSTFMT,
-    &CLIPPY,
-    &QEMU,
-    &GDB,
-    &OVMF,
-    &BOCHS,
-    &RUST_SRC,
-    &LLVM_TOOLS,
-];
+pub(crate) static TOOLS: [&Tool; 10] =
+    [&RUST, &KERNEL_TARGET, &RUSTFMT, &CLIPPY, &QEMU, &GDB, &OVMF, &BOCHS, &RUST_SRC, &LLVM_TOOLS];
 
 static RUST: Tool = Tool {
     name: "Rust toolchain",
@@ -116,10 +106,7 @@ static OVMF: Tool = Tool {
         let found = firmware::find(Qemu::find().unwrap_or(None).as_ref())?;
         Ok(found.map(|(code, _)| paths::text(&code)))
     },
-    source: Debian(
-        &["ovmf"],
-        "install edk2-ovmf, or the QEMU package that carries it",
-    ),
+    source: Debian(&["ovmf"], "install edk2-ovmf, or the QEMU package that carries it"),
 };
 static BOCHS: Tool = Tool {
     name: "Bochs",
@@ -134,10 +121,7 @@ static BOCHS: Tool = Tool {
         Ok(Some(format!("{program} {version}, with {display}")))
     },
     // With the firmware that any of several packages would do for.
-    source: Debian(
-        &["bochs-x", "bochsbios", "vgabios", "xvfb"],
-        "install Bochs, and Xvfb",
-    ),
+    source: Debian(&["bochs-x", "bochsbios", "vgabios", "xvfb"], "install Bochs, and Xvfb"),
 };
 static RUST_SRC: Tool = Tool {
     name: "rust-src",
@@ -162,9 +146,7 @@ fn version(program: &str) -> Option<String> {
 
 /// A gdb that knows x86_64.
 fn find_gdb() -> Option<PathBuf> {
-    ["gdb", "x86_64-elf-gdb", "gdb-multiarch"]
-        .into_iter()
-        .find_map(paths::in_path)
+    ["gdb", "x86_64-elf-gdb", "gdb-multiarch"].into_iter().find_map(paths::in_path)
 }
 
 impl Tool {
@@ -211,9 +193,7 @@ fn remedy(tools: &[&Tool]) -> String {
     }
     if is_debian() && !packages.is_empty() {
         let install = "apt-get install -y --no-install-recommends";
-        lines.push(format!(
-            "{sudo}apt-get update && {sudo}{install} {packages}"
-        ));
+        lines.push(format!("{sudo}apt-get update && {sudo}{install} {packages}"));
     }
     lines.join("\n")
 }
@@ -253,39 +233,23 @@ pub(crate) fn install(tools: &[&Tool]) -> Vec<Error> {
 }
 
 fn by_apt(tools: &[&Tool], packages: &[&str]) -> Result<()> {
-    let of_debian = tools
-        .iter()
-        .filter(|tool| matches!(tool.source, Debian(..)));
+    let of_debian = tools.iter().filter(|tool| matches!(tool.source, Debian(..)));
     let tools: Vec<&Tool> = of_debian.copied().collect();
-    let what = tools
-        .iter()
-        .map(|tool| tool.name)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let what = tools.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", ");
     if !is_debian() || !is_root() {
         return Err(anyhow!("missing on this system: {what}").hint(remedy(&tools)));
     }
     let _lock = lock::wait("install", lock::INSTALLER)?;
-    eprintln!(
-        "missing on this system: {what}; installing by: {}",
-        remedy(&tools)
-    );
+    eprintln!("missing on this system: {what}; installing by: {}", remedy(&tools));
     let install = ["install", "-y", "--no-install-recommends"];
     for words in [vec!["update"], [&install[..], packages].concat()] {
         let mut command = Command::new("apt-get");
-        command
-            .args(&words)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null());
+        command.args(&words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
         // The package manager's chatter is not this command's output.
         let output = command.output().context("cannot start apt-get")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-            let said = if said.is_empty() {
-                said
-            } else {
-                format!(":\n{said}")
-            };
+            let said = if said.is_empty() { said } else { format!(":\n{said}") };
             return Err(anyhow!("`apt-get {}` failed{said}", words.join(" "))
                 .hint(format!("install it by hand: {}", remedy(&tools))));
         }
@@ -304,11 +268,7 @@ fn by(missing: &str, program: &str, args: &[&str]) -> Result<()> {
         .stdin(Stdio::null())
         .status()
         .with_context(|| format!("cannot start {program}"))
-        .with_context(|| {
-            Hint(format!(
-                "install rustup (https://rustup.rs), then run: {line}"
-            ))
-        })?;
+        .with_context(|| Hint(format!("install rustup (https://rustup.rs), then run: {line}")))?;
     if status.success() {
         return Ok(());
     }
@@ -338,19 +298,11 @@ fn of_images(path: BootPath) -> Vec<&'static Tool> {
 /// what can run: a boot that lacks something says so itself.
 pub(crate) fn images(boots: &[BootPath], needs_firmware: bool) {
     let [bios, uefi] = [BootPath::Bios, BootPath::Uefi].map(|path| boots.contains(&path));
-    let needed = [
-        (&RUST_SRC, bios || uefi),
-        (&LLVM_TOOLS, bios),
-        (&OVMF, uefi && needs_firmware),
-    ];
-    let needed = needed
-        .into_iter()
-        .filter(|(tool, needed)| *needed && tool.is_missing());
+    let needed = [(&RUST_SRC, bios || uefi), (&LLVM_TOOLS, bios), (&OVMF, uefi && needs_firmware)];
+    let needed = needed.into_iter().filter(|(tool, needed)| *needed && tool.is_missing());
     let tools: Vec<&Tool> = needed.map(|(tool, _)| tool).collect();
     if !tools.is_empty() && is_debian() && is_root() {
-        install(&tools)
-            .iter()
-            .for_each(|error| eprintln!("{}", error.shown()));
+        install(&tools).iter().for_each(|error| eprintln!("{}", error.shown()));
     }
 }
 
@@ -364,20 +316,13 @@ pub(crate) fn can_make(path: BootPath) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let what = format!(
-        "a {} image needs the Rust components {}",
-        path.name(),
-        missing.join(", ")
-    );
+    let what = format!("a {} image needs the Rust components {}", path.name(), missing.join(", "));
     Err(anyhow!("{what}").hint(format!("rustup component add {}", missing.join(" "))))
 }
 
 /// What a person does to get UEFI firmware.
 pub(crate) fn firmware_hint() -> Hint {
-    Hint(format!(
-        "{}\nor set OVMF_CODE= and OVMF_VARS=",
-        OVMF.remedy()
-    ))
+    Hint(format!("{}\nor set OVMF_CODE= and OVMF_VARS=", OVMF.remedy()))
 }
 
 /// Makes sure that there is cargo-llvm-cov, and what it needs.
@@ -390,13 +335,7 @@ pub(crate) fn llvm_cov() -> Result<()> {
     if version.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
-    let install = [
-        "install",
-        "--locked",
-        "cargo-llvm-cov",
-        "--version",
-        "0.9.1",
-    ];
+    let install = ["install", "--locked", "cargo-llvm-cov", "--version", "0.9.1"];
     by("cargo-llvm-cov", "cargo", &install)
 }
 
@@ -419,14 +358,7 @@ pub(crate) fn nightly(components: &[&str]) -> Result<()> {
         return Ok(());
     }
     let components = components.join(",");
-    let install = [
-        "toolchain",
-        "install",
-        NIGHTLY,
-        "--profile",
-        "minimal",
-        "--component",
-    ];
+    let install = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component"];
     let install = [&install[..], &[&components]].concat();
     by(&format!("{NIGHTLY} with {components}"), "rustup", &install)
 }

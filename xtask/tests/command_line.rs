@@ -10,10 +10,7 @@ mod fake;
 
 /// The exit code, and all that was printed.
 fn xtask(words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(words)
-        .output()
-        .expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).output().expect("it runs");
     told(output)
 }
 
@@ -25,41 +22,13 @@ fn told(output: Output) -> (Option<i32>, String) {
 #[test]
 fn a_wrong_command_line_is_told_with_the_next_step() {
     for (words, said, next) in [
-        (
-            &["boot"][..],
-            "unrecognized subcommand 'boot'",
-            "cargo xtask --help",
-        ),
-        (
-            &["run", "--frob"],
-            "unexpected argument '--frob'",
-            "cargo xtask run --help",
-        ),
-        (
-            &["run", "log=debug"],
-            "words for the kernel are given by --append",
-            "run --help",
-        ),
-        (
-            &["run", "--smp", "0"],
-            "'0' for '--smp <N>': it is not a number of CPUs",
-            "run --help",
-        ),
-        (
-            &["run", "--smp", "1,2"],
-            "--smp takes one number here",
-            "run --help",
-        ),
-        (
-            &["run", "--boot", "floppy"],
-            "[possible values: pvh, bios, uefi]",
-            "run --help",
-        ),
-        (
-            &["run", "--emulator", "simics"],
-            "[possible values: qemu, bochs]",
-            "run --help",
-        ),
+        (&["boot"][..], "unrecognized subcommand 'boot'", "cargo xtask --help"),
+        (&["run", "--frob"], "unexpected argument '--frob'", "cargo xtask run --help"),
+        (&["run", "log=debug"], "words for the kernel are given by --append", "run --help"),
+        (&["run", "--smp", "0"], "'0' for '--smp <N>': it is not a number of CPUs", "run --help"),
+        (&["run", "--smp", "1,2"], "--smp takes one number here", "run --help"),
+        (&["run", "--boot", "floppy"], "[possible values: pvh, bios, uefi]", "run --help"),
+        (&["run", "--emulator", "simics"], "[possible values: qemu, bochs]", "run --help"),
         (
             &["test", "--emulator", "bochs", "--boot", "pvh"],
             "Bochs has no --boot pvh",
@@ -70,127 +39,40 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "Bochs has no --accel kvm",
             "run --help",
         ),
-        (
-            &["gdb", "--emulator", "bochs"],
-            "unexpected argument '--emulator'",
-            "gdb --help",
-        ),
-        (
-            &["test", "--repeat", "0"],
-            "invalid value '0' for '--repeat <N>'",
-            "test --help",
-        ),
-        (
-            &["test", "--seed"],
-            "a value is required for '--seed <N>'",
-            "test --help",
-        ),
+        (&["gdb", "--emulator", "bochs"], "unexpected argument '--emulator'", "gdb --help"),
+        (&["test", "--repeat", "0"], "invalid value '0' for '--repeat <N>'", "test --help"),
+        (&["test", "--seed"], "a value is required for '--seed <N>'", "test --help"),
         (&["image"], "<--bios|--uefi>", "image --help"),
-        (
-            &["gdb", "--boot", "bios"],
-            "unexpected argument '--boot'",
-            "gdb --help",
-        ),
-        (
-            &["doctor", "--frob"],
-            "unexpected argument '--frob'",
-            "doctor --help",
-        ),
-        (
-            &["coverage", "--frob"],
-            "unexpected argument '--frob'",
-            "coverage --help",
-        ),
-        (
-            &["miri", "--seeds", "0"],
-            "it is not a number of seeds",
-            "miri --help",
-        ),
-        (
-            &["tset"],
-            "a similar subcommand exists: 'test'",
-            "cargo xtask --help",
-        ),
-        (
-            &["help", "rum"],
-            "a similar subcommand exists: 'run'",
-            "cargo xtask --help",
-        ),
-        (
-            &["--colour"],
-            "a similar argument exists: '--color'",
-            "cargo xtask --help",
-        ),
-        (
-            &["test", "--sede", "1"],
-            "a similar argument exists: '--seed'",
-            "test --help",
-        ),
-        (
-            &["test", "--exact=yes"],
-            "unexpected value 'yes' for '--exact'",
-            "test --help",
-        ),
-        (
-            &["layers", "--color", "blue"],
-            "[possible values: auto, always, never]",
-            "layers --help",
-        ),
-        (
-            &["test", "--json", "."],
-            "cannot write .: Is a directory",
-            "test --help",
-        ),
-        (
-            &["test", "--junit=Cargo.toml/report.xml"],
-            "cannot create Cargo.toml",
-            "test --help",
-        ),
-        (
-            &["bench", "--json="],
-            "the name of a file is missing",
-            "bench --help",
-        ),
-        (
-            &["bench", "no_such_row"],
-            "there are: calibration",
-            "bench --help",
-        ),
-        (
-            &["bench", "--explain", "critical_pair", "--time"],
-            "cannot be used with",
-            "bench --help",
-        ),
-        (
-            &["image", "--bios", "-o", "/dev/null/x"],
-            "cannot create /dev/null",
-            "image --help",
-        ),
+        (&["gdb", "--boot", "bios"], "unexpected argument '--boot'", "gdb --help"),
+        (&["doctor", "--frob"], "unexpected argument '--frob'", "doctor --help"),
+        (&["coverage", "--frob"], "unexpected argument '--frob'", "coverage --help"),
+        (&["miri", "--seeds", "0"], "it is not a number of seeds", "miri --help"),
+        (&["tset"], "a similar subcommand exists: 'test'", "cargo xtask --help"),
+        (&["help", "rum"], "a similar subcommand exists: 'run'", "cargo xtask --help"),
+        (&["--colour"], "a similar argument exists: '--color'", "cargo xtask --help"),
+        (&["test", "--sede", "1"], "a similar argument exists: '--seed'", "test --help"),
+        (&["test", "--exact=yes"], "unexpected value 'yes' for '--exact'", "test --help"),
+        (&["layers", "--color", "blue"], "[possible values: auto, always, never]", "layers --help"),
+        (&["test", "--json", "."], "cannot write .: Is a directory", "test --help"),
+        (&["test", "--junit=Cargo.toml/report.xml"], "cannot create Cargo.toml", "test --help"),
+        (&["bench", "--json="], "the name of a file is missing", "bench --help"),
+        (&["bench", "no_such_row"], "there are: calibration", "bench --help"),
+        (&["bench", "--explain", "critical_pair", "--time"], "cannot be used with", "bench --help"),
+        (&["image", "--bios", "-o", "/dev/null/x"], "cannot create /dev/null", "image --help"),
         (
             &["test", "--json", "/dev/null", "--junit", "/dev/../dev/null"],
             "name the same file",
             "test --help",
         ),
         (&["runner"], "not provided:\n  <ELF>", "runner --help"),
-        (
-            &["ci", "--", "-m", "64"],
-            "unexpected argument '-m'",
-            "ci --help",
-        ),
-        (
-            &["completions", "tcsh"],
-            "[possible values: bash",
-            "completions --help",
-        ),
+        (&["ci", "--", "-m", "64"], "unexpected argument '-m'", "ci --help"),
+        (&["completions", "tcsh"], "[possible values: bash", "completions --help"),
     ] {
         let (code, text) = xtask(words);
         assert_eq!(code, Some(2), "{words:?}: {text}");
         assert!(text.contains(said), "{words:?}: {text}");
         let hint = text.lines().find_map(|line| line.strip_prefix("  next: "));
-        assert!(
-            hint.is_some_and(|hint| hint.contains(next)),
-            "{words:?}: {text}"
-        );
+        assert!(hint.is_some_and(|hint| hint.contains(next)), "{words:?}: {text}");
     }
 }
 
@@ -210,10 +92,7 @@ fn a_command_line_that_does_not_reach_the_kernel_is_refused() {
             let said = format!(
                 "the kernel's command line has {bytes} bytes, and QEMU's -kernel carries 4095"
             );
-            assert!(
-                text.contains(&said) && text.contains("\n  next: leave words out"),
-                "{text}"
-            );
+            assert!(text.contains(&said) && text.contains("\n  next: leave words out"), "{text}");
         }
     }
     // One that it carries goes on to the next mistake, with a warning of what the kernel reads.
@@ -228,41 +107,22 @@ fn a_command_line_that_does_not_reach_the_kernel_is_refused() {
     assert!(!text.contains("warning"), "{text}");
     // A disk image carries any.
     let long = "x".repeat(100_000);
-    let (code, text) = xtask(&[
-        "runner",
-        "no-such-file",
-        "--boot",
-        "bios",
-        "--append",
-        &long,
-    ]);
+    let (code, text) = xtask(&["runner", "no-such-file", "--boot", "bios", "--append", &long]);
     assert_eq!(code, Some(3), "{text}");
-    assert!(
-        text.contains("warning: the kernel's command line has 100000 bytes"),
-        "{text}"
-    );
+    assert!(text.contains("warning: the kernel's command line has 100000 bytes"), "{text}");
 }
 
 #[test]
 fn a_wrong_kernel_has_a_verdict_of_its_own() {
     let this = env!("CARGO_BIN_EXE_xtask");
     for (file, said) in [
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-            "it is no ELF file",
-        ),
-        (
-            this,
-            "it has no PVH note (type 18, name Xen) (it has other notes)",
-        ),
+        (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "it is no ELF file"),
+        (this, "it has no PVH note (type 18, name Xen) (it has other notes)"),
         ("no-such-file", "cannot be read"),
     ] {
         let (code, text) = xtask(&["runner", file]);
         assert_eq!(code, Some(3), "{text}");
-        assert!(
-            text.contains(said) && text.contains("\n  next: build it"),
-            "{text}"
-        );
+        assert!(text.contains(said) && text.contains("\n  next: build it"), "{text}");
     }
 }
 
@@ -272,9 +132,7 @@ fn every_command_has_its_help() {
     assert_eq!(code, Some(0));
     let (_, commands) = all.split_once("Commands:\n").expect("a list");
     let commands = commands.lines().take_while(|line| !line.is_empty());
-    let commands: Vec<_> = commands
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
+    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
     assert!(commands.len() >= 10, "{commands:?}");
     for command in commands {
         let version = format!("xtask {}\n", env!("CARGO_PKG_VERSION"));
@@ -285,10 +143,7 @@ fn every_command_has_its_help() {
         }
         let (code, text) = xtask(&[command, "--help"]);
         assert_eq!(code, Some(0), "{command}: {text}");
-        assert!(
-            text.contains(&format!("Usage: cargo xtask {command}")),
-            "{text}"
-        );
+        assert!(text.contains(&format!("Usage: cargo xtask {command}")), "{text}");
         for words in [
             &["help", command][..],
             &[command, "-h"],
@@ -312,10 +167,7 @@ fn every_command_has_its_help() {
 fn a_shell_is_told_the_options() {
     let (code, script) = xtask(&["completions", "bash"]);
     assert_eq!(code, Some(0));
-    assert!(
-        script.contains("--timeout-scale") && script.contains("completions"),
-        "{script}"
-    );
+    assert!(script.contains("--timeout-scale") && script.contains("completions"), "{script}");
 }
 
 /// A file's name is bytes. (macOS takes UTF-8 only.)
@@ -347,9 +199,7 @@ fn qemu_is_told_names_that_are_not_utf8_as_they_are() {
     // What is shown can be pasted into a shell, with the same name.
     let told = text.split_once("-kernel ").expect("the command is shown").1;
     let told = told.split_once(" -initrd").expect("it goes on").0;
-    let printed = Command::new("bash")
-        .args(["-c", &format!("printf %s {told}")])
-        .output();
+    let printed = Command::new("bash").args(["-c", &format!("printf %s {told}")]).output();
     assert_eq!(*after("-kernel"), printed.expect("bash runs").stdout);
 }
 
@@ -380,10 +230,8 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
     let kernel = fake.kernel("kernel", "");
     let run = |script: &str| {
         let qemu = fake.program("wrapper", script);
-        let output = fake
-            .xtask(&["runner".as_ref(), kernel.as_os_str()])
-            .env("QEMU", qemu)
-            .output();
+        let output =
+            fake.xtask(&["runner".as_ref(), kernel.as_os_str()]).env("QEMU", qemu).output();
         told(output.expect("it runs"))
     };
     fake.qemu("start; exit 33");
@@ -391,19 +239,10 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
         run("echo loading firmware; echo and more >&2; exec ${0%/*}/qemu-system-x86_64 \"$@\"");
     assert_eq!(code, Some(0), "{text}");
     for (script, said) in [
-        (
-            "echo 'qemu: no licence' >&2; exit 7",
-            "exit status: 7 and says \"qemu: no licence\"",
-        ),
+        ("echo 'qemu: no licence' >&2; exit 7", "exit status: 7 and says \"qemu: no licence\""),
         ("exit 0", "exit status: 0 and says nothing"),
-        (
-            "echo GNU bash, version 5.2",
-            "says \"GNU bash, version 5.2\"",
-        ),
-        (
-            "echo QEMU emulator version new",
-            "version \"new\", which is not understood",
-        ),
+        ("echo GNU bash, version 5.2", "says \"GNU bash, version 5.2\""),
+        ("echo QEMU emulator version new", "version \"new\", which is not understood"),
         ("echo QEMU emulator version 4.1.0", "QEMU 4.1.0"),
     ] {
         let (code, text) = run(script);
@@ -411,10 +250,7 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
         assert!(text.contains(said) && text.contains("\n  next: "), "{text}");
     }
     let qemu = fake.dir.join("nothing");
-    let output = fake
-        .xtask(&["runner".as_ref(), kernel.as_os_str()])
-        .env("QEMU", qemu)
-        .output();
+    let output = fake.xtask(&["runner".as_ref(), kernel.as_os_str()]).env("QEMU", qemu).output();
     let (_, text) = told(output.expect("it runs"));
     assert!(text.contains("cannot be started: No such file"), "{text}");
 }
@@ -519,10 +355,7 @@ fn what_cannot_be_had_twice_is_waited_for() {
     let mut line = String::new();
     let mut words = BufReader::new(second.stderr.take().expect("a pipe"));
     words.read_line(&mut line).expect("it says something");
-    let expected = format!(
-        "waiting for another `cargo xtask coverage` (pid {})",
-        first.id()
-    );
+    let expected = format!("waiting for another `cargo xtask coverage` (pid {})", first.id());
     assert!(line.starts_with(&expected), "{line}");
     std::fs::write(fake.dir.join("go"), "").expect("a file");
     for child in [first, second] {
@@ -550,42 +383,26 @@ fn the_tests_take_the_usual_options() {
     for (words, counts) in [
         (&["--skip", "c::"][..], "3 passed; 0 failed"),
         (&["--skip=bb", "--skip", "a::", "b"], "1 passed; 0 failed;"),
-        (
-            &["--exact", "--skip=b::b", "b::b", "a::b"],
-            "1 passed; 0 failed;",
-        ),
+        (&["--exact", "--skip=b::b", "b::b", "a::b"], "1 passed; 0 failed;"),
         (&["-j2", "c"], "0 passed; 1 failed;"),
     ] {
         let (_, text) = run(words);
         assert!(text.contains(counts), "{words:?}: {text}");
-        assert!(
-            !text.contains('\x1b') && !text.contains("\nhello\n"),
-            "{text}"
-        );
+        assert!(!text.contains('\x1b') && !text.contains("\nhello\n"), "{text}");
     }
     let (code, text) = run(&["--skip=:"]);
-    assert!(
-        code == Some(2) && text.contains("all tests are skipped"),
-        "{text}"
-    );
+    assert!(code == Some(2) && text.contains("all tests are skipped"), "{text}");
     for option in ["--nocapture", "--no-capture"] {
         let (code, text) = run(&[option, "a", "--color", "always"]);
         assert_eq!(code, Some(0));
-        assert!(
-            text.contains("\nhello\n") && text.contains("\x1b[32mok\x1b[0m"),
-            "{text}"
-        );
+        assert!(text.contains("\nhello\n") && text.contains("\x1b[32mok\x1b[0m"), "{text}");
     }
     // Folders of reports are made; and what is there is there before the first boot.
     let (code, text) = run(&["c", "--junit", "new/a/r.xml", "--json=new/b/r.json"]);
     assert_eq!(code, Some(1), "{text}");
     let report = |name: &str| std::fs::read_to_string(fake.dir.join("new").join(name));
     assert!(report("a/r.xml").expect("it is there").contains("<failure"));
-    assert!(
-        report("b/r.json")
-            .expect("it is there")
-            .contains("\"failed\": 1")
-    );
+    assert!(report("b/r.json").expect("it is there").contains("\"failed\": 1"));
 }
 
 /// Ctrl-C ends the boots, and what is known is told: on the terminal, in the reports, and by the
@@ -621,11 +438,7 @@ fn an_interrupted_run_tells_what_it_knows() {
         let report = |name: &str| std::fs::read_to_string(fake.dir.join(name));
         let json = report("r.json").expect("it is there");
         assert!(json.contains("\"not_run\": 2") && json.contains("\"passed\": 1"));
-        assert!(
-            report("r.xml")
-                .expect("it is there")
-                .contains("tests=\"1\"")
-        );
+        assert!(report("r.xml").expect("it is there").contains("tests=\"1\""));
     }
 }
 
@@ -669,28 +482,16 @@ fn an_accelerator_is_tried_and_a_refusal_is_told() {
         };
         let (code, text, args) = run(&["--accel", "auto"]);
         assert_eq!(code, Some(0), "{text}");
-        assert!(
-            text.contains(MSR) && text.contains("; going on with tcg"),
-            "{text}"
-        );
-        assert!(
-            text.contains(ADD) && args.contains("-accel tcg"),
-            "{text} {args}"
-        );
+        assert!(text.contains(MSR) && text.contains("; going on with tcg"), "{text}");
+        assert!(text.contains(ADD) && args.contains("-accel tcg"), "{text} {args}");
         for words in [&["--accel", "auto"], &["--accel", "kvm"]] {
             let (code, text, args) = run(&[&words[..], cpu].concat());
             assert_eq!(code, Some(0), "{text}");
-            assert!(
-                args.contains("-accel kvm") && !text.contains("not work"),
-                "{args}"
-            );
+            assert!(args.contains("-accel kvm") && !text.contains("not work"), "{args}");
         }
         let (code, text, _) = run(&["--accel", "kvm"]);
         assert_eq!(code, Some(3), "{text}");
-        assert!(
-            text.contains(MSR) && text.contains(&format!("next: {ADD}; or")),
-            "{text}"
-        );
+        assert!(text.contains(MSR) && text.contains(&format!("next: {ADD}; or")), "{text}");
         for (words, said) in [
             (&["--", "-frob"][..], "-frob: invalid option"),
             (&["--accel", "auto", "--", "-frob"], "-frob: invalid option"),
@@ -702,10 +503,7 @@ fn an_accelerator_is_tried_and_a_refusal_is_told() {
         }
         // By QEMU's own option it is the boot that fails; what helps is told all the same.
         let (code, text, _) = run(&["--", "-accel", "kvm"]);
-        assert!(
-            code != Some(0) && text.contains(&format!("next: {ADD}")),
-            "{text}"
-        );
+        assert!(code != Some(0) && text.contains(&format!("next: {ADD}")), "{text}");
     }
 }
 
@@ -726,50 +524,15 @@ fn the_parts_of_images_are_installed_as_qemu_is() {
     const BIOS: &str = "rust-src is missing; installing it by: rustup component add rust-src";
     const BY_HAND: &str = "rustup component add rust-src llvm-tools";
     for (id, broken, words, code, said, log) in [
-        (
-            0,
-            false,
-            &["test"][..],
-            0,
-            &[BIOS, "3 passed;"][..],
-            "rust-src llvm-tools",
-        ),
-        (
-            0,
-            true,
-            &["test"],
-            0,
-            &["no network", "1 passed;", BY_HAND],
-            "rust-src llvm-tools",
-        ),
+        (0, false, &["test"][..], 0, &[BIOS, "3 passed;"][..], "rust-src llvm-tools"),
+        (0, true, &["test"], 0, &["no network", "1 passed;", BY_HAND], "rust-src llvm-tools"),
         (1000, false, &["test"], 0, &["1 passed;", BY_HAND], ""),
         (0, false, &["test", "a::"], 0, &["1 passed;"], ""),
         (0, false, &["test", "u::"], 0, &["1 passed;"], "rust-src"),
-        (
-            0,
-            false,
-            &["run", "--boot=bios"],
-            0,
-            &[BIOS],
-            "rust-src llvm-tools",
-        ),
+        (0, false, &["run", "--boot=bios"], 0, &[BIOS], "rust-src llvm-tools"),
         (1000, false, &["run", "--boot=bios"], 3, &[BY_HAND], ""),
-        (
-            0,
-            false,
-            &["image", "--uefi"],
-            0,
-            &[BIOS, "tryst-uefi.img"],
-            "rust-src",
-        ),
-        (
-            0,
-            true,
-            &["image", "--uefi"],
-            3,
-            &["no network"],
-            "rust-src",
-        ),
+        (0, false, &["image", "--uefi"], 0, &[BIOS, "tryst-uefi.img"], "rust-src"),
+        (0, true, &["image", "--uefi"], 3, &["no network"], "rust-src"),
     ] {
         let fake = fake::Fake::new("parts");
         fake.toolchain("a::pvh\nb::bios|boot=bios\nu::uefi|boot=uefi\n", "exit 1");
@@ -798,10 +561,7 @@ fn the_parts_of_images_are_installed_as_qemu_is() {
             assert!(text.contains(said), "{words:?}: {said}: {text}");
         }
         let asked = std::fs::read_to_string(fake.dir.join("rustup.log")).unwrap_or_default();
-        let asked: Vec<_> = asked
-            .lines()
-            .map(|line| line.replace("component add ", ""))
-            .collect();
+        let asked: Vec<_> = asked.lines().map(|line| line.replace("component add ", "")).collect();
         assert_eq!(asked.join(" "), log, "{words:?}: {text}");
     }
 }

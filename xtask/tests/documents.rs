@@ -15,11 +15,7 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// The pages, from the root.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![
-        "README.md".into(),
-        "CONTRIBUTING.md".into(),
-        "CHANGELOG.md".into(),
-    ];
+    let mut pages = vec!["README.md".into(), "CONTRIBUTING.md".into(), "CHANGELOG.md".into()];
     for folder in ["docs", "docs/decisions", "docs/log"] {
         let entries = fs::read_dir(root().join(folder)).expect("a folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -32,9 +28,7 @@ fn pages() -> Vec<PathBuf> {
 /// What stands between `open` and `close`, from each `open` on.
 fn between<'a>(text: &'a str, open: &str, close: char) -> Vec<&'a str> {
     let parts = text.split(open).skip(1);
-    parts
-        .filter_map(|part| Some(part.split_once(close)?.0))
-        .collect()
+    parts.filter_map(|part| Some(part.split_once(close)?.0)).collect()
 }
 
 #[test]
@@ -44,11 +38,7 @@ fn every_link_leads_somewhere() {
         for link in between(&read(&page), "](", ')') {
             let file = link.split('#').next().unwrap_or(link);
             if !link.contains("://") && !file.is_empty() {
-                assert!(
-                    root().join(folder).join(file).exists(),
-                    "{}: {link}",
-                    page.display()
-                );
+                assert!(root().join(folder).join(file).exists(), "{}: {link}", page.display());
             }
         }
     }
@@ -87,9 +77,7 @@ fn the_reading_order_names_files_that_are_there() {
     let layout = read("docs/layout.md");
     let order = between(&layout, "## Reading order", '#')[0];
     let files: Vec<&str> = order.split('`').skip(1).step_by(2).collect();
-    let files = files
-        .iter()
-        .filter(|name| name.contains(".rs") || name.ends_with('/'));
+    let files = files.iter().filter(|name| name.contains(".rs") || name.ends_with('/'));
     let mut count = 0;
     for file in files {
         count += 1;
@@ -113,10 +101,7 @@ fn the_readme_shows_r222942_as_it_is_seen() {
     let line: usize = line.parse().expect("a number");
     let source = read(file);
     let asserts = |text: &&str| text.contains("mi_switch") && text.contains("is in service");
-    let at = source
-        .lines()
-        .position(|line| asserts(&line))
-        .map(|at| at + 1);
+    let at = source.lines().position(|line| asserts(&line)).map(|at| at + 1);
     assert_eq!(Some(line), at, "README.md shows a line of {file}");
 }
 
@@ -125,10 +110,7 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
     let source = read("kernel/src/ktest/bugs.rs");
     let table = between(&source, "const BUGS", ';')[0];
     let names: BTreeSet<&str> = table.split('"').skip(1).step_by(4).collect();
-    assert!(
-        names.len() > 30 && names.contains("no-nested-section"),
-        "{names:?}"
-    );
+    assert!(names.len() > 30 && names.contains("no-nested-section"), "{names:?}");
     let testing = read("docs/testing.md");
     let mut documented = BTreeSet::new();
     for row in testing.lines().filter(|line| line.starts_with("| `")) {
@@ -144,10 +126,7 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
         for test in tests.split('`').skip(1).step_by(2) {
             let (module, function) = test.rsplit_once("::").expect("module and function");
             let file = format!("tests/src/{}.rs", module.replace("::", "/"));
-            assert!(
-                read(&file).contains(&format!("fn {function}(")),
-                "{name}: no {test}"
-            );
+            assert!(read(&file).contains(&format!("fn {function}(")), "{name}: no {test}");
         }
     }
     assert_eq!(documented, names);
@@ -164,9 +143,7 @@ fn is_there(folders: &[&str], path: &str) -> bool {
         .flat_map(|folder| files.iter().map(move |file| root().join(folder).join(file)));
     places.any(|place| {
         let text = fs::read_to_string(place).unwrap_or_default();
-        ["(", "<"]
-            .iter()
-            .any(|open| text.contains(&format!("fn {function}{open}")))
+        ["(", "<"].iter().any(|open| text.contains(&format!("fn {function}{open}")))
     })
 }
 
@@ -177,12 +154,7 @@ fn every_set_that_is_walked_has_a_check_that_is_there() {
     let page = read("docs/models.md");
     let table = between(&page, "## Lost members\n", '#')[0];
     let models = read("model/src/models.rs");
-    let walks_in = [
-        "kernel/plat/src",
-        "kernel/heart/src",
-        "kernel/heart/src/more",
-        "kernel/src",
-    ];
+    let walks_in = ["kernel/plat/src", "kernel/heart/src", "kernel/heart/src/more", "kernel/src"];
     let tests_in = [
         "kernel/plat/src",
         "kernel/plat/tests",

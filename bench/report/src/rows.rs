@@ -48,18 +48,10 @@ pub(crate) const KNOWN: [Known; 23] = [
     known("boot_all_cpus", "entry to all online", Some(10_000_000), "500000000", "-"),
 ];
 
+#[rustfmt::skip]
 const fn known(
-    name: &'static str,
-    what: &'static str,
-    target: Option<u64>,
-    linux: &'static str,
-    freebsd: &'static str,
+    name: &'static str, what: &'static str, target: Option<u64>,
+    linux: &'static str, freebsd: &'static str,
 ) -> Known {
-    Known {
-        name,
-        what,
-        target,
-        linux,
-        freebsd,
-    }
+    Known { name, what, target, linux, freebsd }
 }

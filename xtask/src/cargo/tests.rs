@@ -2,22 +2,10 @@ use super::*;
 
 #[test]
 fn the_outer_cargo_leaves_no_trace() {
-    for gone in [
-        "CARGO",
-        "CARGO_MANIFEST_DIR",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "RUSTC",
-    ] {
+    for gone in ["CARGO", "CARGO_MANIFEST_DIR", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC"] {
         assert!(!passes(gone), "{gone}");
     }
-    for kept in [
-        "PATH",
-        "CARGO_HOME",
-        "CARGO_TARGET_DIR",
-        "CARGO_TERM_COLOR",
-        "RUSTUP_HOME",
-    ] {
+    for kept in ["PATH", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_TERM_COLOR", "RUSTUP_HOME"] {
         assert!(passes(kept), "{kept}");
     }
 }

@@ -119,18 +119,11 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         };
         say!("{word} {name:<24} {seconds:>7.1} s");
     }
-    let count = |of| {
-        results
-            .iter()
-            .filter(|(_, outcome, _)| *outcome == of)
-            .count()
-    };
+    let count = |of| results.iter().filter(|(_, outcome, _)| *outcome == of).count();
     let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
     let mut line = format!("{passed} passed, {failed} failed");
-    for (count, what) in [
-        (count(Outcome::Skipped), "skipped"),
-        (total - results.len(), "not run"),
-    ] {
+    for (count, what) in [(count(Outcome::Skipped), "skipped"), (total - results.len(), "not run")]
+    {
         if count > 0 {
             line.push_str(&format!(", {count} {what}"));
         }
@@ -151,10 +144,7 @@ fn run(name: &str, line: &str) -> Result<Outcome> {
         say!("skipped\n{}", error.shown());
         return Ok(Outcome::Skipped);
     }
-    say!(
-        "$ {}",
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
-    );
+    say!("$ {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
     Ok(match command_of(line)?.stdin(Stdio::null()).status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(_) => Outcome::Failed,
@@ -175,20 +165,13 @@ fn command_of(line: &str) -> Result<Command> {
         [program, words @ ..] => {
             let target = paths::target_dir();
             let mut command = tool(program);
-            command.args(
-                words
-                    .iter()
-                    .map(|word| paths::replaced(word.as_ref(), "{target}", &target)),
-            );
+            command
+                .args(words.iter().map(|word| paths::replaced(word.as_ref(), "{target}", &target)));
             command
         }
         [] => unreachable!("a line has a program"),
     };
-    command.envs(
-        variables
-            .iter()
-            .filter_map(|variable| variable.split_once('=')),
-    );
+    command.envs(variables.iter().filter_map(|variable| variable.split_once('=')));
     Ok(command)
 }
 

@@ -40,20 +40,13 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let _own = lock::wait("coverage", "another `cargo xtask coverage`")?;
     let mut command = cargo("llvm-cov");
     command.args(["--quiet", "--no-cfg-coverage", "-p", "plat", "-p", "heart"]);
-    command.args([
-        "--ignore-filename-regex",
-        TESTS,
-        "--fail-under-lines",
-        LEAST,
-    ]);
+    command.args(["--ignore-filename-regex", TESTS, "--fail-under-lines", LEAST]);
     if options.lines {
         command.arg("--show-missing-lines");
     }
     if options.branches {
         tools::nightly(&["llvm-tools"])?;
-        command
-            .env("RUSTUP_TOOLCHAIN", tools::NIGHTLY)
-            .arg("--branch");
+        command.env("RUSTUP_TOOLCHAIN", tools::NIGHTLY).arg("--branch");
     }
     succeeds(&mut command)
 }

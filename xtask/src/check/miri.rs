@@ -35,10 +35,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     // What the tests leak on purpose, as the memory of a CPU, is not looked at: the heart itself
     // allocates nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
-    flags.push_str(&format!(
-        " -Zmiri-many-seeds={} -Zmiri-ignore-leaks",
-        options.seeds
-    ));
+    flags.push_str(&format!(" -Zmiri-many-seeds={} -Zmiri-ignore-leaks", options.seeds));
     let status = tool("rustup")
         .args(["run", tools::NIGHTLY, "cargo", "miri", "test", "--locked"])
         .args(["-p", "plat", "-p", "heart", "--tests", "--"])

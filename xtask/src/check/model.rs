@@ -10,11 +10,7 @@ use std::ffi::OsString;
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "OPTIONS"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     words: Vec<OsString>,
 }
 
@@ -25,9 +21,7 @@ pub(crate) struct Options {
 pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     needs_its_host()?;
     let mut explorer = cargo("run");
-    explorer
-        .args(["--quiet", "--release", "-p", "model", "--"])
-        .args(words);
+    explorer.args(["--quiet", "--release", "-p", "model", "--"]).args(words);
     let status = explorer.status().context("cannot start cargo")?;
     match status.code() {
         // All of it: the machine code too.

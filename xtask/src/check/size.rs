@@ -36,12 +36,8 @@ const PARTS: [(&str, &str, &str); 12] = [
 ];
 
 /// Where circles of imports are looked for, and how many names of a path make a module.
-const GRAPHS: [(&str, usize); 4] = [
-    ("kernel/plat/src", 1),
-    ("kernel/heart/src", 1),
-    ("kernel/src", 1),
-    ("xtask/src", 2),
-];
+const GRAPHS: [(&str, usize); 4] =
+    [("kernel/plat/src", 1), ("kernel/heart/src", 1), ("kernel/src", 1), ("xtask/src", 2)];
 
 /// Where a switch (`cfg`) is at home.
 const SWITCHES_AT_HOME: [&str; 2] = ["kernel/src/arch/", "kernel/heart/src/shim"];
@@ -75,24 +71,14 @@ pub(crate) fn command() -> Result<()> {
     for (dir, depth) in GRAPHS {
         let circle = largest_circle(&imports(&files, dir, depth));
         let names = circle.iter().cloned().collect::<Vec<_>>().join(" ");
-        say!(
-            "largest circle of imports in {dir}: {} modules {names}",
-            circle.len()
-        );
+        say!("largest circle of imports in {dir}: {} modules {names}", circle.len());
     }
     for file in files.iter().filter(|file| file.code.len() > LONG_FILE) {
-        say!(
-            "long file: {} has {} lines of code",
-            file.name,
-            file.code.len()
-        );
+        say!("long file: {} has {} lines of code", file.name, file.code.len());
     }
     for file in &files {
         for (function, lines) in functions(&file.code).filter(|(_, lines)| *lines > LONG_FUNCTION) {
-            say!(
-                "long function: {function} in {} has {lines} lines",
-                file.name
-            );
+            say!("long function: {function} in {} has {lines} lines", file.name);
         }
     }
     Ok(())
@@ -106,14 +92,9 @@ fn table(files: &[File]) -> String {
         let lines: usize = of_part.iter().map(|file| file.lines).sum();
         let mut code: Vec<usize> = of_part.iter().map(|file| file.code.len()).collect();
         code.sort_unstable();
-        let (sum, median) = (
-            code.iter().sum::<usize>(),
-            code.get(code.len() / 2).unwrap_or(&0),
-        );
+        let (sum, median) = (code.iter().sum::<usize>(), code.get(code.len() / 2).unwrap_or(&0));
         let files = of_part.len();
-        table.push_str(&format!(
-            "\n{name:<14} {files:>5} {lines:>6} {sum:>6} {median:>12}"
-        ));
+        table.push_str(&format!("\n{name:<14} {files:>5} {lines:>6} {sum:>6} {median:>12}"));
     }
     table
 }
@@ -130,25 +111,13 @@ fn measured() -> Result<Vec<File>> {
     for path in found {
         let text = paths::read_text(&path)?;
         tests.extend(test_modules(&path, &text));
-        let name = path
-            .strip_prefix(&root)
-            .unwrap_or(&path)
-            .display()
-            .to_string();
+        let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
         let name = name.replace('\\', "/");
         let Some(part) = PARTS.iter().rposition(|(_, dir, _)| name.starts_with(dir)) else {
             continue;
         };
         let code = code(&text);
-        files.push((
-            path,
-            File {
-                name,
-                part,
-                lines: text.lines().count(),
-                code,
-            },
-        ));
+        files.push((path, File { name, part, lines: text.lines().count(), code }));
     }
     files.retain(|(path, _)| !tests.contains(path));
     Ok(files.into_iter().map(|(_, file)| file).collect())
@@ -168,33 +137,15 @@ fn sources(dir: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
 
 /// The files of the modules that a source declares under `#[cfg(test)]`.
 fn test_modules(path: &Path, source: &str) -> Vec<PathBuf> {
-    let is_root = ["lib", "main", "mod"]
-        .iter()
-        .any(|stem| path.with_extension("").ends_with(stem));
-    let folder = if is_root {
-        path.with_file_name("")
-    } else {
-        path.with_extension("")
-    };
-    let mut lines = source
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| *line != "#[cfg(test)]");
+    let is_root = ["lib", "main", "mod"].iter().any(|stem| path.with_extension("").ends_with(stem));
+    let folder = if is_root { path.with_file_name("") } else { path.with_extension("") };
+    let mut lines = source.lines().map(str::trim).skip_while(|line| *line != "#[cfg(test)]");
     let mut found = Vec::new();
     while lines.next().is_some() {
-        let module = lines
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("pub(crate) ");
-        let module = module
-            .strip_prefix("mod ")
-            .and_then(|name| name.strip_suffix(';'));
+        let module = lines.next().unwrap_or_default().trim_start_matches("pub(crate) ");
+        let module = module.strip_prefix("mod ").and_then(|name| name.strip_suffix(';'));
         found.extend(module.map(|name| folder.join(name).with_extension("rs")));
-        while lines
-            .clone()
-            .next()
-            .is_some_and(|line| line != "#[cfg(test)]")
-        {
+        while lines.clone().next().is_some_and(|line| line != "#[cfg(test)]") {
             lines.next();
         }
     }
@@ -202,29 +153,20 @@ fn test_modules(path: &Path, source: &str) -> Vec<PathBuf> {
 }
 
 fn code(source: &str) -> Vec<(usize, String)> {
-    let lines = source
-        .lines()
-        .enumerate()
-        .map(|(at, line)| (at + 1, line.to_string()));
+    let lines = source.lines().enumerate().map(|(at, line)| (at + 1, line.to_string()));
     let is_code = |line: &str| !line.is_empty() && !line.starts_with("//");
-    lines
-        .filter(|(_, line)| is_code(line.trim_start()))
-        .collect()
+    lines.filter(|(_, line)| is_code(line.trim_start())).collect()
 }
 
 fn is_product(file: &File) -> bool {
     PARTS[file.part].2.contains("product")
-        && !SWITCHES_AT_HOME
-            .iter()
-            .any(|home| file.name.starts_with(home))
+        && !SWITCHES_AT_HOME.iter().any(|home| file.name.starts_with(home))
 }
 
 /// How many lines have a `cfg` besides that of unit tests.
 fn switches(file: &File) -> usize {
     let is_switch = |line: &str| {
-        ["#[cfg(", "#![cfg(", "cfg!(", "cfg_attr("]
-            .iter()
-            .any(|cfg| line.contains(cfg))
+        ["#[cfg(", "#![cfg(", "cfg!(", "cfg_attr("].iter().any(|cfg| line.contains(cfg))
             && !line.contains("cfg(test)")
     };
     file.code.iter().filter(|(_, line)| is_switch(line)).count()
@@ -238,15 +180,9 @@ fn functions(code: &[(usize, String)]) -> impl Iterator<Item = (&str, usize)> {
         let mut words = line.split_whitespace();
         let is_prefix = |word: &str| word.starts_with("pub") || ["const", "unsafe"].contains(&word);
         let word = words.find(|word| !is_prefix(word))?;
-        let name = words
-            .next()
-            .filter(|_| word == "fn")?
-            .split(['(', '<'])
-            .next()?;
+        let name = words.next().filter(|_| word == "fn")?.split(['(', '<']).next()?;
         let end = |line: &str| line.starts_with(&format!("{:start$}}}", ""));
-        let head = code[at..]
-            .iter()
-            .find(|(_, line)| line.ends_with(['{', ';', '}']))?;
+        let head = code[at..].iter().find(|(_, line)| line.ends_with(['{', ';', '}']))?;
         let (last, _) = code[at..].iter().find(|(_, line)| end(line))?;
         head.1.ends_with('{').then(|| (name, last - first + 1))
     })
@@ -256,11 +192,7 @@ fn functions(code: &[(usize, String)]) -> impl Iterator<Item = (&str, usize)> {
 fn imports(files: &[File], dir: &str, depth: usize) -> BTreeMap<String, BTreeSet<String>> {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let modules = files.iter().filter_map(|file| {
-        let name = file
-            .name
-            .strip_prefix(dir)?
-            .trim_matches('/')
-            .strip_suffix(".rs")?;
+        let name = file.name.strip_prefix(dir)?.trim_matches('/').strip_suffix(".rs")?;
         let name = name.strip_suffix("/mod").unwrap_or(name);
         let names: Vec<&str> = name.split('/').take(depth).collect();
         Some((names.join("::"), file)).filter(|(name, _)| !["lib", "main"].contains(&&**name))
@@ -272,47 +204,30 @@ fn imports(files: &[File], dir: &str, depth: usize) -> BTreeMap<String, BTreeSet
         let above = module.rsplit_once("::").map_or("", |(above, _)| above);
         let mut names = Vec::new();
         for (root, before) in [("crate::", ""), ("super::", above), ("self::", module)] {
-            let before = if before.is_empty() {
-                String::new()
-            } else {
-                format!("{before}::")
-            };
+            let before = if before.is_empty() { String::new() } else { format!("{before}::") };
             for (at, _) in text.match_indices(root) {
                 members(&text[at + root.len()..], &before, &mut names);
             }
         }
         let is_used = |child: &str| text.contains(&format!(" {child}::"));
-        let children = modules
-            .iter()
-            .filter_map(|(name, _)| name.strip_prefix(module)?.strip_prefix("::"));
+        let children =
+            modules.iter().filter_map(|(name, _)| name.strip_prefix(module)?.strip_prefix("::"));
         names.extend(
-            children
-                .filter(|child| is_used(child))
-                .map(|child| format!("{module}::{child}")),
+            children.filter(|child| is_used(child)).map(|child| format!("{module}::{child}")),
         );
         let known = |name: &&String| {
-            let leads = modules
-                .iter()
-                .map(|(known, _)| known)
-                .filter(|known| is_of(name, known));
+            let leads = modules.iter().map(|(known, _)| known).filter(|known| is_of(name, known));
             leads.max_by_key(|known| known.len())
         };
-        let imported = names
-            .iter()
-            .filter_map(|name| known(&name))
-            .filter(|name| *name != module);
-        graph
-            .entry(module.clone())
-            .or_default()
-            .extend(imported.cloned());
+        let imported = names.iter().filter_map(|name| known(&name)).filter(|name| *name != module);
+        graph.entry(module.clone()).or_default().extend(imported.cloned());
     }
     graph
 }
 
 /// Whether a path leads into a module.
 fn is_of(path: &str, module: &str) -> bool {
-    path.strip_prefix(module)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// The paths that begin here, `a::b` or `{a::b, c}`, behind `before`. How long they are.
@@ -344,16 +259,11 @@ fn largest_circle(graph: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String
         }
         reached
     };
-    let reach: BTreeMap<&String, BTreeSet<String>> = graph
-        .keys()
-        .map(|module| (module, reached(module)))
-        .collect();
+    let reach: BTreeMap<&String, BTreeSet<String>> =
+        graph.keys().map(|module| (module, reached(module))).collect();
     let circle = |module: &String| -> BTreeSet<String> {
         let others = reach[module].iter();
-        others
-            .filter(|other| reach[other].contains(module))
-            .cloned()
-            .collect()
+        others.filter(|other| reach[other].contains(module)).cloned().collect()
     };
     let circles = graph.keys().map(circle);
     circles.max_by_key(BTreeSet::len).unwrap_or_default()

@@ -48,16 +48,8 @@ pub(crate) fn emitted(options: &Emitted) -> Result<()> {
     let own = lock::folder("emitted", "emitted")?;
     let kernel = image::built_into(&own.dir, KERNEL, false)?;
     let kbench = image::built_into(&own.dir, KBENCH, false)?;
-    let images = [
-        ("TRYST_KERNEL", kernel.as_os_str()),
-        ("TRYST_KBENCH", kbench.as_os_str()),
-    ];
-    run(
-        "emitted",
-        &["--ignored", "--show-output"],
-        options.write,
-        &images,
-    )
+    let images = [("TRYST_KERNEL", kernel.as_os_str()), ("TRYST_KBENCH", kbench.as_os_str())];
+    run("emitted", &["--ignored", "--show-output"], options.write, &images)
 }
 
 /// `cargo xtask docs`.
@@ -72,9 +64,7 @@ pub(crate) fn docs(options: &Docs) -> Result<()> {
 /// Runs a test of xtask with these words for it; it may write into the tree if that is said.
 fn run(test: &str, words: &[&str], write: bool, more: &[(&str, &std::ffi::OsStr)]) -> Result<()> {
     let mut command = cargo("test");
-    command
-        .args(["--quiet", "-p", "xtask", "--test", test, "--"])
-        .args(words);
+    command.args(["--quiet", "-p", "xtask", "--test", test, "--"]).args(words);
     command.envs(more.iter().copied());
     if write {
         command.env("TRYST_WRITE", "1");

@@ -29,12 +29,7 @@ pub(crate) struct MachineOptions {
     #[arg(long, value_name = "N", value_parser = cpus)]
     smp: Option<Cpus>,
     /// The kernel's command line, such as 'log=debug,smp=trace'.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) append: String,
     /// Memory of the machine.
@@ -117,11 +112,7 @@ impl BootOptions {
         if let Some(accel) = &machine.accel {
             return lacks(format!("--accel {accel}"));
         }
-        if machine
-            .smp
-            .as_ref()
-            .is_some_and(|cpus| cpus.topology.is_some())
-        {
+        if machine.smp.as_ref().is_some_and(|cpus| cpus.topology.is_some()) {
             return lacks("topology: --smp takes a number".to_string());
         }
         self.boot = Some(BootPath::Bios);

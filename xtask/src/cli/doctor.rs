@@ -32,9 +32,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         let missing = found.iter().filter(|(_, found)| matches!(found, Ok(None)));
         let missing: Vec<&Tool> = missing.map(|(tool, _)| *tool).collect();
         if !missing.is_empty() {
-            tools::install(&missing)
-                .iter()
-                .for_each(|error| eprintln!("{}", error.shown()));
+            tools::install(&missing).iter().for_each(|error| eprintln!("{}", error.shown()));
             found = probed();
         }
     }
@@ -50,11 +48,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         say!("\nTo install what can be installed:\n    cargo xtask doctor --install");
     }
     let lacks = |(tool, found): &Probed| tool.is_required && !matches!(found, Ok(Some(_)));
-    if found.iter().any(lacks) {
-        Err(reported(Exit::Environment))
-    } else {
-        Ok(())
-    }
+    if found.iter().any(lacks) { Err(reported(Exit::Environment)) } else { Ok(()) }
 }
 
 fn print((tool, found): &Probed) {
@@ -64,15 +58,8 @@ fn print((tool, found): &Probed) {
     };
     let (mark, text) = match found {
         Ok(Some(text)) => (term::green("ok     "), text.clone()),
-        Ok(None) => (
-            missing(),
-            format!("for {}: {}", tool.purpose, tool.remedy()),
-        ),
+        Ok(None) => (missing(), format!("for {}: {}", tool.purpose, tool.remedy())),
         Err(error) => (missing(), error.one_line()),
     };
-    say!(
-        "{:<16} {mark}  {}",
-        tool.name,
-        text.replace('\n', "\n                          ")
-    );
+    say!("{:<16} {mark}  {}", tool.name, text.replace('\n', "\n                          "));
 }

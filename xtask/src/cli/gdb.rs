@@ -63,38 +63,20 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         smp: smp.unwrap_or(nearest),
         mem: asked.mem,
         accel: "tcg,thread=single".to_string(),
-        medium: Medium::Kernel {
-            elf: elf.clone(),
-            append,
-        },
+        medium: Medium::Kernel { elf: elf.clone(), append },
         extra,
     };
     let accel = asked.accel.as_deref();
     accel::settle("gdb", &emulator, &mut machine, accel, asked.ask(), dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
-    paths::write(
-        &script,
-        commands(&elf, elf::entry(&elf)?, port, options.batch_check),
-    )?;
+    paths::write(&script, commands(&elf, elf::entry(&elf)?, port, options.batch_check))?;
 
-    say!(
-        "$ {} -S -gdb tcp::{port}",
-        machine.command_line(&qemu.program)
-    );
+    say!("$ {} -S -gdb tcp::{port}", machine.command_line(&qemu.program));
     let mut command = Command::new(&qemu.program);
     let console = dir.join("console.log");
-    command
-        .args(machine.args())
-        .arg("-serial")
-        .arg(paths::joined("file:", &console));
-    command.args([
-        "-serial",
-        "null",
-        "-S",
-        "-gdb",
-        &format!("tcp:127.0.0.1:{port}"),
-    ]);
+    command.args(machine.args()).arg("-serial").arg(paths::joined("file:", &console));
+    command.args(["-serial", "null", "-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     let errors = dir.join("qemu.log");
     let errors = File::create(&errors).with_context(|| paths::shown(&errors))?;
     // QEMU never reads it, and holds the lock for as long as it runs: gdb takes our place.
@@ -109,9 +91,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 
 /// Command line, QEMU's arguments and number of CPUs for a test.
 fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsString>, u32)> {
-    let Some(test) = registry::read(&paths::read(elf)?)?
-        .into_iter()
-        .find(|test| test.name == name)
+    let Some(test) = registry::read(&paths::read(elf)?)?.into_iter().find(|test| test.name == name)
     else {
         return Err(usage("gdb", format!("there is no test {name}"))
             .hint("cargo xtask test --list shows them all"));
@@ -120,18 +100,12 @@ fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsS
     cmdline::check_test(&test, None, asked)?;
     let append = test.command_line(options.seed, &asked.append);
     let smp = test.nearest(CPUS);
-    Ok((
-        append,
-        test.qemu.into_iter().chain(asked.extra()).collect(),
-        smp,
-    ))
+    Ok((append, test.qemu.into_iter().chain(asked.extra()).collect(), smp))
 }
 
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener
-        .map(|address| address.port())
-        .context("no free port for gdb")
+    listener.map(|address| address.port()).context("no free port for gdb")
 }
 
 /// gdb's commands. The ELF's entry is where every boot path meets. The
@@ -172,11 +146,7 @@ end
 "
     );
     text.extend_from_slice(rest.as_bytes());
-    text.extend_from_slice(if check {
-        b"continue\nwhere 3\ncpus\nkill\n"
-    } else {
-        b"continue\n"
-    });
+    text.extend_from_slice(if check { b"continue\nwhere 3\ncpus\nkill\n" } else { b"continue\n" });
     text
 }
 
@@ -203,11 +173,7 @@ fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()
     let _ = qemu.wait();
     guard::remove(&qemu);
     let status = status.context("cannot start gdb")?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(reported(Exit::Failed))
-    }
+    if status.success() { Ok(()) } else { Err(reported(Exit::Failed)) }
 }
 
 /// Starts a shell that waits until this process, which becomes gdb, is gone,
@@ -219,10 +185,7 @@ fn watch(qemu: &Child) -> Result<()> {
         format!("while kill -0 {gdb}; do sleep 1; done 2>/dev/null; kill -s KILL -- -{qemu}");
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     guard::own_group(&mut command);
     command.spawn().map(|_| ()).context("cannot start sh")
 }

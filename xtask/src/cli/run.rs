@@ -114,22 +114,11 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
     let ending = ended.ending;
     let exit = ending.exit(options.machine.ask());
     let word = ending.kind.word();
-    let word = if exit.is_none() {
-        term::green(word)
-    } else {
-        term::red(word)
-    };
-    say!(
-        "xtask: {word} after {:.2} s: {}",
-        ended.time.as_secs_f64(),
-        ending.text
-    );
+    let word = if exit.is_none() { term::green(word) } else { term::red(word) };
+    say!("xtask: {word} after {:.2} s: {}", ended.time.as_secs_f64(), ending.text);
     let Some(exit) = exit else { return Ok(()) };
     if ending.kind != Kind::Setup {
-        say!(
-            "xtask: console log: {}",
-            paths::shown(&dir.join("console.log"))
-        );
+        say!("xtask: console log: {}", paths::shown(&dir.join("console.log")));
     }
     Err(reported(exit))
 }

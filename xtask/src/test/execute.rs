@@ -91,15 +91,9 @@ impl Bench<'_> {
     /// Makes one boot and judges it; `None` if Ctrl-C has ended it.
     fn make(&self, job: &Job, workers: usize) -> Option<Done> {
         let done = |ending, ended: Option<Ended>| {
-            let (time, console) = ended
-                .map(|ended| (ended.time, ended.console))
-                .unwrap_or_default();
-            Some(Done {
-                job: job.clone(),
-                ending,
-                seconds: time.as_secs_f64(),
-                console,
-            })
+            let (time, console) =
+                ended.map(|ended| (ended.time, ended.console)).unwrap_or_default();
+            Some(Done { job: job.clone(), ending, seconds: time.as_secs_f64(), console })
         };
         if let Some(reason) = &job.ignored {
             return done(Ending::new(Kind::Ignored, reason), None);
@@ -120,16 +114,8 @@ impl Bench<'_> {
     }
 
     fn boot(&self, job: &Job, machine: &Machine, workers: usize) -> Result<Ended> {
-        let prefix = if workers > 1 {
-            format!("{}| ", job.title())
-        } else {
-            String::new()
-        };
-        let echo = if self.options.no_capture {
-            Echo::Prefixed(prefix)
-        } else {
-            Echo::Off
-        };
+        let prefix = if workers > 1 { format!("{}| ", job.title()) } else { String::new() };
+        let echo = if self.options.no_capture { Echo::Prefixed(prefix) } else { Echo::Off };
         let boot = Boot {
             emulator: &self.emulator,
             machine,
@@ -147,9 +133,7 @@ impl Bench<'_> {
     /// # Errors
     /// When its disk image cannot be made or its firmware is missing.
     fn machine(&self, job: &Job) -> Result<Machine> {
-        let append = job
-            .test
-            .command_line(job.seed, &self.options.machine.append);
+        let append = job.test.command_line(job.seed, &self.options.machine.append);
         let (elf, emulator) = (&self.elf, &self.emulator);
         let medium = image::medium(emulator, job.boot, elf, &append, &job.dir, || {
             self.images.get(job.boot, elf, &append)

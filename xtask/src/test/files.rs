@@ -26,11 +26,7 @@ fn case(done: &Done) -> TestCase {
     let job = &done.job;
     let title = job.title();
     let (class, name) = title.split_once("::").unwrap_or(("ktest", &title));
-    let run = if job.run == 0 {
-        String::new()
-    } else {
-        format!(" run {}", job.run + 1)
-    };
+    let run = if job.run == 0 { String::new() } else { format!(" run {}", job.run + 1) };
     let status = if done.is_ignored() {
         let mut status = TestCaseStatus::skipped();
         status.set_message(&*done.ending.text);
@@ -45,8 +41,7 @@ fn case(done: &Done) -> TestCase {
         status
     };
     let mut case = TestCase::new(format!("{name}{run}"), status);
-    case.set_classname(class)
-        .set_time(Duration::from_secs_f64(done.seconds));
+    case.set_classname(class).set_time(Duration::from_secs_f64(done.seconds));
     if done.has_failed() {
         case.set_system_out(&*done.console);
     } else if saw(done) {

@@ -66,10 +66,7 @@ impl Results {
                 "fail" if ours => {
                     let (place, message) = text.split_once(' ').unwrap_or((text, ""));
                     let place = Some(place.to_string());
-                    results.said = Some(Ending {
-                        place,
-                        ..Ending::new(Kind::Fail, message)
-                    });
+                    results.said = Some(Ending { place, ..Ending::new(Kind::Fail, message) });
                 }
                 "end" => results.end = counts(rest),
                 _ => results.hello |= line == HELLO,
@@ -115,10 +112,7 @@ fn passed(ended: &Ended, results: &Results) -> Ending {
         (Some(Kind::Pass), Some((1, 0, 0))) => return Ending::of_code(33),
         (Some(Kind::Ignored), Some((0, 0, 1))) => return seen(ended, results),
         (Some(Kind::Fail), _) => {
-            return Ending {
-                kind: Kind::Wrong,
-                ..seen(ended, results)
-            };
+            return Ending { kind: Kind::Wrong, ..seen(ended, results) };
         }
         (None, None) => "no result and no end line".to_string(),
         (_, None) => "no end line".to_string(),
@@ -136,10 +130,7 @@ fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) 
     // the registry to say. `ok` and then the crash is not what is meant. (A hang may have been
     // asked by an NMI, and have said anything.)
     let is_told = results.end.is_none_or(|counts| counts == (0, 1, 0)) || kind == Kind::Hang;
-    let skipped = results
-        .said
-        .as_ref()
-        .is_some_and(|said| said.kind == Kind::Ignored);
+    let skipped = results.said.as_ref().is_some_and(|said| said.kind == Kind::Ignored);
     let seen = seen(ended, results);
     if ended.ending.kind == kind && is_told {
         return seen;
@@ -148,11 +139,7 @@ fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) 
         return passed(ended, results);
     }
     let text = format!("expected {name}; {}", seen.text);
-    let kind = if seen.kind == kind {
-        Kind::Wrong
-    } else {
-        seen.kind
-    };
+    let kind = if seen.kind == kind { Kind::Wrong } else { seen.kind };
     Ending { kind, text, ..seen }
 }
 
@@ -164,43 +151,23 @@ fn seen(ended: &Ended, results: &Results) -> Ending {
         own.push_str(&format!(": {chain}"));
     }
     let (place, text) = match (&results.said, panic_line(&ended.console)) {
-        (
-            Some(Ending {
-                kind: Kind::Ignored,
-                text,
-                ..
-            }),
-            _,
-        ) if kind == Kind::Pass => {
+        (Some(Ending { kind: Kind::Ignored, text, .. }), _) if kind == Kind::Pass => {
             return Ending::new(Kind::Ignored, text);
         }
-        (
-            Some(Ending {
-                kind: Kind::Fail,
-                text,
-                place,
-            }),
-            _,
-        ) => (place.clone(), text.clone()),
+        (Some(Ending { kind: Kind::Fail, text, place }), _) => (place.clone(), text.clone()),
         (_, Some((place, message))) => (place, format!("{}: {message}", kind.word())),
         _ => (None, own.clone()),
     };
     let place = place.filter(|place| place != "-");
     // Of a hang most likely no more than that it was asked, by an NMI.
     let is_asked = kind == Kind::Hang && text != own;
-    let text = if is_asked {
-        format!("{own}; the guest said: {text}")
-    } else {
-        text
-    };
+    let text = if is_asked { format!("{own}; the guest said: {text}") } else { text };
     Ending { kind, text, place }
 }
 
 /// The exceptions that led to a triple fault, `v=0d #GP -> v=08 #DF -> Triple fault`.
 fn chain(console: &str) -> Option<&str> {
-    let mut lines = console
-        .lines()
-        .filter_map(|line| line.strip_prefix("xtask: "));
+    let mut lines = console.lines().filter_map(|line| line.strip_prefix("xtask: "));
     lines.find(|text| text.starts_with("v="))
 }
 
@@ -212,9 +179,7 @@ fn panic_line(console: &str) -> Option<(Option<String>, String)> {
     let (front, message) = line.split_once(": ").unwrap_or((line, ""));
     let place = front.split_once(" at ").map(|(_, place)| {
         // Without the column.
-        let short = place
-            .rsplit_once(':')
-            .filter(|(front, _)| front.contains(':'));
+        let short = place.rsplit_once(':').filter(|(front, _)| front.contains(':'));
         short.map_or(place, |(front, _)| front).to_string()
     });
     Some((place, message.to_string()))

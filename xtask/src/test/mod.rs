@@ -84,13 +84,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     report.start(jobs.len(), &bench.emulator, &bench.accel);
     interrupt::watch()?;
     let total = jobs.len();
-    let done = execute::all(
-        &bench,
-        jobs,
-        workers(&request),
-        request.fail_fast,
-        &mut report,
-    );
+    let done = execute::all(&bench, jobs, workers(&request), request.fail_fast, &mut report);
     let seconds = started.elapsed().as_secs_f64();
     let passed = report.finish(&done, seconds);
     if let Some(file) = &request.junit {
@@ -120,19 +114,10 @@ fn none(request: &Options) -> Error {
 fn accelerator(request: &Options, emulator: &Emulator, elf: &Path, dir: &Path) -> Result<String> {
     let options = &request.machine;
     let mut machine = Machine {
-        smp: options
-            .cpus()
-            .into_iter()
-            .flatten()
-            .copied()
-            .max()
-            .unwrap_or(CPUS),
+        smp: options.cpus().into_iter().flatten().copied().max().unwrap_or(CPUS),
         mem: options.mem,
         accel: "tcg,thread=single".to_string(),
-        medium: Medium::Kernel {
-            elf: elf.to_path_buf(),
-            append: String::new(),
-        },
+        medium: Medium::Kernel { elf: elf.to_path_buf(), append: String::new() },
         extra: options.extra(),
     };
     let name = options.accel.as_deref();
@@ -142,11 +127,7 @@ fn accelerator(request: &Options, emulator: &Emulator, elf: &Path, dir: &Path) -
 
 fn selects(request: &Options, name: &str) -> bool {
     let matches = |filter: &String| {
-        if request.exact {
-            name == filter
-        } else {
-            name.contains(filter)
-        }
+        if request.exact { name == filter } else { name.contains(filter) }
     };
     let wanted = request.filters.is_empty() || request.filters.iter().any(matches);
     wanted && !request.skip.iter().any(matches)

@@ -113,11 +113,7 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
         for test in tests {
             for smp in cpu_counts(test, asked, &extra) {
                 let boot = options.boot.boot.unwrap_or(test.boot);
-                let suffix = if repeat > 1 {
-                    format!("-run{}", run + 1)
-                } else {
-                    String::new()
-                };
+                let suffix = if repeat > 1 { format!("-run{}", run + 1) } else { String::new() };
                 let name = format!("{}-smp{smp}{suffix}", test.name.replace("::", "."));
                 let seed = nth(base, run);
                 let named = !test.long || options.filters.contains(&test.name);
@@ -172,11 +168,7 @@ fn smp_argument(args: impl AsRef<[OsString]>) -> Option<u32> {
     if !has_option(args, "-smp") {
         return None;
     }
-    let value = args
-        .iter()
-        .skip_while(|arg| *arg != "-smp" && *arg != "--smp")
-        .nth(1)?
-        .to_str()?;
+    let value = args.iter().skip_while(|arg| *arg != "-smp" && *arg != "--smp").nth(1)?.to_str()?;
     let first = value.split(',').next()?;
     first.strip_prefix("cpus=").unwrap_or(first).parse().ok()
 }
@@ -248,11 +240,7 @@ pub(super) fn random() -> u64 {
 /// The seed of the `run`-th repetition: the base seed itself for the first, so
 /// that the seed a boot reports is the one that `--seed` replays.
 fn nth(base: u64, run: u32) -> u64 {
-    if run == 0 {
-        base
-    } else {
-        splitmix64(base.wrapping_add(u64::from(run)))
-    }
+    if run == 0 { base } else { splitmix64(base.wrapping_add(u64::from(run))) }
 }
 
 /// One step of SplitMix64 (Steele, Lea, Flood 2014): spreads neighbours apart.

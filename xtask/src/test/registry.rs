@@ -69,13 +69,8 @@ impl Test {
     /// The kernel's command line that runs this test, with more words after its own.
     pub(crate) fn command_line(&self, seed: u64, more: &str) -> String {
         let line = format!("test={} seed={seed:#x}", self.name);
-        let more = [&self.append, more]
-            .into_iter()
-            .filter(|words| !words.is_empty());
-        std::iter::once(line.as_str())
-            .chain(more)
-            .collect::<Vec<_>>()
-            .join(" ")
+        let more = [&self.append, more].into_iter().filter(|words| !words.is_empty());
+        std::iter::once(line.as_str()).chain(more).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -86,14 +81,10 @@ impl Test {
 /// does not understand.
 pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
     const WHERE: &str = "the test image";
-    let file = object::File::parse(elf)
-        .context("no ELF file")
-        .context(WHERE)?;
+    let file = object::File::parse(elf).context("no ELF file").context(WHERE)?;
     let section = file.section_by_name(".ktest_meta");
     let data = section.map_or(Ok(&[][..]), |section| section.data());
-    let data = data
-        .context("section .ktest_meta cannot be read")
-        .context(WHERE)?;
+    let data = data.context("section .ktest_meta cannot be read").context(WHERE)?;
     let mut tests = parse(&String::from_utf8_lossy(data)).context(WHERE)?;
     if tests.is_empty() {
         let none = anyhow!("{WHERE}: it holds no tests: section .ktest_meta is missing or empty");
@@ -104,10 +95,7 @@ pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
 }
 
 fn parse(text: &str) -> Result<Vec<Test>> {
-    let lines = text
-        .lines()
-        .map(|line| line.trim_matches('\0'))
-        .filter(|line| !line.is_empty());
+    let lines = text.lines().map(|line| line.trim_matches('\0')).filter(|line| !line.is_empty());
     let tests = lines.map(parse_test).collect::<Result<Vec<_>>>()?;
     for (at, test) in tests.iter().enumerate() {
         if tests[..at].iter().any(|other| other.name == test.name) {
@@ -123,12 +111,7 @@ pub(crate) fn parse_test(line: &str) -> Result<Test> {
     let mut test = Test::named(fields.next().unwrap_or_default().trim());
     test.attributes = fields.clone().map(String::from).collect();
     for field in fields {
-        let wrong = || {
-            format!(
-                "test {}: the attribute {field:?} is not understood",
-                test.name
-            )
-        };
+        let wrong = || format!("test {}: the attribute {field:?} is not understood", test.name);
         let wrong = wrong();
         set(&mut test, field).context(wrong)?;
     }

@@ -37,14 +37,7 @@ struct Tally {
 impl Report {
     /// A report; `replay` are the options that a replay of any boot needs.
     pub(super) fn new(replay: String, seed: u64, repeat: u32) -> Self {
-        Report {
-            progress: Progress::new(),
-            replay,
-            seed,
-            repeat,
-            total: 0,
-            ended: 0,
-        }
+        Report { progress: Progress::new(), replay, seed, repeat, total: 0, ended: 0 }
     }
 
     /// Prints the first lines.
@@ -71,21 +64,12 @@ impl Report {
         let result = if done.is_ignored() {
             format!("{}, {}", term::yellow("ignored"), ending.text)
         } else {
-            let word = if done.has_passed() {
-                term::green("ok")
-            } else {
-                term::red("FAILED")
-            };
+            let word = if done.has_passed() { term::green("ok") } else { term::red("FAILED") };
             format!("{word} ({:.2} s)", done.seconds)
         };
-        say!(
-            "test {}{run} ... {result}{}",
-            job.title(),
-            as_expected(done)
-        );
+        say!("test {}{run} ... {result}{}", job.title(), as_expected(done));
         if self.ended < self.total {
-            self.progress
-                .show(&format!("{} of {} boots", self.ended, self.total));
+            self.progress.show(&format!("{} of {} boots", self.ended, self.total));
         }
     }
 
@@ -152,9 +136,7 @@ impl Report {
         term::say(&ending.text);
         say!("seed: {:#x}", job.seed);
         say!("console: {}", console(job));
-        excerpt(&done.console)
-            .iter()
-            .for_each(|line| say!("    {line}"));
+        excerpt(&done.console).iter().for_each(|line| say!("    {line}"));
         let (test, smp, seed) = (&job.test.name, job.smp, job.seed);
         say!(
             "replay: cargo xtask test {test} --exact --smp {smp} --seed {seed:#x}{}\n",
@@ -170,10 +152,7 @@ fn as_expected(done: &Done) -> String {
     };
     let place = done.ending.place.as_ref().map(|place| format!("{place}: "));
     let (place, text) = (place.unwrap_or_default(), &done.ending.text);
-    format!(
-        ", {name} as expected:\n    {place}{text}\n    console: {}",
-        console(&done.job)
-    )
+    format!(", {name} as expected:\n    {place}{text}\n    console: {}", console(&done.job))
 }
 
 /// Where the console's log of a boot is.
@@ -203,9 +182,7 @@ fn complaints<'a>(consoles: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 fn excerpt(console: &str) -> Vec<String> {
     let lines: Vec<&str> = console.lines().collect();
     let tail = lines.len().saturating_sub(EXCERPT);
-    let panic = lines
-        .iter()
-        .position(|line| line.starts_with("panic on cpu"));
+    let panic = lines.iter().position(|line| line.starts_with("panic on cpu"));
     let first = panic.map_or(tail, |line| tail.min(line.saturating_sub(BEFORE_PANIC)));
     let last = lines.len().min(first + EXCERPT);
     let more = |count: usize, word: &str| (count > 0).then(|| format!("... {count} {word}"));
@@ -221,10 +198,7 @@ fn excerpt(console: &str) -> Vec<String> {
 
 /// Prints the tests that passed and failed; returns their number.
 fn flaky(tallies: &BTreeMap<String, Tally>) -> usize {
-    let flaky: Vec<_> = tallies
-        .iter()
-        .filter(|(_, t)| t.passed > 0 && t.failed > 0)
-        .collect();
+    let flaky: Vec<_> = tallies.iter().filter(|(_, t)| t.passed > 0 && t.failed > 0).collect();
     if !flaky.is_empty() {
         term::say("\nflaky, counted as failed:");
     }

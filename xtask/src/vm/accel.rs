@@ -63,11 +63,7 @@ pub(crate) fn settle(
     };
     let is_known = !words.contains("invalid accelerator");
     if !machine.emulates() && accel != own && is_known {
-        let why = format!(
-            "{} does not work here: {}",
-            accel.to_uppercase(),
-            reason(&words)
-        );
+        let why = format!("{} does not work here: {}", accel.to_uppercase(), reason(&words));
         machine.accel.clone_from(&own);
         if refusal(emulator, machine, dir)?.is_none() {
             let add = advice(&words);
@@ -81,10 +77,7 @@ pub(crate) fn settle(
             return Err(anyhow!("{why}").hint(hint));
         }
     }
-    let error = usage(
-        command,
-        format!("QEMU refuses its arguments: {}", reason(&words)),
-    );
+    let error = usage(command, format!("QEMU refuses its arguments: {}", reason(&words)));
     Err(match advice(&words) {
         Some(add) => error.hint(add),
         None => error,
@@ -106,10 +99,7 @@ pub(crate) fn describe(emulator: &Emulator) -> Result<String> {
         smp: 1,
         mem: 64,
         accel: native.to_string(),
-        medium: Medium::Disk {
-            image,
-            firmware: None,
-        },
+        medium: Medium::Disk { image, firmware: None },
         extra: Vec::new(),
     };
     let Some(words) = refusal(emulator, &machine, &own.dir)? else {

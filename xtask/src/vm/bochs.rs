@@ -60,11 +60,7 @@ pub(crate) fn find() -> Option<(PathBuf, PathBuf)> {
 
 /// The version of this Bochs, and whether it has its debugger.
 pub(crate) fn version(program: &Path) -> Option<(String, bool)> {
-    let output = Command::new(program)
-        .arg("--help")
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
+    let output = Command::new(program).arg("--help").stdin(Stdio::null()).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let after = text.split_once("Bochs x86 Emulator ")?.1;
@@ -82,12 +78,7 @@ impl Bochs {
         let (version, debugger) =
             found.with_context(|| format!("{} is no Bochs", paths::text(&program)))?;
         let display = Display::start(display)?;
-        Ok(Bochs {
-            program,
-            version,
-            debugger,
-            display,
-        })
+        Ok(Bochs { program, version, debugger, display })
     }
 
     /// The command that runs `machine` in its folder `dir`, which gets what it needs. The
@@ -112,9 +103,7 @@ impl Bochs {
             paths::write(&dir.join(COMMANDS), "continue\n")?;
             command.args(["-rc", COMMANDS]);
         }
-        command.arg(format!(
-            "com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}"
-        ));
+        command.arg(format!("com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}"));
         command
             .args(&machine.extra)
             .current_dir(dir)
@@ -169,9 +158,7 @@ pub(crate) fn cpus(words: &str, symbols: &Symbols) -> Vec<String> {
         let (front, rip) = line.split_once("| RIP=")?;
         let number = front.split_once("[CPU")?.1.split(']').next()?.trim();
         let rip = u64::from_str_radix(rip.split_whitespace().next()?, 16).ok()?;
-        let function = symbols
-            .line(rip)
-            .map_or(String::new(), |at| format!(" {at}"));
+        let function = symbols.line(rip).map_or(String::new(), |at| format!(" {at}"));
         Some(format!("cpu{number}: rip {rip:#x}{function}"))
     };
     words.lines().filter_map(cpu).collect()
@@ -221,9 +208,8 @@ impl Display {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         guard::prepare(&mut command);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", paths::text(program)))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", paths::text(program)))?;
         guard::add(&child);
         let mut line = String::new();
         if let Some(pipe) = child.stdout.take() {
@@ -240,12 +226,8 @@ impl Display {
         if let Some(mut pipe) = errors {
             let _ = pipe.read_to_string(&mut words);
         }
-        Err(anyhow!(
-            "{} gives no display and says:\n{}",
-            paths::text(program),
-            words.trim()
-        )
-        .hint("start it by hand, with -displayfd 1, to see why"))
+        Err(anyhow!("{} gives no display and says:\n{}", paths::text(program), words.trim())
+            .hint("start it by hand, with -displayfd 1, to see why"))
     }
 }
 

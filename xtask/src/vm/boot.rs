@@ -99,12 +99,7 @@ impl Boot<'_> {
             console.push_str(&line);
             append(&self.dir.join("console.log"), &line)?;
         }
-        Ok(Ended {
-            ending,
-            console,
-            results,
-            time,
-        })
+        Ok(Ended { ending, console, results, time })
     }
 
     fn start(&self, machine: &Machine, dir: &Path, echo: &Echo) -> Result<Vm> {
@@ -164,10 +159,7 @@ impl Boot<'_> {
             let text = "KVM could not go on; retry with --accel tcg for the exception chain";
             return Ok(Some(Ending::new(Kind::Crash, text)));
         };
-        let said = bochs::complaints(&vm.words())
-            .into_iter()
-            .next()
-            .unwrap_or_default();
+        let said = bochs::complaints(&vm.words()).into_iter().next().unwrap_or_default();
         Ok(Some(if said.contains(bochs::SOFT_OFF) {
             off(&said)
         } else if said.contains(bochs::TRIPLE_FAULT) {
@@ -276,10 +268,7 @@ impl Boot<'_> {
 fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
     match status.code() {
         Some(0) => {
-            let reason = vm
-                .qmp
-                .as_mut()
-                .and_then(crate::vm::qmp::Qmp::shutdown_reason);
+            let reason = vm.qmp.as_mut().and_then(crate::vm::qmp::Qmp::shutdown_reason);
             match reason.as_deref() {
                 Some("guest-reset") => Ending::new(Kind::TripleFault, "triple fault"),
                 other => off(other.unwrap_or("for no reason given")),
@@ -287,11 +276,9 @@ fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
         }
         // The code for a refusal of its own. With a monitor QEMU did start, and with console
         // output Bochs.
-        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => Ending::with_words(
-            Kind::Setup,
-            "the emulator did not start and",
-            &own_words(vm),
-        ),
+        Some(1) if vm.qmp.is_none() && vm.progress() == 0 => {
+            Ending::with_words(Kind::Setup, "the emulator did not start and", &own_words(vm))
+        }
         Some(code) => Ending::of_code(code),
         None => {
             let what = "a signal ended the emulator, which";
@@ -302,10 +289,7 @@ fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
 
 /// The machine went off for this reason, such as `guest-shutdown`.
 fn off(reason: &str) -> Ending {
-    Ending::new(
-        Kind::Off,
-        format!("the machine went off without a verdict ({reason})"),
-    )
+    Ending::new(Kind::Off, format!("the machine went off without a verdict ({reason})"))
 }
 
 /// What an emulator that has ended said itself.

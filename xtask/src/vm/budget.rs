@@ -19,10 +19,8 @@ pub(crate) struct Limits {
 }
 
 /// Where nothing else is asked for.
-pub(crate) const LIMITS: Limits = Limits {
-    quiet: Duration::from_secs(10),
-    total: Duration::from_secs(300),
-};
+pub(crate) const LIMITS: Limits =
+    Limits { quiet: Duration::from_secs(10), total: Duration::from_secs(300) };
 /// In all, where much is to be expected.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// Time by the clock without progress, of an idle guest.
@@ -77,11 +75,7 @@ impl Budget {
         let by_the_clock = |limit| Some(format!("no output for {:.0} s", seconds(limit)));
         let Some(cpu) = cpu else {
             let quiet = now.duration_since(self.wall);
-            return if quiet > most_quiet {
-                by_the_clock(most_quiet)
-            } else {
-                None
-            };
+            return if quiet > most_quiet { by_the_clock(most_quiet) } else { None };
         };
         if cpu.saturating_sub(self.at_work.1) >= idle_cpu {
             self.at_work = (now, cpu);

@@ -46,18 +46,14 @@ fn address(line: &str) -> Option<u64> {
         let return_address = number > 0;
         return Some(hex(rest.trim())? - u64::from(return_address));
     }
-    let on_a_cpu = trimmed
-        .strip_prefix("cpu")
-        .is_some_and(|rest| rest.contains(':'));
+    let on_a_cpu = trimmed.strip_prefix("cpu").is_some_and(|rest| rest.contains(':'));
     let (_, rest) = line.split_once("rip ").filter(|_| on_a_cpu)?;
     hex(rest.split_whitespace().next()?)
 }
 
 /// A number in the form `0x...`, with at least one bit set.
 fn hex(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16)
-        .ok()
-        .filter(|number| *number != 0)
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().filter(|number| *number != 0)
 }
 
 /// Takes bytes as they come and gives whole lines without control characters

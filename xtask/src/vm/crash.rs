@@ -31,20 +31,12 @@ pub(crate) fn report(log: &str, symbols: &Symbols) -> Vec<String> {
     if chain.is_empty() {
         return Vec::new();
     }
-    let names = chain
-        .iter()
-        .map(|e| format!("v={:02x} {}", e.vector, short_name(e.vector)));
-    let names = names
-        .chain(["Triple fault".to_string()])
-        .collect::<Vec<_>>();
+    let names = chain.iter().map(|e| format!("v={:02x} {}", e.vector, short_name(e.vector)));
+    let names = names.chain(["Triple fault".to_string()]).collect::<Vec<_>>();
     let mut lines = vec![names.join(" -> ")];
     for exception in &chain {
-        let cr2 = exception
-            .cr2
-            .map_or(String::new(), |cr2| format!(" cr2 {cr2:#x}"));
-        let function = symbols
-            .line(exception.ip)
-            .map_or(String::new(), |at| format!(" {at}"));
+        let cr2 = exception.cr2.map_or(String::new(), |cr2| format!(" cr2 {cr2:#x}"));
+        let function = symbols.line(exception.ip).map_or(String::new(), |at| format!(" {at}"));
         lines.push(format!(
             "  {} {}, error code {:#x}{cr2}, rsp {:#x}, rip {:#x}{function}",
             short_name(exception.vector),
@@ -64,9 +56,8 @@ fn chain(log: &str) -> Vec<Exception> {
     };
     let mut chain: Vec<Exception> = Vec::new();
     for exception in before.lines().rev().filter_map(parse) {
-        let related = chain
-            .last()
-            .is_none_or(|last| (last.ip, last.sp) == (exception.ip, exception.sp));
+        let related =
+            chain.last().is_none_or(|last| (last.ip, last.sp) == (exception.ip, exception.sp));
         // Other CPUs write into the same log: pass over what is theirs.
         if related {
             chain.push(exception);
@@ -83,15 +74,10 @@ fn chain(log: &str) -> Vec<Exception> {
 /// `  1: v=0e e=0002 i=0 cpl=0 IP=0008:ffffffff80201234 pc=... SP=0010:... CR2=...`.
 /// Interrupts and system calls are not exceptions.
 fn parse(line: &str) -> Option<Exception> {
-    let field = |name: &str| {
-        line.split_whitespace()
-            .find_map(|word| word.strip_prefix(name))
-    };
+    let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let far = |name: &str| hex(field(name)?.split_once(':')?.1);
-    let vector = u8::try_from(hex(field("v=")?)?)
-        .ok()
-        .filter(|vector| *vector < 32)?;
+    let vector = u8::try_from(hex(field("v=")?)?).ok().filter(|vector| *vector < 32)?;
     field("i=").filter(|software| *software == "0")?;
     Some(Exception {
         vector,

@@ -75,10 +75,8 @@ fn pvh_entry(file: &File<'_>) -> Result<u64> {
     const BROKEN: &str = "a section of notes cannot be read";
     let mut other_notes = false;
     for section in file.sections() {
-        let notes = section
-            .elf_section_header()
-            .notes(LittleEndian, file.data())
-            .context(BROKEN)?;
+        let notes =
+            section.elf_section_header().notes(LittleEndian, file.data()).context(BROKEN)?;
         let Some(mut notes) = notes else { continue };
         while let Some(note) = notes.next().context(BROKEN)? {
             match (note.name(), note.n_type(LittleEndian), note.desc()) {
@@ -86,29 +84,20 @@ fn pvh_entry(file: &File<'_>) -> Result<u64> {
                     return Ok(u64::from(u32::from_le_bytes([a, b, c, d])));
                 }
                 (b"Xen", PHYS32_ENTRY, desc) => {
-                    bail!(
-                        "its PVH note has {} bytes in place of an address",
-                        desc.len()
-                    );
+                    bail!("its PVH note has {} bytes in place of an address", desc.len());
                 }
                 _ => other_notes = true,
             }
         }
     }
-    let others = if other_notes {
-        " (it has other notes)"
-    } else {
-        ""
-    };
+    let others = if other_notes { " (it has other notes)" } else { "" };
     bail!("it has no PVH note (type 18, name Xen){others}")
 }
 
 /// The physical address ranges that the file fills and that lie below 4 GiB.
 fn loaded_ranges<'a>(file: &File<'a>) -> impl Iterator<Item = (u64, u64)> + use<'a> {
     let segments: &[ProgramHeader64<LittleEndian>] = file.elf_program_headers();
-    let loaded = segments
-        .iter()
-        .filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
+    let loaded = segments.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
     let range = loaded.map(|segment| {
         let start = segment.p_paddr(LittleEndian);
         (start, start.saturating_add(segment.p_filesz(LittleEndian)))

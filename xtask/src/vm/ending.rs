@@ -105,11 +105,7 @@ pub(crate) struct Ending {
 impl Ending {
     /// An ending of this kind.
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Ending {
-        Ending {
-            kind,
-            text: text.into(),
-            place: None,
-        }
+        Ending { kind, text: text.into(), place: None }
     }
 
     /// The ending that an exit code stands for: QEMU's by isa-debug-exit, `value << 1 | 1`, or that
@@ -129,10 +125,7 @@ impl Ending {
     pub(crate) fn with_words(kind: Kind, what: &str, words: &str) -> Ending {
         let said = if words.is_empty() { "nothing" } else { words };
         let next = advice(words).map(|help| format!("\n  next: {help}"));
-        Ending::new(
-            kind,
-            format!("{what} said:\n{said}{}", next.unwrap_or_default()),
-        )
+        Ending::new(kind, format!("{what} said:\n{said}{}", next.unwrap_or_default()))
     }
 
     /// This ending with what the console said last: it has the exit code where the emulator does
@@ -140,14 +133,7 @@ impl Ending {
     pub(crate) fn with_console(self, console: &str) -> Ending {
         let said: Vec<LastWords> = console.lines().filter_map(LastWords::of_line).collect();
         match (self.kind, &said[..]) {
-            (
-                _,
-                [
-                    LastWords { code: first, .. },
-                    LastWords { code: second, .. },
-                    ..,
-                ],
-            ) => {
+            (_, [LastWords { code: first, .. }, LastWords { code: second, .. }, ..]) => {
                 let text = "the kernel gave two verdicts, exit codes";
                 Ending::new(Kind::Wrong, format!("{text} {first} and {second}"))
             }
@@ -190,10 +176,7 @@ impl LastWords {
             "halted" => false,
             _ => return None,
         };
-        Some(LastWords {
-            code: code.parse().ok()?,
-            off,
-        })
+        Some(LastWords { code: code.parse().ok()?, off })
     }
 }
 

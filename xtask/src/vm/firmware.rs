@@ -52,18 +52,10 @@ pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
     }
     // QEMU's x86_64 firmware is used with the variables of its 32-bit one.
     let bundled = qemu.map(Qemu::share_dirs).unwrap_or_default().into_iter();
-    let bundled = bundled.map(|dir| {
-        (
-            dir.join("edk2-x86_64-code.fd"),
-            dir.join("edk2-i386-vars.fd"),
-        )
-    });
-    let known = PAIRS
-        .iter()
-        .map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
-    Ok(bundled
-        .chain(known)
-        .find(|(code, vars)| code.is_file() && vars.is_file()))
+    let bundled =
+        bundled.map(|dir| (dir.join("edk2-x86_64-code.fd"), dir.join("edk2-i386-vars.fd")));
+    let known = PAIRS.iter().map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
+    Ok(bundled.chain(known).find(|(code, vars)| code.is_file() && vars.is_file()))
 }
 
 /// The variables that belong to a code image, by its name.

@@ -46,11 +46,7 @@ fn start() -> Option<Mutex<ChildStdin>> {
         return None;
     }
     let mut command = Command::new("sh");
-    command
-        .args(["-c", SCRIPT])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     own_group(&mut command);
     match command.spawn() {
         Ok(guard) => guard.stdin.map(Mutex::new),
@@ -83,10 +79,7 @@ pub(crate) fn remove(child: &Child) {
 pub(crate) fn kill_group(child: &mut Child) {
     if cfg!(unix) {
         let kill = format!("kill -s KILL -- -{}", child.id());
-        let _ = Command::new("sh")
-            .args(["-c", &kill])
-            .stderr(Stdio::null())
-            .status();
+        let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
     }
     let _ = child.kill();
 }

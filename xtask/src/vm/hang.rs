@@ -20,17 +20,12 @@ fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>> {
         let Some(ip) = cpu.ip else {
             return format!("cpu{}: its rip is not told{halted}", cpu.number);
         };
-        let at = symbols
-            .line(ip)
-            .map_or(String::new(), |at| format!(" {at}"));
+        let at = symbols.line(ip).map_or(String::new(), |at| format!(" {at}"));
         format!("cpu{}: rip {ip:#x}{halted}{at}", cpu.number)
     };
     let mut lines: Vec<String> = cpus.iter().map(line).collect();
     if lines.len() != count {
-        lines.push(format!(
-            "QEMU names {count} CPUs and shows the registers of {}",
-            lines.len()
-        ));
+        lines.push(format!("QEMU names {count} CPUs and shows the registers of {}", lines.len()));
     }
     Ok(lines)
 }
@@ -47,17 +42,10 @@ fn parse(registers: &str) -> Vec<Cpu> {
     let mut cpus: Vec<Cpu> = Vec::new();
     for word in registers.split_whitespace() {
         if let Some(number) = word.strip_prefix("CPU#") {
-            cpus.push(Cpu {
-                number: number.to_string(),
-                ip: None,
-                halted: false,
-            });
+            cpus.push(Cpu { number: number.to_string(), ip: None, halted: false });
         }
         let Some(cpu) = cpus.last_mut() else { continue };
-        if let Some(ip) = word
-            .strip_prefix("RIP=")
-            .or_else(|| word.strip_prefix("EIP="))
-        {
+        if let Some(ip) = word.strip_prefix("RIP=").or_else(|| word.strip_prefix("EIP=")) {
             cpu.ip = u64::from_str_radix(ip, 16).ok();
         }
         if word == "HLT=1" {

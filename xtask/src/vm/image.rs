@@ -38,12 +38,7 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "FILE", value_parser = args::output())]
     out: Option<PathBuf>,
     /// The kernel's command line, kept in the image.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     #[arg(allow_hyphen_values = true)]
     append: String,
     /// Build without optimisation.
@@ -67,28 +62,16 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     cargo::into(&target)?;
     let built = target.join(format!("built-{}", path.name()));
     if !built.exists() {
-        eprintln!(
-            "    Building the {} image tool (once; some minutes)",
-            path.name()
-        );
+        eprintln!("    Building the {} image tool (once; some minutes)", path.name());
     }
     let mut command = cargo::tool("cargo");
     command.args(["run", "--quiet", "--release", "--locked"]);
-    command
-        .args(["--manifest-path", "boot/image/Cargo.toml", "--target-dir"])
-        .arg(&target);
+    command.args(["--manifest-path", "boot/image/Cargo.toml", "--target-dir"]).arg(&target);
     command.args(["--no-default-features", "--features", path.name()]);
     command.args(["--", &format!("--{}", path.name())]).arg(out);
-    command
-        .arg("--kernel")
-        .arg(&kernel)
-        .arg("--cmdline")
-        .arg(&cmdline_file);
+    command.arg("--kernel").arg(&kernel).arg("--cmdline").arg(&cmdline_file);
     // The loader's build script runs cargo, which must not wait for this build's lock.
-    command
-        .env_remove("CARGO_TARGET_DIR")
-        .env("RUSTC_BOOTSTRAP", "1")
-        .stdin(Stdio::null());
+    command.env_remove("CARGO_TARGET_DIR").env("RUSTC_BOOTSTRAP", "1").stdin(Stdio::null());
     let output = command.output().context("cannot start cargo")?;
     if output.status.success() && out.is_file() {
         return paths::write(&built, "");
@@ -96,12 +79,8 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     let words = String::from_utf8_lossy(&output.stderr);
     let cause = words.lines().find(|line| line.starts_with("error"));
     let cause = cause.unwrap_or("the image tool failed");
-    Err(anyhow!(
-        "the {} image cannot be made: {cause}\n{}",
-        path.name(),
-        words.trim()
-    )
-    .hint("its first build fetches the loader's stages from crates.io: is there a network?"))
+    Err(anyhow!("the {} image cannot be made: {cause}\n{}", path.name(), words.trim())
+        .hint("its first build fetches the loader's stages from crates.io: is there a network?"))
 }
 
 /// Where the image tool is built: in its own folder, or below the one that
@@ -123,10 +102,7 @@ impl Images {
     /// Images in this folder; what an earlier run left there is removed.
     pub(crate) fn new(dir: PathBuf) -> Self {
         let _ = fs::remove_dir_all(&dir);
-        Images {
-            dir,
-            made: Mutex::new(HashMap::new()),
-        }
+        Images { dir, made: Mutex::new(HashMap::new()) }
     }
 
     /// The image of this kernel with this command line.
@@ -159,10 +135,7 @@ pub(crate) fn medium(
     make: impl FnOnce() -> Result<PathBuf>,
 ) -> Result<Medium> {
     if path == BootPath::Pvh {
-        return Ok(Medium::Kernel {
-            elf: elf.to_path_buf(),
-            append: append.to_string(),
-        });
+        return Ok(Medium::Kernel { elf: elf.to_path_buf(), append: append.to_string() });
     }
     let firmware = match emulator.qemu() {
         Some(qemu) if path == BootPath::Uefi => {
@@ -174,10 +147,7 @@ pub(crate) fn medium(
         }
         _ => None,
     };
-    Ok(Medium::Disk {
-        image: make()?,
-        firmware,
-    })
+    Ok(Medium::Disk { image: make()?, firmware })
 }
 
 /// `cargo xtask image`.
@@ -185,11 +155,7 @@ pub(crate) fn medium(
 /// # Errors
 /// When the command line is too long, or the image cannot be made.
 pub(crate) fn command(options: &Options) -> Result<()> {
-    let path = if options.uefi {
-        BootPath::Uefi
-    } else {
-        BootPath::Bios
-    };
+    let path = if options.uefi { BootPath::Uefi } else { BootPath::Bios };
     cmdline::check("image", path, &options.append, &[])?;
     tools::images(&[path], false);
     let own = lock::folder("image", "image")?;

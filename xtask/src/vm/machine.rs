@@ -47,10 +47,7 @@ pub(crate) enum Medium {
     /// The ELF itself, with its command line.
     Kernel { elf: PathBuf, append: String },
     /// A disk image that holds the ELF and the command line; UEFI needs firmware.
-    Disk {
-        image: PathBuf,
-        firmware: Option<Firmware>,
-    },
+    Disk { image: PathBuf, firmware: Option<Firmware> },
 }
 
 /// One emulated machine.
@@ -94,10 +91,7 @@ impl Machine {
         args.extend(fixed.map(OsString::from));
         // One elsewhere leaves the kernel without.
         if !self.extra.iter().any(|word| is_debug_exit(word)) {
-            args.extend([
-                "-device".into(),
-                format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into(),
-            ]);
+            args.extend(["-device".into(), format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into()]);
         }
         match &self.medium {
             Medium::Kernel { elf, append } => {

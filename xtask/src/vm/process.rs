@@ -132,15 +132,7 @@ impl Vm {
             let (heard, tail) = (heard.clone(), tail.clone());
             thread::spawn(move || read_errors(pipe, &heard, &tail))
         });
-        let mut vm = Vm {
-            child,
-            heard,
-            results,
-            console: None,
-            errors,
-            tail,
-            qmp: None,
-        };
+        let mut vm = Vm { child, heard, results, console: None, errors, tail, qmp: None };
         match emulator {
             Emulator::Qemu(_) => {
                 vm.console = stdout.map(|pipe| read(Box::new(pipe)));
@@ -222,10 +214,7 @@ impl Vm {
     /// # Errors
     /// When the operating system does not tell.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        let status = self
-            .child
-            .try_wait()
-            .context("cannot wait for the emulator")?;
+        let status = self.child.try_wait().context("cannot wait for the emulator")?;
         if status.is_some() {
             guard::remove(&self.child);
         }

@@ -30,9 +30,7 @@ impl Qemu {
     /// # Errors
     /// When `QEMU=` names nothing that runs, or when QEMU is too old.
     pub(crate) fn find() -> Result<Option<Qemu>> {
-        let named = env::var_os("QEMU")
-            .filter(|name| !name.is_empty())
-            .map(PathBuf::from);
+        let named = env::var_os("QEMU").filter(|name| !name.is_empty()).map(PathBuf::from);
         let Some(program) = named.clone().or_else(installed) else {
             return Ok(None);
         };
@@ -47,25 +45,16 @@ impl Qemu {
             Some(_) => anyhow!("QEMU {version} ({name}) is too old"),
             None => anyhow!("{name} calls itself version {version:?}, which is not understood"),
         };
-        Err(wrong.hint(format!(
-            "name a QEMU of version {major}.{minor} or newer by QEMU="
-        )))
+        Err(wrong.hint(format!("name a QEMU of version {major}.{minor} or newer by QEMU=")))
     }
 
     /// QEMU's own data folders, where its packages put the firmware.
     pub(crate) fn share_dirs(&self) -> Vec<PathBuf> {
-        let program = self
-            .program
-            .canonicalize()
-            .unwrap_or_else(|_| self.program.clone());
+        let program = self.program.canonicalize().unwrap_or_else(|_| self.program.clone());
         let Some(dir) = program.parent() else {
             return Vec::new();
         };
-        vec![
-            dir.join("../share/qemu"),
-            dir.join("share"),
-            dir.to_path_buf(),
-        ]
+        vec![dir.join("../share/qemu"), dir.join("share"), dir.to_path_buf()]
     }
 }
 
@@ -73,8 +62,7 @@ fn installed() -> Option<PathBuf> {
     let more = || {
         let name = format!("{PROGRAM}{}", env::consts::EXE_SUFFIX);
         let dirs = more_program_dirs().iter();
-        dirs.map(|dir| Path::new(dir).join(&name))
-            .find(|file| file.is_file())
+        dirs.map(|dir| Path::new(dir).join(&name)).find(|file| file.is_file())
     };
     paths::in_path(PROGRAM).or_else(more)
 }
@@ -113,9 +101,7 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split('.');
     let major = numbers.next()?.parse().ok()?;
     let minor = numbers.next().unwrap_or("0");
-    let digits = minor
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(minor.len());
+    let digits = minor.find(|c: char| !c.is_ascii_digit()).unwrap_or(minor.len());
     Some((major, minor[..digits].parse().ok()?))
 }
 
@@ -126,9 +112,7 @@ pub(crate) const KVM_ERROR: &str = "KVM internal error";
 pub(crate) fn reason(words: &str) -> &str {
     let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains("warning:");
     let line = words.lines().find(is_reason).unwrap_or("QEMU said nothing");
-    let told = line
-        .split_once(": ")
-        .filter(|(name, _)| name.contains("qemu"));
+    let told = line.split_once(": ").filter(|(name, _)| name.contains("qemu"));
     let told = told.map_or(line, |(_, told)| told);
     told.strip_prefix("error: ").unwrap_or(told)
 }
@@ -143,10 +127,7 @@ pub(crate) fn advice(words: &str) -> Option<&'static str> {
             "KVM kernel module: No such file",
             "load the module kvm_intel or kvm_amd, if the CPU has it",
         ),
-        (
-            "KVM kernel module: Permission denied",
-            "join the group that /dev/kvm belongs to",
-        ),
+        ("KVM kernel module: Permission denied", "join the group that /dev/kvm belongs to"),
     ];
     let known = KNOWN.iter().find(|(said, _)| words.contains(said));
     known.map(|(_, help)| *help)

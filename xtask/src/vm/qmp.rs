@@ -55,11 +55,7 @@ impl Qmp {
                 }
             }
         });
-        let mut qmp = Qmp {
-            stream,
-            incoming,
-            events: Vec::new(),
-        };
+        let mut qmp = Qmp { stream, incoming, events: Vec::new() };
         qmp.execute_within(HANDSHAKE, "qmp_capabilities", &json!({}))?;
         Ok(Some(qmp))
     }
@@ -125,11 +121,7 @@ impl Qmp {
         while let Ok(value) = self.incoming.recv_timeout(Duration::from_secs(1)) {
             self.events.push(value);
         }
-        let shutdown = self
-            .events
-            .iter()
-            .rev()
-            .find(|event| event["event"] == "SHUTDOWN")?;
+        let shutdown = self.events.iter().rev().find(|event| event["event"] == "SHUTDOWN")?;
         shutdown["data"]["reason"].as_str().map(String::from)
     }
 }

@@ -38,8 +38,7 @@ pub(crate) fn stripped(elf: &[u8]) -> Option<Vec<u8>> {
     let count = u16::try_from(kept.len() + 2).ok()?;
     let table_at = out.len();
     out.extend_from_slice(&[0; SECTION_HEADER]);
-    kept.iter()
-        .for_each(|section| out.extend_from_slice(section));
+    kept.iter().for_each(|section| out.extend_from_slice(section));
     out.extend_from_slice(names);
     let last = out.len() - SECTION_HEADER;
     out[last + 24..last + 32].copy_from_slice(&(names_at as u64).to_le_bytes());

@@ -44,11 +44,7 @@ impl Symbols {
 
     /// No symbols at all.
     pub fn none() -> Self {
-        Symbols {
-            elf: PathBuf::new(),
-            root: String::new(),
-            state: Mutex::new(State::Missing),
-        }
+        Symbols { elf: PathBuf::new(), root: String::new(), state: Mutex::new(State::Missing) }
     }
 
     /// The function at an address, `FUNCTION at FILE:LINE`, then each function

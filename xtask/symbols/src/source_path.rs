@@ -6,10 +6,7 @@
 pub(crate) fn short(path: &str, root: &str) -> String {
     let path = path.replace('\\', "/");
     let root = root.replace('\\', "/");
-    if let Some(inside) = path
-        .strip_prefix(&root)
-        .and_then(|rest| rest.strip_prefix('/'))
-    {
+    if let Some(inside) = path.strip_prefix(&root).and_then(|rest| rest.strip_prefix('/')) {
         return inside.to_string();
     }
     if let Some((_, crates)) = path.split_once("/registry/src/")

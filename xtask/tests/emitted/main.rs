@@ -53,9 +53,7 @@ fn failed(text: impl std::fmt::Display, next: &str) -> Error {
 /// Checks that nothing that is loaded of the kernel holds a path of this machine. (Debug
 /// information is not loaded, and keeps the real paths: gdb opens them.)
 fn paths(elf: &[u8]) -> Result<()> {
-    let sysroot = Command::new("rustc")
-        .args(["--print", "sysroot"])
-        .output()?;
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output()?;
     let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
     let home = || env::home_dir().unwrap_or_default().join(".cargo");
     let home = env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from);
@@ -77,9 +75,7 @@ fn root() -> PathBuf {
 
 /// The first text in `bytes` that begins with `path`, up to its end or 200 bytes.
 fn holding(bytes: &[u8], path: &[u8]) -> Option<String> {
-    let at = bytes
-        .windows(path.len().max(1))
-        .position(|window| window == path)?;
+    let at = bytes.windows(path.len().max(1)).position(|window| window == path)?;
     let text = bytes[at..].iter().take(200);
     let text = text.take_while(|byte| byte.is_ascii_graphic());
     Some(text.map(|&byte| char::from(byte)).collect())
@@ -98,10 +94,7 @@ fn commands(elf: &[u8]) -> Result<()> {
         let code = decoded(bytes, symbol.address());
         if let Some(one) = asks_for_interrupts(&code) {
             return Err(failed(
-                format!(
-                    "{name} asks the CPU whether interrupts are on, at {:#x}",
-                    one.ip()
-                ),
+                format!("{name} asks the CPU whether interrupts are on, at {:#x}", one.ip()),
                 "the word of the thread knows: `CritState::is_open`",
             ));
         }
@@ -133,9 +126,7 @@ fn asks_for_interrupts(code: &[Instruction]) -> Option<&Instruction> {
     let asks = |at: &usize| {
         let behind = code[*at + 1..].iter().take(8);
         code[*at].mnemonic() == Mnemonic::Pushfq
-            && behind
-                .filter(|one| one.op_count() == 2)
-                .any(|one| is_immediate(one) && looks(one))
+            && behind.filter(|one| one.op_count() == 2).any(|one| is_immediate(one) && looks(one))
     };
     (0..code.len()).find(asks).map(|at| &code[at])
 }
@@ -209,9 +200,7 @@ fn function(elf: &[u8], name: &str) -> Result<Vec<Instruction>> {
 }
 
 fn decoded(code: &[u8], start: u64) -> Vec<Instruction> {
-    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .iter()
-        .collect()
+    Decoder::with_ip(64, code, start, DecoderOptions::NONE).iter().collect()
 }
 
 /// Fails with the whole listing if a rule is broken.
@@ -287,9 +276,7 @@ fn straight(code: &[Instruction]) -> &[Instruction] {
 
 fn text(one: &Instruction) -> String {
     let mut formatter = IntelFormatter::new();
-    formatter
-        .options_mut()
-        .set_space_after_operand_separator(true);
+    formatter.options_mut().set_space_after_operand_separator(true);
     let mut out = String::new();
     formatter.format(one, &mut out);
     out

@@ -1,9 +1,7 @@
 use super::*;
 
 fn code(bytes: &[u8]) -> Vec<Instruction> {
-    Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE)
-        .iter()
-        .collect()
+    Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE).iter().collect()
 }
 
 const ADD: [u8; 3] = [0x83, 0x07, 2];
@@ -33,10 +31,7 @@ fn what_it_should_not_be() {
     // cmp dword ptr [rdi], 0 and je, where the flags would do
     let compare = [0x83, 0x3f, 0, 0x74, 1];
     let broken = section(&[&ADD, &SUB, &compare, &RET]).unwrap_err();
-    assert!(
-        broken.contains("JBE") || broken.contains("change"),
-        "{broken}"
-    );
+    assert!(broken.contains("JBE") || broken.contains("change"), "{broken}");
     // mov eax, [rdi]; sub eax, 2; mov [rdi], eax
     let split = [0x8b, 0x07, 0x83, 0xe8, 2, 0x89, 0x07];
     assert!(section(&[&ADD, &split, &JBE, &RET]).is_err());
@@ -47,11 +42,7 @@ fn what_it_should_not_be() {
     assert!(spinlock_rules(&code(&[&ADD[..], &UNLOCK, &JBE, &RET].concat())).is_err());
     let cmpxchg = [0xf0, 0x0f, 0xb1, 0x0f];
     let broken = [&cmpxchg[..], &UNLOCK, &RET].concat();
-    assert!(
-        spinlock_rules(&code(&broken))
-            .unwrap_err()
-            .contains("no SUB with")
-    );
+    assert!(spinlock_rules(&code(&broken)).unwrap_err().contains("no SUB with"));
     let twice = [&cmpxchg[..], &locked, &UNLOCK, &JBE, &RET].concat();
     assert!(spinlock_rules(&code(&twice)).unwrap_err().contains("add"));
 }
@@ -83,10 +74,7 @@ fn a_command_without_its_fences_is_found() {
     let rules = |parts: &[&[u8]]| x2apic_rules(&code(&parts.concat())).map_err(|(_, why)| why);
     let fences = "no MFENCE and LFENCE before it";
     assert_eq!(rules(&[MFENCE, LFENCE, CHOOSE, VECTOR, WRMSR]), Ok(1));
-    assert_eq!(
-        rules(&[MFENCE, LFENCE, VECTOR, CHOOSE, WRMSR, OTHER, WRMSR]),
-        Ok(1)
-    );
+    assert_eq!(rules(&[MFENCE, LFENCE, VECTOR, CHOOSE, WRMSR, OTHER, WRMSR]), Ok(1));
     assert_eq!(rules(&[OTHER, VECTOR, WRMSR]), Ok(0));
     assert_eq!(rules(&[CHOOSE, VECTOR, WRMSR]), Err(fences));
     assert_eq!(rules(&[MFENCE, CHOOSE, VECTOR, WRMSR]), Err(fences));
@@ -99,10 +87,7 @@ fn a_command_without_its_fences_is_found() {
 #[test]
 fn jumps_name_lines() {
     let listing = listing(&code(&[&JBE[..], &RET, &RET, &[0xe9, 0, 1, 0, 0]].concat()));
-    assert_eq!(
-        listing,
-        " 1  jbe line 3\n 2  ret\n 3  ret\n 4  jmp elsewhere\n"
-    );
+    assert_eq!(listing, " 1  jbe line 3\n 2  ret\n 3  ret\n 4  jmp elsewhere\n");
 }
 
 #[test]
@@ -125,9 +110,6 @@ fn an_address_is_not_shown() {
 fn a_path_is_found_where_it_lies() {
     let bytes = b"\x7fELF\0/home/me/.cargo/registry/src/x-1.0/lib.rs\0/home/me";
     let found = holding(bytes, b"/home/me/.cargo/registry/src");
-    assert_eq!(
-        found.as_deref(),
-        Some("/home/me/.cargo/registry/src/x-1.0/lib.rs")
-    );
+    assert_eq!(found.as_deref(), Some("/home/me/.cargo/registry/src/x-1.0/lib.rs"));
     assert_eq!(holding(bytes, b"/home/you"), None);
 }

@@ -119,12 +119,8 @@ fn elf(tests: &str) -> Vec<u8> {
     const NAMES: &[u8] = b"\0.shstrtab\0.note.Xen\0.bootloader-config\0.ktest_meta\0";
     const NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\x10\0\x20\0";
     // Offset of the name, type, flags (in memory), contents.
-    let parts: [(u8, u8, u8, &[u8]); 4] = [
-        (1, 3, 0, NAMES),
-        (11, 7, 2, NOTE),
-        (21, 1, 2, &[0; 8]),
-        (40, 1, 2, tests.as_bytes()),
-    ];
+    let parts: [(u8, u8, u8, &[u8]); 4] =
+        [(1, 3, 0, NAMES), (11, 7, 2, NOTE), (21, 1, 2, &[0; 8]), (40, 1, 2, tests.as_bytes())];
     let (mut bytes, mut headers) = (vec![0_u8; 120], vec![[0_u8; 64]]);
     for (name, kind, flags, contents) in parts {
         let mut header = [0; 64];

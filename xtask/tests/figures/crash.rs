@@ -15,15 +15,11 @@ pub(crate) const TEST: &str = "crash::panic_on_an_ap";
 /// When it shows no panic, or a line that `log` does not have where it should be, whatever its
 /// numbers: that one is to be mended by hand.
 pub(crate) fn renewed(text: &str, log: &str) -> Result<String> {
-    let begin = text
-        .find("\npanic on cpu1")
-        .and_then(|at| text[..at].rfind("```\n"))
-        .map(|at| at + 4);
+    let begin =
+        text.find("\npanic on cpu1").and_then(|at| text[..at].rfind("```\n")).map(|at| at + 4);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(anyhow!(
-            "docs/failures.md has no block with `panic on cpu1`"
-        ));
+        return Err(anyhow!("docs/failures.md has no block with `panic on cpu1`"));
     };
     let mut printed = log.lines();
     let mut renewed = String::new();
@@ -82,10 +78,9 @@ fn plain(word: &str) -> String {
         return cpu.into();
     }
     match word.split_once(".rs:") {
-        Some((file, line)) => format!(
-            "{file}.rs:{}",
-            line.replace(|c: char| c.is_ascii_digit(), "")
-        ),
+        Some((file, line)) => {
+            format!("{file}.rs:{}", line.replace(|c: char| c.is_ascii_digit(), ""))
+        }
         None => word.into(),
     }
 }

@@ -33,21 +33,15 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
     let draw = ["--bug", "no-nested-section", "--svg"];
     said(explorer().args(draw).arg(&picture), false)?;
     let stepped = said(stepping().args(["--", "--show-output"]), false)?;
-    let mut loom = cargo(&[
-        "test", "--quiet", "--locked", "-p", "model", "--test", "loom",
-    ]);
+    let mut loom = cargo(&["test", "--quiet", "--locked", "-p", "model", "--test", "loom"]);
     let loom = said(loom.args(["--", "--show-output"]), false)?;
 
     let log = panic_as_shown()?;
 
     let pages = [
         page(FAILURES, |text| crash::renewed(text, &log))?,
-        page(LAYOUT, |text| {
-            tables::layout(text, &said(xtask().arg("size"), false)?)
-        })?,
-        page(MODELS, |text| {
-            tables::models(text, &list, &explored, &stepped, &loom)
-        })?,
+        page(LAYOUT, |text| tables::layout(text, &said(xtask().arg("size"), false)?))?,
+        page(MODELS, |text| tables::models(text, &list, &explored, &stepped, &loom))?,
         page(PICTURE, |_| Ok(fs::read_to_string(&picture)?))?,
     ];
     let mut stale = 0;
@@ -82,9 +76,7 @@ fn panic_as_shown() -> Result<String> {
     let mut tries = 1;
     loop {
         let told = said(xtask().args(["test", "--exact", crash::TEST]), false)?;
-        let log = told
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("console: "));
+        let log = told.lines().find_map(|line| line.trim().strip_prefix("console: "));
         let log = log.ok_or_else(|| anyhow!("the test does not name its console"))?;
         let log = fs::read_to_string(root().join(log))?;
         match crash::renewed(&page, &log) {
@@ -120,29 +112,12 @@ fn cargo(words: &[&str]) -> Command {
 }
 
 fn explorer() -> Command {
-    cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "--release",
-        "-p",
-        "model",
-        "--",
-    ])
+    cargo(&["run", "--quiet", "--locked", "--release", "-p", "model", "--"])
 }
 
 /// The heart's machine code as the release build has it, single-stepped.
 fn stepping() -> Command {
-    cargo(&[
-        "test",
-        "--quiet",
-        "--locked",
-        "--release",
-        "-p",
-        "heart",
-        "--test",
-        "stepping",
-    ])
+    cargo(&["test", "--quiet", "--locked", "--release", "-p", "heart", "--test", "stepping"])
 }
 
 fn xtask() -> Command {
@@ -154,10 +129,7 @@ fn xtask() -> Command {
 /// What a command that must succeed says, which is printed too if `show`.
 fn said(command: &mut Command, show: bool) -> Result<String> {
     let name = format!("{command:?}");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context(name.clone())?;
+    let mut child = command.stdout(Stdio::piped()).spawn().context(name.clone())?;
     let stdout = child.stdout.take().expect("it is piped");
     let mut text = String::new();
     for line in BufReader::new(stdout).lines() {
@@ -189,11 +161,7 @@ fn differences(old: &str, new: &str) -> Vec<String> {
 
 /// Whether two lines are the same but for figures, which may be off by a little, or by one.
 fn agree(old: &str, new: &str) -> bool {
-    let words = |line: &str| {
-        line.split_whitespace()
-            .map(String::from)
-            .collect::<Vec<_>>()
-    };
+    let words = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
     let (old, new) = (words(old), words(new));
     let same = |(old, new): (&String, &String)| {
         let number = |word: &str| word.replace(',', "").parse::<f64>();

@@ -19,9 +19,7 @@ pub(crate) fn layout(text: &str, sizes: &str) -> Result<String> {
     let begin = text.find("\npart ").map(|at| at + 1);
     let end = begin.and_then(|begin| Some(begin + text[begin..].find("```")?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(anyhow!(
-            "docs/layout.md has no block that begins with `part`"
-        ));
+        return Err(anyhow!("docs/layout.md has no block that begins with `part`"));
     };
     Ok(format!("{}{sizes}\n{}", &text[..begin], &text[end..]))
 }
@@ -42,20 +40,12 @@ pub(crate) fn models(
     let quick: u64 = states.values().sum();
     let text = table(text, "Model", |old| bounds(list, &states, old))?;
     let text = table(&text, "Mistake", |old| mistakes(explored, old))?;
-    let text = table(&text, "Stepped", |old| {
-        counted(old, |name| boundaries(stepped, name))
-    })?;
-    let text = table(&text, "In loom", |old| {
-        counted(old, |name| executions(loom, name))
-    })?;
-    let (before, rest) = text
-        .split_once("The quick tier is ")
-        .ok_or_else(|| missing("The quick tier is"))?;
+    let text = table(&text, "Stepped", |old| counted(old, |name| boundaries(stepped, name)))?;
+    let text = table(&text, "In loom", |old| counted(old, |name| executions(loom, name)))?;
+    let (before, rest) =
+        text.split_once("The quick tier is ").ok_or_else(|| missing("The quick tier is"))?;
     let (_, after) = rest.split_once(' ').ok_or_else(|| missing("its states"))?;
-    Ok(format!(
-        "{before}The quick tier is {} {after}",
-        grouped(quick)
-    ))
+    Ok(format!("{before}The quick tier is {} {after}", grouped(quick)))
 }
 
 fn missing(what: &str) -> Error {
@@ -70,9 +60,7 @@ fn table(
 ) -> Result<String> {
     let head = format!("\n| {name} |");
     let begin = text.find(&head).ok_or_else(|| missing(&head))? + 1;
-    let end = text[begin..]
-        .find("\n\n")
-        .map_or(text.trim_end().len(), |at| begin + at);
+    let end = text[begin..].find("\n\n").map_or(text.trim_end().len(), |at| begin + at);
     let lines: Vec<&str> = text[begin..end].lines().collect();
     let (heads, rows) = lines.split_at(lines.len().min(2));
     let rows: Vec<Row<'_>> = rows.iter().map(|line| cells(line)).collect();
@@ -86,10 +74,7 @@ fn table(
 }
 
 fn cells(line: &str) -> Row<'_> {
-    line.trim_matches(['|', ' '])
-        .split(" | ")
-        .map(str::trim)
-        .collect()
+    line.trim_matches(['|', ' ']).split(" | ").map(str::trim).collect()
 }
 
 fn row(cells: &[&str]) -> String {
@@ -128,9 +113,7 @@ fn bounds(list: &str, states: &BTreeMap<&str, u64>, old: &[Row<'_>]) -> Result<V
         let about = about.trim().trim_end_matches(" (--full)");
         let count = match states.get(name) {
             Some(&count) => grouped(count),
-            None => last(old, name)
-                .ok_or_else(|| missing(&format!("| {name} |")))?
-                .to_string(),
+            None => last(old, name).ok_or_else(|| missing(&format!("| {name} |")))?.to_string(),
         };
         rows.push(row(&[name, about, &count]));
     }
@@ -141,9 +124,7 @@ fn bounds(list: &str, states: &BTreeMap<&str, u64>, old: &[Row<'_>]) -> Result<V
 /// it in QEMU.
 fn mistakes(explored: &str, old: &[Row<'_>]) -> Result<Vec<String>> {
     let mut rows = Vec::new();
-    let lines = explored
-        .lines()
-        .skip_while(|line| !line.starts_with("mistake "));
+    let lines = explored.lines().skip_while(|line| !line.starts_with("mistake "));
     for line in lines.skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [name, model, choices, found @ ..] = &words[..] else {

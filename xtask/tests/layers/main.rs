@@ -65,81 +65,30 @@ const LAYERS: &[(u8, &str)] = &[
 
 /// The upward edges that are meant: from, to, why.
 const UPWARD: &[(&str, &str, &str)] = &[
-    (
-        "kernel::arch::x86_64::ap",
-        "kernel::smp",
-        "a started CPU goes on there",
-    ),
-    (
-        "kernel::arch::x86_64::trap",
-        "kernel::trap",
-        "every trap is handed over there",
-    ),
-    (
-        "kernel::console",
-        "kernel::clock",
-        "each record bears the time",
-    ),
+    ("kernel::arch::x86_64::ap", "kernel::smp", "a started CPU goes on there"),
+    ("kernel::arch::x86_64::trap", "kernel::trap", "every trap is handed over there"),
+    ("kernel::console", "kernel::clock", "each record bears the time"),
     ("kernel::globals", "kernel::clock", "the type of a static"),
     ("kernel::globals", "kernel::init", "the type of a static"),
-    (
-        "kernel::port",
-        "kernel::sched",
-        "the end of a critical section may switch threads",
-    ),
-    (
-        "kernel::port",
-        "kernel::smp",
-        "a CPU that waits may be asked to stop",
-    ),
+    ("kernel::port", "kernel::sched", "the end of a critical section may switch threads"),
+    ("kernel::port", "kernel::smp", "a CPU that waits may be asked to stop"),
     ("kernel::pcpu", "kernel::sched", "the type of a field"),
     ("kernel::pcpu", "kernel::thread", "the type of a field"),
     ("kernel::globals", "kernel::thread", "the type of a static"),
     ("kernel::globals", "kernel::waitq", "the type of a static"),
-    (
-        "kernel::idle",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
-    (
-        "kernel::sched::switch",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
-    (
-        "kernel::sched::wakeup",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
-    (
-        "kernel::smp::start",
-        "kernel::ktest",
-        "a test may delay a CPU that starts",
-    ),
-    (
-        "kernel::smp::quiesce",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
-    (
-        "kernel::smp::stop",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
+    ("kernel::idle", "kernel::ktest", "a test may bring a mistake back"),
+    ("kernel::sched::switch", "kernel::ktest", "a test may bring a mistake back"),
+    ("kernel::sched::wakeup", "kernel::ktest", "a test may bring a mistake back"),
+    ("kernel::smp::start", "kernel::ktest", "a test may delay a CPU that starts"),
+    ("kernel::smp::quiesce", "kernel::ktest", "a test may bring a mistake back"),
+    ("kernel::smp::stop", "kernel::ktest", "a test may bring a mistake back"),
     ("kernel::globals", "kernel::sync", "the type of a static"),
-    (
-        "kernel::port",
-        "kernel::ktest",
-        "a test may bring a mistake back",
-    ),
+    ("kernel::port", "kernel::ktest", "a test may bring a mistake back"),
 ];
 
 /// Where the layered packages are.
-const PACKAGES: [(&str, &str); 3] = [
-    ("plat", "kernel/plat/src"),
-    ("heart", "kernel/heart/src"),
-    ("kernel", "kernel/src"),
-];
+const PACKAGES: [(&str, &str); 3] =
+    [("plat", "kernel/plat/src"), ("heart", "kernel/heart/src"), ("kernel", "kernel/src")];
 /// Where the rule on instructions is checked besides.
 const MORE_SOURCES: [&str; 2] = ["tests/src", "bench/src"];
 /// Where instructions may be written.
@@ -154,11 +103,7 @@ const LOCAL_WORDS: &str = "kernel/heart/src/shim.rs";
 const FLAG: &[(&[&str], &[&str])] = &[
     (
         &["cli", "sti"],
-        &[
-            "kernel/src/port.rs",
-            "kernel/src/ktest/order.rs",
-            "kernel/src/ktest/step.rs",
-        ],
+        &["kernel/src/port.rs", "kernel/src/ktest/order.rs", "kernel/src/ktest/step.rs"],
     ),
     (&["sti_hlt", "sti_mwait"], &["kernel/src/idle.rs"]),
     (
@@ -189,11 +134,7 @@ const ATOMICS_HOMES: [&str; 2] = ["kernel/heart/src/shim.rs", "kernel/heart/src/
 fn every_file_uses_lower_layers_only() {
     let (files, breaches) = check();
     println!("{files} files, {} breaches of the layering", breaches.len());
-    assert!(
-        files > 100 && breaches.is_empty(),
-        "\n{}",
-        breaches.join("\n")
-    );
+    assert!(files > 100 && breaches.is_empty(), "\n{}", breaches.join("\n"));
 }
 
 /// Checks the tree: the number of files and a line for each breach.
@@ -202,9 +143,7 @@ fn check() -> (usize, Vec<String>) {
     let (mut files, mut breaches) = (0, Vec::new());
     let mut used = BTreeSet::new();
     let sources = PACKAGES.map(|(package, dir)| (Some(package), dir));
-    let sources = sources
-        .into_iter()
-        .chain(MORE_SOURCES.map(|dir| (None, dir)));
+    let sources = sources.into_iter().chain(MORE_SOURCES.map(|dir| (None, dir)));
     for (package, dir) in sources {
         for file in rust_source::files(&root.join(dir)) {
             let text = fs::read_to_string(&file).expect("a source");
@@ -226,10 +165,7 @@ fn check() -> (usize, Vec<String>) {
             files += 1;
         }
     }
-    for (from, to, _) in UPWARD
-        .iter()
-        .filter(|(from, to, _)| !used.contains(&(*from, *to)))
-    {
+    for (from, to, _) in UPWARD.iter().filter(|(from, to, _)| !used.contains(&(*from, *to))) {
         breaches.push(format!(
             "xtask/tests/layers/main.rs: the listed upward edge {from} -> {to} is not there any more; remove it"
         ));
@@ -239,27 +175,17 @@ fn check() -> (usize, Vec<String>) {
 
 /// Whether a file is of unit tests.
 fn is_test(name: &str) -> bool {
-    const OF_TESTS: [&str; 4] = [
-        "/tests.rs",
-        "/steps.rs",
-        "heart/src/testing.rs",
-        "heart/src/tso.rs",
-    ];
+    const OF_TESTS: [&str; 4] =
+        ["/tests.rs", "/steps.rs", "heart/src/testing.rs", "heart/src/tso.rs"];
     OF_TESTS.iter().any(|end| name.ends_with(end))
 }
 
 /// The module that a file is: `kernel/src/mem/mod.rs` is `kernel::mem`.
 fn module(package: &str, dir: &str, file: &str) -> Vec<String> {
-    let inside = file
-        .strip_prefix(dir)
-        .unwrap_or(file)
-        .trim_start_matches('/');
+    let inside = file.strip_prefix(dir).unwrap_or(file).trim_start_matches('/');
     let inside = inside.strip_suffix(".rs").unwrap_or(inside);
     let inside = inside.strip_suffix("/mod").unwrap_or(inside);
-    std::iter::once(package)
-        .chain(inside.split('/'))
-        .map(String::from)
-        .collect()
+    std::iter::once(package).chain(inside.split('/')).map(String::from).collect()
 }
 
 /// The longest module of the table that this path lies in, and its layer.
@@ -299,10 +225,7 @@ fn edges(
             continue;
         }
         let name = module.join("::");
-        match UPWARD
-            .iter()
-            .find(|(from, upward, _)| *from == name && *upward == to)
-        {
+        match UPWARD.iter().find(|(from, upward, _)| *from == name && *upward == to) {
             Some((from, upward, _)) => {
                 used.insert((*from, *upward));
             }
@@ -319,9 +242,7 @@ fn edges(
 /// What the kernel's root offers belongs to the root, which is the top.
 fn at_root(target: &[String]) -> Option<(u8, &'static str)> {
     let named = target.len() == 2 && target[0] == "kernel";
-    named
-        .then(|| layer(&["kernel".to_string(), "lib".to_string()]))
-        .flatten()
+    named.then(|| layer(&["kernel".to_string(), "lib".to_string()])).flatten()
 }
 
 /// A path from its package down.
@@ -367,9 +288,7 @@ fn flag(file: &str, words: &[Word]) -> Vec<String> {
         return Vec::new();
     }
     let is_named = |pair: &&[Word]| {
-        let rule = FLAG
-            .iter()
-            .find(|rule| rule.0.contains(&pair[0].text.as_str()));
+        let rule = FLAG.iter().find(|rule| rule.0.contains(&pair[0].text.as_str()));
         let is_used = ["(", ")", ","].contains(&pair[1].text.as_str());
         is_used && rule.is_some_and(|rule| !rule.1.contains(&file))
     };
@@ -398,9 +317,7 @@ fn atomics(file: &str, words: &[Word]) -> Vec<String> {
         path.names.get(1).is_some_and(|name| name == "sync")
             && path.names.get(2).is_some_and(|name| name == "atomic")
     });
-    atomic
-        .map(|path| format!("{file}:{}: take the atomics from heart::shim", path.line))
-        .collect()
+    atomic.map(|path| format!("{file}:{}: take the atomics from heart::shim", path.line)).collect()
 }
 
 #[cfg(test)]

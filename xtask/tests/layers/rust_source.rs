@@ -47,10 +47,7 @@ pub(crate) fn words(source: &str) -> Vec<Word> {
         let end = word_end(&text, at);
         let is_word = !text[at].is_whitespace() && !skipped(&text, at);
         if is_word {
-            words.push(Word {
-                text: text[at..end].iter().collect(),
-                line,
-            });
+            words.push(Word { text: text[at..end].iter().collect(), line });
         }
         line += text[at..end].iter().filter(|c| **c == '\n').count();
         at = end;
@@ -121,13 +118,9 @@ fn raw_string(rest: &[char]) -> Option<usize> {
     rest.get(prefix - 1).filter(|c| **c == 'r')?;
     let hashes = rest[prefix..].iter().take_while(|c| **c == '#').count();
     rest.get(prefix + hashes).filter(|c| **c == '"')?;
-    let close: Vec<char> = std::iter::once('"')
-        .chain((0..hashes).map(|_| '#'))
-        .collect();
+    let close: Vec<char> = std::iter::once('"').chain((0..hashes).map(|_| '#')).collect();
     let body = prefix + hashes + 1;
-    let end = rest[body..]
-        .windows(close.len())
-        .position(|window| window == close);
+    let end = rest[body..].windows(close.len()).position(|window| window == close);
     Some(end.map_or(rest.len(), |end| body + end + close.len()))
 }
 
@@ -170,10 +163,7 @@ fn tree(words: &[Word], mut at: usize, names: &mut Vec<String>, paths: &mut Vec<
             names.truncate(depth);
             return at + 1;
         }
-        if !word
-            .text
-            .starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '*')
-        {
+        if !word.text.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '*') {
             break;
         }
         names.push(word.text.clone());
@@ -188,10 +178,7 @@ fn tree(words: &[Word], mut at: usize, names: &mut Vec<String>, paths: &mut Vec<
         at += 2;
     }
     if names.len() > depth {
-        paths.push(Path {
-            names: names.clone(),
-            line,
-        });
+        paths.push(Path { names: names.clone(), line });
     }
     names.truncate(depth);
     at

@@ -2,12 +2,7 @@ use super::*;
 
 fn breaches(module: &str, source: &str) -> Vec<String> {
     let module: Vec<String> = module.split("::").map(String::from).collect();
-    edges(
-        "f.rs",
-        &module,
-        &rust_source::words(source),
-        &mut BTreeSet::new(),
-    )
+    edges("f.rs", &module, &rust_source::words(source), &mut BTreeSet::new())
 }
 
 #[test]
@@ -15,35 +10,19 @@ fn files_are_modules() {
     let module = |file| module("kernel", "kernel/src", file).join("::");
     assert_eq!(module("kernel/src/lib.rs"), "kernel::lib");
     assert_eq!(module("kernel/src/mem/mod.rs"), "kernel::mem");
-    assert_eq!(
-        module("kernel/src/arch/x86_64/apic.rs"),
-        "kernel::arch::x86_64::apic"
-    );
+    assert_eq!(module("kernel/src/arch/x86_64/apic.rs"), "kernel::arch::x86_64::apic");
 }
 
 #[test]
 fn a_lower_layer_may_be_used_and_a_higher_one_may_not() {
     assert!(breaches("kernel::smp", "use crate::{arch::apic, mem, clock};").is_empty());
     assert!(
-        breaches(
-            "kernel::arch::x86_64::apic",
-            "use super::vector; use heart::cpu;"
-        )
-        .is_empty()
+        breaches("kernel::arch::x86_64::apic", "use super::vector; use heart::cpu;").is_empty()
     );
     let found = breaches("kernel::mem::heap", "\nuse crate::{port, smp::start};");
-    assert_eq!(
-        found,
-        ["f.rs:2: kernel::mem::heap (layer 3) uses kernel::smp::start (layer 4)"]
-    );
-    assert_eq!(
-        breaches("heart::cpu", "use crate::spinlock::Spinlock;").len(),
-        1
-    );
-    assert_eq!(
-        breaches("kernel::pcpu", "fn f() { crate::start() }").len(),
-        1
-    );
+    assert_eq!(found, ["f.rs:2: kernel::mem::heap (layer 3) uses kernel::smp::start (layer 4)"]);
+    assert_eq!(breaches("heart::cpu", "use crate::spinlock::Spinlock;").len(), 1);
+    assert_eq!(breaches("kernel::pcpu", "fn f() { crate::start() }").len(), 1);
 }
 
 #[test]
@@ -56,10 +35,7 @@ fn a_listed_edge_is_allowed() {
 #[test]
 fn a_file_without_a_layer_is_named() {
     let found = breaches("kernel::novelty", "");
-    assert!(
-        found[0].contains("kernel::novelty has no layer"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("kernel::novelty has no layer"), "{found:?}");
 }
 
 #[test]

@@ -1,12 +1,7 @@
 use super::*;
 
 fn file(name: &str, text: &str) -> File {
-    File {
-        name: name.to_string(),
-        part: 0,
-        lines: text.lines().count(),
-        code: code(text),
-    }
+    File { name: name.to_string(), part: 0, lines: text.lines().count(), code: code(text) }
 }
 
 #[test]
@@ -30,25 +25,14 @@ fn functions_are_measured_from_name_to_brace() {
 fn unit_tests_are_files_that_a_module_declares() {
     let source = "#[cfg(test)]\nmod one;\nmod two;\n\n#[cfg(test)]\npub(crate) mod three;\n";
     let found = |path: &str| test_modules(path.as_ref(), source);
-    assert_eq!(
-        found("a/lib.rs"),
-        [Path::new("a/one.rs"), Path::new("a/three.rs")]
-    );
-    assert_eq!(
-        found("a/b.rs"),
-        [Path::new("a/b/one.rs"), Path::new("a/b/three.rs")]
-    );
+    assert_eq!(found("a/lib.rs"), [Path::new("a/one.rs"), Path::new("a/three.rs")]);
+    assert_eq!(found("a/b.rs"), [Path::new("a/b/one.rs"), Path::new("a/b/three.rs")]);
 }
 
 #[test]
 fn a_file_has_its_part() {
     let files = measured().expect("the sources can be read");
-    let part = |name: &str| {
-        files
-            .iter()
-            .find(|file| file.name == name)
-            .map(|f| PARTS[f.part].0)
-    };
+    let part = |name: &str| files.iter().find(|file| file.name == name).map(|f| PARTS[f.part].0);
     assert_eq!(part("kernel/src/ktest/bugs.rs"), Some("kernel::ktest"));
     assert_eq!(part("kernel/heart/src/critical.rs"), Some("heart"));
     assert_eq!(part("kernel/heart/src/testing.rs"), None);

@@ -108,19 +108,13 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
         recorded = false;
         ended = boot(wanted, &emulator, &own.dir, &elf, &symbols, &[])?;
     }
-    if let Some(exit) = ended
-        .ending
-        .exit(wanted.smp != 4 || !wanted.extra.is_empty())
-    {
+    if let Some(exit) = ended.ending.exit(wanted.smp != 4 || !wanted.extra.is_empty()) {
         say!("{}\nxtask: {}", ended.console, ended.ending.line());
         return Err(reported(exit));
     }
     let mut report = cargo("run");
     report.args(["--quiet", "-p", "bench-report", "--"]);
-    report
-        .arg(own.dir.join("results.log"))
-        .arg(&elf)
-        .args(["--smp", &wanted.smp.to_string()]);
+    report.arg(own.dir.join("results.log")).arg(&elf).args(["--smp", &wanted.smp.to_string()]);
     if recorded {
         report.arg("--trace").arg(&record);
     }
@@ -131,9 +125,7 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
         report.args(["--explain", row]);
     }
     if let Some(file) = &wanted.json {
-        report
-            .arg("--json")
-            .arg(std::path::absolute(file).context("--json")?);
+        report.arg("--json").arg(std::path::absolute(file).context("--json")?);
     }
     if term::paints() {
         report.arg("--colour");
@@ -152,10 +144,7 @@ fn without_plugin(wanted: &Options, why: &str) -> Result<Vec<OsString>> {
         return Err(anyhow!("{why}")
             .hint("--explain needs a QEMU with plugins (TCG) and a linker on this machine"));
     }
-    say!(
-        "{} the columns path and locked: {why}",
-        term::yellow("left out:")
-    );
+    say!("{} the columns path and locked: {why}", term::yellow("left out:"));
     Ok(Vec::new())
 }
 
@@ -181,10 +170,7 @@ fn boot(
         smp: wanted.smp,
         mem: 512,
         accel: "tcg,thread=single".to_string(),
-        medium: Medium::Kernel {
-            elf: elf.to_path_buf(),
-            append,
-        },
+        medium: Medium::Kernel { elf: elf.to_path_buf(), append },
         extra,
     };
     say!("$ {}", emulator.command_line(&machine, dir));

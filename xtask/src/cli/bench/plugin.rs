@@ -17,11 +17,8 @@ const SKIP: u64 = 20;
 /// How many are recorded.
 const KEEP: u64 = 5;
 /// The functions of the bench image that the plugin watches, with its names for them.
-const MARKERS: [(&str, &str); 3] = [
-    ("row", "bench_row"),
-    ("begin", "bench_sample_begins"),
-    ("end", "bench_sample_ends"),
-];
+const MARKERS: [(&str, &str); 3] =
+    [("row", "bench_row"), ("begin", "bench_sample_begins"), ("end", "bench_sample_ends")];
 
 /// Builds the plugin for this QEMU.
 ///
@@ -45,9 +42,7 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
         bail!("QEMU's plugin does not build: {words}");
     }
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    Ok(dir
-        .join("release")
-        .join(format!("{prefix}bench_plugin{suffix}")))
+    Ok(dir.join("release").join(format!("{prefix}bench_plugin{suffix}")))
 }
 
 /// QEMU's arguments that load `plugin`, to record what the bench image `elf` measures into

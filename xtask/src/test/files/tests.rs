@@ -10,10 +10,7 @@ use crate::vm::machine::BootPath;
 
 fn done(ending: Ending, expect: Kind) -> Done {
     let job = Job {
-        test: Arc::new(Test {
-            expect,
-            ..Test::named("a::b")
-        }),
+        test: Arc::new(Test { expect, ..Test::named("a::b") }),
         smp: 4,
         emulator: emulator::Kind::Qemu,
         boot: BootPath::Pvh,
@@ -22,22 +19,14 @@ fn done(ending: Ending, expect: Kind) -> Done {
         dir: PathBuf::new(),
         ignored: None,
     };
-    Done {
-        job,
-        ending,
-        seconds: 0.5,
-        console: "\u{1b}[0mhello".to_string(),
-    }
+    Done { job, ending, seconds: 0.5, console: "\u{1b}[0mhello".to_string() }
 }
 
 fn run() -> Vec<Done> {
     vec![
         done(Ending::of_code(33), Kind::Pass),
         done(Ending::new(Kind::Panic, "PANIC: x"), Kind::Panic),
-        done(
-            Ending::new(Kind::Wrong, "a<b> & \"c\"\u{1b}[0m"),
-            Kind::Pass,
-        ),
+        done(Ending::new(Kind::Wrong, "a<b> & \"c\"\u{1b}[0m"), Kind::Pass),
         done(Ending::new(Kind::Ignored, "no x2APIC"), Kind::Pass),
     ]
 }
@@ -68,12 +57,7 @@ fn a_pass_has_no_message_and_the_rest_has() {
     let document: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(document["not_run"], 1);
     let boots = document["boots"].as_array().expect("a list");
-    let told = |key: &str| {
-        boots
-            .iter()
-            .map(|boot| boot[key].clone())
-            .collect::<Vec<_>>()
-    };
+    let told = |key: &str| boots.iter().map(|boot| boot[key].clone()).collect::<Vec<_>>();
     assert_eq!(told("outcome"), ["passed", "passed", "failed", "ignored"]);
     assert!(boots[0]["message"].is_null() && boots[1]["message"] == "PANIC: x");
 }

@@ -4,21 +4,9 @@ use std::time::Duration;
 const OK: &str = "tryst-test 1\nstart t seed=0x1\nok t\nend passed=1 failed=0 skipped=0\n";
 
 fn verdict(expect: Kind, ending: Ending, results: &str, console: &str) -> Ending {
-    let test = Test {
-        expect,
-        console: vec!["online".to_string()],
-        ..Test::named("t")
-    };
+    let test = Test { expect, console: vec!["online".to_string()], ..Test::named("t") };
     let (results, console) = (results.into(), console.into());
-    judge(
-        &test,
-        &Ended {
-            ending,
-            console,
-            results,
-            time: Duration::ZERO,
-        },
-    )
+    judge(&test, &Ended { ending, console, results, time: Duration::ZERO })
 }
 
 fn code(code: i32) -> Ending {
@@ -37,11 +25,7 @@ const SPIN: &str = "no output for 10 s of the emulator's CPU time";
 
 /// Why it failed; empty if it did not.
 fn message(ending: &Ending) -> &str {
-    if ending.kind == Kind::Pass {
-        ""
-    } else {
-        &ending.text
-    }
+    if ending.kind == Kind::Pass { "" } else { &ending.text }
 }
 
 #[test]
@@ -158,11 +142,7 @@ fn a_whole_log_is_read() {
     let log = "tryst-test 1\r\nstart a::b seed=0x1\r\nbeat 3\r\nok a::b\r\n\
                end passed=1 failed=0 skipped=0\r\n";
     let said = Some(Ending::new(Kind::Pass, ""));
-    let expected = Results {
-        hello: true,
-        said,
-        end: Some((1, 0, 0)),
-    };
+    let expected = Results { hello: true, said, end: Some((1, 0, 0)) };
     assert_eq!(Results::parse(log, "a::b"), expected);
     assert_eq!(Results::parse(log, "a::c").said, None);
 }
@@ -171,18 +151,8 @@ fn a_whole_log_is_read() {
 fn a_failure_keeps_place_and_message() {
     let results = Results::parse("x\nfail t kernel/src/a.rs:7 left 1, right 2\n", "t");
     let place = Some("kernel/src/a.rs:7".to_string());
-    let said = Some(Ending {
-        place,
-        ..Ending::new(Kind::Fail, "left 1, right 2")
-    });
-    assert_eq!(
-        results,
-        Results {
-            hello: false,
-            said,
-            end: None
-        }
-    );
+    let said = Some(Ending { place, ..Ending::new(Kind::Fail, "left 1, right 2") });
+    assert_eq!(results, Results { hello: false, said, end: None });
 }
 
 /// A test that should panic and says that it failed, with a good end, has not.

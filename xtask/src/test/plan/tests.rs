@@ -43,14 +43,9 @@ fn a_test_runs_with_each_number_of_cpus_it_can() {
 
 #[test]
 fn a_plain_run_leaves_no_number_of_cpus_out() {
-    for (range, smp) in [
-        (1..=u32::MAX, 4),
-        (4..=4, 4),
-        (2..=2, 2),
-        (1..=2, 2),
-        (8..=u32::MAX, 8),
-        (5..=6, 5),
-    ] {
+    for (range, smp) in
+        [(1..=u32::MAX, 4), (4..=4, 4), (2..=2, 2), (1..=2, 2), (8..=u32::MAX, 8), (5..=6, 5)]
+    {
         assert_eq!(boots(range, None), (vec![smp], None));
     }
 }
@@ -74,9 +69,8 @@ fn what_is_ignored_is_said_once_however_often_it_is_repeated() {
     Arc::make_mut(&mut nine).smp = 9..=9;
     for (test, runs) in [(test(&[], BootPath::Pvh), 3), (nine, 1)] {
         let smps = if runs == 3 { &[2, 4][..] } else { &[1] };
-        let expected: Vec<_> = (0..runs)
-            .flat_map(|run| smps.iter().map(move |&smp| (smp, run)))
-            .collect();
+        let expected: Vec<_> =
+            (0..runs).flat_map(|run| smps.iter().map(move |&smp| (smp, run))).collect();
         let jobs = jobs(test, 3);
         let found: Vec<_> = jobs.iter().map(|job| (job.smp, job.run)).collect();
         assert_eq!(found, expected);
@@ -98,10 +92,7 @@ fn a_test_with_its_own_machine_runs_once() {
     let own = jobs(test(&["-smp", "6,sockets=2,cores=3"], BootPath::Pvh), 1);
     assert_eq!(own.iter().map(|job| job.smp).collect::<Vec<_>>(), [6]);
     let image = jobs(test(&[], BootPath::Bios), 1);
-    assert_eq!(
-        image.iter().map(Job::title).collect::<Vec<_>>(),
-        ["a::b (smp 4, bios)"]
-    );
+    assert_eq!(image.iter().map(Job::title).collect::<Vec<_>>(), ["a::b (smp 4, bios)"]);
 }
 
 #[test]
@@ -154,10 +145,7 @@ fn what_bochs_does_not_have_is_named() {
         assert_eq!(of(lacking), Err(reason));
     }
     assert!(of("-smp 2 -nographic").is_err());
-    let monitor = Test {
-        needs_qemu: true,
-        ..test_of("", BootPath::Pvh)
-    };
+    let monitor = Test { needs_qemu: true, ..test_of("", BootPath::Pvh) };
     assert!(bochs_memory(&monitor).is_err());
     let uefi = bochs_memory(&test_of("", BootPath::Uefi));
     assert_eq!(uefi, Err("does not apply to Bochs: boots by UEFI".into()));

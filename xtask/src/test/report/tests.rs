@@ -8,10 +8,7 @@ fn the_excerpt_begins_before_the_panic_or_is_the_tail() {
     assert_eq!(shown.last().map(String::as_str), Some("line 99"));
     let panicked = quiet.replace("line 20\n", "panic on cpu1: x\n");
     let shown = excerpt(&panicked);
-    assert_eq!(
-        shown[1..5],
-        ["line 17", "line 18", "line 19", "panic on cpu1: x"]
-    );
+    assert_eq!(shown[1..5], ["line 17", "line 18", "line 19", "panic on cpu1: x"]);
     assert_eq!(shown.last().map(String::as_str), Some("... 43 more lines"));
     assert_eq!(excerpt("one\n"), ["one"]);
     let loud = "[    2.021970][cpu0][ERROR] smp: CPU with APIC id 63: no answer";
@@ -29,9 +26,6 @@ fn what_the_kernel_did_not_understand_is_said_once() {
     let found = complaints([console, &another].into_iter());
     assert_eq!(
         Vec::from_iter(found),
-        [
-            "kernel: command line: unknown key",
-            "ktest::bugs: bug=x: there is no such bug",
-        ]
+        ["kernel: command line: unknown key", "ktest::bugs: bug=x: there is no such bug",]
     );
 }

@@ -25,10 +25,7 @@ fn a_crash_is_told_with_what_led_to_it() {
 #[test]
 fn the_cpus_are_found_by_their_registers() {
     let symbols = Symbols::none();
-    assert_eq!(
-        cpus(TRIPLE_FAULT, &symbols),
-        ["cpu0: rip 0xffffffff80284f52"]
-    );
+    assert_eq!(cpus(TRIPLE_FAULT, &symbols), ["cpu0: rip 0xffffffff80284f52"]);
 }
 
 #[test]
@@ -37,10 +34,7 @@ fn the_machine_is_described() {
         smp: 3,
         mem: 64,
         accel: String::new(),
-        medium: Medium::Disk {
-            image: "i".into(),
-            firmware: None,
-        },
+        medium: Medium::Disk { image: "i".into(), firmware: None },
         extra: Vec::new(),
     };
     let text = configuration(&machine);

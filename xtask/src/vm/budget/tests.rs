@@ -7,15 +7,11 @@ fn clock(seconds: u32) -> Option<String> {
 }
 
 fn cpu(seconds: u32) -> Option<String> {
-    Some(format!(
-        "no output for {seconds} s of the emulator's CPU time"
-    ))
+    Some(format!("no output for {seconds} s of the emulator's CPU time"))
 }
 
 fn total(seconds: u32) -> Option<String> {
-    Some(format!(
-        "not finished after {seconds} s of the emulator's CPU time"
-    ))
+    Some(format!("not finished after {seconds} s of the emulator's CPU time"))
 }
 
 #[test]
@@ -56,10 +52,7 @@ fn without_cpu_times_the_clock_decides() {
     let mut budget = Budget::new(1.0, LIMITS, start);
     assert_eq!(budget.check(0, None, start + 9 * S), None);
     assert_eq!(budget.check(0, None, start + 11 * S), clock(10));
-    assert_eq!(
-        Budget::new(0.0, LIMITS, start).check(0, None, start + 999 * S),
-        None
-    );
+    assert_eq!(Budget::new(0.0, LIMITS, start).check(0, None, start + 999 * S), None);
 }
 
 #[test]

@@ -48,10 +48,7 @@ fn a_test_that_has_too_many_words_is_named() {
     let error = check_test(&long, &options(&"x".repeat(100))).expect_err("too long");
     assert_eq!(error.exit(), Exit::Usage);
     let text = error.shown();
-    assert!(
-        text.contains("smp::one: the kernel's command line has 4148 bytes"),
-        "{text}"
-    );
+    assert!(text.contains("smp::one: the kernel's command line has 4148 bytes"), "{text}");
     let longer = test("smp::one|fill=5000");
     assert!(check_test(&longer, &options("")).is_err());
     assert!(check_test(&test("smp::one|fill=5000|boot=uefi"), &options("")).is_ok());

@@ -20,19 +20,9 @@ pub(crate) fn kernel() -> Vec<u8> {
     put(64 + 32, &(HEADERS_AT as u64).to_le_bytes());
     put(64 + 40, &(HEADERS_AT as u64).to_le_bytes());
     put(0xc0, b"\0.shstrtab\0.note.Xen\0.bootloader-config\0");
-    put(
-        NOTE_AT,
-        &[
-            4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0x10, 0, 0x20, 0,
-        ],
-    );
+    put(NOTE_AT, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0x10, 0, 0x20, 0]);
     // name, type, offset, size
-    let sections = [
-        (0, 0, 0, 0),
-        (1, 3, 0xc0, 40),
-        (11, 7, NOTE_AT, 20),
-        (21, 1, 0x120, 8),
-    ];
+    let sections = [(0, 0, 0, 0), (1, 3, 0xc0, 40), (11, 7, NOTE_AT, 20), (21, 1, 0x120, 8)];
     for (name, kind, offset, size) in sections {
         let mut header = [0; 64];
         header[0] = name;
@@ -48,9 +38,7 @@ pub(crate) fn kernel() -> Vec<u8> {
 fn wrong(change: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut bytes = kernel();
     change(&mut bytes);
-    examine(&bytes)
-        .expect_err("the change must be found")
-        .text()
+    examine(&bytes).expect_err("the change must be found").text()
 }
 
 #[test]

@@ -5,26 +5,10 @@ fn each_kind_of_end_has_its_own_words() {
     let pvh = "Error loading uncompressed kernel without PVH ELF Note";
     for (ending, exit, words) in [
         (Ending::of_code(35), Exit::Failed, "FAILED: a test failed"),
-        (
-            Ending::of_code(37),
-            Exit::Failed,
-            "PANIC: the kernel panicked",
-        ),
-        (
-            Ending::of_code(39),
-            Exit::Failed,
-            "ASSERTION: a kernel assertion failed",
-        ),
-        (
-            Ending::of_code(2),
-            Exit::Failed,
-            "FAILED: the run ended with exit code 2",
-        ),
-        (
-            Ending::new(Kind::Hang, "no output for 60 s"),
-            Exit::Timeout,
-            "HANG: no output for 60 s",
-        ),
+        (Ending::of_code(37), Exit::Failed, "PANIC: the kernel panicked"),
+        (Ending::of_code(39), Exit::Failed, "ASSERTION: a kernel assertion failed"),
+        (Ending::of_code(2), Exit::Failed, "FAILED: the run ended with exit code 2"),
+        (Ending::new(Kind::Hang, "no output for 60 s"), Exit::Timeout, "HANG: no output for 60 s"),
         (
             Ending::with_words(Kind::Setup, "the emulator did not start and", pvh),
             Exit::Environment,
@@ -84,13 +68,7 @@ fn a_test_expects_what_the_kernel_can_end_with() {
     assert_eq!(named("triple_fault"), Some(Kind::TripleFault));
     assert_eq!(named("pass").map(Kind::failure), Some(None));
     for name in ["fail", "panic", "assert", "triple_fault", "hang"] {
-        assert!(
-            named(name).is_some_and(|kind| kind.failure().is_some()),
-            "{name}"
-        );
+        assert!(named(name).is_some_and(|kind| kind.failure().is_some()), "{name}");
     }
-    assert_eq!(
-        (named("wrong"), named("setup"), named("ignored")),
-        (None, None, None)
-    );
+    assert_eq!((named("wrong"), named("setup"), named("ignored")), (None, None, None));
 }

@@ -16,14 +16,8 @@ fn the_guard_kills_what_is_left_on_its_list_and_nothing_else() {
         .spawn()
         .expect("sh is everywhere");
     let mut list = guard.stdin.take().expect("its input is a pipe");
-    writeln!(
-        list,
-        "add {}\nadd {}\ndel {}",
-        removed.id(),
-        left.id(),
-        removed.id()
-    )
-    .expect("the guard reads");
+    writeln!(list, "add {}\nadd {}\ndel {}", removed.id(), left.id(), removed.id())
+        .expect("the guard reads");
     drop(list);
     guard.wait().expect("the guard ends with its input");
     assert!(!left.wait().expect("it was started").success());

@@ -5,10 +5,7 @@ fn machine(extra: &[&str]) -> Machine {
         smp: 4,
         mem: 512,
         accel: "tcg".to_string(),
-        medium: Medium::Kernel {
-            elf: "k".into(),
-            append: "log=info seed=1".to_string(),
-        },
+        medium: Medium::Kernel { elf: "k".into(), append: "log=info seed=1".to_string() },
         extra: extra.iter().map(OsString::from).collect(),
     }
 }
@@ -17,10 +14,7 @@ fn machine(extra: &[&str]) -> Machine {
 fn an_extra_argument_takes_the_place_of_the_default() {
     let args = machine(&["-smp", "6,sockets=2,cores=3"]).args();
     assert_eq!(args.iter().filter(|arg| *arg == "-smp").count(), 1);
-    assert!(
-        args.windows(2)
-            .any(|pair| pair == ["-smp", "6,sockets=2,cores=3"])
-    );
+    assert!(args.windows(2).any(|pair| pair == ["-smp", "6,sockets=2,cores=3"]));
     assert!(args.windows(2).any(|pair| pair == ["-m", "512"]));
 }
 
@@ -28,9 +22,7 @@ fn an_extra_argument_takes_the_place_of_the_default() {
 fn the_device_for_the_exit_code_is_there_once() {
     let of = |extra: &[&str]| {
         let args = machine(extra).args();
-        args.into_iter()
-            .filter(|word| is_debug_exit(word))
-            .collect::<Vec<_>>()
+        args.into_iter().filter(|word| is_debug_exit(word)).collect::<Vec<_>>()
     };
     assert_eq!(of(&[]), ["isa-debug-exit,iobase=0xf4,iosize=4"]);
     let elsewhere = "isa-debug-exit,iobase=0x500";
@@ -40,10 +32,7 @@ fn the_device_for_the_exit_code_is_there_once() {
 #[test]
 fn the_shown_command_can_be_pasted() {
     let line = machine(&[]).command_line(Path::new("qemu-system-x86_64"));
-    assert!(
-        line.contains("-append 'log=info seed=1' -serial stdio"),
-        "{line}"
-    );
+    assert!(line.contains("-append 'log=info seed=1' -serial stdio"), "{line}");
     assert_eq!(paths::quoted("it's"), r"'it'\''s'");
     let name = paths::os_string(b"/t/it's \xff\\".to_vec());
     assert_eq!(paths::quoted(name), r"$'/t/it\'s \xff\\'");

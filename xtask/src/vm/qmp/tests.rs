@@ -8,9 +8,7 @@ fn answering(lines: &'static [&'static str]) -> TcpListener {
     thread::spawn(move || {
         let mut stream = TcpStream::connect(address).expect("it listens");
         let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
-        stream
-            .write_all(b"{\"QMP\": {\"version\": {}}}\n")
-            .expect("a reader");
+        stream.write_all(b"{\"QMP\": {\"version\": {}}}\n").expect("a reader");
         for line in lines {
             reader.read_line(&mut String::new()).expect("a command");
             stream.write_all(line.as_bytes()).expect("a reader");
@@ -44,9 +42,7 @@ fn a_refusal_and_a_lost_connection_say_why() {
     ]);
     let mut qmp = connected(&listener);
     let refusal = "QEMU's monitor: nonsense: refused: \"no such command\"";
-    let refused = qmp
-        .execute("nonsense", &json!({}))
-        .expect_err("it is refused");
+    let refused = qmp.execute("nonsense", &json!({})).expect_err("it is refused");
     assert_eq!(refused.text(), refusal);
     // Either the write or the wait finds it out.
     let lost = qmp.cont().expect_err("nobody is there");

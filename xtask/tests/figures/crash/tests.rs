@@ -9,35 +9,17 @@ fn a_line_is_found_by_its_words_and_gets_its_numbers() {
             "  #0 0xff99 k::x86_64::here at kernel/x86_64/cpu.rs:7",
             Some("  #0 0xff99 k::x86_64::here at kernel/x86_64/cpu.rs:319"),
         ),
-        (
-            "  #0 ... at kernel/x86_64/cpu.rs:7",
-            Some("  #0 ... at kernel/x86_64/cpu.rs:319"),
-        ),
-        (
-            "  #0 0xff99 k::x86_64::here at ...",
-            Some("  #0 0xff99 k::x86_64::here at ..."),
-        ),
+        ("  #0 ... at kernel/x86_64/cpu.rs:7", Some("  #0 ... at kernel/x86_64/cpu.rs:319")),
+        ("  #0 0xff99 k::x86_64::here at ...", Some("  #0 0xff99 k::x86_64::here at ...")),
         ("  #0 0xff99 k::x86_64::here at", None),
-        (
-            "  #1 0xff12 k::x86_64::here at kernel/x86_64/cpu.rs:319",
-            None,
-        ),
-        (
-            "  #0 0xff12 k::x86_64::gone at kernel/x86_64/cpu.rs:319",
-            None,
-        ),
-        (
-            "  #0 0xff12 k::x86_64::here at kernel/x86_32/cpu.rs:319",
-            None,
-        ),
+        ("  #1 0xff12 k::x86_64::here at kernel/x86_64/cpu.rs:319", None),
+        ("  #0 0xff12 k::x86_64::gone at kernel/x86_64/cpu.rs:319", None),
+        ("  #0 0xff12 k::x86_64::here at kernel/x86_32/cpu.rs:319", None),
     ] {
         assert_eq!(renew(shown, printed).as_deref(), new, "{shown}");
     }
     let line = "[    0.231693][cpu1][ERROR] panic";
-    assert_eq!(
-        renew(line, "[    7.000001][cpu1][ERROR] panic").as_deref(),
-        Some(line)
-    );
+    assert_eq!(renew(line, "[    7.000001][cpu1][ERROR] panic").as_deref(), Some(line));
     assert_eq!(renew(line, "[    0.231693][cpu2][ERROR] panic"), None);
 }
 

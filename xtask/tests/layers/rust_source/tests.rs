@@ -5,10 +5,7 @@ fn texts(source: &str) -> Vec<String> {
 }
 
 fn found(source: &str) -> Vec<String> {
-    paths(&words(source), &["crate", "super"])
-        .iter()
-        .map(|p| p.names.join("::"))
-        .collect()
+    paths(&words(source), &["crate", "super"]).iter().map(|p| p.names.join("::")).collect()
 }
 
 #[test]
@@ -21,13 +18,7 @@ fn comments_and_strings_are_no_words() {
 #[test]
 fn groups_are_taken_apart() {
     let source = "use crate::{a, b::{self, C as D}, e::*};\nfn f() { super::g::h::<u8>(); }";
-    let all = [
-        "crate::a",
-        "crate::b::self",
-        "crate::b::C",
-        "crate::e::*",
-        "super::g::h",
-    ];
+    let all = ["crate::a", "crate::b::self", "crate::b::C", "crate::e::*", "super::g::h"];
     assert_eq!(found(source), all);
     assert_eq!(found("pub(crate) fn x() {} use a::crate_;"), ["crate"]);
 }
