@@ -6,9 +6,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
-
-use std::io::{BufRead, BufReader};
 
 use serde_json::{Value, json};
 
@@ -199,38 +198,20 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
         command.arg("--release");
     }
     let note = format!("    Building {} ({})", image.bin, if debug { "dev" } else { "release" });
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let (send, receive) = channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                // Nobody listens any more after an error.
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-    }
-    let mut elf = None;
-    let mut announced = false;
-    loop {
-        match receive.recv_timeout(PATIENCE) {
-            Ok(Ok(line)) => elf = executable(&line, image.bin).or(elf),
-            Ok(Err(error)) => return Err(error).context("cannot read cargo's messages"),
-            Err(RecvTimeoutError::Timeout) if !announced => {
-                eprintln!("{note}");
-                announced = true;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+    let (built, waits) = channel::<()>();
+    thread::spawn(move || {
+        if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{note}");
         }
-    }
-    let status = child.wait().context("cannot wait for cargo")?;
-    match elf {
-        Some(elf) if status.success() => Ok(elf),
-        _ => Err(failed(format!("the image {} does not build", image.bin))
-            .hint("the compiler's messages are above")),
-    }
+    });
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    drop(built);
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let elf = messages.lines().rev().find_map(|line| executable(line, image.bin));
+    elf.filter(|_| output.status.success()).ok_or_else(|| {
+        let error = failed(format!("the image {} does not build", image.bin));
+        error.hint("the compiler's messages are above")
+    })
 }
 
 /// The executable that one of cargo's JSON messages announces for this binary.

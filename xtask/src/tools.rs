@@ -7,13 +7,13 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::cargo::{self, TARGET, ask, tool};
+use crate::cargo::{self, TARGET, ask};
 use crate::error::{Context, Error, Hint, Ours, Result, anyhow};
 use crate::vm::bochs::{self, Bochs};
 use crate::vm::emulator::{Emulator, Kind};
 use crate::vm::firmware;
 use crate::vm::machine::BootPath;
-use crate::vm::qemu::{OLDEST, Qemu, TESTED};
+use crate::vm::qemu::Qemu;
 use crate::{lock, paths};
 
 /// A tool.
@@ -39,104 +39,51 @@ enum Source {
 
 use Source::{Debian, Rustup};
 
-/// Every tool, in the order in which they are told.
-pub(crate) static TOOLS: [&Tool; 10] =
-    [&RUST, &KERNEL_TARGET, &RUSTFMT, &CLIPPY, &QEMU, &GDB, &OVMF, &BOCHS, &RUST_SRC, &LLVM_TOOLS];
+/// Makes a static of each row, and of all rows the list.
+macro_rules! table {
+    ($($id:ident: $name:literal $need:ident $purpose:literal, $probe:expr, $source:expr;)*) => {
+        $(static $id: Tool = Tool {
+            name: $name,
+            is_required: matches!(stringify!($need).as_bytes(), b"required"),
+            purpose: $purpose,
+            probe: || $probe,
+            source: $source,
+        };)*
+        /// Every tool, in the order in which they are told.
+        pub(crate) static TOOLS: &[&Tool] = &[$(&$id),*];
+    };
+}
 
-static RUST: Tool = Tool {
-    name: "Rust toolchain",
-    is_required: true,
-    purpose: "everything",
-    probe: || Ok(version("rustc")),
-    source: Rustup(&["toolchain", "install"]),
-};
-static KERNEL_TARGET: Tool = Tool {
-    name: "kernel target",
-    is_required: true,
-    purpose: "the kernel",
-    probe: || Ok(cargo::has_target()?.then(|| TARGET.to_string())),
-    source: Rustup(&["target", "add", TARGET]),
-};
-static RUSTFMT: Tool = Tool {
-    name: "rustfmt",
-    is_required: false,
-    purpose: "`ci`",
-    probe: || Ok(version("cargo-fmt")),
-    source: Rustup(&["component", "add", "rustfmt"]),
-};
-static CLIPPY: Tool = Tool {
-    name: "clippy",
-    is_required: false,
-    purpose: "`ci`",
-    probe: || Ok(version("cargo-clippy")),
-    source: Rustup(&["component", "add", "clippy"]),
-};
-static QEMU: Tool = Tool {
-    name: "QEMU",
-    is_required: true,
-    purpose: "every boot",
-    probe: || {
-        let ((oldest, minor), (tested, tested_minor)) = (OLDEST, TESTED);
-        let needs = format!("needs {oldest}.{minor}, tested with {tested}.{tested_minor}");
-        let told =
-            |qemu: Qemu| format!("{} {} ({needs})", paths::text(&qemu.program), qemu.version);
-        Ok(Qemu::find()?.map(told))
-    },
-    source: Debian(
-        &["qemu-system-x86"],
-        "dnf install qemu-system-x86-core, pacman -S qemu-system-x86, brew install qemu, or\n\
-         winget install SoftwareFreedomConservancy.QEMU",
-    ),
-};
-static GDB: Tool = Tool {
-    name: "gdb",
-    is_required: false,
-    purpose: "`gdb`",
-    probe: || Ok(find_gdb().map(|gdb| paths::text(&gdb))),
-    source: Debian(
-        &["gdb"],
-        "install gdb; on a Mac x86_64-elf-gdb, on Windows BrechtSanders.WinLibs.POSIX.UCRT",
-    ),
-};
-static OVMF: Tool = Tool {
-    name: "UEFI firmware",
-    is_required: false,
-    purpose: "booting UEFI images",
-    probe: || {
-        let found = firmware::find(Qemu::find().unwrap_or(None).as_ref())?;
-        Ok(found.map(|(code, _)| paths::text(&code)))
-    },
-    source: Debian(&["ovmf"], "install edk2-ovmf, or the QEMU package that carries it"),
-};
-static BOCHS: Tool = Tool {
-    name: "Bochs",
-    is_required: false,
-    purpose: "`--emulator bochs`, with Xvfb for its window",
-    probe: || {
-        let Some((program, display)) = bochs::find() else {
-            return Ok(None);
-        };
-        let (version, _) = bochs::version(&program).context("it does not say its version")?;
-        let (program, display) = (paths::text(&program), paths::text(&display));
-        Ok(Some(format!("{program} {version}, with {display}")))
-    },
+table! {
+    RUST: "Rust toolchain" required "everything",
+        Ok(version("rustc")), Rustup(&["toolchain", "install"]);
+    KERNEL_TARGET: "kernel target" required "the kernel",
+        Ok(cargo::has_target()?.then(|| TARGET.to_string())), Rustup(&["target", "add", TARGET]);
+    RUSTFMT: "rustfmt" optional "`ci`",
+        Ok(version("cargo-fmt")), Rustup(&["component", "add", "rustfmt"]);
+    CLIPPY: "clippy" optional "`ci`",
+        Ok(version("cargo-clippy")), Rustup(&["component", "add", "clippy"]);
+    QEMU: "QEMU" required "every boot",
+        Ok(Qemu::find()?.map(|qemu| qemu.told())),
+        Debian(&["qemu-system-x86"], "dnf install qemu-system-x86-core, pacman -S qemu-system-x86, \
+            brew install qemu, or\nwinget install SoftwareFreedomConservancy.QEMU");
+    GDB: "gdb" optional "`gdb`",
+        Ok(find_gdb().map(|gdb| paths::text(&gdb))),
+        Debian(&["gdb"], "install gdb; on a Mac x86_64-elf-gdb, on Windows \
+            BrechtSanders.WinLibs.POSIX.UCRT");
+    OVMF: "UEFI firmware" optional "booting UEFI images",
+        Ok(firmware::find(Qemu::find().unwrap_or(None).as_ref())?.map(|(code, _)| paths::text(&code))),
+        Debian(&["ovmf"], "install edk2-ovmf, or the QEMU package that carries it");
     // With the firmware that any of several packages would do for.
-    source: Debian(&["bochs-x", "bochsbios", "vgabios", "xvfb"], "install Bochs, and Xvfb"),
-};
-static RUST_SRC: Tool = Tool {
-    name: "rust-src",
-    is_required: false,
-    purpose: "making BIOS and UEFI images",
-    probe: || Ok(cargo::has_rust_src()?.then(|| "installed".to_string())),
-    source: Rustup(&["component", "add", "rust-src"]),
-};
-static LLVM_TOOLS: Tool = Tool {
-    name: "llvm-tools",
-    is_required: false,
-    purpose: "making BIOS images, and `coverage`",
-    probe: || Ok(cargo::has_llvm_tools()?.then(|| "installed".to_string())),
-    source: Rustup(&["component", "add", "llvm-tools"]),
-};
+    BOCHS: "Bochs" optional "`--emulator bochs`, with Xvfb for its window",
+        bochs::told(), Debian(&["bochs-x", "bochsbios", "vgabios", "xvfb"], "install Bochs, and Xvfb");
+    RUST_SRC: "rust-src" optional "making BIOS and UEFI images",
+        Ok(cargo::has_rust_src()?.then(|| "installed".to_string())),
+        Rustup(&["component", "add", "rust-src"]);
+    LLVM_TOOLS: "llvm-tools" optional "making BIOS images, and `coverage`",
+        Ok(cargo::has_llvm_tools()?.then(|| "installed".to_string())),
+        Rustup(&["component", "add", "llvm-tools"]);
+}
 
 /// The version line of a program of the toolchain.
 fn version(program: &str) -> Option<String> {
@@ -263,7 +210,7 @@ fn by(missing: &str, program: &str, args: &[&str]) -> Result<()> {
     let line = format!("{program} {}", args.join(" "));
     let _lock = lock::wait("install", lock::INSTALLER)?;
     eprintln!("{missing} is missing; installing it by: {line}");
-    let status = tool(program)
+    let status = cargo::tool(program)
         .args(args)
         .stdin(Stdio::null())
         .status()
@@ -331,7 +278,7 @@ pub(crate) fn firmware_hint() -> Hint {
 /// When something is missing and cannot be installed.
 pub(crate) fn llvm_cov() -> Result<()> {
     LLVM_TOOLS.set_up()?;
-    let version = tool("cargo").args(["llvm-cov", "--version"]).output();
+    let version = cargo::tool("cargo").args(["llvm-cov", "--version"]).output();
     if version.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
@@ -353,7 +300,7 @@ pub(crate) fn nightly(components: &[&str]) -> Result<()> {
         let has = |name: &&str| list.lines().any(|line| line.starts_with(name));
         components.iter().all(has)
     };
-    let installed = tool("rustup").args(list).output();
+    let installed = cargo::tool("rustup").args(list).output();
     if installed.is_ok_and(|output| has_all(String::from_utf8_lossy(&output.stdout).into())) {
         return Ok(());
     }

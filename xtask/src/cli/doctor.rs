@@ -26,7 +26,7 @@ type Probed = (&'static Tool, Result<Option<String>>);
 /// # Errors
 /// When something required is missing in the end.
 pub(crate) fn command(options: &Options) -> Result<()> {
-    let probed = || TOOLS.map(|tool| (tool, (tool.probe)()));
+    let probed = || TOOLS.iter().map(|tool| (*tool, (tool.probe)())).collect::<Vec<Probed>>();
     let mut found = probed();
     if options.install {
         let missing = found.iter().filter(|(_, found)| matches!(found, Ok(None)));

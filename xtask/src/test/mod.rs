@@ -159,31 +159,26 @@ fn workers(request: &Options) -> usize {
 
 /// The options that a replay of one boot needs besides its test, CPUs and seed.
 fn replay_options(request: &Options) -> String {
-    let options = &request.machine;
-    let mut words = Vec::new();
-    if request.boot.emulator == Kind::Bochs {
-        words.extend(["--emulator", "bochs"].map(String::from));
-    } else if let Some(boot) = request.boot.boot {
-        words.extend(["--boot".to_string(), boot.name().to_string()]);
-    }
-    if let Some(accel) = &options.accel {
-        words.extend(["--accel".to_string(), paths::quoted(accel)]);
-    }
-    if !options.append.is_empty() {
-        words.extend(["--append".to_string(), paths::quoted(&options.append)]);
-    }
-    if options.mem != MEMORY {
-        words.extend(["--mem".to_string(), options.mem.to_string()]);
+    let (options, bochs) = (&request.machine, request.boot.emulator == Kind::Bochs);
+    let boot = request.boot.boot.filter(|_| !bochs);
+    let with_values = [
+        ("--emulator", bochs.then(|| "bochs".to_string())),
+        ("--boot", boot.map(|boot| boot.name().to_string())),
+        ("--accel", options.accel.clone()),
+        ("--append", Some(options.append.clone()).filter(|append| !append.is_empty())),
+        ("--mem", (options.mem != MEMORY).then(|| options.mem.to_string())),
+    ];
+    let mut words = String::new();
+    for (option, value) in with_values {
+        if let Some(value) = value {
+            words.push_str(&format!(" {option} {}", paths::quoted(value)));
+        }
     }
     if options.debug {
-        words.push("--debug".to_string());
+        words.push_str(" --debug");
     }
-    let extra = options.extra();
-    if !extra.is_empty() {
-        words.push("--".to_string());
-        words.extend(extra.iter().map(paths::quoted));
-    }
-    words.into_iter().map(|word| format!(" {word}")).collect()
+    let extra: Vec<String> = options.extra().iter().map(paths::quoted).collect();
+    if extra.is_empty() { words } else { format!("{words} -- {}", extra.join(" ")) }
 }
 
 /// The exit code of a run with failures: that of the failures if all are of one

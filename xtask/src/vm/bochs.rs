@@ -59,13 +59,24 @@ pub(crate) fn find() -> Option<(PathBuf, PathBuf)> {
 }
 
 /// The version of this Bochs, and whether it has its debugger.
-pub(crate) fn version(program: &Path) -> Option<(String, bool)> {
+fn version(program: &Path) -> Option<(String, bool)> {
     let output = Command::new(program).arg("--help").stdin(Stdio::null()).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let after = text.split_once("Bochs x86 Emulator ")?.1;
     let version = after.split_whitespace().next()?;
     Some((version.to_string(), text.contains("-rc filename")))
+}
+
+/// What there is of it, for `doctor`.
+///
+/// # Errors
+/// When it does not say its version.
+pub(crate) fn told() -> Result<Option<String>> {
+    let Some((program, display)) = find() else { return Ok(None) };
+    let (version, _) = version(&program).context("it does not say its version")?;
+    let (program, display) = (paths::text(&program), paths::text(&display));
+    Ok(Some(format!("{program} {version}, with {display}")))
 }
 
 impl Bochs {

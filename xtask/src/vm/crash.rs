@@ -31,20 +31,16 @@ pub(crate) fn report(log: &str, symbols: &Symbols) -> Vec<String> {
     if chain.is_empty() {
         return Vec::new();
     }
-    let names = chain.iter().map(|e| format!("v={:02x} {}", e.vector, short_name(e.vector)));
+    let names = chain.iter().map(|e| format!("v={:02x} {}", e.vector, names(e.vector).0));
     let names = names.chain(["Triple fault".to_string()]).collect::<Vec<_>>();
     let mut lines = vec![names.join(" -> ")];
     for exception in &chain {
         let cr2 = exception.cr2.map_or(String::new(), |cr2| format!(" cr2 {cr2:#x}"));
         let function = symbols.line(exception.ip).map_or(String::new(), |at| format!(" {at}"));
-        lines.push(format!(
-            "  {} {}, error code {:#x}{cr2}, rsp {:#x}, rip {:#x}{function}",
-            short_name(exception.vector),
-            long_name(exception.vector),
-            exception.error,
-            exception.sp,
-            exception.ip,
-        ));
+        let Exception { error, sp, ip, .. } = exception;
+        let (short, long) = self::names(exception.vector);
+        let place = format!("error code {error:#x}{cr2}, rsp {sp:#x}, rip {ip:#x}{function}");
+        lines.push(format!("  {short} {long}, {place}"));
     }
     lines
 }
@@ -86,14 +82,6 @@ fn parse(line: &str) -> Option<Exception> {
         sp: far("SP=")?,
         cr2: field("CR2=").and_then(hex),
     })
-}
-
-fn short_name(vector: u8) -> &'static str {
-    names(vector).0
-}
-
-fn long_name(vector: u8) -> &'static str {
-    names(vector).1
 }
 
 /// Mnemonic and name of an exception (Intel SDM volume 3, table 6-1).

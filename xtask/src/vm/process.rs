@@ -136,18 +136,21 @@ impl Vm {
         match emulator {
             Emulator::Qemu(_) => {
                 vm.console = stdout.map(|pipe| read(Box::new(pipe)));
-                vm.qmp = vm.connect("its monitor", || Qmp::accept(&listener))?;
+                if let Some(stream) = vm.connection(&listener, "its monitor")? {
+                    let stopped_by_user = machine.extra.iter().any(|word| word == "-S");
+                    let going = match Qmp::new(stream) {
+                        Ok(qmp) => Some(vm.qmp.insert(qmp))
+                            .filter(|_| !stopped_by_user)
+                            .map_or(Ok(()), Qmp::cont),
+                        Err(why) => Err(why),
+                    };
+                    going.or_else(|why| vm.lost(why))?;
+                }
             }
             Emulator::Bochs(_) => {
-                let stream = vm.connect("its first serial port", || stream(&listener))?;
+                let stream = vm.connection(&listener, "its first serial port")?;
                 vm.console = stream.map(|stream| read(Box::new(stream)));
             }
-        }
-        let stopped_by_user = machine.extra.iter().any(|word| word == "-S");
-        if let Some(qmp) = vm.qmp.as_mut().filter(|_| !stopped_by_user)
-            && let Err(why) = qmp.cont()
-        {
-            vm.lost(why)?;
         }
         Ok(vm)
     }
@@ -168,26 +171,22 @@ impl Vm {
     }
 
     /// The connection that the emulator opens as `what`; `None` if it ends before it does.
-    fn connect<T>(
-        &mut self,
-        what: &str,
-        mut accept: impl FnMut() -> Result<Option<T>>,
-    ) -> Result<Option<T>> {
+    fn connection(&mut self, listener: &TcpListener, what: &str) -> Result<Option<TcpStream>> {
         let end = Instant::now() + START;
         while self.ended()?.is_none() {
-            if Instant::now() > end {
-                self.lost(anyhow!("the emulator does not open {what}"))?;
-                break;
-            }
-            match accept() {
-                Ok(None) => thread::sleep(Duration::from_millis(1)),
-                Ok(connection) => return Ok(connection),
-                Err(why) => {
-                    self.lost(why)?;
-                    break;
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    return Ok(Some(stream));
                 }
+                Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                    self.lost(error.into())?;
+                }
+                Err(_) if Instant::now() > end => {
+                    self.lost(anyhow!("the emulator does not open {what}"))?;
+                }
+                Err(_) => thread::sleep(Duration::from_millis(1)),
             }
-            thread::sleep(Duration::from_millis(1));
         }
         Ok(None)
     }
@@ -276,20 +275,6 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// The connection that has come, as bytes.
-fn stream(listener: &TcpListener) -> Result<Option<TcpStream>> {
-    let accept = || {
-        let (stream, _) = listener.accept()?;
-        stream.set_nonblocking(false)?;
-        std::io::Result::Ok(stream)
-    };
-    match accept() {
-        Ok(stream) => Ok(Some(stream)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,9 +8,9 @@ use crate::error::{Context, Hint, Ours, Result, anyhow, bail};
 use crate::paths;
 
 /// The oldest QEMU that boots the kernel: PVH came with 4.0, q35's defaults settled by 4.2.
-pub(crate) const OLDEST: (u32, u32) = (4, 2);
+const OLDEST: (u32, u32) = (4, 2);
 /// The QEMU that the tests are known to pass with.
-pub(crate) const TESTED: (u32, u32) = (7, 2);
+const TESTED: (u32, u32) = (7, 2);
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -46,6 +46,13 @@ impl Qemu {
             None => anyhow!("{name} calls itself version {version:?}, which is not understood"),
         };
         Err(wrong.hint(format!("name a QEMU of version {major}.{minor} or newer by QEMU=")))
+    }
+
+    /// Where it is and how old, for `doctor`.
+    pub(crate) fn told(&self) -> String {
+        let ((oldest, minor), (tested, tested_minor)) = (OLDEST, TESTED);
+        let needs = format!("needs {oldest}.{minor}, tested with {tested}.{tested_minor}");
+        format!("{} {} ({needs})", paths::text(&self.program), self.version)
     }
 
     /// QEMU's own data folders, where its packages put the firmware.

@@ -1,11 +1,11 @@
 //! QEMU's monitor protocol: commands, answers and events as lines of JSON.
 //!
 //! QEMU connects to a port of ours, so there is no file to leave behind and no
-//! path that is too long for a socket. It starts paused; [`Qmp::accept`]
+//! path that is too long for a socket. It starts paused; [`Qmp::new`]
 //! returns once events are enabled, so none is missed after [`Qmp::cont`].
 
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,23 +28,13 @@ pub(crate) struct Qmp {
 }
 
 impl Qmp {
-    /// Takes the connection if QEMU has made it. `None` if it has not yet.
+    /// The monitor at the other end of this connection, once it answers.
     ///
     /// # Errors
     /// When the connection fails, or QEMU does not answer on it.
-    pub(crate) fn accept(listener: &TcpListener) -> Result<Option<Qmp>> {
-        let connect = || {
-            let (stream, _) = listener.accept()?;
-            stream.set_nonblocking(false)?;
-            stream.set_nodelay(true)?;
-            std::io::Result::Ok((stream.try_clone()?, stream))
-        };
-        let (reader, stream) = match connect() {
-            Ok(pair) => pair,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let reader = BufReader::new(reader);
+    pub(crate) fn new(stream: TcpStream) -> Result<Qmp> {
+        stream.set_nodelay(true)?;
+        let reader = BufReader::new(stream.try_clone()?);
         let (send, incoming) = channel();
         thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
@@ -57,7 +47,7 @@ impl Qmp {
         });
         let mut qmp = Qmp { stream, incoming, events: Vec::new() };
         qmp.execute_within(HANDSHAKE, "qmp_capabilities", &json!({}))?;
-        Ok(Some(qmp))
+        Ok(qmp)
     }
 
     /// Runs a command and waits for its answer.

@@ -1,3 +1,5 @@
+use std::net::TcpListener;
+
 use super::*;
 use crate::error::Ours;
 
@@ -18,8 +20,8 @@ fn answering(lines: &'static [&'static str]) -> TcpListener {
 }
 
 fn connected(listener: &TcpListener) -> Qmp {
-    let qmp = Qmp::accept(listener).expect("it answers");
-    qmp.expect("it has connected")
+    let (stream, _) = listener.accept().expect("it connects");
+    Qmp::new(stream).expect("it answers")
 }
 
 #[test]
