@@ -35,6 +35,9 @@ const PARTS: [(&str, &str, &str); 12] = [
     ("xtask::symbols", "xtask/symbols", "xtask"),
 ];
 
+/// The files of unit tests, and of what only they use.
+const TESTS: [&str; 4] = ["/tests.rs", "/steps.rs", "/src/testing.rs", "/src/tso.rs"];
+
 /// Where circles of imports are looked for, and how many names of a path make a module.
 const GRAPHS: [(&str, usize); 4] =
     [("kernel/plat/src", 1), ("kernel/heart/src", 1), ("kernel/src", 1), ("xtask/src", 2)];
@@ -107,20 +110,17 @@ fn measured() -> Result<Vec<File>> {
         sources(&root.join(dir), &mut found)?;
     }
     let mut files = Vec::new();
-    let mut tests = BTreeSet::new();
     for path in found {
         let text = paths::read_text(&path)?;
-        tests.extend(test_modules(&path, &text));
         let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
         let name = name.replace('\\', "/");
-        let Some(part) = PARTS.iter().rposition(|(_, dir, _)| name.starts_with(dir)) else {
-            continue;
-        };
-        let code = code(&text);
-        files.push((path, File { name, part, lines: text.lines().count(), code }));
+        let is_test = TESTS.iter().any(|end| name.ends_with(end));
+        let part = PARTS.iter().rposition(|(_, dir, _)| name.starts_with(dir));
+        if let Some(part) = part.filter(|_| !is_test) {
+            files.push(File { name, part, lines: text.lines().count(), code: code(&text) });
+        }
     }
-    files.retain(|(path, _)| !tests.contains(path));
-    Ok(files.into_iter().map(|(_, file)| file).collect())
+    Ok(files)
 }
 
 /// The Rust files below a folder.
@@ -133,23 +133,6 @@ fn sources(dir: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The files of the modules that a source declares under `#[cfg(test)]`.
-fn test_modules(path: &Path, source: &str) -> Vec<PathBuf> {
-    let is_root = ["lib", "main", "mod"].iter().any(|stem| path.with_extension("").ends_with(stem));
-    let folder = if is_root { path.with_file_name("") } else { path.with_extension("") };
-    let mut lines = source.lines().map(str::trim).skip_while(|line| *line != "#[cfg(test)]");
-    let mut found = Vec::new();
-    while lines.next().is_some() {
-        let module = lines.next().unwrap_or_default().trim_start_matches("pub(crate) ");
-        let module = module.strip_prefix("mod ").and_then(|name| name.strip_suffix(';'));
-        found.extend(module.map(|name| folder.join(name).with_extension("rs")));
-        while lines.clone().next().is_some_and(|line| line != "#[cfg(test)]") {
-            lines.next();
-        }
-    }
-    found
 }
 
 fn code(source: &str) -> Vec<(usize, String)> {

@@ -115,38 +115,11 @@ fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
     // Between quotes gdb takes a backslash for the beginning of an escape.
     let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
     let elf = paths::replaced(&elf, "\"", "\\\"");
-    let mut text = paths::joined("file \"", elf).into_encoded_bytes();
-    let rest = format!(
-        "\"
-set pagination off
-set confirm off
-set disassemble-next-line auto
-set tcp auto-retry on
-target remote 127.0.0.1:{port}
-thbreak *{entry:#x}
-
-define cpu-line
-    printf \"cpu%d rip %#lx \", $_thread - 1, $rip
-    info symbol $rip
-end
-
-define cpus
-    thread apply all -ascending -q -s cpu-line
-end
-document cpus
-List what every CPU executes.
-end
-
-define panics
-    hbreak rust_begin_unwind
-end
-document panics
-Stop at a panic, before it is reported.
-end
-"
-    );
-    text.extend_from_slice(rest.as_bytes());
-    text.extend_from_slice(if check { b"continue\nwhere 3\ncpus\nkill\n" } else { b"continue\n" });
+    let mut text = include_bytes!("session.gdb").to_vec();
+    text.extend(paths::joined("file \"", elf).into_encoded_bytes());
+    let rest = if check { "where 3\ncpus\nkill\n" } else { "" };
+    let target = format!("target remote 127.0.0.1:{port}\nthbreak *{entry:#x}\ncontinue\n");
+    text.extend_from_slice(format!("\"\n{target}{rest}").as_bytes());
     text
 }
 

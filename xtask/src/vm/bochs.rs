@@ -139,28 +139,7 @@ impl Bochs {
 /// a `$` in one for a variable.
 fn configuration(machine: &Machine) -> String {
     let Machine { smp, mem, .. } = machine;
-    format!(
-        "\
-config_interface: textconfig
-display_library: x
-romimage: file=$BXSHARE/BIOS-bochs-latest
-vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest
-megs: {mem}
-cpu: model={MODEL}, count={smp}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=0
-clock: sync=none
-boot: disk
-ata0-master: type=disk, path={DISK}, mode=flat
-com1: enabled=1, mode=file, dev=console.raw
-com2: enabled=1, mode=file, dev=results.log
-sound: driver=dummy
-speaker: enabled=0
-log: -
-panic: action=fatal
-error: action=report
-info: action=report
-debug: action=ignore
-"
-    )
+    format!(include_str!("bochsrc"), mem = mem, smp = smp, MODEL = MODEL, IPS = IPS, DISK = DISK)
 }
 
 /// Where the CPUs stand, out of the registers that Bochs prints at its end.

@@ -13,16 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Reads `add PID` and `del PID` lines; at their end kills the process groups left.
-const SCRIPT: &str = r#"
-pids=" "
-while read -r verb pid; do
-    case $verb in
-        add) pids="$pids$pid " ;;
-        del) case $pids in *" $pid "*) pids="${pids%% $pid *} ${pids#* $pid }" ;; esac ;;
-    esac
-done
-for pid in $pids; do kill -s KILL -- "-$pid" 2>/dev/null; done
-"#;
+const SCRIPT: &str = include_str!("guard.sh");
 
 static GUARD: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
 

@@ -22,14 +22,6 @@ fn functions_are_measured_from_name_to_brace() {
 }
 
 #[test]
-fn unit_tests_are_files_that_a_module_declares() {
-    let source = "#[cfg(test)]\nmod one;\nmod two;\n\n#[cfg(test)]\npub(crate) mod three;\n";
-    let found = |path: &str| test_modules(path.as_ref(), source);
-    assert_eq!(found("a/lib.rs"), [Path::new("a/one.rs"), Path::new("a/three.rs")]);
-    assert_eq!(found("a/b.rs"), [Path::new("a/b/one.rs"), Path::new("a/b/three.rs")]);
-}
-
-#[test]
 fn a_file_has_its_part() {
     let files = measured().expect("the sources can be read");
     let part = |name: &str| files.iter().find(|file| file.name == name).map(|f| PARTS[f.part].0);

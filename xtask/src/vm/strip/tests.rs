@@ -8,7 +8,7 @@ fn what_lies_in_memory_stays() {
     let after = stripped(&before).expect("it is well-formed");
     let file = object::File::parse(&*after).expect("it is an ELF file");
     let names: Vec<_> = file.sections().filter_map(|s| Some(s.name().ok()?.to_string())).collect();
-    assert_eq!(names, [".note.Xen", ".bootloader-config", ".shstrtab"]);
+    assert_eq!(names, [".shstrtab", ".note.Xen", ".bootloader-config"]);
     assert!(crate::vm::elf::examine(&after).is_ok());
 }
 
