@@ -56,7 +56,7 @@ pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Res
     paths::write(&cmdline_file, cmdline)?;
     let kernel = out.with_extension("elf");
     let bytes = paths::read(elf)?;
-    paths::write(&kernel, strip::stripped(&bytes).unwrap_or(bytes))?;
+    paths::write(&kernel, strip::stripped(&bytes)?)?;
     let _ = fs::remove_file(out);
     let target = tool_target_dir();
     cargo::into(&target)?;

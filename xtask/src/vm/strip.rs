@@ -6,19 +6,27 @@
 use object::build::elf::{Builder, SectionData};
 use object::elf::SHF_ALLOC;
 
-/// The file without what does not lie in memory; `None` if it is no well-formed
-/// little-endian ELF64 file.
-pub(crate) fn stripped(elf: &[u8]) -> Option<Vec<u8>> {
-    let mut file = Builder::read64(elf).ok()?;
+use crate::error::{Context, Result};
+
+/// The file without what does not lie in memory.
+///
+/// # Errors
+/// When it is no well-formed ELF file of 64 bits.
+pub(crate) fn stripped(elf: &[u8]) -> Result<Vec<u8>> {
+    const WHAT: &str = "the debug information cannot be taken off";
+    let mut file = Builder::read64(elf).context(WHAT)?;
     for section in &mut file.sections {
         let is_names = matches!(section.data, SectionData::SectionString);
+        section.delete = !section.sh_flags.contains(SHF_ALLOC) && !is_names;
         // 0 means the same, and object 0.40 panics at it.
         section.sh_addralign = section.sh_addralign.max(1);
-        section.delete = !section.sh_flags.contains(SHF_ALLOC) && !is_names;
+    }
+    for symbol in &mut file.symbols {
+        symbol.delete = true;
     }
     let mut out = Vec::new();
-    file.write(&mut out).ok()?;
-    Some(out)
+    file.write(&mut out).context(WHAT)?;
+    Ok(out)
 }
 
 #[cfg(test)]
