@@ -381,3 +381,6 @@ impl Preempt<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

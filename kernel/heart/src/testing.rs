@@ -48,6 +48,7 @@ thread_local! {
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
     static LOSES: Cell<u32> = const { Cell::new(0) };
     static SENT: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
+    static EOIS: Cell<u32> = const { Cell::new(0) };
     static IN_NMI: Cell<bool> = const { Cell::new(false) };
     static STANDING: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
     static MISTAKE: Cell<Option<Mistake>> = const { Cell::new(None) };
@@ -136,6 +137,11 @@ impl HostPort {
     /// that are online.
     pub(crate) fn last_sent() -> (CpuSet, bool) {
         SENT.get()
+    }
+
+    /// How many interrupts this CPU has acknowledged.
+    pub(crate) fn eois() -> u32 {
+        EOIS.get()
     }
 
     /// Whether this CPU takes itself to be in an NMI.
@@ -242,7 +248,9 @@ impl Port for HostPort {
         Self::poll();
     }
 
-    fn eoi() {}
+    fn eoi() {
+        EOIS.set(EOIS.get() + 1);
+    }
 
     fn relax() {
         let failed = here(|here| here.machine.failed.load(Ordering::SeqCst));
