@@ -26,20 +26,9 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// rust-toolchain.toml decides; `RUSTFLAGS` goes, because it would replace the
 /// flags of .cargo/config.toml.
 const KEPT: [&str; 14] = [
-    "CARGO_HOME",
-    "CARGO_TARGET_DIR",
-    "CARGO_BUILD_JOBS",
-    "CARGO_INCREMENTAL",
-    "CARGO_HTTP_",
-    "CARGO_NET_",
-    "CARGO_REGISTR",
-    "CARGO_SOURCE_",
-    "CARGO_TERM_",
-    "RUSTC_WRAPPER",
-    "RUSTUP_AUTO_INSTALL",
-    "RUSTUP_DIST_",
-    "RUSTUP_HOME",
-    "RUSTUP_UPDATE_ROOT",
+    "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "CARGO_INCREMENTAL", "CARGO_HTTP_",
+    "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_", "RUSTC_WRAPPER",
+    "RUSTUP_AUTO_INSTALL", "RUSTUP_DIST_", "RUSTUP_HOME", "RUSTUP_UPDATE_ROOT",
 ];
 
 /// Whether a child process of the toolchain should see this variable.

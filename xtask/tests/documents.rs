@@ -62,16 +62,8 @@ fn the_summary_has_every_page() {
 #[test]
 fn the_reading_order_names_files_that_are_there() {
     let folders = [
-        "",
-        "boot/src",
-        "kernel",
-        "kernel/src",
-        "kernel/plat/src",
-        "kernel/heart/src",
-        "kernel/heart/src/more",
-        "kernel/src/mem",
-        "kernel/src/smp",
-        "kernel/src/arch/x86_64",
+        "", "boot/src", "kernel", "kernel/src", "kernel/plat/src", "kernel/heart/src",
+        "kernel/heart/src/more", "kernel/src/mem", "kernel/src/smp", "kernel/src/arch/x86_64",
         "kernel/src/sched",
     ];
     let layout = read("docs/layout.md");
@@ -156,12 +148,8 @@ fn every_set_that_is_walked_has_a_check_that_is_there() {
     let models = read("model/src/models.rs");
     let walks_in = ["kernel/plat/src", "kernel/heart/src", "kernel/heart/src/more", "kernel/src"];
     let tests_in = [
-        "kernel/plat/src",
-        "kernel/plat/tests",
-        "kernel/heart/src",
-        "kernel/heart/src/more",
-        "kernel/heart/tests",
-        "tests/src",
+        "kernel/plat/src", "kernel/plat/tests", "kernel/heart/src", "kernel/heart/src/more",
+        "kernel/heart/tests", "tests/src",
     ];
     let mut count = 0;
     for row in table.lines().filter(|line| line.contains('`')) {

@@ -25,14 +25,6 @@ pub(crate) struct Options {
     fast: bool,
 }
 
-/// What came of a check.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    Failed,
-    Skipped,
-}
-
 /// In which list a check is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum List {
@@ -113,17 +105,16 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     term::say("\n== summary");
     for (name, outcome, seconds) in &results {
         let word = match outcome {
-            Outcome::Passed => term::green("ok     "),
-            Outcome::Failed => term::red("FAILED "),
-            Outcome::Skipped => term::yellow("skipped"),
+            Some(true) => term::green("ok     "),
+            Some(false) => term::red("FAILED "),
+            None => term::yellow("skipped"),
         };
         say!("{word} {name:<24} {seconds:>7.1} s");
     }
     let count = |of| results.iter().filter(|(_, outcome, _)| *outcome == of).count();
-    let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
+    let (passed, failed) = (count(Some(true)), count(Some(false)));
     let mut line = format!("{passed} passed, {failed} failed");
-    for (count, what) in [(count(Outcome::Skipped), "skipped"), (total - results.len(), "not run")]
-    {
+    for (count, what) in [(count(None), "skipped"), (total - results.len(), "not run")] {
         if count > 0 {
             line.push_str(&format!(", {count} {what}"));
         }
@@ -136,23 +127,20 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     }
 }
 
-fn run(name: &str, line: &str) -> Result<Outcome> {
+/// Whether a check passed; `None` if something that it needs is missing.
+fn run(name: &str, line: &str) -> Result<Option<bool>> {
     say!("\n== {name}");
-    if line.contains(" bochs ")
-        && let Err(error) = tools::emulator(Kind::Bochs)
-    {
+    let emulator = line.contains(" bochs ").then(|| tools::emulator(Kind::Bochs));
+    if let Some(Err(error)) = emulator {
         say!("skipped\n{}", error.shown());
-        return Ok(Outcome::Skipped);
+        return Ok(None);
     }
     say!("$ {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
-    Ok(match command_of(line)?.stdin(Stdio::null()).status() {
-        Ok(status) if status.success() => Outcome::Passed,
-        Ok(_) => Outcome::Failed,
-        Err(error) => {
-            say!("cannot start it: {error}");
-            Outcome::Failed
-        }
-    })
+    let status = command_of(line)?.stdin(Stdio::null()).status();
+    if let Err(error) = &status {
+        say!("cannot start it: {error}");
+    }
+    Ok(Some(status.is_ok_and(|status| status.success())))
 }
 
 /// The command of a line: variables, the program, its words. This tool runs itself.

@@ -32,7 +32,7 @@ const PARTS: [(&str, &str, &str); 12] = [
     ("bench", "bench", ""),
     ("model", "model", ""),
     ("xtask", "xtask/src", "xtask"),
-    ("xtask::symbols", "xtask/symbols", "xtask"),
+    ("symbols", "xtask/symbols", ""),
 ];
 
 /// The files of unit tests, and of what only they use.

@@ -136,12 +136,11 @@ fn selects(request: &Options, name: &str) -> bool {
 fn list(tests: &[Arc<Test>], terse: bool) {
     for test in tests {
         let attributes = test.attributes.join("  ");
-        let line = if terse {
-            format!("{}: test", test.name)
-        } else {
-            format!("{:<40} {attributes}", test.name)
-        };
-        say!("{}", line.trim_end());
+        let line = format!("{:<40} {attributes}", test.name);
+        say!(
+            "{}",
+            if terse { format!("{}: test", test.name) } else { line.trim_end().to_string() }
+        );
     }
     if !terse {
         let s = if tests.len() == 1 { "" } else { "s" };

@@ -117,29 +117,18 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
                 let name = format!("{}-smp{smp}{suffix}", test.name.replace("::", "."));
                 let seed = nth(base, run);
                 let named = !test.long || options.filters.contains(&test.name);
-                let long = || Some("takes long: give its whole name".to_string());
+                let on_bochs = || bochs_memory(test).err().filter(|_| emulator == Kind::Bochs);
                 let ignored = if named {
-                    reason_to_ignore(test, smp).or_else(|| match emulator {
-                        Kind::Qemu => None,
-                        Kind::Bochs => bochs_memory(test).err(),
-                    })
+                    reason_to_ignore(test, smp).or_else(on_bochs)
                 } else {
-                    long()
+                    Some("takes long: give its whole name".to_string())
                 };
                 // Said once, and not run.
                 if ignored.is_some() && run > 0 {
                     continue;
                 }
-                jobs.push(Job {
-                    test: test.clone(),
-                    smp,
-                    emulator,
-                    boot,
-                    run,
-                    seed,
-                    dir: dir.join(name),
-                    ignored,
-                });
+                let (test, dir) = (test.clone(), dir.join(name));
+                jobs.push(Job { test, smp, emulator, boot, run, seed, dir, ignored });
             }
         }
     }

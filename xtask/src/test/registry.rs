@@ -111,8 +111,7 @@ pub(crate) fn parse_test(line: &str) -> Result<Test> {
     let mut test = Test::named(fields.next().unwrap_or_default().trim());
     test.attributes = fields.clone().map(String::from).collect();
     for field in fields {
-        let wrong = || format!("test {}: the attribute {field:?} is not understood", test.name);
-        let wrong = wrong();
+        let wrong = format!("test {}: the attribute {field:?} is not understood", test.name);
         set(&mut test, field).context(wrong)?;
     }
     if test.name.is_empty() || test.name.contains(char::is_whitespace) {

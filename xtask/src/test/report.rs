@@ -44,10 +44,7 @@ impl Report {
     pub(super) fn start(&mut self, total: usize, emulator: &Emulator, accel: &str) {
         self.total = total;
         let seed = self.seed;
-        let accel = match emulator {
-            Emulator::Qemu(_) => format!(", {accel}"),
-            Emulator::Bochs(_) => String::new(),
-        };
+        let accel = emulator.qemu().map_or(String::new(), |_| format!(", {accel}"));
         let boots = if total == 1 { "boot" } else { "boots" };
         say!("running {total} {boots} ({emulator}{accel}), seed {seed:#x}");
     }
@@ -85,9 +82,8 @@ impl Report {
         self.progress.clear();
         self.failures(done);
         if self.replay.contains(" --append ") {
-            complaints(done.iter().map(|done| done.console.as_str()))
-                .iter()
-                .for_each(|words| say!("warning: the kernel said: {words}"));
+            let complaints = complaints(done.iter().map(|done| done.console.as_str()));
+            complaints.iter().for_each(|words| say!("warning: the kernel said: {words}"));
         }
         let tallies = tallies(done);
         let flaky = flaky(&tallies);

@@ -60,40 +60,41 @@ fn hex(text: &str) -> Option<u64> {
 /// and terminal escape sequences (UEFI firmware sends many).
 #[derive(Default)]
 pub(crate) struct Lines {
-    line: Vec<u8>,
-    escape: Escape,
+    parser: vte::Parser,
+    text: Text,
 }
 
-#[derive(Default, PartialEq)]
-enum Escape {
-    #[default]
-    None,
-    Begun,
-    Inside,
+/// What is printed: whole lines, and the beginning of one.
+#[derive(Default)]
+struct Text {
+    lines: Vec<String>,
+    line: String,
+}
+
+impl vte::Perform for Text {
+    fn print(&mut self, c: char) {
+        self.line.push(c);
+    }
+
+    fn execute(&mut self, byte: u8) {
+        match byte {
+            b'\n' => self.lines.push(std::mem::take(&mut self.line)),
+            b'\t' => self.line.push('\t'),
+            _ => {}
+        }
+    }
 }
 
 impl Lines {
     /// Takes some bytes; calls `each` with every line that they complete.
     pub(crate) fn push(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
-        for &byte in bytes {
-            match (&self.escape, byte) {
-                (Escape::None, 0x1b) => self.escape = Escape::Begun,
-                (Escape::None, b'\n') => each(&self.take()),
-                (Escape::None, b'\t' | 0x20..=0x7e | 0x80..) => self.line.push(byte),
-                (Escape::None, _) | (Escape::Inside, 0x20..=0x3f) => {}
-                (Escape::Begun, b'[') => self.escape = Escape::Inside,
-                (Escape::Begun | Escape::Inside, _) => self.escape = Escape::None,
-            }
-        }
+        self.parser.advance(&mut self.text, bytes);
+        self.text.lines.drain(..).for_each(|line| each(&line));
     }
 
     /// The unfinished line, if there is one: the last words of a guest that died.
     pub(crate) fn finish(&mut self) -> Option<String> {
-        (!self.line.is_empty()).then(|| self.take())
-    }
-
-    fn take(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned()
+        (!self.text.line.is_empty()).then(|| std::mem::take(&mut self.text.line))
     }
 }
 

@@ -84,30 +84,21 @@ fn parse(line: &str) -> Option<Exception> {
     })
 }
 
-/// Mnemonic and name of an exception (Intel SDM volume 3, table 6-1).
+/// The exceptions, with mnemonic and name (Intel SDM volume 3, table 6-1).
+#[rustfmt::skip]
+const EXCEPTIONS: [(u8, &str, &str); 19] = [
+    (0, "#DE", "divide error"), (1, "#DB", "debug"), (2, "NMI", "non-maskable interrupt"),
+    (3, "#BP", "breakpoint"), (4, "#OF", "overflow"), (5, "#BR", "bound range"),
+    (6, "#UD", "invalid opcode"), (7, "#NM", "device not available"), (8, "#DF", "double fault"),
+    (10, "#TS", "invalid TSS"), (11, "#NP", "segment not present"), (12, "#SS", "stack fault"),
+    (13, "#GP", "general protection"), (14, "#PF", "page fault"), (16, "#MF", "x87 error"),
+    (17, "#AC", "alignment check"), (18, "#MC", "machine check"), (19, "#XM", "SIMD error"),
+    (21, "#CP", "control protection"),
+];
+
 fn names(vector: u8) -> (&'static str, &'static str) {
-    match vector {
-        0 => ("#DE", "divide error"),
-        1 => ("#DB", "debug"),
-        2 => ("NMI", "non-maskable interrupt"),
-        3 => ("#BP", "breakpoint"),
-        4 => ("#OF", "overflow"),
-        5 => ("#BR", "bound range"),
-        6 => ("#UD", "invalid opcode"),
-        7 => ("#NM", "device not available"),
-        8 => ("#DF", "double fault"),
-        10 => ("#TS", "invalid TSS"),
-        11 => ("#NP", "segment not present"),
-        12 => ("#SS", "stack fault"),
-        13 => ("#GP", "general protection"),
-        14 => ("#PF", "page fault"),
-        16 => ("#MF", "x87 error"),
-        17 => ("#AC", "alignment check"),
-        18 => ("#MC", "machine check"),
-        19 => ("#XM", "SIMD error"),
-        21 => ("#CP", "control protection"),
-        _ => ("#??", "reserved exception"),
-    }
+    let known = EXCEPTIONS.iter().find(|(known, ..)| *known == vector);
+    known.map_or(("#??", "reserved exception"), |(_, short, long)| (*short, *long))
 }
 
 #[cfg(test)]

@@ -80,13 +80,7 @@ impl Machine {
         default("-m", self.mem.to_string());
         let fixed = [
             // QEMU adds up several of these: one that sets a property keeps the type.
-            "-machine",
-            "q35",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
+            "-machine", "q35", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot",
         ];
         args.extend(fixed.map(OsString::from));
         // One elsewhere leaves the kernel without.

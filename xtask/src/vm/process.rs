@@ -93,7 +93,9 @@ impl Vm {
         let log_path = dir.join("console.log");
         let log = File::create(&log_path)
             .with_context(|| format!("cannot write {}", paths::shown(&log_path)))?;
-        let listener = listen().context("cannot listen for the emulator")?;
+        let listener =
+            TcpListener::bind("127.0.0.1:0").context("cannot listen for the emulator")?;
+        listener.set_nonblocking(true)?;
         let port = listener.local_addr().map_or(0, |address| address.port());
 
         let mut command = match emulator {
@@ -276,12 +278,6 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn listen() -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// Reads the console to its end; returns it symbolised, as it stands in the log, and the first

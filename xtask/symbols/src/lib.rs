@@ -17,17 +17,12 @@ const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 /// [`KERNEL_BASE`]; the boot stub executes there. Below is the firmware.
 const PHYSICAL: std::ops::Range<u64> = 0x10_0000..0x8000_0000;
 
-enum State {
-    Untouched,
-    Missing,
-    Loaded(Box<Loader>),
-}
-
 /// The symbols of one ELF file, shared by all boots of it.
 pub struct Symbols {
     elf: PathBuf,
     root: String,
-    state: Mutex<State>,
+    /// Nothing until the first address is asked for; then the file's, if it has any.
+    loader: Mutex<Option<Option<Box<Loader>>>>,
 }
 
 impl Symbols {
@@ -38,13 +33,13 @@ impl Symbols {
             elf: elf.to_path_buf(),
             // As addr2line has what is not UTF-8.
             root: root.to_string_lossy().into_owned(),
-            state: Mutex::new(State::Untouched),
+            loader: Mutex::new(None),
         }
     }
 
     /// No symbols at all.
     pub fn none() -> Self {
-        Symbols { elf: PathBuf::new(), root: String::new(), state: Mutex::new(State::Missing) }
+        Symbols { elf: PathBuf::new(), root: String::new(), loader: Mutex::new(Some(None)) }
     }
 
     /// The function at an address, `FUNCTION at FILE:LINE`, then each function
@@ -55,21 +50,15 @@ impl Symbols {
             _ if PHYSICAL.contains(&address) => address + KERNEL_BASE,
             _ => return Vec::new(),
         };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, State::Untouched) {
-            *state = match Loader::new(&self.elf) {
-                Ok(loader) => State::Loaded(Box::new(loader)),
-                Err(error) => {
-                    let elf = self.elf.display();
-                    eprintln!("warning: addresses have no names: {elf}: {error}");
-                    State::Missing
-                }
-            };
-        }
-        match &*state {
-            State::Loaded(loader) => frames(loader, address, &self.root),
-            State::Untouched | State::Missing => Vec::new(),
-        }
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let loader = loader.get_or_insert_with(|| {
+            let loaded = Loader::new(&self.elf).inspect_err(|error| {
+                let elf = self.elf.display();
+                eprintln!("warning: addresses have no names: {elf}: {error}");
+            });
+            loaded.ok().map(Box::new)
+        });
+        loader.as_ref().map_or(Vec::new(), |loader| frames(loader, address, &self.root))
     }
 
     /// The function at an address in one line: the innermost, and the one that

@@ -118,10 +118,7 @@ const FLAG: &[(&[&str], &[&str])] = &[
     (
         &["interrupts_off_anyhow"],
         &[
-            "kernel/src/end.rs",
-            "kernel/src/init.rs",
-            "kernel/src/panic.rs",
-            "kernel/src/port.rs",
+            "kernel/src/end.rs", "kernel/src/init.rs", "kernel/src/panic.rs", "kernel/src/port.rs",
             "kernel/src/trap.rs",
         ],
     ),

@@ -107,21 +107,16 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
     let mut report = cargo("run");
     report.args(["--quiet", "-p", "bench-report", "--"]);
     report.arg(own.dir.join("results.log")).arg(&elf).args(["--smp", &wanted.smp.to_string()]);
-    if recorded {
-        report.arg("--trace").arg(&record);
+    let json = wanted.json.as_ref().map(std::path::absolute).transpose().context("--json")?;
+    let with_values = [
+        ("--trace", recorded.then(|| record.into_os_string())),
+        ("--explain", wanted.explain.as_ref().map(OsString::from)),
+        ("--json", json.map(OsString::from)),
+    ];
+    for (option, value) in with_values {
+        report.args(value.map(|value| [option.into(), value]).into_iter().flatten());
     }
-    if wanted.time {
-        report.arg("--time");
-    }
-    if let Some(row) = &wanted.explain {
-        report.args(["--explain", row]);
-    }
-    if let Some(file) = &wanted.json {
-        report.arg("--json").arg(std::path::absolute(file).context("--json")?);
-    }
-    if term::paints() {
-        report.arg("--colour");
-    }
+    report.args(wanted.time.then_some("--time")).args(term::paints().then_some("--colour"));
     match report.status().context("cannot start cargo")?.code() {
         Some(0) => Ok(()),
         Some(3) => Err(reported(Exit::Environment)),
