@@ -565,3 +565,29 @@ fn the_parts_of_images_are_installed_as_qemu_is() {
         assert_eq!(asked.join(" "), log, "{words:?}: {text}");
     }
 }
+
+/// What is required and not there is an exit code of its own; what one command needs is told with
+/// how to get it.
+#[cfg(unix)]
+#[test]
+fn the_doctor_tells_what_is_required_from_what_is_not() {
+    let fake = fake::Fake::new("doctor");
+    fake.toolchain("", "exit 1");
+    fake.qemu("start; exit 33");
+    fake.program("rustup", "exit 1");
+    let line = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("{name}: {text}")).to_string()
+    };
+    let (code, text) = told(fake.xtask(&["doctor"]).output().expect("it runs"));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(line(&text, "QEMU ").contains(" ok "), "{text}");
+    let source = line(&text, "rust-src ");
+    assert!(source.contains(" missing  for making BIOS and UEFI images: "), "{text}");
+    assert!(source.ends_with("rustup component add rust-src"), "{text}");
+    let nothing = fake.dir.join("nothing");
+    let (code, text) =
+        told(fake.xtask(&["doctor"]).env("QEMU", nothing).output().expect("it runs"));
+    assert_eq!(code, Some(3), "{text}");
+    assert!(line(&text, "QEMU ").contains(" MISSING "), "{text}");
+}
