@@ -11,6 +11,8 @@ use kernel::{clock, globals, ktest, pcpu};
 /// In which section the holder is: the first, the second, or none any more.
 static SECTION: AtomicU64 = AtomicU64::new(0);
 static LEAVE: AtomicU64 = AtomicU64::new(0);
+/// Whether the waiter is about to wait, and whether it has.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 static RETURNED: AtomicBool = AtomicBool::new(false);
 
 /// Is in one critical section, and then at once in the next.
@@ -40,6 +42,7 @@ fn really_waits(quiesce: fn(), and_not_longer: bool) {
 fn waits_for(cpu: CpuId, quiesce: fn(), and_not_longer: bool) {
     SECTION.store(0, Ordering::Release);
     LEAVE.store(0, Ordering::Release);
+    BEGUN.store(false, Ordering::Release);
     RETURNED.store(false, Ordering::Release);
     let holder = Builder::new("holder")
         .on(cpu)
@@ -53,9 +56,15 @@ fn waits_for(cpu: CpuId, quiesce: fn(), and_not_longer: bool) {
         .on(boot)
         .priority(Priority::LOWEST)
         .spawn(move || {
+            BEGUN.store(true, Ordering::Release);
             quiesce();
             RETURNED.store(true, Ordering::Release);
         });
+    // However long the host takes to run it: a waiter that begins in the second section waits for
+    // that one.
+    while !BEGUN.load(Ordering::Acquire) {
+        kernel::sched::sleep_for(1_000_000);
+    }
     kernel::sched::sleep_for(50_000_000);
     assert!(
         !RETURNED.load(Ordering::Acquire),
