@@ -12,8 +12,6 @@ use heart::cpu::{CpuId, CpuSet};
 use heart::shim::{Ordering, spin_loop};
 
 use crate::arch::cpu;
-#[cfg(feature = "ktest")]
-use crate::ktest::bugs::{Bug, active};
 use crate::pcpu::{self, Ipi, Pcpu, Presence};
 use crate::port::InterruptsOff;
 use crate::{call, clock, globals, probe, sched, smp};
@@ -221,7 +219,9 @@ fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
         }
         return here.ipis.end_polling() != 0;
     }
-    if end_polling(here) != 0 {
+    // The last look, in one step with the end of the polling: else a bit in between is
+    // overwritten, and nobody is interrupted for it.
+    if here.ipis.take() != 0 {
         return true;
     }
     // With interrupts off the interrupt that a bit comes with now cannot come between
@@ -236,14 +236,4 @@ fn mwait() {
         return cpu::sti_hlt();
     }
     cpu::sti_mwait();
-}
-
-/// The last look before the halt. In one step with the end of the polling: else a bit in
-/// between is overwritten, and nobody is interrupted for it.
-fn end_polling(here: &Pcpu) -> u32 {
-    #[cfg(feature = "ktest")]
-    if active(Bug::IdleFence) {
-        return here.ipis.take_look_first(|| ());
-    }
-    here.ipis.take()
 }

@@ -257,7 +257,7 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         // more. Relaxed: this CPU's own.
         let sends = this.sends_nmi.load(Ordering::Relaxed);
         let stops = !sends || globals::STOPS.panicking().is_some();
-        let stopped = stops && smp::stop_here(means(), snapshot);
+        let stopped = stops && smp::stop_here(Means::Nmi, snapshot);
         probe::nmi();
         if sent || asked || stopped {
             return;
@@ -266,15 +266,6 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         cpu::halt_forever();
     }
     at(snapshot, format_args!("NMI from outside"));
-}
-
-/// What an NMI is to a CPU that is asked to stop.
-fn means() -> Means {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::StopInAnyNmi) {
-        return Means::Interrupt;
-    }
-    Means::Nmi
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.

@@ -20,11 +20,10 @@ use crate::arch::backtrace::{Registers, Trace};
 use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
-use crate::globals;
 use crate::port::{InterruptsOff, Machine, Spinlock};
-use crate::probe::{self, Spans};
 use crate::sched::{Counters, Runq, Timers};
 use crate::thread::Thread;
+use crate::{globals, probe};
 
 /// One CPU's block.
 #[derive(Debug)]
@@ -100,10 +99,8 @@ pub struct Pcpu {
     /// What this CPU was doing when it was stopped.
     pub stopped: Registers,
 
-    /// The longest critical section here.
-    pub longest_section: Spans,
-    /// The longest time with interrupts off.
-    pub longest_off: Spans,
+    /// What tests keep with it.
+    pub probe: probe::PerCpu,
     /// Why it panicked, if another CPU was first: a line on its stack, which it does not
     /// leave any more. Read after `stopped`.
     pub last_words: AtomicPtr<Line>,
@@ -149,8 +146,7 @@ impl Pcpu {
             start: AtomicU64::new(0),
             trace: Trace::new(),
             stopped: Registers::new(),
-            longest_section: Spans::new(),
-            longest_off: Spans::new(),
+            probe: probe::PerCpu::new(),
             last_words: AtomicPtr::new(ptr::null_mut()),
         }
     }

@@ -93,25 +93,6 @@ pub(crate) fn interrupts_off_anyhow() {
 impl Port for Machine {
     type Probe = probe::Heart;
 
-    #[cfg(feature = "ktest")]
-    fn mistake(mistake: heart::port::Mistake) -> bool {
-        use crate::ktest::bugs::{Bug, active};
-        active(match mistake {
-            heart::port::Mistake::NoCompletion => Bug::NoCompletion,
-            heart::port::Mistake::DeafInitiator => Bug::DeafInitiator,
-            heart::port::Mistake::UncheckedWait => Bug::UncheckedWait,
-            heart::port::Mistake::NoGeneration => Bug::NoGeneration,
-            heart::port::Mistake::UncountedLeave => Bug::UncountedLeave,
-            heart::port::Mistake::LocalShootdown => Bug::LocalShootdown,
-            heart::port::Mistake::FlagBeforeUnlink => Bug::FlagBeforeUnlink,
-            heart::port::Mistake::NoRevoke => Bug::NoRevoke,
-            heart::port::Mistake::EarlyLeave => Bug::EarlyLeave,
-            heart::port::Mistake::StaleGeneration => Bug::StaleGeneration,
-            heart::port::Mistake::NoGrace => Bug::NoGrace,
-            heart::port::Mistake::LocalFence => Bug::LocalFence,
-        })
-    }
-
     #[inline]
     fn crit() -> &'static CritState {
         &sched::curthread().crit

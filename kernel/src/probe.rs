@@ -15,11 +15,11 @@ use plat::memmap::Region;
 /// Where tests look into the heart: nowhere.
 pub type Heart = ();
 
-/// What is kept with each CPU: the longest time of one kind.
+/// What is kept with each CPU.
 #[derive(Debug, Default)]
-pub struct Spans;
+pub struct PerCpu;
 
-impl Spans {
+impl PerCpu {
     /// Nothing.
     #[must_use]
     pub const fn new() -> Self {
@@ -104,6 +104,10 @@ pub(crate) fn startup_is_late(apic_id: u32) -> bool {
 pub(crate) fn before_decision(apic_id: u32) {
     let _ = apic_id;
 }
+
+/// The calling CPU is about to come online: a test holds it up, or reads ahead.
+#[inline(always)]
+pub(crate) fn before_online() {}
 
 // Memory.
 

@@ -13,7 +13,6 @@
 
 use core::ops::Range;
 
-use heart::port::{Mistake, Port};
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shootdown::Forget;
 
@@ -32,9 +31,6 @@ pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
     let what = Forget::of(addresses.start, pages, Forget::All);
     let forget = |_: &IpiCtx| what.apply::<Machine>();
     let none = Phase::NoBarrier;
-    if Machine::mistake(Mistake::LocalShootdown) {
-        return smp::smp_rendezvous_cpu(Machine::cpu(), &forget);
-    }
     smp::smp_rendezvous(none, Phase::Run(&forget), none)
 }
 

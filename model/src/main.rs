@@ -25,24 +25,27 @@ use violation::{Property, Violation};
 const HELP: &str = "\
 Explore every interleaving of the heart's own source, within stated bounds.
 
-Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--svg FILE]
+Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--find MODEL] [--svg FILE]
 
   NAME                only the models whose name contains the word
       --full          the large models too (a minute more)
       --bug BUG       bring a mistake back and print how it goes wrong, in few steps
       --bugs          that for every mistake, in short: each must be found
+      --find MODEL    find what is wrong in this model, and print it as above: of a tree
+                      that has been changed (see `cargo xtask bugs`)
       --svg FILE      write the counterexample as a picture too
       --states N      give up a model at N states (default 30 million)
       --list          models, mistakes and properties; nothing is run
 
 Without --bug all properties must hold in all models, and every mistake must be found. With
---bug the mistake must be found. Exit codes: 0 as it must be, 1 not, 2 usage.";
+--bug the mistake must be found, and with --find something. Exit codes: 0 as it must be, 1 not, 2 usage.";
 
 struct Options {
     name: Option<String>,
     full: bool,
     bug: Option<(Bug, &'static str)>,
     bugs: bool,
+    find: Option<&'static Model>,
     svg: Option<PathBuf>,
     states: usize,
 }
@@ -57,10 +60,11 @@ fn main() -> ExitCode {
         }
     };
     catch_panics();
-    let ok = match options.bug {
-        Some((bug, home)) => one_bug(bug, home, &options),
-        None if options.bugs => all_bugs(),
-        None => all_models(&options) && (options.name.is_some() || all_bugs()),
+    let ok = match (options.bug, options.find) {
+        (Some((bug, home)), _) => one_bug(bug, home, &options),
+        (None, Some(model)) => find_and_show(None, model, &options),
+        _ if options.bugs => all_bugs(),
+        _ => all_models(&options) && (options.name.is_some() || all_bugs()),
     };
     ExitCode::from(u8::from(!ok))
 }
@@ -72,6 +76,7 @@ fn options() -> Result<Option<Options>, String> {
         full: false,
         bug: None,
         bugs: false,
+        find: None,
         svg: None,
         states: 30_000_000,
     };
@@ -97,6 +102,13 @@ fn options() -> Result<Option<Options>, String> {
             }
             Long("full") => options.full = true,
             Long("bugs") => options.bugs = true,
+            Long("find") => {
+                let value = text(parser.value().map_err(error)?);
+                options.find = model(&value);
+                if options.find.is_none() {
+                    return Err(format!("there is no model {value:?}"));
+                }
+            }
             Long("svg") => options.svg = Some(parser.value().map_err(error)?.into()),
             Long("states") => {
                 let value = text(parser.value().map_err(error)?);
@@ -121,8 +133,8 @@ fn options() -> Result<Option<Options>, String> {
             other => return Err(other.unexpected().to_string()),
         }
     }
-    if options.svg.is_some() && options.bug.is_none() {
-        return Err("--svg needs --bug".into());
+    if options.svg.is_some() && options.bug.is_none() && options.find.is_none() {
+        return Err("--svg needs --bug or --find".into());
     }
     if let Some(file) = &options.svg {
         // Found out now, and not after the search.
@@ -319,12 +331,11 @@ fn shortest(model: &Model, phases: [models::Kind; 3], bug: Option<Bug>) -> Optio
     None
 }
 
-/// Finds a mistake in its model.
-fn find(bug: Bug, home: &str) -> Option<(&'static Model, [models::Kind; 3], Found)> {
-    let model = MODELS.iter().find(|model| model.name == home)?;
+/// Finds what is wrong in a model, with a mistake brought back or without.
+fn find(bug: Option<Bug>, model: &Model) -> Option<([models::Kind; 3], Found)> {
     for &phases in model.phases.iter().rev() {
-        if let Some(found) = shortest(model, phases, bug.into()) {
-            return Some((model, phases, found));
+        if let Some(found) = shortest(model, phases, bug) {
+            return Some((phases, found));
         }
     }
     // Some properties are of all states together.
@@ -333,10 +344,8 @@ fn find(bug: Bug, home: &str) -> Option<(&'static Model, [models::Kind; 3], Foun
             states: 3_000_000,
             deviations: None,
         };
-        if let End::Violated(violation, choices, owners) =
-            explore(model, phases, Some(bug), limits).end
-        {
-            return Some((model, phases, (violation, choices, owners)));
+        if let End::Violated(violation, choices, owners) = explore(model, phases, bug, limits).end {
+            return Some((phases, (violation, choices, owners)));
         }
     }
     None
@@ -344,14 +353,31 @@ fn find(bug: Bug, home: &str) -> Option<(&'static Model, [models::Kind; 3], Foun
 
 fn one_bug(bug: Bug, home: &'static str, options: &Options) -> bool {
     let home = options.name.as_deref().unwrap_or(home);
-    let Some((model, phases, (violation, choices, owners))) = find(bug, home) else {
-        println!("{}: NOT found by the model {home}", bug.name());
+    let Some(model) = model(home) else {
+        println!("{}: NOT found: there is no model {home}", bug.name());
+        return false;
+    };
+    find_and_show(Some(bug), model, options)
+}
+
+/// The model of this name.
+fn model(name: &str) -> Option<&'static Model> {
+    MODELS.iter().find(|model| model.name == name)
+}
+
+/// Finds what is wrong in a model, and prints it; whether something is.
+fn find_and_show(bug: Option<Bug>, model: &Model, options: &Options) -> bool {
+    let Some((phases, (violation, choices, owners))) = find(bug, model) else {
+        match bug {
+            Some(bug) => println!("{}: NOT found by the model {}", bug.name(), model.name),
+            None => println!("nothing is wrong in the model {}", model.name),
+        }
         return false;
     };
     show(
         model,
         phases,
-        Some(bug),
+        bug,
         &violation,
         &choices,
         owners,
@@ -367,8 +393,8 @@ fn all_bugs() -> bool {
     );
     let mut ok = true;
     for (bug, name, home, _) in BUGS {
-        match find(*bug, home) {
-            Some((_, _, (violation, choices, _))) => {
+        match model(home).and_then(|model| find(Some(*bug), model)) {
+            Some((_, (violation, choices, _))) => {
                 println!("{name:<24} {home:<20} {:>8}  {violation}", choices.len());
             }
             None => {

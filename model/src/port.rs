@@ -13,7 +13,7 @@ use heart::more::call::{Call, CallQueue};
 use heart::more::epoch::Epoch;
 use heart::more::rmlock::{Reader, Reads, RmLock};
 use heart::more::stop::{Means, Stops};
-use heart::port::{Mistake, Port};
+use heart::port::Port;
 use heart::probe::Probe;
 use heart::rendezvous::Rendezvous;
 use heart::shim::{AtomicU32, Ordering};
@@ -309,7 +309,7 @@ impl Port for Explored {
     }
 
     fn stop_if_asked() {
-        if CONFIG.get().extra && !has(Bug::DeafStopper) {
+        if CONFIG.get().extra {
             stop::stop_if_asked();
         }
     }
@@ -319,13 +319,6 @@ impl Port for Explored {
             engine::send(cpu.index(), Vector::Rendezvous);
             note!("sends RENDEZVOUS to {cpu}");
         }
-    }
-
-    fn mistake(mistake: Mistake) -> bool {
-        CONFIG
-            .get()
-            .bug
-            .is_some_and(|bug| bug.mistakes().contains(&mistake))
     }
 }
 
@@ -344,11 +337,7 @@ fn in_nmi() {
     crit.enter();
     crit.exit::<Explored>();
     if CONFIG.get().extra {
-        stop::stop_here(if has(Bug::StopInAnyNmi) {
-            Means::Interrupt
-        } else {
-            Means::Nmi
-        });
+        stop::stop_here(Means::Nmi);
     }
 }
 
@@ -442,9 +431,6 @@ fn ipis() {
 
 fn ipi_preempt() {
     let mut rq = this_runq();
-    if has(Bug::FlagClearedInHandler) {
-        rq.owepreempt = false;
-    }
     if world().queued[engine().this()].get() > 0 && !rq.runs_better {
         owe();
     } else {
@@ -508,7 +494,7 @@ impl Preempt for Explored {
         note!("pays");
         let rq = this_runq();
         crit.leave();
-        if !crit.owepreempt() && !has(Bug::PayUntested) {
+        if !crit.owepreempt() {
             return release(rq, false);
         }
         if !crit.owepreempt() {

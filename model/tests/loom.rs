@@ -289,7 +289,6 @@ fn explore(weaker: Weaker, preemptions: usize, model: fn()) -> Option<u64> {
 
 /// `model` is clean; without what `needs` names it is not.
 fn orderings(name: &str, preemptions: usize, needs: &[Weaker], model: fn()) {
-    machine::make(None);
     let runs = explore(Weaker::Nothing, preemptions, model);
     let runs = runs.unwrap_or_else(|| panic!("{name}: it is wrong as it is"));
     println!("{name}: {runs} executions, at most {preemptions} preemptions");

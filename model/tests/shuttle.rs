@@ -12,7 +12,7 @@ use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use heart::ipi::Ipis;
 use heart::more::call::{Call, CallQueue, CallState};
 use heart::more::stop::{Means, Stops};
-use heart::port::{Mistake, Port};
+use heart::port::Port;
 use heart::rendezvous::{IpiCtx, Phase, Rendezvous};
 use heart::spinlock::Spinlock;
 use hooked::{Access, Operation, set_hook};
@@ -266,13 +266,6 @@ thread_local! {
 #[test]
 fn initiators_on_3_of_4() {
     assert!(schedules("rendezvous", all_call_all));
-}
-
-#[test]
-fn an_initiator_that_does_not_wait_is_found() {
-    machine::make(Some(Mistake::NoCompletion));
-    assert!(!schedules("rendezvous, no-completion", all_call_all));
-    machine::make(None);
 }
 
 #[test]

@@ -10,7 +10,6 @@ use heart::thread::Priority;
 use heart::wake::DeferredWake;
 use kernel::arch::{cpu, interrupt};
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
-use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
 use kernel::port::Spinlock;
 use kernel::smp::{bring_online, online, smp_rendezvous_cpu, take_offline};
@@ -125,10 +124,6 @@ fn deferred_wake() {
             spin_loop();
         }
         let note = |context: &IpiCtx| {
-            if bugs::active(Bug::WakingAction) {
-                GATE.wake_all();
-                return;
-            }
             context.wake(&WAKE);
             assert!(!GATE.lock().is_empty(), "woken inside the action");
         };
@@ -157,15 +152,6 @@ ktest! {
 ktest! {
     /// With FreeBSD's.
     fn deferred_wake_freebsd() [smp = "2..=8", append = "heart=freebsd"] { deferred_wake(); }
-}
-
-ktest! {
-    /// A thread that becomes runnable inside the action would be switched to by the action's
-    /// next spin unlock, before the EOI: what it owes is found when the action's section ends.
-    fn waking_action_is_found() [
-        smp = "2..=8", bug = "waking-action", append = "bug=waking-action", expect = "assert",
-        console = "kassert: a rendezvous action changed what the thread it interrupts is in: expected ", console = "owepreempt false, found critnest ",
-    ] { deferred_wake(); }
 }
 
 /// A call is posted at every boundary of the interrupt that runs another one, to the same CPU.

@@ -60,16 +60,16 @@ ktest! {
         let line = line!() - 1;
         clock::delay(LONG);
         drop(section);
-        assert_longest(&here.longest_section, line, LONG);
+        assert_longest(&here.probe.longest_section, line, LONG);
         let guard = LOCK.lock();
         let line = line!() - 1;
         clock::delay(2 * LONG);
         drop(guard);
         clock::delay(4 * LONG);
         sched::yield_now();
-        assert_longest(&here.longest_section, line, 2 * LONG);
-        assert_longest(&here.longest_off, line, 2 * LONG);
-        let (longest, ..) = here.longest_off.longest().expect("there was one");
+        assert_longest(&here.probe.longest_section, line, 2 * LONG);
+        assert_longest(&here.probe.longest_off, line, 2 * LONG);
+        let (longest, ..) = here.probe.longest_off.longest().expect("there was one");
         assert!(longest < 4 * LONG, "{longest} ns: more than the lock was held");
         sched::curthread().unpin();
     }

@@ -135,11 +135,3 @@ ktest! {
     /// A store that waits in its buffer until its CPU is made to execute a fence.
     fn a_late_store_is_seen() [smp = "2..=8"] { late_store(); }
 }
-
-ktest! {
-    /// With a fence on the slow side alone both miss.
-    fn local_fence_is_found() [
-        smp = "2..=8", bug = "local-fence", append = "bug=local-fence", expect = "panic",
-        console = "neither side has seen the other",
-    ] { late_store(); }
-}

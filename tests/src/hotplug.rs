@@ -309,11 +309,3 @@ ktest! {
     /// All of them.
     fn what_was_read_ahead_is_forgotten() [smp = "2..=8"] { read_ahead(); }
 }
-
-ktest! {
-    /// One that has forgotten before it is in the set reads on, and nobody has told it.
-    fn early_forget_is_found() [
-        smp = "2..=8", bug = "early-forget", append = "bug=early-forget", expect = "panic",
-        console = " has come online and reads ", console = " pages that were unmapped",
-    ] { read_ahead(); }
-}

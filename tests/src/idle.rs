@@ -154,15 +154,6 @@ ktest! {
     }
 }
 
-ktest! {
-    /// Looking before it says that it does not poll any more, the CPU overwrites what it
-    /// is asked for in between, and halts.
-    fn fence_is_found() [
-        smp = "2..=4", bug = "idle-fence", append = "idle=hlt bug=idle-fence",
-        expect = "panic", console = "lost wakeup: idle, boundary ",
-    ] { every_boundary(); }
-}
-
 /// A thread is put on each CPU, which idles, and runs.
 fn every_cpu_is_woken() {
     for cpu in &smp::online() {

@@ -101,14 +101,6 @@ ktest! {
 }
 
 ktest! {
-    /// One that waits for nobody.
-    fn quiesce_nobody_is_found() [
-        smp = "2..=8", bug = "quiesce-nobody", append = "bug=quiesce-nobody", expect = "panic",
-        console = "it returned while a CPU was in its critical section",
-    ] { really_waits(quiesce_all_critical, true); }
-}
-
-ktest! {
     /// All CPUs: each has switched, and a CPU in a section does not.
     fn all_cpus() [smp = "2..=8"] {
         let switches = |cpu: CpuId| {

@@ -343,30 +343,8 @@ ktest! {
 }
 
 ktest! {
-    /// The initiator sees the count full first, and clears it for the next phase; who waits
-    /// for the count waits for ever.
-    fn no_generation_is_found() [
-        smp = "2..=8", patience = "60", bug = "no-generation", append = "bug=no-generation", expect = "assert",
-        console = "kassert: time is up for a rendezvous of cpu", console = " to finish ",
-    ] { all_at_once(2); }
-}
-
-ktest! {
-    /// A CPU that leaves and is not counted: the first call of the boot does not end, and it is
-    /// said that all have come, by what each has on record, and the count is wrong.
-    fn uncounted_leave_is_found() [
-        smp = "2..=8", patience = "60", bug = "uncounted-leave", append = "bug=uncounted-leave", expect = "assert",
-        console = "kassert: time is up for a rendezvous of cpu0, for kernel/src/init.rs:",
-        console = ": all CPUs have finished setup; its counter is at ", console = ", not 0: a CPU has left and was not counted",
-    ] {}
-}
-
-ktest! {
-    /// Without the last count the initiator is back while others are in the teardown.
-    fn no_completion_is_found() [
-        smp = "2..=8", bug = "no-completion", append = "bug=no-completion", expect = "panic",
-        console = "the initiator returned before all had left",
-    ] {
+    /// The initiator is not back while others are in the teardown.
+    fn the_initiator_returns_last() [smp = "2..=8"] {
         let left = AtomicU64::new(0);
         let teardown = |context: &IpiCtx| {
             if context.cpu() != CpuId::BOOT {
@@ -377,7 +355,10 @@ ktest! {
         smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Run(&teardown)).unwrap();
         let cpus = online().len() as u64;
         let left_now = left.load(Ordering::Relaxed);
-        clock::delay(50_000_000);
+        if left_now < cpus {
+            // They use what is this function's.
+            clock::delay(50_000_000);
+        }
         assert!(left_now == cpus, "the initiator returned before all had left");
     }
 }

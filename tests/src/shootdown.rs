@@ -6,7 +6,6 @@ use heart::cpu::CpuId;
 use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::paging::{self, Access, MapError, PAGE_SIZE};
-use kernel::ktest::bugs::{self, Bug};
 use kernel::shootdown::{self, UnmapError};
 use kernel::smp::{online, smp_rendezvous};
 use kernel::thread::{Builder, JoinHandle};
@@ -87,17 +86,6 @@ ktest! {
 ktest! {
     /// A million rounds.
     fn no_stale_page_in_a_million() [smp = "2..=8", tier = "long"] { all_kinds(50_000); }
-}
-
-ktest! {
-    /// Forgotten on this CPU only, the page is still read by others.
-    fn local_only_is_found() [
-        smp = "2..=8", bug = "local-shootdown", append = "bug=local-shootdown", expect = "panic",
-        console = "a CPU reads from a frame that was unmapped",
-    ] {
-        assert!(bugs::active(Bug::LocalShootdown));
-        rounds(place(CpuId::BOOT), 1, 50);
-    }
 }
 
 ktest! {

@@ -13,7 +13,6 @@ use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::arch::{apic, cpu, interrupt, vector};
 use kernel::call::{Call, CallState};
-use kernel::ktest::bugs::{self, Bug};
 use kernel::ktest::step;
 use kernel::port::{CriticalGuard, Machine, Spinlock};
 use kernel::thread::{Builder, JoinHandle};
@@ -106,12 +105,6 @@ fn without_slices() {
     clock::stop_timer();
 }
 
-/// What a mistake in [`exit_by_hand`] loses, nothing else pays.
-fn exits_lose() {
-    without_slices();
-    exits(wake_by_interrupt);
-}
-
 /// Runs `scene` with boundaries at which the timer wakes the better thread.
 fn by_timer(scene: impl Fn(fn())) {
     without_slices();
@@ -182,18 +175,6 @@ pub(crate) fn settled(name: &str, at: u64) {
     );
 }
 
-/// `critical_exit`, or one of the mistakes that `bug=` brings back.
-fn exit_by_hand() {
-    let crit = sched::curthread().crit();
-    if bugs::active(Bug::TestThenZero) {
-        crit.exit_test_first::<Machine>();
-    } else if bugs::active(Bug::SplitDecrement) {
-        crit.exit_split::<Machine>();
-    } else {
-        crit.exit::<Machine>();
-    }
-}
-
 /// The boundaries of the ends of critical sections and spinlocks.
 fn exits(inject: fn()) {
     let better = better_thread();
@@ -202,7 +183,7 @@ fn exits(inject: fn()) {
         "critical_exit",
         || {
             crit.enter();
-            exit_by_hand();
+            crit.exit::<Machine>();
         },
         inject,
     );
@@ -211,7 +192,7 @@ fn exits(inject: fn()) {
         || {
             let _outer = CriticalGuard::enter();
             crit.enter();
-            exit_by_hand();
+            crit.exit::<Machine>();
         },
         inject,
     );
@@ -238,19 +219,11 @@ ktest! {
 }
 
 ktest! {
-    /// Looking before going to zero loses a preemption at one boundary.
-    fn test_then_zero_is_found() [
-        bug = "test-then-zero", append = "bug=test-then-zero", expect = "panic",
-        console = "lost preemption: critical_exit, boundary ",
-    ] { exits_lose(); }
-}
-
-ktest! {
-    /// A decrement in two instructions stores over what an interrupt in between owes.
-    fn split_decrement_is_found() [
-        bug = "split-decrement", append = "bug=split-decrement", expect = "panic",
-        console = "lost preemption: critical_exit, boundary ",
-    ] { exits_lose(); }
+    /// The same where no slice ends: what is lost at a boundary, nothing else pays.
+    fn exits_without_slices() [] {
+        without_slices();
+        exits(wake_by_interrupt);
+    }
 }
 
 /// The window W, with interrupts at every boundary from before it to behind the
@@ -282,7 +255,7 @@ fn window(inject: fn()) {
             crit.enter();
             assert!(OTHER.wake_one());
             assert!(crit.owepreempt());
-            exit_by_hand();
+            crit.exit::<Machine>();
             count.set(count.get() + 1);
         },
         inject,
@@ -301,15 +274,6 @@ fn window(inject: fn()) {
 ktest! {
     /// With the typed heart.
     fn window_typed() [append = "heart=typed"] { window(wake_by_interrupt); }
-}
-
-ktest! {
-    /// Who pays without a second look, under the lock, pays for what an interrupt has paid
-    /// since the first one (as FreeBSD does).
-    fn pay_untested_is_found() [
-        bug = "pay-untested", append = "bug=pay-untested", expect = "assert",
-        console = "kassert: mi_switch (Preempted) of ", console = "nothing is owed, a second payment",
-    ] { window(wake_by_interrupt); }
 }
 
 ktest! {
@@ -422,7 +386,7 @@ fn by_another(name: &str, act: fn(), inject: fn()) {
         let crit = sched::curthread().crit();
         crit.enter();
         wake();
-        exit_by_hand();
+        crit.exit::<Machine>();
     };
     let mut at = 0;
     loop {
@@ -549,27 +513,6 @@ ktest! {
     fn opposite_initiators() [smp = "2..=4"] { opposite_orders(); }
 }
 
-ktest! {
-    /// An initiator that is kept by the other's barrier, before it has opened its own.
-    fn deaf_initiator_is_found() [
-        smp = "2..=8", bug = "deaf-initiator", append = "bug=deaf-initiator", expect = "assert",
-        console = "whose own call has phases to open, is kept by the barrier of another",
-    ] { opposite_orders(); }
-}
-
-ktest! {
-    /// If nobody looks, each waits for the other, and the report names both. (On more CPUs
-    /// the first may be kept before it has interrupted the third, and the second gives that
-    /// one up.)
-    fn deaf_initiators_hang() [
-        smp = "2", bug = "deaf-initiator,unchecked-wait",
-        append = "bug=deaf-initiator,unchecked-wait",
-        expect = "hang", patience = "2",
-        console = "rendezvous of cpu0, for tests/src/stepping.rs:",
-        console = "rendezvous of cpu1, for tests/src/stepping.rs:",
-    ] { opposite_orders(); }
-}
-
 /// How often this CPU has switched threads.
 fn switches() -> u64 {
     // Relaxed: this CPU's own statistic.
@@ -662,7 +605,7 @@ fn nmi() {
         let crit = sched::curthread().crit();
         crit.enter();
         wake();
-        exit_by_hand();
+        crit.exit::<Machine>();
     };
     at_every_boundary("NMI in a critical exit", code, nmi_me);
     at_every_boundary("NMI in a spinlock", || *LOCK.lock() += 1, nmi_me);
@@ -923,13 +866,4 @@ fn one_ipi_outstanding() {
 ktest! {
     /// The flag is cleared by the switch.
     fn one_preempt_ipi() [smp = "2..=8"] { one_ipi_outstanding(); }
-}
-
-ktest! {
-    /// FreeBSD r355644: cleared by the handler, a deferred preemption draws an IPI for
-    /// every thread that is queued.
-    fn flag_cleared_in_handler_is_found() [
-        smp = "2..=8", bug = "flag-cleared-in-handler", append = "bug=flag-cleared-in-handler",
-        expect = "panic", console = "preempt IPIs for one switch that is owed",
-    ] { one_ipi_outstanding(); }
 }

@@ -363,15 +363,6 @@ ktest! {
     fn deaf_stoppers() [smp = "2..=8"] { deaf_to_each_other(); }
 }
 
-ktest! {
-    /// FreeBSD r221677: one that only waits is waited for, for ever.
-    fn deaf_stopper_is_found() [
-        smp = "2..=8", bug = "deaf-stopper", append = "bug=deaf-stopper", expect = "panic",
-        patience = "60", console = "two CPUs stop each other: stop: CPUs ",
-        console = " did not stop in time",
-    ] { deaf_to_each_other(); }
-}
-
 /// cpu0 stops cpu1 and cpu2 by an interrupt. cpu1 holds a spinlock for which cpu2 waits with
 /// interrupts off, and takes NMIs that are for something else: it must stop after it has let go of the lock.
 fn nmi_in_a_section() {
@@ -432,14 +423,6 @@ ktest! {
     fn nmis_in_a_section() [smp = "4..=8"] { nmi_in_a_section(); }
 }
 
-ktest! {
-    /// One that stops in the first NMI that comes keeps the lock.
-    fn stop_in_any_nmi_is_found() [
-        smp = "4..=8", bug = "stop-in-any-nmi", append = "bug=stop-in-any-nmi", expect = "assert",
-        patience = "60", console = "\"waiter\" on cpu2 spins too long for lock ",
-    ] { nmi_in_a_section(); }
-}
-
 /// Pages get other frames while a CPU is stopped that knows them, and is not told: it forgets
 /// everything before it goes on. Several pages, since what a CPU does in order to stop may drive
 /// one or the other out of its TLB (QEMU's has as few as 64 entries).
@@ -494,12 +477,4 @@ fn stale_pages() {
 ktest! {
     /// It does.
     fn the_tlb_is_forgotten() [smp = "2..=8"] { stale_pages(); }
-}
-
-ktest! {
-    /// One that does not goes on with the old frame.
-    fn a_stale_tlb_is_found() [
-        smp = "2..=8", bug = "stale-restart", append = "bug=stale-restart", expect = "panic",
-        console = ": a restarted CPU reads",
-    ] { stale_pages(); }
 }

@@ -322,11 +322,8 @@ ktest! {
 }
 
 ktest! {
-    /// A preemption that is noted on another CPU than the one that it is for: both are named.
-    fn owe_elsewhere_is_found() [
-        smp = "2..=8", bug = "owe-elsewhere", append = "bug=owe-elsewhere", expect = "assert",
-        console = "kassert: a preemption of cpu1, where thread", console = " runs, is noted on cpu0, by thread0.0 \"boot\"",
-    ] {
+    /// The preemption of another CPU is noted there, and not on the one that asks for it.
+    fn owed_there() [smp = "2..=8"] {
         sched::curthread().pin();
         Builder::new("better").on(cpu(1)).priority(Priority::HIGHEST).spawn(|| ()).expect("a thread").join();
     }

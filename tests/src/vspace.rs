@@ -206,14 +206,6 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that comes back and does not look reads what was there before.
-    fn stale_generation_is_found() [
-        smp = "2..=8", bug = "stale-generation", append = "bug=stale-generation",
-        expect = "panic", console = "a CPU reads from a frame that was unmapped",
-    ] { lazy(); }
-}
-
-ktest! {
     /// With tags (PCID), of more spaces than there are tags. Needs a CPU that has it: Bochs, KVM.
     fn tags_keep_and_forget() [qemu = "-cpu max,-arch-capabilities"] {
         if !paging::tagged() {
@@ -403,14 +395,6 @@ fn stepped() {
 ktest! {
     /// Never missed, and not waited for once it has left.
     fn at_every_boundary_of_a_switch() [smp = "2..=8", patience = "60"] { stepped(); }
-}
-
-ktest! {
-    /// Out of the set before it has other tables, the CPU is missed.
-    fn early_leave_is_found() [
-        smp = "2..=8", bug = "early-leave", append = "bug=early-leave", expect = "panic",
-        console = "a CPU reads from a frame that was unmapped",
-    ] { stepped(); }
 }
 
 // Scenarios 35 and 36.

@@ -30,7 +30,7 @@ mod test;
 mod tools;
 mod vm;
 
-use check::{ci, coverage, miri, model, size, tree};
+use check::{bugs, ci, coverage, miri, model, size, tree};
 use cli::{bench, doctor, gdb, run};
 use vm::image;
 
@@ -87,6 +87,8 @@ enum Command {
     Docs(tree::Docs),
     /// Explore every interleaving of the heart's source, within bounds.
     Model(model::Options),
+    /// Make each mistake of bugs/ in a copy of the tree: it must be found.
+    Bugs(bugs::Options),
     /// Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
     Runner(run::Runner),
     /// Print a script that completes the commands and options in a shell.
@@ -168,6 +170,7 @@ fn command(line: Line) -> Result<()> {
         Command::Miri(options) => miri::command(&options),
         Command::Docs(options) => tree::docs(&options),
         Command::Model(options) => model::command(&options),
+        Command::Bugs(options) => bugs::command(&options),
         Command::Runner(options) => run::runner(options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Line::command(), "xtask", &mut std::io::stdout());

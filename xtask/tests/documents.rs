@@ -103,9 +103,9 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
     let table = between(&source, "const BUGS", ';')[0];
     let names: BTreeSet<&str> = table.split('"').skip(1).step_by(4).collect();
     assert!(names.len() > 30 && names.contains("no-nested-section"), "{names:?}");
-    let testing = read("docs/testing.md");
+    let page = read("docs/bugs.md");
     let mut documented = BTreeSet::new();
-    for row in testing.lines().filter(|line| line.starts_with("| `")) {
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split(" | ").collect();
         let [name, _, tests] = cells[..] else {
             continue;
@@ -116,12 +116,56 @@ fn every_bug_is_documented_with_a_test_that_is_there() {
         }
         documented.insert(name);
         for test in tests.split('`').skip(1).step_by(2) {
-            let (module, function) = test.rsplit_once("::").expect("module and function");
-            let file = format!("tests/src/{}.rs", module.replace("::", "/"));
-            assert!(read(&file).contains(&format!("fn {function}(")), "{name}: no {test}");
+            assert!(is_a_test(test), "{name}: no {test}");
         }
     }
     assert_eq!(documented, names);
+}
+
+/// Whether the test image has a test of that name.
+fn is_a_test(name: &str) -> bool {
+    let (module, function) = name.rsplit_once("::").expect("module and function");
+    let file = format!("tests/src/{}.rs", module.replace("::", "/"));
+    read(&file).contains(&format!("fn {function}("))
+}
+
+/// docs/bugs.md has a row for each patch, as its header has it; its finders are there.
+#[test]
+fn every_patch_is_documented_as_its_header_has_it() {
+    let page = read("docs/bugs.md");
+    let models = read("model/src/models.rs");
+    let folder = fs::read_dir(root().join("bugs")).expect("the patches");
+    let files = folder.map(|entry| entry.expect("a file").file_name().into_string());
+    let mut names: Vec<String> = files.map(|name| name.expect("ASCII")).collect();
+    names.retain(|name| name.ends_with(".patch"));
+    names.sort();
+    assert!(names.len() > 20, "{names:?}");
+    let mut expected = Vec::new();
+    for file in &names {
+        let patch = read(format!("bugs/{file}"));
+        let (header, _) = patch.split_once("\n--- a/").expect("a difference");
+        let mut finders = Vec::new();
+        for line in header.lines() {
+            let kinds = ["Model", "Test", "Host"];
+            let of_kind = |kind: &&str| line.starts_with(&format!("{kind}: "));
+            let Some(kind) = kinds.iter().find(|kind| of_kind(kind)) else {
+                continue;
+            };
+            let words = between(line, ": ", '"')[0].trim();
+            finders.push(format!("{} `{words}`", kind.to_lowercase()));
+            let first = words.split(' ').next().unwrap_or_default();
+            match *kind {
+                "Model" => assert!(models.contains(&format!("\"{first}\"")), "{file}: {first}"),
+                "Test" => assert!(is_a_test(first), "{file}: {first}"),
+                _ => {}
+            }
+        }
+        let name = file.trim_end_matches(".patch");
+        let title = header.lines().next().unwrap_or_default();
+        expected.push(format!("| [{name}](../bugs/{file}) | {title} | {} |", finders.join(", ")));
+    }
+    let found: Vec<&str> = page.lines().filter(|line| line.starts_with("| [")).collect();
+    assert_eq!(found, expected, "docs/bugs.md, to be:\n{}", expected.join("\n"));
 }
 
 /// Whether a file of one of the folders, that of `path` but for its last part, has a function of

@@ -42,7 +42,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-use crate::shim::{LocalU32, Ordering, compiler_fence};
+use crate::shim::LocalU32;
 use crate::{KASSERT, kassert};
 
 /// What critical sections need of the scheduler.
@@ -216,28 +216,6 @@ impl CritState {
     #[inline]
     pub fn is_open(&self) -> bool {
         self.0.has_none_of::<CLOSED>()
-    }
-
-    /// [`Self::exit`] as it must not be: looks first, goes to zero then. For the tests
-    /// that show what is lost (`bug=test-then-zero`).
-    pub fn exit_test_first<P: Preempt>(&self) {
-        let owed = self.owepreempt();
-        self.0.sub::<SECTION>();
-        if owed {
-            self.pay::<P>();
-        }
-    }
-
-    /// [`Self::exit`] as it must not be: in two instructions, as a compiler is free to
-    /// make it of a load and a store. An interrupt in between owes in vain: the store
-    /// brings back the word from before (`bug=split-decrement`).
-    pub fn exit_split<P: Preempt>(&self) {
-        let left = self.0.load() - SECTION;
-        compiler_fence(Ordering::SeqCst);
-        self.0.store(left);
-        if left == 0 {
-            self.pay::<P>();
-        }
     }
 
     /// Leaves a section without looking at owepreempt. Whoever calls this answers

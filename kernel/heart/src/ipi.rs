@@ -98,17 +98,6 @@ impl Ipis {
     pub fn address(&self) -> *const u32 {
         self.0.as_ptr()
     }
-
-    /// [`Self::take`] as it must not be: looks first, ends the polling then, which a CPU
-    /// is free to make of a store and a load without a fence. For the tests that show
-    /// what is lost `between` the two (`bug=idle-fence`).
-    pub fn take_look_first(&self, between: impl FnOnce()) -> u32 {
-        // Relaxed: it is wrong whatever the order.
-        let bits = self.0.load(Ordering::Relaxed) & !POLLING;
-        between();
-        self.0.store(0, Ordering::Relaxed);
-        bits
-    }
 }
 
 #[cfg(test)]

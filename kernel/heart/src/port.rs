@@ -126,36 +126,6 @@ impl<P: Port> Drop for InterruptsOff<P> {
     }
 }
 
-/// A mistake that a test may bring back: see [`Port::mistake`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mistake {
-    /// The initiator returns without waiting for the last phase's end.
-    NoCompletion,
-    /// The interrupt of another call keeps an initiator until that call has ended.
-    DeafInitiator,
-    /// Nobody looks whether that is so.
-    UncheckedWait,
-    /// Who waits at a barrier waits for the count of those who have come, which is cleared
-    /// for the next phase, and not for the phase to be open.
-    NoGeneration,
-    /// Who has come to the end of the first phase is not counted.
-    UncountedLeave,
-    /// What is unmapped is forgotten by one CPU only.
-    LocalShootdown,
-    /// A reader looks whether it was counted before its tracker leaves the list.
-    FlagBeforeUnlink,
-    /// A writer takes the tokens and interrupts nobody.
-    NoRevoke,
-    /// A CPU that goes to another space is out of the set before it has other tables.
-    EarlyLeave,
-    /// A CPU that comes back to a space does not look for shootdowns in the meantime.
-    StaleGeneration,
-    /// What was taken out is freed without waiting for its readers.
-    NoGrace,
-    /// A remote fence is executed by one CPU only.
-    LocalFence,
-}
-
 /// The machine as seen by the CPU that calls.
 pub trait Port: Preempt + 'static {
     /// Where tests look in, or interfere: `()` in the kernel.
@@ -228,14 +198,6 @@ pub trait Port: Preempt + 'static {
     fn stopped(cpus: &CpuSet) -> Option<CpuId> {
         let _ = cpus;
         None
-    }
-
-    /// Whether `mistake` is to be made, for the tests that show what comes of it.
-    #[inline(always)]
-    #[must_use]
-    fn mistake(mistake: Mistake) -> bool {
-        let _ = mistake;
-        false
     }
 }
 

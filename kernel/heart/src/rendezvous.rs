@@ -41,9 +41,8 @@
 //! that come in. A CPU may so be part of several calls, at a barrier of each. And an
 //! initiator whose own call needs it to open the next phase (it *drives*) is never kept by
 //! the barrier of another one: it takes part between two looks at its own, and before it
-//! returns it waits until nobody holds it any more. `bug=deaf-initiator` is that mistake, and
-//! is found by an assertion in [`Rendezvous::interrupt`]; without it
-//! (`bug=deaf-initiator,unchecked-wait`) each of two initiators waits for the other.
+//! returns it waits until nobody holds it any more. Where it is kept, each of two initiators
+//! waits for the other (`bugs/0003-deaf-initiator.patch`).
 //!
 //! # The end
 //!
@@ -51,7 +50,8 @@
 //! initiator, on whose stack the callbacks are, returns only when all have said it. That is
 //! FreeBSD's fourth counter. Without it the initiator would be back as soon as the last
 //! barrier is passed, and a slow CPU on its way out of that barrier would read closures
-//! that are gone: `bug=no-completion`, and the test `a_slow_leaver_outlives_nobody`.
+//! that are gone: `bugs/0002-no-completion.patch`, and the test
+//! `a_slow_leaver_outlives_nobody`.
 //!
 //! stable/8, r222942's own tree, had three counters, and a generation number against half
 //! of that. Its CPUs wait at a barrier for the *count* to be full. The initiator, a CPU
@@ -59,8 +59,8 @@
 //! a slow one then waits for a fullness that is over. So it also looks whether the
 //! generation has changed. Here the count is the initiator's alone, and what the others
 //! wait for is the word `open`, which only grows during a call and says which phase they
-//! may run: a generation that is also the answer. `bug=no-generation` lets them wait for
-//! the count.
+//! may run: a generation that is also the answer. `bugs/0004-no-generation.patch` lets them
+//! wait for the count.
 //!
 //! # r222942
 //!
@@ -91,7 +91,7 @@ use core::panic::Location;
 pub use crate::action::{Action, Callback, IpiCtx};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
-use crate::port::{CriticalGuard, Mistake, Port, interrupts_off, interrupts_on_in_section};
+use crate::port::{CriticalGuard, Port, interrupts_off, interrupts_on_in_section};
 use crate::probe::Probe;
 use crate::shim::{Ordering, Turns};
 use crate::site::Place;
@@ -261,10 +261,6 @@ impl<P: Port> Rendezvous<P> {
         let me = P::cpu();
         let slot = self.slot(me);
         let drives = !later.is_empty();
-        if P::mistake(Mistake::NoCompletion) {
-            // What is shown is a caller that is back too early, not what its next call meets.
-            self.wait_for_others(slot, false);
-        }
         slot.run.set(first.run);
         slot.site.set(site);
         // Relaxed: published by the Release in `tell`.
@@ -281,9 +277,6 @@ impl<P: Port> Rendezvous<P> {
         }
         drop(off);
         let result = loop {
-            if P::mistake(Mistake::NoCompletion) && later.is_empty() {
-                break Ok(());
-            }
             if others > 0 && !self.wait_for_others(slot, drives) {
                 break Err(self.give_up(slot, steps, others));
             }
@@ -372,7 +365,7 @@ impl<P: Port> Rendezvous<P> {
                 P::Probe::spin_ends();
                 return true;
             }
-            if drives && !P::mistake(Mistake::DeafInitiator) {
+            if drives {
                 self.look_after_others(slot);
             }
             let count = turns.count();
@@ -469,7 +462,7 @@ impl<P: Port> Rendezvous<P> {
     #[inline(never)]
     fn take_part(&self, slot: &Slot) {
         let _off = Off::<P>::enter();
-        self.begin(slot, &self.take_callers(slot));
+        self.begin(slot, &slot.callers.take());
         self.go_on(slot);
     }
 
@@ -485,7 +478,7 @@ impl<P: Port> Rendezvous<P> {
         let slot = self.slot(P::cpu());
         // What was put in before the interrupt is seen by it, as `Port::send_rendezvous`
         // promises; who comes later finds the set empty, and sends one of its own.
-        let callers = self.take_callers(slot);
+        let callers = slot.callers.take();
         if let Some(initiator) = callers.only()
             && slot.busy.load() == 0
         {
@@ -494,19 +487,6 @@ impl<P: Port> Rendezvous<P> {
         }
         self.interrupted_by_many(slot, &callers);
         !callers.is_empty()
-    }
-
-    /// Those who have called this CPU since it last took them out.
-    #[inline(always)]
-    fn take_callers(&self, slot: &Slot) -> CpuSet {
-        let callers = slot.callers.take();
-        if P::mistake(Mistake::UncountedLeave) {
-            // What the first `leave` takes off again.
-            callers.each(|initiator| {
-                self.slot(initiator).left.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        callers
     }
 
     /// Takes part in the call of `caller` from its beginning to its end: the usual case, with
@@ -527,7 +507,7 @@ impl<P: Port> Rendezvous<P> {
             let at = open;
             loop {
                 P::relax();
-                open = self.opened(caller, at);
+                open = Self::opened(caller);
                 if open != at {
                     break;
                 }
@@ -553,7 +533,7 @@ impl<P: Port> Rendezvous<P> {
         // Relaxed: this CPU's own.
         slot.hold(caller.context.cpu(), slot.at.load(Ordering::Relaxed));
         slot.ends();
-        self.interrupted_by_many(slot, &self.take_callers(slot));
+        self.interrupted_by_many(slot, &slot.callers.take());
         false
     }
 
@@ -562,14 +542,7 @@ impl<P: Port> Rendezvous<P> {
     fn interrupted_by_many(&self, slot: &Slot, callers: &CpuSet) {
         self.begin(slot, callers);
         let drives = slot.drives();
-        if slot.is_held() && (!drives || P::mistake(Mistake::DeafInitiator)) {
-            // As the condition is, only `bug=deaf-initiator` is found here; whoever changes it
-            // is told.
-            kassert!(
-                !drives || P::mistake(Mistake::UncheckedWait),
-                "{}, whose own call has phases to open, is kept by the barrier of another",
-                slot.context.cpu()
-            );
+        if slot.is_held() && !drives {
             self.stay(slot);
         }
         P::Probe::spin_ends();
@@ -584,7 +557,7 @@ impl<P: Port> Rendezvous<P> {
             // As in `serve`.
             P::stop_if_asked();
             self.go_on(slot);
-            self.begin(slot, &self.take_callers(slot));
+            self.begin(slot, &slot.callers.take());
         }
     }
 
@@ -602,7 +575,7 @@ impl<P: Port> Rendezvous<P> {
     fn go_on(&self, slot: &Slot) {
         for at in 1..ALL {
             slot.held(at).each(|initiator| {
-                let open = self.opened(self.slot(initiator), at);
+                let open = Self::opened(self.slot(initiator));
                 if open != at {
                     P::Probe::spin_ends();
                     slot.let_go(initiator, at);
@@ -624,15 +597,9 @@ impl<P: Port> Rendezvous<P> {
         caller.leave();
     }
 
-    /// What is open of the call of `caller`, for a CPU at the barrier before phase `at`.
+    /// What is open of the call of `caller`.
     #[inline]
-    fn opened(&self, caller: &Slot, at: u8) -> u8 {
-        if P::mistake(Mistake::NoGeneration) {
-            // It takes a full count for the next phase.
-            // Acquire: as in `wait_for_others`.
-            let full = caller.left.load(Ordering::Acquire) == 0;
-            return at + u8::from(full);
-        }
+    fn opened(caller: &Slot) -> u8 {
         // Acquire: pairs with the Release in `run_steps`.
         caller.open.load(Ordering::Acquire)
     }

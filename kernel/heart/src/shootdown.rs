@@ -21,12 +21,12 @@
 //!
 //! A CPU that goes is in the set until it has other tables. Out of it before that it would be
 //! missed while it can still use the old page (OpenBSD's pmap had it that way;
-//! `bug=early-leave`, found by `vspace::early_leave_is_found`).
+//! `bugs/0009-early-leave.patch`, found by `vspace::at_every_boundary_of_a_switch`).
 //!
 //! A CPU whose thread has no space of its own, such as an idle one, keeps the tables of the
 //! thread before: *lazy*. It uses no page of that half, so it is left alone; when it goes back
-//! to the space it looks whether there was a shootdown in the meantime (`bug=stale-generation`
-//! does not look). That is for pages only: before the tables themselves are freed all active
+//! to the space it looks whether there was a shootdown in the meantime
+//! (`bugs/0010-stale-generation.patch` does not look). That is for pages only: before the tables themselves are freed all active
 //! CPUs, the lazy ones too, are told to load others ([`Space::retire`]), since a CPU walks
 //! tables as it likes.
 //!
@@ -39,7 +39,7 @@
 use core::ptr;
 
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use crate::port::{Mistake, Port};
+use crate::port::Port;
 use crate::rendezvous::{Callback, IpiCtx};
 use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -291,7 +291,7 @@ impl Spaces {
         let generation = space.generation.load(Ordering::Relaxed);
         let tag = &self.tags[self.tag.load(Ordering::Relaxed)];
         let fresh = tag.seen.load(Ordering::Relaxed) == generation;
-        if !fresh && !M::mistake(Mistake::StaleGeneration) {
+        if !fresh {
             M::forget_loaded();
             tag.seen.store(generation, Ordering::Relaxed);
         }
@@ -299,11 +299,6 @@ impl Spaces {
 
     /// Loads `space` in place of another one.
     fn come<M: Mmu>(&self, me: CpuId, before: Option<&Space>, space: &Space) {
-        if M::mistake(Mistake::EarlyLeave)
-            && let Some(before) = before
-        {
-            before.active.remove(me);
-        }
         space.active.insert(me);
         // SeqCst: with the one in `shootdown`.
         fence(Ordering::SeqCst);
@@ -311,8 +306,7 @@ impl Spaces {
         let index = self.tag_of(space.id, M::tags().min(TAGS));
         let tag = &self.tags[index];
         let known = tag.id.load(Ordering::Relaxed) == space.id;
-        let fresh =
-            tag.seen.load(Ordering::Relaxed) == generation || M::mistake(Mistake::StaleGeneration);
+        let fresh = tag.seen.load(Ordering::Relaxed) == generation;
         let tagged = M::tags() > 0;
         let number = if tagged { index + 1 } else { 0 };
         M::load(space.root, number, tagged && known && fresh);

@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::critical::{CritState, Preempt};
-use crate::port::{InterruptsOff, Mistake, Port, interrupts_off};
+use crate::port::{InterruptsOff, Port, interrupts_off};
 use crate::probe::Probe;
 use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::wake::DeferredWakes;
@@ -51,7 +51,6 @@ thread_local! {
     static EOIS: Cell<u32> = const { Cell::new(0) };
     static IN_NMI: Cell<bool> = const { Cell::new(false) };
     static STANDING: Cell<(CpuSet, bool)> = const { Cell::new((CpuSet::EMPTY, false)) };
-    static MISTAKE: Cell<Option<Mistake>> = const { Cell::new(None) };
 }
 
 pub(crate) struct HostPort;
@@ -152,11 +151,6 @@ impl HostPort {
     /// What this CPU finds: `cpus` are stopped, by itself or by another one.
     pub(crate) fn set_standing(cpus: CpuSet, by_itself: bool) {
         STANDING.set((cpus, by_itself));
-    }
-
-    /// What this CPU does wrong.
-    pub(crate) fn set_mistake(mistake: Mistake) {
-        MISTAKE.set(Some(mistake));
     }
 
     /// Waits until every CPU has its handler.
@@ -292,9 +286,5 @@ impl Port for HostPort {
     fn stopped(cpus: &CpuSet) -> Option<CpuId> {
         let (standing, _) = STANDING.get();
         cpus.into_iter().find(|&cpu| standing.contains(cpu))
-    }
-
-    fn mistake(mistake: Mistake) -> bool {
-        MISTAKE.get() == Some(mistake)
     }
 }

@@ -1,4 +1,5 @@
-//! `bug=NAME[,NAME]`: mistakes brought back on purpose, in the test image only.
+//! `bug=NAME[,NAME]`: machines and orders of an interrupt that are wrong on purpose, in the test
+//! image only. A mistake in an algorithm is a patch in `bugs/` instead: `docs/bugs.md` lists all.
 //!
 //! Here: the list, what firmware leaves behind, and CPUs that come late. `acpi:...`, which is
 //! not on the list, is [`super::tables`]'s.
@@ -32,38 +33,14 @@ pub enum Bug {
     SmpStuckCpu,
     SmpSlowCpu,
     SmpDeadCpus,
-    TestThenZero,
-    SplitDecrement,
-    PayUntested,
     EoiAfterSwitch,
     EarlyEoi,
-    FlagClearedInHandler,
     NoNestedSection,
     UncountedNmi,
     UncheckedSwitch,
-    QuiesceNobody,
-    StaleRestart,
-    StopInAnyNmi,
-    DeafStopper,
-    EarlyForget,
     ActThenClear,
-    WakingAction,
     RegularSection,
     LeakedLevel,
-    LocalShootdown,
-    FlagBeforeUnlink,
-    NoRevoke,
-    EarlyLeave,
-    StaleGeneration,
-    NoGrace,
-    LocalFence,
-    NoCompletion,
-    NoGeneration,
-    UncountedLeave,
-    OweElsewhere,
-    DeafInitiator,
-    UncheckedWait,
-    IdleFence,
     DeafMwait,
     FickleMwait,
     LostWakeups,
@@ -141,21 +118,6 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "CPUID has a leaf 0x15, which says that the TSC has 1 GHz",
     ),
     (
-        Bug::TestThenZero,
-        "test-then-zero",
-        "critical_exit looks at owepreempt before it goes to zero",
-    ),
-    (
-        Bug::SplitDecrement,
-        "split-decrement",
-        "critical_exit loads the count and stores it in two instructions",
-    ),
-    (
-        Bug::PayUntested,
-        "pay-untested",
-        "who pays does not look again under the run-queue lock",
-    ),
-    (
         Bug::EoiAfterSwitch,
         "eoi-after-switch",
         "IPIs are acknowledged after the preemption",
@@ -166,49 +128,14 @@ const BUGS: &[(Bug, &str, &str)] = &[
         "a rendezvous is acknowledged before it is run, with interrupts on",
     ),
     (
-        Bug::FlagClearedInHandler,
-        "flag-cleared-in-handler",
-        "the preempt IPI's handler, not the switch, says that another may be sent",
-    ),
-    (
         Bug::NoNestedSection,
         "no-nested-section",
         "a rendezvous action runs without the section of r222942",
     ),
     (
-        Bug::StaleRestart,
-        "stale-restart",
-        "a CPU that goes on after a stop keeps its TLB",
-    ),
-    (
-        Bug::StopInAnyNmi,
-        "stop-in-any-nmi",
-        "a CPU that is asked to stop by an interrupt stops in an NMI that comes for something else",
-    ),
-    (
-        Bug::DeafStopper,
-        "deaf-stopper",
-        "who waits, to stop others or at a barrier, does not look whether it is asked to stop",
-    ),
-    (
-        Bug::EarlyForget,
-        "early-forget",
-        "a CPU that comes online forgets its TLB before it is in the set",
-    ),
-    (
         Bug::ActThenClear,
         "act-then-clear",
         "the IPI's handler runs the calls first and takes the word then",
-    ),
-    (
-        Bug::WakingAction,
-        "waking-action",
-        "a rendezvous action wakes a thread there and then",
-    ),
-    (
-        Bug::QuiesceNobody,
-        "quiesce-nobody",
-        "who waits for all critical sections waits for none",
     ),
     (
         Bug::UncheckedSwitch,
@@ -229,76 +156,6 @@ const BUGS: &[(Bug, &str, &str)] = &[
         Bug::LeakedLevel,
         "leaked-level",
         "a rendezvous leaves the level of its section behind",
-    ),
-    (
-        Bug::LocalShootdown,
-        "local-shootdown",
-        "what is unmapped is forgotten by one CPU only",
-    ),
-    (
-        Bug::FlagBeforeUnlink,
-        "flag-before-unlink",
-        "a reader of an rmlock looks whether it was counted before it leaves the list",
-    ),
-    (
-        Bug::NoRevoke,
-        "no-revoke",
-        "a writer of an rmlock interrupts no reader",
-    ),
-    (
-        Bug::EarlyLeave,
-        "early-leave",
-        "a CPU that goes to another space is not told of shootdowns before it has left",
-    ),
-    (
-        Bug::StaleGeneration,
-        "stale-generation",
-        "a CPU that comes back to a space does not look for shootdowns in the meantime",
-    ),
-    (
-        Bug::NoGrace,
-        "no-grace",
-        "what was taken out of a structure is freed without waiting for its readers",
-    ),
-    (
-        Bug::LocalFence,
-        "local-fence",
-        "a fence for all CPUs is executed by one only",
-    ),
-    (
-        Bug::NoCompletion,
-        "no-completion",
-        "a rendezvous' initiator does not wait for the end of the last phase",
-    ),
-    (
-        Bug::NoGeneration,
-        "no-generation",
-        "who waits at a barrier waits for the count, not for the phase to be open",
-    ),
-    (
-        Bug::UncountedLeave,
-        "uncounted-leave",
-        "a CPU that has come to the end of a rendezvous' first phase is not counted",
-    ),
-    (
-        Bug::OweElsewhere,
-        "owe-elsewhere",
-        "who queues a better thread for another CPU notes the preemption on its own",
-    ),
-    (
-        Bug::DeafInitiator,
-        "deaf-initiator",
-        "an initiator is kept by the barriers of other calls",
-    ),
-    (
-        Bug::UncheckedWait,
-        "unchecked-wait",
-        "nobody looks whether an initiator is kept: with deaf-initiator, what comes of that",
-    ),
-    (
-        Bug::IdleFence,
-        "idle-fence",
-        "an idle CPU looks for what it is asked for before it says that it does not poll",
     ),
     (
         Bug::DeafMwait,
@@ -423,17 +280,11 @@ pub fn apic_id_by_cpuid(id: u32) -> u32 {
     id | u32::from(active(Bug::CpuidApicIds))
 }
 
-/// A CPU is about to come online: what it is to forget when it has. In the meantime it reads
-/// ahead what the test wants ([`step::on_coming`]), as a CPU may at any time.
-#[must_use]
-pub fn before_coming(forget: fn()) -> fn() {
+/// A CPU is about to come online. It reads ahead what the test wants ([`step::on_coming`]), as a
+/// CPU may at any time.
+pub fn before_online() {
     hold_up_if(dead(pcpu::this().apic_id()) == Some(Dead::Late));
-    let early = active(Bug::EarlyForget);
-    if early {
-        forget();
-    }
     step::reads_ahead();
-    if early { || () } else { forget }
 }
 
 /// Whether an MWAIT is ended by interrupts only.

@@ -11,13 +11,12 @@ use plat::memmap::Region;
 
 use crate::arch::{apic, cpu};
 use crate::ktest::bugs::{self, Bug, active};
+use crate::ktest::spans::Spans;
 use crate::ktest::witness::HeldLocks;
 use crate::ktest::{faults, spans, tables, witness};
 use crate::pcpu::{self, Ipi};
 use crate::sched::Reason;
 use crate::thread::Thread;
-
-pub use crate::ktest::spans::Spans;
 
 /// Into the heart: it measures critical sections, checks the order of locks, and may be late.
 #[derive(Debug)]
@@ -41,11 +40,11 @@ impl Probe for Heart {
     }
 
     fn interrupt_begins(site: Place) {
-        pcpu::this().longest_off.begin(site);
+        pcpu::this().probe.longest_off.begin(site);
     }
 
     fn interrupt_ends() {
-        pcpu::this().longest_off.end();
+        pcpu::this().probe.longest_off.end();
     }
 
     fn lock_taken(class: Place, site: Place, waits: bool) {
@@ -54,6 +53,32 @@ impl Probe for Heart {
 
     fn lock_released(class: Place) {
         witness::release(class);
+    }
+}
+
+/// What is kept with each CPU.
+#[derive(Debug)]
+pub struct PerCpu {
+    /// Its longest critical section.
+    pub longest_section: Spans,
+    /// Its longest time with interrupts off.
+    pub longest_off: Spans,
+}
+
+impl PerCpu {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            longest_section: Spans::new(),
+            longest_off: Spans::new(),
+        }
+    }
+}
+
+impl Default for PerCpu {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -91,7 +116,8 @@ impl Default for PerThread {
 // The boot.
 
 pub(crate) use crate::ktest::bugs::{
-    apic_id_by_cpuid, before_decision, cpuid, look_at_clocks, startup_is_late, take_leftovers,
+    apic_id_by_cpuid, before_decision, before_online, cpuid, look_at_clocks, startup_is_late,
+    take_leftovers,
 };
 
 pub(crate) fn uses_its_words() -> bool {
@@ -122,7 +148,7 @@ pub(crate) use crate::ktest::step::nmi;
 
 pub(crate) fn interrupts_off(site: Place) {
     if spans::were_on() {
-        pcpu::this().longest_off.begin(site);
+        pcpu::this().probe.longest_off.begin(site);
     }
 }
 

@@ -125,7 +125,7 @@ pub(crate) fn were_on() -> bool {
 pub(crate) fn goes_on() -> bool {
     let goes_on = were_on();
     if goes_on {
-        pcpu::this().longest_off.end();
+        pcpu::this().probe.longest_off.end();
     }
     goes_on
 }
@@ -158,22 +158,25 @@ pub(crate) fn uncounted(handler: impl FnOnce()) {
 /// The current thread has entered a section; it counts if it is the outermost.
 pub(crate) fn section_entered(site: Place) {
     if sched::curthread().crit.critnest() == 1 {
-        pcpu::this().longest_section.begin(site);
+        pcpu::this().probe.longest_section.begin(site);
     }
 }
 
 /// The current thread is about to leave a section.
 pub(crate) fn section_leaves() {
     if sched::curthread().crit.critnest() == 1 {
-        pcpu::this().longest_section.end();
+        pcpu::this().probe.longest_section.end();
     }
 }
 
 /// Prints what each CPU came to. Thread context.
 pub(crate) fn report() {
     for block in crate::smp::online().iter().filter_map(pcpu::of) {
-        let (cpu, section, off): (CpuId, _, _) =
-            (block.id(), &block.longest_section, &block.longest_off);
+        let (cpu, section, off): (CpuId, _, _) = (
+            block.id(),
+            &block.probe.longest_section,
+            &block.probe.longest_off,
+        );
         log::info!("{cpu}: longest critical section {section}; interrupts off {off}");
     }
 }

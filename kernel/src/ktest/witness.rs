@@ -109,7 +109,7 @@ fn record(stack: &Stack) {
 /// order when that was seen first. `print` writes a line. In the report, other CPUs stopped.
 pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
     let here = pcpu::this();
-    if let Some(site) = here.longest_section.present() {
+    if let Some(site) = here.probe.longest_section.present() {
         print(format_args!(
             "{}: in a critical section since {}",
             here.id(),

@@ -13,8 +13,6 @@ use super::account::{Reason, count};
 use super::timer::{self, start_slice, take_off_timer};
 use super::{Runq, RunqGuard, curthread};
 use crate::arch::{context, cpu};
-#[cfg(feature = "ktest")]
-use crate::ktest::bugs::{self, Bug};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::Machine;
 use crate::thread::{self, Thread};
@@ -93,11 +91,7 @@ pub(crate) fn preempt(crit: &CritState) {
     crit.leave();
     // Again, under the lock: an interrupt may have paid while we came here, and
     // FreeBSD, which does not look, then switches once for nothing.
-    #[cfg(feature = "ktest")]
-    let owes = crit.owepreempt() || bugs::active(Bug::PayUntested);
-    #[cfg(not(feature = "ktest"))]
-    let owes = crit.owepreempt();
-    if owes {
+    if crit.owepreempt() {
         mi_switch(rq, Reason::Preempted);
     } else {
         mem::forget(rq);

@@ -9,8 +9,6 @@ use heart::thread::{Priority, ThreadState};
 use super::account::count;
 use super::{Runq, RunqGuard, curthread};
 use crate::globals;
-#[cfg(feature = "ktest")]
-use crate::ktest::bugs::{self, Bug};
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::Thread;
@@ -151,8 +149,6 @@ fn resched(rq: &mut Runq, target: &'static Pcpu, queued: Priority) {
             // Paid when the lock is released, or later: somebody is in a section.
             owe(target);
         }
-        #[cfg(feature = "ktest")]
-        Resched::Remote(_) if bugs::active(Bug::OweElsewhere) => owe(target),
         Resched::Remote(_) => {
             if !rq.owepreempt {
                 rq.owepreempt = true;
@@ -198,10 +194,6 @@ fn owed_elsewhere(there: &Pcpu, me: &Thread) -> ! {
 pub(crate) fn ipi_preempt() {
     let here = pcpu::this();
     let mut rq = here.runq.lock();
-    #[cfg(feature = "ktest")]
-    if bugs::active(Bug::FlagClearedInHandler) {
-        rq.owepreempt = false;
-    }
     match rq.queue.best() {
         Some(best) if best.is_better_than(rq.current) => {
             owe(here);

@@ -37,10 +37,6 @@ use crate::{probe, sched};
 #[track_caller]
 pub fn quiesce_all_critical() {
     sched::assert_may_sleep(0);
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::QuiesceNobody) {
-        return;
-    }
     let me = sched::curthread();
     // So this CPU is in no section as long as this thread runs.
     me.pin();

@@ -311,11 +311,8 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     sched::open(block);
     block.set_presence(Presence::Online);
     block.calls.open();
-    #[cfg(not(feature = "ktest"))]
-    let forget = paging::forget_all;
-    #[cfg(feature = "ktest")]
-    let forget = crate::ktest::bugs::before_coming(paging::forget_all);
-    heart::more::hotplug::come(&globals::ONLINE, block.id(), forget);
+    probe::before_online();
+    heart::more::hotplug::come(&globals::ONLINE, block.id(), paging::forget_all);
     // Behind it: a thread is put on an idle CPU without a look whether that is online.
     globals::IDLE.insert(block.id());
     interrupts_on();

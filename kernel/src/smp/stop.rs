@@ -108,10 +108,6 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     };
     let resume = || {
         this.stopped.forget();
-        #[cfg(feature = "ktest")]
-        if crate::ktest::bugs::active(crate::ktest::bugs::Bug::StaleRestart) {
-            return;
-        }
         paging::forget_all();
     };
     match globals::STOPS.stop_here(means, save, resume) {
@@ -124,10 +120,6 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
 /// As [`stop_here`], for a wait: [`Port::stop_if_asked`].
 #[inline]
 pub fn stop_if_asked() {
-    #[cfg(feature = "ktest")]
-    if crate::ktest::bugs::active(crate::ktest::bugs::Bug::DeafStopper) {
-        return;
-    }
     if !globals::STOPS.is_quiet() {
         stop_in_a_wait();
     }

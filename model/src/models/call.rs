@@ -9,9 +9,8 @@ use heart::shim::Ordering;
 
 use super::critical::{better_sections, crit, exit};
 use super::rendezvous::cpu;
-use crate::bugs::Bug;
 use crate::engine::{self, engine, fail, note};
-use crate::port::{self, Explored, extra, has, world};
+use crate::port::{self, Explored, extra, world};
 use crate::violation::Property;
 
 /// How often a call has been queued, and has run.
@@ -197,11 +196,7 @@ pub(crate) fn deferred_wake(thread: usize) {
                 let action = |context: &IpiCtx| {
                     note!("notes a wakeup");
                     noted().set(1);
-                    if has(Bug::WakingAction) {
-                        woken();
-                    } else {
-                        context.wake(&extra().wake);
-                    }
+                    context.wake(&extra().wake);
                 };
                 let phases = [Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier];
                 let set = CpuSet::single(cpu(0));

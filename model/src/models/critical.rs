@@ -7,23 +7,15 @@ use heart::shim::Ordering;
 
 use super::SEED;
 use super::rendezvous::{call, cpu};
-use crate::bugs::Bug;
 use crate::engine::engine;
-use crate::port::{self, Explored, better, has, world};
+use crate::port::{self, Explored, better, world};
 
 pub(super) fn crit() -> &'static CritState {
     Explored::crit()
 }
 
-/// The end of a section, in the way that a mistake has it.
 pub(super) fn exit() {
-    if has(Bug::TestThenZero) {
-        crit().exit_test_first::<Explored>();
-    } else if has(Bug::SplitDecrement) {
-        crit().exit_split::<Explored>();
-    } else {
-        crit().exit::<Explored>();
-    }
+    crit().exit::<Explored>();
 }
 
 /// The better thread: a section of its own.

@@ -1,7 +1,7 @@
 //! Reclamation by epochs: `heart::more::epoch`.
 
 use heart::more::epoch::Retired;
-use heart::port::{Mistake, Port};
+use heart::port::Port;
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{Ordering, fence};
 
@@ -28,12 +28,10 @@ pub(crate) fn object() -> Object {
 fn fence_all() -> Result<(), RendezvousError> {
     let fence_here = |_: &IpiCtx| fence(Ordering::SeqCst);
     fence(Ordering::SeqCst);
-    if !Explored::mistake(Mistake::LocalFence) {
-        let phases = [Phase::NoBarrier, Phase::Run(&fence_here), Phase::NoBarrier];
-        world()
-            .rendezvous
-            .run(&world().online, &world().online.snapshot(), &phases)?;
-    }
+    let phases = [Phase::NoBarrier, Phase::Run(&fence_here), Phase::NoBarrier];
+    world()
+        .rendezvous
+        .run(&world().online, &world().online.snapshot(), &phases)?;
     fence(Ordering::SeqCst);
     Ok(())
 }

@@ -3,9 +3,8 @@
 use heart::port::InterruptsOff;
 use heart::shim::Ordering;
 
-use crate::bugs::Bug;
 use crate::engine::{self, engine, note};
-use crate::port::{self, Explored, has, world};
+use crate::port::{self, Explored, world};
 use crate::violation::Property;
 
 const WORK: u32 = 4;
@@ -79,15 +78,8 @@ fn rest(mwait: bool, off: InterruptsOff<Explored>) {
             off.wait(engine::monitor_wait);
         }
         ipis.take();
-    } else {
-        let bits = if has(Bug::IdleFence) {
-            ipis.take_look_first(|| ())
-        } else {
-            ipis.take()
-        };
-        if bits == 0 {
-            off.wait(engine::halt);
-        }
+    } else if ipis.take() == 0 {
+        off.wait(engine::halt);
     }
 }
 

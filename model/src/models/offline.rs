@@ -10,9 +10,8 @@ use heart::shim::{Ordering, fence};
 
 use super::rendezvous::cpu;
 use super::shootdown::read_page;
-use crate::bugs::Bug;
 use crate::engine::{self, fail, halt_for_ever, note};
-use crate::port::{self, Explored, has, world};
+use crate::port::{self, Explored, world};
 use crate::violation::Property;
 
 /// How often a CPU has run the action of the call that is under way.
@@ -59,9 +58,6 @@ fn call_all() {
 
 /// As `quiesce_all_critical` of kernel/src/smp/quiesce.rs, for CPU 0.
 fn quiesce() {
-    if has(Bug::QuiesceNobody) {
-        return;
-    }
     let payments = || {
         let _rq = port::runq(0);
         // Relaxed: under the lock.
@@ -132,12 +128,7 @@ pub(crate) fn comes(thread: usize) {
         // A CPU reads ahead as it likes.
         reach();
     };
-    if has(Bug::EarlyForget) {
-        forget();
-        hotplug::come(&world().online, me, || ());
-    } else {
-        hotplug::come(&world().online, me, forget);
-    }
+    hotplug::come(&world().online, me, forget);
     note!("is online");
     interrupts_on::<Explored>();
     reach();

@@ -3,13 +3,11 @@
 use std::cell::Cell;
 
 use heart::cpu::CpuSet;
-use heart::port::{Mistake, Port};
 use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::Ordering;
 
-use super::rendezvous::cpu;
 use crate::engine::{self, engine, fail, note};
-use crate::port::{Explored, better, world};
+use crate::port::{better, world};
 use crate::violation::Property;
 
 /// Whether a CPU's TLB knows the page.
@@ -34,11 +32,7 @@ pub(super) fn program(thread: usize) {
                 tlb(context.cpu().index()).set(0);
                 note!("forgets the page");
             };
-            let set = if Explored::mistake(Mistake::LocalShootdown) {
-                CpuSet::single(cpu(0))
-            } else {
-                CpuSet::first_n(2)
-            };
+            let set = CpuSet::first_n(2);
             let phases = [Phase::NoBarrier, Phase::Run(&forget), Phase::NoBarrier];
             if let Err(error) = world().rendezvous.run(&world().online, &set, &phases) {
                 fail(Property::ExactlyOnce, format!("{error:?}"));

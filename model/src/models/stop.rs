@@ -10,9 +10,8 @@ use heart::shim::Ordering;
 use super::critical::better_sections;
 use super::rendezvous::cpu;
 use super::shootdown::read_page;
-use crate::bugs::Bug;
 use crate::engine::{self, Vector, engine, fail, halt_for_ever, note};
-use crate::port::{Explored, extra, has, world};
+use crate::port::{Explored, extra, world};
 use crate::violation::Property;
 
 /// Who has stopped others, as index plus one.
@@ -39,10 +38,8 @@ fn reused() -> &'static Cell<u32> {
 pub(crate) fn stop_here(means: Means) {
     let me = engine().this();
     let resume = || {
-        if !has(Bug::StaleRestart) {
-            tlb(me).set(0);
-            note!("forgets its TLB");
-        }
+        tlb(me).set(0);
+        note!("forgets its TLB");
     };
     match extra()
         .stops

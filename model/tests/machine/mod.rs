@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::critical::{CritState, Preempt};
-use heart::port::{InterruptsOff, Mistake, Port};
+use heart::port::{InterruptsOff, Port};
 use heart::wake::DeferredWakes;
 
 use crate::checker::{Flag, current, give_way, kept};
@@ -17,7 +17,6 @@ thread_local! {
     /// The machine of this run. The checkers run all their threads on one of the system's.
     static MACHINE: RefCell<Vec<Rc<Cpu>>> = const { RefCell::new(Vec::new()) };
     static HANDLER: Cell<Option<fn()>> = const { Cell::new(None) };
-    static MISTAKE: Cell<Option<Mistake>> = const { Cell::new(None) };
 }
 
 struct Cpu {
@@ -43,11 +42,6 @@ pub(crate) fn power_on(cpus: usize, handler: fn()) {
     };
     MACHINE.set((0..cpus).map(cpu).collect());
     HANDLER.set(Some(handler));
-}
-
-/// What the heart is to do wrong from now on.
-pub(crate) fn make(mistake: Option<Mistake>) {
-    MISTAKE.set(mistake);
 }
 
 /// The calling thread is that CPU from now on.
@@ -140,9 +134,5 @@ impl Port for Checked {
 
     fn wakes() -> &'static DeferredWakes {
         here().1.wakes
-    }
-
-    fn mistake(mistake: Mistake) -> bool {
-        MISTAKE.get() == Some(mistake)
     }
 }

@@ -157,35 +157,6 @@ ktest! {
     }
 }
 
-ktest! {
-    /// Looking before unlinking, an interrupt in between counts a reader that is gone.
-    fn flag_before_unlink_is_found() [
-        smp = "2..=8", bug = "flag-before-unlink", append = "bug=flag-before-unlink",
-        expect = "panic", console = "the writer waits for a reader that has left",
-    ] { stepped(one_read); }
-}
-
-ktest! {
-    /// A writer that takes the token and interrupts nobody does not see who is inside.
-    fn no_revoke_is_found() [
-        smp = "2..=8", bug = "no-revoke", append = "bug=no-revoke", expect = "panic",
-        console = "a writer is in while a thread reads",
-    ] {
-        let writer = writer();
-        // The first gives this CPU its token.
-        WORDS.read(|_| ());
-        WORDS.read(|_| {
-            READING.store(true, Ordering::Relaxed);
-            ASKED.fetch_add(1, Ordering::Release);
-            // The writer panics meanwhile.
-            clock::delay(PATIENCE);
-            READING.store(false, Ordering::Relaxed);
-        });
-        OVER.store(true, Ordering::Relaxed);
-        writer.join();
-    }
-}
-
 /// Whether `thread` waits for something.
 fn sleeps(thread: &JoinHandle) -> bool {
     thread

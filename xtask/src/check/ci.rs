@@ -38,7 +38,7 @@ use List::{Both, Fast, Full};
 /// The list: the name of each check, and the command that must succeed, as a person would type it.
 /// `{target}` is the target folder.
 #[rustfmt::skip]
-const CHECKS: [(List, &str, &str); 22] = [
+const CHECKS: [(List, &str, &str); 24] = [
     (Both, "format", "cargo fmt --all --check"),
     (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
     // Without the members that the host cannot compile, and model, where the heart is another one.
@@ -54,6 +54,7 @@ const CHECKS: [(List, &str, &str); 22] = [
     (Both, "models, loom and shuttle", "cargo test --locked -p model --test loom --test shuttle"),
     // The explorer's quick tier, every mistake and the single-stepping: with their figures.
     (Both, "models, and documents", "cargo xtask docs"),
+    (Fast, "the first bug", "cargo xtask bugs r222942"),
     (Fast, "QEMU tests", "cargo xtask test"),
     // For readers of the kernel, the private items are what it is about.
     (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
@@ -71,6 +72,7 @@ const CHECKS: [(List, &str, &str); 22] = [
     // For the most CPUs there can be, whose sets have four words.
     (Full, "host tests, 256 CPUs", "TRYST_MAX_CPUS=256 cargo test --locked -p heart --tests"),
     (Full, "QEMU test, 256 CPUs", "TRYST_MAX_CPUS=256 cargo xtask test smp::two_hundred_and_fifty_five"),
+    (Full, "all bugs", "cargo xtask bugs"),
     // Where debug assertions are checked.
     (Full, "QEMU tests, dev", "cargo xtask test --debug rendezvous::ten stress::short"),
     (Full, "QEMU tests, 1 2 4 CPUs", "cargo xtask test --smp 1,2,4"),

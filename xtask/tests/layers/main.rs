@@ -76,14 +76,7 @@ const UPWARD: &[(&str, &str, &str)] = &[
     ("kernel::pcpu", "kernel::thread", "the type of a field"),
     ("kernel::globals", "kernel::thread", "the type of a static"),
     ("kernel::globals", "kernel::waitq", "the type of a static"),
-    ("kernel::idle", "kernel::ktest", "a test may bring a mistake back"),
-    ("kernel::sched::switch", "kernel::ktest", "a test may bring a mistake back"),
-    ("kernel::sched::wakeup", "kernel::ktest", "a test may bring a mistake back"),
-    ("kernel::smp::start", "kernel::ktest", "a test may delay a CPU that starts"),
-    ("kernel::smp::quiesce", "kernel::ktest", "a test may bring a mistake back"),
-    ("kernel::smp::stop", "kernel::ktest", "a test may bring a mistake back"),
     ("kernel::globals", "kernel::sync", "the type of a static"),
-    ("kernel::port", "kernel::ktest", "a test may bring a mistake back"),
 ];
 
 /// Where the layered packages are.

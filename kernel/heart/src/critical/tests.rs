@@ -510,30 +510,3 @@ fn an_interrupt_under_a_lock_is_found() {
     let crit = CritState::newborn();
     let _never = IntrContext::enter(&crit).eoi(|| ());
 }
-
-/// The mistakes of `bug=` are none where nothing comes in between: they leave one level,
-/// and pay what is owed at the outermost.
-#[test]
-fn the_wrong_exits_pay_when_nothing_strikes() {
-    for exit in [
-        CritState::exit_test_first::<Scheduler>,
-        CritState::exit_split::<Scheduler>,
-    ] {
-        let state = CritState::running();
-        state.enter();
-        exit(&state);
-        assert_eq!((state.critnest(), switches()), (0, 0));
-        state.enter();
-        state.owe();
-        exit(&state);
-        assert_eq!(
-            (state.critnest(), state.owepreempt(), switches()),
-            (0, false, 1)
-        );
-    }
-    let state = CritState::running();
-    state.enter();
-    state.enter();
-    CritState::exit_split::<Scheduler>(&state);
-    assert_eq!((state.critnest(), switches()), (1, 0));
-}

@@ -46,16 +46,6 @@ fn who_polls_is_not_interrupted() {
     assert!(!ipis.poll(), "an interrupt is on its way");
 }
 
-#[test]
-fn looking_first_loses_what_comes_between() {
-    let ipis = Ipis::new();
-    assert!(ipis.poll());
-    let bits = ipis.take_look_first(|| assert!(!ipis.post(1)));
-    assert_eq!((bits, ipis.take()), (0, 0));
-    assert!(ipis.post(6));
-    assert_eq!(ipis.take_look_first(|| ()), 6, "nothing comes between");
-}
-
 /// What an idle CPU watches is the word, all there is.
 #[test]
 fn the_address_is_the_words() {

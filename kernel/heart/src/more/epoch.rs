@@ -34,7 +34,7 @@ use core::ptr;
 
 use crate::cpu::MAX_CPUS;
 use crate::kassert;
-use crate::port::{CriticalGuard, Mistake, Port};
+use crate::port::{CriticalGuard, Port};
 use crate::probe::Probe;
 use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use crate::spinlock::Spinlock;
@@ -214,7 +214,7 @@ impl<P: Port> Epoch<P> {
             // SAFETY: from a list of ours, which we have alone.
             let retired = unsafe { &*object };
             let (epoch, free) = (retired.epoch.load(Ordering::Relaxed), retired.free);
-            if oldest >= epoch || P::mistake(Mistake::NoGrace) {
+            if oldest >= epoch {
                 // SAFETY: `defer`'s caller promised it, and no reader is left from before.
                 unsafe { free(object) };
                 freed += 1;

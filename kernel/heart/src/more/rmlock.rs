@@ -21,7 +21,7 @@
 //! first the tracker leaves the list, then the reader looks whether it was counted. The
 //! other way round an interrupt in between counts a reader that never takes itself off the
 //! count, and the writer waits for ever (FreeBSD D28821, where a compiler had swapped them;
-//! here `bug=flag-before-unlink`, found by the test `flag_before_unlink_is_found`).
+//! here `bugs/0007-flag-before-unlink.patch`, found by `sync::rmlock::at_every_boundary`).
 //!
 //! Only the thread that runs on a CPU can be found by an interrupt there, so the switch
 //! counts the readers that it takes off the CPU ([`Reads::count_all`]). Hence a tracker that
@@ -43,7 +43,7 @@ use core::ptr;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
-use crate::port::{InterruptsOff, Mistake, Port};
+use crate::port::{InterruptsOff, Port};
 use crate::rendezvous::{Callback, IpiCtx};
 use crate::shim::{AtomicBool, AtomicPtr, AtomicU32, LowBit, Ordering, compiler_fence};
 
@@ -275,7 +275,7 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
                 CpuId::new(index).map(|cpu| cpus.insert(cpu));
             }
         }
-        if cpus.is_empty() || R::mistake(Mistake::NoRevoke) {
+        if cpus.is_empty() {
             return;
         }
         let core = &self.core;
@@ -329,14 +329,13 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
     /// The end of a read.
     #[inline(always)]
     fn leave(&self, tracker: &Tracker, below: *mut Tracker) {
-        let early = R::mistake(Mistake::FlagBeforeUnlink) && !tracker.lock.low_bit();
         // No read of the value sinks below, for the compiler; the CPU keeps loads before
         // later stores by itself.
         compiler_fence(Ordering::SeqCst);
         R::reads().0.store(below, Ordering::Relaxed);
         // Only now the look: see the module.
         compiler_fence(Ordering::SeqCst);
-        if tracker.lock.low_bit() && !early {
+        if tracker.lock.low_bit() {
             self.uncount();
         }
     }

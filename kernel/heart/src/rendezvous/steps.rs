@@ -8,7 +8,7 @@ use super::{ALL, DRIVES, NOTHING, NoUnwinding, Slot, TooLong, function_of, with_
 use super::{IpiCtx, Phase, Rendezvous, RendezvousError};
 use crate::action::Callback;
 use crate::cpu::{CpuSet, MAX_CPUS};
-use crate::port::{Mistake, Port, interrupts_off, interrupts_on};
+use crate::port::{Port, interrupts_off, interrupts_on};
 use crate::probe::Probe;
 use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
@@ -464,57 +464,6 @@ fn stopped_cpus_and_nmis_are_wrong_contexts() {
     let intr = crate::intr::IntrContext::enter(HostPort::crit());
     assert_eq!(check(), RendezvousError::InInterrupt, "it could answer");
     let _preempt = intr.eoi(|| ()).finish();
-}
-
-// The mistakes that can be made without harm on the host.
-
-/// `no-generation`: who has left sees a full count, and takes it for the next phase.
-#[test]
-fn who_waits_for_the_count_goes_on_when_it_is_zero() {
-    static RAN: AtomicU32 = AtomicU32::new(0);
-    HostPort::become_cpu(1);
-    HostPort::set_mistake(Mistake::NoGeneration);
-    let rendezvous = Rendezvous::<HostPort>::new();
-    let (caller, me) = (rendezvous.slot(cpu(0)), rendezvous.slot(cpu(1)));
-    me.busy.add::<DRIVES>();
-    let count: Callback<'_> = &|_: &IpiCtx| {
-        RAN.fetch_add(1, Ordering::Relaxed);
-    };
-    asks(&rendezvous, 0, count, 1);
-    assert_eq!(rendezvous.opened(caller, 1), 1);
-    rendezvous.tell(cpu(1), cpu(0));
-    assert!(rendezvous.interrupt());
-    assert_eq!([1, 2].map(|at| rendezvous.opened(caller, at)), [2, ALL]);
-    rendezvous.go_on(me);
-    assert!(RAN.load(Ordering::Relaxed) > 1, "the action is not open");
-}
-
-/// `no-completion` is about the last phase only.
-#[test]
-fn without_completion_the_barriers_are_still_there() {
-    HostPort::become_cpu(0);
-    HostPort::set_mistake(Mistake::NoCompletion);
-    let ran = AtomicU32::new(0);
-    let action = |_: &IpiCtx| {
-        ran.fetch_add(1, Ordering::Relaxed);
-    };
-    let phases = [Phase::Barrier, Phase::Run(&action), Phase::NoBarrier];
-    let rendezvous = Rendezvous::<HostPort>::new();
-    rendezvous.run_on_all(&first_n(1), &phases).unwrap();
-    assert_eq!(ran.into_inner(), 1);
-}
-
-/// `deaf-initiator`: cpu1 has phases to open, and is in the interrupt of cpu0's call.
-#[test]
-#[should_panic(expected = "cpu1, whose own call has phases to open, is kept")]
-fn an_initiator_is_not_kept() {
-    HostPort::become_cpu(1);
-    HostPort::set_mistake(Mistake::DeafInitiator);
-    let rendezvous = Rendezvous::<HostPort>::new();
-    asks(&rendezvous, 1, NOTHING, 1);
-    asks(&rendezvous, 0, NOTHING, 1);
-    rendezvous.tell(cpu(1), cpu(0));
-    rendezvous.interrupt();
 }
 
 /// Within a panic this is the abort that keeps a callback's borrows from ending early.

@@ -350,7 +350,7 @@ fn one_calls_one() {
 
 /// All CPUs call random sets with random barriers at once: opposite orders of arrival
 /// are certain, each action runs exactly once, and nobody waits for ever. (With
-/// `Mistake::DeafInitiator` this hangs.)
+/// `bugs/0003-deaf-initiator.patch` this hangs.)
 #[test]
 fn overlapping_calls_with_barriers() {
     const ROUNDS: u32 = if cfg!(miri) { 10 } else { 300 };

@@ -384,15 +384,15 @@ fn alone(test: impl FnOnce()) {
 
 // What is stepped.
 
-/// A section in which a preemption comes up, with work in it, that ends by `exit`.
+/// A section in which a preemption comes up, with work in it.
 #[inline(always)]
-fn section(exit: fn(&CritState)) {
+fn section() {
     let crit = &THREADS[0].crit;
     crit.enter();
     add(WORDS[0], 1);
     wake();
     add(WORDS[1], 1);
-    exit(crit);
+    crit.exit::<Host>();
 }
 
 /// Work in a section; what comes up comes by an interrupt.
@@ -443,7 +443,7 @@ fn is_found(kind: Kind, what: &str, code: impl Fn()) {
 #[test]
 fn a_critical_exit() {
     for kind in [Kind::Timer, Kind::Typed, Kind::Freebsd, Kind::Both] {
-        holds(kind, || section(CritState::exit::<Host>));
+        holds(kind, section);
     }
 }
 
@@ -471,27 +471,8 @@ fn work_stays_in_its_section() {
 }
 
 #[test]
-fn looking_first_is_found() {
-    is_found(Kind::Timer, "a preemption is lost", || {
-        // What comes up comes by the interrupt alone.
-        THREADS[0].crit.enter();
-        THREADS[0].crit.exit_test_first::<Host>();
-    });
-}
-
-#[test]
-fn a_split_decrement_is_found() {
-    is_found(Kind::Timer, "a preemption is lost", || {
-        THREADS[0].crit.enter();
-        THREADS[0].crit.exit_split::<Host>();
-    });
-}
-
-#[test]
 fn r222942_is_found() {
-    is_found(Kind::NoNestedSection, "a switch before the EOI", || {
-        section(CritState::exit::<Host>);
-    });
+    is_found(Kind::NoNestedSection, "a switch before the EOI", section);
 }
 
 /// Without a fence to the compiler there is no section in the machine code. Unoptimised code

@@ -1,0 +1,121 @@
+//! The header of a patch in `bugs/`, which stands above the difference:
+//!
+//! ```text
+//! What is wrong, in one line
+//!
+//! The story: when it was made, what came of it, how it was found.
+//!
+//! Model: rendezvous-2 "each action exactly once"
+//! Test: rendezvous::slow --smp 2 "has run twice"
+//! Host: heart rendezvous::tests::one_calls_one "left: 1"
+//! ```
+//!
+//! A finder is a model of `cargo xtask model`, a test of `cargo xtask test` with its options, or
+//! a package and a test of `cargo test`. The words at its end must be in what it says.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Ours, Result, anyhow};
+use crate::paths;
+
+/// A patch of `bugs/`.
+#[derive(Debug)]
+pub(super) struct Bug {
+    /// The name of its file: a number and a name.
+    pub(super) name: String,
+    pub(super) file: PathBuf,
+    /// What is wrong, in one line.
+    pub(super) title: String,
+    /// Who must find it; not empty.
+    pub(super) finders: Vec<Finder>,
+}
+
+/// Who must find a bug.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Finder {
+    pub(super) kind: Kind,
+    /// Its name, and options.
+    pub(super) words: Vec<String>,
+    /// What it must say.
+    pub(super) text: String,
+}
+
+/// What a finder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Model,
+    Test,
+    Host,
+}
+
+impl fmt::Display for Finder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Model => "model",
+            Kind::Test => "test",
+            Kind::Host => "host",
+        };
+        write!(f, "{kind} {}", self.words.join(" "))
+    }
+}
+
+impl Bug {
+    /// Reads the header of a patch.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its header is not as above.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let (title, finders) = header(&paths::read_text(file)?).map_err(|error| {
+            anyhow!("{}: {error}", paths::shown(file))
+                .hint("xtask/src/check/bugs/header.rs says what a header has")
+        })?;
+        Ok(Self { name: name.into_owned(), file: file.to_path_buf(), title, finders })
+    }
+}
+
+/// The title and the finders of a patch.
+fn header(text: &str) -> std::result::Result<(String, Vec<Finder>), String> {
+    let (header, _) = text.split_once("\n--- a/").ok_or("there is no difference, --- a/FILE")?;
+    let mut lines = header.lines();
+    let title = lines.next().unwrap_or_default().trim();
+    if title.is_empty() {
+        return Err("the first line is no title".into());
+    }
+    let finders = lines.filter_map(finder).collect::<Result<Vec<_>, _>>()?;
+    if finders.is_empty() {
+        return Err("nobody must find it: no line Model:, Test: or Host:".into());
+    }
+    Ok((title.into(), finders))
+}
+
+/// The finder that a line names, if it is such a line.
+fn finder(line: &str) -> Option<std::result::Result<Finder, String>> {
+    let (kind, rest) = line.split_once(": ")?;
+    let kind = match kind {
+        "Model" => Kind::Model,
+        "Test" => Kind::Test,
+        "Host" => Kind::Host,
+        _ => return None,
+    };
+    let wrong = || format!("{line:?} is not `{kind:?}: NAME \"WORDS\"`");
+    let parsed = rest
+        .strip_suffix('"')
+        .and_then(|rest| rest.split_once('"'))
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(words, text)| Finder {
+            kind,
+            words: words.split_whitespace().map(String::from).collect(),
+            text: text.into(),
+        })
+        .filter(|finder| match kind {
+            Kind::Model => finder.words.len() == 1,
+            Kind::Test => !finder.words.is_empty(),
+            Kind::Host => finder.words.len() >= 2,
+        });
+    Some(parsed.ok_or_else(wrong))
+}
+
+#[cfg(test)]
+mod tests;
