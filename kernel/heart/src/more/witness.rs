@@ -16,7 +16,8 @@
 //!
 //! Sleeping locks are in the same graph as spinlocks.
 //!
-//! Nothing here waits or takes a lock: it is called by the locks themselves.
+//! Nothing here waits or takes a lock: it is called by the locks themselves, through
+//! [`crate::probe::Probe`], in the test image. The kernel proper does not look.
 
 #![forbid(unsafe_code)]
 
