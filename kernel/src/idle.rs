@@ -9,11 +9,12 @@
 use core::fmt;
 
 use heart::cpu::{CpuId, CpuSet};
+use heart::more::balance;
 use heart::shim::{Ordering, spin_loop};
 
 use crate::arch::cpu;
 use crate::pcpu::{self, Ipi, Pcpu, Presence};
-use crate::port::InterruptsOff;
+use crate::port::{InterruptsOff, Machine};
 use crate::{call, clock, globals, probe, sched, smp};
 
 /// How CPUs rest that have nothing to do, and why not by MWAIT.
@@ -164,7 +165,7 @@ pub fn idle() -> ! {
         }
         probe::idle_begins();
         let before = events(here);
-        if sched::steal() {
+        if balance::steal::<Machine>() {
             // Queued here, and better than idling: paid when the lock was released.
             probe::idle_ends();
             continue;
@@ -186,7 +187,7 @@ pub fn idle() -> ! {
         if !here.calls.is_empty() {
             call::run_outside_interrupt(here);
         }
-        sched::switch_from_idle();
+        heart::sched::run_best_instead_of_idle::<Machine>();
         probe::idle_ends();
     }
 }
@@ -195,7 +196,7 @@ pub fn idle() -> ! {
 /// threads: while another one ran, whoever had work for idle CPUs passed this one over.
 fn events(here: &Pcpu) -> u64 {
     // Relaxed, all of them: counted on this CPU.
-    let switches = here.sched.switches.iter();
+    let switches = here.counters.switches.iter();
     let switches = switches.map(|count| count.load(Ordering::Relaxed));
     here.ipis_taken.load(Ordering::Relaxed)
         + here.timer_interrupts.load(Ordering::Relaxed)
@@ -206,7 +207,7 @@ fn events(here: &Pcpu) -> u64 {
 /// polling is over at the end, and interrupts are on. What was asked for meanwhile is not acted
 /// on, since the idle loop looks everywhere next.
 fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
-    if !here.runq.lock().is_empty() {
+    if !here.sched.runq.lock().queue.is_empty() {
         here.ipis.take();
         return true;
     }

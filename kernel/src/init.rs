@@ -168,9 +168,10 @@ fn init_threads() {
     thread::init(usable);
     let boot = &globals::BOOT_PCPU;
     let idle = thread::make_idle(CpuId::BOOT, idle::idle);
-    boot.set_idle(needed("the idle thread", idle));
+    boot.sched.set_idle(needed("the idle thread", idle));
     boot.timers.lock().init();
-    boot.runq
+    boot.sched
+        .runq
         .lock()
         .set_current(globals::BOOT_THREAD.priority());
 }

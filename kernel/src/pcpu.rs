@@ -11,9 +11,9 @@ use heart::cpu::{CpuId, MAX_CPUS};
 use heart::ipi::Ipis;
 use heart::more::call::CallQueue;
 use heart::port::Port;
+use heart::sched::PerCpu;
 use heart::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Spaces;
-use heart::spinlock::SpinlockGuard;
 use heart::wake::DeferredWakes;
 
 use crate::arch::backtrace::{Registers, Trace};
@@ -21,7 +21,7 @@ use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
 use crate::console::Line;
 use crate::port::{InterruptsOff, Machine, Spinlock};
-use crate::sched::{Counters, Runq, Timers};
+use crate::sched::{Counters, Timers};
 use crate::thread::Thread;
 use crate::{globals, probe};
 
@@ -44,17 +44,13 @@ pub struct Pcpu {
     /// Loaded by `install`, then read by the CPU itself.
     descriptors: UnsafeCell<Descriptors>,
 
-    /// The thread that runs when no other does. Constant once the CPU is online.
-    idle: AtomicPtr<Thread>,
-    /// A thread that has ended in the last switch; taken by the thread after it.
-    dead: AtomicPtr<Thread>,
-    /// The runnable threads of this CPU. Other CPUs take its lock too.
-    pub runq: Spinlock<Runq>,
+    /// What the scheduler keeps.
+    pub sched: PerCpu<Machine>,
     /// The sleepers that this CPU's timer wakes. Other CPUs take its lock too. Taken
     /// before run queues, after wait queues.
     pub timers: Spinlock<Timers>,
     /// What the scheduler has done here.
-    pub sched: Counters,
+    pub counters: Counters,
     /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
     pub armed: AtomicU64,
     /// The address spaces of this CPU. See `vspace`.
@@ -120,11 +116,9 @@ impl Pcpu {
             id,
             apic_id: AtomicU32::new(apic_id),
             descriptors: UnsafeCell::new(Descriptors::new()),
-            idle: AtomicPtr::new(ptr::null_mut()),
-            dead: AtomicPtr::new(ptr::null_mut()),
-            runq: Spinlock::new(Runq::new()),
+            sched: PerCpu::new(id),
             timers: Spinlock::new(Timers::new()),
-            sched: Counters::new(),
+            counters: Counters::new(),
             armed: AtomicU64::new(0),
             spaces: Spaces::new(),
             ipis: Ipis::new(),
@@ -212,38 +206,6 @@ impl Pcpu {
         // Relaxed: as in `curthread`.
         self.curthread
             .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
-    }
-
-    /// The CPU's idle thread.
-    #[must_use]
-    pub fn idle(&self) -> &'static Thread {
-        // SAFETY: set before the CPU takes part in scheduling, never freed.
-        // Relaxed: constant since.
-        unsafe { &*self.idle.load(Ordering::Relaxed) }
-    }
-
-    /// Sets the idle thread. Once, before the CPU takes part in scheduling.
-    pub fn set_idle(&self, thread: &'static Thread) {
-        // Relaxed: published by the CPU's coming online.
-        self.idle
-            .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
-    }
-
-    /// Leaves a thread that has ended to the thread that runs next. Within a switch.
-    pub fn set_dead(&self, thread: &'static Thread) {
-        // Relaxed: this CPU only.
-        self.dead
-            .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
-    }
-
-    /// Takes what [`Self::set_dead`] left.
-    #[inline]
-    pub fn take_dead(&self) -> Option<&'static Thread> {
-        // Relaxed: this CPU only.
-        // SAFETY: null or a thread, never freed.
-        let dead = unsafe { self.dead.load(Ordering::Relaxed).as_ref() }?;
-        self.dead.store(ptr::null_mut(), Ordering::Relaxed);
-        Some(dead)
     }
 
     /// Asks this CPU for `ipi`, and interrupts it if it must be. Interrupts off, as for the
@@ -375,14 +337,6 @@ pub enum Ipi {
     Call = 8,
     /// The PIT has ticked, where no local timer counts: `sched::timer_interrupt`.
     Tick = 16,
-}
-
-/// This CPU's run queue, locked. One step, so that the thread cannot move to another
-/// CPU between finding the queue and locking it.
-#[track_caller]
-#[inline]
-pub fn this_runq() -> SpinlockGuard<'static, Runq, Machine> {
-    Spinlock::lock_here(|| &this().runq)
 }
 
 /// The block of the CPU that runs this. It is the caller's own only as long as

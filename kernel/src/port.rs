@@ -21,10 +21,9 @@ pub struct Machine;
 /// The kernel's spinlock.
 pub type Spinlock<T> = heart::spinlock::Spinlock<T, Machine>;
 
-/// The one deliberate step up: the end of a critical section may switch threads.
 impl Preempt for Machine {
     fn preempt(crit: &CritState) {
-        sched::preempt(crit);
+        heart::sched::preempt::<Self>(crit);
     }
 }
 

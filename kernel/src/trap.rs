@@ -102,10 +102,10 @@ pub(crate) fn ipis() {
 /// Does what the `bits` of [`Ipi`] ask `this` CPU for.
 pub(crate) fn act_on(bits: u32, this: &Pcpu) {
     if bits & Ipi::Preempt as u32 != 0 {
-        sched::ipi_preempt();
+        heart::sched::ipi_preempt::<Machine>();
     }
     if bits & Ipi::Quiesce as u32 != 0 {
-        sched::ipi_quiesce();
+        heart::sched::ipi_quiesce::<Machine>();
     }
     if bits & Ipi::Call as u32 != 0 {
         call::run_here(this);

@@ -132,7 +132,7 @@ impl WaitQueueGuard<'_> {
     /// The thread of the best priority that waits, the first of several.
     #[must_use]
     pub fn best(&self) -> Option<&'static Thread> {
-        self.list.best(Thread::priority)
+        self.list.best(|thread| thread.priority())
     }
 
     /// Takes [`Self::best`] out of the queue.

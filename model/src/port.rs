@@ -1,6 +1,5 @@
-//! The explorer's [`Port`], what its interrupts handle, and a switch between a CPU's first thread
-//! and a better one, which `kernel/src/sched/` does on the machine. The order of an interrupt is
-//! [`heart::intr`]'s.
+//! The explorer's [`Port`] and [`Scheduler`], and what its interrupts handle: a CPU has a first
+//! thread and a better one. The order of an interrupt and the switch are the heart's.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,9 +15,11 @@ use heart::more::stop::{Means, Stops};
 use heart::port::Port;
 use heart::probe::Probe;
 use heart::rendezvous::Rendezvous;
+use heart::sched::{self, Count, PerCpu, Reason, Scheduler};
 use heart::shim::{AtomicU32, Ordering};
 use heart::shootdown::{Space, Spaces};
-use heart::spinlock::{Spinlock, SpinlockGuard};
+use heart::spinlock::Spinlock;
+use heart::thread::{Priority, Task, Thread as _, ThreadState};
 use heart::wake::{DeferredWake, DeferredWakes};
 
 use wrong_order::{Around, Heart};
@@ -79,38 +80,82 @@ pub(crate) fn has(bug: Bug) -> bool {
 
 /// A thread.
 pub(crate) struct Thread {
-    pub(crate) crit: CritState,
+    pub(crate) task: Task<Self>,
     /// How many interrupts that do not count it is in: it takes none in any case.
     pub(crate) uncounted: Cell<u32>,
     pub(crate) reads: Reads,
 }
 
-/// What waits on a CPU.
-pub(crate) struct Runq {
-    /// Whether it runs.
-    runs_better: bool,
-    /// A preempt IPI is on its way, and there has been no switch since.
-    owepreempt: bool,
-    /// How many such IPIs were sent since.
-    sent: u32,
+impl Thread {
+    /// The first thread of a CPU, or the better one, which waits to be woken.
+    fn new(number: usize, cpus: usize) -> Self {
+        let first = number < cpus;
+        let cpu = CpuId::new(number % cpus).expect("few CPUs");
+        let thread = Self {
+            task: if first {
+                Task::running(cpu, Priority::LOWEST)
+            } else {
+                Task::vacant(cpu, Priority::HIGHEST)
+            },
+            uncounted: Cell::new(0),
+            reads: Reads::new(),
+        };
+        if first {
+            // Relaxed: nobody else knows it.
+            thread.task.slice.store(SLICE, Ordering::Relaxed);
+            thread.task.pin();
+        } else {
+            thread.task.reset(Priority::HIGHEST, true);
+            use ThreadState::{Free, Moving, Runnable, Running, Sleeping};
+            for step in [Free, Moving, Runnable, Running, Sleeping].windows(2) {
+                thread.change_state(step[0], step[1]);
+            }
+        }
+        thread
+    }
 }
+
+impl heart::thread::Thread for Thread {
+    fn task(&self) -> &Task<Self> {
+        &self.task
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {}", self.number())
+    }
+}
+
+impl Thread {
+    fn number(&self) -> usize {
+        let first = std::ptr::from_ref(&world().threads[0]);
+        (std::ptr::from_ref(self) as usize - first as usize) / size_of::<Self>()
+    }
+}
+
+/// A time slice: no time passes here, so none ends.
+const SLICE: u64 = u64::MAX / 2;
 
 /// The shared memory of all models.
 pub(crate) struct World {
     pub(crate) threads: [Thread; THREADS],
-    pub(crate) runqs: [Spinlock<Runq, Explored>; CPUS],
+    pub(crate) cpus: [PerCpu<Explored>; CPUS],
     pub(crate) ipis: [Ipis; CPUS],
     pub(crate) rendezvous: Rendezvous<Explored>,
     pub(crate) online: AtomicCpuSet,
+    idle: AtomicCpuSet,
     pub(crate) lock: Spinlock<Cell<u32>, Explored>,
     wakes: [DeferredWakes; CPUS],
     pub(crate) rmlock: RmLock<(), Explored, Turnstile>,
     pub(crate) words: [AtomicU32; 8],
     /// What the properties need to know; no step touches it.
     pub(crate) ghost: [Cell<u32>; 64],
-    /// How many times a CPU's better thread has been woken since it ran; under the lock of
-    /// its run queue.
-    pub(crate) queued: [Cell<u32>; CPUS],
+    /// What a CPU's better thread sleeps in.
+    beds: [Spinlock<(), Explored>; CPUS],
+    /// How many preempt IPIs a CPU has been sent since it last switched; under the lock of its run
+    /// queue.
+    sent: [Cell<u32>; CPUS],
     /// How many actions this CPU is in.
     in_action: [Cell<u32>; CPUS],
 }
@@ -157,38 +202,25 @@ pub(crate) fn better_thread(cpu: usize) -> usize {
 /// Makes the world at `place`; its size.
 pub(crate) fn make_world(place: *mut u8) -> usize {
     let cpus = engine().setup.cpus;
-    let thread = |number| Thread {
-        crit: if number < cpus {
-            CritState::running()
-        } else {
-            CritState::newborn()
-        },
-        uncounted: Cell::new(0),
-        reads: Reads::new(),
-    };
     let online = AtomicCpuSet::new();
     let present = cpus.min(CONFIG.get().online);
     (0..present).filter_map(CpuId::new).for_each(|cpu| {
         online.insert(cpu);
     });
     let world = World {
-        threads: std::array::from_fn(thread),
-        runqs: std::array::from_fn(|_| {
-            Spinlock::new(Runq {
-                runs_better: false,
-                owepreempt: false,
-                sent: 0,
-            })
-        }),
+        threads: std::array::from_fn(|number| Thread::new(number, cpus)),
+        cpus: std::array::from_fn(|cpu| PerCpu::new(CpuId::new(cpu).expect("few CPUs"))),
         ipis: std::array::from_fn(|_| Ipis::new()),
         rendezvous: Rendezvous::new(),
         online,
+        idle: AtomicCpuSet::new(),
         lock: Spinlock::new(Cell::new(0)),
         wakes: std::array::from_fn(|_| DeferredWakes::new()),
         rmlock: RmLock::with_gate((), Turnstile::new()),
         words: std::array::from_fn(|_| AtomicU32::new(0)),
         ghost: std::array::from_fn(|_| Cell::new(0)),
-        queued: std::array::from_fn(|_| Cell::new(0)),
+        beds: std::array::from_fn(|_| Spinlock::new(())),
+        sent: std::array::from_fn(|_| Cell::new(0)),
         in_action: std::array::from_fn(|_| Cell::new(0)),
     };
     if CONFIG.get().extra {
@@ -223,8 +255,11 @@ pub(crate) fn world() -> &'static World {
 
 /// Whether a word is the running thread's own, beside [`heart::shim::LocalU32`].
 pub(crate) fn is_private(address: usize) -> bool {
-    let threads = std::ptr::from_ref(&world().threads) as usize;
-    (threads..threads + size_of::<[Thread; THREADS]>()).contains(&address)
+    let mut threads = world().threads.iter();
+    threads.any(|thread| {
+        let reads = std::ptr::from_ref(&thread.reads) as usize;
+        (reads..reads + size_of::<Reads>()).contains(&address)
+    })
 }
 
 /// The name of a word, and whether a reader of a trace can do without it.
@@ -232,7 +267,7 @@ pub(crate) fn name_of(address: usize) -> Option<(&'static str, usize)> {
     let world = world();
     let within = |start: usize, size: usize| (start..start + size).contains(&address);
     for (number, thread) in world.threads.iter().enumerate() {
-        if within(std::ptr::from_ref(&thread.crit) as usize, 4) {
+        if within(std::ptr::from_ref(&thread.task.crit) as usize, 4) {
             return Some(("crit", number));
         }
         if within(std::ptr::from_ref(&thread.reads) as usize, 8) {
@@ -262,7 +297,7 @@ impl Port for Explored {
     }
 
     fn crit() -> &'static CritState {
-        &me().crit
+        &me().task.crit
     }
 
     fn thread() -> impl fmt::Display {
@@ -333,7 +368,7 @@ impl Reader for Explored {
 /// The handler of the NMI: it enters a section, as every spinlock does, and stops if it is asked
 /// to.
 fn in_nmi() {
-    let crit = &me().crit;
+    let crit = &me().task.crit;
     crit.enter();
     crit.exit::<Explored>();
     if CONFIG.get().extra {
@@ -418,23 +453,13 @@ pub(crate) const CALL: u32 = 32;
 fn ipis() {
     let bits = world().ipis[engine().this()].take();
     if bits & PREEMPT != 0 {
-        ipi_preempt();
+        sched::ipi_preempt::<Explored>();
     }
     if bits & QUIESCE != 0 {
-        let _rq = this_runq();
-        owe();
+        sched::ipi_quiesce::<Explored>();
     }
     if bits & CALL != 0 {
         extra().queue.run::<Explored>();
-    }
-}
-
-fn ipi_preempt() {
-    let mut rq = this_runq();
-    if world().queued[engine().this()].get() > 0 && !rq.runs_better {
-        owe();
-    } else {
-        rq.owepreempt = false;
     }
 }
 
@@ -446,33 +471,79 @@ pub(crate) fn send_ipi(cpu: usize, bits: u32) {
     }
 }
 
-// The scheduler: as kernel/src/sched/, with one better thread to a CPU.
-
-type RunqGuard = SpinlockGuard<'static, Runq, Explored>;
+// The scheduler: the heart's, with one better thread to a CPU.
 
 /// Holds the run queue of a CPU.
 pub(crate) fn runq(cpu: usize) -> impl Drop {
-    world().runqs[cpu].lock()
-}
-
-pub(crate) fn this_runq() -> RunqGuard {
-    Spinlock::lock_here(|| &world().runqs[engine().this()])
+    world().cpus[cpu].runq.lock()
 }
 
 /// Wakes the better thread of `cpu`. Any context.
 pub(crate) fn wake_better(cpu: usize) {
-    let mut rq = world().runqs[cpu].lock();
-    if rq.runs_better {
-        return;
+    if sched::wakeup::<Explored>(&world().threads[better_thread(cpu)]) {
+        note!("a better thread is runnable on cpu{cpu}");
     }
-    world().queued[cpu].update(|queued| queued + 1);
-    note!("a better thread is runnable on cpu{cpu}");
-    if cpu == engine().this() {
-        owe();
-    } else if !rq.owepreempt {
-        rq.owepreempt = true;
-        rq.sent += 1;
-        if rq.sent > 1 {
+}
+
+/// Says once more how urgent the better thread of `cpu` is, which may be queued. Any context.
+pub(crate) fn rank_better(cpu: usize) {
+    let thread = &world().threads[better_thread(cpu)];
+    sched::set_priority::<Explored>(thread, Priority::HIGHEST);
+}
+
+/// What a better thread does: `body`, and sleeps, for ever.
+pub(crate) fn better(body: impl Fn()) -> ! {
+    sched::after_switch::<Explored>(true);
+    loop {
+        body();
+        sched::sleep(world().beds[engine().this()].lock());
+    }
+}
+
+impl Preempt for Explored {
+    fn preempt(crit: &CritState) {
+        note!("pays");
+        sched::preempt::<Self>(crit);
+    }
+}
+
+impl Scheduler for Explored {
+    type Thread = Thread;
+    type Cpu = PerCpu<Self>;
+
+    fn curthread() -> &'static Thread {
+        me()
+    }
+
+    fn here() -> &'static PerCpu<Self> {
+        &world().cpus[engine().this()]
+    }
+
+    fn block(cpu: CpuId) -> Option<&'static PerCpu<Self>> {
+        world().cpus.get(cpu.index())
+    }
+
+    fn per_cpu(cpu: &PerCpu<Self>) -> &PerCpu<Self> {
+        cpu
+    }
+
+    fn online() -> &'static AtomicCpuSet {
+        &world().online
+    }
+
+    fn idle() -> &'static AtomicCpuSet {
+        &world().idle
+    }
+
+    fn boot_cpu() -> &'static PerCpu<Self> {
+        &world().cpus[0]
+    }
+
+    fn send_preempt(target: &PerCpu<Self>) {
+        let cpu = target.id().index();
+        let sent = world().sent[cpu].get() + 1;
+        world().sent[cpu].set(sent);
+        if sent > 1 {
             fail(
                 Property::OneIpi,
                 format!("a second preempt IPI to cpu{cpu}, which has not switched since the first"),
@@ -480,30 +551,79 @@ pub(crate) fn wake_better(cpu: usize) {
         }
         send_ipi(cpu, PREEMPT);
     }
-}
 
-fn owe() {
-    let crit = &me().crit;
-    if !crit.owepreempt() {
-        crit.owe();
+    fn send_look(_: &PerCpu<Self>) {
+        unreachable!("no CPU idles");
     }
-}
 
-impl Preempt for Explored {
-    fn preempt(crit: &CritState) {
-        note!("pays");
-        let rq = this_runq();
-        crit.leave();
-        if !crit.owepreempt() {
-            return release(rq, false);
+    fn leaves_idle(_: &PerCpu<Self>) {}
+
+    fn now() -> u64 {
+        0
+    }
+
+    fn slice() -> u64 {
+        SLICE
+    }
+
+    fn arm(_: &PerCpu<Self>, _: u64) {}
+
+    fn check_switch(me: &Thread, why: Reason) {
+        let engine = engine();
+        let cpu = engine.this();
+        let in_service = engine.state.borrow().cpus[cpu].in_service;
+        if in_service & Vector::Nmi as u8 != 0 {
+            fail(
+                Property::NoSwitchInNmi,
+                format!("cpu{cpu} switches threads inside an NMI"),
+            );
         }
-        if !crit.owepreempt() {
+        let checked = !has(Bug::UncheckedSwitch);
+        if checked && world().in_action[cpu].get() > 0 {
+            fail(
+                Property::NoSwitchInAction,
+                format!("cpu{cpu} switches threads inside a rendezvous action"),
+            );
+        }
+        if checked && in_service != 0 {
+            fail(
+                Property::NoSwitchBeforeEoi,
+                format!("cpu{cpu} switches threads, and a vector is in service"),
+            );
+        }
+        if why == Reason::Preempted && !me.task.crit.owepreempt() {
             fail(
                 Property::NoSecondPayment,
                 "a thread switches for a preemption that was paid meanwhile",
             );
         }
-        mi_switch(rq, false, false);
+        world().sent[cpu].set(0);
+    }
+
+    unsafe fn switch(_: &PerCpu<Self>, _: &'static Thread, to: &'static Thread) {
+        let to = to.number();
+        note!(
+            "{}",
+            if to < engine().setup.cpus {
+                "switches back"
+            } else {
+                "switches to the better thread"
+            }
+        );
+        engine::switch_thread(to);
+    }
+
+    fn bury(_: &'static Thread) {
+        unreachable!("no thread ends");
+    }
+
+    fn count(cpu: &PerCpu<Self>, what: Count) {
+        let is_payment = matches!(what, Count::Switch(_) | Count::Cancelled | Count::Rest);
+        if is_payment && CONFIG.get().quiesces {
+            // Relaxed: under the lock.
+            let payments = payments(cpu.id().index());
+            payments.store(payments.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -513,84 +633,9 @@ pub(crate) fn payments(cpu: usize) -> &'static AtomicU32 {
     &world().words[4 + cpu]
 }
 
-fn release(rq: RunqGuard, pay: bool) {
-    std::mem::forget(rq);
-    // SAFETY: the guard was just forgotten.
-    unsafe { world().runqs[engine().this()].unlock_handed_over(pay) };
-}
-
-/// Runs the best thread of this CPU.
-fn mi_switch(mut rq: RunqGuard, sleeps: bool, pay: bool) {
-    let engine = engine();
-    let (cpu, thread) = (engine.this(), me());
-    let in_service = engine.state.borrow().cpus[cpu].in_service;
-    if in_service & Vector::Nmi as u8 != 0 {
-        fail(
-            Property::NoSwitchInNmi,
-            format!("cpu{cpu} switches threads inside an NMI"),
-        );
-    }
-    let checked = !has(Bug::UncheckedSwitch);
-    if checked && world().in_action[cpu].get() > 0 {
-        fail(
-            Property::NoSwitchInAction,
-            format!("cpu{cpu} switches threads inside a rendezvous action"),
-        );
-    }
-    if checked && in_service != 0 {
-        fail(
-            Property::NoSwitchBeforeEoi,
-            format!("cpu{cpu} switches threads, and a vector is in service"),
-        );
-    }
-    if !thread.crit.now().may_switch() {
-        fail(
-            Property::CountsRestored,
-            format!("cpu{cpu} switches threads with {}", thread.crit.now()),
-        );
-    }
-    thread.crit.paid();
-    if CONFIG.get().quiesces {
-        // Relaxed: under the lock.
-        let payments = payments(cpu);
-        payments.store(payments.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-    rq.owepreempt = false;
-    rq.sent = 0;
-    let woken = world().queued[cpu].replace(0) > 0;
-    let better = woken || rq.runs_better && !sleeps;
-    let was_better = std::mem::replace(&mut rq.runs_better, better);
-    if better == was_better {
-        return release(rq, pay);
-    }
-    std::mem::forget(rq);
-    let to = if better { better_thread(cpu) } else { cpu };
-    note!(
-        "{}",
-        if better {
-            "switches to the better thread"
-        } else {
-            "switches back"
-        }
-    );
-    engine::switch_thread(to);
-    // SAFETY: the thread before us forgot its guard.
-    unsafe { world().runqs[engine.this()].unlock_handed_over(pay) };
-}
-
-/// What a better thread does: `body`, and sleeps, for ever.
-pub(crate) fn better(body: impl Fn()) -> ! {
-    // SAFETY: the thread before us forgot its guard.
-    unsafe { world().runqs[engine().this()].unlock_handed_over(true) };
-    loop {
-        body();
-        mi_switch(this_runq(), true, true);
-    }
-}
-
 /// The end of a thread's program: it must owe nothing.
 pub(crate) fn program_over() {
-    if me().crit.owepreempt() {
+    if me().task.crit.owepreempt() {
         fail(
             Property::NoLostPreemption,
             format!(
@@ -609,7 +654,8 @@ pub(crate) fn at_rest() {
     for number in (0..engine.setup.cpus).filter(|&cpu| !stop::is_for_good(cpu)) {
         let cpu = &state.cpus[number];
         let thread = &world().threads[number];
-        if world().queued[number].get() > 0 {
+        let better = world().threads.get(engine.setup.cpus + number);
+        if better.is_some_and(|better| better.task.state() == ThreadState::Runnable) {
             engine.fail_here(
                 Property::NoLostPreemption,
                 format!("a better thread waits on cpu{number} for ever"),
@@ -623,7 +669,7 @@ pub(crate) fn at_rest() {
         }
         // Who rests may have interrupts off for ever.
         let rests = cpu.rest != Rest::No;
-        let now = thread.crit.now();
+        let now = thread.task.crit.now();
         let held = if rests { now.without_off() } else { now };
         if !held.is_only_locks(0) || !(cpu.enabled || rests) {
             engine.fail_here(

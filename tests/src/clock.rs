@@ -121,7 +121,7 @@ ktest! {
     fn zero_does_not_sleep() [] {
         sched::curthread().pin();
         // Relaxed: this CPU's own.
-        let slept = || pcpu::this().sched.switches[Reason::Sleep as usize].load(Ordering::Relaxed);
+        let slept = || pcpu::this().counters.switches[Reason::Sleep as usize].load(Ordering::Relaxed);
         let before = slept();
         sched::sleep_for(0);
         assert!(!Semaphore::new(0).acquire_for(0));

@@ -84,13 +84,13 @@ fn counts() -> [u64; 4] {
 /// The same of another CPU, which does not switch meanwhile.
 fn counts_of(block: &pcpu::Pcpu) -> [u64; 4] {
     // Relaxed: the CPU's own.
-    let sched = &block.sched;
+    let counters = &block.counters;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     [
-        sched.switches.iter().map(load).sum(),
-        load(&sched.requested),
-        load(&sched.taken),
-        load(&sched.cancelled),
+        counters.switches.iter().map(load).sum(),
+        load(&counters.requested),
+        load(&counters.taken),
+        load(&counters.cancelled),
     ]
 }
 

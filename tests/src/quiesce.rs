@@ -104,7 +104,7 @@ ktest! {
     /// All CPUs: each has switched, and a CPU in a section does not.
     fn all_cpus() [smp = "2..=8"] {
         let switches = |cpu: CpuId| {
-            let counts = &pcpu::of(cpu).unwrap().sched.switches;
+            let counts = &pcpu::of(cpu).unwrap().counters.switches;
             counts.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>()
         };
         let before: alloc::vec::Vec<_> = online().iter().map(switches).collect();

@@ -517,7 +517,7 @@ ktest! {
 fn switches() -> u64 {
     // Relaxed: this CPU's own statistic.
     pcpu::this()
-        .sched
+        .counters
         .switches
         .iter()
         .map(|count| count.load(Ordering::Relaxed))

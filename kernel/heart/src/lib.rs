@@ -16,7 +16,8 @@
 //! - [`spinlock`]: one CPU at a time;
 //! - [`action`], [`ipi`] and [`rendezvous`]: what a CPU has others run, how it interrupts them,
 //!   and all CPUs at once; [`shootdown`]: which CPUs must forget a page;
-//! - [`thread`], [`runq`], [`waitq`], [`timerq`] and [`sched`]: threads as numbers in queues.
+//! - [`thread`], [`runq`], [`waitq`] and [`timerq`]: what a thread is to the scheduler, and the
+//!   queues; [`sched`]: waking, preempting and switching threads.
 //!
 //! [`more`] is the second volume: what the kernel builds on these. Nothing here imports it.
 
@@ -39,6 +40,10 @@ pub mod probe;
 )]
 pub mod rendezvous;
 pub mod runq;
+#[expect(
+    unsafe_code,
+    reason = "a switch, and threads that are reached by pointers"
+)]
 pub mod sched;
 #[cfg_attr(
     not(any(miri, feature = "model")),

@@ -1,5 +1,6 @@
 //! The second volume: what is built on the heart. Each room is read alone.
 //!
+//! - [`balance`]: threads that go from CPU to CPU;
 //! - [`call`]: calls that another CPU runs later, and nobody waits for;
 //! - [`stop`]: one CPU stops others; [`hotplug`]: CPUs that come and go;
 //! - [`rmlock`]: readers that pay nothing, writers that interrupt them; [`epoch`]: memory that
@@ -7,6 +8,7 @@
 //! - [`blocker`]: which thread waits for which, and the search for a deadlock; [`witness`]: the
 //!   order in which spinlocks are taken.
 
+pub mod balance;
 #[expect(unsafe_code, reason = "threads and locks are reached by pointers")]
 pub mod blocker;
 pub mod call;

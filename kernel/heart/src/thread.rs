@@ -1,13 +1,20 @@
-//! What a thread is called, what it may be doing, and how urgent it is.
+//! What a thread is called, what it may be doing, how urgent it is, and what the scheduler knows of
+//! it.
 
 #![forbid(unsafe_code)]
 
 use core::fmt;
 
-use crate::shim::{AtomicU8, AtomicU64, Ordering};
+use crate::KASSERT;
+use crate::cpu::{AtomicCpuId, CpuId};
+use crate::critical::CritState;
+use crate::runq::RunLink;
+use crate::shim::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::tailq::{Link, Linked};
 
-/// How many priorities there are; 0 is the most urgent.
-pub const PRIORITIES: usize = 64;
+/// How many priorities there are; 0 is the most urgent. Two for a model checker, whose states hold
+/// a list for each.
+pub const PRIORITIES: usize = if cfg!(feature = "model") { 2 } else { 64 };
 
 /// How urgent a thread is: 0 before 63.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,7 +24,7 @@ impl Priority {
     /// The most urgent one.
     pub const HIGHEST: Self = Self(0);
     /// Neither here nor there.
-    pub const NORMAL: Self = Self(32);
+    pub const NORMAL: Self = Self(PRIORITIES as u8 / 2);
     /// The least urgent one that a thread may have.
     pub const LOWEST: Self = Self(PRIORITIES as u8 - 1);
     /// Of the idle threads: less urgent than any.
@@ -234,6 +241,189 @@ impl ThreadState {
                 | (Running, Sleeping | Dead)
                 | (Dead, Free)
         )
+    }
+}
+
+/// A thread of the machine: the scheduler's part of it is a [`Task`].
+pub trait Thread: fmt::Display + Sized + 'static {
+    /// That part.
+    fn task(&self) -> &Task<Self>;
+
+    /// Changes what it is doing, which was `from`. Under the run-queue lock of its CPU.
+    ///
+    /// # Panics
+    /// If it was something else.
+    #[inline(always)]
+    fn change_state(&self, from: ThreadState, to: ThreadState) {
+        if !self.change_state_if(from, to) {
+            cannot_change(self, from, to);
+        }
+    }
+
+    /// Changes what it is doing, if that is `from`; whether it was. Under the run-queue lock of
+    /// its CPU.
+    ///
+    /// # Panics
+    /// If no thread may change so.
+    #[inline(always)]
+    fn change_state_if(&self, from: ThreadState, to: ThreadState) -> bool {
+        // Both are known where this is called: what is left is one comparison.
+        if !from.may_become(to) {
+            cannot_change(self, from, to);
+        }
+        let was = self.task().is(from);
+        if was {
+            // Relaxed: under the run-queue lock.
+            self.task().state.store(to as u8, Ordering::Relaxed);
+        }
+        was
+    }
+}
+
+#[cold]
+fn cannot_change<T: Thread>(thread: &T, from: ThreadState, to: ThreadState) -> ! {
+    let state = thread.task().state();
+    panic!("{KASSERT}{thread}, which is {state:?}, cannot go from {from:?} to {to:?}");
+}
+
+impl<T: Thread> Linked<RunLink> for T {
+    #[inline]
+    fn link(&self) -> &Link<Self> {
+        &self.task().run_link
+    }
+}
+
+/// What the scheduler knows of a thread.
+#[repr(C)]
+pub struct Task<T: 'static> {
+    /// First, so that a pointer to the current thread is one to the word of every critical
+    /// section.
+    pub crit: CritState,
+
+    // Under the run-queue lock of `cpu`.
+    state: AtomicU8,
+    cpu: AtomicCpuId,
+    run_link: Link<T>,
+    /// What counts: the better of its own and what others lend it.
+    priority: AtomicPriority,
+
+    // The thread's own.
+    pinned: AtomicU32,
+    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
+    /// a whole one. In ticks of the scheduler's time.
+    pub slice: AtomicU64,
+}
+
+impl<T: Thread> Task<T> {
+    /// Of a thread that runs already: a CPU's first.
+    #[must_use]
+    pub const fn running(cpu: CpuId, priority: Priority) -> Self {
+        Self::new(CritState::running(), ThreadState::Running, cpu, priority)
+    }
+
+    /// Of a thread to come.
+    #[must_use]
+    pub const fn vacant(cpu: CpuId, priority: Priority) -> Self {
+        Self::new(CritState::newborn(), ThreadState::Free, cpu, priority)
+    }
+
+    const fn new(crit: CritState, state: ThreadState, cpu: CpuId, priority: Priority) -> Self {
+        Self {
+            crit,
+            state: AtomicU8::new(state as u8),
+            cpu: AtomicCpuId::new(cpu),
+            run_link: Link::new(),
+            priority: AtomicPriority::new(priority),
+            pinned: AtomicU32::new(0),
+            slice: AtomicU64::new(0),
+        }
+    }
+
+    /// Its critical sections: of the calling thread, or a guess.
+    #[must_use]
+    pub fn crit(&self) -> &CritState {
+        &self.crit
+    }
+
+    /// How many spinlocks it holds: of the calling thread, or a guess.
+    #[must_use]
+    pub fn spinlocks(&self) -> u32 {
+        self.crit.locks()
+    }
+
+    /// What it is doing.
+    #[must_use]
+    #[inline]
+    pub fn state(&self) -> ThreadState {
+        // Relaxed: exact under the run-queue lock, else for messages.
+        ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
+    }
+
+    /// Whether it is doing that.
+    #[inline]
+    pub(crate) fn is(&self, state: ThreadState) -> bool {
+        // Relaxed: under the run-queue lock of its CPU.
+        self.state.load(Ordering::Relaxed) == state as u8
+    }
+
+    /// The CPU that it runs on or is queued on, or last was.
+    #[must_use]
+    pub fn cpu(&self) -> CpuId {
+        // Exact under the run-queue lock of that CPU: see [`crate::sched`].
+        self.cpu.get()
+    }
+
+    /// Changes that. Under the run-queue lock of the CPU that it leaves, or while it is on no
+    /// queue.
+    pub fn set_cpu(&self, cpu: CpuId) {
+        // Under the run-queue lock, or while the thread is on no queue.
+        self.cpu.set(cpu);
+    }
+
+    /// The priority that counts, inherited or its own.
+    #[must_use]
+    #[inline]
+    pub fn priority(&self) -> Priority {
+        self.priority.get()
+    }
+
+    /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
+    /// queue.
+    pub(crate) fn set_priority(&self, priority: Priority) {
+        self.priority.set(priority);
+    }
+
+    /// Makes it that of a new thread, which is `pinned` or not. By its maker, who alone knows it.
+    pub fn reset(&self, priority: Priority, pinned: bool) {
+        self.crit.reset();
+        self.set_priority(priority);
+        // Relaxed: the run-queue lock publishes it.
+        self.pinned.store(pinned.into(), Ordering::Relaxed);
+    }
+
+    /// Whether it must stay on its CPU.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        // Relaxed: the thread's own, changed while it runs.
+        self.pinned.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps the calling thread on its CPU, preemptible as before, until
+    /// [`Self::unpinned`]. Counts.
+    pub fn pin(&self) {
+        // Relaxed: the thread's own.
+        self.pinned
+            .store(self.pinned.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Undoes one [`Self::pin`]; whether there was one.
+    #[must_use]
+    pub fn unpinned(&self) -> bool {
+        // Relaxed: the thread's own.
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        self.pinned
+            .store(pinned.saturating_sub(1), Ordering::Relaxed);
+        pinned > 0
     }
 }
 

@@ -2,34 +2,16 @@
 
 use heart::kassert;
 use heart::port::Port;
+use heart::sched::{Count, REASONS};
 use heart::shim::{AtomicU64, Ordering};
 
 use crate::pcpu::Pcpu;
 use crate::port::Machine;
 
-/// Why a thread stopped running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Reason {
-    /// It waits.
-    Sleep = 0,
-    /// It let others go first.
-    Yield = 1,
-    /// A better thread became runnable, or its slice was over.
-    Preempted = 2,
-    /// It has ended.
-    Exit = 3,
-    /// It was idle, and found something to do.
-    Idle = 4,
-}
-
-/// How many [`Reason`]s there are.
-pub const REASONS: usize = 5;
-
 /// What a CPU's scheduler has done. Written by the CPU itself.
 #[derive(Debug)]
 pub struct Counters {
-    /// Switches by [`Reason`].
+    /// Switches by [`Reason`](heart::sched::Reason).
     pub switches: [AtomicU64; REASONS],
     /// Preemptions that came to be owed.
     pub requested: AtomicU64,
@@ -67,7 +49,19 @@ impl Default for Counters {
     }
 }
 
-pub(super) fn count(counter: &AtomicU64) {
+/// Counts one: [`heart::sched::Scheduler::count`].
+#[inline(always)]
+pub(super) fn count(block: &Pcpu, what: Count) {
+    let counters = &block.counters;
+    let counter = match what {
+        Count::Switch(why) => &counters.switches[why as usize],
+        Count::Requested => &counters.requested,
+        Count::Deferred => &counters.deferred,
+        Count::Taken => &counters.taken,
+        Count::Cancelled => &counters.cancelled,
+        Count::Stolen => &counters.stolen,
+        Count::Rest => &counters.rests,
+    };
     // Relaxed: a statistic of this CPU.
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
@@ -76,13 +70,13 @@ pub(super) fn count(counter: &AtomicU64) {
 /// paid, switched, or found nothing to do. By its run-queue lock: whoever finds the number
 /// changed sees what the CPU did before, and it sees what was written before the first look.
 pub(crate) fn payments(block: &Pcpu) -> u64 {
-    let _rq = block.runq.lock();
+    let _rq = block.sched.runq.lock();
     let Counters {
         switches,
         cancelled,
         rests,
         ..
-    } = &block.sched;
+    } = &block.counters;
     // Relaxed: under the run-queue lock.
     let counters = switches.iter().chain([cancelled, rests]);
     counters.map(|count| count.load(Ordering::Relaxed)).sum()
@@ -95,20 +89,20 @@ pub(crate) fn payments(block: &Pcpu) -> u64 {
 /// # Panics
 /// If it is not so, with the counts: a preemption was lost, or paid twice.
 pub fn assert_accounts(block: &Pcpu) {
-    let rq = block.runq.lock();
+    let rq = block.sched.runq.lock();
     // Relaxed: under the run-queue lock.
     let [requested, taken, cancelled] = [
-        &block.sched.requested,
-        &block.sched.taken,
-        &block.sched.cancelled,
+        &block.counters.requested,
+        &block.counters.taken,
+        &block.counters.cancelled,
     ]
     .map(|counter| counter.load(Ordering::Relaxed));
     let owed = block.curthread().crit.owepreempt();
     let better = rq
         .queue
         .best()
-        .is_some_and(|best| best.is_better_than(rq.current));
-    let told = owed || rq.owepreempt;
+        .is_some_and(|best| best.is_better_than(rq.current()));
+    let told = owed || rq.is_told();
     drop(rq);
     kassert!(
         requested == taken + cancelled + u64::from(owed),

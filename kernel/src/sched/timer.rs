@@ -1,13 +1,13 @@
 //! What the timer of a CPU is for: sleepers, and the slice of the thread that runs.
 
 use heart::cpu::CpuId;
+use heart::more::balance::{balance, others};
 use heart::port::Port;
+use heart::sched::{owe, start_slice};
 use heart::shim::Ordering;
 use heart::thread::Priority;
 
-use super::balance::{balance, others};
-use super::wakeup::{owe, wakeup};
-use super::{curthread, yield_now};
+use super::{curthread, wakeup, yield_now};
 use crate::arch::cpu;
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
@@ -21,26 +21,26 @@ pub(crate) fn timer_interrupt() {
     let now = cpu::tsc();
     wake_sleepers(here, now);
     let me = curthread();
-    if core::ptr::eq(me, here.idle()) {
+    if here.sched.is_idle(me) {
         return;
     }
     // Relaxed: this CPU's thread.
     let end = me.slice.load(Ordering::Relaxed);
     if now >= end {
-        balance(here);
+        balance::<Machine>(here);
     }
-    let mut rq = here.runq.lock();
+    let mut rq = here.sched.runq.lock();
     if now < end {
         clock::arm(end);
     } else if rq
         .queue
         .best()
-        .is_some_and(|best| !rq.current.is_better_than(best))
+        .is_some_and(|best| !rq.current().is_better_than(best))
     {
-        rq.slice_over = true;
-        owe(here);
+        rq.end_slice();
+        owe::<Machine>(here);
     } else {
-        start_slice(here, me, now, 0);
+        start_slice::<Machine>(here, me, now, 0);
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn device_interrupt() {
     if globals::TIMER.get().is_some() {
         return;
     }
-    others(pcpu::this()).for_each(|block| block.send_ipi(Ipi::Tick));
+    others::<Machine>(pcpu::this()).for_each(|block| block.send_ipi(Ipi::Tick));
     timer_interrupt();
 }
 
@@ -91,27 +91,17 @@ pub(super) fn look_here() {
     wake_sleepers(pcpu::this(), cpu::tsc());
 }
 
-/// Lets `thread`, which runs here from `now` on and is not the idle one, have the `left` ticks of its slice, or a
-/// whole one if none are left.
-#[inline]
-pub(super) fn start_slice(here: &Pcpu, thread: &Thread, now: u64, left: u64) {
-    let end = now + if left == 0 { slice_ticks() } else { left };
-    // Relaxed: this CPU's thread.
-    thread.slice.store(end, Ordering::Relaxed);
-    clock::arm_on(here, end);
-}
-
 /// Gives the first thread of this CPU, which no switch has chosen, its first slice.
 /// Interrupts off.
 pub(crate) fn begin_slices() {
     let (here, me) = (pcpu::this(), curthread());
-    if !core::ptr::eq(me, here.idle()) {
-        start_slice(here, me, cpu::tsc(), 0);
+    if !here.sched.is_idle(me) {
+        start_slice::<Machine>(here, me, cpu::tsc(), 0);
     }
 }
 
 /// A slice in ticks of the time-stamp counter.
-fn slice_ticks() -> u64 {
+pub(super) fn slice_ticks() -> u64 {
     // Relaxed: written while there is one CPU.
     globals::SLICE_TICKS.load(Ordering::Relaxed)
 }

@@ -25,6 +25,7 @@
 use core::fmt;
 
 use heart::cpu::{CpuId, CpuSet};
+use heart::more::balance;
 use heart::port::Port;
 use heart::shim::Ordering;
 use heart::thread::{Priority, ThreadId};
@@ -138,12 +139,12 @@ fn leave() {
     {
         // Nobody else runs here until it is known who must.
         let _alone = CriticalGuard::enter();
-        sched::close(here);
+        balance::close::<Machine>(here);
         let kept_by = thread::all().find(|thread| stays(thread, here));
         if let Some(thread) = kept_by {
             // Relaxed: read when this thread has ended.
             here.kept_by.store(thread.index(), Ordering::Relaxed);
-            return sched::open(here);
+            return balance::open::<Machine>(here);
         }
     }
     // No thread that runs here from now on has a space, and no space has this CPU.
@@ -171,7 +172,7 @@ fn close_calls(here: &Pcpu) {
 /// Whether `thread` cannot leave the CPU of `here`.
 fn stays(thread: &thread::Thread, here: &Pcpu) -> bool {
     use heart::thread::ThreadState::{Dead, Free};
-    let own = [sched::curthread(), here.idle()]
+    let own = [sched::curthread(), here.sched.idle()]
         .iter()
         .any(|own| core::ptr::eq(*own, thread));
     thread.is_pinned()

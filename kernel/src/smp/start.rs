@@ -8,6 +8,7 @@
 use alloc::boxed::Box;
 
 use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::more::balance;
 use heart::shim::{AtomicBool, Ordering};
 use plat::acpi::Madt;
 
@@ -18,7 +19,7 @@ use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu, paging};
 use crate::mem::kstack;
 use crate::pcpu::{self, Pcpu, Presence};
-use crate::port::{InterruptsOff, interrupts_on};
+use crate::port::{InterruptsOff, Machine, interrupts_on};
 use crate::thread::SpawnError;
 use crate::{clock, globals, idle, mem, probe, sched, thread};
 
@@ -136,7 +137,7 @@ fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
     let idle = thread::adopt("idle", id).map_err(Reason::NoThread)?;
     let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
     block.set_curthread(idle);
-    block.set_idle(idle);
+    block.sched.set_idle(idle);
     block.timers.lock().init();
     let start: &'static Start = Box::leak(Box::new(Start {
         block,
@@ -308,7 +309,7 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     }
     let block = start.block;
     block.begin_anew();
-    sched::open(block);
+    balance::open::<Machine>(block);
     block.set_presence(Presence::Online);
     block.calls.open();
     probe::before_online();

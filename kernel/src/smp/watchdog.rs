@@ -74,9 +74,9 @@ impl Waits {
     fn of(block: &Pcpu) -> Option<Self> {
         let bits = block.ipis.asked();
         let queued = {
-            let rq = block.runq.lock();
+            let rq = block.sched.runq.lock();
             if rq.current() == Priority::IDLE {
-                rq.len()
+                rq.queue.len()
             } else {
                 0
             }

@@ -170,6 +170,6 @@ fn entitled(chains: &Chains, thread: &Thread) -> Priority {
         follow(chains, &mutex.next)
     })
     .filter_map(|mutex| best(mutex.waiters(chains)))
-    .map(Thread::priority)
+    .map(|thread| thread.priority())
     .fold(thread.base_priority(), Ord::min)
 }

@@ -58,7 +58,7 @@ fn might_sleep() {
 /// The thread of the best priority in `list`, the first of several. The priority is the
 /// one of this moment, lent or not, so nobody has to be moved when it changes.
 fn best(list: &WaitList<Thread>) -> Option<&'static Thread> {
-    list.best(Thread::priority)
+    list.best(|thread| thread.priority())
 }
 
 /// Takes [`best`] out of `list`.

@@ -12,19 +12,19 @@ mod table;
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::ops::Deref;
 
-use heart::cpu::{AtomicCpuId, CpuId};
+use heart::cpu::CpuId;
 use heart::critical::CritState;
+use heart::kassert;
 use heart::more::blocker::{Blocker, Kind, Wait, Waiter};
 use heart::more::rmlock::Reads;
-use heart::runq::RunLink;
 use heart::shim::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Space;
 use heart::tailq::{Link, Linked};
-use heart::thread::{AtomicName, AtomicPriority, Name, Priority, ThreadId, ThreadState};
+use heart::thread::{AtomicName, AtomicPriority, Name, Priority, Task, ThreadId};
 use heart::timerq::NOWHERE;
 use heart::waitq::WaitLink;
-use heart::{KASSERT, kassert};
 
 use crate::arch::context::Context;
 use crate::probe;
@@ -44,19 +44,16 @@ type Entry = Box<dyn FnOnce() + Send>;
 /// A kernel thread.
 #[repr(C)]
 pub struct Thread {
-    /// First, so that `curthread` points at the word of every critical section.
-    pub(crate) crit: CritState,
+    /// What the scheduler knows. First, so that `curthread` points at the word of every critical
+    /// section.
+    task: Task<Thread>,
+
     // Constant since the place was made.
     index: u32,
     stack: u64,
 
-    // Under the run-queue lock of `cpu`.
-    state: AtomicU8,
-    cpu: AtomicCpuId,
+    // Under the run-queue lock of its CPU.
     pub(crate) context: UnsafeCell<Context>,
-    run_link: Link<Thread>,
-    /// What counts: the better of its own and what others lend it.
-    priority: AtomicPriority,
 
     // Under the lock of the queue that the thread waits in.
     wait_link: Link<Thread>,
@@ -83,11 +80,7 @@ pub struct Thread {
     pub(crate) probe: probe::PerThread,
 
     // The thread's own.
-    pinned: AtomicU32,
     base_priority: AtomicPriority,
-    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
-    /// a whole one. In ticks of the time-stamp counter.
-    pub(crate) slice: AtomicU64,
 
     // Written by its maker before anyone can know the thread.
     name: AtomicName,
@@ -112,14 +105,10 @@ impl Thread {
     #[must_use]
     pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
         Self {
-            crit: CritState::running(),
+            task: Task::running(cpu, priority),
             index,
             stack: 0,
-            state: AtomicU8::new(ThreadState::Running as u8),
-            cpu: AtomicCpuId::new(cpu),
             context: UnsafeCell::new(Context::EMPTY),
-            run_link: Link::new(),
-            priority: AtomicPriority::new(priority),
             wait_link: Link::new(),
             waits_for: AtomicU8::new(What::Nothing as u8),
             lending: Lending::new(),
@@ -129,9 +118,7 @@ impl Thread {
             space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
             probe: probe::PerThread::new(),
-            pinned: AtomicU32::new(0),
             base_priority: AtomicPriority::new(priority),
-            slice: AtomicU64::new(0),
             name: AtomicName::new(Name::new(name)),
             entry: UnsafeCell::new(None),
             generation: AtomicU32::new(0),
@@ -144,7 +131,7 @@ impl Thread {
     fn vacant(index: u32, stack: u64) -> Self {
         Self {
             stack,
-            state: AtomicU8::new(ThreadState::Free as u8),
+            task: Task::vacant(CpuId::BOOT, Priority::NORMAL),
             ..Self::running(index, "", CpuId::BOOT, Priority::NORMAL)
         }
     }
@@ -175,89 +162,13 @@ impl Thread {
     /// Its critical sections: of the calling thread, or a guess.
     #[must_use]
     pub fn crit(&self) -> &CritState {
-        &self.crit
+        &self.task.crit
     }
 
     /// How many spinlocks it holds: of the calling thread, or a guess.
     #[must_use]
     pub fn spinlocks(&self) -> u32 {
         self.crit.locks()
-    }
-
-    /// What it is doing.
-    #[must_use]
-    #[inline]
-    pub fn state(&self) -> ThreadState {
-        // Relaxed: exact under the run-queue lock, else for messages.
-        ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
-    }
-
-    /// Whether it is doing that.
-    #[inline]
-    pub(crate) fn is(&self, state: ThreadState) -> bool {
-        // Relaxed: under the run-queue lock of its CPU.
-        self.state.load(Ordering::Relaxed) == state as u8
-    }
-
-    /// Changes what it is doing, which was `from`. Under the run-queue lock of its CPU.
-    ///
-    /// # Panics
-    /// If it was something else.
-    #[inline(always)]
-    pub(crate) fn change_state(&self, from: ThreadState, to: ThreadState) {
-        if !self.change_state_if(from, to) {
-            self.cannot_change(from, to);
-        }
-    }
-
-    /// Changes what it is doing, if that is `from`; whether it was. Under the run-queue lock of
-    /// its CPU.
-    ///
-    /// # Panics
-    /// If no thread may change so.
-    #[inline(always)]
-    pub(crate) fn change_state_if(&self, from: ThreadState, to: ThreadState) -> bool {
-        // Both are known where this is called: what is left is one comparison.
-        if !from.may_become(to) {
-            self.cannot_change(from, to);
-        }
-        let was = self.is(from);
-        if was {
-            // Relaxed: under the run-queue lock.
-            self.state.store(to as u8, Ordering::Relaxed);
-        }
-        was
-    }
-
-    #[cold]
-    fn cannot_change(&self, from: ThreadState, to: ThreadState) -> ! {
-        let state = self.state();
-        panic!("{KASSERT}{self}, which is {state:?}, cannot go from {from:?} to {to:?}");
-    }
-
-    /// The CPU that it runs on or is queued on, or last was.
-    #[must_use]
-    pub fn cpu(&self) -> CpuId {
-        // Exact under the run-queue lock of that CPU: see `sched`.
-        self.cpu.get()
-    }
-
-    pub(crate) fn set_cpu(&self, cpu: CpuId) {
-        // Under the run-queue lock, or while the thread is on no queue.
-        self.cpu.set(cpu);
-    }
-
-    /// The priority that counts, inherited or its own.
-    #[must_use]
-    #[inline]
-    pub fn priority(&self) -> Priority {
-        self.priority.get()
-    }
-
-    /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
-    /// queue.
-    pub(crate) fn set_priority(&self, priority: Priority) {
-        self.priority.set(priority);
     }
 
     /// Its own priority.
@@ -278,31 +189,32 @@ impl Thread {
         self.waits_for.store(what as u8, Ordering::Relaxed);
     }
 
-    /// Whether it must stay on its CPU.
-    #[must_use]
-    pub fn is_pinned(&self) -> bool {
-        // Relaxed: the thread's own, changed while it runs.
-        self.pinned.load(Ordering::Relaxed) > 0
-    }
-
-    /// Keeps the calling thread on its CPU, preemptible as before, until
-    /// [`Self::unpin`]. Counts.
-    pub fn pin(&self) {
-        // Relaxed: the thread's own.
-        self.pinned
-            .store(self.pinned.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    /// Undoes one [`Self::pin`].
+    /// Undoes one `pin`.
     ///
     /// # Panics
     /// If there is none to undo.
     #[track_caller]
     pub fn unpin(&self) {
-        // Relaxed: the thread's own.
-        let pinned = self.pinned.load(Ordering::Relaxed);
-        kassert!(pinned > 0, "{self}: unpinned more often than pinned");
-        self.pinned.store(pinned - 1, Ordering::Relaxed);
+        kassert!(
+            self.task.unpinned(),
+            "{self}: unpinned more often than pinned"
+        );
+    }
+}
+
+impl Deref for Thread {
+    type Target = Task<Self>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Task<Self> {
+        &self.task
+    }
+}
+
+impl heart::thread::Thread for Thread {
+    #[inline(always)]
+    fn task(&self) -> &Task<Self> {
+        &self.task
     }
 }
 
@@ -321,13 +233,6 @@ impl fmt::Debug for Thread {
 impl Waiter for Thread {
     fn wait(&self) -> &Wait<Self> {
         &self.lending.wait
-    }
-}
-
-impl Linked<RunLink> for Thread {
-    #[inline]
-    fn link(&self) -> &Link<Self> {
-        &self.run_link
     }
 }
 

@@ -5,8 +5,7 @@ use alloc::collections::TryReserveError;
 use core::fmt;
 
 use heart::cpu::CpuId;
-use heart::shim::Ordering;
-use heart::thread::{Name, Priority, ThreadState};
+use heart::thread::{Name, Priority, Thread as _, ThreadState};
 
 use super::table::{free_tables, next_place, register};
 use super::{Entry, JoinHandle, Thread};
@@ -170,13 +169,9 @@ pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
 impl Thread {
     /// Prepares a vacant place for a thread. By its maker, who alone knows it.
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
-        self.crit.reset();
-        self.probe.reset(globals::BOOT_PCPU.runq.class());
-        self.set_priority(new.priority);
+        self.probe.reset(globals::BOOT_PCPU.sched.runq.class());
+        self.task.reset(new.priority, new.cpu.is_some());
         self.base_priority.set(new.priority);
-        // Relaxed: the run-queue lock publishes it.
-        self.pinned
-            .store(u32::from(new.cpu.is_some()), Ordering::Relaxed);
         self.name.set(Name::new(new.name));
         // SAFETY: nobody else knows the thread.
         unsafe { *self.entry.get() = Some(entry) };

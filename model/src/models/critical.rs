@@ -47,7 +47,8 @@ pub(super) fn preempt_ipi(thread: usize) {
         exit();
     } else {
         port::wake_better(0);
-        port::wake_better(0);
+        // It is queued already, or has run in between.
+        port::rank_better(0);
     }
 }
 

@@ -1,0 +1,248 @@
+//! The switch, and the ways into it.
+
+use core::mem;
+
+use super::policy::slice_left;
+use super::{Count, PerCpu, Reason, Runq, RunqGuard, Scheduler, this_runq};
+use crate::KASSERT;
+use crate::critical::CritState;
+use crate::shim::Ordering;
+use crate::spinlock::SpinlockGuard;
+use crate::thread::{Priority, Thread as _, ThreadState};
+
+/// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
+/// into, and runs something else until [`wakeup`](super::wakeup()). Thread context, in no critical
+/// section but that lock's.
+#[inline(always)]
+pub fn sleep<S: Scheduler, T>(list: SpinlockGuard<'_, T, S>) {
+    let rq = S::per_cpu(S::here()).runq.lock_within(&list);
+    S::curthread().change_state(ThreadState::Running, ThreadState::Sleeping);
+    drop(list);
+    mi_switch::<S>(rq, Reason::Sleep);
+    after_switch::<S>(true);
+}
+
+/// Lets other threads of the same priority go first. Thread context, outside critical
+/// sections.
+pub fn yield_now<S: Scheduler>() {
+    assert_may_sleep::<S>(0);
+    let mut rq = this_runq::<S>();
+    rq.slice_over = true;
+    mi_switch::<S>(rq, Reason::Yield);
+    after_switch::<S>(true);
+}
+
+/// Ends the calling thread, which the scheduler never runs again. Thread context, outside
+/// critical sections.
+#[inline]
+pub fn exit<S: Scheduler>() -> ! {
+    let rq = this_runq::<S>();
+    S::curthread().change_state(ThreadState::Running, ThreadState::Dead);
+    mi_switch::<S>(rq, Reason::Exit);
+    unreachable!("a dead thread runs");
+}
+
+/// Runs what is queued on this CPU, if there is anything. The idle thread, outside critical
+/// sections.
+pub fn run_best_instead_of_idle<S: Scheduler>() {
+    let mut rq = this_runq::<S>();
+    if rq.queue.is_empty() {
+        // What this CPU was told of has been taken elsewhere: as in `ipi_preempt`.
+        rq.owepreempt = false;
+        S::count(S::here(), Count::Rest);
+    } else {
+        mi_switch::<S>(rq, Reason::Idle);
+        after_switch::<S>(true);
+    }
+}
+
+/// Pays an owed preemption: what [`crate::critical::Preempt::preempt`] is to call.
+pub fn preempt<S: Scheduler>(crit: &CritState) {
+    let rq = this_runq::<S>();
+    // The level that kept the lock's own sections from coming here again.
+    crit.leave();
+    // Again, under the lock: an interrupt may have paid while we came here, and
+    // FreeBSD, which does not look, then switches once for nothing.
+    if crit.owepreempt() {
+        mi_switch::<S>(rq, Reason::Preempted);
+    } else {
+        mem::forget(rq);
+    }
+    after_switch::<S>(false);
+}
+
+/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's run
+/// queue; that of the CPU on which the thread goes on, whichever that is, is held in the end,
+/// and [`after_switch`] releases it.
+pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
+    let here = S::here();
+    let me = S::curthread();
+    let owed = assert_switch_legal::<S>(me, why);
+    me.task().crit.paid();
+    let now = S::now();
+    let Some((next, left)) = choose::<S>(&mut rq, here, me, now) else {
+        if owed {
+            S::count(here, Count::Cancelled);
+        }
+        return mem::forget(rq);
+    };
+    let task = next.task();
+    next.change_state(ThreadState::Runnable, ThreadState::Running);
+    rq.current = task.priority();
+    S::count(here, Count::Switch(why));
+    if owed {
+        S::count(here, Count::Taken);
+    }
+    // Relaxed, both: under this CPU's run-queue lock.
+    me.task().slice.store(left, Ordering::Relaxed);
+    // The idle thread has no slice.
+    if rq.current != Priority::IDLE {
+        start_slice::<S>(here, next, now, task.slice.load(Ordering::Relaxed));
+    }
+    mem::forget(rq);
+    // SAFETY: under this CPU's run-queue lock. `next` runs on no other CPU, since it was on this
+    // queue or is this CPU's idle thread.
+    unsafe { S::switch(here, me, next) };
+}
+
+/// The thread that runs here instead of `me`, and what `me`, which waits for its next turn if
+/// it could run on, keeps of its slice. `None` if `me` goes on. Under the lock of `rq`.
+#[inline(always)]
+fn choose<S: Scheduler>(
+    rq: &mut Runq<S::Thread>,
+    here: &'static S::Cpu,
+    me: &'static S::Thread,
+    now: u64,
+) -> Option<(&'static S::Thread, u64)> {
+    let (cpu, task) = (S::per_cpu(here), me.task());
+    // Next to each other: one store.
+    rq.owepreempt = false;
+    let over = mem::take(&mut rq.slice_over);
+    if !me.change_state_if(ThreadState::Running, ThreadState::Runnable) {
+        if task.is(ThreadState::Dead) {
+            cpu.set_dead(me);
+        }
+        let next = rq.queue.pop();
+        if next.is_none() && !rq.closed {
+            S::idle().insert(cpu.id);
+        }
+        return Some((next.unwrap_or_else(|| cpu.idle()), 0));
+    }
+    let idles = cpu.is_idle(me);
+    let (next, left) = if idles {
+        (rq.queue.pop(), 0)
+    } else {
+        // One that lets others go first begins its next slice anew, as one that waits.
+        // Relaxed: under this CPU's run-queue lock.
+        let left = match over {
+            true => 0,
+            false => slice_left(task.slice.load(Ordering::Relaxed), now),
+        };
+        let next = match left {
+            0 => rq.queue.take_turns(me, task.priority()),
+            _ => rq.queue.give_way(me, task.priority()),
+        };
+        (next, left)
+    };
+    let Some(next) = next else {
+        me.change_state(ThreadState::Runnable, ThreadState::Running);
+        if left == 0 && !idles {
+            // Whoever was to have the next slice has been taken elsewhere, and the timer
+            // that ended this one is not armed any more.
+            start_slice::<S>(here, me, now, 0);
+        }
+        return None;
+    };
+    if idles {
+        S::idle().remove(cpu.id);
+        S::leaves_idle(here);
+    } else if !task.is_pinned() {
+        rouse_idle_cpu::<S>(cpu);
+    }
+    Some((next, left))
+}
+
+/// The first thing after a switch: on this CPU, whichever it is now, the lock that the
+/// thread before us took is ours to release, with or without a look at what is owed. A new thread
+/// begins with it.
+#[inline(always)]
+pub fn after_switch<S: Scheduler>(pay: bool) {
+    let here = S::per_cpu(S::here());
+    if let Some(dead) = here.take_dead() {
+        return bury::<S>(here, dead, pay);
+    }
+    // SAFETY: the thread before us, or this one, forgot its guard.
+    unsafe { here.runq.unlock_handed_over(pay) };
+}
+
+/// The same after a thread that has ended: its place may be used again, once it is off its CPU
+/// for all to see.
+#[cold]
+fn bury<S: Scheduler>(here: &PerCpu<S>, dead: &'static S::Thread, pay: bool) {
+    // SAFETY: as in `after_switch`.
+    unsafe { here.runq.unlock_handed_over(pay) };
+    S::bury(dead);
+}
+
+/// Lets `thread`, which runs here from `now` on and is not the idle one, have the `left` ticks of
+/// its slice, or a whole one if none are left. Interrupts off.
+#[inline]
+pub fn start_slice<S: Scheduler>(here: &S::Cpu, thread: &S::Thread, now: u64, left: u64) {
+    let end = now + if left == 0 { S::slice() } else { left };
+    // Relaxed: this CPU's thread.
+    thread.task().slice.store(end, Ordering::Relaxed);
+    S::arm(here, end);
+}
+
+/// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
+/// interrupt alone does it: the idle loop looks for work when it is through.
+#[inline(never)]
+fn rouse_idle_cpu<S: Scheduler>(here: &PerCpu<S>) {
+    let idle = S::idle().find(|cpu| cpu != here.id);
+    if let Some(block) = idle.and_then(S::block) {
+        S::send_look(block);
+    }
+}
+
+/// I3: a switch happens only in thread context, or at the one exit of an interrupt,
+/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock. Whether
+/// the switch is owed.
+#[inline]
+fn assert_switch_legal<S: Scheduler>(me: &S::Thread, why: Reason) -> bool {
+    S::check_switch(me, why);
+    let now = me.task().crit.now();
+    if !now.may_switch() {
+        illegal_switch::<S>(me, why);
+    }
+    now.owepreempt()
+}
+
+#[cold]
+fn illegal_switch<S: Scheduler>(me: &S::Thread, why: Reason) -> ! {
+    panic!(
+        "{KASSERT}mi_switch ({why:?}) of {me}: expected one spinlock and nothing else, found {}",
+        me.task().crit.now()
+    );
+}
+
+/// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
+///
+/// # Panics
+/// If it holds something else.
+#[track_caller]
+#[inline]
+pub fn assert_may_sleep<S: Scheduler>(held: u32) {
+    let me = S::curthread();
+    if !me.task().crit.now().without_off().is_only_locks(held) {
+        may_not_sleep::<S>(me, held);
+    }
+}
+
+#[cold]
+#[track_caller]
+fn may_not_sleep<S: Scheduler>(me: &S::Thread, held: u32) -> ! {
+    panic!(
+        "{KASSERT}{me} would sleep with {}, of which {held} spinlocks are its own",
+        me.task().crit.now()
+    );
+}

@@ -1,0 +1,218 @@
+//! Making threads runnable, and telling the CPU that one is better than what runs there.
+
+use super::policy::{Resched, maybe_preempt, place};
+use super::{Count, Runq, RunqGuard, Scheduler};
+use crate::KASSERT;
+use crate::cpu::CpuId;
+use crate::port::CriticalGuard;
+use crate::thread::{Priority, Thread as _, ThreadState};
+
+/// Makes `thread` runnable if it sleeps; whether it did. Any context but NMI; may be
+/// called with the lock of the queue it waited in held.
+pub fn wakeup<S: Scheduler>(thread: &'static S::Thread) -> bool {
+    let (owner, rq) = lock_cpu_of::<S>(thread);
+    let task = thread.task();
+    if !thread.change_state_if(ThreadState::Sleeping, ThreadState::Moving) {
+        return false;
+    }
+    // From before it said that it sleeps until it was off its CPU it held the lock
+    // that we hold now: it is switched out.
+    let last = S::per_cpu(owner).id();
+    let current = rq.current;
+    let here = S::cpu();
+    let target = place(
+        task.priority(),
+        last,
+        task.is_pinned(),
+        here,
+        S::online(),
+        S::idle(),
+        current,
+    );
+    if target == last {
+        enqueue::<S>(rq, owner, thread);
+    } else {
+        enqueue_elsewhere::<S>(rq, target, thread);
+    }
+    true
+}
+
+/// Queues `thread` on the CPU `target` and not on the one that it belongs to, whose run queue
+/// is `rq`.
+#[inline(never)]
+fn enqueue_elsewhere<S: Scheduler>(rq: RunqGuard<S>, target: CpuId, thread: &'static S::Thread) {
+    // Under the lock of the CPU that it leaves: who looks for the thread in between
+    // (`set_priority`) looks, and locks, where it is going to be queued.
+    thread.task().set_cpu(target);
+    let _carrying = CriticalGuard::<S>::enter();
+    drop(rq);
+    let block = S::block(target).expect("placed on a CPU that exists");
+    enqueue::<S>(S::per_cpu(block).runq.lock(), block, thread);
+}
+
+/// Queues a thread that has never run, on `cpu` or where it will run soonest.
+///
+/// # Errors
+/// The CPU that it is pinned to, if that is not online; the thread is on no queue.
+pub fn add_new<S: Scheduler>(thread: &'static S::Thread, cpu: Option<CpuId>) -> Result<(), CpuId> {
+    let here = S::cpu();
+    let target = cpu.unwrap_or_else(|| S::idle().find(|_| true).unwrap_or(here));
+    let block = S::block(target).ok_or(target)?;
+    let rq = S::per_cpu(block).runq.lock();
+    if rq.closed && cpu.is_some() {
+        return Err(target);
+    }
+    thread.task().set_cpu(target);
+    thread.change_state(ThreadState::Free, ThreadState::Moving);
+    enqueue::<S>(rq, block, thread);
+    Ok(())
+}
+
+/// Changes the priority that counts of `thread`. If it is queued, its place changes; in
+/// any case, what runs there may not be the best any more. The caller holds the lock that orders
+/// such changes.
+pub fn set_priority<S: Scheduler>(thread: &'static S::Thread, priority: Priority) {
+    let (owner, mut rq) = lock_cpu_of::<S>(thread);
+    let task = thread.task();
+    match task.state() {
+        ThreadState::Runnable => {
+            let before = task.priority();
+            rq.queue.remove(thread, before);
+            task.set_priority(priority);
+            rq.queue.push_back(thread, priority);
+        }
+        ThreadState::Running => {
+            task.set_priority(priority);
+            rq.current = priority;
+        }
+        _ => task.set_priority(priority),
+    }
+    if let Some(best) = rq.queue.best() {
+        resched::<S>(&mut rq, owner, best);
+    }
+}
+
+/// The block of the CPU that `thread` belongs to, and its run queue, locked.
+#[inline(always)]
+fn lock_cpu_of<S: Scheduler>(thread: &S::Thread) -> (&'static S::Cpu, RunqGuard<S>) {
+    loop {
+        let cpu = thread.task().cpu();
+        let owner = S::block(cpu).expect("a thread is on a CPU that exists");
+        let rq = S::per_cpu(owner).runq.lock();
+        // It may have gone elsewhere before we had the lock; while we have it, not.
+        if thread.task().cpu() == cpu {
+            return (owner, rq);
+        }
+    }
+}
+
+/// Queues `thread`, which is on no queue, on `target`, and sees to it that it gets
+/// its turn if it is better than what runs there. `rq` is the run queue of `target`.
+#[inline(always)]
+pub fn enqueue<S: Scheduler>(
+    rq: RunqGuard<S>,
+    target: &'static S::Cpu,
+    thread: &'static S::Thread,
+) {
+    if rq.closed && !thread.task().is_pinned() {
+        return enqueue_on_boot_cpu::<S>(rq, thread);
+    }
+    enqueue_here::<S>(rq, target, thread);
+}
+
+/// Instead of on a CPU that is closed: the boot CPU's queue never is. The order is that of
+/// [`wakeup`].
+#[cold]
+fn enqueue_on_boot_cpu<S: Scheduler>(rq: RunqGuard<S>, thread: &'static S::Thread) {
+    let target = S::boot_cpu();
+    let runq = &S::per_cpu(target).runq;
+    thread.task().set_cpu(S::per_cpu(target).id());
+    let _carrying = CriticalGuard::<S>::enter();
+    drop(rq);
+    enqueue_here::<S>(runq.lock(), target, thread);
+}
+
+#[inline(always)]
+fn enqueue_here<S: Scheduler>(
+    mut rq: RunqGuard<S>,
+    target: &'static S::Cpu,
+    thread: &'static S::Thread,
+) {
+    let task = thread.task();
+    task.set_cpu(S::per_cpu(target).id());
+    thread.change_state(ThreadState::Moving, ThreadState::Runnable);
+    let priority = task.priority();
+    rq.queue.push_back(thread, priority);
+    resched::<S>(&mut rq, target, priority);
+}
+
+/// A thread of priority `queued` is on the queue of `target`: the CPU is told if that is
+/// better than what runs there.
+#[inline(always)]
+fn resched<S: Scheduler>(rq: &mut Runq<S::Thread>, target: &'static S::Cpu, queued: Priority) {
+    match maybe_preempt(queued, rq.current, S::per_cpu(target).id(), S::cpu) {
+        Resched::None => {}
+        Resched::Local => {
+            // Paid when the lock is released, or later: somebody is in a section.
+            owe::<S>(target);
+        }
+        Resched::Remote(_) => {
+            if !rq.owepreempt {
+                rq.owepreempt = true;
+                S::send_preempt(target);
+            }
+        }
+    }
+}
+
+/// The current thread of this CPU owes its preemption. Under the run-queue lock, which
+/// is one level of its nesting.
+///
+/// # Panics
+/// If `here` is another CPU: the thread that runs on this one would be switched out for
+/// nothing, and nobody would look on that one.
+pub fn owe<S: Scheduler>(here: &'static S::Cpu) {
+    if !core::ptr::eq(here, S::here()) {
+        owed_elsewhere::<S>(here);
+    }
+    let crit = S::crit();
+    let now = crit.now();
+    if !now.owepreempt() {
+        crit.owe();
+        S::count(here, Count::Requested);
+        if now.critnest() > now.locks() {
+            S::count(here, Count::Deferred);
+        }
+    }
+}
+
+#[cold]
+fn owed_elsewhere<S: Scheduler>(there: &S::Cpu) -> ! {
+    panic!(
+        "{KASSERT}a preemption on {} is noted on {}, by {}: expected there",
+        S::per_cpu(there).id(),
+        S::cpu(),
+        S::curthread()
+    );
+}
+
+/// The handler of the preempt IPI: somebody queued a better thread here.
+pub fn ipi_preempt<S: Scheduler>() {
+    let here = S::here();
+    let mut rq = S::per_cpu(here).runq.lock();
+    match rq.queue.best() {
+        Some(best) if best.is_better_than(rq.current) => {
+            owe::<S>(here);
+        }
+        // It has been taken elsewhere; the next one needs an IPI of its own.
+        _ => rq.owepreempt = false,
+    }
+}
+
+/// The handler of the quiesce IPI: this CPU is to come into the scheduler as soon as it is in no
+/// critical section, though nobody better may wait.
+pub fn ipi_quiesce<S: Scheduler>() {
+    let here = S::here();
+    let _rq = S::per_cpu(here).runq.lock();
+    owe::<S>(here);
+}
