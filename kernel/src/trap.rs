@@ -2,7 +2,8 @@
 //!
 //! Who acknowledges what, and when, is the table in [`crate::arch::vector`]; the order of each
 //! interrupt is [`heart::intr`]'s. All handlers run with interrupts off, on the interrupted stack
-//! (NMI, double fault and machine check on their own), and return to what they interrupted.
+//! (NMI, double fault and machine check on their own), and return to what they interrupted; an exception
+//! is a panic.
 
 use heart::critical::CritWord;
 use heart::intr;
@@ -17,8 +18,8 @@ use crate::pcpu::{Ipi, Pcpu};
 use crate::port::{Machine, interrupts_off_anyhow};
 use crate::{call, globals, panic, pcpu, sched, smp};
 
-/// Deals with what looks at the registers in `frame`: an exception, an NMI, the stop interrupt.
-/// Called by the stubs only.
+/// Dispatches the vectors whose handlers need the registers in `frame`: exceptions, the NMI, the
+/// stop interrupt. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
@@ -69,7 +70,7 @@ pub fn rendezvous() {
 pub(crate) fn take_part() {
     count(&pcpu::this().rendezvous_interrupts);
     if !globals::RENDEZVOUS.interrupt() {
-        // Asked for again: in a register all the time it would cost two instructions more.
+        // `this()` is reloaded: to keep it in a register would cost two instructions.
         count(&pcpu::this().stray_interrupts);
     }
 }
@@ -124,8 +125,8 @@ fn nmi(snapshot: &Snapshot) {
     }
 }
 
-/// Where an NMI has come: the CPU, its thread, and what that holds. Nothing before there is a
-/// thread.
+/// The CPU that has taken the NMI, its thread's number, and that thread's word. Nothing before
+/// there is a thread.
 pub(crate) fn found_by_nmi() -> Option<(&'static Pcpu, (u32, CritWord))> {
     let this = pcpu::try_this()?;
     let thread = this.current()?;
@@ -146,7 +147,7 @@ fn count(counter: &AtomicU64) {
 }
 
 fn exception(number: u8, frame: &TrapFrame) -> ! {
-    // They are off, and the thread does not know it.
+    // The CPU has turned interrupts off; the thread's word must say so.
     interrupts_off_anyhow();
     let name = vector::exception_name(number);
     let snapshot = Snapshot::of_frame(frame);

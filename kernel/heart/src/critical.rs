@@ -7,15 +7,15 @@
 //!
 //! [`CritState`] belongs to a thread. Two parties write it, both on the CPU that the
 //! thread runs on: the thread, and the interrupts on top of it. So it needs no locked
-//! instruction, but each change must be one instruction ([`LocalU32`]), or an interrupt
-//! in between is undone by the store behind it. Each is also a barrier to the compiler,
-//! which keeps the section's accesses inside. (Left to itself, LLVM deletes a section
-//! outright: it sees no reader.)
+//! instruction, but each change must be one instruction ([`LocalU32`]): otherwise an interrupt
+//! could change the word between the load and the store, and the store would undo it. Each is
+//! also a barrier to the compiler, which keeps the section's accesses inside. (Left to itself,
+//! LLVM deletes a section outright: it sees no reader.)
 //!
 //! # The window
 //!
 //! ```text
-//! critical_exit:   nest 1 → 0   │ W │   owepreempt?  ──yes──►  nest 0 → 1, lock, test again, switch
+//! critical_exit:   nest 1 → 0, owed?  ──yes──►  │ W │  nest 0 → 1, lock, test again, switch
 //! ```
 //!
 //! The count goes to zero *before* owepreempt is looked at. The other order loses a
@@ -29,10 +29,9 @@
 //! That was FreeBSD r222254 (r222942 in stable/8): see [`crate::intr`] for how it
 //! cannot happen here, and [`NestedSection`] for the cure of its time.
 //!
-//! Here the going to zero and the look are one instruction: the flag is the word's lowest
-//! bit, upside down, and SUB leaves both in the flags for one jump (Linux folds
-//! `PREEMPT_NEED_RESCHED` into `preempt_count` for the same reason). The window begins
-//! behind it and is as open as ever.
+//! Here one SUB does both: the flag is the word's lowest bit, inverted, and one jump tests the
+//! result (Linux folds `PREEMPT_NEED_RESCHED` into `preempt_count` for the same reason). The
+//! window begins after the SUB and lasts until the exit has entered a section again to pay.
 //!
 //! Source: FreeBSD `sys/sys/systm.h` (`critical_enter`, `critical_exit`) and
 //! `sys/kern/kern_switch.c` (`critical_exit_preempt`).
@@ -64,11 +63,11 @@ const SECTION: u32 = 1 << 1;
 const ONE_LOCK: u32 = 1 << 11;
 /// What a spinlock adds: itself, and the section that it is.
 const LOCK: u32 = ONE_LOCK + SECTION;
-/// Interrupts turned off by the thread itself, once: up to 31 times.
+/// How often the thread itself has turned interrupts off: up to 31 times.
 const OFF: u32 = 1 << 18;
 /// What one interrupt in progress adds: up to 511.
 const INTERRUPT: u32 = 1 << 23;
-/// What an interrupt adds that acknowledges late: itself, and r222942's section.
+/// What an interrupt adds that acknowledges late: itself, and the nested section of r222942.
 const LATE: u32 = INTERRUPT + SECTION;
 /// While any of these is there, the CPU takes no interrupts: locks, off, interrupts.
 const CLOSED: u32 = !(ONE_LOCK - 1);
@@ -82,11 +81,10 @@ const CLOSED: u32 = !(ONE_LOCK - 1);
 /// └──── the CPU takes no interrupts ─┘
 /// ```
 ///
-/// The bit is upside down so that the word is zero exactly in the window W: the exit
-/// that has to pay, and no other, brings it to zero. And a CPU takes interrupts exactly while
-/// the upper part of its thread's word is zero ([`Self::is_open`]): nothing needs to ask the
-/// CPU, or to remember what it said. They go off before the word
-/// says so, and on after it has stopped saying so.
+/// The bit is inverted so that the word is zero exactly in the window W: only the exit, or the
+/// end of the interrupt, that has to pay brings it to zero. Interrupts are on only while the
+/// upper part of the word is zero ([`Self::is_open`]), so no code asks the CPU for its flag or
+/// saves it. They go off just before the word changes, and on just after.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct CritState(LocalU32);
@@ -144,7 +142,8 @@ impl CritState {
         }
     }
 
-    /// The exit that owes, or should not have been: the panic is at its place.
+    /// The slow path of an exit: pays, or panics at the caller's place if there was nothing to
+    /// leave.
     #[cold]
     #[track_caller]
     fn exit_slow<P: Preempt, const N: u32>(&self) {
@@ -166,10 +165,10 @@ impl CritState {
         self.0.add::<LOCK>();
     }
 
-    /// Gives it up, and pays as [`Self::exit`]; whether the CPU is to take interrupts now.
+    /// Releases it, and pays as [`Self::exit`]. Returns whether the CPU is to take interrupts now.
     ///
     /// # Panics
-    /// If there is none to give up.
+    /// If there is none to release.
     #[must_use]
     #[inline]
     #[track_caller]
@@ -192,8 +191,8 @@ impl CritState {
         self.0.add::<OFF>();
     }
 
-    /// Takes that back, and pays as [`Self::exit`]; whether the CPU is to take interrupts
-    /// now.
+    /// Takes that back, and pays as [`Self::exit`]. Returns whether the CPU is to take
+    /// interrupts now.
     ///
     /// # Panics
     /// If it has not turned them off.
@@ -218,8 +217,8 @@ impl CritState {
         self.0.has_none_of::<CLOSED>()
     }
 
-    /// Leaves a section without looking at owepreempt. Whoever calls this answers
-    /// for somebody else looking.
+    /// Leaves a section without looking at owepreempt. The caller makes sure that somebody
+    /// looks later.
     #[inline]
     pub fn leave(&self) {
         self.0.sub::<SECTION>();
@@ -236,16 +235,16 @@ impl CritState {
     /// in the end.
     #[cold]
     fn pay<P: Preempt>(&self) {
-        // An inner section, or a handler: whoever is outermost looks again.
+        // Not zero: an outer section or an interrupt is left, whose end looks.
         while self.must_pay() {
-            // Held while the lock is being taken, whose own sections end in between.
+            // Keeps the exits of the run-queue lock's own sections from paying.
             self.enter();
             P::preempt(self);
         }
     }
 
-    /// The same at the end of an interrupt, with interrupts off to the end: the next one
-    /// would come on top of this one, and the next on top of that.
+    /// As [`Self::pay`], at the end of an interrupt. Interrupts stay off, so that their frames
+    /// do not pile up on the stack.
     #[cold]
     pub(crate) fn pay_in_interrupt<P: Preempt>(&self) {
         while self.must_pay() {
@@ -266,7 +265,7 @@ impl CritState {
         self.0.clear::<SETTLED>();
     }
 
-    /// A switch has paid. By the scheduler, for the thread that it switches from.
+    /// Clears owepreempt. By the scheduler, as it begins to choose the next thread.
     #[inline]
     pub fn paid(&self) {
         self.0.set::<SETTLED>();
@@ -313,15 +312,15 @@ impl CritState {
         self.0.add::<INTERRUPT>();
     }
 
-    /// Begins an interrupt on top, with its section, where `entry` was found; what is there
-    /// now.
+    /// Begins an interrupt and its nested section, on top of a word of `entry`. Returns the new
+    /// word.
     #[inline]
     pub(crate) fn begin_late(&self, entry: CritWord) -> CritWord {
         self.0.add::<LATE>();
         CritWord(entry.0.wrapping_add(LATE))
     }
 
-    /// Ends both; whether the thread is in the window W then.
+    /// Ends both. Returns whether the thread is in the window W then.
     #[inline]
     pub(crate) fn end_late(&self) -> bool {
         self.0.sub_and_test::<LATE>()
@@ -426,8 +425,8 @@ impl CritWord {
         self.0 & !SETTLED == locks * LOCK
     }
 
-    /// Whether one spinlock is held and nothing else, but that interrupts may be off once more:
-    /// as a switch wants it, in a thread or at the end of an interrupt.
+    /// Whether a switch is legal: one spinlock is held and nothing else, except that interrupts
+    /// may be off once more, as they are at the end of an interrupt.
     #[must_use]
     #[inline]
     pub const fn may_switch(self) -> bool {
@@ -476,14 +475,17 @@ impl fmt::Display for CritWord {
     }
 }
 
-/// The section that r222942 put around the callbacks of a rendezvous: one level more,
-/// given up without a look at owepreempt.
+/// The nested section of r222942, around the callbacks of a rendezvous: one level more, dropped
+/// without a look at owepreempt.
 ///
-/// Why without: the interrupt is not acknowledged yet, so a switch here would leave
-/// the CPU deaf. Why nothing is lost: the callbacks cannot make a thread runnable, so
-/// what is owed was owed before, and the interrupted code is by construction about to
-/// look itself (it is in a section, or in the window W). That the callbacks kept to
-/// it is asserted. A regular section would be wrong: its exit pays.
+/// The exit does not look, because the interrupt is not acknowledged yet: a switch here would
+/// block every interrupt of its class and below. Nothing is lost. A callback may not make a
+/// thread runnable, which an assertion checks, so what is owed was owed before. The end of the
+/// interrupt pays it if the thread is in the window W; otherwise the exit of the thread's
+/// section does. A regular section would be wrong: its exit pays.
+///
+/// The kernel's interrupts begin this section and the interrupt in one addition
+/// ([`crate::intr::LateIntr`]). The section alone is for the tests that show that it is enough.
 #[derive(Debug)]
 #[must_use = "the section ends when this is dropped"]
 pub struct NestedSection<'a> {

@@ -1,16 +1,16 @@
 //! The way out of an interrupt, as types: acknowledge, then finish, then pay.
 //!
 //! ```text
-//! IntrContext::enter ──► handler ──► eoi(self) ──► Acked ──► finish(self) ──► Preempt ──► pay(self)
-//!      depth + 1                     EOI written             depth − 1                    may switch
+//! IntrContext::enter ──► eoi(self) ──► Acked: handler ──► finish(self) ──► Finished ──► pay(self)
+//!      depth + 1        EOI written                        depth − 1                   may switch
 //! ```
 //!
 //! An interrupt in progress counts in the very word that counts critical sections
 //! ([`crate::critical`]), so that no spinlock a handler takes and releases can bring
-//! it to zero: the exit of FreeBSD r222942's spinlock finds the interrupt and goes on. What is
+//! it to zero: the release finds the interrupt still counted, and does not pay. What is
 //! owed is paid at one place, at the end, and the types leave no other order: only an
-//! [`Acked`] can be finished, only a finished interrupt gives a [`Preempt`], and a
-//! [`Preempt`] that is not paid is a warning from the compiler. A switch before the
+//! [`Acked`] can be finished, only that gives a [`Finished`], and a
+//! [`Finished`] that is not paid is a warning from the compiler. A switch before the
 //! EOI would leave the vector in service on this CPU's local APIC, and with it every
 //! vector of its class and below masked, until the preempted thread happens to run
 //! again; if it runs on another CPU, for good.
@@ -20,17 +20,17 @@
 //! handled is theirs.
 //!
 //! A rendezvous goes the same way by a shorter road ([`LateIntr`]): it acknowledges after its
-//! action, which therefore runs in r222942's section too, and one addition counts both.
+//! action, which therefore runs in the nested section too, and one addition counts both.
 //!
-//! NMIs and exceptions have no `IntrContext`: they end where they began. An NMI counts all
-//! the same ([`NmiContext`]).
+//! NMIs and exceptions have no `IntrContext`: an NMI returns without a switch, though it counts
+//! ([`NmiContext`]), and an exception is a panic.
 //!
 //! Zircon's `int_handler_start`/`int_handler_finish` are the model of the one exit.
 
 use core::mem;
 use core::panic::Location;
 
-use crate::critical::{CritState, CritWord, NestedSection, Preempt as Payer};
+use crate::critical::{CritState, CritWord, NestedSection, Preempt};
 use crate::port::Port;
 use crate::probe::Probe as _;
 use crate::{KASSERT, kassert};
@@ -110,7 +110,7 @@ fn end<P: Port>(acked: Acked<'_>) {
     P::Probe::interrupt_ends();
 }
 
-/// An interrupt that is being handled, not acknowledged yet.
+/// An interrupt that has begun and is not acknowledged yet.
 #[derive(Debug)]
 #[must_use = "an interrupt must be acknowledged"]
 pub struct IntrContext<'a> {
@@ -126,10 +126,8 @@ impl<'a> IntrContext<'a> {
     /// entry only, interrupts off.
     ///
     /// # Panics
-    /// If it comes on top of another one. Handlers run with interrupts off to their end, so
-    /// one of them has turned them on. Behind an early EOI that lets in the next interrupt by
-    /// the same vector, and the next on top of it, each with a frame of its own on the stack:
-    /// a rendezvous in which CPUs wait for each other comes to no end then
+    /// If it comes on top of another one: a handler has turned interrupts on. After an early EOI
+    /// the same vector could then nest without bound, and a rendezvous would never end
     /// (`rendezvous::early_eoi_is_found`).
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
@@ -144,8 +142,8 @@ impl<'a> IntrContext<'a> {
     }
 
     /// As [`Self::enter`] without counting: FreeBSD's way, in which each handler
-    /// keeps from switching by sections of its own. For the tests of r222942's section, which
-    /// must hold by itself.
+    /// keeps from switching by sections of its own. For the tests of the nested section, which
+    /// must be enough by itself.
     #[inline]
     pub fn enter_uncounted(crit: &'a CritState) -> Self {
         Self {
@@ -155,7 +153,7 @@ impl<'a> IntrContext<'a> {
         }
     }
 
-    /// The seed's nested section, around what runs before the acknowledgement.
+    /// The nested section of r222942, around what runs before the acknowledgement.
     pub fn nested_section(&self) -> NestedSection<'a> {
         NestedSection::enter(self.crit)
     }
@@ -193,7 +191,7 @@ fn not_acknowledged(crit: &CritState) -> ! {
     );
 }
 
-/// What an interrupt finds: as it came, nothing kept it out.
+/// Checks the word that an interrupt finds: it must say that interrupts are on.
 #[inline]
 fn was_open(entry: CritWord) {
     if !entry.is_open() {
@@ -216,7 +214,7 @@ fn was_closed(entry: CritWord) {
     panic!("{KASSERT}an interrupt where interrupts are off: found {entry}");
 }
 
-/// An interrupt that acknowledges late, a rendezvous: not acknowledged yet, and in r222942's
+/// An interrupt that acknowledges late, a rendezvous: not acknowledged yet, and in the nested
 /// section. One addition begins both, one comparison finds that what ran within has left all as
 /// it was, and one subtraction ends both and tells whether to pay.
 #[derive(Debug)]
@@ -289,9 +287,9 @@ impl LateAcked<'_> {
         }
     }
 
-    /// Ends the interrupt, and pays as [`Preempt::pay`].
+    /// Ends the interrupt, and pays as [`Finished::pay`].
     #[inline]
-    pub fn pay<P: Payer>(self) {
+    pub fn pay<P: Preempt>(self) {
         if self.crit.end_late() {
             self.crit.pay_in_interrupt::<P>();
         }
@@ -300,8 +298,8 @@ impl LateAcked<'_> {
 
 /// An NMI in progress. It comes at any boundary, also in the window W, within a switch, and
 /// on top of an interrupt that is not acknowledged; so it must not pay. It counts as an
-/// interrupt, whatever the heart, so that nothing it does reaches zero, and its end does
-/// not look: what it found owed is paid by whoever would have paid it.
+/// interrupt, under `heart=freebsd` too, so that nothing it does reaches zero. Its end does
+/// not look: what it found owed is paid by the code that would have paid it.
 #[derive(Debug)]
 #[must_use = "the NMI counts until this is dropped"]
 pub struct NmiContext<'a> {
@@ -349,7 +347,7 @@ impl<'a> Acked<'a> {
 
     /// Ends the interrupt: everything it counted is given back.
     #[inline]
-    pub fn finish(self) -> Preempt<'a> {
+    pub fn finish(self) -> Finished<'a> {
         if self.counted {
             self.crit.end_interrupt();
         }
@@ -359,23 +357,23 @@ impl<'a> Acked<'a> {
             self.entry,
             self.crit.now()
         );
-        Preempt { crit: self.crit }
+        Finished { crit: self.crit }
     }
 }
 
 /// The last step of an interrupt: what it leaves owed can be paid now.
 #[derive(Debug)]
 #[must_use = "what is owed is paid here or not at all"]
-pub struct Preempt<'a> {
+pub struct Finished<'a> {
     crit: &'a CritState,
 }
 
-impl Preempt<'_> {
+impl Finished<'_> {
     /// Switches threads if that is owed and the interrupted code is in no section;
     /// else that code pays at its own exit. Interrupts off; comes back when the
     /// interrupted thread runs again.
     #[inline]
-    pub fn pay<P: Payer>(self) {
+    pub fn pay<P: Preempt>(self) {
         if self.crit.must_pay() {
             self.crit.pay_in_interrupt::<P>();
         }

@@ -1,48 +1,48 @@
 //! `smp_rendezvous`: CPUs of a set run the same code at an agreed point.
 //!
 //! One CPU, the initiator, asks; the CPUs of the set run up to three phases with
-//! interrupts off. Between two phases is a barrier, or none:
+//! interrupts off. Between two phases is a barrier, or none. `left` counts the CPUs that have
+//! not finished the open phases:
 //!
 //! ```text
 //! initiator              cpu1                 cpu2
 //! publish, send the IPI ─► (interrupt)  ─────► (interrupt)
 //! setup                  setup                setup
-//! waits for all          left−1, waits        left−1, waits     barrier, unless NoBarrier
+//! waits for all          left−1, waits        left−1, waits     barrier, unless setup is NoBarrier
 //! opens the next phase ─►
 //! action                 action               action
-//! waits for all          left−1, waits        left−1, waits     barrier, unless NoBarrier
-//! opens the next phase ─►
+//! waits for all          left−1, waits        left−1, waits     barrier, unless teardown is
+//! opens the next phase ─►                                       NoBarrier
 //! teardown               teardown             teardown
 //! waits for all          left−1, EOI, return  left−1, EOI, return
 //! ```
 //!
-//! A CPU that takes part, and is waiting at a barrier, runs nothing else: it has left what
-//! it was doing and does not go back before the end. Without any barrier each CPU runs all
-//! three phases as its interrupt comes, and waits for nobody.
+//! A CPU that waits at a barrier does not return to its thread before the end. It runs only
+//! phases of calls. Without a barrier there is only the action: each CPU runs it when its
+//! interrupt arrives, and waits for none.
 //!
 //! # No lock
 //!
 //! Every CPU has a slot: the one call that it makes, and the set of the CPUs whose calls wait
-//! for it. To call a CPU is to put oneself into its set, and to interrupt it if nobody was there:
-//! one interrupt brings it to all the calls that are. What is run from one barrier to the next is
-//! one callback, which lies in the initiator's slot: nobody follows a pointer to its stack to
-//! find what to do. Initiators do not wait for each other, and a slow CPU delays only those who
+//! for it. To call a CPU, the initiator adds itself to that CPU's set, and sends an IPI if the set
+//! was empty: one interrupt serves every call in the set. What runs between two barriers is one
+//! callback. The initiator's slot holds the reference to it, so a CPU finds it without reading
+//! the initiator's stack first. Initiators do not wait for each other, and a slow CPU delays only those who
 //! call it. FreeBSD has one call at a time, under `smp_ipi_mtx`, and makes every CPU wait for the
 //! arrival of all, barrier or not; the barriers here are its `smp_rv_waiters[1]` and `[2]`.
 //!
-//! A CPU that finds one call, and is busy with none, keeps it in registers to its end
-//! (`serve`). If another one comes in meanwhile it is one of several: those are sets, in memory.
+//! A CPU with one call only keeps it in registers (`serve`). When a second one comes in, both
+//! move to sets in memory.
 //!
 //! # No circle
 //!
 //! Two initiators with barriers over the same CPUs, whose interrupts arrive in opposite
-//! orders, would wait for ever if a CPU that waits at one barrier were deaf to the other
-//! call (FreeBSD r221951). Here nobody is: who waits, for whatever, takes part in the calls
-//! that come in. A CPU may so be part of several calls, at a barrier of each. And an
-//! initiator whose own call needs it to open the next phase (it *drives*) is never kept by
-//! the barrier of another one: it takes part between two looks at its own, and before it
-//! returns it waits until nobody holds it any more. Where it is kept, each of two initiators
-//! waits for the other (`bugs/0003-deaf-initiator.patch`).
+//! orders, would wait forever if a CPU that waits at one barrier were deaf to the other
+//! call (FreeBSD r221951). Here a CPU that waits, for any reason, takes part in new calls, so it
+//! can be at a barrier of each. An initiator that still has phases to open *drives*. No other
+//! call's barrier blocks it: it polls the other calls while it waits for its own. Before it
+//! returns, it waits until no call holds it. If a barrier blocked it, each of two initiators
+//! would wait for the other (`bugs/0003-deaf-initiator.patch`).
 //!
 //! # The end
 //!
@@ -53,21 +53,19 @@
 //! that are gone: `bugs/0002-no-completion.patch`, and the test
 //! `a_slow_leaver_outlives_nobody`.
 //!
-//! stable/8, r222942's own tree, had three counters, and a generation number against half
-//! of that. Its CPUs wait at a barrier for the *count* to be full. The initiator, a CPU
-//! like the others, may see that first, go on, and clear the count for what comes next;
-//! a slow one then waits for a fullness that is over. So it also looks whether the
-//! generation has changed. Here the count is the initiator's alone, and what the others
-//! wait for is the word `open`, which only grows during a call and says which phase they
-//! may run: a generation that is also the answer. `bugs/0004-no-generation.patch` lets them
-//! wait for the count.
+//! stable/8, r222942's own tree, had three counters and a generation number, which fixes half of
+//! this. Its CPUs wait until the *count* is full. The initiator may see that first and clear the
+//! count for the next barrier; a slow CPU would then wait forever. So it also checks the
+//! generation. Here only the initiator waits for the count. The others wait for `open`, which
+//! only grows during a call and says up to which phase they may run.
+//! `bugs/0004-no-generation.patch` lets them wait for the count.
 //!
 //! # r222942
 //!
 //! An action is code that runs before the EOI. It may take spinlocks, whose release may
 //! find a preemption owed, by the thread that was interrupted in the window W of
-//! [`crate::critical`]: nothing held any more, `owepreempt` set and not yet looked at. The
-//! release would pay it, there and then:
+//! [`crate::critical`]: nothing held any more, and `owepreempt` set. The release would pay it,
+//! there and then:
 //!
 //! ```text
 //! cpu1, a thread                   cpu1, the interrupt                 cpu0, initiator
@@ -75,15 +73,16 @@
 //!        ── W ──────────────────►  action: lock, critnest 0 → 1
 //!                                  unlock, critnest 1 → 0
 //!                                  owepreempt?  yes: mi_switch ──┐     waits for left = 0
-//! another thread runs, and the vector is in service: cpu1 is  ◄──┘     for ever
+//! another thread runs, and the vector is in service: cpu1 is  ◄──┘     forever
 //! deaf to every interrupt of its class, and has never said left−1
 //! ```
 //!
 //! What keeps that from happening is in [`crate::intr`], where an interrupt counts in the
-//! word that the release looks at, and in [`crate::critical::NestedSection`], which is
-//! r222942 itself: one level more around all that runs here, given up without a look. The
-//! caller of [`Rendezvous::interrupt`] holds both. Nothing is lost, since the thread is by
-//! construction about to look itself: it does so behind the IRET, and switches once.
+//! word that the release looks at, and in [`crate::critical::NestedSection`], which is the fix of
+//! r222942: one level more around all that runs here, dropped without a look. The caller of
+//! [`Rendezvous::interrupt`] holds both. Nothing is lost. If the thread is in W, the end of the
+//! interrupt pays, after the EOI. If it is in a section, that section's exit pays. There is one
+//! switch.
 
 use core::marker::PhantomData;
 use core::panic::Location;
@@ -295,8 +294,8 @@ impl<P: Port> Rendezvous<P> {
                 run_own(slot, step.run);
             }
         };
-        // The look and the end are one instruction: a call that came in between would find an
-        // initiator, not keep it, and lose it.
+        // One instruction clears DRIVES and tests for calls that hold this CPU. Between two, a call
+        // could come in, see DRIVES, not wait here, and never be finished.
         if drives && !slot.busy.sub_and_test::<DRIVES>() {
             let _off = Off::<P>::enter();
             self.stay(slot);
@@ -322,8 +321,8 @@ impl<P: Port> Rendezvous<P> {
                 is_aware(&mut aware, cpu);
             }
         });
-        // Relaxed: an addition among the subtractions of `leave`, whose Releases it leaves
-        // in force. Those who were quicker have brought it below zero.
+        // Relaxed: a read-modify-write, so the Releases of `leave` still pair. CPUs that have left
+        // already made it negative.
         slot.left.fetch_add(others, Ordering::Relaxed);
         let unaware = targets.difference(&aware);
         if !unaware.is_empty() {
@@ -448,8 +447,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Takes part in what came in while waiting, by an initiator who drives. An interrupt
-    /// would come for who calls; this comes sooner, and for what opens nobody sends one.
+    /// For an initiator that drives: takes part in other calls while it waits. A new call would
+    /// also interrupt it, later; a phase that opens sends no interrupt.
     #[inline]
     fn look_after_others(&self, slot: &Slot) {
         if !slot.callers.is_empty() || slot.is_held() {
@@ -521,8 +520,8 @@ impl<P: Port> Rendezvous<P> {
         caller.leave();
     }
 
-    /// What a CPU looks after that serves one call, at a barrier which is not open yet. False if
-    /// it has taken part in others meanwhile, and in this one to its end.
+    /// Polls while `serve` waits at a barrier. Returns false if other calls came in: then all of
+    /// them, and this one too, are done.
     #[inline(never)]
     fn waits_on(&self, slot: &Slot, caller: &Slot) -> bool {
         // What is interrupted had interrupts on, and holds no spinlock.

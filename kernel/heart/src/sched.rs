@@ -11,16 +11,16 @@
 //!   or completely switched out, never in between. There is no "still on its CPU" flag
 //!   to wait for.
 //!
-//! A thread comes into a switch with that lock as its only spinlock and so exactly one
-//! level deep, outside any interrupt, and comes out of it the same way, maybe on
-//! another CPU. `mi_switch` asserts it with values: a switch anywhere else would be
-//! the bug this kernel is about.
+//! A thread enters a switch with that lock as its only spinlock and in no other section. No
+//! interrupt counts: a switch at the end of an interrupt comes after the EOI and after the depth
+//! is back to 0. The thread leaves the switch the same way, maybe on another CPU. `mi_switch`
+//! asserts it with values: a switch anywhere else would be the bug this kernel is about.
 //!
 //! Who is told what: a better thread on this CPU makes the current one owe its
 //! preemption, paid at its next exit from a critical section or at the end of the
-//! interrupt. On another CPU it sends one IPI; none more until that CPU has switched
-//! (`Runq::owepreempt`, cleared by the switch and not by the handler: FreeBSD r355644
-//! tells what comes of the other way).
+//! interrupt. On another CPU it sends one IPI; none more until that CPU has switched, or has
+//! found that the thread is gone. `Runq::told` says so. (FreeBSD r355644 is what came of clearing
+//! that flag in every handler.)
 //!
 //! The machine is a [`Scheduler`]: it knows which thread runs and how stacks are exchanged. The
 //! kernel's and the explorer's run this source.
@@ -94,10 +94,10 @@ pub trait Scheduler: Port + Sized {
     /// caller itself.
     fn curthread() -> &'static Self::Thread;
 
-    /// The block of this CPU, which holds only while the caller cannot move to another one.
+    /// The per-CPU data of this CPU. The answer holds only while the caller cannot migrate.
     fn here() -> &'static Self::Cpu;
 
-    /// The block of that CPU, if there is such a CPU.
+    /// The per-CPU data of that CPU, if there is such a CPU.
     fn block(cpu: CpuId) -> Option<&'static Self::Cpu>;
 
     /// The scheduler's part of a block.
@@ -238,8 +238,8 @@ pub struct Runq<T: Thread> {
     pub queue: RunQueue<T>,
     /// The priority of the thread that runs.
     current: Priority,
-    /// A preempt IPI is on its way, and there has been no switch since.
-    owepreempt: bool,
+    /// A preempt IPI has been sent, and there has been no switch since.
+    told: bool,
     /// The thread that runs has used up its slice.
     slice_over: bool,
     /// The CPU goes offline, or is: only what is pinned there comes here.
@@ -253,7 +253,7 @@ impl<T: Thread> Runq<T> {
         Self {
             queue: RunQueue::new(),
             current: Priority::IDLE,
-            owepreempt: false,
+            told: false,
             slice_over: false,
             closed: false,
         }
@@ -279,7 +279,7 @@ impl<T: Thread> Runq<T> {
     /// Whether a better thread is queued, and the CPU has been told.
     #[must_use]
     pub fn is_told(&self) -> bool {
-        self.owepreempt
+        self.told
     }
 }
 

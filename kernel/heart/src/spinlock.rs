@@ -2,17 +2,15 @@
 //! critical section.
 //!
 //! [`spinlock_enter`] and [`spinlock_exit`] are the section alone: the thread's word
-//! ([`crate::critical`]) counts a spinlock, which is a critical section too, and says by that
-//! why interrupts are off. So an exit turns them on if nothing else keeps them off, another
-//! lock, an interrupt or the thread itself, without asking the CPU. What is owed is paid
-//! before, by a switch with interrupts off, and the thread that is switched to turns them on
-//! as its own word says. Since the thread and not the lock counts, locks may be released in any
+//! ([`crate::critical`]) counts a spinlock, which is a critical section too, and so records why
+//! interrupts are off. An exit turns them on if nothing else keeps them off: another lock, an
+//! interrupt, or the thread itself. It pays first, with interrupts off; the next thread turns
+//! them on if its own word allows. Since the thread and not the lock counts, locks may be released in any
 //! order. (FreeBSD `sys/amd64/amd64/machdep.c`, `spinlock_enter`, keeps a count and the
 //! interrupt flag from before the first lock.)
 //!
-//! A CPU that finds the lock taken leaves the section while it waits, so interrupts
-//! come in if they were on when it came: two CPUs that both spin with interrupts off,
-//! while the holder waits for them to answer an IPI, would wait for ever (FreeBSD
+//! A waiter leaves the section while it spins, so it takes interrupts if nothing else keeps them
+//! off. Otherwise it could not answer an IPI of the holder, and both would wait forever (FreeBSD
 //! `kern_mutex.c`, `_mtx_lock_spin_cookie`: "give interrupts a chance").
 //!
 //! This is why the lock is no queue: a handler may run on top of a waiter and
@@ -21,9 +19,9 @@
 //! waiter holds no place while interrupts are open, and the handler just gets
 //! the lock. The price is that the order of the waiters is up to the machine.
 //!
-//! A lock knows where it was made and where its holder took it. Who waits for longer
-//! than [`Probe::SPIN_TOO_LONG`] panics with both, and what a port does with them for
-//! [`crate::more::witness`] is up to it.
+//! A lock knows where it was made and where its holder took it. A CPU that waits longer than
+//! [`Probe::SPIN_TOO_LONG`] panics with both. A port of tests gives them to
+//! [`crate::more::witness`].
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -109,7 +107,7 @@ impl<P: Port> Raw<P> {
             P::cpu(),
             Line(site)
         );
-        // If this is a deadlock, now is the time to find it.
+        // The order of locks is reported before the wait, which a deadlock would never leave.
         P::Probe::lock_taken(self.class, site, true);
         P::Probe::lock_released(self.class);
         let mut turns = Turns::new();
@@ -345,8 +343,8 @@ impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
     }
 }
 
-/// The value of a locked [`Spinlock`]. Dropping it unlocks and then lets
-/// interrupts in again if they were on at [`Spinlock::lock`].
+/// The value of a locked [`Spinlock`]. Dropping it unlocks. Interrupts come on again if nothing
+/// else keeps them off.
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct SpinlockGuard<'a, T, P: Port> {
     lock: &'a Spinlock<T, P>,

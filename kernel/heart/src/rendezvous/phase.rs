@@ -4,15 +4,16 @@ use core::fmt;
 
 use crate::action::{Action, Callback, IpiCtx};
 
-/// One of the three phases. FreeBSD tells these apart by sentinel function
+/// One of the three phases. Setup's barrier comes after setup, teardown's before teardown; the
+/// action has none of its own. FreeBSD tells these apart by sentinel function
 /// pointers, and its users kept writing NULL (a barrier) for none.
 #[derive(Clone, Copy)]
 pub enum Phase<'a> {
-    /// Nothing to run, and nobody waits.
+    /// Nothing to run, and no CPU waits.
     NoBarrier,
-    /// Nothing to run, but every CPU waits for every other one.
+    /// Nothing to run, but every CPU waits for all others.
     Barrier,
-    /// Every CPU runs this, with the barrier.
+    /// Every CPU runs this, and waits for all others.
     Run(Callback<'a>),
 }
 
@@ -59,7 +60,7 @@ impl Action for Nothing {
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) run: Callback<'a>,
-    /// The phase before whose barrier it ends: 1, 2, or [`ALL`] for the last step.
+    /// The phase whose start ends it: 1 or 2, or [`ALL`] for the last step.
     pub(super) open: u8,
 }
 

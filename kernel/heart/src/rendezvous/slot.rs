@@ -15,8 +15,8 @@ use crate::site::Site;
 pub(super) struct Slot {
     /// Whose calls wait for this CPU. Put in by them, taken out by it.
     pub(super) callers: AtomicCpuSet,
-    /// How many of those whom this CPU calls have not come to the end of what is open; below
-    /// zero while it has not counted all of them.
+    /// How many CPUs of its call have not finished the open phases; negative while it has not
+    /// counted all of them.
     pub(super) left: AtomicU32,
     /// What keeps this CPU from taking part in one call from its beginning to its end: how many
     /// calls hold it, at a barrier of each, and [`DRIVES`]. Its own.
@@ -24,7 +24,7 @@ pub(super) struct Slot {
     /// The slot of the CPU whose call this one runs at this moment, or null. Its own, and so is
     /// the next; for reports.
     pub(super) serves: AtomicPtr<Slot>,
-    /// The phase before whose barrier it waits in that call, or 0.
+    /// The phase of that call whose start it waits for, or 0.
     pub(super) at: AtomicU8,
     line: Line,
     /// What is open of its call. Changed while nobody is called, or all have left.

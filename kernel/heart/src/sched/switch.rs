@@ -48,7 +48,7 @@ pub fn run_best_instead_of_idle<S: Scheduler>() {
     let mut rq = this_runq::<S>();
     if rq.queue.is_empty() {
         // What this CPU was told of has been taken elsewhere: as in `ipi_preempt`.
-        rq.owepreempt = false;
+        rq.told = false;
         S::count(S::here(), Count::Rest);
     } else {
         mi_switch::<S>(rq, Reason::Idle);
@@ -59,10 +59,10 @@ pub fn run_best_instead_of_idle<S: Scheduler>() {
 /// Pays an owed preemption: what [`crate::critical::Preempt::preempt`] is to call.
 pub fn preempt<S: Scheduler>(crit: &CritState) {
     let rq = this_runq::<S>();
-    // The level that kept the lock's own sections from coming here again.
+    // Drops the level of `pay`: the run-queue lock now keeps us from coming here again.
     crit.leave();
-    // Again, under the lock: an interrupt may have paid while we came here, and
-    // FreeBSD, which does not look, then switches once for nothing.
+    // Test again under the lock: an interrupt may have paid since. FreeBSD does not, and
+    // switches once for nothing.
     if crit.owepreempt() {
         mi_switch::<S>(rq, Reason::Preempted);
     } else {
@@ -72,8 +72,8 @@ pub fn preempt<S: Scheduler>(crit: &CritState) {
 }
 
 /// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's run
-/// queue; that of the CPU on which the thread goes on, whichever that is, is held in the end,
-/// and [`after_switch`] releases it.
+/// queue. Returns with the run queue of the CPU that the thread is on by then locked;
+/// [`after_switch`] unlocks it.
 pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
     let here = S::here();
     let me = S::curthread();
@@ -105,8 +105,8 @@ pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
     unsafe { S::switch(here, me, next) };
 }
 
-/// The thread that runs here instead of `me`, and what `me`, which waits for its next turn if
-/// it could run on, keeps of its slice. `None` if `me` goes on. Under the lock of `rq`.
+/// The next thread, and what is left of the slice of `me`. `None` if `me` runs on. `me` is queued
+/// if it is runnable. Under the lock of `rq`.
 #[inline(always)]
 fn choose<S: Scheduler>(
     rq: &mut Runq<S::Thread>,
@@ -116,7 +116,7 @@ fn choose<S: Scheduler>(
 ) -> Option<(&'static S::Thread, u64)> {
     let (cpu, task) = (S::per_cpu(here), me.task());
     // Next to each other: one store.
-    rq.owepreempt = false;
+    rq.told = false;
     let over = mem::take(&mut rq.slice_over);
     if !me.change_state_if(ThreadState::Running, ThreadState::Runnable) {
         if task.is(ThreadState::Dead) {
@@ -204,9 +204,8 @@ fn rouse_idle_cpu<S: Scheduler>(here: &PerCpu<S>) {
     }
 }
 
-/// I3: a switch happens only in thread context, or at the one exit of an interrupt,
-/// acknowledged; one level deep, which is the run-queue lock; with no other spinlock. Whether
-/// the switch is owed.
+/// A switch is legal only in thread context or at the end of an acknowledged interrupt. The
+/// run-queue lock is the only section and the only spinlock. Returns whether the switch is owed.
 #[inline]
 fn assert_switch_legal<S: Scheduler>(me: &S::Thread, why: Reason) -> bool {
     S::check_switch(me, why);
@@ -225,7 +224,7 @@ fn illegal_switch<S: Scheduler>(me: &S::Thread, why: Reason) -> ! {
     );
 }
 
-/// I2: what waits, ends or idles must hold nothing but the `held` locks it says.
+/// A thread that waits, ends or idles holds nothing but the `held` spinlocks that it names.
 ///
 /// # Panics
 /// If it holds something else.

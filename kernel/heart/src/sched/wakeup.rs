@@ -7,16 +7,16 @@ use crate::cpu::CpuId;
 use crate::port::CriticalGuard;
 use crate::thread::{Priority, Thread as _, ThreadState};
 
-/// Makes `thread` runnable if it sleeps; whether it did. Any context but NMI; may be
-/// called with the lock of the queue it waited in held.
+/// Makes `thread` runnable if it sleeps, and returns whether it did. Any context but NMI; the lock
+/// of the queue it waited in may be held.
 pub fn wakeup<S: Scheduler>(thread: &'static S::Thread) -> bool {
     let (owner, rq) = lock_cpu_of::<S>(thread);
     let task = thread.task();
     if !thread.change_state_if(ThreadState::Sleeping, ThreadState::Moving) {
         return false;
     }
-    // From before it said that it sleeps until it was off its CPU it held the lock
-    // that we hold now: it is switched out.
+    // The sleeper held this lock from before it changed its state until it was switched out.
+    // We hold it now.
     let last = S::per_cpu(owner).id();
     let current = rq.current;
     let here = S::cpu();
@@ -41,8 +41,8 @@ pub fn wakeup<S: Scheduler>(thread: &'static S::Thread) -> bool {
 /// is `rq`.
 #[inline(never)]
 fn enqueue_elsewhere<S: Scheduler>(rq: RunqGuard<S>, target: CpuId, thread: &'static S::Thread) {
-    // Under the lock of the CPU that it leaves: who looks for the thread in between
-    // (`set_priority`) looks, and locks, where it is going to be queued.
+    // Under the lock of the CPU that it leaves: code that looks for the thread meanwhile
+    // (`set_priority`) locks the queue where it is going to be.
     thread.task().set_cpu(target);
     let _carrying = CriticalGuard::<S>::enter();
     drop(rq);
@@ -157,8 +157,8 @@ fn resched<S: Scheduler>(rq: &mut Runq<S::Thread>, target: &'static S::Cpu, queu
             owe::<S>(target);
         }
         Resched::Remote(_) => {
-            if !rq.owepreempt {
-                rq.owepreempt = true;
+            if !rq.told {
+                rq.told = true;
                 S::send_preempt(target);
             }
         }
@@ -205,7 +205,7 @@ pub fn ipi_preempt<S: Scheduler>() {
             owe::<S>(here);
         }
         // It has been taken elsewhere; the next one needs an IPI of its own.
-        _ => rq.owepreempt = false,
+        _ => rq.told = false,
     }
 }
 

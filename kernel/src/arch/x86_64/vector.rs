@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0-31 | exceptions, NMI (2), machine check (18) | none: not the local APIC's |
 //! | 0x20-0x2f | the legacy PICs, masked: only their spurious ones | none, unless firmware left one in service |
-//! | 0x30-0x47 | I/O APIC inputs 0-23 | after the handler |
+//! | 0x30-0x47 | I/O APIC inputs 0-23 | before the handler |
 //! | 0xe0 | the test image's own | before the handler |
 //! | 0xef | local APIC timer | before the handler |
 //! | 0xf2 | IPIs by bitmap: preempt, AST | before the handler |
