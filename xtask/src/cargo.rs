@@ -69,9 +69,18 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
 /// When the operating system does not say where it is.
 pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
     let this = env::current_exe().context("where is this program?")?;
-    let mut command = Command::new(this);
+    let mut command = Command::new(built_anew(this));
     command.args(words);
     Ok(command)
+}
+
+/// The program at that place. Linux adds a word to the path of a running one that cargo has built
+/// anew: `cargo test` does so, if the features of a dependency are others there.
+fn built_anew(this: PathBuf) -> PathBuf {
+    match this.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) if !this.exists() => path.into(),
+        _ => this,
+    }
 }
 
 /// Runs a command that says itself what is wrong.
@@ -85,7 +94,7 @@ pub(crate) fn succeeds(command: &mut Command) -> Result<()> {
 
 /// A command as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
-    let is_this = |program: &Path| env::current_exe().is_ok_and(|this| this == program);
+    let is_this = |program: &Path| env::current_exe().is_ok_and(|this| built_anew(this) == program);
     let program = Path::new(command.get_program());
     let program = if is_this(program) { "cargo xtask".into() } else { paths::quoted(program) };
     std::iter::once(program)

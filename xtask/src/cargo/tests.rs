@@ -18,3 +18,13 @@ fn the_executable_is_read_from_cargos_message() {
     assert_eq!(executable(line, "ktest"), None);
     assert_eq!(executable("not json", "tryst"), None);
 }
+
+/// `cargo xtask ci` went on with a program that was no longer there.
+#[test]
+fn a_program_that_was_built_anew_is_found() {
+    let there = env::current_exe().expect("this one");
+    assert_eq!(built_anew(there.clone()), there);
+    let mut gone = there.clone().into_os_string();
+    gone.push(" (deleted)");
+    assert_eq!(built_anew(gone.into()), there);
+}
