@@ -110,7 +110,7 @@ unsafe fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
     true
 }
 
-/// The physical addresses of the image, if PVH loaded it: the first one, and the first behind
+/// The physical addresses of the image, if PVH loaded it: the first one, and the first after
 /// it.
 #[must_use]
 pub fn image() -> (u64, u64) {

@@ -2,7 +2,7 @@
 //!
 //! Waited for, it is a rendezvous without barriers. Not waited for, it is a
 //! [`heart::more::call::Call`] in the queue of each CPU, which runs it in an interrupt of its own,
-//! behind the EOI. Who has memory for the call in hand queues it from any context
+//! after the EOI. Who has memory for the call in hand queues it from any context
 //! ([`smp_call_post`]); [`smp_call_async`] allocates it, and gives back a token.
 
 use alloc::boxed::Box;
@@ -181,7 +181,7 @@ impl Drop for Token {
     }
 }
 
-/// Runs the calls that wait for this CPU. In its interrupt, behind the EOI.
+/// Runs the calls that wait for this CPU. In its interrupt, after the EOI.
 pub(crate) fn run_here(here: &Pcpu) {
     here.calls.run::<Machine>();
 }

@@ -54,7 +54,7 @@ pub static POWER_OFF: Once<PowerOff> = Once::new();
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
 /// The time-stamp counter's scale; before `clock::set` there is none.
 pub static TSC: Once<Scale> = Once::new();
-/// A time slice in ticks of the time-stamp counter: for ever until that is known. Relaxed
+/// A time slice in ticks of the time-stamp counter: forever until that is known. Relaxed
 /// throughout.
 pub static SLICE_TICKS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
 /// The local timers' scale and kind, if they count.

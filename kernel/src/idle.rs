@@ -153,7 +153,7 @@ fn find_deaf_mwait(others: &CpuSet) -> Option<CpuId> {
     deaf().map(Pcpu::id)
 }
 
-/// What a CPU's idle thread does, for ever. The timer is armed only for sleepers, so an
+/// What a CPU's idle thread does, forever. The timer is armed only for sleepers, so an
 /// idle CPU with none is left alone.
 pub fn idle() -> ! {
     // The idle thread does not move.
@@ -226,7 +226,7 @@ fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
         return true;
     }
     // With interrupts off the interrupt that a bit comes with now cannot come between
-    // the look and the halt: STI lets it in only behind HLT.
+    // the look and the halt: STI lets it in only after HLT.
     off.wait(cpu::sti_hlt);
     false
 }

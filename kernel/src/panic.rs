@@ -226,7 +226,7 @@ fn others(me: CpuId) -> CpuSet {
     running.difference(&CpuSet::single(me))
 }
 
-/// Sends the others an NMI and waits, not for ever, until they have stopped.
+/// Sends the others an NMI and waits, not forever, until they have stopped.
 fn stop_others(me: CpuId) {
     let others = others(me);
     for block in others.iter().filter_map(pcpu::of) {

@@ -25,7 +25,7 @@ use crate::shootdown::UnmapError;
 use crate::thread::Thread;
 use crate::{globals, mem, sched, smp};
 
-/// The first address behind the half that a space has for itself.
+/// The first address after the half that a space has for itself.
 const END: u64 = 1 << 47;
 
 /// An address space.

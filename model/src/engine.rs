@@ -6,8 +6,8 @@
 //! of a loop) it comes to [`point`], where the explorer may have any interrupt that is
 //! permitted strike, which runs on top of it on the same stack, or let another CPU go on.
 //!
-//! No CPU is switched to behind a step that no other can see: nothing is lost, since it
-//! might as well come behind the last one that they can see. A word counts as one CPU's own
+//! No CPU is switched to after a step that no other can see: nothing is lost, since it
+//! might as well come after the last one that they can see. A word counts as one CPU's own
 //! until another one touches it; then the exploration begins anew, knowing better.
 
 use std::backtrace::Backtrace;
@@ -497,7 +497,7 @@ impl Engine {
             self.steps.set(self.steps.get() + 1);
             self.total_steps.set(self.total_steps.get() + 1);
             if self.steps.get() > ENDLESS {
-                fail(Property::NoLivelock, "a CPU goes on for ever by itself");
+                fail(Property::NoLivelock, "a CPU goes on forever by itself");
             }
             let here = &raw const mark as usize;
             {
@@ -911,7 +911,7 @@ pub(crate) fn halt() {
     engine().point();
 }
 
-/// CLI; HLT, for ever: until an NMI, and again behind it.
+/// CLI; HLT, forever: until an NMI, and again after it.
 pub(crate) fn halt_for_ever() -> ! {
     note!("CLI; HLT");
     loop {

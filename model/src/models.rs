@@ -130,7 +130,7 @@ const BASE: Model = Model {
 /// What r222942's test does: an action, and the barriers around it.
 const SEED: [Kind; 3] = [Kind::None, Kind::Run, Kind::None];
 const RUNS: [Kind; 3] = [Kind::Run, Kind::Run, Kind::Run];
-/// One barrier, behind the action.
+/// One barrier, after the action.
 const HELD: [Kind; 3] = [Kind::None, Kind::Run, Kind::Barrier];
 
 /// All 27 combinations.

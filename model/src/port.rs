@@ -194,7 +194,7 @@ struct Whole {
     extra: Extra,
 }
 
-/// How the better threads are numbered: behind the first threads of all CPUs.
+/// How the better threads are numbered: after the first threads of all CPUs.
 pub(crate) fn better_thread(cpu: usize) -> usize {
     engine().setup.cpus + cpu
 }
@@ -491,7 +491,7 @@ pub(crate) fn rank_better(cpu: usize) {
     sched::set_priority::<Explored>(thread, Priority::HIGHEST);
 }
 
-/// What a better thread does: `body`, and sleeps, for ever.
+/// What a better thread does: `body`, and sleeps, forever.
 pub(crate) fn better(body: impl Fn()) -> ! {
     sched::after_switch::<Explored>(true);
     loop {
@@ -658,7 +658,7 @@ pub(crate) fn at_rest() {
         if better.is_some_and(|better| better.task.state() == ThreadState::Runnable) {
             engine.fail_here(
                 Property::NoLostPreemption,
-                format!("a better thread waits on cpu{number} for ever"),
+                format!("a better thread waits on cpu{number} forever"),
             );
         }
         if cpu.in_service != 0 {
@@ -667,7 +667,7 @@ pub(crate) fn at_rest() {
                 format!("cpu{number} has a vector in service at rest"),
             );
         }
-        // Who rests may have interrupts off for ever.
+        // Who rests may have interrupts off forever.
         let rests = cpu.rest != Rest::No;
         let now = thread.task.crit.now();
         let held = if rests { now.without_off() } else { now };

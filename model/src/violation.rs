@@ -76,7 +76,7 @@ impl Property {
         (
             Self::BarrierOrder,
             "barrier order",
-            "behind a barrier the phase before it is over on all CPUs",
+            "after a barrier the phase before it is over on all CPUs",
         ),
         (
             Self::ArgumentAlive,

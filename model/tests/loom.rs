@@ -470,7 +470,7 @@ fn power_on_for_calls() {
 fn call_both(barrier: bool) {
     power_on_for_calls();
     let (rendezvous, online) = calls();
-    // Who makes a word has seen its first value, which loom shows it no more behind a turn of a
+    // Who makes a word has seen its first value, which loom shows it no more after a turn of a
     // loop. So each is made by the CPU that writes it.
     let theirs = Plain::new();
     let call = move || {
@@ -526,7 +526,7 @@ fn a_stop_shows_what_was_saved() {
             stops.restart(&stopped);
         };
         // The stopper is not the one that has made `saved`: that has seen its first value, and
-        // loom does not let it see that again behind a turn of a loop.
+        // loom does not let it see that again after a turn of a loop.
         two(stop, || {
             while interrupts() == 0 {
                 Checked::relax();
@@ -561,7 +561,7 @@ impl Gate for Turnstile {
 
     fn try_enter(&self) -> Option<Pass<'_>> {
         // Acquire: pairs with the Release in the pass's drop. A swap in a loop would write each
-        // time, and C11 lets it do so before the other's store for ever.
+        // time, and C11 lets it do so before the other's store forever.
         let entered = (self.0).compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
         entered.is_ok().then(|| Pass(self))
     }

@@ -190,7 +190,7 @@ ktest! {
 }
 
 ktest! {
-    /// One byte behind the last entry that is none.
+    /// One byte after the last entry that is none.
     fn a_zero_byte() [append = "bug=acpi:APIC@end=00", console = ": zeroes; 1 bytes left out"] { nothing_lost(); }
 }
 

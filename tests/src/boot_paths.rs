@@ -85,7 +85,7 @@ ktest! {
     /// A command line that is too long loses its last words as wholes, and the first of them is named.
     fn long_command_line() [
         append = "log=info", fill = "2048",
-        console = ": goes on behind byte 2048, ignored from here: \"xxx",
+        console = ": goes on after byte 2048, ignored from here: \"xxx",
     ] {}
 }
 

@@ -366,7 +366,7 @@ fn wait_for_lost_ipis() {
 }
 
 ktest! {
-    /// A CPU that rests, and whose wakeup is lost, would rest for ever: so would a call to it
+    /// A CPU that rests, and whose wakeup is lost, would rest forever: so would a call to it
     /// that nobody waits for.
     fn lost_wakeup() [smp = "2..=8", console = "were sent and do not come; sent again"] {
         static CALL: Call = Call::new(&|_: &IpiCtx| ());
@@ -396,7 +396,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who waits until every CPU has left its critical section does not wait for ever.
+    /// Who waits until every CPU has left its critical section does not wait forever.
     fn lost_quiesce() [smp = "2..=8", console = "were sent and do not come; sent again"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         let watchdog = watchdog::start(10_000_000, |_| !OVER.load(Ordering::Relaxed));

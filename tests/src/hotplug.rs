@@ -169,7 +169,7 @@ ktest! {
             ktest::beat(round);
         }
         OVER.store(true, Ordering::Relaxed);
-        // None sleeps for ever.
+        // None sleeps forever.
         busy.into_iter().chain(sleepers).for_each(JoinHandle::join);
     }
 }

@@ -2,7 +2,7 @@
 //! line chooses one; `cargo xtask test` boots it once for each.
 //!
 //! A test passes by returning. What it needs of the machine, and what the host
-//! must see, stands in the brackets behind its name: see `docs/testing.md`.
+//! must see, stands in the brackets after its name: see `docs/testing.md`.
 
 #![no_std]
 #![no_main]

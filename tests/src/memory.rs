@@ -113,7 +113,7 @@ ktest! {
 }
 
 ktest! {
-    /// The same by 4 MiB, with less than 4 GiB of which a part is above, behind the hole
+    /// The same by 4 MiB, with less than 4 GiB of which a part is above, after the hole
     /// of the devices.
     fn all_frames_are_distinct_3_gib() [qemu = "-m 3072", smp = "1..=4"] {
         assert!(take_all_frames(1024) > 4 << 30);

@@ -308,7 +308,7 @@ pub(crate) fn random_call(
                 "{} is not called",
                 context.cpu()
             );
-            // Relaxed: read behind the end of the call.
+            // Relaxed: read after the end of the call.
             ran[phase].fetch_add(1 << (8 * context.cpu().index()), Ordering::Relaxed);
         }
     };

@@ -97,7 +97,7 @@ fn wake_by_ipi() {
     let _sent = clock::wait_until(100_000, || apic::requested() == Some(vector::IPI));
 }
 
-/// From now on nothing comes to this CPU but what is put there: a slice that ends just behind
+/// From now on nothing comes to this CPU but what is put there: a slice that ends just after
 /// a boundary would pay what the boundary has lost.
 fn without_slices() {
     sched::curthread().pin();
@@ -226,7 +226,7 @@ ktest! {
     }
 }
 
-/// The window W, with interrupts at every boundary from before it to behind the
+/// The window W, with interrupts at every boundary from before it to after the
 /// payment: what is owed already is paid once, whatever comes on top.
 fn window(inject: fn()) {
     static OTHER: WaitQueue = WaitQueue::new();
@@ -297,7 +297,7 @@ fn interrupt_exit(inject: fn()) {
             step::begin(AT.load(Ordering::Relaxed), inject);
             interrupt::set_trap_flag();
         });
-        // The interrupt was taken before the next instruction; what it injected, behind it.
+        // The interrupt was taken before the next instruction; what it injected, after it.
         let steps = step::end();
         settled("interrupt exit", at);
         if at >= steps {
@@ -596,7 +596,7 @@ fn nmi_me() {
 }
 
 /// An NMI at every boundary of a critical exit that owes, and of an interrupt from its
-/// handler to its end, before and behind the acknowledgement: what is owed is paid once, by
+/// handler to its end, before and after the acknowledgement: what is owed is paid once, by
 /// whoever would have without it.
 fn nmi() {
     static AT: AtomicU64 = AtomicU64::new(0);
@@ -609,7 +609,7 @@ fn nmi() {
     };
     at_every_boundary("NMI in a critical exit", code, nmi_me);
     at_every_boundary("NMI in a spinlock", || *LOCK.lock() += 1, nmi_me);
-    // From its beginning: before the acknowledgement. The self-IPI is taken behind the
+    // From its beginning: before the acknowledgement. The self-IPI is taken after the
     // instruction that turns interrupts on, with the trap flag set by `step::run`.
     for at in 0.. {
         AT.store(at, Ordering::Relaxed);

@@ -18,7 +18,7 @@ fn cpu1() -> CpuId {
     CpuId::new(1).unwrap()
 }
 
-/// A thread on cpu1 that turns `wheel` for ever between `before` and `after`, until `over`.
+/// A thread on cpu1 that turns `wheel` forever between `before` and `after`, until `over`.
 struct Busy {
     inside: AtomicBool,
     over: AtomicBool,

@@ -286,7 +286,7 @@ fn at_boundary() {
     );
     if waited_for {
         INSIDE.fetch_add(1, Ordering::Relaxed);
-        // It is interrupted behind the boundary.
+        // It is interrupted after the boundary.
         clock::delay(20_000);
         assert!(!over(), "not waited for a CPU that has the space");
     } else {

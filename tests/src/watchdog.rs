@@ -98,7 +98,7 @@ ktest! {
 ktest! {
     /// What r222942's bug leaves when nothing asserts: the thread that was switched out in the
     /// action, before the EOI, goes on on another CPU and acknowledges there. The action has
-    /// run, the initiator is back, all looks well, and the first CPU is deaf for ever.
+    /// run, the initiator is back, all looks well, and the first CPU is deaf forever.
     fn a_deaf_cpu_is_found() [
         smp = "3..=8", patience = "60", bug = "no-nested-section,unchecked-switch",
         append = "heart=freebsd bug=no-nested-section,unchecked-switch", expect = "panic",

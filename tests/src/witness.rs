@@ -1,4 +1,4 @@
-//! The order of locks, and spinlocks that are held for ever.
+//! The order of locks, and spinlocks that are held forever.
 //!
 //! What is reported names lines of this file: the locks and their uses come first, so
 //! that the lines stay.

@@ -2,7 +2,7 @@
 //! while the bench image measures. `cargo xtask bench` builds it, hands it to QEMU and reads
 //! what it wrote (`xtask/src/bench/trace.rs`).
 //!
-//! The bench image calls an empty function before each row, before each sample and behind
+//! The bench image calls an empty function before each row, before each sample and after
 //! it (`bench/src/samples.rs`). The plugin knows their addresses by its arguments:
 //! `row=ADDR,begin=ADDR,end=ADDR,skip=N,keep=N,out=FILE`. Of each row it lets `skip` samples
 //! pass, since the first meet untranslated code, and records the next `keep`.

@@ -420,7 +420,7 @@ impl<P: Port> Rendezvous<P> {
             }
         }
         // If the interrupt was lost, nobody would send another as long as somebody is in the
-        // set, and the CPU would be silent for ever.
+        // set, and the CPU would be silent forever.
         if !silent.is_empty() {
             let _off = Off::<P>::enter();
             P::send_rendezvous(&silent, false);

@@ -58,7 +58,7 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         Priority::new(self.bitmap.trailing_zeros() as u8)
     }
 
-    /// Adds `thread` behind the others of its priority: its turn comes last.
+    /// Adds `thread` after the others of its priority: its turn comes last.
     #[inline]
     pub fn push_back(&mut self, thread: &'static T, priority: Priority) {
         self.lists[priority.index()].push_back(thread);

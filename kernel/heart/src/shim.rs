@@ -59,7 +59,7 @@ impl Turns {
 /// A word that one CPU writes: a thread, and the interrupts on top of it (Linux's
 /// `local_t`).
 ///
-/// Each change is one instruction, so an interrupt comes before it or behind it, and
+/// Each change is one instruction, so an interrupt comes before it or after it, and
 /// not between its load and its store, where it could change the word in vain. It is
 /// no locked instruction: other CPUs may only read, and get a recent value. To the
 /// compiler each change is a barrier, to the CPU it is none.
@@ -96,7 +96,7 @@ impl LocalU32 {
     }
 }
 
-/// A look at the lowest bit of an atomic in one instruction, and the jump behind it. Of a
+/// A look at the lowest bit of an atomic in one instruction, and the jump after it. Of a
 /// load and a test of its value LLVM makes two, which a reader of [`crate::more::rmlock`] does
 /// twice.
 pub trait LowBit {

@@ -19,7 +19,7 @@ struct Machine {
     pending: [AtomicU32; MAX_CPUS],
     running: AtomicUsize,
     ready: Barrier,
-    /// A CPU has panicked: those who wait for it are to fail too, not to wait for ever.
+    /// A CPU has panicked: those who wait for it are to fail too, not to wait forever.
     failed: AtomicBool,
 }
 

@@ -3,7 +3,7 @@
 //! A callback that another CPU has asked for runs before its interrupt is acknowledged,
 //! where no thread may become runnable: see [`crate::critical::NestedSection`]. What it may
 //! do is to note a wakeup. Each CPU has a list of these; the interrupt carries them out
-//! behind the EOI, before the one place where it may switch, so that a better thread runs
+//! after the EOI, before the one place where it may switch, so that a better thread runs
 //! as soon as the interrupt has ended.
 
 #![forbid(unsafe_code)]
@@ -75,7 +75,7 @@ impl DeferredWakes {
         }
     }
 
-    /// Carries out what is noted. In an interrupt behind its EOI, or in a thread, in a
+    /// Carries out what is noted. In an interrupt after its EOI, or in a thread, in a
     /// critical section.
     pub fn run(&self) {
         for wake in self.0.take() {

@@ -83,7 +83,7 @@ impl Look {
 pub struct Counter {
     /// Ticks a second; not 0.
     pub hz: u64,
-    /// How many bits it has, from 1 to 64: behind the last value comes 0.
+    /// How many bits it has, from 1 to 64: after the last value comes 0.
     pub bits: u32,
 }
 

@@ -1,7 +1,7 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`],
-//! `bench` for the bench image, `idle` for every image,
+//! `bench` for the bench image, `idle` forevery image,
 //! the others are for the test image. A mistake is never fatal: it is handed to the
 //! caller's `complain` as a [`Complaint`], and the boot goes on without that word.
 //!
@@ -60,7 +60,7 @@ pub enum Problem {
     BadNumber,
     /// The key was given before; this word replaces the earlier one.
     Repeated,
-    /// It ends behind [`MAX_LENGTH`]. Half of it might mean something else: none is taken.
+    /// It ends after [`MAX_LENGTH`]. Half of it might mean something else: none is taken.
     Cut,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Complaint<'_> {
             Problem::Repeated => write!(f, "{word:?} replaces an earlier value of the same key"),
             Problem::Cut => write!(
                 f,
-                "goes on behind byte {MAX_LENGTH}, ignored from here: {word:?}"
+                "goes on after byte {MAX_LENGTH}, ignored from here: {word:?}"
             ),
         }
     }
@@ -98,7 +98,7 @@ impl fmt::Display for Complaint<'_> {
 
 /// Reads a command line. Every word that is wrong, and every key that is repeated
 /// (the last good value wins), goes to `complain` in the order of the text. So does the
-/// first word, or the nothing, that ends behind [`MAX_LENGTH`], and what follows is not read.
+/// first word, or the nothing, that ends after [`MAX_LENGTH`], and what follows is not read.
 pub fn parse<'a>(text: &'a [u8], complain: &mut dyn FnMut(Complaint<'a>)) -> CommandLine<'a> {
     let mut line = CommandLine::default();
     let mut offset = 0;

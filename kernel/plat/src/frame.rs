@@ -97,7 +97,7 @@ pub const fn words_for(frames: u64) -> usize {
 pub struct Span {
     /// The first frame's number.
     start: u64,
-    /// The number behind the last frame's.
+    /// The number after the last frame's.
     end: u64,
     /// The first frame's bit; the others' follow.
     bit: u64,
@@ -122,7 +122,7 @@ pub struct FrameAllocator<'a> {
 
 impl<'a> FrameAllocator<'a> {
     /// The allocator for the frames of `runs`, none of them free. A run is its first frame
-    /// and the one behind its last; they are sorted, do not overlap, and there is a gap
+    /// and the one after its last; they are sorted, do not overlap, and there is a gap
     /// between any two. `spans` is the allocator's, with a place for each run.
     ///
     /// # Panics

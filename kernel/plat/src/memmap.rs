@@ -99,7 +99,7 @@ pub struct LeftOut {
     pub bytes: u64,
     /// The first address of the lowest one.
     pub start: u64,
-    /// The first address behind the highest one.
+    /// The first address after the highest one.
     pub end: u64,
 }
 

@@ -27,7 +27,7 @@ proptest! {
         prop_assert!(offsets.is_sorted());
     }
 
-    /// What begins within the limit and ends behind it is not taken, nor is what follows.
+    /// What begins within the limit and ends after it is not taken, nor is what follows.
     #[test]
     fn a_long_command_line_is_cut_between_words(
         before in 0..30_usize,

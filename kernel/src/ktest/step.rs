@@ -152,7 +152,7 @@ pub(crate) fn trapped(frame: &mut TrapFrame) {
     if count == stepper.at.load(Ordering::Relaxed) {
         call(&stepper.inject);
     }
-    // STI keeps interrupts out until behind the next instruction; this exception ends that
+    // STI keeps interrupts out until after the next instruction; this exception ends that
     // early, and what is pending would come before a HLT that it should end.
     // SAFETY: what the CPU is going to execute can be read.
     let next = unsafe { *(frame.rip as *const u8) };
@@ -196,7 +196,7 @@ pub fn turn_interrupts_on() {
 /// From now on every NMI, on any CPU, calls `handler`, once it is through with what it was
 /// sent for.
 pub fn on_nmi(handler: fn()) {
-    // Relaxed: the NMI that is to call it is sent behind this.
+    // Relaxed: the NMI that is to call it is sent after this.
     STEPPER
         .nmi_handler
         .store(handler as usize as u64, Ordering::Relaxed);
@@ -205,7 +205,7 @@ pub fn on_nmi(handler: fn()) {
 /// From now on every CPU that comes online calls `read`, interrupts off, just before it can be
 /// called: what it reads there stands for what a CPU reads ahead.
 pub fn on_coming(read: fn()) {
-    // Relaxed: the start-up IPI is sent behind this.
+    // Relaxed: the start-up IPI is sent after this.
     STEPPER
         .coming
         .store(read as usize as u64, Ordering::Relaxed);

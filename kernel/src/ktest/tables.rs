@@ -129,7 +129,7 @@ fn damaged(address: u64, length: usize) -> Option<&'static [u8]> {
     {
         log::warn!("bug=acpi:{name}@{place}: there is no such place");
     }
-    // What a length that is too long covers is what lies behind the table.
+    // What a length that is too long covers is what lies after the table.
     if table.len() < length {
         table.extend(&mem::firmware_table(address, length)?[table.len()..]);
     }

@@ -147,7 +147,7 @@ unsafe fn frame_allocator(
     // Span; it is not freed below.
     let spans = unsafe { slice::from_raw_parts_mut(first, count) };
     let bitmap = first.wrapping_add(count).cast::<u64>();
-    // SAFETY: the same for what lies behind the spans; it is aligned, since a Span is.
+    // SAFETY: the same for what lies after the spans; it is aligned, since a Span is.
     let bitmap = unsafe { slice::from_raw_parts_mut(bitmap, words) };
     let mut frames = FrameAllocator::new(spans, bitmap, runs);
     for region in map.iter() {

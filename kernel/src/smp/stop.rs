@@ -20,7 +20,7 @@ use crate::{globals, smp};
 #[must_use = "the CPUs go on at once if this is not kept"]
 pub struct StoppedCpus {
     cpus: Stopped,
-    /// For reports and the lock-order checker: given up behind the restart.
+    /// For reports and the lock-order checker: given up after the restart.
     _here: CriticalGuard,
 }
 

@@ -2,7 +2,7 @@
 //! three phases.
 //!
 //! Each of the two reads its counter in setup, in action and in teardown. The barriers say
-//! that whatever the one does in a phase comes behind everything that the other did in the
+//! that whatever the one does in a phase comes after everything that the other did in the
 //! phase before. So the moment at which `cpu` read in action lies, on the clock of
 //! `reference`, between what `reference` read in setup and in teardown, and the difference
 //! is known within bounds that no delay of any CPU can make wrong, only wide. Some rounds

@@ -1,6 +1,6 @@
 //! Finding CPUs that are deaf: they run, or believe that they rest, and take no interrupt.
 //!
-//! A CPU is deaf that keeps interrupts off for ever. It is also deaf if a vector was never
+//! A CPU is deaf that keeps interrupts off forever. It is also deaf if a vector was never
 //! acknowledged: the local APIC then holds back every interrupt of its class and below, and
 //! nothing looks wrong from inside. That is what r222942's bug leaves behind when the thread
 //! that was switched out in its action goes on, and acknowledges, on another CPU.

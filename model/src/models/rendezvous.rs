@@ -50,7 +50,7 @@ pub(super) fn callers_of_one(thread: usize) {
     }
 }
 
-/// CPU 0 calls all CPUs. The others take no interrupt, for ever or for a while:
+/// CPU 0 calls all CPUs. The others take no interrupt, forever or for a while:
 /// it may not wait for them.
 pub(super) fn silent(thread: usize, for_ever: bool) {
     if thread == 0 {

@@ -164,7 +164,7 @@ fn circle_of_joins<const COUNT: usize>(names: [&str; COUNT]) {
 }
 
 ktest! {
-    /// A thread that joins itself would sleep for ever.
+    /// A thread that joins itself would sleep forever.
     fn join_of_oneself() [
         expect = "assert", console = "kassert: deadlock: thread",
         console = "\"selfish\" waits at tests/src/sync/misuse.rs:",

@@ -293,7 +293,7 @@ ktest! {
 
 ktest! {
     /// The recipe that failed: `rm_cleanIPI` at every boundary of a critical exit that owes.
-    /// The readers of this CPU are revoked there, and the better thread runs once, behind.
+    /// The readers of this CPU are revoked there, and the better thread runs once, after.
     fn in_the_window() [smp = "2..=8"] {
         ktest::take_timers();
         let better = stepping::better_thread();

@@ -213,7 +213,7 @@ fn is_of(path: &str, module: &str) -> bool {
     path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The paths that begin here, `a::b` or `{a::b, c}`, behind `before`. How long they are.
+/// The paths that begin here, `a::b` or `{a::b, c}`, after `before`. How long they are.
 fn members(text: &str, before: &str, names: &mut Vec<String>) -> usize {
     let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '*';
     let length = text.find(|c| !is_name(c)).unwrap_or(text.len());

@@ -1,7 +1,7 @@
 //! One boot from start to end: runs the machine, watches its progress, and
 //! when it crashes or hangs finds out why before it is gone.
 //!
-//! What is found out stands in the console log behind the guest's last line,
+//! What is found out stands in the console log after the guest's last line,
 //! each line beginning with `xtask: `.
 
 use std::ffi::OsString;
@@ -111,7 +111,7 @@ impl Boot<'_> {
     fn budget(&self) -> Budget {
         let mut limits = self.limits;
         match (self.emulator, &self.machine.medium) {
-            // It takes about ten times as long as TCG, for everything.
+            // It takes about ten times as long as TCG, foreverything.
             (Emulator::Bochs(_), _) => {
                 limits.quiet *= 8;
                 limits.total *= 8;

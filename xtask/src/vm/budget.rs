@@ -4,7 +4,7 @@
 //! some seconds of QEMU's own CPU time, which stands still while the host is
 //! busy with other things; an idle guest uses next to none, so there is a longer
 //! limit by the clock too, for that guest only: firmware that loads in silence on
-//! a busy host is not idle. A last limit ends a guest that talks for ever.
+//! a busy host is not idle. A last limit ends a guest that talks forever.
 
 use std::fs;
 use std::time::{Duration, Instant};

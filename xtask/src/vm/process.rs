@@ -41,7 +41,7 @@ const START: Duration = Duration::from_secs(30);
 pub(crate) enum Echo {
     /// Nowhere.
     Off,
-    /// To the standard output, each line behind this prefix.
+    /// To the standard output, each line after this prefix.
     Prefixed(String),
 }
 

@@ -77,7 +77,7 @@ fn what_comes_up_during_the_payment_is_paid_too() {
     let crit = CritState::running();
     crit.enter();
     crit.owe();
-    // The first payment finds nothing left; an interrupt owes again behind it.
+    // The first payment finds nothing left; an interrupt owes again after it.
     IN_LOCK.set(Some(|crit| {
         crit.paid();
         let intr = IntrContext::enter(crit);

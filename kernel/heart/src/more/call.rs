@@ -3,7 +3,7 @@
 //! A rendezvous borrows from its initiator's stack, and so must wait. A [`Call`] is a piece
 //! of memory of its own, that is queued to one CPU from any context, and says by itself
 //! when it is over. The CPU is interrupted only if its queue was empty; it runs what is
-//! there, oldest first, behind the EOI of that interrupt, with interrupts off.
+//! there, oldest first, after the EOI of that interrupt, with interrupts off.
 //!
 //! A CPU's queue is closed while it is offline. Closing takes what is in it in the same
 //! step ([`crate::llist`]): a call to a CPU that goes offline is either refused, or run, or
@@ -141,7 +141,7 @@ impl CallQueue {
         self.0.is_empty()
     }
 
-    /// Runs what waits, until nothing does. On the queue's CPU, interrupts off, behind the
+    /// Runs what waits, until nothing does. On the queue's CPU, interrupts off, after the
     /// EOI if it is in an interrupt.
     pub fn run<P: Port>(&self) {
         while !self.0.is_empty() {

@@ -100,7 +100,7 @@ impl List {
 struct Lists {
     /// Without an epoch yet.
     new: List,
-    /// With one, and with the fence on all CPUs behind it.
+    /// With one, and with the fence on all CPUs after it.
     fenced: List,
 }
 
@@ -254,7 +254,7 @@ impl<P: Port> Epoch<P> {
         self.now.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The epoch of the oldest reader; behind all others if there is none.
+    /// The epoch of the oldest reader; after all others if there is none.
     fn oldest(&self) -> u64 {
         let epoch = |record: &Record| {
             // Acquire: pairs with the Release in the drop of `Reading`: what it read, it read

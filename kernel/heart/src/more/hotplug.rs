@@ -9,7 +9,7 @@
 //! for a CPU that is not there.
 //!
 //! The obvious way, to look whether anybody calls and then to leave, misses who looks at the
-//! set in between. Its remedy, that a call looks a second time behind its posting, costs
+//! set in between. Its remedy, that a call looks a second time after its posting, costs
 //! every call what only a departure needs.
 //!
 //! FreeBSD has no such thing: `all_cpus` does not shrink. Linux disables preemption around

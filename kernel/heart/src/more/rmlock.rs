@@ -15,12 +15,12 @@
 //! ```
 //!
 //! The interrupt is the fence that readers do not have. It comes before the reader's store
-//! to the list, and then the token that the reader looks at behind it is gone; or after, and
+//! to the list, and then the token that the reader looks at next is gone; or after, and
 //! then the handler finds the tracker. So each of the two orders is load-bearing, to the
 //! compiler: the CPU itself is interrupted between instructions. On the way out the same:
 //! first the tracker leaves the list, then the reader looks whether it was counted. The
 //! other way round an interrupt in between counts a reader that never takes itself off the
-//! count, and the writer waits for ever (FreeBSD D28821, where a compiler had swapped them;
+//! count, and the writer waits forever (FreeBSD D28821, where a compiler had swapped them;
 //! here `bugs/0007-flag-before-unlink.patch`, found by `sync::rmlock::at_every_boundary`).
 //!
 //! Only the thread that runs on a CPU can be found by an interrupt there, so the switch
@@ -317,7 +317,7 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         }
     }
 
-    /// Whether this CPU has a token. Which CPU that is, is asked behind `link`: a thread that
+    /// Whether this CPU has a token. Which CPU that is, is asked after `link`: a thread that
     /// moves in between is counted.
     #[inline(always)]
     fn has_token(&self) -> bool {

@@ -23,7 +23,7 @@
 //! stop, say). Who has to wait for that is asked to stop itself, most likely, and may be
 //! where no interrupt reaches it: with interrupts off, or in an NMI. So every wait here looks
 //! after the CPU's own word ([`Port::stop_if_asked`]). Without that two CPUs that stop each
-//! other out of their NMIs wait for ever (FreeBSD r221677): see
+//! other out of their NMIs wait forever (FreeBSD r221677): see
 //! `two_deaf_cpus_that_stop_each_other`.
 //!
 //! The stopper has interrupts off. Else it might take the interrupt of a rendezvous and wait
@@ -157,7 +157,7 @@ impl<P: Port> Stops<P> {
 
     fn change(&self, cpu: CpuId, from: u8, to: u8) -> bool {
         // AcqRel: pairs with itself on the other side: what each wrote before its step is
-        // seen behind the other's next one. Relaxed: nothing has happened then.
+        // seen after the other's next one. Relaxed: nothing has happened then.
         self.word(cpu)
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()

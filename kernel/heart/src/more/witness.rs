@@ -90,7 +90,7 @@ impl fmt::Display for Order<'_> {
 /// Every order that has been seen. Written by all CPUs at once.
 #[derive(Debug)]
 pub struct Graph {
-    /// A hash table, by file and line: a place is at its index or behind it.
+    /// A hash table, by file and line: a place is at its index or after it.
     classes: [Site; CLASSES],
     /// Bit b of word a: the edge from class a to class b. There is no circle in it, but
     /// for the moment in which [`Graph::acquire`] finds that there would be one.

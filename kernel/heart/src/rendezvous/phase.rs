@@ -73,7 +73,7 @@ pub(super) const ALL: u8 = 3;
 pub(super) fn with_steps<'a, R>(phases: &[Phase<'a>; 3], call: impl FnOnce(&[Step<'a>]) -> R) -> R {
     let [setup, action, teardown] = phases.each_ref().map(|phase| phase.callback());
     let step = |run, open| Step { run, open };
-    // The barrier behind setup belongs to setup, the one before teardown to teardown.
+    // The barrier after setup belongs to setup, the one before teardown to teardown.
     match (phases[0].has_barrier(), phases[2].has_barrier()) {
         (true, true) => call(&[step(setup, 1), step(action, 2), step(teardown, ALL)]),
         (true, false) => call(&[step(setup, 1), step(action, ALL)]),

@@ -15,7 +15,7 @@ mod tests;
 /// Why a rendezvous was not held, or not to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RendezvousError {
-    /// The initiator has interrupts off: two such CPUs would wait for each other for ever.
+    /// The initiator has interrupts off: two such CPUs would wait for each other forever.
     InterruptsOff,
     /// The initiator holds a spinlock, and so has interrupts off.
     SpinlockHeld,

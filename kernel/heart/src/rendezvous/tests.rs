@@ -349,7 +349,7 @@ fn one_calls_one() {
 }
 
 /// All CPUs call random sets with random barriers at once: opposite orders of arrival
-/// are certain, each action runs exactly once, and nobody waits for ever. (With
+/// are certain, each action runs exactly once, and nobody waits forever. (With
 /// `bugs/0003-deaf-initiator.patch` this hangs.)
 #[test]
 fn overlapping_calls_with_barriers() {

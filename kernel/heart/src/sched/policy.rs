@@ -66,7 +66,7 @@ pub fn place(
 /// priority go first.
 ///
 /// A thread that was preempted keeps the rest. If it got a whole slice each time, somebody
-/// better who comes more often than slices end would let it run for ever, and the others of
+/// better who comes more often than slices end would let it run forever, and the others of
 /// its priority never (`threads::round_robin_under_a_sleeper`).
 #[must_use]
 #[inline]

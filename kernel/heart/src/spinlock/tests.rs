@@ -148,7 +148,7 @@ fn the_section_alone_counts() {
     assert!(HostPort::interrupts_enabled());
 }
 
-/// With interrupts off before, they are off behind.
+/// With interrupts off before, they are off after.
 #[test]
 fn interrupts_that_were_off_stay_off() {
     HostPort::become_cpu(0);

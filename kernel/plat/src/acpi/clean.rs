@@ -6,7 +6,7 @@
 //!
 //! A table whose own length cannot be right (shorter than its fields, or longer than any) is unreadable,
 //! and left out. For a MADT that costs all CPUs but one, and still nothing is guessed: only the length
-//! tells where the entries end, and the bytes behind them, of another table or of none, may make as
+//! tells where the entries end, and the bytes after them, of another table or of none, may make as
 //! much sense. A CPU that is read out of those may not exist, or may be listed twice.
 //!
 //! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next
@@ -306,7 +306,7 @@ fn walk(table: &[u8]) -> Option<Vec<(usize, usize)>> {
 
 /// The entries of the reading that gains the most, of those the one with the fewest gaps.
 fn best(table: &[u8]) -> Vec<(usize, usize)> {
-    // What can be gained from each offset on: behind an entry, and in a gap.
+    // What can be gained from each offset on: after an entry, and in a gap.
     let mut gains = vec![(0, 0); table.len() + 1];
     let by_entry = |gains: &[(i32, i32)], at| {
         let (length, gain) = entry_at(table, at).filter(|(_, gain)| *gain > 0)?;

@@ -124,14 +124,14 @@ fn a_line_that_is_too_long_loses_whole_words() {
     let cut = line(MAX_LENGTH + 1, "seed=12");
     let (parsed_line, complaints) = parsed(cut.as_bytes());
     assert_eq!((parsed_line.test, parsed_line.seed), (Some("a"), None));
-    let said = "command line, byte 2042: goes on behind byte 2048, \
+    let said = "command line, byte 2042: goes on after byte 2048, \
                 ignored from here: \"seed=1\"";
     assert_eq!(complaints, [said]);
     let more = line(MAX_LENGTH + 20, "seed=13 test=b seed=y");
     let (parsed_line, complaints) = parsed(more.as_bytes());
     assert_eq!((parsed_line.test, parsed_line.seed), (Some("a"), None));
     assert_eq!(complaints.len(), 1);
-    // What came behind the blank is not known.
+    // What came after the blank is not known.
     let (_, complaints) = parsed(&[b' '; MAX_LENGTH + 1]);
     assert_eq!(complaints.len(), 1, "{complaints:?}");
     assert_eq!(parsed(&[b' '; MAX_LENGTH]).1.len(), 0);

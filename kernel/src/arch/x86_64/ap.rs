@@ -76,7 +76,7 @@ impl Mailbox {
         // Relaxed: the boot CPU alone adds to the list.
         self.next
             .store(MAILBOXES.load(Ordering::Relaxed), Ordering::Relaxed);
-        // Release: pairs with the load in ap_claim, which x86 does not reorder with those behind.
+        // Release: pairs with the load in ap_claim, which x86 does not reorder with later ones.
         MAILBOXES.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
     }
 

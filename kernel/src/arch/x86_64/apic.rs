@@ -343,7 +343,7 @@ pub(crate) fn command(to: u32, low: u32) {
         None => {
             // The partner is the target's first load in its handler. A store still in
             // the buffer would be overtaken by the WRMSR, which unlike the xAPIC's
-            // uncached store is not ordered behind it (SDM vol. 3, 11.12.3). A fence of
+            // uncached store is not ordered after it (SDM vol. 3, 11.12.3). A fence of
             // the language may be a locked instruction, which does not do for WRMSR.
             // SAFETY: two fences; they change nothing.
             unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) };

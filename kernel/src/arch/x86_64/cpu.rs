@@ -116,7 +116,7 @@ pub fn interrupts_enabled() -> bool {
 #[inline]
 pub fn sti() {
     // SAFETY: sets RFLAGS.IF and nothing else. Without `nomem`, so that nothing moves out
-    // of the part where interrupts are off. (The crate's has a NOP behind it.)
+    // of the part where interrupts are off. (The crate's has a NOP after it.)
     unsafe { asm!("sti", options(preserves_flags, nostack)) };
 }
 
@@ -172,7 +172,7 @@ pub fn monitor(word: *const u32) {
 }
 
 /// Enables interrupts and waits until one comes, or another CPU stores into the line that
-/// [`monitor`] watches, or for no reason. STI takes effect behind the MWAIT. C1, no
+/// [`monitor`] watches, or for no reason. STI takes effect after the MWAIT. C1, no
 /// extensions: what every CPU with MWAIT has.
 #[inline]
 pub fn sti_mwait() {
@@ -199,7 +199,7 @@ pub fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// [`tsc`], read behind everything before it and before everything behind it (SDM vol. 2,
+/// [`tsc`], read after everything before it and before everything after it (SDM vol. 2,
 /// RDTSC: an LFENCE on each side).
 #[must_use]
 pub fn tsc_in_order() -> u64 {

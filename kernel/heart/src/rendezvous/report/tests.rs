@@ -44,7 +44,7 @@ fn every_error_says_what_and_where() {
 }
 
 /// Of cpu6's call, whose action is open: cpu1 has not come, cpu2 runs it, cpu4 is still at
-/// the barrier before, as is cpu8, which serves no other call. cpu3 is at the one behind it, as
+/// the barrier before, as is cpu8, which serves no other call. cpu3 is at the one after it, as
 /// is cpu7, and cpu5 runs another's and is held by another: these three are not waited for.
 #[test]
 fn a_report_names_those_who_are_behind() {
