@@ -305,8 +305,9 @@ fn another_cpu_is_told_once_until_it_has_switched() {
     assert!(!world().cpus[1].runq.lock().is_told());
     assert_eq!(second.task.state(), ThreadState::Runnable);
     // What it was told of has been taken elsewhere: the next one needs an IPI of its own.
+    counted();
     interrupt();
-    assert_eq!(done(), [""; 0]);
+    assert_eq!((done(), counted()), (vec![], vec![]));
     world().here.set(0);
     start("three", 8, Some(1));
     assert_eq!(done(), ["preempt cpu1"]);
@@ -378,6 +379,69 @@ fn equals_take_turns_and_a_preempted_one_keeps_the_rest_of_its_slice() {
     owe_in_section();
     assert_eq!(current(), "equal");
     assert_eq!(counted(), [Count::Requested, Count::Cancelled]);
+}
+
+#[test]
+fn a_slice_that_is_ended_is_over_whatever_is_left_of_it() {
+    let (first, _) = machine();
+    start("equal", 32, Some(0));
+    world().now.set(10);
+    this_runq::<Desk>().end_slice();
+    owe_in_section();
+    assert_eq!(current(), "equal");
+    assert_eq!(first.task.slice.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn alone_a_thread_begins_a_whole_slice_once_its_own_is_over() {
+    let (first, _) = machine();
+    let slice = || first.task.slice.load(Ordering::Relaxed);
+    world().now.set(40);
+    // Nothing better came: the slice goes on, and no timer is armed.
+    owe_in_section();
+    assert_eq!((slice(), world().log.take()), (100, vec![]));
+    yield_now::<Desk>();
+    assert_eq!(
+        (slice(), world().log.take()),
+        (140, vec!["arm cpu0 140".into()])
+    );
+    // The idle thread has no slice.
+    go_to_sleep();
+    assert_eq!(current(), "idle0");
+    world().log.take();
+    crate::intr::interrupt::<Desk>(ipi_quiesce::<Desk>);
+    assert_eq!((current(), world().log.take()), ("idle0", vec![]));
+}
+
+#[test]
+fn a_cpu_idles_when_nothing_is_queued_unless_it_is_closed() {
+    machine();
+    start("other", 40, Some(0));
+    go_to_sleep();
+    assert!(!world().idle.contains(cpu(0)));
+    world().here.set(1);
+    world().cpus[1].runq.lock().closed = true;
+    go_to_sleep();
+    assert_eq!(current(), "idle1");
+    assert!(!world().idle.contains(cpu(1)));
+}
+
+#[test]
+fn a_sleeper_is_queued_where_another_cpu_idles() {
+    machine();
+    let sleeper = start("sleeper", 20, None);
+    go_to_sleep();
+    start("better", 10, Some(0));
+    world().here.set(1);
+    go_to_sleep();
+    world().here.set(0);
+    done();
+    assert!(wakeup::<Desk>(sleeper));
+    assert_eq!(sleeper.task.cpu(), cpu(1));
+    assert_eq!((current(), done()), ("better", vec!["preempt cpu1".into()]));
+    world().here.set(1);
+    run_best_instead_of_idle::<Desk>();
+    assert_eq!(current(), "sleeper");
 }
 
 /// Owes, as a timer interrupt whose slice is over, and pays.
