@@ -9,11 +9,8 @@
 
 use crate::kassert;
 use crate::tailq::{Linked, TailQueue};
+pub use crate::thread::RunLink;
 use crate::thread::{PRIORITIES, Priority};
-
-/// The link by which a thread is on a [`RunQueue`].
-#[derive(Debug)]
-pub enum RunLink {}
 
 /// The runnable threads of one CPU.
 #[derive(Debug)]

@@ -8,7 +8,6 @@ use core::fmt;
 use crate::KASSERT;
 use crate::cpu::{AtomicCpuId, CpuId};
 use crate::critical::CritState;
-use crate::runq::RunLink;
 use crate::shim::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::tailq::{Link, Linked};
 
@@ -285,6 +284,10 @@ fn cannot_change<T: Thread>(thread: &T, from: ThreadState, to: ThreadState) -> !
     let state = thread.task().state();
     panic!("{KASSERT}{thread}, which is {state:?}, cannot go from {from:?} to {to:?}");
 }
+
+/// The link by which a thread is on a [`RunQueue`](crate::runq::RunQueue).
+#[derive(Debug)]
+pub enum RunLink {}
 
 impl<T: Thread> Linked<RunLink> for T {
     #[inline]
