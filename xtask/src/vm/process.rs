@@ -330,14 +330,17 @@ fn read_console(
 }
 
 fn read_errors(mut pipe: impl Read, heard: &Heard, tail: &Mutex<Vec<u8>>) {
-    let longest = GIVES_UP.map(str::len).into_iter().max().unwrap_or(0);
+    /// A line of an emulator that gives up is shorter.
+    const LONGEST_LINE: usize = 1024;
     let mut buffer = [0; 65536];
     while let Ok(count @ 1..) = pipe.read(&mut buffer) {
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = tail.len().saturating_sub(longest);
+        let from = tail.len().saturating_sub(LONGEST_LINE);
         tail.extend_from_slice(&buffer[..count]);
         let new = String::from_utf8_lossy(&tail[from..]);
-        if GIVES_UP.iter().any(|text| new.contains(text)) {
+        // The whole line, whose end may come later: the emulator is killed then.
+        let whole = new.rsplit_once('\n').map_or("", |(whole, _rest)| whole);
+        if GIVES_UP.iter().any(|text| whole.contains(text)) {
             // Relaxed: as in `gives_up`.
             heard.gives_up.store(true, Ordering::Relaxed);
         }
