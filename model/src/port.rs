@@ -535,10 +535,6 @@ impl Scheduler for Explored {
         &world().idle
     }
 
-    fn boot_cpu() -> &'static PerCpu<Self> {
-        &world().cpus[0]
-    }
-
     fn send_preempt(target: &PerCpu<Self>) {
         let cpu = target.id().index();
         let sent = world().sent[cpu].get() + 1;

@@ -109,9 +109,6 @@ pub trait Scheduler: Port + Sized {
     /// The CPUs that run their idle threads. The scheduler alone changes it.
     fn idle() -> &'static AtomicCpuSet;
 
-    /// The CPU whose run queue is never closed.
-    fn boot_cpu() -> &'static Self::Cpu;
-
     /// Interrupts `target`, another CPU, which calls [`ipi_preempt`] then. Interrupts off.
     fn send_preempt(target: &Self::Cpu);
 

@@ -50,10 +50,6 @@ impl Scheduler for Machine {
         &globals::IDLE
     }
 
-    fn boot_cpu() -> &'static Pcpu {
-        &globals::BOOT_PCPU
-    }
-
     #[inline(always)]
     fn send_preempt(target: &Pcpu) {
         target.send_ipi(Ipi::Preempt);

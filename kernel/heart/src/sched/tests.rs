@@ -127,10 +127,6 @@ impl Scheduler for Desk {
         &world().idle
     }
 
-    fn boot_cpu() -> &'static PerCpu<Self> {
-        &world().cpus[0]
-    }
-
     fn send_preempt(target: &PerCpu<Self>) {
         note(format!("preempt {}", target.id()));
     }

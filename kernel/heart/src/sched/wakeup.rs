@@ -124,7 +124,7 @@ pub fn enqueue<S: Scheduler>(
 /// [`wakeup`].
 #[cold]
 fn enqueue_on_boot_cpu<S: Scheduler>(rq: RunqGuard<S>, thread: &'static S::Thread) {
-    let target = S::boot_cpu();
+    let target = S::block(CpuId::BOOT).expect("it boots");
     let runq = &S::per_cpu(target).runq;
     thread.task().set_cpu(S::per_cpu(target).id());
     let _carrying = CriticalGuard::<S>::enter();
