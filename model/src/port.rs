@@ -392,9 +392,11 @@ pub(crate) fn interrupt(vector: Vector) {
             extra().queue.run::<Explored>();
             world().ipis[engine().this()].take();
         }),
-        Vector::Timer => by_order(heart, || wake_better(engine().this())),
-        Vector::Ipi => by_order(heart, ipis),
-        Vector::Stop => by_order(heart, || stop::stop_here(Means::Interrupt)),
+        Vector::Timer => wrong_order::interrupt::<Explored>(heart, || wake_better(engine().this())),
+        Vector::Ipi => wrong_order::interrupt::<Explored>(heart, ipis),
+        Vector::Stop => {
+            wrong_order::interrupt::<Explored>(heart, || stop::stop_here(Means::Interrupt));
+        }
         Vector::Rendezvous if has(Bug::EarlyEoi) => {
             wrong_order::early_eoi::<Explored>(heart, take_part);
         }
@@ -404,14 +406,6 @@ pub(crate) fn interrupt(vector: Vector) {
                 wrong_order::rendezvous::<Explored>(heart, around, take_part, Explored::eoi);
             }
         },
-    }
-}
-
-/// An interrupt in the order that `heart` has.
-fn by_order(heart: Heart, handler: impl FnOnce()) {
-    match heart {
-        Heart::Typed => intr::interrupt::<Explored>(handler),
-        Heart::Freebsd => wrong_order::interrupt::<Explored>(heart, handler),
     }
 }
 

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use heart::critical::CritState;
-use heart::intr::{Acked, IntrContext, NmiContext};
+use heart::intr::{self, Acked, IntrContext, NmiContext};
 use heart::port::Port;
 
 /// What keeps an interrupt from switching threads before its end.
@@ -46,6 +46,9 @@ pub trait Machine: Port {
 
 /// An interrupt in the order that `heart` has: acknowledged, then handled.
 pub fn interrupt<M: Machine>(heart: Heart, handler: impl FnOnce()) {
+    if heart == Heart::Typed {
+        return intr::interrupt::<M>(handler);
+    }
     let acked = begin::<M>(heart).eoi(M::eoi);
     after_eoi::<M>(heart, handler);
     end::<M>(heart, acked);
