@@ -30,7 +30,7 @@ Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--find MODEL] [--svg FILE]
   NAME                only the models whose name contains the word
       --full          the large models too (a minute more)
       --bug BUG       bring a mistake back and print how it goes wrong, in few steps
-      --bugs          that forevery mistake, in short: each must be found
+      --bugs          that for every mistake, in short: each must be found
       --find MODEL    find what is wrong in this model, and print it as above: of a tree
                       that has been changed (see `cargo xtask bugs`)
       --svg FILE      write the counterexample as a picture too

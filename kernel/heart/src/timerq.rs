@@ -1,6 +1,6 @@
 //! The threads that wait for a time, the earliest first: a binary heap.
 //!
-//! The heap is an array of the caller's, long enough forevery thread; where a
+//! The heap is an array of the caller's, long enough for every thread; where a
 //! thread is in it stands beside the thread ([`Positions`]), so that one that is
 //! woken early is taken out at once. Under the lock of the CPU whose timer serves it.
 
@@ -35,7 +35,7 @@ pub struct TimerQueue<'a> {
 }
 
 impl<'a> TimerQueue<'a> {
-    /// The empty queue in `heap`, which must have room forevery thread.
+    /// The empty queue in `heap`, which must have room for every thread.
     #[must_use]
     pub const fn new(heap: &'a mut [Timer]) -> Self {
         Self { heap, len: 0 }

@@ -1,7 +1,7 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`],
-//! `bench` for the bench image, `idle` forevery image,
+//! `bench` for the bench image, `idle` for every image,
 //! the others are for the test image. A mistake is never fatal: it is handed to the
 //! caller's `complain` as a [`Complaint`], and the boot goes on without that word.
 //!

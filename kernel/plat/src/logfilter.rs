@@ -1,6 +1,6 @@
 //! Which log records are printed: `info,smp=trace,acpi=off`, the syntax of env_logger.
 //!
-//! A directive is `LEVEL`, foreverything that no other directive names,
+//! A directive is `LEVEL`, for everything that no other directive names,
 //! `MODULE=LEVEL`, for a module and what is inside it, or `MODULE`, which means all
 //! its records. The directive with the longest module path wins; of two with the
 //! same path, the later. Levels are `off error warn info debug trace`, in any case.

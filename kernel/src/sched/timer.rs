@@ -165,7 +165,7 @@ impl Timers {
         Self(None)
     }
 
-    /// Makes room forevery thread there can be. Once.
+    /// Makes room for every thread there can be. Once.
     pub(crate) fn init(&mut self) {
         let room = alloc::vec![heart::timerq::Timer::default(); thread::capacity()];
         self.0 = Some(heart::timerq::TimerQueue::new(room.leak()));

@@ -36,7 +36,7 @@ pub(super) struct Bench<'a> {
     pub(super) accel: String,
     /// The options of the command line.
     pub(super) options: &'a Options,
-    /// More arguments forevery QEMU.
+    /// More arguments for every QEMU.
     pub(super) extra: Vec<OsString>,
 }
 

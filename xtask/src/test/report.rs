@@ -1,4 +1,4 @@
-//! The run of the tests as a person reads it: libtest's lines, and forevery
+//! The run of the tests as a person reads it: libtest's lines, and for every
 //! failure what is needed to understand it and to see it again.
 
 use std::collections::{BTreeMap, BTreeSet};

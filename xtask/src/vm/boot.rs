@@ -111,7 +111,7 @@ impl Boot<'_> {
     fn budget(&self) -> Budget {
         let mut limits = self.limits;
         match (self.emulator, &self.machine.medium) {
-            // It takes about ten times as long as TCG, foreverything.
+            // It takes about ten times as long as TCG, for everything.
             (Emulator::Bochs(_), _) => {
                 limits.quiet *= 8;
                 limits.total *= 8;
