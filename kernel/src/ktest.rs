@@ -17,7 +17,7 @@
 
 pub mod bugs;
 pub mod faults;
-mod order;
+pub(crate) mod order;
 pub mod spans;
 pub mod stacks;
 pub mod step;

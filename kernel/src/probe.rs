@@ -125,6 +125,14 @@ pub(crate) fn stack_grows(frame: u64) {
 
 // Interrupts.
 
+/// Whether the test image has handled the vector of `frame`: its own, a single step, an NMI that a
+/// test sends, or an interrupt whose order it changes.
+#[inline(always)]
+pub(crate) fn takes_trap<F>(frame: &mut F) -> bool {
+    let _ = frame;
+    false
+}
+
 /// Interrupts have been turned off, at `site`.
 #[inline(always)]
 pub(crate) fn interrupts_off(site: Place) {

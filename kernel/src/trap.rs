@@ -16,11 +16,14 @@ use crate::arch::{apic, cpu, vector};
 use crate::mem::kstack;
 use crate::pcpu::{Ipi, Pcpu};
 use crate::port::{Machine, interrupts_off_anyhow};
-use crate::{call, globals, panic, pcpu, sched, smp};
+use crate::{call, globals, panic, pcpu, probe, sched, smp};
 
 /// Dispatches the vectors whose handlers need the registers in `frame`: exceptions, the NMI, the
 /// stop interrupt. Called by the stubs only.
 pub fn dispatch(frame: &mut TrapFrame) {
+    if probe::takes_trap(frame) {
+        return;
+    }
     match frame.vector as u8 {
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),

@@ -2,7 +2,8 @@
 //!
 //! Its own vector, single steps, and NMIs that a test expects; and, where the command line asks for
 //! another heart or for a mistake in the order of an interrupt, all interrupts, by the orders of
-//! [`wrong_order`]. Such a vector's gate leads to a stub here, which saves all registers.
+//! [`wrong_order`]. The gate of such an interrupt leads to a stub here, and so to `trap_common`,
+//! which saves all registers; what comes to [`crate::trap::dispatch`] is offered to [`takes`].
 
 use core::arch::global_asm;
 
@@ -12,6 +13,7 @@ use super::bugs::{Bug, active};
 use super::{faults, heart, spans, stacks, step};
 use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
+use crate::arch::vector::FIRST_EXTERNAL;
 use crate::arch::{apic, cpu, descriptor, vector};
 use crate::pcpu::{self, Ipi};
 use crate::port::Machine;
@@ -22,12 +24,7 @@ const STUB_SIZE: u64 = 16;
 
 /// Binds what the test image handles. On the boot CPU, before interrupts come.
 pub(super) fn bind_all() {
-    bind_each(&[
-        vector::DEBUG,
-        vector::NMI,
-        vector::MACHINE_CHECK,
-        vector::TEST,
-    ]);
+    bind(vector::TEST);
     let mistakes = [
         Bug::EoiAfterSwitch,
         Bug::ActThenClear,
@@ -37,36 +34,26 @@ pub(super) fn bind_all() {
         Bug::LeakedLevel,
     ];
     if heart() == Heart::Freebsd || mistakes.into_iter().any(active) {
-        bind_each(&[vector::TIMER, vector::IPI, vector::RENDEZVOUS, vector::STOP]);
-        (vector::IO_APIC_BASE..=vector::IO_APIC_LAST).for_each(bind);
+        [vector::TIMER, vector::IPI, vector::RENDEZVOUS]
+            .into_iter()
+            .chain(vector::IO_APIC_BASE..=vector::IO_APIC_LAST)
+            .for_each(bind);
     }
 }
 
-fn bind_each(vectors: &[u8]) {
-    vectors.iter().copied().for_each(bind);
-}
-
-/// Lets `vector` lead here from now on.
+/// Lets `vector`, an interrupt's, lead here from now on.
 pub(super) fn bind(vector: u8) {
     unsafe extern "C" {
         safe static ktest_stubs: u8;
     }
-    let entry = (&raw const ktest_stubs) as u64 + u64::from(vector) * STUB_SIZE;
+    let number = vector - FIRST_EXTERNAL;
+    let entry = (&raw const ktest_stubs) as u64 + u64::from(number) * STUB_SIZE;
     // SAFETY: the vector's stub, in the image.
     unsafe { descriptor::bind(vector, entry) };
 }
 
-/// What the stubs call.
-///
-/// # Safety
-/// `frame` must point to the frame that the stub built on this stack.
-unsafe extern "C" fn ktest_entry(frame: *mut TrapFrame) {
-    // SAFETY: the stub passes the frame it has just built; nobody else knows of it until it
-    // returns.
-    handle(unsafe { &mut *frame });
-}
-
-fn handle(frame: &mut TrapFrame) {
+/// Handles the vector of `frame`, if the test image does; whether it did.
+pub(crate) fn takes(frame: &mut TrapFrame) -> bool {
     let heart = heart();
     match frame.vector as u8 {
         vector::NMI | vector::MACHINE_CHECK if stacks::takes(frame) => {}
@@ -89,8 +76,9 @@ fn handle(frame: &mut TrapFrame) {
         vector::IO_APIC_BASE..=vector::IO_APIC_LAST => {
             wrong_order::interrupt::<Machine>(heart, trap::device);
         }
-        _ => trap::dispatch(frame),
+        _ => return false,
     }
+    true
 }
 
 fn rendezvous(heart: Heart) {
@@ -141,42 +129,20 @@ impl wrong_order::Machine for Machine {
     }
 }
 
-// As `trap_common` of arch/x86_64/trap.rs: 7 words of CPU and stub, 15 registers, and 2 words for
-// the backtrace leave RSP 16-aligned at the call.
 global_asm!(
     r#"
     .text
     .global ktest_stubs
     .balign 16
 ktest_stubs:
-    .set vector, 0
-    .rept 256
+    .set vector, {first}
+    .rept 256 - {first}
     .balign 16
-    .if vector >= 32 || ((1 << vector) & 0x60227d00) == 0
     push    0
-    .endif
     push    vector
-    jmp     ktest_common
+    jmp     trap_common
     .set vector, vector + 1
     .endr
-
-    .balign 16
-ktest_common:
-    .irp    register, rbp, rax, rbx, rcx, rdx, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
-    push    \register
-    .endr
-    mov     rdi, rsp
-    push    qword ptr [rdi + 17 * 8]
-    push    rbp
-    mov     rbp, rsp
-    cld
-    call    {entry}
-    add     rsp, 2 * 8
-    .irp    register, r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rbx, rax, rbp
-    pop     \register
-    .endr
-    add     rsp, 2 * 8
-    iretq
     "#,
-    entry = sym ktest_entry,
+    first = const FIRST_EXTERNAL,
 );

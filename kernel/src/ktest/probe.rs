@@ -143,6 +143,7 @@ pub(crate) use crate::ktest::stacks::paint as stack_grows;
 // Interrupts.
 
 pub(crate) use crate::ktest::faults::{ipi_is_lost, send_late as spins};
+pub(crate) use crate::ktest::order::takes as takes_trap;
 pub(crate) use crate::ktest::spans::goes_on as interrupts_go_on;
 pub(crate) use crate::ktest::step::nmi;
 

@@ -154,6 +154,7 @@ interrupt_common:
 rendezvous_common:
     interrupt_calls {rendezvous_entry}
 
+    .global trap_common
     .balign 16
 trap_common:
     push    rbp
