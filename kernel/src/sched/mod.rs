@@ -4,9 +4,7 @@ mod account;
 mod switch;
 mod timer;
 
-use heart::cpu::CpuId;
 use heart::spinlock::SpinlockGuard;
-use heart::thread::Priority;
 
 use crate::arch::cpu;
 use crate::port::Machine;
@@ -40,19 +38,6 @@ pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>) {
 #[inline]
 pub(crate) fn assert_may_sleep(held: u32) {
     heart::sched::assert_may_sleep::<Machine>(held);
-}
-
-/// As [`heart::sched::add_new`].
-#[inline(always)]
-pub(crate) fn add_new(thread: &'static Thread, cpu: Option<CpuId>) -> Result<(), CpuId> {
-    heart::sched::add_new::<Machine>(thread, cpu)
-}
-
-/// As [`heart::sched::set_priority`]. Whoever calls this holds the lock that orders such changes:
-/// see [`crate::sync::inherit`].
-#[inline(always)]
-pub(crate) fn set_priority(thread: &'static Thread, priority: Priority) {
-    heart::sched::set_priority::<Machine>(thread, priority);
 }
 
 /// The thread that runs this. Right even if it moves to another CPU in between: it is

@@ -34,10 +34,11 @@ use core::ptr;
 use heart::KASSERT;
 pub use heart::more::blocker::Chains;
 use heart::more::blocker::{Blocker, Wait};
+use heart::sched::set_priority;
 use heart::shim::{AtomicPtr, AtomicU32, Ordering};
 use heart::thread::Priority;
 
-use crate::sched;
+use crate::port::Machine;
 use crate::sync::best;
 use crate::sync::mutex::RawMutex;
 use crate::thread::Thread;
@@ -159,7 +160,7 @@ pub(super) fn settle(chains: &Chains, thread: &'static Thread) {
         if priority == thread.priority() {
             return;
         }
-        sched::set_priority(thread, priority);
+        set_priority::<Machine>(thread, priority);
         next = chains.owner_of_mutex(thread);
     }
 }

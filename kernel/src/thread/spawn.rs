@@ -5,6 +5,7 @@ use alloc::collections::TryReserveError;
 use core::fmt;
 
 use heart::cpu::CpuId;
+use heart::sched::add_new;
 use heart::thread::{Name, Priority, Thread as _, ThreadState};
 
 use super::table::{free_tables, next_place, register};
@@ -14,6 +15,7 @@ use crate::arch::paging::MapError;
 use crate::globals;
 use crate::mem::heap::try_box;
 use crate::mem::kstack;
+use crate::port::Machine;
 
 /// Why there is no new thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +94,7 @@ impl<'a> Builder<'a> {
         let thread = vacant()?;
         thread.prepare(&self, entry);
         let handle = JoinHandle::of(thread);
-        if let Err(closed) = crate::sched::add_new(thread, self.cpu) {
+        if let Err(closed) = add_new::<Machine>(thread, self.cpu) {
             drop(thread.take_entry());
             globals::VACANT_THREADS.lock().push(thread);
             return Err(SpawnError::NotOnline(closed));
