@@ -45,6 +45,8 @@ fn an_emulator_that_gives_up_is_heard_whatever_the_pieces() {
     for (words, expected) in [
         ("00000001p[CPU0  ] >>PANIC<< it is over\n", true),
         ("KVM internal error. Suberror: 1\n", true),
+        // The rest of the line says what it was: here that the machine has turned itself off.
+        ("00000001p[ACPI  ] >>PANIC<< ACPI control: ", false),
         ("no PANIC\n", false),
     ] {
         let (heard, tail) = (Heard::default(), Mutex::new(Vec::new()));
