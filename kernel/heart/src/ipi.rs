@@ -1,8 +1,8 @@
 //! IPIs by bitmap: what other CPUs ask of one, and whether it must be interrupted for it,
 //! in one word.
 //!
-//! Who asks sets a bit, and interrupts only if the word was zero: else an interrupt is on
-//! its way already, or the CPU is [`POLLING`]: it idles, watches the word, and will look
+//! A CPU that asks sets a bit, and interrupts only if the word was zero. Otherwise an interrupt
+//! is on its way already, or the CPU is [`POLLING`]: it idles, watches the word, and will look
 //! at it before it sleeps. The CPU takes the whole word in one step and acts then; a bit
 //! that is set after the step finds zero and comes with an interrupt of its own.
 //!

@@ -7,8 +7,8 @@
 //!   takes that CPU's lock and then looks whether the thread still belongs there
 //!   (`wakeup::lock_cpu_of`).
 //! * The lock is held *across* a switch: the thread that is switched to releases it.
-//!   Whoever gets the lock of a CPU therefore sees every thread of it either running
-//!   or completely switched out, never in between. There is no "still on its CPU" flag
+//!   Under the lock of a CPU, therefore, each of its threads is either running or
+//!   completely switched out, never in between. There is no "still on its CPU" flag
 //!   to wait for.
 //!
 //! A thread enters a switch with that lock as its only spinlock and in no other section. No
@@ -16,7 +16,7 @@
 //! is back to 0. The thread leaves the switch the same way, maybe on another CPU. `mi_switch`
 //! asserts it with values: a switch anywhere else would be the bug this kernel is about.
 //!
-//! Who is told what: a better thread on this CPU makes the current one owe its
+//! A better thread on this CPU makes the current one owe its
 //! preemption, paid at its next exit from a critical section or at the end of the
 //! interrupt. On another CPU it sends one IPI; none more until that CPU has switched, or has
 //! found that the thread is gone. `Runq::told` says so. (FreeBSD r355644 is what came of clearing

@@ -112,7 +112,7 @@ fn the_first_that_is_missing_is_named() {
     assert_eq!(shared.first_missing(&CpuSet::EMPTY), None);
 }
 
-/// Who is the first in its word since the last look has to tell.
+/// The first CPU in its word since the last look must tell the reader.
 #[test]
 fn who_is_put_in_first_is_told() {
     let shared = AtomicCpuSet::new();

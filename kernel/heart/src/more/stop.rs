@@ -128,11 +128,11 @@ impl Stopped {
 /// The machine's stops.
 #[derive(Debug)]
 pub struct Stops<P: Port> {
-    /// Who stops others, as its index plus one; 0: nobody.
+    /// The CPU that stops others, as its index plus one; 0: none.
     stopper: AtomicU32,
     /// How many stops it has begun and not ended. Its own.
     depth: AtomicU32,
-    /// Who panics first.
+    /// The CPU that panics first.
     panicking: FirstCpu,
     cpus: [AtomicU8; MAX_CPUS],
     port: PhantomData<fn() -> P>,

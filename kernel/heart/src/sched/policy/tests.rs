@@ -64,8 +64,8 @@ fn placement() {
     assert_eq!(place(1, false, 0, &[7, 8], normal), 8);
 }
 
-/// Whoever looks first, and however often: in the end nobody has two more than another,
-/// and then nothing moves any more.
+/// In whatever order the CPUs balance, no CPU has two threads more than another in the end, and
+/// nothing moves any more.
 #[test]
 fn balancing_comes_to_an_end() {
     let mut queued = [0, 9, 1, 5];
