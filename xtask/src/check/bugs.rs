@@ -89,7 +89,7 @@ fn chosen(names: &[String]) -> Result<Vec<Bug>> {
 fn list(bug: &Bug) {
     term::say(&format!("{}: {}", bug.name, bug.title));
     for finder in &bug.finders {
-        term::say(&format!("    {finder} {:?}", finder.text));
+        term::say(&format!("    {finder} {}", finder.expected()));
     }
 }
 

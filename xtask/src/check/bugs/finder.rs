@@ -89,13 +89,13 @@ fn host(tree: &Tree, finder: &Finder, show: bool) -> Result<String> {
     in_its_words(finder, &said, &panic)
 }
 
-/// What a finder said in short, if the words that it must say are in `all` of it.
+/// What a finder said in short, if one of the texts that it must say is in `all` of it.
 fn in_its_words(finder: &Finder, all: &str, short: &str) -> Result<String> {
     let short = short.replace('\n', " ");
-    if all.contains(&finder.text) {
+    if finder.texts.iter().any(|text| all.contains(text)) {
         return Ok(short);
     }
-    Err(failed(format!("found otherwise: expected {:?}, got {short:?}", finder.text)))
+    Err(failed(format!("found otherwise: expected {}, got {short:?}", finder.expected())))
 }
 
 /// Runs a build.

@@ -25,8 +25,15 @@ fn a_title_and_who_must_find_it() {
         shown,
         ["model rendezvous-2", "test rendezvous::ten --smp 2", "host heart rendezvous::tests::ten"]
     );
-    let texts: Vec<&str> = finders.iter().map(|finder| &*finder.text).collect();
+    let texts: Vec<&str> = finders.iter().map(|finder| &*finder.texts[0]).collect();
     assert_eq!(texts, ["exactly once", "left: 1", "a \"word\" of it"]);
+}
+
+#[test]
+fn one_of_two_texts() {
+    let finder = one("Test: stop::a \"spins too long\" or \"did not stop\"").expect("a finder");
+    assert_eq!(finder.texts, ["spins too long", "did not stop"]);
+    one("Test: stop::a \"spins too long\" or \"\"").expect_err("an empty text is in all");
 }
 
 #[test]
