@@ -1,5 +1,5 @@
-//! Child processes of the Rust toolchain: cargo, rustc and rustup, free of what
-//! the outer cargo put into the environment.
+//! Child processes of the Rust toolchain: cargo, rustc and rustup, without the variables that the
+//! outer cargo put into the environment.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,10 +21,9 @@ pub(crate) const TARGET: &str = "x86_64-unknown-none";
 /// A build that takes longer than this is announced.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What stays of the variables that begin with `CARGO` or `RUST`: where things
-/// are and how to reach them. `RUSTUP_TOOLCHAIN` goes, so that
-/// rust-toolchain.toml decides; `RUSTFLAGS` goes, because it would replace the
-/// flags of .cargo/config.toml.
+/// The variables beginning with `CARGO` or `RUST` that a child keeps: where things are and how to
+/// reach them. `RUSTUP_TOOLCHAIN` goes, so that rust-toolchain.toml decides; `RUSTFLAGS` goes,
+/// because it would replace the flags of .cargo/config.toml.
 const KEPT: [&str; 14] = [
     "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "CARGO_INCREMENTAL", "CARGO_HTTP_",
     "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_", "RUSTC_WRAPPER",
@@ -63,10 +62,10 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
-/// This tool with these words, as a process of its own.
+/// This tool with these arguments, as a process of its own.
 ///
 /// # Errors
-/// When the operating system does not say where it is.
+/// If the operating system does not say where it is.
 pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
     let this = env::current_exe().context("where is this program?")?;
     let mut command = Command::new(built_anew(this));
@@ -74,8 +73,8 @@ pub(crate) fn xtask(words: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// The program at that place. Linux adds a word to the path of a running one that cargo has built
-/// anew: `cargo test` does so, if the features of a dependency are others there.
+/// The program at that path. Linux appends a word to the path of a running program that cargo has
+/// rebuilt; `cargo test` does that if it builds a dependency with other features.
 fn built_anew(this: PathBuf) -> PathBuf {
     match this.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
         Some(path) if !this.exists() => path.into(),
@@ -83,10 +82,10 @@ fn built_anew(this: PathBuf) -> PathBuf {
     }
 }
 
-/// Runs a command that says itself what is wrong.
+/// Runs a command that itself reports what is wrong.
 ///
 /// # Errors
-/// When it cannot be started, or fails.
+/// If it cannot be started, or fails.
 pub(crate) fn succeeds(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| shown(command))?;
     if status.success() { Ok(()) } else { Err(reported(Exit::Failed)) }
@@ -103,10 +102,10 @@ pub(crate) fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// What a program of the toolchain prints when it is asked with these words.
+/// What a program of the toolchain prints, given these arguments.
 ///
 /// # Errors
-/// When it cannot be started, or refuses: with its own words.
+/// If it cannot be started, or fails: the error has its own words.
 pub(crate) fn ask(program: &str, words: &[&str]) -> Result<OsString> {
     let output = tool(program)
         .args(words)
@@ -123,19 +122,19 @@ pub(crate) fn ask(program: &str, words: &[&str]) -> Result<OsString> {
 /// Checks that rustc can write into this folder.
 ///
 /// # Errors
-/// When its name is not UTF-8: rustc refuses such an argument, and cargo does not say why.
+/// If its name is not UTF-8: rustc refuses such an argument, and cargo does not say why.
 pub(crate) fn into(dir: &Path) -> Result<()> {
     if dir.to_str().is_some() {
         return Ok(());
     }
     let text = format!("rustc cannot write into {}: that is not UTF-8", paths::text(dir));
-    Err(anyhow!("{text}").hint("name another target folder by CARGO_TARGET_DIR="))
+    Err(anyhow!("{text}").hint("set CARGO_TARGET_DIR= to another target folder"))
 }
 
 /// The folder of the toolchain.
 ///
 /// # Errors
-/// When rustc does not say.
+/// If rustc does not say.
 pub(crate) fn sysroot() -> Result<PathBuf> {
     Ok(ask("rustc", &["--print", "sysroot"])?.into())
 }
@@ -143,7 +142,7 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
 /// Whether the toolchain has the libraries of the kernel's target.
 ///
 /// # Errors
-/// When rustc does not say.
+/// If rustc does not say.
 pub(crate) fn has_target() -> Result<bool> {
     let dir = ask("rustc", &["--print", "target-libdir", "--target", TARGET])?;
     Ok(Path::new(&dir).is_dir())
@@ -152,7 +151,7 @@ pub(crate) fn has_target() -> Result<bool> {
 /// Whether it has the sources of Rust's own library.
 ///
 /// # Errors
-/// When its folder is not known.
+/// If its folder is not known.
 pub(crate) fn has_rust_src() -> Result<bool> {
     Ok(sysroot()?.join("lib/rustlib/src/rust/library/core").is_dir())
 }
@@ -160,7 +159,7 @@ pub(crate) fn has_rust_src() -> Result<bool> {
 /// Whether it has LLVM's tools.
 ///
 /// # Errors
-/// When its folder is not known or cannot be read.
+/// If its folder is not known or cannot be read.
 pub(crate) fn has_llvm_tools() -> Result<bool> {
     let objcopy = format!("bin/llvm-objcopy{}", env::consts::EXE_SUFFIX);
     let mut hosts = paths::entries(&sysroot()?.join("lib/rustlib"))?.into_iter();
@@ -185,7 +184,7 @@ pub(crate) const KBENCH: Image = Image { package: "bench", bin: "kbench" };
 /// Builds an image and returns its ELF file. Cargo's own messages go to stderr.
 ///
 /// # Errors
-/// When cargo cannot be started or the build fails.
+/// If cargo cannot be started or the build fails.
 pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
     into(&paths::target_dir())?;
     let mut command = cargo("build");
@@ -221,13 +220,12 @@ fn executable(message: &str, bin: &str) -> Option<PathBuf> {
     message["executable"].as_str().map(PathBuf::from)
 }
 
-/// What cargo is told, so that no panic message names a path of this machine: a crate of the
-/// registry and Rust's own library get other names there. (Debug information keeps the real paths:
-/// gdb opens them.) Joined to
-/// the flags of .cargo/config.toml.
+/// The flags that keep paths of this machine out of panic messages: crates of the registry and
+/// Rust's own library get other names. (Debug information keeps the real paths, because gdb opens
+/// them.) They are added to the flags of .cargo/config.toml.
 ///
 /// # Errors
-/// When rustc does not say where its library is.
+/// If rustc does not say where its library is.
 fn remapped_paths() -> Result<String> {
     let library = sysroot()?.join("lib/rustlib/src/rust");
     let mut flags = Vec::new();
@@ -238,7 +236,7 @@ fn remapped_paths() -> Result<String> {
         }
     }
     flags.push("--remap-path-scope=macro".to_string());
-    // JSON's arrays of strings are TOML's too.
+    // JSON's arrays of strings are valid TOML too.
     Ok(format!("target.{TARGET}.rustflags={}", json!(flags)))
 }
 

@@ -1,8 +1,8 @@
 //! How a command ends when it does not succeed: an exit code, what is wrong, and what to do next.
 //!
-//! An error is `anyhow`'s. Two things may be attached to it: the exit code that it stands for (else
-//! it is [`Exit::Environment`]), and a hint. Invariant: every error that a person can act on
-//! carries a hint.
+//! Errors are `anyhow`'s. A command may attach two things to one: the exit code that it stands for
+//! (without one it is [`Exit::Environment`]), and a hint. Invariant: every error that a person can
+//! act on carries a hint.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub(crate) enum Exit {
 #[derive(Clone, Debug)]
 pub(crate) struct Hint(pub(crate) String);
 
-// What is attached says nothing in an error's text.
+// What is attached adds nothing to an error's text.
 impl fmt::Display for Exit {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
@@ -54,12 +54,12 @@ pub(crate) fn failed(text: impl fmt::Display) -> Error {
     anyhow!("{text}").context(Exit::Failed)
 }
 
-/// An end that has been reported in full: only its exit code is left to say.
+/// An error that has been reported in full: only its exit code remains.
 pub(crate) fn reported(exit: Exit) -> Error {
     anyhow!("").context(exit)
 }
 
-/// What an error of this tool has besides `anyhow`'s.
+/// What this tool adds to `anyhow`'s errors.
 pub(crate) trait Ours {
     /// Adds what to do next.
     fn hint(self, hint: impl Into<String>) -> Self;
@@ -69,9 +69,9 @@ pub(crate) trait Ours {
     fn text(&self) -> String;
     /// What is wrong and what to do, for a terminal.
     fn shown(&self) -> String;
-    /// The same in one line, for a place that has no more room.
+    /// The same in one line, for where there is no room for more.
     fn one_line(&self) -> String;
-    /// Another one that says the same.
+    /// Another error that says the same.
     fn copied(&self) -> Self;
 }
 

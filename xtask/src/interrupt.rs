@@ -1,6 +1,6 @@
-//! Ctrl-C, and `kill`: what runs is ended, and what is known so far is told.
+//! Ctrl-C and `kill`: the command ends what runs and reports what is known so far.
 //!
-//! Only a command that has something to tell watches for them. A second one ends it at once.
+//! Only a command that has something to report watches for them. A second signal ends it at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,13 +10,13 @@ use signal_hook::flag;
 
 use crate::error::{Context, Exit, Result};
 
-/// The exit code that the signal which has come stands for; 0 until then.
+/// The exit code of the signal that has arrived; 0 until then.
 static CODE: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// From here on Ctrl-C does not end this process, but makes [`requested`] say so.
+/// From here on, Ctrl-C does not end this process but makes [`requested`] return an exit code.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system refuses.
 pub(crate) fn watch() -> Result<()> {
     if CODE.get().is_some() {
         return Ok(());
@@ -24,7 +24,7 @@ pub(crate) fn watch() -> Result<()> {
     let code = CODE.get_or_init(Arc::default);
     let again = Arc::new(AtomicBool::new(false));
     for (signal, exit) in [(SIGINT, Exit::Interrupted), (SIGTERM, Exit::Terminated)] {
-        // They act in this order: the first signal finds `again` unset.
+        // They run in this order: the first signal finds `again` unset.
         flag::register_conditional_shutdown(signal, exit as i32, again.clone())
             .and_then(|_| flag::register(signal, again.clone()))
             .and_then(|_| flag::register_usize(signal, code.clone(), exit as usize))
@@ -33,9 +33,9 @@ pub(crate) fn watch() -> Result<()> {
     Ok(())
 }
 
-/// How to end, if that was asked for.
+/// The exit code to end with, if a signal has arrived.
 pub(crate) fn requested() -> Option<Exit> {
-    // Relaxed: nothing else is told by it.
+    // Relaxed: it publishes nothing else.
     let code = CODE.get()?.load(Ordering::Relaxed);
     [Exit::Interrupted, Exit::Terminated].into_iter().find(|exit| *exit as usize == code)
 }

@@ -1,8 +1,8 @@
-//! Two commands in one target folder: neither writes into the other's files.
+//! Keeps two commands in one target folder from writing into each other's files.
 //!
-//! A command that boots a machine takes a folder of its own ([`folder`]), so that any number of
-//! them run at a time. What cannot be had twice is waited for ([`wait`]). Both are a lock of the
-//! operating system on a file, which ends with its process, however that ends.
+//! A command that boots a machine takes a folder of its own ([`folder`]), so any number of them can
+//! run at a time. For what exists only once, a command waits ([`wait`]). Both lock a file by the
+//! operating system, which drops the lock however the process ends.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Result};
 use crate::paths;
 
-/// The file in each folder that is locked. It holds the process id of who had it last.
+/// The file in each folder that is locked. It holds the process id of the last holder.
 const FILE: &str = "lock";
 
-/// Who has the lock on what is installed.
+/// The holder of the lock on installing.
 pub(crate) const INSTALLER: &str = "another `cargo xtask` that installs something";
 
 /// A folder that no other command writes into while this lives.
@@ -25,11 +25,11 @@ pub(crate) struct Own {
     pub(crate) lock: File,
 }
 
-/// A folder for this command in the target folder: the one of this name, or while that is in use
-/// the first free one of `NAME-2`, `NAME-3` and so on, and then it says so.
+/// A folder for this command in the target folder: the one of this name or, if that is in use, the
+/// first free one of `NAME-2`, `NAME-3` and so on, with a message.
 ///
 /// # Errors
-/// When the folder or its lock cannot be made.
+/// If the folder or its lock cannot be made.
 pub(crate) fn folder(name: &str, command: &str) -> Result<Own> {
     let mut dir = paths::target_dir().join(name);
     let (mut number, mut used) = (1, None);
@@ -54,11 +54,11 @@ pub(crate) fn folder(name: &str, command: &str) -> Result<Own> {
     Ok(Own { dir, lock })
 }
 
-/// The folder of this name in the target folder. Waits until no other process has it, and says so:
-/// `who` that is.
+/// The folder of this name in the target folder. Waits until no other process has it, with a
+/// message that names the holder as `who`.
 ///
 /// # Errors
-/// When the lock cannot be made.
+/// If the lock cannot be made.
 pub(crate) fn wait(name: &str, who: &str) -> Result<Own> {
     let dir = paths::target_dir().join(name);
     let mut lock = open(&dir)?;
@@ -78,18 +78,18 @@ pub(crate) fn wait(name: &str, who: &str) -> Result<Own> {
 fn open(dir: &Path) -> Result<File> {
     paths::create_dir(dir)?;
     let path = dir.join(FILE);
-    // Not truncated: it may be another's.
+    // Not truncated: another process may own it.
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     file.with_context(|| format!("cannot open {}", paths::shown(&path)))
 }
 
-/// Some network file systems have no locks: better without one than not at all.
+/// Some network file systems have no locks. Better to run without one than not at all.
 fn without(dir: &Path, error: &std::io::Error) {
     let dir = paths::shown(dir);
     eprintln!("warning: {dir} cannot be locked: {error}; run one command at a time");
 }
 
-/// Who has the lock, as ` (pid N)`; nothing where it cannot be read.
+/// The lock's holder as ` (pid N)`; empty if it cannot be read.
 fn holder(lock: &mut File) -> String {
     let mut text = String::new();
     match lock.read_to_string(&mut text) {
@@ -98,7 +98,7 @@ fn holder(lock: &mut File) -> String {
     }
 }
 
-/// Writes this process's id into a lock that it has. It is for people only.
+/// Writes this process's id into its lock, for people to read.
 fn sign(lock: &mut File) {
     let _ = lock.set_len(0);
     let _ = writeln!(lock, "{}", std::process::id());

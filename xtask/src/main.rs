@@ -1,13 +1,14 @@
 //! The host tool of Tryst: `cargo xtask COMMAND` builds, boots, tests and checks the kernel.
 //!
-//! Four wings: `cli` (the command line, and the commands for one machine), `vm` (the machine, from
-//! what is booted to how it ended), `test` (the tests in QEMU), `check` (the checks of the tree). They
-//! stand on a few files that all use: `cargo` (child processes of the toolchain), `tools` (what is
-//! installed), `error`, `paths`, `lock`, `interrupt`, `term`.
+//! It has four wings: `cli` (the command line, and the commands for one machine), `vm` (the
+//! machine, from what it boots to how it ended), `test` (the tests in QEMU), and `check` (the
+//! checks of the tree). All use a few shared files: `cargo` (child processes of the toolchain),
+//! `tools` (what is installed), `error`, `paths`, `lock`, `interrupt`, `term`.
 //!
-//! The way of `cargo xtask test NAME`: this file, `test/mod`, `test/registry` (which tests there are),
-//! `test/plan` (the list of boots), `test/execute`, `vm/boot` (watching a machine to its end), `vm/process`,
-//! `vm/machine` (what QEMU is told), `vm/ending`, `test/judge`, `test/report`; `cli/args` reads the options.
+//! `cargo xtask test NAME` goes through this file, `test/mod`, `test/registry` (which tests exist),
+//! `test/plan` (the list of boots), `test/execute`, `vm/boot` (watches a machine until it ends),
+//! `vm/process`, `vm/machine` (QEMU's arguments), `vm/ending`, `test/judge`, `test/report`;
+//! `cli/args` reads the options.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -67,15 +68,15 @@ enum Command {
     Image(image::Options),
     /// Say what this machine has and lacks for building, running and testing.
     Doctor(doctor::Options),
-    /// Run every check there is, in one list.
+    /// Run every check, in one list.
     Ci(ci::Options),
-    /// Check that each file of the kernel uses lower layers only.
+    /// Check that each file of the kernel uses only lower layers.
     #[command(
-        after_help = "The layers and the exceptions stand at the top of xtask/tests/layers/main.rs."
+        after_help = "The layers and the exceptions are at the top of xtask/tests/layers/main.rs."
     )]
     Layers,
     /// Count the lines of each part of the tree; name long files and functions.
-    #[command(after_help = "It is a report: nothing fails by it. `ci` prints it too.")]
+    #[command(after_help = "This is a report and never fails. `ci` prints it too.")]
     Size,
     /// Check the instructions of a critical section and of a spinlock.
     Emitted(tree::Emitted),
@@ -87,7 +88,7 @@ enum Command {
     Docs(tree::Docs),
     /// Explore every interleaving of the heart's source, within bounds.
     Model(model::Options),
-    /// Make each mistake of bugs/ in a copy of the tree: it must be found.
+    /// Make each mistake of bugs/ in a copy of the tree, and check that it is found.
     Bugs(bugs::Options),
     /// Boot this kernel ELF, as `run` does. Cargo calls it: see .cargo/config.toml.
     Runner(run::Runner),
@@ -102,7 +103,7 @@ For bash: alias xtask='cargo xtask'; source <(cargo xtask completions bash)")]
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    // `help COMMAND` is what the command says of itself.
+    // `help COMMAND` prints the help of that command.
     if words.first().is_some_and(|word| word == "help") {
         words.remove(0);
         words.push("--help".into());
@@ -118,7 +119,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads the command line. A question for help or the version is answered, and ends the process.
+/// Reads the command line. If it asks for help or the version, this prints that and ends the
+/// process.
 fn parse(words: &[OsString]) -> Result<Line> {
     let name = OsString::from("cargo xtask");
     let error = match Line::try_parse_from(std::iter::once(&name).chain(words)) {
@@ -140,7 +142,7 @@ fn parse(words: &[OsString]) -> Result<Line> {
                 && text.starts_with("unexpected argument")
                 && !text.contains("'-")
             {
-                text.push_str("\n  tip: words for the kernel are given by --append");
+                text.push_str("\n  tip: pass words to the kernel by --append");
             }
             return Err(usage(of, text));
         }

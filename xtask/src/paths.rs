@@ -1,4 +1,5 @@
-//! Where things are: the workspace, its target folder, and how a path is shown.
+//! Where things are (the workspace, its target folder), how a path is shown, and reading and
+//! writing files with errors that name them.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -31,8 +32,8 @@ pub(crate) fn shown(path: &Path) -> String {
     text(short.unwrap_or(path))
 }
 
-/// A path as text: as it is, or in a shell's quotes if it is not UTF-8. It is for a person;
-/// a program is given the path itself.
+/// A path as text: as it is, or in a shell's quotes if it is not UTF-8. It is for people; programs
+/// get the path itself.
 pub(crate) fn text(path: &Path) -> String {
     path.to_str().map_or_else(|| quoted(path), String::from)
 }
@@ -117,7 +118,8 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", shown(path)))
 }
 
-/// Checks that a file of this name can be written, and makes its folder. What is in it stays.
+/// Checks that a file of this name can be written, and makes its folder. A file that exists keeps
+/// its contents.
 ///
 /// # Errors
 /// What the file system says, with the file's name.
@@ -134,7 +136,7 @@ pub(crate) fn writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether two names of files, in folders that are there, are one.
+/// Whether two file names, in folders that exist, name the same file.
 pub(crate) fn same(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| {
         let path = std::path::absolute(path).ok()?;
@@ -143,8 +145,7 @@ pub(crate) fn same(a: &Path, b: &Path) -> bool {
     a == b || place(a).is_some_and(|a| Some(a) == place(b))
 }
 
-/// Moves a file, creating the folder that it goes to. Whoever reads there has the old file or the
-/// new one.
+/// Moves a file, creating its new folder. A reader sees either the old file or the new one.
 ///
 /// # Errors
 /// What the file system says, with the new name.
@@ -152,7 +153,7 @@ pub(crate) fn moved(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         create_dir(dir)?;
     }
-    // To another file system it must be copied.
+    // Across file systems it must be copied.
     fs::rename(from, to)
         .or_else(|_| fs::copy(from, to).map(|_| ()))
         .with_context(|| format!("cannot write {}", shown(to)))
@@ -165,8 +166,8 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|dir| dir.join(&name)).find(|file| file.is_file())
 }
 
-/// A word as a shell takes it. One that is not UTF-8 is written in the form `$'..'`, which
-/// bash, zsh and ksh understand.
+/// A word as a shell takes it. If it is not UTF-8, it has the form `$'..'`, which bash, zsh and ksh
+/// understand.
 pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
     let word = word.as_ref();

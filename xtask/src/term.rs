@@ -1,7 +1,7 @@
 //! The terminal: colours where they are wanted, and one progress line.
 //!
 //! Neither is used when the output goes to a file or a pipe, or to a terminal that calls itself
-//! dumb or nothing. `--color` is obeyed, else `NO_COLOR`.
+//! dumb or nothing. `--color` decides first, then `NO_COLOR`.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 
 use clap::ValueEnum;
 
-/// When there are colours, as `--color` names it. (A doc comment on a value would make `--help`
-/// another text than `-h`.)
+/// When to use colours, as `--color` names it. (A doc comment on a value would make `--help` differ
+/// from `-h`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    // To a terminal that knows them.
+    // On a terminal that knows them.
     Auto,
     Always,
     Never,
@@ -22,7 +22,7 @@ pub(crate) enum When {
 
 static CHOSEN: OnceLock<When> = OnceLock::new();
 
-/// Does what `--color` says.
+/// Sets what `--color` says.
 pub(crate) fn choose(when: When) {
     let _ = CHOSEN.set(when);
 }
@@ -32,8 +32,7 @@ pub(crate) fn chosen() -> When {
     CHOSEN.get().copied().unwrap_or(When::Auto)
 }
 
-/// Whether there are colours, by what `--color` says, the kind of a terminal that the output goes
-/// to, and `NO_COLOR`.
+/// Whether to use colours: decided by `--color`, the kind of terminal, and `NO_COLOR`.
 fn colours(chosen: When, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
     match chosen {
         When::Always => true,
@@ -42,18 +41,18 @@ fn colours(chosen: When, terminal: Option<&OsStr>, no_color: Option<&OsStr>) -> 
     }
 }
 
-/// Whether this kind of a terminal knows more than plain lines.
+/// Whether this kind of terminal knows more than plain lines.
 fn can_move(terminal: Option<&OsStr>) -> bool {
     terminal.is_some_and(|kind| kind != "dumb" && !kind.is_empty())
 }
 
-/// The kind of a terminal that this goes to; empty if it is not said.
+/// The kind of terminal of this output; empty if unknown.
 fn terminal(out: &impl IsTerminal) -> Option<OsString> {
     let kind = || env::var_os("TERM").unwrap_or_default();
     out.is_terminal().then(kind)
 }
 
-/// Whether the standard output is painted.
+/// Whether to colour the standard output.
 pub(crate) fn paints() -> bool {
     let (terminal, no_color) = (terminal(&stdout()), env::var_os("NO_COLOR"));
     colours(chosen(), terminal.as_deref(), no_color.as_deref())
@@ -78,23 +77,22 @@ pub(crate) fn yellow(text: &str) -> String {
     paint(text, "33")
 }
 
-/// [`say`] of what `format!` makes of the same arguments.
+/// [`say`] with the arguments of `format!`.
 macro_rules! say {
     ($($arguments:tt)*) => {
         $crate::term::say(&format!($($arguments)*))
     };
 }
 
-/// Prints a line to the standard output. When nobody reads it any more, as
-/// behind `| head`, the process ends.
+/// Prints a line to the standard output. If nobody reads it any more, as with `| head`, the process
+/// ends.
 pub(crate) fn say(line: &str) {
     if writeln!(stdout(), "{line}").is_err() {
         std::process::exit(1);
     }
 }
 
-/// How much of a progress line is shown. It is wiped by as many blanks, which needs no escape
-/// sequence.
+/// How much of a progress line is shown. That many blanks wipe it, which needs no escape sequence.
 const WIDTH: usize = 78;
 
 /// A line at the bottom of the terminal that is rewritten in place.
@@ -122,7 +120,7 @@ impl Progress {
         }
     }
 
-    /// Takes the line away, so that an ordinary line can be printed.
+    /// Removes the line, so that an ordinary line can be printed.
     pub(crate) fn clear(&mut self) {
         if self.shown {
             eprint!("\r{:WIDTH$}\r", "");

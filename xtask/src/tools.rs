@@ -1,8 +1,9 @@
-//! The tools that this one needs: one table for `doctor`, and for setting up what a command lacks.
+//! The tools that this one needs, in one table: `doctor` prints it, and commands install from it
+//! what they lack.
 //!
-//! The toolchain's parts come by rustup, the rest by Debian's package manager; elsewhere a person is
-//! told what to install. Packages are installed only if this process is root, and each command is
-//! shown before it runs.
+//! rustup installs the toolchain's parts, Debian's package manager the rest; on other systems the
+//! error says what to install. Packages are installed only if this process is root, and each
+//! command is shown before it runs.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -24,7 +25,7 @@ pub(crate) struct Tool {
     pub(crate) is_required: bool,
     /// What it is for.
     pub(crate) purpose: &'static str,
-    /// What there is of it, if anything; an error if that cannot be used.
+    /// What is installed of it, if anything; an error if that cannot be used.
     pub(crate) probe: fn() -> Result<Option<String>>,
     source: Source,
 }
@@ -33,13 +34,13 @@ pub(crate) struct Tool {
 enum Source {
     /// From rustup, with these arguments.
     Rustup(&'static [&'static str]),
-    /// From these packages of Debian; and what a person does on another system.
+    /// From these packages of Debian; on another system a person does what the text says.
     Debian(&'static [&'static str], &'static str),
 }
 
 use Source::{Debian, Rustup};
 
-/// Makes a static of each row, and of all rows the list.
+/// Makes each row a static, and a list of all rows.
 macro_rules! table {
     ($($id:ident: $name:literal $need:ident $purpose:literal, $probe:expr, $source:expr;)*) => {
         $(static $id: Tool = Tool {
@@ -49,7 +50,7 @@ macro_rules! table {
             probe: || $probe,
             source: $source,
         };)*
-        /// Every tool, in the order in which they are told.
+        /// Every tool, in the order of `doctor`.
         pub(crate) static TOOLS: &[&Tool] = &[$(&$id),*];
     };
 }
@@ -74,7 +75,7 @@ table! {
     OVMF: "UEFI firmware" optional "booting UEFI images",
         Ok(firmware::find(Qemu::find().unwrap_or(None).as_ref())?.map(|(code, _)| paths::text(&code))),
         Debian(&["ovmf"], "install edk2-ovmf, or the QEMU package that carries it");
-    // With the firmware that any of several packages would do for.
+    // Includes the firmware, which several packages could provide.
     BOCHS: "Bochs" optional "`--emulator bochs`, with Xvfb for its window",
         bochs::told(), Debian(&["bochs-x", "bochsbios", "vgabios", "xvfb"], "install Bochs, and Xvfb");
     RUST_SRC: "rust-src" optional "making BIOS and UEFI images",
@@ -109,7 +110,7 @@ impl Tool {
     /// Makes sure that it is there: installs it if it is missing and this process may do so.
     ///
     /// # Errors
-    /// When it cannot be installed, or is not found afterwards.
+    /// If it cannot be installed, or is not found afterwards.
     fn set_up(&self) -> Result<()> {
         if (self.probe)()?.is_some() {
             return Ok(());
@@ -117,8 +118,8 @@ impl Tool {
         install(&[self]).pop().map_or(Ok(()), Err)?;
         match (self.probe)()? {
             Some(_) => Ok(()),
-            None => Err(anyhow!("{} is installed, and not found", self.name)
-                .hint("see where the packages put it, and extend PATH")),
+            None => Err(anyhow!("{} is installed but was not found", self.name)
+                .hint("see where the packages put it, and add that folder to PATH")),
         }
     }
 }
@@ -164,7 +165,8 @@ fn is_root() -> bool {
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// Installs these tools, saying so first; what went wrong, while the rest goes on.
+/// Installs these tools and says so first. Returns what went wrong; one failure does not stop the
+/// rest.
 pub(crate) fn install(tools: &[&Tool]) -> Vec<Error> {
     let mut results = Vec::new();
     for tool in tools {
@@ -204,7 +206,7 @@ fn by_apt(tools: &[&Tool], packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program of the toolchain that installs what is missing, saying so first. It runs in the
+/// Runs a program of the toolchain that installs what is missing, and says so first. It runs in the
 /// workspace, where rust-toolchain.toml names the toolchain.
 fn by(missing: &str, program: &str, args: &[&str]) -> Result<()> {
     let line = format!("{program} {}", args.join(" "));
@@ -226,12 +228,12 @@ fn by(missing: &str, program: &str, args: &[&str]) -> Result<()> {
 /// Makes sure that the kernel can be built.
 ///
 /// # Errors
-/// When the target's library is missing and rustup is missing too, or fails.
+/// If the target's library is missing, and rustup is missing or fails.
 pub(crate) fn kernel_target() -> Result<()> {
     KERNEL_TARGET.set_up()
 }
 
-/// What images for this path need of the toolchain.
+/// The parts of the toolchain that images for this path need.
 fn of_images(path: BootPath) -> Vec<&'static Tool> {
     match path {
         BootPath::Pvh => vec![],
@@ -240,9 +242,9 @@ fn of_images(path: BootPath) -> Vec<&'static Tool> {
     }
 }
 
-/// Installs what images for these paths need, and what booting them `needs_firmware` for, where
-/// this process is root on a system that it knows. What fails is reported only, for the sake of
-/// what can run: a boot that lacks something says so itself.
+/// Installs what images for these paths need, and what booting them `needs_firmware` for, if this
+/// process is root on a known system. It only reports what fails, so that the rest can run: a boot
+/// that lacks something says so itself.
 pub(crate) fn images(boots: &[BootPath], needs_firmware: bool) {
     let [bios, uefi] = [BootPath::Bios, BootPath::Uefi].map(|path| boots.contains(&path));
     let needed = [(&RUST_SRC, bios || uefi), (&LLVM_TOOLS, bios), (&OVMF, uefi && needs_firmware)];
@@ -256,7 +258,7 @@ pub(crate) fn images(boots: &[BootPath], needs_firmware: bool) {
 /// Checks that images for this path can be made.
 ///
 /// # Errors
-/// When the toolchain lacks a component: the hint is how it is installed.
+/// If the toolchain lacks a component; the hint says how to install it.
 pub(crate) fn can_make(path: BootPath) -> Result<()> {
     let missing = of_images(path).into_iter().filter(|tool| tool.is_missing());
     let missing: Vec<&str> = missing.map(|tool| tool.name).collect();
@@ -272,10 +274,10 @@ pub(crate) fn firmware_hint() -> Hint {
     Hint(format!("{}\nor set OVMF_CODE= and OVMF_VARS=", OVMF.remedy()))
 }
 
-/// Makes sure that there is cargo-llvm-cov, and what it needs.
+/// Makes sure that cargo-llvm-cov and what it needs are installed.
 ///
 /// # Errors
-/// When something is missing and cannot be installed.
+/// If something is missing and cannot be installed.
 pub(crate) fn llvm_cov() -> Result<()> {
     LLVM_TOOLS.set_up()?;
     let version = cargo::tool("cargo").args(["llvm-cov", "--version"]).output();
@@ -286,14 +288,14 @@ pub(crate) fn llvm_cov() -> Result<()> {
     by("cargo-llvm-cov", "cargo", &install)
 }
 
-/// The toolchain for what no stable one has, by its day: any nightly may lack it or know other
-/// flags.
+/// The toolchain for features that no stable one has, fixed by its day: another nightly may lack
+/// them or have other flags.
 pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
 
-/// Makes sure that [`NIGHTLY`] is there, with these components.
+/// Makes sure that [`NIGHTLY`] is installed, with these components.
 ///
 /// # Errors
-/// When it is missing and cannot be installed.
+/// If it is missing and cannot be installed.
 pub(crate) fn nightly(components: &[&str]) -> Result<()> {
     let list = ["component", "list", "--installed", "--toolchain", NIGHTLY];
     let has_all = |list: String| {
@@ -313,7 +315,7 @@ pub(crate) fn nightly(components: &[&str]) -> Result<()> {
 /// A gdb that knows x86_64, installed if it is missing and this process may do so.
 ///
 /// # Errors
-/// When there is none and none can be installed.
+/// If there is none and none can be installed.
 pub(crate) fn gdb() -> Result<PathBuf> {
     GDB.set_up()?;
     find_gdb().context("gdb is gone")
@@ -322,8 +324,7 @@ pub(crate) fn gdb() -> Result<PathBuf> {
 /// QEMU, installed if it is missing and this process may do so.
 ///
 /// # Errors
-/// When there is none and none can be installed, when `QEMU=` names none, or
-/// when it is too old.
+/// If there is none and none can be installed, if `QEMU=` names none, or if it is too old.
 pub(crate) fn qemu() -> Result<Qemu> {
     QEMU.set_up()?;
     Qemu::find()?.context("QEMU is gone")
@@ -332,7 +333,7 @@ pub(crate) fn qemu() -> Result<Qemu> {
 /// The emulator of this kind, installed if it is missing and this process may do so.
 ///
 /// # Errors
-/// When there is none and none can be installed.
+/// If there is none and none can be installed.
 pub(crate) fn emulator(kind: Kind) -> Result<Emulator> {
     if kind == Kind::Qemu {
         return Ok(Emulator::Qemu(qemu()?));

@@ -24,7 +24,7 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
     for (words, said, next) in [
         (&["boot"][..], "unrecognized subcommand 'boot'", "cargo xtask --help"),
         (&["run", "--frob"], "unexpected argument '--frob'", "cargo xtask run --help"),
-        (&["run", "log=debug"], "words for the kernel are given by --append", "run --help"),
+        (&["run", "log=debug"], "pass words to the kernel by --append", "run --help"),
         (&["run", "--smp", "0"], "'0' for '--smp <N>': it is not a number of CPUs", "run --help"),
         (&["run", "--smp", "1,2"], "--smp takes one number here", "run --help"),
         (&["run", "--boot", "floppy"], "[possible values: pvh, bios, uefi]", "run --help"),
@@ -218,7 +218,7 @@ fn a_build_into_a_folder_that_is_not_utf8_says_so() {
         let (code, text) = told(output.expect("it runs"));
         assert_eq!(code, Some(3), "{text}");
         assert!(text.contains("t\\xff': that is not UTF-8"), "{text}");
-        assert!(text.contains("next: name another target folder"), "{text}");
+        assert!(text.contains("next: set CARGO_TARGET_DIR= to another target folder"), "{text}");
     }
 }
 

@@ -1,10 +1,10 @@
-//! `cargo xtask bugs`: every mistake in `bugs/` is made, and must be found.
+//! `cargo xtask bugs`: makes every mistake in `bugs/`, and demands that it is found.
 //!
-//! A patch there is a mistake that a kernel has made, or may make: a few lines of difference, below
-//! a header that tells its story and names who must find it ([`header`]). Here each is applied to
-//! a [`copy`] of the tree; what its finders need is built, and each finder must fail, in the words
-//! that the header has. It is an error if a patch does not apply or build, if a finder passes, and
-//! if it fails in other words.
+//! A patch there is a mistake that a kernel has made, or may make: a few lines of difference below
+//! a header that tells its story and names its finders ([`header`]). This applies each patch to a
+//! [`copy`] of the tree and builds what the finders need. Each finder must fail, in the words of
+//! the header. It is an error if a patch does not apply or build, or if a finder passes or fails in
+//! other words.
 
 mod copy;
 mod finder;
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Only those whose names contain one of these.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Print what there is, and who must find it; make none.
+    /// Print the patches and who must find them; make none.
     #[arg(long)]
     list: bool,
     /// Print all that the finders print: the explorer's, step by step.
@@ -39,7 +39,7 @@ pub(crate) struct Options {
 /// `cargo xtask bugs`.
 ///
 /// # Errors
-/// When a name is no bug's, when something is missing, and when a bug is not found.
+/// If a name is no bug's, if something is missing, or if a bug is not found.
 pub(crate) fn command(options: &Options) -> Result<()> {
     let bugs = chosen(&options.names)?;
     if options.list {
@@ -93,7 +93,7 @@ fn list(bug: &Bug) {
     }
 }
 
-/// Makes one bug, and prints a row for each finder; whether all have found it.
+/// Makes one bug and prints a row for each finder. Returns whether all have found it.
 fn make(tree: &Tree, bug: &Bug, show: bool) -> bool {
     let row = |by: &str, seconds: f64, what: &str| {
         let row = format!("{:<28} {by:<52} {seconds:>7.1}  {what}", bug.name);

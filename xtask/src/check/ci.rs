@@ -1,7 +1,7 @@
-//! `cargo xtask ci`: every check there is, in one list.
+//! `cargo xtask ci`: runs every check, in one list.
 //!
-//! No check stops the list. The last line says how many passed and failed,
-//! and nothing follows it on the standard output.
+//! A failed check does not stop the list. The last line says how many passed and failed, and
+//! nothing follows it on the standard output.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub(crate) struct Options {
     fast: bool,
 }
 
-/// In which list a check is.
+/// The list that a check is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum List {
     Both,
@@ -41,7 +41,8 @@ use List::{Both, Fast, Full};
 const CHECKS: [(List, &str, &str); 24] = [
     (Both, "format", "cargo fmt --all --check"),
     (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
-    // Without the members that the host cannot compile, and model, where the heart is another one.
+    // Without the members that the host cannot compile, and without model, which compiles the heart
+    // differently.
     (Both, "lints, host", "cargo clippy --locked --workspace --all-targets --exclude kernel \
         --exclude boot --exclude tests --exclude bench --exclude model -- -Dwarnings"),
     (Both, "lints, kernel", "cargo clippy --locked -p kernel --target x86_64-unknown-none -- -Dwarnings"),
@@ -56,7 +57,7 @@ const CHECKS: [(List, &str, &str); 24] = [
     (Both, "models, and documents", "cargo xtask docs"),
     (Fast, "the first bug", "cargo xtask bugs r222942"),
     (Fast, "QEMU tests", "cargo xtask test"),
-    // For readers of the kernel, the private items are what it is about.
+    // Readers of the kernel want the private items.
     (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
         --document-private-items -p plat -p heart -p xtask -p symbols -p bench-report"),
     (Full, "documentation, kernel", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
@@ -73,10 +74,10 @@ const CHECKS: [(List, &str, &str); 24] = [
     (Full, "host tests, 256 CPUs", "TRYST_MAX_CPUS=256 cargo test --locked -p heart --tests"),
     (Full, "QEMU test, 256 CPUs", "TRYST_MAX_CPUS=256 cargo xtask test smp::two_hundred_and_fifty_five"),
     (Full, "all bugs", "cargo xtask bugs"),
-    // Where debug assertions are checked.
+    // With debug assertions.
     (Full, "QEMU tests, dev", "cargo xtask test --debug rendezvous::ten stress::short"),
     (Full, "QEMU tests, 1 2 4 CPUs", "cargo xtask test --smp 1,2,4"),
-    // Of what QEMU 7.2's CPU lacks, and of what CPUs do to each other.
+    // What QEMU 7.2's CPU lacks, and what CPUs do to each other.
     (Full, "ten tests in Bochs", "cargo xtask test --emulator bochs --exact apic::x2apic \
         apic::tsc_deadline vspace::tags_keep_and_forget smp::all_cpus_online rendezvous::sets \
         shootdown::no_stale_page stepping::window_typed stop::hard hotplug::off_and_on \
@@ -86,7 +87,7 @@ const CHECKS: [(List, &str, &str); 24] = [
 /// `cargo xtask ci`.
 ///
 /// # Errors
-/// When the target is missing, or when a check fails.
+/// If the target is missing or a check fails.
 pub(crate) fn command(options: &Options) -> Result<()> {
     tools::kernel_target()?;
     interrupt::watch()?;

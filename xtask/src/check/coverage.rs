@@ -1,6 +1,6 @@
-//! `cargo xtask coverage`: how much of plat and the heart their host tests run, by file.
+//! `cargo xtask coverage`: says how much of plat and the heart their host tests run, by file.
 //!
-//! cargo-llvm-cov does all of it. Unit tests are files of their own, and not counted.
+//! cargo-llvm-cov does all the work. Unit tests are files of their own, and are not counted.
 
 use crate::cargo::{cargo, succeeds};
 use crate::error::Result;
@@ -24,19 +24,18 @@ pub(crate) struct Options {
     lines: bool,
 }
 
-/// The part of their lines that the host tests must run, in percent.
+/// The percentage of their lines that the host tests must run.
 const LEAST: &str = "95";
-/// The files of unit tests, and of what only they use.
+/// The files of unit tests, and of code that only they use.
 const TESTS: &str = r"/(tests|steps|testing|tso)\.rs$|/tests/|/model/";
 
 /// `cargo xtask coverage`.
 ///
 /// # Errors
-/// When something is missing and cannot be installed, when a test fails, and when too few lines
-/// are run.
+/// If something is missing and cannot be installed, if a test fails, or if too few lines are run.
 pub(crate) fn command(options: &Options) -> Result<()> {
     tools::llvm_cov()?;
-    // cargo-llvm-cov itself keeps what it counts in one place.
+    // cargo-llvm-cov itself keeps its counts in one place.
     let _own = lock::wait("coverage", "another `cargo xtask coverage`")?;
     let mut command = cargo("llvm-cov");
     command.args(["--quiet", "--no-cfg-coverage", "-p", "plat", "-p", "heart"]);

@@ -1,4 +1,4 @@
-//! `cargo xtask miri`: the host tests of plat and the heart in Miri, each with many seeds.
+//! `cargo xtask miri`: runs the host tests of plat and the heart in Miri, each with many seeds.
 //!
 //! Miri interprets them. It finds undefined behaviour and data races, lets a load see any value
 //! that C11's orderings allow, and chooses by the seed which thread runs next.
@@ -28,11 +28,10 @@ pub(crate) struct Options {
 /// `cargo xtask miri`.
 ///
 /// # Errors
-/// When the toolchain is missing and cannot be installed, and when
-/// Miri finds something.
+/// If the toolchain is missing and cannot be installed, or if Miri finds something.
 pub(crate) fn command(options: &Options) -> Result<()> {
     tools::nightly(&["miri", "rust-src"])?;
-    // What the tests leak on purpose, as the memory of a CPU, is not looked at: the heart itself
+    // Ignore what the tests leak on purpose, such as the memory of a CPU: the heart itself
     // allocates nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     flags.push_str(&format!(" -Zmiri-many-seeds={} -Zmiri-ignore-leaks", options.seeds));
@@ -46,8 +45,8 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(failed("Miri has found something, or a test fails in it")
-        .hint("its words are above; --seeds repeats the failing seed"))
+    Err(failed("Miri found something, or a test failed in it")
+        .hint("its output is above; --seeds repeats the failing seed"))
 }
 
 /// The seeds as Miri takes them: `A..B`.

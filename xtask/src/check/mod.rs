@@ -1,4 +1,4 @@
-//! The checks of the tree: [`ci`] is the list of all, and the others are commands that run one.
+//! The checks of the tree: [`ci`] lists them all; each of the others is a command that runs one.
 
 pub(crate) mod bugs;
 pub(crate) mod ci;

@@ -1,12 +1,12 @@
-//! `cargo xtask model`: builds the explorer and runs it; what it is told is the explorer's
-//! own (`model/src/main.rs`). Told nothing, or `--full`, it single-steps the heart's machine code
-//! besides.
+//! `cargo xtask model`: builds and runs the explorer with the explorer's own arguments
+//! (`model/src/main.rs`). Without arguments, or with `--full`, it also single-steps the heart's
+//! machine code.
 
 use crate::cargo::{cargo, succeeds};
 use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
 use std::ffi::OsString;
 
-/// The command line of `cargo xtask model`: the explorer's own, and so is its help.
+/// The command line of `cargo xtask model`, which is the explorer's own, as is its help.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
@@ -17,7 +17,7 @@ pub(crate) struct Options {
 /// `cargo xtask model`.
 ///
 /// # Errors
-/// When the explorer does not build, or says that something is not as it must be.
+/// If the explorer does not build, or reports a failure.
 pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     needs_its_host()?;
     let mut explorer = cargo("run");
@@ -39,7 +39,7 @@ pub(crate) fn command(Options { words }: &Options) -> Result<()> {
 /// Whether this machine can explore and single-step.
 ///
 /// # Errors
-/// When it cannot.
+/// If it cannot.
 pub(crate) fn needs_its_host() -> Result<()> {
     if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         return Ok(());

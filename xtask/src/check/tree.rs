@@ -35,7 +35,7 @@ pub(crate) struct Docs {
 /// `cargo xtask layers`.
 ///
 /// # Errors
-/// When a rule is broken: it has been told.
+/// If a rule is broken; the test has said which.
 pub(crate) fn layers() -> Result<()> {
     run("layers", &["every_file", "--show-output"], false, &[])
 }
@@ -43,7 +43,7 @@ pub(crate) fn layers() -> Result<()> {
 /// `cargo xtask emitted`.
 ///
 /// # Errors
-/// When the kernel does not build, a rule is broken, or the document shows something else.
+/// If the kernel does not build, a rule is broken, or the document shows something else.
 pub(crate) fn emitted(options: &Emitted) -> Result<()> {
     let own = lock::folder("emitted", "emitted")?;
     let kernel = image::built_into(&own.dir, KERNEL, false)?;
@@ -55,13 +55,13 @@ pub(crate) fn emitted(options: &Emitted) -> Result<()> {
 /// `cargo xtask docs`.
 ///
 /// # Errors
-/// When something that is run fails, and when something is stale.
+/// If something that it runs fails, or if something is stale.
 pub(crate) fn docs(options: &Docs) -> Result<()> {
     model::needs_its_host()?;
     run("figures", &["--ignored", "--nocapture"], options.write, &[])
 }
 
-/// Runs a test of xtask with these words for it; it may write into the tree if that is said.
+/// Runs a test of xtask with these arguments; `write` allows it to write into the tree.
 fn run(test: &str, words: &[&str], write: bool, more: &[(&str, &std::ffi::OsStr)]) -> Result<()> {
     let mut command = cargo("test");
     command.args(["--quiet", "-p", "xtask", "--test", test, "--"]).args(words);

@@ -12,13 +12,13 @@ use crate::paths;
 use crate::vm::emulator::Kind;
 use crate::vm::machine::BootPath;
 
-/// How many CPUs a machine has if nobody says.
+/// How many CPUs a machine has by default.
 pub(crate) const CPUS: u32 = 4;
 
 /// How much memory it has, in MiB.
 pub(crate) const MEMORY: u32 = 512;
 
-/// What `run` and `test` say of the environment.
+/// What the help of `run` and `test` says about the environment.
 pub(crate) const ENVIRONMENT: &str = "Environment: QEMU=PROGRAM names another QEMU; OVMF_CODE= and \
                                       OVMF_VARS= name UEFI firmware.";
 
@@ -48,12 +48,12 @@ pub(crate) struct MachineOptions {
 }
 
 impl MachineOptions {
-    /// Numbers of CPUs, one or several, if `--smp` is given.
+    /// The numbers of CPUs, if `--smp` is given.
     pub(crate) fn cpus(&self) -> Option<&[u32]> {
         self.smp.as_ref().map(|cpus| &cpus.counts[..])
     }
 
-    /// The one number of CPUs, if it is given.
+    /// The number of CPUs, if it is given.
     ///
     /// # Errors
     /// A usage error of `command` when several are given.
@@ -65,7 +65,7 @@ impl MachineOptions {
         }
     }
 
-    /// What else the emulator is told.
+    /// More arguments for the emulator.
     pub(crate) fn extra(&self) -> Vec<OsString> {
         let topology = self.smp.as_ref().and_then(|cpus| cpus.topology.as_ref());
         let topology = topology.map(|topology| ["-smp".into(), topology.into()]);
@@ -73,7 +73,7 @@ impl MachineOptions {
         topology.into_iter().flatten().chain(extra).collect()
     }
 
-    /// Whether the command line asks anything of the emulator.
+    /// Whether the command line asks for anything of the emulator.
     pub(crate) fn ask(&self) -> bool {
         let options = self.smp.is_some() || self.accel.is_some() || self.mem != MEMORY;
         options || !self.extra.is_empty()
@@ -83,7 +83,7 @@ impl MachineOptions {
 /// The options of the commands that choose an emulator and a way to boot.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BootOptions {
-    /// What it runs in: qemu (default), or bochs, which boots the BIOS image only.
+    /// The emulator: qemu (default), or bochs, which boots only the BIOS image.
     #[arg(long, value_name = "NAME", default_value = "qemu")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) emulator: Kind,
@@ -97,7 +97,7 @@ pub(crate) struct BootOptions {
 }
 
 impl BootOptions {
-    /// Takes the choice of an emulator to heart: Bochs boots by its BIOS.
+    /// Applies the choice of an emulator: Bochs boots by its BIOS.
     ///
     /// # Errors
     /// A usage error of `command` when another option asks for what Bochs does not have.
@@ -120,7 +120,7 @@ impl BootOptions {
     }
 }
 
-/// Numbers of CPUs; or one, and what QEMU's own `-smp` says besides: that is QEMU's to judge.
+/// Numbers of CPUs; or one, with the rest of QEMU's own `-smp`, which QEMU judges.
 #[derive(Clone, Debug)]
 struct Cpus {
     counts: Vec<u32>,
@@ -155,7 +155,7 @@ fn scale(text: &str) -> std::result::Result<f64, &'static str> {
 /// A number, decimal or `0x` hexadecimal.
 ///
 /// # Errors
-/// When it is none.
+/// If it is none.
 pub(crate) fn number(text: &str) -> std::result::Result<u64, &'static str> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16),
@@ -164,8 +164,8 @@ pub(crate) fn number(text: &str) -> std::result::Result<u64, &'static str> {
     number.map_err(|_| "it is not a number")
 }
 
-/// The name of a file to be written later, which need not be UTF-8. Its folder is made, and
-/// whether it can be written is tried.
+/// The name of a file to be written later, which need not be UTF-8. Makes its folder, and checks
+/// that the file can be written.
 pub(crate) fn output() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|name| match name.as_os_str() {
         empty if empty == OsStr::new("") => Err("the name of a file is missing".to_string()),

@@ -10,7 +10,7 @@ use crate::vm::qemu::Qemu;
 
 /// The command line of `cargo xtask doctor`.
 #[derive(clap::Args)]
-#[command(after_help = "Exit codes: 0 everything that is required is there, 3 it is not.")]
+#[command(after_help = "Exit codes: 0 everything required is there, 3 something is missing.")]
 pub(crate) struct Options {
     /// Install what is missing: Rust's parts by rustup, the rest
     /// by Debian's package manager when run as root
@@ -24,7 +24,7 @@ type Probed = (&'static Tool, Result<Option<String>>);
 /// `cargo xtask doctor`.
 ///
 /// # Errors
-/// When something required is missing in the end.
+/// If something required is still missing at the end.
 pub(crate) fn command(options: &Options) -> Result<()> {
     let probed = || TOOLS.iter().map(|tool| (*tool, (tool.probe)())).collect::<Vec<Probed>>();
     let mut found = probed();

@@ -1,9 +1,8 @@
-//! `cargo xtask gdb`: QEMU stopped before the first instruction, and gdb on it.
+//! `cargo xtask gdb`: gdb on a QEMU that is stopped before the first instruction.
 //!
-//! All that gdb needs is in one command file, given with `-ix`; the user's own
-//! settings are neither read differently nor changed. gdb takes this process's
-//! place, so that the terminal is gdb's alone; a shell of its own process group
-//! ends QEMU when gdb is gone.
+//! One command file, given with `-ix`, has everything that gdb needs; the user's own settings work
+//! as usual. gdb replaces this process, so it has the terminal to itself. A shell in a process
+//! group of its own ends QEMU when gdb is gone.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -43,7 +42,7 @@ pub(crate) struct Options {
 /// `cargo xtask gdb`.
 ///
 /// # Errors
-/// When gdb, QEMU or the image is missing.
+/// If gdb, QEMU or the image is missing.
 pub(crate) fn command(options: &Options) -> Result<()> {
     let (asked, extra) = (&options.machine, options.machine.extra());
     let smp = asked.one_smp("gdb")?;
@@ -79,7 +78,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     command.args(["-serial", "null", "-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     let errors = dir.join("qemu.log");
     let errors = File::create(&errors).with_context(|| paths::shown(&errors))?;
-    // QEMU never reads it, and holds the lock for as long as it runs: gdb takes our place.
+    // QEMU never reads it, but holds the lock for as long as it runs: gdb replaces this process.
     let lock = own.lock.try_clone();
     let lock = lock.with_context(|| format!("cannot keep {}", paths::shown(dir)))?;
     command.stdin(lock).stdout(Stdio::null()).stderr(errors);
@@ -108,11 +107,11 @@ fn free_port() -> Result<u16> {
     listener.map(|address| address.port()).context("no free port for gdb")
 }
 
-/// gdb's commands. The ELF's entry is where every boot path meets. The
-/// breakpoint is a hardware one: before the kernel's page tables are in place
-/// there is no memory at its addresses to write one into.
+/// gdb's commands. Every boot path meets at the ELF's entry. The breakpoint is a hardware one:
+/// before the kernel's page tables are in place there is no memory at its addresses to write a
+/// breakpoint into.
 fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
-    // Between quotes gdb takes a backslash for the beginning of an escape.
+    // Between quotes a backslash begins an escape in gdb.
     let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
     let elf = paths::replaced(&elf, "\"", "\\\"");
     let mut text = include_bytes!("session.gdb").to_vec();
@@ -123,8 +122,8 @@ fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
     text
 }
 
-/// Hands the terminal over to gdb. Returns only when that fails, or at its end
-/// where a process cannot take another's place.
+/// Hands the terminal over to gdb. Returns only if that fails or, where a process cannot replace
+/// itself, when gdb ends.
 fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()> {
     let mut command = Command::new(gdb);
     command.args(["-q", "-ix"]).arg(script);
@@ -149,8 +148,7 @@ fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()
     if status.success() { Ok(()) } else { Err(reported(Exit::Failed)) }
 }
 
-/// Starts a shell that waits until this process, which becomes gdb, is gone,
-/// and then kills QEMU.
+/// Starts a shell that waits until this process, which becomes gdb, is gone, and then kills QEMU.
 #[cfg(unix)]
 fn watch(qemu: &Child) -> Result<()> {
     let (gdb, qemu) = (std::process::id(), qemu.id());

@@ -41,7 +41,7 @@ pub(crate) struct Runner {
 /// `cargo xtask run`.
 ///
 /// # Errors
-/// When something cannot be set up or built, and when the kernel does not end well.
+/// If something cannot be set up or built, or the kernel does not end well.
 pub(crate) fn command(mut options: Options) -> Result<()> {
     let smp = options.settle("run")?;
     let emulator = tools::emulator(options.boot.emulator)?;
@@ -66,7 +66,7 @@ pub(crate) fn runner(mut runner: Runner) -> Result<()> {
 }
 
 impl Options {
-    /// What can only be said of all options together; returns the number of CPUs.
+    /// Checks the options together; returns the number of CPUs.
     fn settle(&mut self, command: &str) -> Result<u32> {
         let smp = self.machine.one_smp(command)?.unwrap_or(CPUS);
         self.boot.settle(&self.machine, command)?;
@@ -96,7 +96,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         medium,
         extra: options.machine.extra(),
     };
-    // What else is wrong with its arguments is seen by the boot.
+    // The boot reports any other wrong argument.
     let accel = options.machine.accel.as_deref();
     accel::settle("run", emulator, &mut machine, accel, false, dir)?;
     say!("Ctrl-C ends {emulator}.");

@@ -1,4 +1,4 @@
-//! Makes the boots, several at a time, and hands over each as it ends.
+//! Runs the boots, several at a time, and passes on each as it ends.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) struct Bench<'a> {
     pub(super) elf: PathBuf,
     /// Its symbols.
     pub(super) symbols: Arc<Symbols>,
-    /// Disk images made of it.
+    /// Disk images made from it.
     pub(super) images: Images,
     /// QEMU's accelerator.
     pub(super) accel: String,
@@ -40,8 +40,8 @@ pub(super) struct Bench<'a> {
     pub(super) extra: Vec<OsString>,
 }
 
-/// Makes the boots with this many threads; each ended boot goes to the report
-/// at once. None is started after Ctrl-C, and with `fail_fast` none after the first failure.
+/// Runs the boots on this many threads, and gives each boot to the report as soon as it ends.
+/// Starts none after Ctrl-C and, with `fail_fast`, none after the first failure.
 pub(super) fn all(
     bench: &Bench<'_>,
     jobs: Vec<Job>,
@@ -57,8 +57,8 @@ pub(super) fn all(
         for _ in 0..workers.min(jobs.len()) {
             let (send, jobs, next, stop) = (send.clone(), &jobs, &next, &stop);
             scope.spawn(move || {
-                // Relaxed: the counter only has to give each number once, and
-                // the flag may be seen late; neither guards other memory.
+                // Relaxed: the counter only has to give each number once, and the flag may be seen
+                // late; neither guards other memory.
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if stop.load(Ordering::Relaxed) || interrupt::requested().is_some() {
                         break;
@@ -88,7 +88,7 @@ pub(super) fn all(
 }
 
 impl Bench<'_> {
-    /// Makes one boot and judges it; `None` if Ctrl-C has ended it.
+    /// Runs one boot and judges it; `None` if Ctrl-C ended it.
     fn make(&self, job: &Job, workers: usize) -> Option<Done> {
         let done = |ending, ended: Option<Ended>| {
             let (time, console) =
@@ -131,14 +131,14 @@ impl Bench<'_> {
     /// The machine of a boot.
     ///
     /// # Errors
-    /// When its disk image cannot be made or its firmware is missing.
+    /// If its disk image cannot be made or its firmware is missing.
     fn machine(&self, job: &Job) -> Result<Machine> {
         let append = job.test.command_line(job.seed, &self.options.machine.append);
         let (elf, emulator) = (&self.elf, &self.emulator);
         let medium = image::medium(emulator, job.boot, elf, &append, &job.dir, || {
             self.images.get(job.boot, elf, &append)
         })?;
-        // What a test's arguments for QEMU mean to Bochs is its number of CPUs and its memory.
+        // Of a test's QEMU arguments Bochs takes the number of CPUs and the memory.
         let (own, mem) = match emulator.kind() {
             emulator::Kind::Qemu => (&job.test.qemu[..], None),
             emulator::Kind::Bochs => (&[][..], bochs_memory(&job.test).unwrap_or(None)),
@@ -153,7 +153,7 @@ impl Bench<'_> {
     }
 }
 
-/// What the guest of this test may take.
+/// The limits for the guest of this test.
 fn limits(test: &Test) -> Limits {
     Limits {
         quiet: test.patience.unwrap_or(LIMITS.quiet),

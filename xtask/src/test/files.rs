@@ -1,4 +1,4 @@
-//! The run of the tests as files for programs: JUnit XML, and one JSON document.
+//! A run of the tests as files for programs: JUnit XML, and one JSON document.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::judge::Done;
 use crate::error::{Context, Result};
 use crate::paths;
 
-/// The run as JUnit XML: one suite, one case for each boot.
+/// The run as JUnit XML: one suite, and a case for each boot.
 ///
 /// # Errors
-/// When there is no such document.
+/// If the document cannot be made.
 pub(super) fn junit(done: &[Done], seconds: f64) -> Result<String> {
     let time = Duration::from_secs_f64(seconds);
     let mut suite = TestSuite::new("ktest");
@@ -50,13 +50,13 @@ fn case(done: &Done) -> TestCase {
     case
 }
 
-/// Whether the test was to fail, and did.
+/// Whether the test had to fail, and did.
 fn saw(done: &Done) -> bool {
     done.has_passed() && done.job.test.expect.failure().is_some()
 }
 
-/// The run as JSON, of boots of which there were to be so many. Seeds are text, because many
-/// readers of JSON have no 64-bit integers.
+/// The run as JSON; `total` boots were planned. Seeds are text, because many readers of JSON have
+/// no 64-bit integers.
 pub(super) fn json(done: &[Done], total: usize, seed: u64, seconds: f64) -> String {
     let count = |is: fn(&Done) -> bool| done.iter().filter(|done| is(done)).count();
     let document = json!({
@@ -93,7 +93,7 @@ fn boot(done: &Done) -> Value {
     })
 }
 
-/// Seconds with the milliseconds that mean something.
+/// Seconds, rounded to milliseconds.
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }

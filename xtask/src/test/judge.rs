@@ -1,5 +1,5 @@
-//! Whether a boot did what its test demands: the emulator's end, with what the guest said over its
-//! results port (COM2) and on its console.
+//! Whether a boot did what its test demands. It judges how the emulator ended, what the guest said
+//! on its results port (COM2), and its console.
 //!
 //! The port's lines are `tryst-test 1`, `start NAME seed=0x..`, `beat N`, then one of `ok NAME`,
 //! `fail NAME FILE:LINE MESSAGE`, `skip NAME REASON`, and at last
@@ -19,7 +19,7 @@ pub(super) struct Done {
 }
 
 impl Done {
-    /// Whether it was not run, or the guest could not run it.
+    /// Whether it was not run, or the guest could not run the test.
     pub(super) fn is_ignored(&self) -> bool {
         self.ending.kind == Kind::Ignored
     }
@@ -29,7 +29,7 @@ impl Done {
         self.ending.kind == self.job.test.expect
     }
 
-    /// Whether it did not.
+    /// Whether it did not end so.
     pub(super) fn has_failed(&self) -> bool {
         !self.is_ignored() && !self.has_passed()
     }
@@ -41,20 +41,20 @@ const HELLO: &str = "tryst-test 1";
 /// The results port's log, read.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Results {
-    /// The protocol's first line is there.
+    /// Whether the protocol's first line is there.
     hello: bool,
-    /// What was said about the test: that it passed, failed or cannot run on this machine.
+    /// The verdict on the test: it passed, failed or cannot run on this machine.
     said: Option<Ending>,
     /// The counts of the end line: passed, failed, skipped.
     end: Option<(u32, u32, u32)>,
 }
 
 impl Results {
-    /// Reads the log for the test of this name. Lines about other tests and
-    /// lines that are not understood count for nothing.
+    /// Reads the log for the test of this name. It ignores lines about other tests and lines that
+    /// it does not understand.
     fn parse(log: &str, name: &str) -> Results {
         let mut results = Results::default();
-        // What firmware writes to the port before the kernel has it is not ours.
+        // Ignore what firmware writes to the port before the kernel has it.
         let log = log.find(HELLO).map_or(log, |at| &log[at..]);
         for line in log.lines().map(str::trim_end) {
             let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -124,11 +124,11 @@ fn passed(ended: &Ended, results: &Results) -> Ending {
     Ending::new(Kind::Wrong, format!("exit code 33, but {but}"))
 }
 
-/// A test that should end with a failure of this kind and `name`.
+/// A test that must end with a failure of this kind and `name`.
 fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) -> Ending {
-    // A crash of its own making is told as a failure: whether it was meant is for
-    // the registry to say. `ok` and then the crash is not what is meant. (A hang may have been
-    // asked by an NMI, and have said anything.)
+    // A guest may report its own crash as a failure: the registry says whether it was meant to.
+    // `ok` and then a crash is not meant. (A hung guest may have been asked by an NMI, and may have
+    // said anything.)
     let is_told = results.end.is_none_or(|counts| counts == (0, 1, 0)) || kind == Kind::Hang;
     let skipped = results.said.as_ref().is_some_and(|said| said.kind == Kind::Ignored);
     let seen = seen(ended, results);
@@ -143,7 +143,7 @@ fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) 
     Ending { kind, text, ..seen }
 }
 
-/// What the end of this boot means, with what the guest said about it.
+/// What the end of this boot means, given what the guest said about it.
 fn seen(ended: &Ended, results: &Results) -> Ending {
     let kind = ended.ending.kind;
     let mut own = ended.ending.line();
@@ -159,7 +159,7 @@ fn seen(ended: &Ended, results: &Results) -> Ending {
         _ => (None, own.clone()),
     };
     let place = place.filter(|place| place != "-");
-    // Of a hang most likely no more than that it was asked, by an NMI.
+    // A hung guest most likely says only that an NMI asked it.
     let is_asked = kind == Kind::Hang && text != own;
     let text = if is_asked { format!("{own}; the guest said: {text}") } else { text };
     Ending { kind, text, place }
@@ -171,8 +171,8 @@ fn chain(console: &str) -> Option<&str> {
     lines.find(|text| text.starts_with("v="))
 }
 
-/// Place and message out of the console's line
-/// `panic on cpu2 at kernel/src/x.rs:12:5: message` or `panic on cpu2: message`.
+/// Place and message, from the console's line `panic on cpu2 at kernel/src/x.rs:12:5: message` or
+/// `panic on cpu2: message`.
 fn panic_line(console: &str) -> Option<(Option<String>, String)> {
     let mut lines = console.lines();
     let line = lines.find_map(|line| line.strip_prefix("panic on cpu"))?;

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: one fresh boot per test and number of CPUs.
 //!
-//! The image `ktest` holds all tests; which one runs is said on its command
-//! line. `plan` makes the list of boots, `execute` makes the boots in parallel,
-//! `judge` decides about each, `report` tells a person, `files` tells programs.
+//! The image `ktest` holds all tests; its command line says which one runs. `plan` makes the list
+//! of boots, `execute` runs them in parallel, `judge` decides about each, `report` tells a person,
+//! `files` tells programs.
 
 mod execute;
 mod files;
@@ -36,7 +36,7 @@ use report::Report;
 /// `cargo xtask test`.
 ///
 /// # Errors
-/// When something cannot be set up or built, and when a test fails.
+/// If something cannot be set up or built, or a test fails.
 pub(crate) fn command(mut request: Options) -> Result<()> {
     if let (Some(junit), Some(json)) = (&request.junit, &request.json)
         && paths::same(junit, json)
@@ -100,7 +100,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     }
 }
 
-/// The error when no test is left to run.
+/// The error if no test is left to run.
 fn none(request: &Options) -> Error {
     let text = match (&request.filters[..], &request.skip[..]) {
         ([], _) => "all tests are skipped".to_string(),
@@ -180,8 +180,8 @@ fn replay_options(request: &Options) -> String {
     if extra.is_empty() { words } else { format!("{words} -- {}", extra.join(" ")) }
 }
 
-/// The exit code of a run with failures: that of the failures if all are of one
-/// kind, else that of a failed test.
+/// The exit code of a run with failures: that of the failures if all are of one kind, else that of
+/// a failed test.
 fn exit(done: &[Done]) -> Exit {
     let all = |exit| {
         let mut failures = done.iter().filter(|done| done.has_failed());

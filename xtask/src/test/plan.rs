@@ -1,4 +1,4 @@
-//! What is asked for, and the boots that it comes to.
+//! What the command line asks for, and the boots that result.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ Ctrl-C ends the boots that run and prints what is known; a second one ends all a
 Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
 130 Ctrl-C."))]
 pub(crate) struct Options {
-    /// Run the tests whose name contains it (or one of several).
+    /// Run the tests whose name contains FILTER (or one of several).
     #[arg(value_name = "FILTER")]
     pub(super) filters: Vec<String>,
     /// Run the tests whose name is FILTER.
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Print the tests and their attributes, run none.
     #[arg(long)]
     pub(super) list: bool,
-    /// With --list: `NAME: test`, if it is terse.
+    /// With --list: `NAME: test`, if terse.
     #[arg(long, value_name = "FORM", value_parser = ["terse", "pretty"])]
     pub(super) format: Option<String>,
     /// Write a JUnit XML report; its folder is made if it is missing.
@@ -68,14 +68,14 @@ pub(crate) struct Options {
     pub(super) boot: BootOptions,
 }
 
-/// One boot to be made, or left out for a reason.
+/// One boot to run, or to leave out for a reason.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     /// The test.
     pub(super) test: Arc<Test>,
     /// Number of CPUs.
     pub(super) smp: u32,
-    /// What it runs in.
+    /// The emulator.
     pub(super) emulator: Kind,
     /// The way to boot.
     pub(super) boot: BootPath,
@@ -101,10 +101,10 @@ impl Job {
     }
 }
 
-/// The boots of these tests, each `repeat` times: with each number of CPUs that is asked for and
-/// that the test can run with; if none is asked for, with the number nearest to [`CPUS`]. Tests
-/// that bring their own `-smp`, or are booted from an image because they say so, run with one
-/// number of CPUs. Those that take long run if they are named in full.
+/// The boots of these tests, each `repeat` times, with each requested number of CPUs that the test
+/// can run with; without a request, with the number nearest to [`CPUS`]. Tests that bring their own
+/// `-smp`, or that boot from an image by themselves, run with one number of CPUs. Long tests run
+/// only if named in full.
 pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path) -> Vec<Job> {
     let mut jobs = Vec::new();
     let (repeat, emulator) = (options.repeat.get(), options.boot.emulator);
@@ -123,7 +123,7 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
                 } else {
                     Some("takes long: give its whole name".to_string())
                 };
-                // Said once, and not run.
+                // Reported once, not run.
                 if ignored.is_some() && run > 0 {
                     continue;
                 }
@@ -135,8 +135,8 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
     jobs
 }
 
-/// The numbers of CPUs for this test. One that it cannot run with stands for all that are asked
-/// for if it can run with none of them.
+/// The numbers of CPUs for this test. If it can run with none of those requested, one of them
+/// stands for all.
 fn cpu_counts(test: &Test, asked: Option<&[u32]>, extra: &[OsString]) -> Vec<u32> {
     let own = [extra, &test.qemu].into_iter().find_map(smp_argument);
     match (own, asked) {
@@ -180,13 +180,13 @@ fn reason_to_ignore(test: &Test, smp: u32) -> Option<String> {
 /// The most CPUs with which Bochs has been seen to start; with 16 it does not.
 const MOST_CPUS: u32 = 8;
 
-/// The most memory, in MiB, of which the same is true; with 3 GiB it does not.
+/// The most memory, in MiB, with which Bochs has been seen to start; with 3 GiB it does not.
 const MOST_MEMORY: u32 = 1024;
 
-/// The memory that a test's arguments for QEMU ask for, if any.
+/// The memory that a test's QEMU arguments ask for, if any.
 ///
 /// # Errors
-/// What the test needs and Bochs does not have.
+/// If the test needs something that Bochs lacks: the error says what.
 pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
     let lacks = |what: &str| Err(format!("does not apply to Bochs: {what}"));
     if test.boot == BootPath::Uefi {
@@ -202,7 +202,7 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
         let [option, value] = &words[..] else {
             return needs();
         };
-        // What QEMU's CPU must be given, or have taken away, and this one just has.
+        // Options that QEMU's CPU needs added or removed, and that Bochs's CPU has as it is.
         let as_this_one = || {
             let more = value.strip_prefix("max").unwrap_or("no").split(',');
             more.skip_while(|word| word.is_empty())
@@ -212,7 +212,7 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
             ("-smp", Ok(1..=MOST_CPUS)) => {}
             ("-m", Ok(mib @ ..=MOST_MEMORY)) => memory = Some(mib),
             ("-cpu", _) if as_this_one() => {}
-            // One elsewhere: here there is none at all.
+            // At another port; Bochs has none at all.
             ("-device", _) if is_debug_exit(value.as_ref().as_ref()) => {}
             _ => return needs(),
         }
@@ -220,14 +220,14 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
     Ok(memory)
 }
 
-/// A seed that nobody chose, from the operating system's random numbers.
+/// A random seed, from the operating system.
 pub(super) fn random() -> u64 {
     // Every RandomState has keys of its own, made from the system's.
     RandomState::new().build_hasher().finish()
 }
 
-/// The seed of the `run`-th repetition: the base seed itself for the first, so
-/// that the seed a boot reports is the one that `--seed` replays.
+/// The seed of the `run`-th repetition. The first has the base seed itself, so that the seed a boot
+/// reports is the one that `--seed` replays.
 fn nth(base: u64, run: u32) -> u64 {
     if run == 0 { base } else { splitmix64(base.wrapping_add(u64::from(run))) }
 }

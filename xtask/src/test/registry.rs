@@ -1,8 +1,7 @@
 //! The tests of the test image, read from the ELF without booting it.
 //!
-//! Every test leaves a line in the section `.ktest_meta`:
-//! `NAME|KEY=VALUE|KEY=VALUE...`, lines end with a newline, NUL bytes between
-//! them are padding.
+//! Every test leaves a line `NAME|KEY=VALUE|KEY=VALUE...` in the section `.ktest_meta`. Each line
+//! ends with a newline; NUL bytes between lines are padding.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
@@ -23,23 +22,23 @@ pub(crate) struct Test {
     pub(crate) name: String,
     /// How its boot must end.
     pub(crate) expect: Kind,
-    /// Texts that the console log must hold.
+    /// Texts that the console log must contain.
     pub(crate) console: Vec<String>,
     /// The numbers of CPUs that it can run with.
     pub(crate) smp: RangeInclusive<u32>,
-    /// How long it may be silent, in CPU time of QEMU; `None` for as long as any.
+    /// How long it may be silent, in QEMU's CPU time; `None` for the default.
     pub(crate) patience: Option<Duration>,
-    /// Whether it runs only where it is named in full.
+    /// Whether it runs only if named in full.
     pub(crate) long: bool,
-    /// Whether it needs what QEMU alone can do.
+    /// Whether it needs something that only QEMU can do.
     pub(crate) needs_qemu: bool,
     /// More arguments for QEMU.
     pub(crate) qemu: Vec<OsString>,
     /// More words for the kernel's command line.
     pub(crate) append: String,
-    /// The way it is booted.
+    /// How it boots.
     pub(crate) boot: BootPath,
-    /// Its attributes as they stand in the image, for `--list`.
+    /// Its attributes as the image has them, for `--list`.
     pub(crate) attributes: Vec<String>,
 }
 
@@ -66,7 +65,7 @@ impl Test {
         cpus.clamp(*self.smp.start(), *self.smp.end())
     }
 
-    /// The kernel's command line that runs this test, with more words after its own.
+    /// The kernel's command line that runs this test; `more` words follow its own.
     pub(crate) fn command_line(&self, seed: u64, more: &str) -> String {
         let line = format!("test={} seed={seed:#x}", self.name);
         let more = [&self.append, more].into_iter().filter(|words| !words.is_empty());
@@ -77,8 +76,7 @@ impl Test {
 /// Reads the tests of a test image, in the order of their names.
 ///
 /// # Errors
-/// When the file is no ELF, holds no tests, or holds a record that this tool
-/// does not understand.
+/// If the file is no ELF, holds no tests, or holds a record that this tool does not understand.
 pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
     const WHERE: &str = "the test image";
     let file = object::File::parse(elf).context("no ELF file").context(WHERE)?;
@@ -139,7 +137,7 @@ fn set(test: &mut Test, field: &str) -> Option<()> {
         "fill" => test.append += &format!(" {}", "x".repeat(value.parse().ok()?)),
         "boot" => test.boot = BootPath::from_str(value, false).ok()?,
         "needs" if value == "qemu" => test.needs_qemu = true,
-        // For people: a bug is a switch of its own.
+        // For people only: `append` switches the bug on.
         "bug" => {}
         _ => return None,
     }

@@ -1,5 +1,5 @@
-//! The run of the tests as a person reads it: libtest's lines, and for every
-//! failure what is needed to understand it and to see it again.
+//! A run of the tests as a person reads it: libtest's lines and, for every failure, what is needed
+//! to understand it and to see it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use crate::paths;
 use crate::term::{self, Progress};
 use crate::vm::emulator::Emulator;
 
-/// How much of a failed boot's console is shown, in lines.
+/// How many lines of a failed boot's console are shown.
 const EXCERPT: usize = 40;
-/// How much of it is shown before a panic, in lines.
+/// How many of them come from before a panic.
 const BEFORE_PANIC: usize = 3;
 /// How many of the slowest tests are named.
 const SLOWEST: usize = 3;
@@ -35,7 +35,7 @@ struct Tally {
 }
 
 impl Report {
-    /// A report; `replay` are the options that a replay of any boot needs.
+    /// A report; `replay` has the options that a replay of any boot needs.
     pub(super) fn new(replay: String, seed: u64, repeat: u32) -> Self {
         Report { progress: Progress::new(), replay, seed, repeat, total: 0, ended: 0 }
     }
@@ -122,7 +122,7 @@ impl Report {
         titles.iter().for_each(|title| say!("    {title}"));
     }
 
-    /// Prints all about one failed boot.
+    /// Prints everything about one failed boot.
     fn failure(&self, done: &Done) {
         let (ending, job) = (&done.ending, &done.job);
         say!("---- {} ----", job.title());
@@ -141,7 +141,7 @@ impl Report {
     }
 }
 
-/// What was seen of a boot that was to fail, and did.
+/// What a boot showed that had to fail, and did.
 fn as_expected(done: &Done) -> String {
     let Some(name) = done.job.test.expect.failure().filter(|_| done.has_passed()) else {
         return String::new();
@@ -151,14 +151,14 @@ fn as_expected(done: &Done) -> String {
     format!(", {name} as expected:\n    {place}{text}\n    console: {}", console(&done.job))
 }
 
-/// Where the console's log of a boot is.
+/// Where the console log of a boot is.
 fn console(job: &Job) -> String {
     paths::shown(&job.dir.join("console.log"))
 }
 
-/// What the kernels did not understand of their command line, each once. A misspelt
-/// `--append bug=` would else look like a test that finds nothing. Without the place in the
-/// line, which is another one for each test.
+/// What the kernels did not understand on their command line, each complaint once: a misspelt
+/// `--append bug=` would otherwise look like a test that finds nothing. The place in the line is
+/// left out, as it differs from test to test.
 fn complaints<'a>(consoles: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     const OF: [&str; 3] = ["command line", "log filter: ", "there is no such bug"];
     consoles
@@ -173,8 +173,8 @@ fn complaints<'a>(consoles: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         .collect()
 }
 
-/// The lines of a console that tell most about its end: from a little before
-/// the panic on, else the last ones; and of those before them the warnings and errors.
+/// The lines of a console that tell most about its end: from a little before the panic on, or else
+/// the last ones. Of the lines before them, the warnings and errors.
 fn excerpt(console: &str) -> Vec<String> {
     let lines: Vec<&str> = console.lines().collect();
     let tail = lines.len().saturating_sub(EXCERPT);
@@ -205,7 +205,7 @@ fn flaky(tallies: &BTreeMap<String, Tally>) -> usize {
     flaky.len()
 }
 
-/// Passes and failures by test and number of CPUs; what was ignored is left out.
+/// Passes and failures by test and number of CPUs, without ignored boots.
 fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for done in done.iter().filter(|done| !done.is_ignored()) {
@@ -216,7 +216,7 @@ fn tallies(done: &[Done]) -> BTreeMap<String, Tally> {
     tallies
 }
 
-/// Prints why boots were left out, and how many for each reason.
+/// Prints the reasons why boots were left out, with the count of each.
 fn left_out(done: &[Done]) {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for done in done.iter().filter(|done| done.is_ignored()) {

@@ -1,7 +1,7 @@
-//! Which accelerator QEMU gets: one that works here, found out by trying it.
+//! Chooses an accelerator for QEMU: one that works here, found by trying it.
 //!
-//! That a device is there does not say that QEMU can use it: with `-cpu max` QEMU 7.2 aborts on
-//! some KVMs that are nested. So the machine is started with it for a moment.
+//! A device that exists is not always usable: with `-cpu max` QEMU 7.2 aborts on some nested KVMs.
+//! So this starts the machine with it for a moment.
 
 use std::env;
 use std::path::Path;
@@ -17,9 +17,9 @@ use crate::vm::qemu::{KVM_ERROR, advice, reason};
 use crate::{lock, paths};
 use symbols::Symbols;
 
-/// How long a machine runs to be tried: a KVM that cannot go on says so at once.
+/// How long a machine runs on trial: a KVM that cannot go on says so at once.
 const MOMENT: Duration = Duration::from_millis(300);
-/// The accelerator of this host's system that runs its own instructions.
+/// The accelerator of this host's system that runs guest instructions natively.
 pub(crate) fn native() -> Option<&'static str> {
     match env::consts::OS {
         _ if !cfg!(target_arch = "x86_64") => None,
@@ -31,12 +31,12 @@ pub(crate) fn native() -> Option<&'static str> {
 }
 
 /// Gives this machine the accelerator that `--accel` names, if it works. `auto` is the native one
-/// where that works with this machine, else what the machine has, and then it says why. If the
-/// command line `asks` anything of QEMU, that it takes its arguments is seen here too. Bochs has
+/// if that works with this machine; else the machine keeps its own, and a message says why. If the
+/// command line `asks` anything of QEMU, this also checks that QEMU takes its arguments. Bochs has
 /// no accelerator.
 ///
 /// # Errors
-/// When the accelerator does not work; a usage error of `command` when QEMU refuses its arguments.
+/// If the accelerator does not work; a usage error of `command` if QEMU refuses its arguments.
 pub(crate) fn settle(
     command: &str,
     emulator: &Emulator,
@@ -72,7 +72,7 @@ pub(crate) fn settle(
                 say!("xtask: {why}; going on with {own}{add}");
                 return Ok(());
             }
-            let without = "leave --accel out, which takes TCG";
+            let without = "leave out --accel, which gives TCG";
             let hint = add.map_or(without.into(), |add| format!("{add}; or {without}"));
             return Err(anyhow!("{why}").hint(hint));
         }
@@ -84,10 +84,10 @@ pub(crate) fn settle(
     })
 }
 
-/// The accelerators that work here; and of the native one, why it does not.
+/// The accelerators that work here, and why the native one does not.
 ///
 /// # Errors
-/// When QEMU cannot be started.
+/// If QEMU cannot be started.
 pub(crate) fn describe(emulator: &Emulator) -> Result<String> {
     let own = lock::folder("doctor", "doctor")?;
     let Some(native) = native() else {
@@ -109,11 +109,11 @@ pub(crate) fn describe(emulator: &Emulator) -> Result<String> {
     Ok(format!("tcg; not {native}: {}{add}", reason(&words)))
 }
 
-/// Starts this machine and ends it again. What QEMU says if it does not take its arguments, or
+/// Starts this machine and ends it again. Returns QEMU's words if it refuses the arguments or
 /// cannot run the guest.
 ///
 /// # Errors
-/// When QEMU cannot be started.
+/// If QEMU cannot be started.
 pub(crate) fn refusal(
     emulator: &Emulator,
     machine: &Machine,
@@ -122,7 +122,7 @@ pub(crate) fn refusal(
     let mut machine = machine.clone();
     let emulates = machine.emulates();
     if emulates {
-        // Nothing but the arguments can be wrong: the guest is not run.
+        // Only the arguments can be wrong: the guest does not run.
         machine.extra.push("-S".into());
     }
     let symbols = Arc::new(Symbols::none());
@@ -137,7 +137,7 @@ pub(crate) fn refusal(
         thread::sleep(Duration::from_millis(5));
     };
     let failed = match status {
-        // A signal, or QEMU's own code for a failure; else the guest has ended by itself.
+        // A signal, or QEMU's own code for a failure; otherwise the guest ended by itself.
         Some(status) => status.code().is_none_or(|code| code == 1),
         None => vm.words().contains(KVM_ERROR),
     };

@@ -1,14 +1,14 @@
-//! Bochs: another machine than QEMU's, by other authors. Its CPU has what TCG lacks (x2APIC,
-//! TSC-deadline, PCID), and every instruction boundary takes interrupts.
+//! Bochs: a second machine beside QEMU's, by other authors. Its CPU has what TCG lacks (x2APIC,
+//! TSC-deadline, PCID), and takes interrupts at every instruction boundary.
 //!
-//! It boots the BIOS image. rust-osdev's loader gets to 64-bit code only where Bochs shows a
-//! window, so that a display without a screen (Xvfb) stands behind it. Bochs has no device
-//! that takes an exit code: the console's last line tells it (`ending::LastWords`), and
-//! Bochs is ended then. Debian builds it with its debugger, which is told to go on, and by
-//! which a hung machine says where its CPUs stand.
+//! It boots the BIOS image. rust-osdev's loader reaches 64-bit code only if Bochs shows a window,
+//! so Bochs gets a display without a screen (Xvfb). Bochs has no device that takes an exit code:
+//! the console's last line has it (`ending::LastWords`), and then Bochs is ended. Debian builds
+//! Bochs with its debugger, which gets the command to continue, and which reports where the CPUs of
+//! a hung machine are.
 //!
-//! The time of the guest is what has been executed (`ips` instructions of each CPU are a
-//! second), so two boots of one image write the same logs.
+//! Guest time is counted in instructions (`ips` of each CPU are a second), so two boots of one
+//! image write the same logs.
 
 use std::ffi::OsString;
 use std::fs;
@@ -25,25 +25,25 @@ use symbols::Symbols;
 /// The model of the CPU.
 const MODEL: &str = "corei7_skylake_x";
 
-/// Instructions of each CPU that are a second of the guest: few, because firmware and kernel
-/// wait by the clock, and enough for a time slice of 10 ms to be long.
+/// Instructions of each CPU in a second of the guest: few, because firmware and kernel wait by the
+/// clock, but enough for many in a time slice of 10 ms.
 const IPS: u32 = 10_000_000;
 
-/// The file that a machine is described in, in its folder.
+/// The file that describes a machine, in its folder.
 const CONFIGURATION: &str = "bochsrc";
 /// The file with the debugger's commands.
 const COMMANDS: &str = "bochs-commands";
-/// The disk, by a name of the machine's own: Bochs locks it.
+/// The disk, under a name of the machine's own, because Bochs locks it.
 const DISK: &str = "disk.img";
 
 /// What Bochs says when it cannot go on.
 pub(crate) const PANIC: &str = ">>PANIC<<";
-/// What it says, as such, of a triple fault.
+/// Part of that, for a triple fault.
 pub(crate) const TRIPLE_FAULT: &str = "exception with no resolution";
-/// What it says, as such, when the machine goes off.
+/// Part of that, when the machine powers off.
 pub(crate) const SOFT_OFF: &str = "soft power off";
 
-/// A Bochs that is installed, and the display for its windows.
+/// An installed Bochs, and the display for its windows.
 pub(crate) struct Bochs {
     program: PathBuf,
     /// Its version as it prints it, such as `2.7`.
@@ -68,10 +68,10 @@ fn version(program: &Path) -> Option<(String, bool)> {
     Some((version.to_string(), text.contains("-rc filename")))
 }
 
-/// What there is of it, for `doctor`.
+/// What is installed of it, for `doctor`.
 ///
 /// # Errors
-/// When it does not say its version.
+/// If it does not say its version.
 pub(crate) fn told() -> Result<Option<String>> {
     let Some((program, display)) = find() else { return Ok(None) };
     let (version, _) = version(&program).context("it does not say its version")?;
@@ -83,7 +83,7 @@ impl Bochs {
     /// Starts what these two programs need to run machines.
     ///
     /// # Errors
-    /// When one of them does not run.
+    /// If one of them does not run.
     pub(crate) fn new(program: PathBuf, display: &Path) -> Result<Bochs> {
         let found = version(&program);
         let (version, debugger) =
@@ -92,11 +92,11 @@ impl Bochs {
         Ok(Bochs { program, version, debugger, display })
     }
 
-    /// The command that runs `machine` in its folder `dir`, which gets what it needs. The
-    /// console goes to a port of ours.
+    /// The command that runs `machine` in its folder `dir`, and writes the files that it needs
+    /// there. The console goes to a port of ours.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// If a file cannot be written.
     pub(crate) fn command(&self, machine: &Machine, dir: &Path, port: u16) -> Result<Command> {
         let (disk, lock) = (dir.join(DISK), dir.join(format!("{DISK}.lock")));
         for left in [&disk, &lock] {
@@ -135,14 +135,14 @@ impl Bochs {
     }
 }
 
-/// The machine as Bochs reads it. Paths are those of the machine's folder: Bochs would take
-/// a `$` in one for a variable.
+/// The machine as Bochs reads it. Paths are relative to the machine's folder, since Bochs would
+/// take a `$` in one for a variable.
 fn configuration(machine: &Machine) -> String {
     let Machine { smp, mem, .. } = machine;
     format!(include_str!("bochsrc"), mem = mem, smp = smp, MODEL = MODEL, IPS = IPS, DISK = DISK)
 }
 
-/// Where the CPUs stand, out of the registers that Bochs prints at its end.
+/// Where the CPUs are, from the registers that Bochs prints at its end.
 pub(crate) fn cpus(words: &str, symbols: &Symbols) -> Vec<String> {
     let cpu = |line: &str| {
         let (front, rip) = line.split_once("| RIP=")?;
@@ -154,7 +154,7 @@ pub(crate) fn cpus(words: &str, symbols: &Symbols) -> Vec<String> {
     words.lines().filter_map(cpu).collect()
 }
 
-/// What Bochs complained of at the moment it gave up, the last line first; empty if it did not.
+/// What Bochs complained of when it gave up, the last line first; empty if it did not.
 pub(crate) fn complaints(words: &str) -> Vec<String> {
     let lines: Vec<&str> = words.lines().collect();
     let Some(at) = lines.iter().rposition(|line| line.contains(PANIC)) else {
@@ -181,7 +181,7 @@ pub(crate) fn complaints(words: &str) -> Vec<String> {
         .collect()
 }
 
-/// A display without a screen, for as long as this lives.
+/// A display without a screen, which ends when this is dropped.
 struct Display {
     child: Child,
     number: u32,
@@ -190,7 +190,7 @@ struct Display {
 impl Display {
     fn start(program: &Path) -> Result<Display> {
         let mut command = Command::new(program);
-        // It finds a free number by itself, and says which once it serves it.
+        // Xvfb finds a free number by itself, and prints it once it is ready.
         command
             .args(["-displayfd", "1", "-screen", "0", "800x600x24"])
             .args(["-nolisten", "tcp", "-noreset"])

@@ -1,8 +1,8 @@
-//! One boot from start to end: runs the machine, watches its progress, and
-//! when it crashes or hangs finds out why before it is gone.
+//! One boot from start to end: runs the machine, watches its progress, and if it crashes or hangs
+//! finds out why before it is gone.
 //!
-//! What is found out stands in the console log after the guest's last line,
-//! each line beginning with `xtask: `.
+//! The findings are in the console log after the guest's last line, each line beginning with
+//! `xtask: `.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -28,19 +28,19 @@ use crate::vm::machine::{Machine, Medium};
 use crate::vm::process::{Echo, Vm};
 use symbols::Symbols;
 
-/// How often a running guest is looked at.
+/// How often a running guest is checked.
 const TICK: Duration = Duration::from_millis(5);
-/// How long a hung guest has for its own report once it has got an NMI.
+/// How long a hung guest has for its own report after it gets an NMI.
 const NMI_REPORT: Duration = Duration::from_secs(2);
 
-/// How long Bochs has for its own report once it is interrupted.
+/// How long Bochs has for its own report after it is interrupted.
 const BOCHS_REPORT: Duration = Duration::from_secs(10);
-/// How long a machine may take to go off once its kernel says so.
+/// How long a machine may take to power off after its kernel says so.
 const GOES_OFF: Duration = Duration::from_secs(10);
-/// How long one that halts is kept: for a second CPU that says the same.
+/// How long a halted machine is kept, in case a second CPU gives a verdict.
 const HALTS: Duration = Duration::from_millis(200);
 
-/// One boot to be made.
+/// One boot to run.
 pub(crate) struct Boot<'a> {
     /// The emulator.
     pub(crate) emulator: &'a Emulator,
@@ -52,7 +52,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) symbols: &'a Arc<Symbols>,
     /// Where its console goes besides the log.
     pub(crate) echo: Echo,
-    /// What the guest may take.
+    /// The guest's limits.
     pub(crate) limits: Limits,
     /// Factor of every time limit; 0 for no limit.
     pub(crate) timeout_scale: f64,
@@ -62,8 +62,7 @@ pub(crate) struct Boot<'a> {
 pub(crate) struct Ended {
     /// How.
     pub(crate) ending: Ending,
-    /// The console log as it stands on disk, symbolised, with the report on a
-    /// crash or a hang.
+    /// The console log as on disk, symbolised, with the report on a crash or a hang.
     pub(crate) console: String,
     /// What came over the results port.
     pub(crate) results: String,
@@ -75,7 +74,7 @@ impl Boot<'_> {
     /// Boots the machine and waits for its end.
     ///
     /// # Errors
-    /// When the emulator cannot be started, a log cannot be written, or Ctrl-C comes.
+    /// If the emulator cannot be started, a log cannot be written, or Ctrl-C arrives.
     pub(crate) fn run(&self) -> Result<Ended> {
         let started = Instant::now();
         let mut vm = self.start(self.machine, self.dir, &self.echo)?;
@@ -106,12 +105,12 @@ impl Boot<'_> {
         Vm::start(self.emulator, machine, dir, self.symbols, echo)
     }
 
-    /// The time that this boot has. Firmware and loader are slow, and silent
-    /// while they load the kernel.
+    /// The time limit of this boot. Firmware and loader are slow, and silent while they load the
+    /// kernel.
     fn budget(&self) -> Budget {
         let mut limits = self.limits;
         match (self.emulator, &self.machine.medium) {
-            // It takes about ten times as long as TCG, for everything.
+            // Bochs takes about ten times as long as TCG, for everything.
             (Emulator::Bochs(_), _) => {
                 limits.quiet *= 8;
                 limits.total *= 8;
@@ -122,8 +121,8 @@ impl Boot<'_> {
         Budget::new(self.timeout_scale, limits, Instant::now())
     }
 
-    /// Waits until the guest ends or has to be ended; returns how, and what
-    /// could be found out about a hang.
+    /// Waits until the guest ends or must be ended. Returns how it ended, and what was found out
+    /// about a hang.
     fn watch(&self, vm: &mut Vm) -> Result<(Ending, Vec<String>)> {
         let mut budget = self.budget();
         loop {
@@ -169,8 +168,8 @@ impl Boot<'_> {
         }))
     }
 
-    /// Waits for the end of a machine whose kernel has said how it ends. One that halts is
-    /// ended here.
+    /// Waits for the end of a machine whose kernel has announced how it ends. If it halts, this
+    /// ends it.
     fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<Ending> {
         let limit = if last.off { GOES_OFF } else { HALTS };
         let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
@@ -182,18 +181,18 @@ impl Boot<'_> {
         }
         vm.kill();
         Ok(if last.off {
-            Ending::new(Kind::On, "the kernel says that it powers off, and has not")
+            Ending::new(Kind::On, "the kernel said that it powers off, but it is still on")
         } else {
             Ending::new(Kind::Halted, "the machine was ended without a verdict")
         })
     }
 
-    /// Finds out where each CPU stands, and ends the emulator.
+    /// Finds out where each CPU is, and ends the emulator.
     fn stop_hung(&self, vm: &mut Vm, stall: &str) -> Result<Vec<String>> {
         let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
-            // The guest has the chance to tell by itself.
+            // Lets the guest report by itself.
             let before = vm.progress();
             if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
                 lines.push(why.one_line());
@@ -216,7 +215,7 @@ impl Boot<'_> {
         Ok(lines)
     }
 
-    /// Waits until the emulator ends, or for this long.
+    /// Waits until the emulator ends, but no longer than this.
     fn wait(&self, vm: &mut Vm, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
         while vm.ended()?.is_none() && Instant::now() < until {
@@ -225,8 +224,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// What Bochs said when it gave up, and where the CPU stood; all its words are kept as
-    /// crash.log.
+    /// What Bochs said when it gave up, and where the CPU was; crash.log keeps all its words.
     fn explain_panic(&self, words: &str) -> Result<Vec<String>> {
         let log = self.dir.join("crash.log");
         paths::write(&log, words)?;
@@ -237,8 +235,8 @@ impl Boot<'_> {
         Ok(lines)
     }
 
-    /// Runs the same machine again with QEMU's log of exceptions; the log's
-    /// tail is kept as crash.log.
+    /// Runs the same machine again with QEMU's log of exceptions, and keeps the log's tail as
+    /// crash.log.
     fn explain_crash(&self) -> Result<Vec<String>> {
         let mut lines = vec!["crash: triple fault: a CPU reset itself".to_string()];
         if !self.machine.emulates() {
@@ -292,7 +290,7 @@ fn off(reason: &str) -> Ending {
     Ending::new(Kind::Off, format!("the machine went off without a verdict ({reason})"))
 }
 
-/// What an emulator that has ended said itself.
+/// The words of an emulator that has ended.
 fn own_words(vm: &mut Vm) -> String {
     vm.drain();
     vm.words().trim().to_string()

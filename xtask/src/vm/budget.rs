@@ -1,15 +1,14 @@
-//! When a guest counts as hung: judged by its progress, never by the clock alone.
+//! Decides when a guest counts as hung: by its progress, never by the clock alone.
 //!
-//! Progress is new bytes on either serial port. A guest may be without it for
-//! some seconds of QEMU's own CPU time, which stands still while the host is
-//! busy with other things; an idle guest uses next to none, so there is a longer
-//! limit by the clock too, for that guest only: firmware that loads in silence on
-//! a busy host is not idle. A last limit ends a guest that talks forever.
+//! Progress is new bytes on either serial port. A guest may make none for some seconds of QEMU's
+//! own CPU time, which stands still while the host is busy with other things. An idle guest uses
+//! almost none, so there is a longer limit by the clock too, for such a guest only: firmware that
+//! loads silently on a busy host is not idle. A last limit ends a guest that talks forever.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// CPU time of QEMU that a guest may take.
+/// QEMU CPU time that a guest may use.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     /// Without progress.
@@ -18,24 +17,24 @@ pub(crate) struct Limits {
     pub(crate) total: Duration,
 }
 
-/// Where nothing else is asked for.
+/// The default.
 pub(crate) const LIMITS: Limits =
     Limits { quiet: Duration::from_secs(10), total: Duration::from_secs(300) };
-/// In all, where much is to be expected.
+/// In all, for a test that takes long.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
-/// Time by the clock without progress, of an idle guest.
+/// The time by the clock that an idle guest may be without progress.
 const QUIET_WALL: Duration = Duration::from_secs(60);
-/// A guest is idle that uses less CPU time than this, a twentieth, in all of it.
+/// A guest is idle if it uses less CPU time than this, a twentieth, in all of that time.
 const IDLE_CPU: Duration = Duration::from_secs(3);
 
-/// The budget of one boot and what is used of it.
+/// The budget of one boot, and how much of it is used.
 pub(crate) struct Budget {
     scale: f64,
     limits: Limits,
     progress: u64,
     cpu: Duration,
     wall: Instant,
-    /// When, and with how much CPU time used, the guest was last seen at work.
+    /// When, and after how much CPU time, the guest last made progress.
     at_work: (Instant, Duration),
 }
 
@@ -52,8 +51,8 @@ impl Budget {
         }
     }
 
-    /// Takes note of the bytes that came so far and of the CPU time used so
-    /// far (`None` where the host does not tell); says why the guest is taken for hung, if it is.
+    /// Records the bytes and the CPU time used so far (`None` if the host does not tell). If the
+    /// guest is taken for hung, says why.
     pub(crate) fn check(
         &mut self,
         progress: u64,
@@ -93,7 +92,7 @@ impl Budget {
     }
 }
 
-/// CPU time, user and system, that a process has used. `None` where there is no /proc.
+/// The CPU time, user and system, that a process has used. `None` without /proc.
 pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }

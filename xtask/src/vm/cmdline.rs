@@ -1,9 +1,10 @@
-//! How long the kernel's command line may be: what carries it, and what the kernel reads of it.
+//! How long the kernel's command line may be: how much is carried to the kernel, and how much it
+//! reads.
 //!
 //! QEMU's `-kernel` enters the kernel by an option ROM (`pc-bios/optionrom/pvh_main.c`), which
-//! copies the line, of whatever length, to a buffer of 4,096 bytes. Behind that lies start_info:
-//! from 4,128 bytes on the kernel finds nothing of use there, and from about 24 KiB on the ROM
-//! itself is overwritten, and nothing is ever said. A disk image carries a line of any length.
+//! copies the line, however long, to a buffer of 4,096 bytes. start_info follows the buffer: from
+//! 4,128 bytes on the kernel finds nothing useful there, and from about 24 KiB on the line
+//! overwrites the ROM itself. Nothing reports this. A disk image carries a line of any length.
 
 use std::ffi::{OsStr, OsString};
 
@@ -12,15 +13,15 @@ use crate::error::{Error, Ours, Result, usage};
 use crate::test::registry::Test;
 use crate::vm::machine::BootPath;
 
-/// What QEMU's `-kernel` carries, without the NUL at its end.
+/// How much QEMU's `-kernel` carries, without the NUL at its end.
 const CARRIED: usize = 4095;
 
-/// What the kernel reads: `plat::cmdline::MAX_LENGTH`.
+/// How much the kernel reads: `plat::cmdline::MAX_LENGTH`.
 const READ: usize = 2048;
 
-/// Refuses a command line that does not reach the kernel on this path, and warns of one that the
-/// kernel does not read to its end. `extra` are more arguments for QEMU, whose `-append` takes
-/// the place of `line`.
+/// Refuses a command line that this path does not carry to the kernel, and warns of one that the
+/// kernel does not read to its end. `extra` has more arguments for QEMU, whose `-append` replaces
+/// `line`.
 ///
 /// # Errors
 /// A usage error of `command`.
@@ -38,8 +39,8 @@ pub(crate) fn check(command: &str, path: BootPath, line: &str, extra: &[OsString
     Ok(())
 }
 
-/// As [`check`] for the command line of a test. (If the kernel does not read it to its end, the
-/// kernel says so, and the report of the tests has it.)
+/// Like [`check`], for the command line of a test. (If the kernel does not read it to its end, the
+/// kernel says so, and the report of the tests shows that.)
 ///
 /// # Errors
 /// A usage error of `cargo xtask test` that names the test.
@@ -71,7 +72,7 @@ fn error(command: &str, text: String) -> Error {
     usage(command, text).hint(hint)
 }
 
-/// What `-append` in QEMU's arguments gives: the last one counts.
+/// The value of `-append` in QEMU's arguments: the last one counts.
 fn given(extra: &[OsString]) -> Option<&OsStr> {
     let append = |word: &OsString| word == "-append" || word == "--append";
     let at = extra.iter().rposition(append)?;

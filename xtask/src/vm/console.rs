@@ -1,14 +1,14 @@
-//! The guest's console on its way to the terminal and to disk: escape
-//! sequences taken out, addresses of a backtrace named.
+//! The guest's console on its way to the terminal and to disk: removes escape sequences, and names
+//! the addresses of a backtrace.
 //!
-//! Two forms of line carry addresses: `  #N 0xADDRESS`, a frame of a
-//! backtrace, and `... rip 0xADDRESS ...`, a CPU's registers. A frame above
-//! the first holds a return address: the call is the instruction before it.
+//! Two forms of line carry addresses: `  #N 0xADDRESS`, a frame of a backtrace, and
+//! `... rip 0xADDRESS ...`, a CPU's registers. A frame above the first holds a return address: the
+//! call is the instruction before it.
 
 use symbols::Symbols;
 
-/// A line of the console with what its address means; unchanged without one.
-/// Functions that the first one was inlined into follow on lines of their own.
+/// A line of the console with the meaning of its address; unchanged if it has none. Functions that
+/// the first one was inlined into follow on lines of their own.
 pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
     let Some(address) = address(line) else {
         return line.to_string();
@@ -27,8 +27,8 @@ pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
     text
 }
 
-/// The line without what a log record begins with, `[ seconds][cpuN][LEVEL] module: `: a
-/// backtrace may be part of the log.
+/// The line without the beginning of a log record, `[ seconds][cpuN][LEVEL] module: `: a backtrace
+/// may be part of the log.
 fn frame(line: &str) -> &str {
     let text = line.trim_start();
     match text.split_once(": ") {
@@ -37,7 +37,7 @@ fn frame(line: &str) -> &str {
     }
 }
 
-/// The address to name at the end of this line, if it is of one of the two forms.
+/// The address to name at the end of this line, if the line has one of the two forms.
 fn address(line: &str) -> Option<u64> {
     let trimmed = frame(line);
     if let Some(frame) = trimmed.strip_prefix('#') {
@@ -56,15 +56,15 @@ fn hex(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().filter(|number| *number != 0)
 }
 
-/// Takes bytes as they come and gives whole lines without control characters
-/// and terminal escape sequences (UEFI firmware sends many).
+/// Takes bytes as they arrive, and gives whole lines without control characters and terminal escape
+/// sequences (UEFI firmware sends many).
 #[derive(Default)]
 pub(crate) struct Lines {
     parser: vte::Parser,
     text: Text,
 }
 
-/// What is printed: whole lines, and the beginning of one.
+/// Printable text: whole lines, and the beginning of one.
 #[derive(Default)]
 struct Text {
     lines: Vec<String>,

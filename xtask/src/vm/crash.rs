@@ -1,9 +1,9 @@
-//! The exception chain behind a triple fault, out of QEMU's log.
+//! Reads the exception chain behind a triple fault from QEMU's log.
 //!
-//! A triple fault under `-no-reboot` ends QEMU in silence. The same machine is
-//! then run again with `-d int,cpu_reset`, and the log's last exceptions tell
-//! what happened: each exception of the chain was raised while the one before
-//! it was delivered, so all of them name the same instruction.
+//! A triple fault under `-no-reboot` ends QEMU silently. The same machine then runs again with
+//! `-d int,cpu_reset`, and the log's last exceptions tell what happened: each exception of the
+//! chain was raised while the one before it was delivered, so all of them name the same
+//! instruction.
 
 use symbols::Symbols;
 
@@ -54,7 +54,7 @@ fn chain(log: &str) -> Vec<Exception> {
     for exception in before.lines().rev().filter_map(parse) {
         let related =
             chain.last().is_none_or(|last| (last.ip, last.sp) == (exception.ip, exception.sp));
-        // Other CPUs write into the same log: pass over what is theirs.
+        // Other CPUs write into the same log: skip their lines.
         if related {
             chain.push(exception);
         }
@@ -66,7 +66,7 @@ fn chain(log: &str) -> Vec<Exception> {
     chain
 }
 
-/// An exception out of a line such as
+/// An exception, from a line such as
 /// `  1: v=0e e=0002 i=0 cpl=0 IP=0008:ffffffff80201234 pc=... SP=0010:... CR2=...`.
 /// Interrupts and system calls are not exceptions.
 fn parse(line: &str) -> Option<Exception> {

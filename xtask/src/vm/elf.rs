@@ -1,8 +1,7 @@
-//! Whether a file is a kernel that QEMU and rust-osdev's loader can enter,
-//! found out before QEMU is started.
+//! Checks, before QEMU starts, that a file is a kernel that QEMU and rust-osdev's loader can enter.
 //!
-//! QEMU's `-kernel` wants a PVH note that names a 32-bit entry address;
-//! the loader wants a section with its configuration.
+//! QEMU's `-kernel` needs a PVH note that names a 32-bit entry address; the loader needs a section
+//! with its configuration.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +20,7 @@ const LOADER_CONFIG: &str = ".bootloader-config";
 
 type File<'a> = ElfFile64<'a, LittleEndian>;
 
-/// The contents of a kernel's ELF file, once they are checked.
+/// The contents of a kernel's ELF file, after checking them.
 ///
 /// # Errors
 /// What is wrong with the file, and what to do.
@@ -40,7 +39,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// The address that the ELF header names as its entry.
 ///
 /// # Errors
-/// When the file cannot be read or is no ELF.
+/// If the file cannot be read or is no ELF.
 pub(crate) fn entry(path: &Path) -> Result<u64> {
     let bytes = paths::read(path)?;
     let file = object::File::parse(&*bytes);

@@ -15,7 +15,7 @@ pub(crate) enum Kind {
     Bochs,
 }
 
-/// An emulator that is installed.
+/// An installed emulator.
 pub(crate) enum Emulator {
     /// QEMU.
     Qemu(Qemu),

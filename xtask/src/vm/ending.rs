@@ -1,8 +1,8 @@
-//! How a boot ended: one type, from the emulator's end to the line of a report.
+//! How a boot ended: one type from the emulator's end to the line of a report.
 //!
-//! [`boot`](crate::vm::boot) makes an [`Ending`] of the emulator's end and of the kernel's last words.
-//! The tests refine it by what the guest said about the test (`test::judge`), and everybody reports
-//! it by its [`word`](Kind::word) and text.
+//! [`boot`](crate::vm::boot) makes an [`Ending`] of the emulator's end and the kernel's last words.
+//! The tests refine it by what the guest said about the test (`test::judge`), and all report it by
+//! its [`word`](Kind::word) and text.
 
 use clap::ValueEnum;
 
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     TripleFault,
     /// The guest made no progress.
     Hang,
-    /// What was said is not what has to be said.
+    /// The guest said something other than it must.
     #[value(skip)]
     Wrong,
     /// KVM or Bochs could not go on.
@@ -68,7 +68,7 @@ impl Kind {
         }
     }
 
-    /// What a test that expects this is to end with; `None` if it is to pass.
+    /// What a test that expects this must end with; `None` if it must pass.
     pub(crate) fn failure(self) -> Option<&'static str> {
         match self {
             Kind::Fail => Some("a failed test"),
@@ -80,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// The exit code to end with; `None` if it is a good end.
+    /// The exit code to end with; `None` for a good end.
     pub(crate) fn exit(self) -> Option<Exit> {
         match self {
             Kind::Pass | Kind::Ignored => None,
@@ -120,16 +120,15 @@ impl Ending {
         }
     }
 
-    /// An ending with the emulator's own words, or that there were none; and what helps, if that
-    /// is known.
+    /// An ending with the emulator's own words, or a note that there were none; and known advice.
     pub(crate) fn with_words(kind: Kind, what: &str, words: &str) -> Ending {
         let said = if words.is_empty() { "nothing" } else { words };
         let next = advice(words).map(|help| format!("\n  next: {help}"));
         Ending::new(kind, format!("{what} said:\n{said}{}", next.unwrap_or_default()))
     }
 
-    /// This ending with what the console said last: it has the exit code where the emulator does
-    /// not.
+    /// This ending refined by what the console said last, which has the exit code where the
+    /// emulator has none.
     pub(crate) fn with_console(self, console: &str) -> Ending {
         let said: Vec<LastWords> = console.lines().filter_map(LastWords::of_line).collect();
         match (self.kind, &said[..]) {
@@ -148,8 +147,8 @@ impl Ending {
         format!("{}: {}", self.kind.word(), self.text)
     }
 
-    /// The exit code to end with, if it is not a good end. The emulator's refusal of what the
-    /// command line `asks` of it is a wrong command line.
+    /// The exit code to end with, if this is not a good end. If the emulator refuses what the
+    /// command line `asks` of it, the command line is wrong.
     pub(crate) fn exit(&self, asks: bool) -> Option<Exit> {
         match self.kind {
             Kind::Setup if asks => Some(Exit::Usage),
@@ -162,13 +161,12 @@ impl Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastWords {
     code: i32,
-    /// Whether the machine goes off then; else its CPUs halt.
+    /// Whether the machine then powers off; else its CPUs halt.
     pub(crate) off: bool,
 }
 
 impl LastWords {
-    /// What this line of the console says if it is the last: `exit code 33; powering off`, or
-    /// `; halted`.
+    /// The last words that this console line holds: `exit code 33; powering off`, or `; halted`.
     pub(crate) fn of_line(line: &str) -> Option<LastWords> {
         let (code, then) = line.strip_prefix("exit code ")?.split_once("; ")?;
         let off = match then {

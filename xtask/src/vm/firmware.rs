@@ -1,4 +1,4 @@
-//! UEFI firmware for QEMU (OVMF): found where QEMU and the distributions put it.
+//! UEFI firmware for QEMU (OVMF): finds it where QEMU and the distributions put it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use crate::error::{Ours, Result, anyhow};
 use crate::paths;
 use crate::vm::qemu::Qemu;
 
-/// Firmware as two flash images: the code, which is shared and only read, and
-/// a copy of the variables for one machine.
+/// Firmware as two flash images: the code, which is shared and read-only, and one machine's copy of
+/// the variables.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
     /// The code.
     pub(crate) code: PathBuf,
-    /// The variables, to be written by the guest.
+    /// The variables, which the guest writes.
     pub(crate) vars: PathBuf,
 }
 
@@ -35,7 +35,7 @@ const PAIRS: [(&str, &str); 9] = [
 /// beside it), else QEMU's own, else a distribution's. `None` if nothing is installed.
 ///
 /// # Errors
-/// When `OVMF_CODE=` names no file.
+/// If `OVMF_CODE=` names no file.
 pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
     if let Some(code) = env::var_os("OVMF_CODE").filter(|name| !name.is_empty()) {
         let code = PathBuf::from(code);
@@ -50,7 +50,7 @@ pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
         }
         return Ok(Some((code, vars)));
     }
-    // QEMU's x86_64 firmware is used with the variables of its 32-bit one.
+    // QEMU's x86_64 firmware goes with the variables of its 32-bit one.
     let bundled = qemu.map(Qemu::share_dirs).unwrap_or_default().into_iter();
     let bundled =
         bundled.map(|dir| (dir.join("edk2-x86_64-code.fd"), dir.join("edk2-i386-vars.fd")));

@@ -1,9 +1,8 @@
-//! Nothing stays running: a shell that kills every QEMU of ours when we are gone.
+//! Leaves nothing running: a shell that kills every QEMU of ours once this process is gone.
 //!
-//! Each QEMU has a process group of its own, so a Ctrl-C in the terminal
-//! reaches only this process. However this process ends, by Ctrl-C, by a panic
-//! or by SIGKILL, the guard's standard input ends, and the guard kills what is
-//! still on its list. The guard is in a process group of its own too.
+//! Each QEMU has a process group of its own, so a Ctrl-C in the terminal reaches only this process.
+//! However this process ends, by Ctrl-C, by a panic or by SIGKILL, the guard's standard input ends,
+//! and the guard kills what is still on its list. The guard is in a process group of its own too.
 //!
 //! On Windows a Ctrl-C reaches every process of the console, QEMU included,
 //! and there is no guard.
@@ -17,8 +16,8 @@ const SCRIPT: &str = include_str!("guard.sh");
 
 static GUARD: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
 
-/// Makes a program ready to be guarded: out of the terminal's reach, and the
-/// guard at work, so that little time passes between its start and [`add`].
+/// Prepares a program to be guarded: puts it out of the terminal's reach, and starts the guard, so
+/// that little time passes between the program's start and [`add`].
 pub(crate) fn prepare(command: &mut Command) {
     GUARD.get_or_init(start);
     own_group(command);
@@ -56,17 +55,17 @@ fn tell(verb: &str, pid: u32) {
     }
 }
 
-/// From here on the process group of this child dies with us.
+/// From here on the guard kills this child's process group when this process ends.
 pub(crate) fn add(child: &Child) {
     tell("add", child.id());
 }
 
-/// The child is gone: its number may name another process soon.
+/// The child has ended: another process may soon have its number.
 pub(crate) fn remove(child: &Child) {
     tell("del", child.id());
 }
 
-/// Kills the process group of a child that was started by [`own_group`].
+/// Kills the process group of a child started by [`own_group`].
 pub(crate) fn kill_group(child: &mut Child) {
     if cfg!(unix) {
         let kill = format!("kill -s KILL -- -{}", child.id());

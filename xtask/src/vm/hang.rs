@@ -1,4 +1,4 @@
-//! What every CPU of a hung guest is doing, asked of QEMU.
+//! Asks QEMU what every CPU of a hung guest is doing.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::error::{Ours, Result};
 use crate::vm::qmp::Qmp;
 use symbols::Symbols;
 
-/// Where each CPU stands, one line each: `cpu0: rip 0x... FUNCTION at FILE:LINE`.
+/// Where each CPU is, one line each: `cpu0: rip 0x... FUNCTION at FILE:LINE`.
 pub(crate) fn report(qmp: &mut Qmp, symbols: &Symbols) -> Vec<String> {
     asked(qmp, symbols).unwrap_or_else(|why| vec![why.one_line()])
 }
@@ -18,7 +18,7 @@ fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>> {
     let line = |cpu: &Cpu| {
         let halted = if cpu.halted { " (halted)" } else { "" };
         let Some(ip) = cpu.ip else {
-            return format!("cpu{}: its rip is not told{halted}", cpu.number);
+            return format!("cpu{}: its rip is unknown{halted}", cpu.number);
         };
         let at = symbols.line(ip).map_or(String::new(), |at| format!(" {at}"));
         format!("cpu{}: rip {ip:#x}{halted}{at}", cpu.number)
@@ -37,7 +37,7 @@ struct Cpu {
     halted: bool,
 }
 
-/// The CPUs out of what `info registers -a` prints: a blank line, `CPU#N`, registers.
+/// The CPUs, from the output of `info registers -a`: a blank line, `CPU#N`, registers.
 fn parse(registers: &str) -> Vec<Cpu> {
     let mut cpus: Vec<Cpu> = Vec::new();
     for word in registers.split_whitespace() {

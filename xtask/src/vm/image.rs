@@ -1,8 +1,8 @@
 //! Disk images that a BIOS or UEFI firmware boots, and the command that makes one.
 //!
-//! They are made by the package in boot/image, a workspace of its own around
-//! rust-osdev's `bootloader`. That crate builds its own stages with unstable
-//! features: `RUSTC_BOOTSTRAP` is set for this one child process only.
+//! The package in boot/image makes them, a workspace of its own around rust-osdev's `bootloader`.
+//! That crate builds its own stages with unstable features: `RUSTC_BOOTSTRAP` is set for this one
+//! child process only.
 
 use std::collections::HashMap;
 use std::env;
@@ -49,7 +49,7 @@ pub(crate) struct Options {
 /// Makes a disk image of this kernel with this command line.
 ///
 /// # Errors
-/// When the toolchain lacks a component, or the image tool fails.
+/// If the toolchain lacks a component, or the image tool fails.
 pub(crate) fn make(path: BootPath, elf: &Path, cmdline: &str, out: &Path) -> Result<()> {
     tools::can_make(path)?;
     let cmdline_file = out.with_extension("cmdline");
@@ -92,14 +92,14 @@ fn tool_target_dir() -> PathBuf {
     }
 }
 
-/// The images of one run of the tests: each distinct command line is made once.
+/// The images of one run of the tests: each distinct command line gets one.
 pub(crate) struct Images {
     dir: PathBuf,
     made: Mutex<HashMap<(&'static str, String), Result<PathBuf>>>,
 }
 
 impl Images {
-    /// Images in this folder; what an earlier run left there is removed.
+    /// Images in this folder, from which it removes what an earlier run left.
     pub(crate) fn new(dir: PathBuf) -> Self {
         let _ = fs::remove_dir_all(&dir);
         Images { dir, made: Mutex::new(HashMap::new()) }
@@ -108,7 +108,7 @@ impl Images {
     /// The image of this kernel with this command line.
     ///
     /// # Errors
-    /// As [`make`]; the same error for the same image, tried once.
+    /// As [`make`]. It is tried once for each image, and later calls get the same error.
     pub(crate) fn get(&self, path: BootPath, elf: &Path, cmdline: &str) -> Result<PathBuf> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let number = made.len();
@@ -122,10 +122,10 @@ impl Images {
 }
 
 /// What a machine boots by this path: the ELF itself, or the disk image that `make` makes of it.
-/// Firmware's variables go into `dir`.
+/// The firmware's variables go into `dir`.
 ///
 /// # Errors
-/// When there is no firmware, or the image cannot be made.
+/// If there is no firmware, or the image cannot be made.
 pub(crate) fn medium(
     emulator: &Emulator,
     path: BootPath,
@@ -140,7 +140,7 @@ pub(crate) fn medium(
     let firmware = match emulator.qemu() {
         Some(qemu) if path == BootPath::Uefi => {
             let firmware = firmware::prepare(qemu, dir)?.ok_or_else(|| {
-                let text = "there is no UEFI firmware for QEMU (OVMF) on this system";
+                let text = "this system has no UEFI firmware for QEMU (OVMF)";
                 anyhow!("{text}").context(tools::firmware_hint())
             })?;
             Some(firmware)
@@ -153,7 +153,7 @@ pub(crate) fn medium(
 /// `cargo xtask image`.
 ///
 /// # Errors
-/// When the command line is too long, or the image cannot be made.
+/// If the command line is too long, or the image cannot be made.
 pub(crate) fn command(options: &Options) -> Result<()> {
     let path = if options.uefi { BootPath::Uefi } else { BootPath::Bios };
     cmdline::check("image", path, &options.append, &[])?;
@@ -173,14 +173,14 @@ pub(crate) fn command(options: &Options) -> Result<()> {
 /// Builds an image's ELF, checks it and reads it.
 ///
 /// # Errors
-/// When the target cannot be set up, the build fails, or the result is no kernel.
+/// If the target cannot be set up, the build fails, or the result is no kernel.
 pub(crate) fn built(image: Image, debug: bool) -> Result<Vec<u8>> {
     tools::kernel_target()?;
     elf::read(&cargo::build(image, debug)?)
 }
 
-/// [`built`], into this folder: what is booted and debugged there stays the same when the image
-/// is built again meanwhile.
+/// Like [`built`], with a copy in this folder: what is booted and debugged stays the same if the
+/// image is built again meanwhile.
 ///
 /// # Errors
 /// As [`built`], and when the file cannot be written.

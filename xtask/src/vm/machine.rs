@@ -19,7 +19,7 @@ pub(crate) fn is_debug_exit(word: &OsStr) -> bool {
     word.as_encoded_bytes().starts_with(DEBUG_EXIT.as_bytes())
 }
 
-/// The way into the kernel. (A doc comment on a value would make `--help` another text than `-h`.)
+/// How the kernel is entered. (A doc comment on a value would make `--help` differ from `-h`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BootPath {
     // QEMU's `-kernel` enters the ELF by its PVH note.
@@ -61,12 +61,12 @@ pub(crate) struct Machine {
     pub(crate) accel: String,
     /// What it boots.
     pub(crate) medium: Medium,
-    /// Arguments added as they are.
+    /// Arguments added unchanged.
     pub(crate) extra: Vec<OsString>,
 }
 
 impl Machine {
-    /// QEMU's arguments, without what connects the serial ports and the monitor.
+    /// QEMU's arguments, without those that connect the serial ports and the monitor.
     pub(crate) fn args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut default = |option: &str, value: String| {
@@ -79,11 +79,11 @@ impl Machine {
         default("-smp", self.smp.to_string());
         default("-m", self.mem.to_string());
         let fixed = [
-            // QEMU adds up several of these: one that sets a property keeps the type.
+            // QEMU merges several of these: one that sets a property keeps the type.
             "-machine", "q35", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot",
         ];
         args.extend(fixed.map(OsString::from));
-        // One elsewhere leaves the kernel without.
+        // One at another port leaves the kernel without.
         if !self.extra.iter().any(|word| is_debug_exit(word)) {
             args.extend(["-device".into(), format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into()]);
         }
@@ -95,7 +95,7 @@ impl Machine {
                 }
             }
             Medium::Disk { image, firmware } => {
-                // The loaders look for a display.
+                // The loaders need a display.
                 args.extend(["-vga", "std"].map(OsString::from));
                 if let Some(firmware) = firmware {
                     let code = "if=pflash,unit=0,format=raw,readonly=on,file=";
@@ -134,7 +134,7 @@ pub(crate) fn has_option(args: &[OsString], option: &str) -> bool {
     args.iter().any(|arg| arg == option || *arg == *long)
 }
 
-/// A list of options that ends in the name of a file. There QEMU takes two commas for one.
+/// A list of options that ends in a file name, in which QEMU takes two commas for one.
 pub(crate) fn listed(before: &str, file: &Path) -> OsString {
     paths::joined(before, paths::replaced(file.as_os_str(), ",", ",,"))
 }

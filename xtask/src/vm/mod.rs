@@ -1,7 +1,7 @@
-//! The machine: what is booted, in what, and how that ends.
+//! The machine: what boots, in which emulator, and how that ends.
 //!
-//! [`boot`] is the way through. It runs a [`machine`] in an [`emulator`] ([`qemu`] or [`bochs`]) as a
-//! [`process`], watches it by its [`budget`], and says how it ended ([`ending`]); [`crash`] and
+//! Start at [`boot`]. It runs a [`machine`] in an [`emulator`] ([`qemu`] or [`bochs`]) as a
+//! [`process`], watches it by its [`budget`], and says how it ended ([`ending`]). [`crash`] and
 //! [`hang`] find out what a dead guest cannot say. [`image`] builds what it boots.
 
 pub(crate) mod accel;

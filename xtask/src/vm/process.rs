@@ -1,10 +1,9 @@
 //! One running emulator: its console, its results port, its monitor, its end.
 //!
-//! The console is QEMU's standard output, or a connection that Bochs opens, and the results
-//! port is a file, so neither can be lost or mixed. The emulator's own words are its standard
-//! error; of these only the tail is kept, because with `-d int` they are many. Its standard
-//! input is closed: the terminal is never touched and needs no restoring. `guard` kills it if
-//! this process ends first.
+//! The console is QEMU's standard output, or a connection that Bochs opens, and the results port is
+//! a file, so neither can be lost or mixed. The emulator's own words are its standard error; only
+//! their tail is kept, because with `-d int` they are many. Its standard input is closed: it never
+//! touches the terminal, which needs no restoring. `guard` kills it if this process ends first.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Write};
@@ -29,9 +28,9 @@ use crate::vm::qemu::KVM_ERROR;
 use crate::vm::qmp::Qmp;
 use symbols::Symbols;
 
-/// How much of the emulator's own words is kept, in bytes.
+/// How many bytes of the emulator's own words are kept.
 const TAIL: usize = 256 * 1024;
-/// How long an emulator that ends may take for it once its connection is gone.
+/// How long an emulator may take to end once its connection is gone.
 const GONE: Duration = Duration::from_secs(5);
 /// How long the emulator may take to connect.
 const START: Duration = Duration::from_secs(30);
@@ -45,7 +44,7 @@ pub(crate) enum Echo {
     Prefixed(String),
 }
 
-/// An emulator that runs.
+/// A running emulator.
 pub(crate) struct Vm {
     child: Child,
     heard: Arc<Heard>,
@@ -53,31 +52,31 @@ pub(crate) struct Vm {
     console: Option<JoinHandle<(String, std::io::Result<()>)>>,
     errors: Option<JoinHandle<()>>,
     tail: Arc<Mutex<Vec<u8>>>,
-    /// QEMU's monitor; `None` if it ended before it was there, and with Bochs.
+    /// QEMU's monitor; `None` with Bochs, and if QEMU ended before it was there.
     pub(crate) qmp: Option<Qmp>,
 }
 
-/// What has been heard so far.
+/// What has arrived so far.
 #[derive(Default)]
 struct Heard {
     /// Bytes of the console.
     bytes: AtomicU64,
-    /// The line of the console by which the kernel says how it ends, the first one.
+    /// The first console line by which the kernel says how it ends.
     last_words: OnceLock<LastWords>,
-    /// The emulator itself has said one of [`GIVES_UP`].
+    /// Whether the emulator itself has said one of [`GIVES_UP`].
     gives_up: AtomicBool,
 }
 
-/// What KVM and Bochs say when they cannot go on. Neither ends by itself then: Bochs shows a
-/// window and waits.
+/// What KVM and Bochs say when they cannot go on. Neither then ends by itself: Bochs shows a window
+/// and waits.
 const GIVES_UP: [&str; 2] = [KVM_ERROR, bochs::PANIC];
 
 impl Vm {
     /// Starts a machine whose logs go into `dir`: `console.log` and `results.log`.
     ///
     /// # Errors
-    /// When a log cannot be written or the emulator cannot be started. One that
-    /// starts and refuses its arguments is no error here; it ends by itself.
+    /// If a log cannot be written or the emulator cannot be started. One that starts and refuses
+    /// its arguments is no error here; it ends by itself.
     pub(crate) fn start(
         emulator: &Emulator,
         machine: &Machine,
@@ -109,7 +108,7 @@ impl Vm {
             }
             Emulator::Bochs(bochs) => {
                 let mut command = bochs.command(machine, dir, port)?;
-                // What its debugger says.
+                // The output of its debugger.
                 command.stdout(Stdio::null());
                 command
             }
@@ -157,7 +156,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The connection has failed: an error, unless it is because the emulator has ended.
+    /// The connection has failed, which is an error unless the emulator has ended.
     fn lost(&mut self, why: Error) -> Result<()> {
         let end = Instant::now() + GONE;
         while self.ended()?.is_none() {
@@ -172,7 +171,7 @@ impl Vm {
         Ok(())
     }
 
-    /// The connection that the emulator opens as `what`; `None` if it ends before it does.
+    /// The connection that the emulator opens as `what`; `None` if the emulator ends before that.
     fn connection(&mut self, listener: &TcpListener, what: &str) -> Result<Option<TcpStream>> {
         let end = Instant::now() + START;
         while self.ended()?.is_none() {
@@ -205,7 +204,7 @@ impl Vm {
         self.heard.bytes.load(Ordering::Relaxed) + results
     }
 
-    /// What the kernel has said about its end, where no device takes the exit code.
+    /// What the kernel has said about its end, if no device takes the exit code.
     pub(crate) fn last_words(&self) -> Option<LastWords> {
         self.heard.last_words.get().copied()
     }
@@ -213,7 +212,7 @@ impl Vm {
     /// How the emulator ended; `None` while it runs.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// If the operating system does not tell.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.child.try_wait().context("cannot wait for the emulator")?;
         if status.is_some() {
@@ -230,11 +229,11 @@ impl Vm {
 
     /// Whether the emulator has said that it cannot go on, and has not ended.
     pub(crate) fn gives_up(&self) -> bool {
-        // Relaxed: its words are behind a lock.
+        // Relaxed: a lock protects its words.
         self.heard.gives_up.load(Ordering::Relaxed)
     }
 
-    /// Asks the emulator to stop the machine and to end: by SIGINT.
+    /// Asks the emulator, by SIGINT, to stop the machine and to end.
     pub(crate) fn interrupt(&self) {
         let line = format!("kill -s INT {}", self.pid());
         let _ = Command::new("sh").args(["-c", &line]).status();
@@ -242,7 +241,7 @@ impl Vm {
 
     /// Ends the emulator, and whatever it started, at once.
     pub(crate) fn kill(&mut self) {
-        // The number of a child that is gone may be another process's by now.
+        // A child that is gone may have left its number to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             guard::kill_group(&mut self.child);
             let _ = self.child.wait();
@@ -254,7 +253,7 @@ impl Vm {
     /// and its results port.
     ///
     /// # Errors
-    /// When a log could not be written or read.
+    /// If a log could not be written or read.
     pub(crate) fn finish(mut self) -> Result<(String, String)> {
         let mut console = String::new();
         if let Some(thread) = self.console.take() {
@@ -280,8 +279,8 @@ impl Drop for Vm {
     }
 }
 
-/// Reads the console to its end; returns it symbolised, as it stands in the log, and the first
-/// error on the way.
+/// Reads the console to its end. Returns it symbolised, as the log has it, and the first error on
+/// the way.
 fn read_console(
     mut pipe: impl Read,
     log: impl Write,
@@ -297,7 +296,7 @@ fn read_console(
         if let Some(last) = LastWords::of_line(line) {
             let _ = heard.last_words.set(last);
         }
-        // A log that someone follows, or that outlives us, is complete.
+        // The log is complete for someone who follows it, or if it outlives this process.
         let write = writeln!(log, "{text}").and_then(|()| log.flush());
         if written.is_ok() {
             written = write;
@@ -318,7 +317,7 @@ fn read_console(
                 lines.push(&buffer[..count], &mut put);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // A Bochs that is killed may leave its connection like this.
+            // A killed Bochs may leave its connection like this.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break Ok(()),
             Err(error) => break Err(error),
         }
@@ -338,7 +337,7 @@ fn read_errors(mut pipe: impl Read, heard: &Heard, tail: &Mutex<Vec<u8>>) {
         let from = tail.len().saturating_sub(LONGEST_LINE);
         tail.extend_from_slice(&buffer[..count]);
         let new = String::from_utf8_lossy(&tail[from..]);
-        // The whole line, whose end may come later: the emulator is killed then.
+        // Wait for the whole line: the emulator is killed then.
         let whole = new.rsplit_once('\n').map_or("", |(whole, _rest)| whole);
         if GIVES_UP.iter().any(|text| whole.contains(text)) {
             // Relaxed: as in `gives_up`.

@@ -1,4 +1,4 @@
-//! QEMU's program: where it is, how old it is, what it can accelerate with.
+//! QEMU's program: finds it, checks its version, and knows its error messages.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -24,11 +24,10 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// The QEMU that `QEMU=` names, else the one that is installed. `None` if
-    /// none is installed.
+    /// The QEMU that `QEMU=` names, or else the installed one. `None` if none is installed.
     ///
     /// # Errors
-    /// When `QEMU=` names nothing that runs, or when QEMU is too old.
+    /// If `QEMU=` names nothing that runs, or QEMU is too old.
     pub(crate) fn find() -> Result<Option<Qemu>> {
         let named = env::var_os("QEMU").filter(|name| !name.is_empty()).map(PathBuf::from);
         let Some(program) = named.clone().or_else(installed) else {
@@ -74,7 +73,7 @@ fn installed() -> Option<PathBuf> {
     paths::in_path(PROGRAM).or_else(more)
 }
 
-/// The folders beside `PATH` where installers put programs on this system.
+/// The folders, besides `PATH`, where installers put programs on this system.
 fn more_program_dirs() -> &'static [&'static str] {
     match env::consts::OS {
         "windows" => &["C:\\Program Files\\qemu", "C:\\msys64\\ucrt64\\bin"],
@@ -115,7 +114,7 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
 /// What QEMU says when KVM cannot go on with a guest.
 pub(crate) const KVM_ERROR: &str = "KVM internal error";
 
-/// The line of QEMU's words that tells most: the first that is not a warning, without QEMU's name.
+/// The most telling line of QEMU's words: the first that is not a warning, without QEMU's name.
 pub(crate) fn reason(words: &str) -> &str {
     let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains("warning:");
     let line = words.lines().find(is_reason).unwrap_or("QEMU said nothing");
@@ -124,7 +123,7 @@ pub(crate) fn reason(words: &str) -> &str {
     told.strip_prefix("error: ").unwrap_or(told)
 }
 
-/// What helps against what QEMU says here, if that is known.
+/// What helps against this message of QEMU's, if that is known.
 pub(crate) fn advice(words: &str) -> Option<&'static str> {
     const KNOWN: [(&str, &str); 4] = [
         // IA32_ARCH_CAPABILITIES, which `max` has and a nested KVM may not let be set.

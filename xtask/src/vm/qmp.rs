@@ -1,8 +1,8 @@
 //! QEMU's monitor protocol: commands, answers and events as lines of JSON.
 //!
-//! QEMU connects to a port of ours, so there is no file to leave behind and no
-//! path that is too long for a socket. It starts paused; [`Qmp::new`]
-//! returns once events are enabled, so none is missed after [`Qmp::cont`].
+//! QEMU connects to a port of ours, so no file is left behind and no path can be too long for a
+//! socket. It starts paused; [`Qmp::new`] returns once events are enabled, so none is missed after
+//! [`Qmp::cont`].
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -16,8 +16,8 @@ use crate::error::{Context, Result, bail};
 
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long QEMU may take from opening its monitor to the first answer: it makes the machine
-/// in between, which for 255 CPUs on a busy host takes many seconds.
+/// How long QEMU may take from opening its monitor to the first answer. It makes the machine in
+/// between, which for 255 CPUs on a busy host takes many seconds.
 const HANDSHAKE: Duration = Duration::from_secs(120);
 
 /// A connection to one QEMU's monitor.
@@ -31,7 +31,7 @@ impl Qmp {
     /// The monitor at the other end of this connection, once it answers.
     ///
     /// # Errors
-    /// When the connection fails, or QEMU does not answer on it.
+    /// If the connection fails, or QEMU does not answer on it.
     pub(crate) fn new(stream: TcpStream) -> Result<Qmp> {
         stream.set_nodelay(true)?;
         let reader = BufReader::new(stream.try_clone()?);
@@ -53,7 +53,7 @@ impl Qmp {
     /// Runs a command and waits for its answer.
     ///
     /// # Errors
-    /// When QEMU refuses, is gone or does not answer: in one line.
+    /// If QEMU refuses, is gone or does not answer: an error of one line.
     pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         self.execute_within(PATIENCE, command, arguments)
     }

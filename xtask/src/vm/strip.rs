@@ -1,19 +1,19 @@
-//! A kernel's ELF file without its debug information.
+//! Strips a kernel's ELF file of its debug information.
 //!
-//! A BIOS reads a disk slowly, and nine tenths of the file are for the host
-//! only. What stays: the segments, the sections that lie in memory, their names.
+//! A BIOS reads a disk slowly, and only the host uses nine tenths of the file. The segments, the
+//! sections that lie in memory and their names stay.
 
 use object::build::elf::{Builder, SectionData};
 use object::elf::SHF_ALLOC;
 
 use crate::error::{Context, Result};
 
-/// The file without what does not lie in memory.
+/// The file without the parts that do not lie in memory.
 ///
 /// # Errors
-/// When it is no well-formed ELF file of 64 bits.
+/// If it is no well-formed ELF file of 64 bits.
 pub(crate) fn stripped(elf: &[u8]) -> Result<Vec<u8>> {
-    const WHAT: &str = "the debug information cannot be taken off";
+    const WHAT: &str = "the debug information cannot be stripped";
     let mut file = Builder::read64(elf).context(WHAT)?;
     for section in &mut file.sections {
         let is_names = matches!(section.data, SectionData::SectionString);

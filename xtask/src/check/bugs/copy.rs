@@ -1,7 +1,7 @@
 //! The copy of the tree that patches are applied to.
 //!
-//! It stays in the target folder, and what is compiled of it too, so that the next run and the next
-//! patch compile only what they change: a file is written only if it is another one.
+//! It stays in the target folder with its build products, so the next run and the next patch
+//! compile only what they change: a file is written only if it differs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +12,8 @@ use crate::error::{Context, Ours, Result, anyhow, failed};
 use crate::lock::{self, Own};
 use crate::{cargo, paths};
 
-/// What the copy's release build has otherwise: a patch changes a line or two, and what comes of
-/// it is looked at, not how fast. (Cargo takes this before what Cargo.toml says.)
+/// How the copy's release build differs: a patch changes a line or two, and only its effect
+/// matters, not its speed. (Cargo prefers these to what Cargo.toml says.)
 const PROFILE: &str = "
 [profile.release]
 lto = \"off\"
@@ -27,7 +27,7 @@ opt-level = 1
 
 /// The copy.
 pub(super) struct Tree {
-    /// The folder of the copy and its target folder; nobody else has it.
+    /// The folder of the copy and its target folder, which nobody else uses.
     own: Own,
 }
 
@@ -35,7 +35,7 @@ impl Tree {
     /// Copies the tree as it is, whether committed or not.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub(super) fn copied() -> Result<Self> {
         let own = lock::folder("bugs", "bugs")?;
         let tree = Self { own };
@@ -43,12 +43,12 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Where the copy is.
+    /// The folder of the copy.
     pub(super) fn root(&self) -> PathBuf {
         self.own.dir.join("tree")
     }
 
-    /// Where it is built.
+    /// Its target folder.
     pub(super) fn target(&self) -> PathBuf {
         self.own.dir.join("build")
     }
@@ -78,14 +78,14 @@ impl Tree {
     /// Applies `patch`, and no other.
     ///
     /// # Errors
-    /// When it does not apply.
+    /// If it does not apply.
     pub(super) fn apply(&self, patch: &Path) -> Result<()> {
         self.restore()?;
         let output = Command::new("git")
             .args(["apply", "--whitespace=nowarn"])
             .arg(patch)
             .current_dir(self.root())
-            // Not as a part of the repository around it: git passes over what is not its own.
+            // Not as part of the repository around it, because git skips what is not its own.
             .env("GIT_CEILING_DIRECTORIES", &self.own.dir)
             .output()
             .context("cannot start git, which applies the patches")?;
@@ -95,7 +95,7 @@ impl Tree {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().next().unwrap_or_default();
         Err(failed(format!("the patch does not apply: {said}"))
-            .hint("what it changes has changed: write the mistake anew"))
+            .hint("the lines that it changes have changed: write the mistake anew"))
     }
 
     /// A command of cargo in the copy.
@@ -108,7 +108,7 @@ impl Tree {
     /// This tool, for the copy.
     ///
     /// # Errors
-    /// When the operating system does not say where it is.
+    /// If the operating system does not say where it is.
     pub(super) fn xtask(&self, words: &[&str]) -> Result<Command> {
         let mut command = cargo::xtask(words)?;
         command
@@ -119,7 +119,7 @@ impl Tree {
     }
 }
 
-/// The files of a tree, by their names in it: without what is built, and what git keeps.
+/// The files of a tree by their relative names, without build products and git's folder.
 fn files(root: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     let mut folders = vec![root.to_path_buf()];

@@ -1,4 +1,4 @@
-//! Who must find a bug: is built, is run, and must fail in the words that the patch has.
+//! Builds and runs what must find a bug, and checks that it fails in the words of the patch.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -10,10 +10,10 @@ use super::header::{Finder, Kind};
 use crate::error::{Context, Result, failed};
 use crate::{paths, term};
 
-/// Builds and runs `finder` on the patched tree; what it says, in one line.
+/// Builds and runs `finder` on the patched tree; returns what it says, in one line.
 ///
 /// # Errors
-/// When the patched tree does not build, or the finder does not find the bug.
+/// If the patched tree does not build, or the finder does not find the bug.
 pub(super) fn run(tree: &Tree, finder: &Finder, show: bool) -> Result<String> {
     match finder.kind {
         Kind::Model => model(tree, finder, show),
@@ -89,7 +89,7 @@ fn host(tree: &Tree, finder: &Finder, show: bool) -> Result<String> {
     in_its_words(finder, &said, &panic)
 }
 
-/// What a finder said in short, if one of the texts that it must say is in `all` of it.
+/// A short form of what a finder said, if `all` of it has one of the texts that it must say.
 fn in_its_words(finder: &Finder, all: &str, short: &str) -> Result<String> {
     let short = short.replace('\n', " ");
     if finder.texts.iter().any(|text| all.contains(text)) {

@@ -1,4 +1,4 @@
-//! The header of a patch in `bugs/`, which stands above the difference:
+//! The header of a patch in `bugs/`, above the difference:
 //!
 //! ```text
 //! What is wrong, in one line
@@ -10,9 +10,9 @@
 //! Host: heart rendezvous::tests::one_calls_one "left: 1"
 //! ```
 //!
-//! A finder is a model of `cargo xtask model`, a test of `cargo xtask test` with its options, or
-//! a package and a test of `cargo test`. It must say the words at the end of its line. A mistake
-//! that is noticed in one of two places, as the scheduling of the emulator has it, names both:
+//! A finder is a model of `cargo xtask model`, a test of `cargo xtask test` with its options, or a
+//! package and a test of `cargo test`. It must say the words at the end of its line. If the
+//! emulator's scheduling decides which of two places notices a mistake, the line names both:
 //! `"spins too long" or "did not stop"`.
 
 use std::fmt;
@@ -29,15 +29,15 @@ pub(super) struct Bug {
     pub(super) file: PathBuf,
     /// What is wrong, in one line.
     pub(super) title: String,
-    /// Who must find it; not empty.
+    /// Its finders; not empty.
     pub(super) finders: Vec<Finder>,
 }
 
-/// Who must find a bug.
+/// A finder of a bug.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finder {
     pub(super) kind: Kind,
-    /// Its name, and options.
+    /// Its name and options.
     pub(super) words: Vec<String>,
     /// What it must say: one of these. Not empty.
     pub(super) texts: Vec<String>,
@@ -63,7 +63,7 @@ impl fmt::Display for Finder {
 }
 
 impl Finder {
-    /// What it must say, as the header has it.
+    /// What it must say, as in the header.
     pub(super) fn expected(&self) -> String {
         self.texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ")
     }
@@ -73,7 +73,7 @@ impl Bug {
     /// Reads the header of a patch.
     ///
     /// # Errors
-    /// When the file cannot be read, or its header is not as above.
+    /// If the file cannot be read, or its header does not have this form.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
         let (title, finders) = header(&paths::read_text(file)?).map_err(|error| {

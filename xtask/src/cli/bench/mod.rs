@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: the release kernel measured in QEMU, in instructions or in time.
+//! `cargo xtask bench`: measures the release kernel in QEMU, in instructions or in time.
 //!
-//! It boots the bench image; what that says, and what a plugin of QEMU records ([`plugin`]), is
-//! read and explained by `bench/report`.
+//! It boots the bench image. `bench/report` reads and explains what the image prints and what a
+//! plugin of QEMU records ([`plugin`]).
 
 mod plugin;
 #[path = "../../../../bench/report/src/rows.rs"]
@@ -68,16 +68,16 @@ pub(crate) struct Options {
 
 /// QEMU's arguments that make a tick of the time-stamp counter an instruction.
 ///
-/// The network without a cable is there for its timer of 100 us. QEMU charges a CPU
-/// that is reset by INIT with all the time up to its next timer (`cpu_reset` clears the
-/// count of what is left), which would add tens of millions to the boot.
+/// The network without a cable is there for its timer of 100 us. QEMU charges a CPU that is reset
+/// by INIT with all the time up to its next timer (`cpu_reset` clears the count of what is left),
+/// which would add tens of millions to the boot.
 const COUNTING: &str = "-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm \
     -netdev hubport,id=nowhere,hubid=0 -object filter-buffer,id=timer,netdev=nowhere,interval=100";
 
 /// `cargo xtask bench`.
 ///
 /// # Errors
-/// When something cannot be set up or built, and when the image does not end well.
+/// If something cannot be set up or built, or the image does not end well.
 pub(crate) fn command(wanted: &Options) -> Result<()> {
     let qemu = tools::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
@@ -124,8 +124,8 @@ pub(crate) fn command(wanted: &Options) -> Result<()> {
     }
 }
 
-/// Says why the plugin cannot be used, and goes on with no arguments for it, unless nothing
-/// else was asked for.
+/// Says why the plugin cannot be used, and goes on without its arguments, unless `--explain` asked
+/// for it.
 fn without_plugin(wanted: &Options, why: &str) -> Result<Vec<OsString>> {
     if wanted.explain.is_some() {
         return Err(anyhow!("{why}")
@@ -173,7 +173,7 @@ fn boot(
     boot.run()
 }
 
-/// A filter that some row fits.
+/// A filter that matches some row.
 fn rows_named(names: &str) -> std::result::Result<String, String> {
     for name in names.split(',') {
         if name.is_empty() || !KNOWN.iter().any(|row| row.name.contains(name)) {

@@ -1,4 +1,4 @@
-//! QEMU's plugin that records the benchmark (`bench/plugin`): how it is built and handed over.
+//! QEMU's plugin that records the benchmark (`bench/plugin`): builds it and passes it to QEMU.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::paths;
 use crate::vm::machine::listed;
 use crate::vm::qemu::Qemu;
 
-/// How many samples of a row pass before one is recorded: the first meet untranslated code.
+/// How many samples of a row pass before one is recorded: the first ones meet untranslated code.
 const SKIP: u64 = 20;
 /// How many are recorded.
 const KEEP: u64 = 5;
@@ -23,9 +23,9 @@ const MARKERS: [(&str, &str); 3] =
 /// Builds the plugin for this QEMU.
 ///
 /// # Errors
-/// When cargo fails, as it does where there is no linker.
+/// If cargo fails, as it does without a linker.
 pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
-    // One version of the interface is not enough: QEMU 7.2 takes 0 and 1, QEMU 10 takes 2 to 4.
+    // One version of the interface does not suffice: QEMU 7.2 takes 0 and 1, QEMU 10 takes 2 to 4.
     let major = qemu.version.split('.').next().unwrap_or_default();
     let new = major.parse().is_ok_and(|major: u32| major >= 9);
     let dir = paths::target_dir().join(if new { "plugin-2" } else { "plugin-1" });
@@ -45,11 +45,11 @@ pub(super) fn build(qemu: &Qemu) -> Result<PathBuf> {
     Ok(dir.join("release").join(format!("{prefix}bench_plugin{suffix}")))
 }
 
-/// QEMU's arguments that load `plugin`, to record what the bench image `elf` measures into
-/// the file `out`.
+/// QEMU's arguments that load `plugin` and record the measurements of the bench image `elf` in
+/// `out`.
 ///
 /// # Errors
-/// When the image has not the functions that the plugin watches.
+/// If the image lacks a function that the plugin watches.
 pub(super) fn arguments(plugin: &Path, elf: &[u8], out: &Path) -> Result<[OsString; 2]> {
     let wrong = |what: String| anyhow!("the bench image: {what}");
     let file = object::File::parse(elf).map_err(|error| wrong(error.to_string()))?;
