@@ -1,4 +1,4 @@
-//! Links the bench image as the kernel is linked.
+//! Links the bench image like the kernel.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! What takes all CPUs: a rendezvous, a call. The others are halted, or run a thread that
-//! spins (with PAUSE: under the emulator that hands over to the next CPU at once).
+//! Measures what involves all CPUs: a rendezvous, a call. The others are halted, or run a thread
+//! that spins (with PAUSE, at which the emulator turns to the next CPU at once).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,14 +19,14 @@ use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample}
 
 /// Rounds in a sample.
 const ROUNDS: u64 = 20;
-/// Until CPUs with nothing to do are halted, in nanoseconds.
+/// How long CPUs with nothing to do take to halt, in nanoseconds.
 const UNTIL_HALTED: u64 = 5_000;
 
 /// The rendezvous interrupts that all CPUs have taken.
 fn interrupts() -> u64 {
     let blocks = online();
     let blocks = blocks.iter().filter_map(pcpu::of);
-    // Relaxed: counts; the CPUs have taken what they were sent when a call is over.
+    // Relaxed: counts. When a call is over, the CPUs have taken what they were sent.
     blocks
         .map(|block| block.rendezvous_interrupts.load(Ordering::Relaxed))
         .sum()
@@ -44,7 +44,7 @@ fn busy(operation: impl FnMut()) -> Result<Figures, &'static str> {
         .map(|cpu| {
             let seen = Arc::clone(&over);
             let spin = move || {
-                // Relaxed: nothing hangs on when it is seen.
+                // Relaxed: it does not matter when this is seen.
                 while !seen.load(Ordering::Relaxed) {
                     spin_loop();
                 }
@@ -99,7 +99,7 @@ fn at_once(operation: fn()) -> Result<Figures, &'static str> {
     if others.is_empty() {
         return Err("it takes two CPUs");
     }
-    // Which sample is on, and how many CPUs have done their part of it.
+    // The current sample, and how many CPUs have done their part of it.
     let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let rounds = move || (0..ROUNDS).for_each(|_| operation());
     let initiator = |cpu| {
@@ -161,7 +161,7 @@ pub(crate) fn all_busy() -> Result<Figures, &'static str> {
     busy(all)
 }
 
-/// Lets all CPUs forget `pages` pages of the kernel's half, which need not be mapped.
+/// Has all CPUs flush `pages` pages of the kernel's half, which need not be mapped.
 fn shootdown_busy(pages: u64) -> Result<Figures, &'static str> {
     let addresses = STACKS..STACKS + pages * PAGE_SIZE;
     busy(|| shootdown(&addresses).expect("all CPUs answer"))
@@ -179,7 +179,7 @@ pub(crate) fn shootdown_range_busy() -> Result<Figures, &'static str> {
 
 /// An action on one other CPU.
 pub(crate) fn one_busy() -> Result<Figures, &'static str> {
-    // Hidden from the compiler, which would fold the one CPU into the function.
+    // Hidden from the compiler, which would otherwise fold the one CPU into the function.
     let far = black_box(CpuId::new(1).expect("cpu1"));
     busy(|| smp_rendezvous_cpu(far, &|_: &IpiCtx| ()).expect("it answers"))
 }

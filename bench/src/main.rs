@@ -1,8 +1,8 @@
-//! The bench image: the release kernel, which measures itself and ends.
-//! `cargo xtask bench` boots it and prints its figures beside those of others.
+//! The bench image: the release kernel, which measures itself and ends. `cargo xtask bench` boots
+//! it and prints its figures beside those of other kernels.
 //!
-//! `bench=NAME[,NAME]` on the command line chooses the rows whose names contain one
-//! of these; without it all are measured. The second serial port gets lines:
+//! `bench=NAME[,NAME]` on the command line chooses the rows whose names contain one of these;
+//! without it all are measured. These lines go to the second serial port:
 //!
 //! ```text
 //! tryst-bench 1
@@ -14,8 +14,8 @@
 //! end rows=7
 //! ```
 //!
-//! What a tick is, is the host's affair: under `-icount shift=0` an instruction of
-//! any CPU. [`samples`] says how figures are made, [`sections`] and [`threads`] of what.
+//! The host decides what a tick is: under `-icount shift=0`, one instruction of any CPU.
+//! [`samples`] makes the figures, [`sections`] and [`threads`] have what is measured.
 
 #![no_std]
 #![no_main]
@@ -43,7 +43,7 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
     kernel::start(boot_info, main)
 }
 
-/// A row by its name: its figures, or why this machine has none.
+/// A row by its name: its figures, or why this machine cannot measure it.
 type Row = (&'static str, fn() -> Result<Figures, &'static str>);
 
 const ROWS: [Row; 23] = [
@@ -72,7 +72,7 @@ const ROWS: [Row; 23] = [
     ("boot_all_cpus", || Ok(boot_all_cpus())),
 ];
 
-/// On the boot CPU, with everything up and the other CPUs halted.
+/// Runs on the boot CPU, with everything up and the other CPUs halted.
 fn main() -> ! {
     sched::curthread().pin();
     Serial::COM2.init();
@@ -107,12 +107,12 @@ fn is_wanted(name: &str) -> bool {
     words.is_none_or(|words| words.split(',').any(|word| name.contains(word)))
 }
 
-/// Writes a line to the results port. By the boot thread only.
+/// Writes a line to the results port. Only the boot thread calls it.
 fn say(text: Arguments<'_>) {
     Serial::COM2.write(Line::of(text).finish());
 }
 
-/// From the kernel's entry until all CPUs were online: of this boot.
+/// This boot's time from the kernel's entry until all CPUs were online.
 fn boot_all_cpus() -> Figures {
     // Relaxed: written by this thread.
     let after = globals::ONLINE_AFTER.load(Ordering::Relaxed);

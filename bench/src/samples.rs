@@ -1,10 +1,9 @@
-//! Samples, and the three figures that are made of them: median, least, most.
+//! Samples, and the three figures made of them: median, least, most.
 //!
-//! What takes a few instructions is done many times between two looks at the clock
-//! ([`of_batches`]); what cannot be repeated at once is timed one by one
-//! ([`of_ticks`]). Either way the cost of measuring is measured first, by the rows
-//! [`empty_loop`] and [`tsc_read`], and taken off. Interrupts stay on: one that
-//! comes during a sample shows in the most, not in the median.
+//! [`of_batches`] repeats an operation of a few instructions many times between two readings of the
+//! clock; [`of_ticks`] times one by one what cannot be repeated at once. Either way the rows
+//! [`empty_loop`] and [`tsc_read`] first measure the cost of measuring, which is subtracted.
+//! Interrupts stay on: one that arrives during a sample shows in the most, not in the median.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,12 +11,11 @@ use core::hint::black_box;
 
 use kernel::arch::cpu;
 
-/// How many samples a row is made of.
+/// How many samples a row has.
 pub(crate) const SAMPLES: usize = 501;
 
-/// The moments of a measurement, for whoever looks at the machine from outside: QEMU's
-/// plugin in `bench/plugin` knows these functions by their addresses. They are called
-/// outside of what is timed.
+/// The moments of a measurement, for an observer outside the machine: QEMU's plugin in
+/// `bench/plugin` knows the addresses of these functions. They are called outside of what is timed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bench_row() {
@@ -52,7 +50,7 @@ pub(crate) fn sample(measure: impl FnOnce() -> u64) -> u64 {
     ticks
 }
 
-/// What was found out about one operation, in hundredths of a tick.
+/// The cost of one operation, in hundredths of a tick.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
     p50: u64,
@@ -61,12 +59,12 @@ pub(crate) struct Figures {
     samples: usize,
     /// In one sample.
     operations: u64,
-    /// Interrupts of other CPUs per operation, in hundredths, where that is of interest.
+    /// Interrupts of other CPUs per operation, in hundredths, where that matters.
     interrupts: Option<u64>,
 }
 
 impl Figures {
-    /// With how many `interrupts` were taken, in all, for so many operations.
+    /// Adds how many `interrupts` were taken in all, for this many operations.
     pub(crate) fn with_interrupts(self, interrupts: u64, operations: u64) -> Self {
         Self {
             interrupts: Some((interrupts * 100 + operations / 2) / operations),
@@ -74,12 +72,12 @@ impl Figures {
         }
     }
 
-    /// Of something that happens once a boot.
+    /// For something that happens once a boot.
     pub(crate) fn of_one(ticks: u64) -> Self {
         Self::of_hundredths([ticks * 100].into(), 1)
     }
 
-    /// Of samples in hundredths of a tick, each the mean of so many `operations`.
+    /// From samples in hundredths of a tick, each the mean of `operations`.
     pub(crate) fn of_hundredths(mut samples: Vec<u64>, operations: u64) -> Self {
         samples.sort_unstable();
         Self {
@@ -93,7 +91,7 @@ impl Figures {
     }
 }
 
-/// Median, least, most, of how many samples, how many operations a sample holds, and the
+/// Median, least, most, the number of samples, the number of operations in a sample, and the
 /// interrupts per operation.
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,7 +106,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The ticks of `rounds` rounds of `operation`, those of the loop included.
+/// The ticks of `rounds` rounds of `operation`, including those of the loop.
 #[inline(always)]
 fn batch(rounds: u64, operation: &mut impl FnMut()) -> u64 {
     // Unknown to the compiler, so that every loop counts in the same way.
@@ -133,14 +131,14 @@ fn batches(rounds: u64, mut operation: impl FnMut()) -> Vec<u64> {
         .collect()
 }
 
-/// The cost of one `operation`, done `rounds` times a sample, net of the loop. A round
-/// holds `operations` of them, each with a loop of its own around it.
+/// The cost of one `operation`, repeated `rounds` times in a sample, net of the loop. A round holds
+/// `operations` of them, each with a loop of its own around it.
 #[inline(always)]
 pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) -> Figures {
     row_begins();
     let samples = batches(rounds, operation);
-    // After them: before the row begins, the plugin takes it for samples of the row before,
-    // if that has none of its own (`sleep_for`).
+    // After the samples: before the row begins, the plugin would count them to the row before, if
+    // that has no samples of its own (`sleep_for`).
     let empty = operations * least(batches(rounds, || ()));
     let net = samples
         .into_iter()
@@ -148,7 +146,7 @@ pub(crate) fn of_batches(rounds: u64, operations: u64, operation: impl FnMut()) 
     Figures::of_hundredths(net.collect(), rounds * operations)
 }
 
-/// Of samples that were timed one by one, net of reading the clock.
+/// From samples that were timed one by one, net of reading the clock.
 pub(crate) fn of_ticks(samples: Vec<u64>) -> Figures {
     let clock = least((0..SAMPLES).map(|_| back_to_back()).collect());
     let net = samples
@@ -157,8 +155,8 @@ pub(crate) fn of_ticks(samples: Vec<u64>) -> Figures {
     Figures::of_hundredths(net.collect(), 1)
 }
 
-/// A thousand multiplications, each of the product before it: what one round costs depends
-/// on the emulator and the host only, and times are told by their ratio to it.
+/// A thousand multiplications, each of the product before it. The cost of a round depends only on
+/// the emulator and the host, and times are given as ratios to it.
 pub(crate) fn calibration() -> Figures {
     of_batches(1, 1, || {
         let product = (0..1000).fold(black_box(3_u64), |product, _| {
@@ -168,7 +166,7 @@ pub(crate) fn calibration() -> Figures {
     })
 }
 
-/// One round of a loop that does nothing: what is taken off where there is a loop.
+/// One round of an empty loop, which is subtracted where there is a loop.
 pub(crate) fn empty_loop() -> Figures {
     const ROUNDS: u64 = 1000;
     row_begins();
@@ -177,7 +175,7 @@ pub(crate) fn empty_loop() -> Figures {
     Figures::of_hundredths(each.collect(), ROUNDS)
 }
 
-/// One reading of the time-stamp counter: what is taken off where there is no loop.
+/// One reading of the time-stamp counter, which is subtracted where there is no loop.
 pub(crate) fn tsc_read() -> Figures {
     row_begins();
     let samples = (0..SAMPLES).map(|_| sample(back_to_back));

@@ -1,4 +1,4 @@
-//! What one CPU does alone: a critical section, a lock, a read, an allocation.
+//! Measures what one CPU does alone: a critical section, a lock, a read, an allocation.
 
 use alloc::boxed::Box;
 use core::hint::black_box;
@@ -11,8 +11,8 @@ use crate::samples::{Figures, of_batches};
 /// Rounds in a sample.
 const ROUNDS: u64 = 1000;
 
-/// What `cargo xtask emitted` disassembles. Nobody calls them: in their callers these
-/// operations are inlined.
+/// The functions that `cargo xtask emitted` disassembles. Nobody calls them: the compiler inlines
+/// these operations into their callers.
 #[used]
 static EMITTED: [extern "C" fn(); 2] = [emitted_critical_section, emitted_spinlock];
 

@@ -1,4 +1,5 @@
-//! What takes two threads: a switch, a life, a wakeup here and on another CPU; and a sleep.
+//! Measures what takes two threads (a switch, a life, a wakeup here and on another CPU), and a
+//! sleep.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -35,8 +36,8 @@ fn measured(measure: impl FnOnce() -> Figures + Send + 'static) -> Figures {
     figures.expect("the thread has ended")
 }
 
-/// One switch between two threads of the same priority on one CPU: each lets the other
-/// go first, in turn, so that a round is two switches.
+/// One switch between two threads of the same priority on one CPU. Each lets the other go first, in
+/// turn, so a round is two switches.
 pub(crate) fn switch() -> Figures {
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&over);
@@ -78,17 +79,17 @@ pub(crate) fn wake_round_trip() -> Figures {
     figures
 }
 
-/// Wakes who waits in `theirs`, and waits in `mine`. That is locked first, so that the
-/// answer cannot come too early. (For threads of one CPU only: on two, each could hold
-/// its own queue and wait for the other's.)
+/// Wakes the waiter of `theirs`, and waits in `mine`, which is locked first, so that the answer
+/// cannot come too early. (For threads of one CPU only: on two, each could hold its own queue and
+/// wait for the other's.)
 fn wake_and_sleep(theirs: &WaitQueue, mine: &WaitQueue) {
     let waiting = mine.lock();
     theirs.wake_one();
     waiting.sleep();
 }
 
-/// A releases B's semaphore and waits for its own, B the same the other way round, on two
-/// CPUs that have nothing else to do.
+/// A releases B's semaphore and waits for its own, and B does the same, on two CPUs that have
+/// nothing else to do.
 pub(crate) fn wake_round_trip_of_two() -> Result<Figures, &'static str> {
     let far = far_cpu()?;
     let turns = Arc::new([Semaphore::new(0), Semaphore::new(0)]);
@@ -121,8 +122,8 @@ pub(crate) fn life() -> Figures {
     measured(|| of_batches(ROUNDS, 1, || spawn("nothing", CpuId::BOOT, || ()).join()))
 }
 
-/// A sleep of 20 us: how late it returns. It is not recorded: what the CPU does before it is
-/// asleep is within the 20 us.
+/// A sleep of 20 us: how late it returns. It is not recorded: what the CPU does before it is asleep
+/// falls within the 20 us.
 pub(crate) fn sleep() -> Figures {
     const LENGTH: u64 = 20_000;
     let asleep = clock::ticks_of(LENGTH);
@@ -141,8 +142,7 @@ fn far_cpu() -> Result<CpuId, &'static str> {
     far.ok_or("it takes two CPUs")
 }
 
-/// From the call of wakeup on this CPU until the thread that it wakes goes on, on a CPU
-/// that was halted.
+/// From the call of wakeup on this CPU until the woken thread goes on, on a CPU that was halted.
 pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
     let far = far_cpu()?;
     let queue = Arc::new(WaitQueue::new());
@@ -161,9 +161,9 @@ pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
     Ok(of_ticks(samples))
 }
 
-/// Wakes who waits in `queue` on `far`, once that CPU is halted; the ticks until it
-/// stamps `woken_at`. This CPU has nothing to do meanwhile, and says so: that hands the
-/// emulator's one thread over to the other.
+/// Wakes the waiter of `queue` on `far` once that CPU is halted; returns the ticks until it stamps
+/// `woken_at`. This CPU has nothing to do meanwhile, and says so, which hands the emulator's one
+/// thread over to the other.
 fn wake(queue: &WaitQueue, far: CpuId, woken_at: &AtomicU64) -> u64 {
     const UNTIL_HALTED: u64 = 5_000;
     while queue.lock().is_empty() || !globals::IDLE.contains(far) {

@@ -1,4 +1,4 @@
-//! The mistakes that can be brought back: those of `bug=` that concern the heart. Others are
+//! The mistakes that `--bug` brings back: those of `bug=` that concern the heart. Others are
 //! patches in `bugs/`.
 
 /// A mistake.
@@ -14,7 +14,7 @@ pub(crate) enum Bug {
     ActThenClear,
 }
 
-/// Every mistake: its name, the model that finds it, and what it is.
+/// Every mistake: its name, the model that finds it, and a description.
 pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
     (
         Bug::EoiAfterSwitch,

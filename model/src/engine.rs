@@ -1,14 +1,14 @@
-//! The machine of the model: CPUs that take one step at a time, in the order that the
-//! explorer chooses.
+//! The machine of a model: CPUs that take one step at a time, in the order that the explorer
+//! chooses.
 //!
-//! Each thread of a model has a stack of its own and runs the real source. Before every
-//! step (an operation on an atomic, a change of the interrupt flag, an EOI, an IPI, a turn
-//! of a loop) it comes to [`point`], where the explorer may have any interrupt that is
-//! permitted strike, which runs on top of it on the same stack, or let another CPU go on.
+//! Each thread of a model has a stack of its own and runs the real source. Before every step (an
+//! operation on an atomic, a change of the interrupt flag, an EOI, an IPI, a turn of a loop) it
+//! reaches [`point`]. There the explorer may let any permitted interrupt strike, whose handler runs
+//! on the same stack, or let another CPU go on.
 //!
-//! No CPU is switched to after a step that no other can see: nothing is lost, since it
-//! might as well come after the last one that they can see. A word counts as one CPU's own
-//! until another one touches it; then the exploration begins anew, knowing better.
+//! The explorer does not switch CPUs after a step that no other CPU can see. This loses nothing:
+//! the switch might as well come after the last step that others can see. A word counts as private
+//! to one CPU until another one touches it; then the exploration starts over, knowing better.
 
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
@@ -28,9 +28,9 @@ const BUFFER: usize = 4;
 /// More steps than this between two states are an endless loop.
 const ENDLESS: u32 = 100_000;
 
-/// A vector, as a bit; a higher one comes first. Two classes, as on the machine: the timer's
-/// is below that of the IPIs. An NMI comes also where interrupts are off, and keeps out the
-/// next one until its IRET.
+/// A vector, as a bit; a higher one has priority. There are two classes, as on the machine: the
+/// timer's is below that of the IPIs. An NMI also arrives while interrupts are off, and holds back
+/// the next one until its IRET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Vector {
@@ -51,7 +51,7 @@ pub(crate) const VECTORS: [Vector; 5] = [
 ];
 
 impl Vector {
-    /// The bits of the vectors that must not be in service for this one to come.
+    /// The vectors that hold this one back while in service.
     fn masked_by(self) -> u8 {
         match self {
             Self::Timer => 31,
@@ -61,7 +61,7 @@ impl Vector {
     }
 }
 
-/// Which memory the CPUs see.
+/// The memory model of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Memory {
     /// Sequentially consistent.
@@ -83,24 +83,23 @@ struct Store {
 pub(crate) enum Rest {
     #[default]
     No,
-    /// In a loop that waits: until a word changes that it looked at, or an interrupt.
+    /// In a loop that waits: until an interrupt, or a change of a word that it read.
     Turning,
     /// Halted: until an interrupt.
     Halted,
-    /// By MWAIT: until the word it watches changes, or an interrupt.
+    /// By MWAIT: until the word that it watches changes, or an interrupt.
     Watching,
 }
 
-/// How many words a CPU may look at in one turn of a loop and still wait for a change of them.
+/// How many words a CPU may read in one turn of a loop and still wait for a change of them.
 const LOOKED: usize = 10;
 
-/// What a CPU has looked at since it last turned a loop: shared words, as offsets in the arena
-/// plus one, ascending. Empty before the first turn, and again once there are too many: who
-/// is in no loop needs no memory of what it has passed, which would make equal states
-/// different.
+/// The shared words that a CPU has read since it last turned a loop, as offsets in the arena plus
+/// one, ascending. Empty before the first turn, and again if they are too many: a CPU outside a
+/// loop must not remember what it has passed, since that would make equal states different.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
 struct Looked {
-    /// Whether it has turned one.
+    /// Whether it has turned a loop.
     in_loop: bool,
     words: [u32; LOOKED],
 }
@@ -132,12 +131,12 @@ impl Looked {
 /// One CPU.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Cpu {
-    /// Which thread runs.
+    /// The running thread.
     pub(crate) thread: u8,
     /// Whether it takes interrupts.
     pub(crate) enabled: bool,
     pub(crate) rest: Rest,
-    /// The words that it has looked at since it last turned a loop.
+    /// The words that it has read since it last turned a loop.
     looked: Looked,
     /// Whether one of them has changed since.
     changed: bool,
@@ -145,13 +144,13 @@ pub(crate) struct Cpu {
     visible: bool,
     pub(crate) pending: u8,
     pub(crate) in_service: u8,
-    /// How many timer interrupts may come yet.
+    /// How many timer interrupts may still arrive.
     pub(crate) timers: u8,
-    /// How many NMIs may come yet that nobody has sent.
+    /// How many NMIs from outside may still arrive.
     nmis: u8,
-    /// How many interrupts are on top of each other.
+    /// How many interrupts are nested.
     pub(crate) depth: u8,
-    /// How many timeouts may come yet, and whether the next look at the turns finds one.
+    /// How many timeouts may still occur, and whether the next look at the turns finds one.
     timeouts: u8,
     timed_out: bool,
     /// The word that MONITOR watches.
@@ -160,15 +159,15 @@ pub(crate) struct Cpu {
     buffer: [Store; BUFFER],
 }
 
-/// What is not in the arena's memory.
+/// The part of a state outside the arena's memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     pub(crate) cpus: [Cpu; CPUS],
     /// The stack pointers of the threads that do not run.
     sp: [usize; THREADS],
-    /// Whose program is over.
+    /// The threads whose programs are over.
     pub(crate) done: [bool; THREADS],
-    /// Which CPU is taking steps.
+    /// The CPU that is taking steps.
     pub(crate) current: u8,
 }
 
@@ -177,22 +176,22 @@ pub(crate) struct State {
 pub(crate) enum Choice {
     /// The CPU takes its step.
     Go(u8),
-    /// The interrupt strikes there.
+    /// The interrupt strikes this CPU.
     Strike(u8, Vector),
     /// The oldest store of its buffer reaches memory.
     Drain(u8),
-    /// Its loop has turned for too long.
+    /// Its loop has turned too long.
     TimeOut(u8),
 }
 
-/// Why the explorer has been switched to.
+/// Why a thread has switched to the explorer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// There is something to choose.
     Branch,
     /// A property does not hold: [`Engine::violation`].
     Failed,
-    /// A word is not one CPU's own: begin anew.
+    /// A word is not private after all: start over.
     Shared,
 }
 
@@ -209,7 +208,7 @@ pub(crate) struct Line {
 pub(crate) enum What {
     /// An operation on a word: what it found, and what it left.
     Access(Access, u64, u64),
-    /// An interrupt came.
+    /// An interrupt arrived.
     Strike(Vector),
     /// It is over.
     Return,
@@ -219,7 +218,7 @@ pub(crate) enum What {
     Note(String),
 }
 
-/// What makes up a model, for the engine.
+/// A model, as the engine sees it.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) cpus: usize,
@@ -228,18 +227,18 @@ pub(crate) struct Setup {
     pub(crate) timers: [u8; CPUS],
     pub(crate) nmis: [u8; CPUS],
     pub(crate) timeouts: [u8; CPUS],
-    /// Makes the world, at the given place; how long it is.
+    /// Makes the world at the given place; returns its size.
     pub(crate) world: fn(*mut u8) -> usize,
     /// What a thread does.
     pub(crate) program: fn(usize),
-    /// Words that belong to the CPU that runs their thread, by address.
+    /// The words, by address, that belong to the CPU that runs their thread.
     pub(crate) private: fn(usize) -> bool,
-    /// What must hold at the end, by [`fail`].
+    /// Checks what must hold at the end, by [`fail`].
     pub(crate) at_rest: fn(),
 }
 
-/// Writes a line into the trace, if there is one. Only then is anything allocated: an address
-/// of the explorer's heap on a stack would make equal states different.
+/// Writes a line into the trace, if there is one. Only then does it allocate: an address of the
+/// explorer's heap on a stack would make equal states different.
 macro_rules! note {
     ($($text:tt)*) => {
         if $crate::engine::engine().is_traced() {
@@ -249,27 +248,27 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// The machine. One to an OS thread.
+/// The machine; one for each OS thread.
 pub(crate) struct Engine {
     pub(crate) setup: Setup,
     pub(crate) arena: Arena,
     world_size: Cell<usize>,
     pub(crate) state: RefCell<State>,
-    /// How low each stack has been since it was last cleared.
+    /// The lowest that each stack pointer has been since its stack was last cleared.
     low: [Cell<usize>; THREADS],
-    /// Where the explorer waits.
+    /// The explorer's saved stack pointer.
     explorer: Cell<usize>,
     event: Cell<Option<Event>>,
     order: Cell<Option<Vector>>,
-    /// Whose each word is: 0 nobody's, a CPU's number plus 1, or [`SHARED`].
+    /// The owner of each word: 0 for none, a CPU's number plus 1, or [`SHARED`].
     owners: RefCell<Vec<u8>>,
     options: RefCell<Vec<Choice>>,
     steps: Cell<u32>,
     pub(crate) total_steps: Cell<u64>,
     pub(crate) trace: RefCell<Option<Vec<Line>>>,
-    /// Whether a thread of the model runs, and not the explorer.
+    /// Whether a thread of the model is running, not the explorer.
     inside: Cell<bool>,
-    /// Whether the explorer looks at the end, and what it finds.
+    /// Whether the explorer is checking the end, and what it finds.
     looking: Cell<bool>,
     found: Cell<Option<Violation>>,
 }
@@ -293,7 +292,7 @@ pub(crate) fn is_inside() -> bool {
 }
 
 impl Engine {
-    /// Makes a machine for this OS thread, and forgets the one before.
+    /// Makes a machine for this OS thread, and drops the one before.
     pub(crate) fn install(setup: Setup, traced: bool) -> &'static Self {
         let arena = Arena::new(THREADS);
         let owners = vec![0; arena.range().len()];
@@ -341,8 +340,8 @@ impl Engine {
         *self.state.borrow_mut() = state;
     }
 
-    /// A hash of all that decides how it goes on; which CPU has taken the last step is only
-    /// part of it if that one alone may go on, or if `deviations` are counted.
+    /// A hash of everything that decides how the machine continues. The CPU that has taken the last
+    /// step is a part only if it alone may go on, or if `deviations` are counted.
     pub(crate) fn key(&self, deviations: bool) -> u128 {
         let state = self.state.borrow();
         let mut hash = Hash128::new();
@@ -400,7 +399,7 @@ impl Engine {
         Snapshot { state, bytes }
     }
 
-    /// Puts a state back.
+    /// Restores a state.
     pub(crate) fn restore(&self, snapshot: &Snapshot) {
         let state = &snapshot.state;
         let (world, mut rest) = snapshot.bytes.split_at(self.world_size.get());
@@ -414,7 +413,7 @@ impl Engine {
         *self.state.borrow_mut() = *state;
     }
 
-    /// What may happen next. The first is what happens if nothing comes in between.
+    /// What may happen next. The first choice is what happens if nothing intervenes.
     pub(crate) fn options(&self) -> std::cell::Ref<'_, Vec<Choice>> {
         self.find_options();
         self.options.borrow()
@@ -439,7 +438,7 @@ impl Engine {
         }
     }
 
-    /// Does what was chosen, up to where there is something to choose again.
+    /// Does what was chosen, up to the next choice.
     pub(crate) fn apply(&self, choice: Choice) -> Event {
         let (cpu, order) = match choice {
             Choice::Drain(cpu) => {
@@ -477,7 +476,7 @@ impl Engine {
         self.low[thread].set(sp);
     }
 
-    /// Gives the explorer its turn, by the thread that runs.
+    /// Switches from the running thread to the explorer.
     fn suspend(&self, event: Event) {
         self.event.set(Some(event));
         let save = {
@@ -489,7 +488,7 @@ impl Engine {
         unsafe { switch(save, self.explorer.get()) };
     }
 
-    /// Before each step. Comes back when it is to be taken.
+    /// Called before each step; returns when the step is to be taken.
     fn point(&self) {
         let mark = 0_u8;
         clear_below_this();
@@ -520,7 +519,7 @@ impl Engine {
         }
     }
 
-    /// An interrupt on top of the thread that runs.
+    /// Runs an interrupt on top of the running thread.
     fn strike(&self, vector: Vector) {
         let number = self.this();
         let enabled = {
@@ -544,7 +543,7 @@ impl Engine {
         };
         self.line(What::Strike(vector));
         port::interrupt(vector);
-        // IRET. It may be another CPU by now, and is a serialising instruction.
+        // IRET: a serialising instruction. The thread may be on another CPU by now.
         let number = self.this();
         while self.state.borrow().cpus[number].buffered > 0 {
             self.drain(number);
@@ -557,7 +556,7 @@ impl Engine {
             }
             cpu.visible = false;
             cpu.depth = cpu.depth.saturating_sub(1);
-            // The loop that it came into, if any, looks again.
+            // The interrupted loop, if any, looks again.
             (cpu.looked, cpu.changed) = (Looked::default(), false);
         }
         self.line(What::Return);
@@ -595,7 +594,7 @@ impl Engine {
         }
     }
 
-    /// Runs `check` as the explorer; the first property that it finds broken.
+    /// Runs `check` as the explorer; returns the first property that it finds broken.
     pub(crate) fn outside(&self, check: impl Fn()) -> Option<Violation> {
         self.looking.set(true);
         check();
@@ -603,14 +602,14 @@ impl Engine {
         self.found.take()
     }
 
-    /// As [`fail`], by the explorer, in [`Self::outside`].
+    /// Like [`fail`], for the explorer, in [`Self::outside`].
     pub(crate) fn fail_here(&self, property: Property, detail: String) {
         let found = self.found.take();
         self.found
             .set(found.or(Some(Violation { property, detail })));
     }
 
-    /// Whose each word is, so far.
+    /// The owner of each word, as far as is known.
     pub(crate) fn owners(&self) -> Vec<u8> {
         self.owners.borrow().clone()
     }
@@ -718,7 +717,7 @@ impl Engine {
         cpu.changed = cpu.looked.in_loop;
     }
 
-    /// The oldest store of a buffer reaches memory.
+    /// Moves the oldest store of a buffer to memory.
     fn drain(&self, number: usize) {
         let store = {
             let cpu = &mut self.state.borrow_mut().cpus[number];
@@ -755,12 +754,12 @@ impl Engine {
         address.wrapping_sub(self.arena.range().start) as u32 + 1
     }
 
-    /// A word has changed: those who wait for it look again.
+    /// Wakes those that wait for a word that has changed.
     fn changed(&self, me: usize, address: usize, private: bool) {
         let mut state = self.state.borrow_mut();
         for (number, cpu) in state.cpus.iter_mut().enumerate() {
             let looked = !private && cpu.looked.has(self.number(address));
-            // Between a loop's look and its turn too: it looks once more.
+            // A change between a loop's look and its turn counts too: the loop looks once more.
             cpu.changed |= cpu.looked.in_loop && number == me || looked;
             let wakes = match cpu.rest {
                 Rest::Turning => number != me && looked,
@@ -778,7 +777,7 @@ impl Engine {
     }
 }
 
-/// A state, kept.
+/// A saved state.
 pub(crate) struct Snapshot {
     state: State,
     bytes: Vec<u8>,
@@ -817,7 +816,7 @@ fn of_cpu(state: &State, number: usize, options: &mut Vec<Choice>) {
     }
 }
 
-/// What every thread begins with.
+/// The function that every thread begins with.
 extern "sysv64" fn entry() -> ! {
     let engine = engine();
     // The first choice was made for this.
@@ -840,13 +839,13 @@ extern "sysv64" fn entry() -> ! {
     }
 }
 
-/// Each operation on an atomic comes here.
+/// The hook: called for each operation on an atomic.
 fn hook(access: &Access) -> u64 {
     if !is_inside() {
         return access.perform();
     }
     let engine = engine();
-    // The turns are counted nowhere: no step, unless a timeout comes.
+    // Turns are not counted: this is no step, unless a timeout comes.
     if access.operation != Operation::Turns {
         engine.point();
     }
@@ -857,7 +856,7 @@ fn hook(access: &Access) -> u64 {
     found
 }
 
-/// The property does not hold: ends the run.
+/// Reports that the property does not hold, and ends the run.
 pub(crate) fn fail(property: Property, detail: impl Into<String>) -> ! {
     let engine = engine();
     let violation = Violation {
@@ -874,7 +873,7 @@ pub(crate) fn fail(property: Property, detail: impl Into<String>) -> ! {
 
 // The steps that are no operations on memory.
 
-/// A step of the calling CPU, which changes what `change` changes.
+/// A step of the calling CPU, in which `change` changes the machine.
 pub(crate) fn step<T>(visible: bool, change: impl FnOnce(&mut Cpu) -> T) -> T {
     let engine = engine();
     engine.point();
@@ -928,7 +927,7 @@ pub(crate) fn monitor(address: usize) {
     step(false, |cpu| cpu.watched = address);
 }
 
-/// STI; MWAIT: none comes in between.
+/// STI; MWAIT: no interrupt comes in between.
 pub(crate) fn monitor_wait() {
     step(true, |cpu| {
         cpu.enabled = true;
@@ -940,8 +939,7 @@ pub(crate) fn monitor_wait() {
     engine().point();
 }
 
-/// Makes `vector` pending on a CPU. What this CPU has stored is in memory then: the port's
-/// promise.
+/// Makes `vector` pending on a CPU. All stores of this CPU reach memory first: the port's promise.
 pub(crate) fn send(target: usize, vector: Vector) {
     step(true, |_| ());
     let engine = engine();

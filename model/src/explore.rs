@@ -1,4 +1,4 @@
-//! The search: depth first through all choices, each state once.
+//! The search: depth first through all choices, visiting each state once.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,13 +11,13 @@ use crate::violation::{Property, Violation};
 /// How far to go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// States at most.
+    /// The most states.
     pub(crate) states: usize,
-    /// Interrupts, switches and drains at most, besides those that must be.
+    /// The most interrupts, switches and drains, besides those that must be.
     pub(crate) deviations: Option<u32>,
 }
 
-/// What came of it.
+/// The result of a search.
 pub(crate) struct Outcome {
     pub(crate) states: usize,
     pub(crate) steps: u64,
@@ -27,15 +27,15 @@ pub(crate) struct Outcome {
 
 /// How a search ended.
 pub(crate) enum End {
-    /// Everything within the limits was seen.
+    /// Everything within the limits was visited.
     Exhausted,
     /// There were more states than allowed.
     TooMany,
-    /// A property does not hold: which, and the choices that lead there.
+    /// A property does not hold: which one, and the choices that lead there.
     Violated(Violation, Vec<u8>, Vec<u8>),
 }
 
-/// Keys are hashes already.
+/// The keys are hashes already.
 #[derive(Default)]
 struct AsIs(u64);
 
@@ -71,7 +71,7 @@ struct Search {
     limits: Limits,
     seen: HashMap<u128, Seen, BuildHasherDefault<AsIs>>,
     edges: Vec<(u32, u32)>,
-    /// How each state was first reached: from which, by which choice.
+    /// How each state was first reached: from which state, by which choice.
     parents: Vec<(u32, u8)>,
     ends: Vec<u32>,
     path: Vec<Node>,
@@ -104,7 +104,7 @@ pub(crate) fn explore(setup: Setup, limits: Limits) -> Outcome {
 }
 
 impl Search {
-    /// `None`: a word turned out to be shared, and all begins anew.
+    /// `None` if a word turned out to be shared: the search starts over.
     fn run(&mut self) -> Option<End> {
         self.engine.start();
         if let Some(violation) = self.arrive(None, 0) {
@@ -157,7 +157,7 @@ impl Search {
         Some(End::Exhausted)
     }
 
-    /// A state was reached, from `from`.
+    /// Handles a state that was reached from `from`.
     fn arrive(&mut self, from: Option<(u32, u8)>, deviations: u32) -> Option<Violation> {
         let key = self.engine.key(self.limits.deviations.is_some());
         let fresh = self.parents.len() as u32;
@@ -186,7 +186,7 @@ impl Search {
         if options.is_empty() || self.is_over() {
             self.ends.push(number);
             if let Some(violation) = self.end() {
-                // The choice that led here is on the path already.
+                // The path already has the choice that led here.
                 return Some(violation);
             }
         }
@@ -215,7 +215,7 @@ impl Search {
         })
     }
 
-    /// What must hold where nothing happens any more.
+    /// Checks what must hold where nothing more happens.
     fn end(&self) -> Option<Violation> {
         let engine = self.engine;
         let check = || {
@@ -290,13 +290,13 @@ impl Search {
     }
 }
 
-/// Whether a choice is a deviation: another one would have let things go on as they did.
+/// Whether a choice is a deviation: another choice would have let things go on as they did.
 fn costs(options: &[Choice], choice: Choice) -> bool {
     let goes_on = matches!(options[0], Choice::Go(_));
     goes_on || !matches!(choice, Choice::Go(_))
 }
 
-/// Takes the choices again, with a trace.
+/// Replays the choices with a trace.
 pub(crate) fn replay(setup: Setup, choices: &[u8], owners: Vec<u8>) -> &'static Engine {
     let engine = Engine::install(setup, true);
     engine.set_owners(owners);

@@ -1,6 +1,9 @@
-//! `cargo xtask model`: the explorer. How to read it: `engine` is the machine of a model,
-//! `port` what the heart needs of it, `models` what runs there, `explore` the search, `trace` and
-//! `svg` what is said about a counterexample.
+//! `cargo xtask model`: the explorer. It runs the heart's own source in every order of its steps,
+//! and checks named properties.
+//!
+//! Read `engine` for the machine of a model, `port` for what the heart needs of it, `models` for
+//! what runs there, `explore` for the search, and `trace` and `svg` for how a counterexample is
+//! shown.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,15 +33,15 @@ Usage: cargo xtask model [NAME] [--full] [--bug BUG] [--find MODEL] [--svg FILE]
   NAME                only the models whose name contains the word
       --full          the large models too (a minute more)
       --bug BUG       bring a mistake back and print how it goes wrong, in few steps
-      --bugs          that for every mistake, in short: each must be found
-      --find MODEL    find what is wrong in this model, and print it as above: of a tree
-                      that has been changed (see `cargo xtask bugs`)
+      --bugs          bring back every mistake, in short: each must be found
+      --find MODEL    find what is wrong in this model after a change of the tree, and
+                      print it as above (see `cargo xtask bugs`)
       --svg FILE      write the counterexample as a picture too
       --states N      give up a model at N states (default 30 million)
       --list          models, mistakes and properties; nothing is run
 
 Without --bug all properties must hold in all models, and every mistake must be found. With
---bug the mistake must be found, and with --find something. Exit codes: 0 as it must be, 1 not, 2 usage.";
+--bug the mistake must be found, and with --find something. Exit codes: 0 as expected, 1 not, 2 usage.";
 
 struct Options {
     name: Option<String>,

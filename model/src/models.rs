@@ -1,4 +1,4 @@
-//! The models: what runs on each CPU, and within which bounds.
+//! The models: what each CPU runs, and within which bounds.
 
 use wrong_order::Heart;
 
@@ -23,7 +23,7 @@ pub(crate) use rendezvous::choose_phases;
 use rendezvous::{callers_of_one, each_other, impatient, initiators, silent};
 pub(crate) use rmlock::Turnstile;
 
-/// What a phase of a call is.
+/// The kind of a phase of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     None,
@@ -31,12 +31,12 @@ pub(crate) enum Kind {
     Run,
 }
 
-/// When a model is run.
+/// When a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
     Quick,
     Full,
-    /// By its name only: it does not come to its end in an hour.
+    /// Only by its name: it does not finish in an hour.
     ByName,
 }
 
@@ -51,9 +51,9 @@ pub(crate) struct Model {
     pub(crate) better: bool,
     pub(crate) memory: Memory,
     pub(crate) timers: [u8; CPUS],
-    /// How many NMIs come to each CPU by themselves.
+    /// How many NMIs arrive at each CPU from outside.
     pub(crate) nmis: [u8; CPUS],
-    /// How many times each CPU finds that it has waited for too long.
+    /// How many times each CPU finds that it has waited too long.
     pub(crate) timeouts: [u8; CPUS],
     pub(crate) tags: usize,
     pub(crate) extra: bool,
@@ -63,15 +63,15 @@ pub(crate) struct Model {
     pub(crate) nested: bool,
     pub(crate) program: fn(usize),
     pub(crate) at_rest: fn(),
-    /// How many interrupts, switches and drains are explored besides those that must be; all if
+    /// How many interrupts, switches and drains are explored besides the unavoidable ones; all if
     /// there is no bound.
     pub(crate) deviations: Option<u32>,
-    /// The phases of the calls; each one is an exploration of its own.
+    /// The phases of the calls; each is an exploration of its own.
     pub(crate) phases: &'static [[Kind; 3]],
 }
 
 impl Model {
-    /// What the engine needs to know of it.
+    /// The model as the engine sees it.
     pub(crate) fn setup(&self) -> Setup {
         Setup {
             cpus: self.cpus,
@@ -91,7 +91,7 @@ impl Model {
         }
     }
 
-    /// How its interrupts are done, with a mistake.
+    /// How it does its interrupts, with a mistake.
     pub(crate) fn config(&self, bug: Option<Bug>) -> Config {
         Config {
             heart: self.heart,
@@ -127,7 +127,7 @@ const BASE: Model = Model {
     phases: &[SEED],
 };
 
-/// What r222942's test does: an action, and the barriers around it.
+/// What r222942's test does: an action with barriers around it.
 const SEED: [Kind; 3] = [Kind::None, Kind::Run, Kind::None];
 const RUNS: [Kind; 3] = [Kind::Run, Kind::Run, Kind::Run];
 /// One barrier, after the action.

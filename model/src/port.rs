@@ -1,4 +1,4 @@
-//! The explorer's [`Port`] and [`Scheduler`], and what its interrupts handle: a CPU has a first
+//! The explorer's [`Port`] and [`Scheduler`], and its interrupt handlers. Each CPU has a first
 //! thread and a better one. The order of an interrupt and the switch are the heart's.
 
 use std::cell::Cell;
@@ -29,23 +29,23 @@ use crate::engine::{self, CPUS, Rest, THREADS, Vector, engine, fail, note, step}
 use crate::models::{Turnstile, call, epoch, stop};
 use crate::violation::Property;
 
-/// What [`Probe::CALL_TOO_LONG`] is here: what the look at the turns finds after a timeout.
+/// The value of [`Probe::CALL_TOO_LONG`] here: what the look at the turns finds after a timeout.
 pub(crate) const TOO_LONG: u64 = 1;
 
 /// The explorer as the heart's machine.
 pub(crate) struct Explored;
 
-/// How the interrupts of a model are done, and what mistake is made.
+/// How a model does its interrupts, and which mistake it makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) heart: Heart,
     /// Whether actions run in the section of r222942.
     pub(crate) nested: bool,
-    /// How many spaces the CPUs can tell apart by tags.
+    /// How many spaces the CPUs can distinguish by tags.
     pub(crate) tags: usize,
     /// Whether there is an [`Extra`].
     pub(crate) extra: bool,
-    /// How many CPUs are online, the first ones.
+    /// How many CPUs are online: the first ones.
     pub(crate) online: usize,
     /// Whether payments are counted.
     pub(crate) quiesces: bool,
@@ -81,7 +81,7 @@ pub(crate) fn has(bug: Bug) -> bool {
 /// A thread.
 pub(crate) struct Thread {
     pub(crate) task: Task<Self>,
-    /// How many interrupts that do not count it is in: it takes none in any case.
+    /// How many uncounted interrupts it is in: it takes none in any case.
     pub(crate) uncounted: Cell<u32>,
     pub(crate) reads: Reads,
 }
@@ -101,7 +101,7 @@ impl Thread {
             reads: Reads::new(),
         };
         if first {
-            // Relaxed: nobody else knows it.
+            // Relaxed: nobody else knows it yet.
             thread.task.slice.store(SLICE, Ordering::Relaxed);
             thread.task.pin();
         } else {
@@ -134,7 +134,7 @@ impl Thread {
     }
 }
 
-/// A time slice: no time passes here, so none ends.
+/// A time slice. No time passes here, so none ends.
 const SLICE: u64 = u64::MAX / 2;
 
 /// The shared memory of all models.
@@ -151,16 +151,16 @@ pub(crate) struct World {
     pub(crate) words: [AtomicU32; 8],
     /// What the properties need to know; no step touches it.
     pub(crate) ghost: [Cell<u32>; 64],
-    /// What a CPU's better thread sleeps in.
+    /// The wait queue that a CPU's better thread sleeps in.
     beds: [Spinlock<(), Explored>; CPUS],
-    /// How many preempt IPIs a CPU has been sent since it last switched; under the lock of its run
-    /// queue.
+    /// How many preempt IPIs a CPU has been sent since it last switched; protected by the lock of
+    /// its run queue.
     sent: [Cell<u32>; CPUS],
     /// How many actions this CPU is in.
     in_action: [Cell<u32>; CPUS],
 }
 
-/// The shared memory that some models need besides.
+/// The shared memory that only some models need.
 pub(crate) struct Extra {
     pub(crate) queue: CallQueue,
     pub(crate) calls: [Call; 3],
@@ -194,12 +194,12 @@ struct Whole {
     extra: Extra,
 }
 
-/// How the better threads are numbered: after the first threads of all CPUs.
+/// The number of a CPU's better thread: these follow the first threads of all CPUs.
 pub(crate) fn better_thread(cpu: usize) -> usize {
     engine().setup.cpus + cpu
 }
 
-/// Makes the world at `place`; its size.
+/// Makes the world at `place`; returns its size.
 pub(crate) fn make_world(place: *mut u8) -> usize {
     let cpus = engine().setup.cpus;
     let online = AtomicCpuSet::new();
@@ -241,7 +241,7 @@ pub(crate) fn extra() -> &'static Extra {
     unsafe { &(*engine().arena.world().cast::<Whole>()).extra }
 }
 
-/// How many spaces the CPUs of this model can tell apart by tags.
+/// How many spaces the CPUs of this model can distinguish by tags.
 pub(crate) fn tags() -> usize {
     CONFIG.get().tags
 }
@@ -253,7 +253,7 @@ pub(crate) fn world() -> &'static World {
     unsafe { &*engine().arena.world().cast::<World>() }
 }
 
-/// Whether a word is the running thread's own, beside [`heart::shim::LocalU32`].
+/// Whether a word is the running thread's own, besides [`heart::shim::LocalU32`].
 pub(crate) fn is_private(address: usize) -> bool {
     let mut threads = world().threads.iter();
     threads.any(|thread| {
@@ -321,7 +321,7 @@ impl Port for Explored {
 
     fn eoi() {
         step(false, |cpu| {
-            // The highest one. An NMI is none of the local APIC's.
+            // The highest one. An NMI does not belong to the local APIC.
             let in_service = cpu.in_service & !(Vector::Nmi as u8);
             let highest = 1 << in_service.checked_ilog2().unwrap_or(0);
             cpu.in_service &= !highest;
@@ -363,10 +363,9 @@ impl Reader for Explored {
     }
 }
 
-// Interrupts: the handlers. Their orders are the heart's, and those of `wrong_order`.
+// Interrupts: the handlers. Their orders are the heart's, or those of `wrong_order`.
 
-/// The handler of the NMI: it enters a section, as every spinlock does, and stops if it is asked
-/// to.
+/// The handler of the NMI. It enters a section, as every spinlock does, and stops if asked to.
 fn in_nmi() {
     let crit = &me().task.crit;
     crit.enter();
@@ -376,7 +375,7 @@ fn in_nmi() {
     }
 }
 
-/// Deals with an interrupt, interrupts off.
+/// Handles an interrupt, interrupts off.
 pub(crate) fn interrupt(vector: Vector) {
     let Config {
         heart, nested, bug, ..
@@ -419,7 +418,7 @@ fn around(nested: bool, bug: Option<Bug>) -> Around {
     }
 }
 
-/// The handler of the rendezvous, within which no thread may be switched from.
+/// The handler of the rendezvous, in which no thread may be switched out.
 fn take_part() {
     let in_action = &world().in_action[engine().this()];
     in_action.update(|actions| actions + 1);
@@ -438,7 +437,7 @@ impl wrong_order::Machine for Explored {
     }
 }
 
-/// The bits of the IPIs: of kernel/src/pcpu.rs, and those of the models `ipi` and `idle`.
+/// The bits of the IPIs: those of kernel/src/pcpu.rs, and those of the models `ipi` and `idle`.
 pub(crate) const PREEMPT: u32 = 1;
 pub(crate) const QUIESCE: u32 = 16;
 pub(crate) const CALL: u32 = 32;
@@ -457,7 +456,7 @@ fn ipis() {
     }
 }
 
-/// Asks `cpu` for the IPIs of `bits`.
+/// Sends `cpu` the IPIs of `bits`.
 pub(crate) fn send_ipi(cpu: usize, bits: u32) {
     if world().ipis[cpu].post(bits) {
         engine::send(cpu, Vector::Ipi);
@@ -465,7 +464,7 @@ pub(crate) fn send_ipi(cpu: usize, bits: u32) {
     }
 }
 
-// The scheduler: the heart's, with one better thread to a CPU.
+// The scheduler: the heart's, with one better thread for each CPU.
 
 /// Holds the run queue of a CPU.
 pub(crate) fn runq(cpu: usize) -> impl Drop {
@@ -479,13 +478,13 @@ pub(crate) fn wake_better(cpu: usize) {
     }
 }
 
-/// Says once more how urgent the better thread of `cpu` is, which may be queued. Any context.
+/// Sets again how urgent the better thread of `cpu` is, which may be queued. Any context.
 pub(crate) fn rank_better(cpu: usize) {
     let thread = &world().threads[better_thread(cpu)];
     sched::set_priority::<Explored>(thread, Priority::HIGHEST);
 }
 
-/// What a better thread does: `body`, and sleeps, forever.
+/// The loop of a better thread: does `body` and sleeps, forever.
 pub(crate) fn better(body: impl Fn()) -> ! {
     sched::after_switch::<Explored>(true);
     loop {
@@ -617,8 +616,8 @@ impl Scheduler for Explored {
     }
 }
 
-/// How many preemptions have been paid on a CPU, whether or not another thread came; under
-/// the lock of its run queue. Counted where somebody asks: it makes states different.
+/// How many preemptions have been paid on a CPU, whether or not another thread ran; protected by
+/// the lock of its run queue. Counted only where somebody asks, since it makes states different.
 pub(crate) fn payments(cpu: usize) -> &'static AtomicU32 {
     &world().words[4 + cpu]
 }
@@ -637,7 +636,7 @@ pub(crate) fn program_over() {
     note!("is done");
 }
 
-/// What must hold when nothing can happen any more. By the explorer.
+/// Checks what must hold when nothing can happen any more. For the explorer.
 pub(crate) fn at_rest() {
     let engine = engine();
     let state = *engine.state.borrow();
@@ -657,7 +656,7 @@ pub(crate) fn at_rest() {
                 format!("cpu{number} has a vector in service at rest"),
             );
         }
-        // Who rests may have interrupts off forever.
+        // A CPU at rest may have interrupts off forever.
         let rests = cpu.rest != Rest::No;
         let now = thread.task.crit.now();
         let held = if rests { now.without_off() } else { now };

@@ -1,16 +1,15 @@
-//! Where all that makes up a state lies: the world, and a stack for each thread of the
-//! model, side by side in one piece of memory, so that a state is so many bytes that can
-//! be hashed, kept and put back.
+//! The memory of a state: the world, and a stack for each thread of the model, side by side in one
+//! block, so that a state is a run of bytes that can be hashed, saved and restored.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::arch::{asm, naked_asm};
 use std::ops::Range;
 
-/// The longest world.
+/// The largest size of a world.
 pub(crate) const WORLD: usize = 32 * 1024;
-/// The longest stack.
+/// The size of a stack.
 const STACK: usize = 64 * 1024;
-/// How far below the lowest stack pointer that was seen a stack may have been used.
+/// How far below the lowest stack pointer seen a stack may have been used.
 const BELOW: usize = 2048;
 
 /// The memory of one exploration.
@@ -59,8 +58,8 @@ impl Arena {
         }
     }
 
-    /// Clears what dead calls have left below the stack pointer `sp` of a stack, down to
-    /// `low`, the lowest it has had: it would make equal states different.
+    /// Clears what dead calls have left below the stack pointer `sp` of a stack, down to `low`, the
+    /// lowest it has been: the leftovers would make equal states different.
     pub(crate) fn clear(&self, stack: usize, low: usize, sp: usize) {
         let low = low
             .saturating_sub(BELOW)
@@ -76,7 +75,7 @@ impl Arena {
         unsafe { std::ptr::write_bytes(self.base, 0, self.layout.size()) };
     }
 
-    /// Prepares a stack so that a switch to it calls `entry`; its stack pointer.
+    /// Prepares a stack so that a switch to it calls `entry`; returns its stack pointer.
     pub(crate) fn prepare(&self, stack: usize, entry: extern "sysv64" fn() -> !) -> usize {
         // Six registers, the address to return to, and none above it.
         let words = [0, 0, 0, 0, 0, 0, entry as *const () as usize, 0];
@@ -96,8 +95,8 @@ impl Drop for Arena {
     }
 }
 
-/// Leaves the present stack, whose pointer goes to `save`, for the one at `load`. Comes
-/// back when somebody switches to what was saved.
+/// Leaves the current stack, saving its pointer in `save`, for the one at `load`. Returns when
+/// somebody switches to the saved one.
 ///
 /// # Safety
 /// `load` was saved by this function, or made by [`Arena::prepare`], and not used since.
@@ -118,8 +117,8 @@ pub(crate) unsafe extern "sysv64" fn switch(save: *mut usize, load: usize) {
         "pop r12",
         "pop rbx",
         "pop rbp",
-        // Compilers push whatever is in a register to align the stack: nothing of where we
-        // come from may get into the state.
+        // Compilers push whatever is in a register to align the stack: nothing from the other side
+        // may get into the state.
         "xor eax, eax",
         "xor ecx, ecx",
         "xor edx, edx",
@@ -133,8 +132,8 @@ pub(crate) unsafe extern "sysv64" fn switch(save: *mut usize, load: usize) {
     )
 }
 
-/// Clears what dead calls have left below the caller's frame. The stack goes on for that
-/// long below every place that comes here.
+/// Clears what dead calls have left below the caller's frame. The stack extends that far below every
+/// caller.
 #[inline(always)]
 pub(crate) fn clear_below_this() {
     // SAFETY: below the stack pointer nothing is alive: the asm may use it (no `nostack`), so

@@ -91,7 +91,7 @@ fn draw(svg: &mut String, number: usize, row: &Row, lane: usize) {
     let colour = COLOURS[row.cpu % COLOURS.len()];
     let x = LEFT + row.cpu * (lane + GAP);
     let indent = 10 + 14 * usize::from(row.depth);
-    // Nesting of interrupts: a bar on the left of what runs on top.
+    // A bar on the left of what runs on top shows nested interrupts.
     for level in 0..usize::from(row.depth) {
         let _ = writeln!(
             svg,
@@ -127,7 +127,7 @@ fn draw(svg: &mut String, number: usize, row: &Row, lane: usize) {
     );
 }
 
-/// What happens; without the line of a file, which changes more often than what stands there.
+/// What happens, without the line number, which changes more often than the text there.
 fn thread_text(row: &Row) -> String {
     let text = match row.text.split_once(".rs:") {
         Some((file, rest)) => format!("{file}.rs{}", rest.trim_start_matches(char::is_numeric)),

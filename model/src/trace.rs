@@ -1,4 +1,4 @@
-//! A counterexample for people: the lines of a replay, with what the source says there.
+//! A counterexample for people: the steps of a replay, beside the source lines that they run.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,7 +28,7 @@ pub(crate) enum Look {
     Drain,
 }
 
-/// The rows of what happened, without what a reader can do without.
+/// The rows of what happened, without those that a reader can do without.
 pub(crate) fn rows(engine: &Engine) -> Vec<Row> {
     let lines = engine.trace.take().unwrap_or_default();
     let mut sources = Sources::default();
@@ -37,7 +37,7 @@ pub(crate) fn rows(engine: &Engine) -> Vec<Row> {
         let Some((kind, text)) = look(line, &mut sources) else {
             continue;
         };
-        // A loop that waits says the same again and again.
+        // A loop that waits repeats itself.
         let said = rows.iter().rev().find(|row| row.cpu == line.cpu);
         if said.is_some_and(|row| row.text == text && row.kind == Look::Step) {
             continue;
@@ -111,14 +111,14 @@ fn access_text(
     } else {
         format!("{} → {}", value(old), value(new))
     };
-    // The value first: the source is what may be cut off.
+    // The value comes first: the source may be cut off.
     Some(match text.split_once(' ') {
         Some((place, source)) => format!("{place} {change}  {}", source.trim_start()),
         None => format!("{text} {change}"),
     })
 }
 
-/// The word of what a thread holds, in words. A spinlock shows as the section that it is.
+/// Describes the word of what a thread holds. A spinlock shows as the section that it is.
 fn section_text(load: bool, old: u32, new: u32) -> String {
     let (old, new) = (CritWord::from_bits(old), CritWord::from_bits(new));
     let state = |word: CritWord| {
@@ -158,7 +158,7 @@ fn section_text(load: bool, old: u32, new: u32) -> String {
 #[derive(Default)]
 struct Sources(HashMap<String, Vec<String>>);
 
-/// Files whose lines say less than their callers'.
+/// Files whose lines say less than their callers' lines.
 const HELPERS: [&str; 6] = [
     "shim.rs",
     "cpu.rs",
@@ -169,7 +169,7 @@ const HELPERS: [&str; 6] = [
 ];
 
 impl Sources {
-    /// Where in the heart, or in a model, a step was taken: file, line, and what stands there.
+    /// Where a step was taken in the heart or in a model: file, line, and the text there.
     fn place(&mut self, trace: &std::backtrace::Backtrace) -> Option<String> {
         let text = trace.to_string();
         let mut places = text
@@ -198,7 +198,7 @@ impl Sources {
     }
 }
 
-/// The table: a column to a CPU, a line to a step.
+/// The table: a column for each CPU, a line for each step.
 pub(crate) fn table(rows: &[Row], cpus: usize) -> String {
     let width = if cpus > 2 { 46 } else { 64 };
     let mut text = format!("{:>4} ", "");

@@ -1,4 +1,4 @@
-//! What must hold, by name.
+//! The properties that must hold, by name.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ pub(crate) enum Property {
     NoSwitchInAction,
     /// No thread is switched from or to while a vector is in service.
     NoSwitchBeforeEoi,
-    /// What is asked for is paid, or found to be unneeded, before the thread goes on outside
+    /// A preemption that is asked for is paid, or found unneeded, before the thread goes on outside
     /// all sections.
     NoLostPreemption,
-    /// No switch for what was paid.
+    /// No switch for a preemption that is already paid.
     NoSecondPayment,
-    /// Behind a barrier all of the phase before it is over.
+    /// After a barrier the phase before it is over on all CPUs.
     BarrierOrder,
-    /// The callbacks and what they borrow are not used when the call has returned.
+    /// Nobody uses the callbacks and what they borrow after the call has returned.
     ArgumentAlive,
     /// Each CPU of the set has run each phase exactly once when the call returns.
     ExactlyOnce,
     /// No CPU runs a callback that nobody asked it to run.
     OnlyAskedFor,
-    /// No state in which nothing can happen and somebody waits.
+    /// In no state is somebody waiting while nothing can happen.
     NoDeadlock,
     /// From every state there is a way to the end.
     NoLivelock,
@@ -30,23 +30,23 @@ pub(crate) enum Property {
     CountsRestored,
     /// At rest no vector is in service.
     NothingInService,
-    /// One at a time.
+    /// Mutual exclusion.
     MutualExclusion,
-    /// No CPU sleeps over its work.
+    /// No CPU sleeps while it has work.
     NoLostWakeup,
-    /// After a shootdown no CPU reaches what is gone.
+    /// After a shootdown no CPU reaches the old page.
     NoStaleAccess,
-    /// One preempt IPI to a CPU until it has switched.
+    /// A CPU gets one preempt IPI until it has switched.
     OneIpi,
-    /// An NMI ends in the thread that it came into.
+    /// An NMI returns to the thread that it interrupted.
     NoSwitchInNmi,
     /// A CPU that has stopped does nothing until it is let go.
     StoppedStands,
-    /// A queued call runs once, or is cancelled, or was refused.
+    /// A queued call runs once, is cancelled, or was refused.
     NoCallLost,
-    /// What a reader has is not freed.
+    /// What a reader has found is not freed.
     NotFreed,
-    /// What the heart asserts itself.
+    /// The heart's own assertions.
     Assertion,
 }
 
@@ -170,7 +170,7 @@ impl Property {
 /// A property that does not hold, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
-    /// Which.
+    /// Which property.
     pub(crate) property: Property,
     /// What was seen.
     pub(crate) detail: String,

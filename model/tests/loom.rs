@@ -1,11 +1,11 @@
-//! The heart's memory orderings, by loom: what C11 allows is tried, bounded by the number of
-//! preemptions. Each model is clean as it is, and is found to be wrong when every Release in it,
-//! or every Acquire, is made Relaxed.
+//! The heart's memory orderings, by loom, which tries what C11 allows, within a bound on
+//! preemptions. Each model is clean as it is, and must fail when every Release in it, or every
+//! Acquire, is made Relaxed.
 //!
-//! Each word that the heart's shim asks the hook for has a word of loom's beside it. That must be
-//! made before there is a second thread (to loom its making is a write), so what is shared
-//! lies where it lay in the last execution, and where its words are is known from there; when
-//! a new one is found, all begins anew.
+//! Beside each word that the heart's shim asks the hook for is a word of loom's. It must be made
+//! before there is a second thread (to loom its making is a write). So shared things lie at the
+//! same addresses in every execution, and the addresses of their words are known from the one
+//! before; when a new word is found, the search starts over.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ mod machine;
 
 use machine::{Checked, become_cpu, first, interrupts, power_on};
 
-/// What the machine needs of loom.
+/// What the machine needs from loom.
 mod checker {
     use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -72,7 +72,7 @@ enum Word {
     Full(AtomicU64),
 }
 
-/// What is taken out of all orderings.
+/// What to weaken in all orderings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Weaker {
     Nothing,
@@ -80,14 +80,14 @@ enum Weaker {
     Acquire,
 }
 
-/// Where shared things lie, and how much is in use.
+/// The memory of shared things, and how much is in use.
 struct Arena(Box<[u128]>, usize);
 
 const ROOM: usize = 4096;
 
 thread_local! {
     static ARENA: RefCell<Arena> = RefCell::new(Arena(vec![0; ROOM].into_boxed_slice(), 0));
-    /// The words that have been found: where, and of how many bits.
+    /// The words found so far: where, and of how many bits.
     static FOUND: RefCell<HashMap<usize, u32>> = RefCell::new(HashMap::new());
     static WORDS: RefCell<HashMap<usize, Rc<Word>>> = RefCell::new(HashMap::new());
     /// Something was read too early.
@@ -95,7 +95,7 @@ thread_local! {
     static WEAKER: Cell<Weaker> = const { Cell::new(Weaker::Nothing) };
 }
 
-/// `ordering` without what is to be taken out.
+/// `ordering` without what is weakened.
 fn weakened(ordering: Ordering) -> Ordering {
     match (WEAKER.get(), ordering) {
         (Weaker::Release, Ordering::Release) | (Weaker::Acquire, Ordering::Acquire) => {
@@ -151,7 +151,7 @@ macro_rules! operate {
     }};
 }
 
-/// Makes loom's words for those that are known within these bytes.
+/// Makes loom's words for those known within these bytes.
 fn make_words(start: usize, size: usize) {
     let known = FOUND.with_borrow(|found| found.clone());
     for (address, bits) in known {
@@ -175,7 +175,7 @@ fn make_words(start: usize, size: usize) {
     }
 }
 
-/// Puts `value` where it lies in every execution.
+/// Puts `value` at the address that it has in every execution.
 pub(crate) fn kept<T>(value: T) -> &'static T {
     let (align, size) = (align_of::<T>().max(16), size_of::<T>());
     let place = ARENA.with_borrow_mut(|Arena(room, used)| {
@@ -208,7 +208,7 @@ fn hook(access: &Access) -> u64 {
             atomic::fence(ordering);
             return 0;
         }
-        // One CPU's own: told so, or on its stack.
+        // Private to one CPU: marked so, or on its stack.
         _ if access.local || !is_kept(access.address) => return access.perform(),
         _ => {}
     }
@@ -224,9 +224,9 @@ fn hook(access: &Access) -> u64 {
     }
 }
 
-/// What one CPU writes and another one reads. Nothing orders it but what is tested: who reads
-/// too early reads what was there before. A race that loom itself finds would be a panic, which
-/// must not unwind out of a rendezvous.
+/// Data that one CPU writes and another one reads. Only what is tested orders it: a reader that is
+/// too early reads the old value. A race that loom itself finds would be a panic, which must not
+/// unwind out of a rendezvous.
 struct Plain(AtomicU64);
 
 impl Plain {
@@ -243,7 +243,7 @@ impl Plain {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// It must read this.
+    /// Checks that it reads this value.
     fn is(&self, value: u64) {
         if self.get() != value {
             WRONG.set(true);
@@ -251,7 +251,7 @@ impl Plain {
     }
 }
 
-/// Explores `model`: how many executions there were, or nothing if one has failed.
+/// Explores `model`; returns the number of executions, or nothing if one has failed.
 fn explore(weaker: Weaker, preemptions: usize, model: fn()) -> Option<u64> {
     loop {
         let runs = Arc::new(AtomicUsize::new(0));
@@ -271,7 +271,7 @@ fn explore(weaker: Weaker, preemptions: usize, model: fn()) -> Option<u64> {
                 model();
                 set_hook(None);
                 WORDS.with_borrow_mut(HashMap::clear);
-                // What is wrong with words that loom does not know says nothing.
+                // A failure on words that loom does not know yet means nothing.
                 let grown = FOUND.with_borrow(HashMap::len) > known;
                 assert!(
                     !grown && !WRONG.get(),
@@ -287,7 +287,7 @@ fn explore(weaker: Weaker, preemptions: usize, model: fn()) -> Option<u64> {
     }
 }
 
-/// `model` is clean; without what `needs` names it is not.
+/// Checks that `model` is clean, and fails without what `needs` names.
 fn orderings(name: &str, preemptions: usize, needs: &[Weaker], model: fn()) {
     let runs = explore(Weaker::Nothing, preemptions, model);
     let runs = runs.unwrap_or_else(|| panic!("{name}: it is wrong as it is"));
@@ -338,7 +338,7 @@ impl fmt::Display for Locker {
     }
 }
 
-/// A mutex as the kernel's: one word, until others wait; then under the lock.
+/// A mutex like the kernel's: one word until others wait, and then under the lock.
 struct Contended {
     mutex: Blocker<Locker>,
     waiter: Spinlock<(Chains, Option<&'static Locker>), Checked>,
@@ -470,8 +470,8 @@ fn power_on_for_calls() {
 fn call_both(barrier: bool) {
     power_on_for_calls();
     let (rendezvous, online) = calls();
-    // Who makes a word has seen its first value, which loom shows it no more after a turn of a
-    // loop. So each is made by the CPU that writes it.
+    // The CPU that makes a word has seen its first value, which loom shows it no more after a turn
+    // of a loop. So the CPU that writes a word makes it.
     let theirs = Plain::new();
     let call = move || {
         let mine = Plain::new();
@@ -525,8 +525,8 @@ fn a_stop_shows_what_was_saved() {
             saved.is(1);
             stops.restart(&stopped);
         };
-        // The stopper is not the one that has made `saved`: that has seen its first value, and
-        // loom does not let it see that again after a turn of a loop.
+        // Another CPU than the stopper makes `saved`: its maker has seen the first value, and loom
+        // does not let it see that again after a turn of a loop.
         two(stop, || {
             while interrupts() == 0 {
                 Checked::relax();
@@ -535,7 +535,7 @@ fn a_stop_shows_what_was_saved() {
     });
 }
 
-/// Readers and writers wait at a flag, by turning a loop, and writers interrupt by a rendezvous.
+/// Readers and writers wait at a flag by turning a loop, and writers interrupt by a rendezvous.
 struct Turnstile(AtomicBool);
 
 struct Pass<'a>(&'a Turnstile);
@@ -587,7 +587,7 @@ impl Reader for Checked {
     }
 }
 
-/// A reader that may be interrupted in the middle, and again with the token that it has then,
+/// A reader that may be interrupted in the middle, and again with the token that it then has,
 /// beside a writer.
 #[test]
 fn a_reader_sees_all_of_a_write() {

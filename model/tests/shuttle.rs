@@ -1,8 +1,8 @@
-//! The heart on three and four CPUs, by shuttle: random schedules, and those with few changes of
-//! priority (PCT), where the explorer's states are too many. Memory is sequentially consistent.
+//! The heart on three and four CPUs, by shuttle: random schedules, and schedules with few changes
+//! of priority (PCT), where the explorer has too many states. Memory is sequentially consistent.
 //!
-//! The seed is printed, and is that of `TRYST_SEED` if there is one; `TRYST_SCHEDULES` says how
-//! many there are of each.
+//! The test prints its seed, which `TRYST_SEED` sets; `TRYST_SCHEDULES` sets the number of
+//! schedules of each kind.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ mod machine;
 
 use machine::{Checked, become_cpu, first, interrupts, power_on};
 
-/// What the machine needs of shuttle.
+/// What the machine needs from shuttle.
 mod checker {
     use shuttle::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -60,7 +60,7 @@ mod checker {
 
 use checker::kept;
 
-/// The heart's operation: another thread may come first.
+/// Does the heart's operation, before which another thread may run.
 fn hook(access: &Access) -> u64 {
     if access.operation == Operation::Turns {
         return 0;
@@ -75,7 +75,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect(name))
 }
 
-/// Runs `model` under many schedules; whether all of them were right.
+/// Runs `model` under many schedules; returns whether all passed.
 fn schedules(name: &str, model: fn()) -> bool {
     let seed = number("TRYST_SEED", 222_942);
     let count = number("TRYST_SCHEDULES", 300) as usize;
@@ -103,7 +103,7 @@ fn schedules(name: &str, model: fn()) -> bool {
     random.is_ok() && pct.is_ok()
 }
 
-/// Runs `body` on so many CPUs. One that is done takes interrupts until all are.
+/// Runs `body` on this many CPUs. A CPU that is done takes interrupts until all are.
 fn on_cpus(cpus: usize, handler: fn(), body: impl Fn(usize) + Sync + Send + 'static) {
     power_on(cpus, handler);
     let running = kept(AtomicU64::new(cpus as u64));
@@ -125,7 +125,7 @@ fn on_cpus(cpus: usize, handler: fn(), body: impl Fn(usize) + Sync + Send + 'sta
         .for_each(|other| other.join().expect("it is done"));
 }
 
-/// What two CPUs at once would spoil.
+/// Data that two CPUs at once would corrupt.
 fn add(to: &AtomicU64) {
     let value = to.load(Ordering::SeqCst);
     shuttle::thread::yield_now();
@@ -216,7 +216,7 @@ thread_local! {
     static STOPS: Cell<Option<&'static Stops<Checked>>> = const { Cell::new(None) };
 }
 
-/// Of four CPUs three call all, at once, with all barriers.
+/// Three of four CPUs call all, at once, with all barriers.
 fn all_call_all() {
     RENDEZVOUS.set(Some(kept(Rendezvous::new())));
     let online: &AtomicCpuSet = kept(AtomicCpuSet::new());
@@ -239,7 +239,7 @@ fn all_call_all() {
                 counts[number].fetch_add(1, Ordering::SeqCst);
             }
         };
-        // Not on the stack: who does not wait leaves it to the others.
+        // Not on the stack: a caller that does not wait leaves it to the others.
         let all = kept([phase(0), phase(1), phase(2)]);
         let phases = [
             Phase::Run(&all[0]),

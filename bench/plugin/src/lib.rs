@@ -1,11 +1,11 @@
-//! A plugin for QEMU's TCG: records every instruction and every memory access of all CPUs
-//! while the bench image measures. `cargo xtask bench` builds it, hands it to QEMU and reads
-//! what it wrote (`xtask/src/bench/trace.rs`).
+//! A plugin for QEMU's TCG: records every instruction and every memory access of all CPUs while the
+//! bench image measures. `cargo xtask bench` builds it and passes it to QEMU;
+//! `bench/report/src/trace.rs` reads the file.
 //!
-//! The bench image calls an empty function before each row, before each sample and after
-//! it (`bench/src/samples.rs`). The plugin knows their addresses by its arguments:
-//! `row=ADDR,begin=ADDR,end=ADDR,skip=N,keep=N,out=FILE`. Of each row it lets `skip` samples
-//! pass, since the first meet untranslated code, and records the next `keep`.
+//! The bench image calls an empty function before each row, before each sample and after it
+//! (`bench/src/samples.rs`). The plugin gets their addresses as arguments:
+//! `row=ADDR,begin=ADDR,end=ADDR,skip=N,keep=N,out=FILE`. Of each row it skips `skip` samples,
+//! since the first meet untranslated code, and records the next `keep`.
 //!
 //! The file is a sequence of little-endian 64-bit words:
 //!
@@ -19,9 +19,9 @@
 //! An instruction's loads and stores follow it. QEMU must emulate all CPUs on one thread
 //! (`thread=single`), so that the order in the file is the order in which they ran.
 //!
-//! QEMU's interface is declared here by hand: no package has its header, and what is used of
-//! it is the same in versions 1 (up to QEMU 8) and 2 (from QEMU 9 on). QEMU refuses a plugin
-//! of a version that it does not know; the feature `api-2` chooses.
+//! QEMU's interface is declared here by hand: no package has its header, and the parts used here
+//! are the same in versions 1 (up to QEMU 8) and 2 (from QEMU 9 on). QEMU refuses a plugin of a
+//! version that it does not know; the feature `api-2` chooses.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs::File;
@@ -175,7 +175,7 @@ fn recorder() -> MutexGuard<'static, Recorder> {
 impl Recorder {
     fn write(&mut self, kind: u64, cpu: c_uint, value: u64) {
         let word = kind << 62 | u64::from(cpu & 63) << 56 | value & ((1 << 56) - 1);
-        // A full disk shows as a file that ends in the middle of a sample.
+        // A full disk leaves a file that ends in the middle of a sample.
         let _ = self.file.write_all(&word.to_le_bytes());
     }
 
@@ -196,7 +196,7 @@ impl Recorder {
         }
         self.write(MARKER, cpu, marker);
         if marker == END {
-            // QEMU may end without a word.
+            // QEMU may end without a message.
             let _ = self.file.flush();
         }
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench --explain ROW`: where the instructions of one operation go, by CPU,
+//! `cargo xtask bench --explain ROW`: shows where the instructions of one operation go, by CPU,
 //! function and source line.
 
 use std::collections::{BTreeMap, HashMap};
@@ -39,7 +39,7 @@ pub(crate) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
         );
         let mut functions: Vec<_> = functions.into_iter().collect();
         functions.sort_by(|(a, x), (b, y)| (y.total.executed, a).cmp(&(x.total.executed, b)));
-        // What happens once a sample rounds to nothing.
+        // Something that happens once a sample rounds to nothing.
         let counts = |count: &Count| each(count.executed) >= 0.05;
         functions.retain(|(_, function)| counts(&function.total));
         for (name, function) in functions {
@@ -51,7 +51,7 @@ pub(crate) fn print(row: &Measured, sample: &Sample, symbols: &Symbols) {
     }
 }
 
-/// Three columns; what is nothing is left blank.
+/// Three columns; zeros are left blank.
 fn figures(count: Count, each: impl Fn(u64) -> f64) -> String {
     let column = |width, count, unit: &str| match count {
         0 => " ".repeat(width),
@@ -72,7 +72,7 @@ fn sum<'c>(counts: impl Iterator<Item = &'c Count>) -> Count {
     })
 }
 
-/// CPUs that did the same, but for less than half an instruction at each address, together.
+/// Groups CPUs that did the same, up to half an instruction at each address.
 fn alike(sample: &Sample, operations: u64) -> Vec<(String, &HashMap<u64, Count>)> {
     let shape = |counts: &HashMap<u64, Count>| -> BTreeMap<u64, u64> {
         let rounded = |count: &Count| (count.executed + operations / 2) / operations;
@@ -97,8 +97,8 @@ fn alike(sample: &Sample, operations: u64) -> Vec<(String, &HashMap<u64, Count>)
     groups.into_iter().map(named).collect()
 }
 
-/// The innermost function of this tree at each address, and its line: what was inlined into
-/// it from the library counts as its own.
+/// The innermost function of this tree at each address, and its line: code inlined into it from the
+/// library counts as its own.
 fn by_function(counts: &HashMap<u64, Count>, symbols: &Symbols) -> BTreeMap<String, Function> {
     let mut functions: BTreeMap<String, Function> = BTreeMap::new();
     for (address, count) in counts {

@@ -1,13 +1,13 @@
-//! What the benchmark's image said, and what QEMU's plugin recorded of it, as a table.
+//! Makes a table of what the bench image said and what QEMU's plugin recorded of it.
 //!
-//! `cargo xtask bench` boots the image and runs this on what is left. Under `-icount shift=0` the
+//! `cargo xtask bench` boots the image and runs this on the result. Under `-icount shift=0` the
 //! time-stamp counter counts the instructions of all CPUs, so a figure is a number of instructions
-//! and the same in every run. The image says its figures line by line over the results port
-//! (`bench/src/main.rs`): in ticks, which are taken for instructions only if the guest found a
-//! clock of 1 GHz.
+//! and the same in every run. The image prints its figures line by line on the results port
+//! (`bench/src/main.rs`), in ticks; these count as instructions only if the guest found a clock of
+//! 1 GHz.
 //!
-//! In that mode a plugin of QEMU (`bench/plugin`) records some samples of each row, of which
-//! [`trace`] makes the critical path and the locked instructions, and [`explain`] a listing.
+//! In that mode a plugin of QEMU (`bench/plugin`) records some samples of each row. [`trace`] makes
+//! the critical path and the locked instructions of them, and [`explain`] a listing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,10 +43,10 @@ struct Options {
     /// The row to explain.
     #[arg(long)]
     explain: Option<String>,
-    /// Where the rows go as JSON too.
+    /// Where to write the rows as JSON too.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Paint what is to be looked at.
+    /// Colour what deserves a look.
     #[arg(long)]
     colour: bool,
 }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            // The machine is not what it should be; else the image.
+            // The machine is at fault; otherwise the image is.
             if error.is::<WrongClock>() {
                 ExitCode::from(3)
             } else {
@@ -123,7 +123,7 @@ impl Options {
     }
 }
 
-/// One row as it was measured, in units of its mode.
+/// One row as measured, in units of its mode.
 #[derive(Debug, Default, PartialEq)]
 struct Measured {
     name: String,
@@ -136,24 +136,24 @@ struct Measured {
     ipis: Option<f64>,
     /// Instructions on the critical path, and locked ones, per operation.
     recorded: Option<(f64, f64)>,
-    /// Whether the recorded sample has another number of instructions than the samples.
+    /// Whether the recorded sample's number of instructions is none of the samples'.
     disagrees: bool,
 }
 
 impl Measured {
-    /// Takes over what was recorded of a sample, net of what `p50` is net of.
+    /// Adds what was recorded of a sample, net of what `p50` is net of.
     fn record(&mut self, sample: &trace::Sample) {
         let each = |count: u64| count as f64 / self.operations as f64;
         let total = sample.total();
         let taken_off = (each(total.executed) - self.p50).max(0.0);
-        // What is taken off is a loop, a reading of the clock or, where a sample is one
-        // operation in a loop, both: 11 at most.
+        // The cost subtracted is that of a loop, of a reading of the clock or, where a sample is
+        // one operation in a loop, of both: 11 at most.
         self.disagrees = each(total.executed) < self.min || taken_off > 11.0 + self.max - self.min;
         self.recorded = Some((each(sample.path) - taken_off, each(total.locked)));
     }
 }
 
-/// What the plugin recorded into `file`, row by row.
+/// What the plugin recorded in `file`, row by row.
 fn samples(file: &Path, elf: &Path, symbols: &Symbols) -> Result<Vec<Option<trace::Sample>>> {
     let record = fs::read(file).context("the plugin's file")?;
     let elf = fs::read(elf).context("the bench image")?;
@@ -178,11 +178,10 @@ impl std::fmt::Display for WrongClock {
 
 impl std::error::Error for WrongClock {}
 
-/// Reads what the image said: its rows, and what it left out and why.
+/// Reads the image's output: its rows, and what it left out and why.
 ///
 /// # Errors
-/// When the end line is missing or wrong, or the clock is not the one of
-/// instructions.
+/// If the end line is missing or wrong, or the clock does not count instructions.
 fn read(log: &str, time: bool) -> Result<(Vec<Measured>, Vec<String>)> {
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     let (mut clock, mut end) = (0_u64, None::<usize>);

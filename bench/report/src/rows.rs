@@ -5,7 +5,7 @@ pub(crate) const ONCE: &str = "boot_all_cpus";
 /// The row that times are divided by.
 pub(crate) const CALIBRATION: &str = "calibration";
 
-/// What is known about a row beside what is measured.
+/// What is known about a row besides what is measured.
 pub(crate) struct Known {
     /// Its name, as the bench image says it.
     pub(crate) name: &'static str,

@@ -54,8 +54,8 @@ fn what_was_recorded_is_net_of_the_loop() {
     assert_eq!(row.recorded, Some((7.0, 3.0)));
 }
 
-/// The calibration's sample is one operation in a loop, so it has the loop and the reading of
-/// the clock: 5,018 instructions. One more is none of these, and one fewer than were counted
+/// The calibration's sample is one operation in a loop, so it includes the loop and the reading of
+/// the clock: 5,018 instructions. One more matches none of these, and one fewer than were counted
 /// is another sample.
 #[test]
 fn a_row_that_was_recorded_wrongly_is_found() {

@@ -1,11 +1,11 @@
-//! What the plugin recorded: the samples of each row, and what one operation of them costs.
+//! Reads what the plugin recorded: the samples of each row, and what one operation of them costs.
 //!
-//! Three figures beside the number of instructions, all of them the same in every run:
+//! It gives three figures besides the number of instructions, all the same in every run:
 //!
-//! * The **critical path**: a clock for each CPU, one tick an instruction. A load of what
-//!   another CPU stored lifts the clock to that store's; the entry of an interrupt lifts it to
-//!   the last command to an interrupt controller by another CPU. A turn of a loop that comes
-//!   back to the same PAUSE without a store has waited only, and is taken back.
+//! * The **critical path**: each CPU has a clock, one tick an instruction. A load of what another
+//!   CPU stored lifts the clock to that store's; the entry of an interrupt lifts it to that of the
+//!   last command that another CPU gave to an interrupt controller. A turn of a loop that returns
+//!   to the same PAUSE without a store has only waited, and is taken back.
 //! * **Locked** instructions: with a LOCK prefix, or XCHG with memory.
 //! * **Moves** of a cache line: an access to a line that another CPU has written since this
 //!   CPU saw it.
@@ -55,7 +55,7 @@ impl Event {
     }
 }
 
-/// What is asked of an instruction.
+/// What this needs to know of an instruction.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 struct Kind {
     locked: bool,
@@ -78,7 +78,7 @@ impl<'a> Code<'a> {
     /// The code of this ELF file.
     ///
     /// # Errors
-    /// When it is none, or no kernel's.
+    /// If it is not an ELF file, or not a kernel's.
     pub(crate) fn new(elf: &'a [u8], symbols: &'a Symbols) -> Result<Self> {
         let elf = object::File::parse(elf).context("no ELF file")?;
         let stubs = elf
@@ -119,7 +119,7 @@ impl<'a> Code<'a> {
         })
     }
 
-    /// Whether the function that reads the clock here was called by the bench image itself.
+    /// Whether the bench image itself called the function that reads the clock here.
     fn is_of_the_bench(&self, address: u64) -> bool {
         let frames = self.symbols.frames(address);
         let caller = frames.iter().find(|frame| !frame.contains("tsc"));
@@ -138,7 +138,7 @@ impl<'a> Code<'a> {
 pub(crate) struct Count {
     /// How often it was executed.
     pub(crate) executed: u64,
-    /// How often as a locked one.
+    /// How often it was executed locked.
     pub(crate) locked: u64,
     /// How many cache lines it moved.
     pub(crate) moves: u64,
@@ -152,7 +152,7 @@ impl std::ops::AddAssign for Count {
     }
 }
 
-/// What one sample took, in all.
+/// What one sample cost, in all.
 #[derive(Debug, Default)]
 pub(crate) struct Sample {
     /// What each CPU did, by the instructions' addresses.
@@ -172,8 +172,8 @@ impl Sample {
     }
 }
 
-/// Reads the samples of every row. Of each row the one is looked at that took the median
-/// number of instructions; `None` for a row of which none was recorded.
+/// Reads the samples of every row. Of each row it takes the sample with the median number of
+/// instructions; `None` for a row without recorded samples.
 pub(crate) fn read(bytes: &[u8], code: &mut Code<'_>) -> Vec<Option<Sample>> {
     let words = bytes
         .chunks_exact(8)
@@ -203,7 +203,7 @@ pub(crate) fn read(bytes: &[u8], code: &mut Code<'_>) -> Vec<Option<Sample>> {
     rows.into_iter().map(median).collect()
 }
 
-/// The events between the bench image's first and its last look at the clock.
+/// The events between the bench image's first and last reading of the clock.
 fn timed<'e>(events: &'e [Event], code: &mut Code<'_>) -> Option<&'e [Event]> {
     let mut looks = events.iter().enumerate().filter_map(|(index, event)| {
         let Event::Execute { address, .. } = *event else {
@@ -224,18 +224,18 @@ struct Walk {
     address: u64,
     /// The last PAUSE, the clock there, and whether nothing was stored since.
     pause: Option<(u64, u64)>,
-    /// The version of each cache line when it saw that last.
+    /// The version of each cache line when this CPU last saw it.
     seen: HashMap<u64, u64>,
 }
 
 /// The state that all CPUs share.
 #[derive(Default)]
 struct Shared {
-    /// Who wrote each word last, and that CPU's clock then.
+    /// The last writer of each word, and that CPU's clock then.
     stores: HashMap<u64, (usize, u64)>,
-    /// How often each cache line was written, and by whom last.
+    /// How often each cache line was written, and its last writer.
     lines: HashMap<u64, (u64, usize)>,
-    /// The last command to an interrupt controller: by whom, and that CPU's clock.
+    /// The last command to an interrupt controller: the CPU, and its clock.
     command: Option<(usize, u64)>,
 }
 

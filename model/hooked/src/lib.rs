@@ -1,9 +1,9 @@
-//! Atomics for a model checker, by the names that `core`'s have.
+//! Atomics for a model checker, with the names of `core`'s.
 //!
-//! Each operation is handed to a hook of the thread that does it. The hook may let other
-//! threads run first, and answers what the operation finds. Without a hook the operation is
-//! done at once, so that unit tests run on these types too. The words are laid out like
-//! `core`'s. `heart::shim` takes its atomics from here under the feature `model`.
+//! Each operation goes to a hook of the thread that does it. The hook may let other threads run
+//! first, and returns what the operation finds. Without a hook the operation happens at once, so
+//! unit tests run on these types too. The words have the layout of `core`'s. With the feature
+//! `model`, `heart::shim` takes its atomics from here.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::sync::atomic as core_atomic;
 
 pub use std::sync::atomic::Ordering;
 
-/// What is done to a word.
+/// What an operation does to a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     missing_docs,
@@ -33,9 +33,9 @@ pub enum Operation {
     Xor(u64),
     Max(u64),
     Min(u64),
-    /// A fence of the CPU. It has no word.
+    /// A fence of the CPU, without a word.
     Fence,
-    /// A turn of a loop that waits: how many were there ([`Turns`])? No word either.
+    /// A turn of a loop that waits, without a word: how many were there ([`Turns`])?
     Turns,
 }
 
@@ -64,14 +64,14 @@ impl Operation {
 pub struct Access {
     /// Where the word is.
     pub address: usize,
-    /// How long it is: 8, 32 or 64 bits.
+    /// Its size: 8, 32 or 64 bits.
     pub bits: u32,
-    /// What is done.
+    /// The action.
     pub operation: Operation,
-    /// In which order with others.
+    /// Its ordering.
     pub ordering: Ordering,
-    /// Whether the word is of one CPU ([`LocalU32`]), which changes it in one
-    /// instruction, not a locked one.
+    /// Whether the word is private to one CPU ([`LocalU32`]), which changes it in one instruction,
+    /// not a locked one.
     pub local: bool,
 }
 
@@ -102,7 +102,7 @@ impl Access {
         unsafe { core_atomic::AtomicU64::from_ptr(self.address as *mut u64) }
     }
 
-    /// Does the operation, as the one of the machine at this moment: what it found.
+    /// Does the operation, as the machine's current one; returns what it found.
     pub fn perform(&self) -> u64 {
         if matches!(self.operation, Operation::Fence | Operation::Turns) {
             return 0;
@@ -115,10 +115,10 @@ impl Access {
         }
     }
 
-    /// Makes the word `new` if it is `old`; whether it was.
+    /// Makes the word `new` if it is `old`; returns whether it was.
     pub fn replace(&self, old: u64, new: u64) -> bool {
         const SC: Ordering = Ordering::SeqCst;
-        // The casts cut off nothing: see `Operation::result`.
+        // The casts truncate nothing: see `Operation::result`.
         match self.bits {
             8 => self
                 .byte()
@@ -133,7 +133,7 @@ impl Access {
     }
 }
 
-/// What is asked before each operation: it does it, and answers what it found.
+/// A hook does each operation, and returns what it found.
 pub type Hook = fn(&Access) -> u64;
 
 thread_local! {
@@ -163,7 +163,7 @@ pub fn fence(ordering: Ordering) {
     });
 }
 
-/// What a compiler fence is for cannot be seen here: nothing is reordered.
+/// The effect of a compiler fence is invisible here: nothing is reordered.
 pub fn compiler_fence(_: Ordering) {}
 
 macro_rules! integer {
@@ -223,7 +223,7 @@ macro_rules! integer {
                 if old == current { Ok(old) } else { Err(old) }
             }
 
-            /// Never fails without a cause.
+            /// Never fails spuriously.
             #[expect(clippy::missing_errors_doc, reason = "those of `core`")]
             pub fn compare_exchange_weak(
                 &self,
@@ -523,8 +523,8 @@ impl LocalU32 {
     }
 }
 
-/// The turns of a loop that waits: they are not counted, so that a turn in which nothing
-/// has changed ends where it began. The hook says how many there were.
+/// Counts the turns of a loop that waits. Here they are not counted, so a turn in which nothing has
+/// changed ends in the state where it began. The hook says how many there were.
 #[derive(Debug, Default)]
 pub struct Turns;
 
@@ -535,7 +535,7 @@ impl Turns {
         Self
     }
 
-    /// One more: how many, if the hook knows; else none.
+    /// Adds one; returns how many, if the hook knows, else none.
     pub fn count(&mut self) -> u32 {
         let access = Access {
             address: 0,

@@ -1,4 +1,4 @@
-//! Calls that nobody waits for, and wakeups that wait for the end of an interrupt.
+//! Calls that nobody waits for, and wakeups that are deferred to the end of an interrupt.
 
 use heart::action::IpiCtx;
 use heart::cpu::CpuSet;
@@ -33,9 +33,9 @@ pub(crate) fn calls() -> [Call; 3] {
 
 fn called(number: usize) {
     note!("call {number} runs");
-    // A step, so that others come in between.
+    // A step, so that other CPUs can come in between.
     engine::step(true, |_| ());
-    // Call 1 is posted by the CPU that has posted call 0 before.
+    // The CPU that posted call 0 posts call 1 after it.
     if number == 1 && queued(0).get() > 0 && runs(0).get() == 0 {
         fail(
             Property::NoCallLost,
@@ -45,7 +45,7 @@ fn called(number: usize) {
     runs(number).update(|runs| runs + 1);
 }
 
-/// As `smp_call_post`, to CPU 0; whether it was let in.
+/// Like `smp_call_post`, to CPU 0; returns whether it was accepted.
 fn post(number: usize) -> bool {
     match extra().queue.post(&extra().calls[number]) {
         Ok(must_interrupt) => {
@@ -64,14 +64,14 @@ fn post(number: usize) -> bool {
     }
 }
 
-/// Comes back when a call is over.
+/// Returns when a call is over.
 fn wait(number: usize) {
     while extra().calls[number].state() == CallState::Queued {
         Explored::relax();
     }
 }
 
-/// Lets calls in to CPU 0, before any other CPU has begun: the queue is closed in the world.
+/// Opens CPU 0's queue before any other CPU has begun: it is closed in the world.
 fn open() {
     extra().queue.open();
     // Release: pairs with the Acquire in `opened`.
@@ -106,7 +106,7 @@ pub(crate) fn offline(thread: usize) {
     match thread {
         0 => {
             open();
-            // As `close_calls` of kernel/src/smp/hotplug.rs.
+            // Like `close_calls` of kernel/src/smp/hotplug.rs.
             crit().enter();
             let off = InterruptsOff::<Explored>::enter();
             extra().queue.close::<Explored>();
@@ -173,7 +173,7 @@ pub(crate) fn at_rest() {
 
 // Wakeups.
 
-/// A wakeup has been noted, and not been carried out since.
+/// Whether a wakeup has been noted and not yet carried out.
 fn noted() -> &'static std::cell::Cell<u32> {
     &world().ghost[0]
 }

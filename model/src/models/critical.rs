@@ -47,7 +47,7 @@ pub(super) fn preempt_ipi(thread: usize) {
         exit();
     } else {
         port::wake_better(0);
-        // It is queued already, or has run in between.
+        // It is already queued, or has run in between.
         port::rank_better(0);
     }
 }
@@ -65,8 +65,8 @@ pub(super) fn window(thread: usize) {
     }
 }
 
-/// As [`window`]; the better thread waits until the call is over. If it comes in the middle of
-/// the action, there is nothing that it waits for: the hang in which r222942 was seen.
+/// Like [`window`], but the better thread waits until the call is over. If it runs in the middle of
+/// the action, it waits forever: the hang that r222942 caused.
 pub(super) fn window_hang(thread: usize) {
     let over = &world().words[3];
     if thread >= engine().setup.cpus {

@@ -9,12 +9,12 @@ use crate::engine::{self, engine, fail, note};
 use crate::port::{Explored, extra, world};
 use crate::violation::Property;
 
-/// What is read, taken out and freed.
+/// The object that is read, taken out and freed.
 pub(crate) struct Object {
     retired: std::cell::UnsafeCell<Retired>,
 }
 
-/// The one of a world.
+/// The object of a world.
 pub(crate) fn object() -> Object {
     Object {
         retired: std::cell::UnsafeCell::new(Retired::new(|_| {
@@ -24,7 +24,7 @@ pub(crate) fn object() -> Object {
     }
 }
 
-/// As `cpus_fence_seq_cst` of kernel/src/fence.rs.
+/// Like `cpus_fence_seq_cst` of kernel/src/fence.rs.
 fn fence_all() -> Result<(), RendezvousError> {
     let fence_here = |_: &IpiCtx| fence(Ordering::SeqCst);
     fence(Ordering::SeqCst);
@@ -36,13 +36,13 @@ fn fence_all() -> Result<(), RendezvousError> {
     Ok(())
 }
 
-/// All CPUs but the first read, each `times`; it takes the object out.
+/// All CPUs but the first read, each `times`; the first takes the object out.
 pub(crate) fn program(thread: usize, times: usize) {
     let gone = &world().words[0];
     if thread > 0 {
         for _ in 0..times {
             let reading = extra().epoch.enter();
-            // Acquire: as a pointer is followed.
+            // Acquire: as in following a pointer.
             if gone.load(Ordering::Acquire) == 0 {
                 note!("finds the object");
                 engine::step(true, |_| ());
@@ -55,7 +55,7 @@ pub(crate) fn program(thread: usize, times: usize) {
         }
         return;
     }
-    // Release: as a pointer is replaced.
+    // Release: as in replacing a pointer.
     gone.store(1, Ordering::Release);
     note!("takes the object out");
     // SAFETY: nobody finds it any more; it is freed once, and stays in fact.

@@ -11,7 +11,7 @@ const WORK: u32 = 4;
 
 pub(super) fn ipi(thread: usize) {
     match thread {
-        // Takes what is there; the rest comes by interrupt.
+        // Takes what is there; an interrupt brings the rest.
         0 => drop(world().ipis[0].take()),
         _ => {
             for _ in 0..2 {
@@ -40,7 +40,7 @@ pub(super) fn idle_by_mwait(thread: usize) {
     idle(thread, true);
 }
 
-/// As kernel/src/idle.rs: CPU 0 idles, CPU 1 queues work for it and says so.
+/// Like kernel/src/idle.rs: CPU 0 idles, and CPU 1 queues work for it and tells it.
 fn idle(thread: usize, mwait: bool) {
     let (work, ipis) = (&world().words[0], &world().ipis[0]);
     if thread == 1 {
@@ -62,13 +62,13 @@ fn idle(thread: usize, mwait: bool) {
             rest(mwait, off);
         }
     }
-    // Is over: what comes now is taken by the interrupt.
+    // Polling is over: the interrupt takes what comes now.
     ipis.take();
 }
 
 fn rest(mwait: bool, off: InterruptsOff<Explored>) {
     let (work, ipis) = (&world().words[0], &world().ipis[0]);
-    // The look at the run queue, once the others know that we poll.
+    // The look at the run queue, once the others know that this CPU polls.
     if work.load(Ordering::Acquire) > world().ghost[1].get() {
         world().ghost[1].set(work.load(Ordering::Relaxed));
         ipis.take();

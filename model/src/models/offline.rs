@@ -14,17 +14,17 @@ use crate::engine::{self, fail, halt_for_ever, note};
 use crate::port::{self, Explored, world};
 use crate::violation::Property;
 
-/// How often a CPU has run the action of the call that is under way.
+/// How often a CPU has run the action of the current call.
 fn ran(cpu: CpuId) -> &'static Cell<u32> {
     &world().ghost[cpu.index()]
 }
 
-/// Whether a call is under way.
+/// Whether a call is in progress.
 fn alive() -> &'static Cell<u32> {
     &world().ghost[4]
 }
 
-/// A call of all that are online: whoever it had in its set has run it once when it returns.
+/// A call of all online CPUs: each CPU that was in its set has run it once when it returns.
 fn call_all() {
     (0..2).for_each(|index| ran(cpu(index)).set(0));
     alive().set(1);
@@ -56,7 +56,7 @@ fn call_all() {
     }
 }
 
-/// As `quiesce_all_critical` of kernel/src/smp/quiesce.rs, for CPU 0.
+/// Like `quiesce_all_critical` of kernel/src/smp/quiesce.rs, for CPU 0.
 fn quiesce() {
     let payments = || {
         let _rq = port::runq(0);
@@ -71,7 +71,7 @@ fn quiesce() {
     note!("cpu0 has been outside all sections");
 }
 
-/// CPU 1 leaves, and takes no interrupt any more.
+/// CPU 1 leaves, and then takes no interrupt.
 pub(crate) fn leaves(thread: usize) {
     if thread == 0 {
         call_all();
@@ -86,7 +86,7 @@ pub(crate) fn leaves(thread: usize) {
     halt_for_ever();
 }
 
-/// Whether CPU 1's TLB knows the page, and whether the frame is used for something else.
+/// Whether CPU 1's TLB has the page, and whether the frame is reused.
 fn tlb() -> &'static Cell<u32> {
     &world().ghost[5]
 }
@@ -95,10 +95,10 @@ fn reused() -> &'static Cell<u32> {
     &world().ghost[6]
 }
 
-/// CPU 1 has been offline, knows the page, and comes; CPU 0 takes the page away.
+/// CPU 1 has been offline, has the page in its TLB, and comes online; CPU 0 unmaps the page.
 pub(crate) fn comes(thread: usize) {
     if thread == 0 {
-        // Release: as a page table's entry is written.
+        // Release: as in writing a page table's entry.
         world().words[0].store(1, Ordering::Release);
         // SeqCst: pairs with the one in `come`.
         fence(Ordering::SeqCst);
@@ -125,7 +125,7 @@ pub(crate) fn comes(thread: usize) {
         engine::step(true, |_| ());
         tlb().set(0);
         note!("forgets its TLB");
-        // A CPU reads ahead as it likes.
+        // A CPU may read ahead at any time.
         reach();
     };
     hotplug::come(&world().online, me, forget);

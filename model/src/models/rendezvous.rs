@@ -24,7 +24,7 @@ pub(super) fn cpu(index: usize) -> CpuId {
     CpuId::new(index).expect("few CPUs")
 }
 
-/// The first CPUs are initiators, each of calls of all.
+/// The first CPUs are initiators, each of calls to all.
 pub(super) fn initiators(thread: usize, initiators: usize, rounds: usize) {
     if thread < initiators {
         let all = CpuSet::first_n(engine().setup.cpus);
@@ -50,8 +50,8 @@ pub(super) fn callers_of_one(thread: usize) {
     }
 }
 
-/// CPU 0 calls all CPUs. The others take no interrupt, forever or for a while:
-/// it may not wait for them.
+/// CPU 0 calls all CPUs. The others take no interrupt, forever or for a while, so it may give them
+/// up.
 pub(super) fn silent(thread: usize, for_ever: bool) {
     if thread == 0 {
         call(
@@ -70,8 +70,8 @@ pub(super) fn silent(thread: usize, for_ever: bool) {
     interrupts_on::<Explored>();
 }
 
-/// Both of two CPUs call both, and may not wait for the other one, which takes no interrupt for
-/// a while before.
+/// Both of two CPUs call both. Each may give up the other, which takes no interrupt for a while
+/// before.
 pub(super) fn impatient(thread: usize) {
     interrupts_off::<Explored>();
     engine::step(true, |_| ());
@@ -79,7 +79,7 @@ pub(super) fn impatient(thread: usize) {
     call(thread, &CpuSet::first_n(2), PHASES.get(), false);
 }
 
-// Where the ghost memory of call `id` is.
+// The place of the ghost memory of call `id`.
 const ALIVE: usize = 0;
 const SET: usize = 1;
 const RAN: usize = 2;
@@ -104,7 +104,7 @@ pub(super) fn call(id: usize, set: &CpuSet, kinds: [Kind; 3], lock: bool) {
     let runs = (0..3).filter(|phase| kinds[*phase] == Kind::Run);
     of_call(id, SHAPE).set(barrier_before | runs.map(|phase| 1 << (4 + phase)).sum::<u32>());
     note!("calls {set}: {kinds:?}");
-    // What the callbacks borrow of this stack.
+    // What the callbacks borrow from this stack.
     let argument = std::hint::black_box(id);
     let callbacks = [0, 1, 2].map(|phase| {
         let argument = &argument;
@@ -134,7 +134,7 @@ pub(super) fn call(id: usize, set: &CpuSet, kinds: [Kind; 3], lock: bool) {
     note!("the call returns");
     of_call(id, ALIVE).set(0);
     for (phase, kind) in kinds.iter().enumerate() {
-        // Of a call that was given up the others have run what comes before the first barrier.
+        // The others have run the part before the first barrier of a call that was given up.
         let opened = missing.is_none() || barrier_before & ((2 << phase) - 1) == 0;
         let expected = if *kind == Kind::Run && opened {
             bits & !missing.unwrap_or(0)
@@ -191,7 +191,7 @@ fn ran(id: usize, phase: usize, cpu: CpuId, lock: bool) {
     if lock {
         drop(world().lock.lock());
     } else {
-        // A step, so that others come in between.
+        // A step, so that other CPUs can come in between.
         engine::step(true, |_| ());
     }
     alive();

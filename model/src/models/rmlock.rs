@@ -10,7 +10,7 @@ use crate::engine::{engine, fail, note};
 use crate::port::{Explored, world};
 use crate::violation::Property;
 
-/// Where readers and writers wait: by turning a loop.
+/// How readers and writers wait: by turning a loop.
 pub(crate) struct Turnstile(AtomicBool);
 
 impl Turnstile {
@@ -19,7 +19,7 @@ impl Turnstile {
     }
 }
 
-/// Somebody is inside.
+/// Whether somebody is inside.
 pub(crate) struct Pass<'a>(&'a Turnstile);
 
 impl Drop for Pass<'_> {
@@ -62,7 +62,7 @@ impl Gate for Turnstile {
     }
 }
 
-/// The value, which is written in two steps: a reader must not see one of them.
+/// The value, written in two steps: a reader must not see one without the other.
 fn look() {
     let [first, second] = [&world().words[0], &world().words[1]];
     note!("reads");
@@ -83,7 +83,7 @@ fn write() {
     });
 }
 
-/// All CPUs but the last read, each `times`; it writes.
+/// All CPUs but the last read, each `times`; the last writes.
 pub(super) fn program(thread: usize, times: usize) {
     if thread + 1 == engine().setup.cpus {
         return write();
@@ -93,7 +93,7 @@ pub(super) fn program(thread: usize, times: usize) {
     }
 }
 
-/// CPU 0 reads within what it reads, three deep; CPU 1 writes.
+/// CPU 0 nests reads, three deep; CPU 1 writes.
 pub(super) fn nested(thread: usize) {
     if thread != 0 {
         return write();

@@ -1,4 +1,4 @@
-//! Shootdown, as kernel/src/shootdown.rs does it: `heart::shootdown`.
+//! Shootdown, as in kernel/src/shootdown.rs: `heart::shootdown`.
 
 use std::cell::Cell;
 
@@ -10,22 +10,22 @@ use crate::engine::{self, engine, fail, note};
 use crate::port::{better, world};
 use crate::violation::Property;
 
-/// Whether a CPU's TLB knows the page.
+/// Whether a CPU's TLB has the page.
 fn tlb(cpu: usize) -> &'static Cell<u32> {
     &world().ghost[cpu]
 }
 
-/// Whether the frame is used for something else.
+/// Whether the frame is reused.
 fn reused() -> &'static Cell<u32> {
     &world().ghost[4]
 }
 
-/// CPU 1 reads through its TLB, in one thread and in the better one; CPU 0 takes the page
-/// away and uses the frame anew.
+/// CPU 1 reads through its TLB, in one thread and in the better one; CPU 0 unmaps the page and
+/// reuses the frame.
 pub(super) fn program(thread: usize) {
     match thread {
         0 => {
-            // Release: as a page table's entry is written.
+            // Release: as in writing a page table's entry.
             world().words[0].store(1, Ordering::Release);
             note!("the page is unmapped");
             let forget = |context: &IpiCtx| {
@@ -54,11 +54,11 @@ fn reach(cpu: usize) {
     read_page(tlb(cpu), reused());
 }
 
-/// Reads the page at this CPU: by what its TLB knows, else by the page table, which is the first
-/// word. `reused`, whether the frame is used for something else.
+/// Reads the page on this CPU, through its TLB, else through the page table, which is the first
+/// word. `reused` says whether the frame is reused.
 pub(super) fn read_page(tlb: &Cell<u32>, reused: &Cell<u32>) {
     if tlb.get() == 0 {
-        // Relaxed: the walk of the CPU.
+        // Relaxed: the CPU's page walk.
         if world().words[0].load(Ordering::Relaxed) != 0 {
             note!("finds no page");
             return;

@@ -1,5 +1,5 @@
-//! Shootdown against the switch of address spaces: `heart::shootdown`, on a CPU whose TLB is
-//! in here.
+//! Shootdown against the switch of address spaces: `heart::shootdown`, on CPUs whose TLBs are
+//! modelled here.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ use crate::engine::{self, engine, fail, note};
 use crate::port::{self, Explored, extra, world};
 use crate::violation::Property;
 
-/// The root of the first space's tables, in which there is one page.
+/// The root of the first space's tables, which map one page.
 const FIRST: u64 = 1;
 
 /// What this CPU has loaded: root and tag.
@@ -22,17 +22,17 @@ fn loaded() -> [&'static Cell<u32>; 2] {
     [&world().ghost[at], &world().ghost[at + 1]]
 }
 
-/// Whether this CPU's TLB knows the page by a tag.
+/// Whether this CPU's TLB has the page under a tag.
 fn tlb(tag: u32) -> &'static Cell<u32> {
     &world().ghost[8 * engine().this() + 2 + tag as usize]
 }
 
-/// Whether no thread of this CPU uses what is loaded: what it reads ahead goes nowhere then.
+/// Whether no thread of this CPU uses what is loaded: what it reads ahead then has no effect.
 fn lazy() -> &'static Cell<u32> {
     &world().ghost[8 * engine().this() + 6]
 }
 
-/// Whether the frame is used for something else, and whether the tables are.
+/// Whether the frame is reused, and whether the tables are.
 fn reused() -> [&'static Cell<u32>; 2] {
     [&world().ghost[32], &world().ghost[33]]
 }
@@ -43,7 +43,7 @@ impl Mmu for Explored {
     }
 
     fn load(root: u64, tag: usize, keep: bool) {
-        // Until now the CPU uses what it had, as it likes.
+        // Until now the CPU may use what it had.
         use_page(false);
         let [old, old_tag] = loaded();
         old.set(root as u32);
@@ -71,8 +71,8 @@ impl Mmu for Explored {
     }
 }
 
-/// One instruction that reads the page: by what the TLB knows, else by the page table; a
-/// thread's, or one that the CPU executes ahead.
+/// One instruction that reads the page, through the TLB, else through the page table. A thread
+/// executes it, or the CPU executes it ahead.
 fn use_page(by_thread: bool) {
     engine::step(true, |_| ());
     let [root, tag] = loaded();
@@ -88,7 +88,7 @@ fn use_page(by_thread: bool) {
                 "a CPU walks tables that are used for something else",
             );
         }
-        // Relaxed: the walk of the CPU.
+        // Relaxed: the CPU's page walk.
         if world().words[0].load(Ordering::Relaxed) != 0 {
             note!(
                 "{}",
@@ -138,7 +138,7 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     world().rendezvous.run(&world().online, set, &phases)
 }
 
-/// All CPUs have read the page of one space. CPU 0 takes it away, uses its frame anew, and the
+/// All CPUs have read the page of one space. CPU 0 unmaps it and reuses its frame, and reuses the
 /// tables when no thread uses the space any more.
 pub(crate) fn all_read(thread: usize) {
     let [first, _] = &extra().space;
@@ -170,9 +170,9 @@ pub(crate) fn all_read(thread: usize) {
     use_page(false);
 }
 
-/// Takes the page of `space` away and uses its frame anew.
+/// Unmaps the page of `space` and reuses its frame.
 fn take_page(space: &Space) {
-    // Release: as a page table's entry is written.
+    // Release: as in writing a page table's entry.
     world().words[0].store(1, Ordering::Release);
     note!("the page is unmapped");
     let page = Forget::Page(0);
@@ -183,7 +183,7 @@ fn take_page(space: &Space) {
     note!("the frame is used anew");
 }
 
-/// Takes the tables of `space`, which goes, and uses them anew.
+/// Frees the tables of `space`, which goes, and reuses them.
 fn take_tables(space: &Space) {
     if let Err(error) = space.retire::<Explored, _>(0, spaces, tell) {
         fail(Property::ExactlyOnce, format!("{error:?}"));
@@ -192,8 +192,8 @@ fn take_tables(space: &Space) {
     note!("the tables are used anew");
 }
 
-/// CPU 1 has threads of two spaces and of none; CPU 0 takes the page away, uses its frame
-/// anew, and the tables when no thread uses the space any more.
+/// CPU 1 has threads of two spaces and of none. CPU 0 unmaps the page and reuses its frame, and
+/// reuses the tables when no thread uses the space any more.
 pub(crate) fn program(thread: usize) {
     let [first, second] = &extra().space;
     let over = &world().words[1];
@@ -218,7 +218,7 @@ pub(crate) fn program(thread: usize) {
     take_tables(first);
 }
 
-/// No CPU counts as one that has the tables.
+/// Checks that no CPU counts as having the tables loaded.
 pub(crate) fn at_rest() {
     let [first, _] = &extra().space;
     if !first.active().is_empty() || !first.lazy().is_empty() {

@@ -15,7 +15,7 @@ pub(super) fn program(thread: usize) {
     if inside.replace(1) != 0 {
         fail(Property::MutualExclusion, "two CPUs hold the lock");
     }
-    // Two steps, between which an update is lost without the lock.
+    // Two steps; without the lock an update between them is lost.
     let value = world().words[0].load(Ordering::Relaxed);
     world().words[0].store(value + 1, Ordering::Relaxed);
     inside.set(0);

@@ -1,4 +1,4 @@
-//! Stopping CPUs, letting them go, and who panics first: `heart::more::stop`.
+//! Stopping CPUs, letting them go, and panics: `heart::more::stop`.
 
 use std::cell::Cell;
 
@@ -14,27 +14,27 @@ use crate::engine::{self, Vector, engine, fail, halt_for_ever, note};
 use crate::port::{Explored, extra, world};
 use crate::violation::Property;
 
-/// Who has stopped others, as index plus one.
+/// The CPU that has stopped others, as index plus one.
 fn stopper() -> &'static Cell<u32> {
     &world().ghost[0]
 }
 
-/// Whether a CPU stands, as its stopper sees it.
+/// Whether a CPU is stopped, as its stopper sees it.
 fn stands(cpu: usize) -> &'static Cell<u32> {
     &world().ghost[4 + cpu]
 }
 
-/// Whether a CPU's TLB knows the page.
+/// Whether a CPU's TLB has the page.
 fn tlb(cpu: usize) -> &'static Cell<u32> {
     &world().ghost[8 + cpu]
 }
 
-/// Whether the frame is used for something else.
+/// Whether the frame is reused.
 fn reused() -> &'static Cell<u32> {
     &world().ghost[12]
 }
 
-/// As kernel/src/smp/stop.rs.
+/// Like kernel/src/smp/stop.rs.
 pub(crate) fn stop_here(means: Means) {
     let me = engine().this();
     let resume = || {
@@ -79,7 +79,8 @@ fn work() {
     }
 }
 
-/// Stops the CPUs of `set` but this one, does `meanwhile`, and lets them go; whether it did.
+/// Stops the CPUs of `set` except this one, does `meanwhile`, and lets them go. Returns whether it
+/// stopped them.
 fn stop(set: &CpuSet, vector: Vector, meanwhile: impl FnOnce()) -> bool {
     let me = engine().this();
     let send = |cpus: &CpuSet| {
@@ -127,15 +128,15 @@ pub(crate) fn hard(thread: usize) {
     unmap(thread, Vector::Nmi);
 }
 
-/// CPU 1 reads a page through its TLB; CPU 0 stops it, and takes the page away meanwhile. It
-/// tells nobody: who stands forgets everything when it goes on.
+/// CPU 1 reads a page through its TLB. CPU 0 stops it, and unmaps the page meanwhile without
+/// telling it: a stopped CPU flushes its TLB when it goes on.
 fn unmap(thread: usize, vector: Vector) {
     match thread {
         0 => {
             for round in 0..2 {
                 stop(&CpuSet::first_n(2), vector, || {
                     if round == 0 {
-                        // Release: as a page table's entry is written.
+                        // Release: as in writing a page table's entry.
                         world().words[0].store(1, Ordering::Release);
                         reused().set(1);
                         note!("the page is unmapped, and its frame used anew");
@@ -156,7 +157,7 @@ pub(crate) fn all_others(thread: usize) {
     if thread == 0 {
         for _ in 0..2 {
             stop(&CpuSet::first_n(engine().setup.cpus), Vector::Stop, || {
-                // A step, so that others come in between.
+                // A step, so that other CPUs can come in between.
                 engine::step(true, |_| ());
             });
         }
@@ -181,7 +182,7 @@ pub(crate) fn mutual(_: usize, deaf: bool, rounds: usize) {
     }
 }
 
-/// CPU 1 takes no interrupt for a while; CPU 0 may not wait for that.
+/// CPU 1 takes no interrupt for a while; CPU 0 may give it up.
 pub(crate) fn silent(thread: usize) {
     let both = CpuSet::first_n(2);
     if thread == 0 {
@@ -197,7 +198,7 @@ pub(crate) fn silent(thread: usize) {
     work();
 }
 
-/// CPU 0 stops the others, which take a spinlock: CPU 1, to which an NMI comes, and CPU 2 with
+/// CPU 0 stops the others, which take a spinlock: CPU 1, which gets an NMI, and CPU 2 with
 /// interrupts off.
 pub(crate) fn held(thread: usize) {
     if thread == 0 {

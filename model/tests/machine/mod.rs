@@ -1,6 +1,7 @@
-//! CPUs for loom and shuttle: each a thread of theirs. An interrupt is taken where a loop waits
-//! and where interrupts are turned on, not between any two instructions: that is for the
-//! explorer. What was written before it was sent is seen by its handler, as `Port` promises.
+//! CPUs for loom and shuttle, each a thread of theirs. A CPU takes an interrupt only where a loop
+//! waits and where interrupts are turned on, not between any two instructions, which is the
+//! explorer's task. A handler sees everything written before its interrupt was sent, as `Port`
+//! promises.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -14,7 +15,7 @@ use heart::wake::DeferredWakes;
 use crate::checker::{Flag, current, give_way, kept};
 
 thread_local! {
-    /// The machine of this run. The checkers run all their threads on one of the system's.
+    /// The machine of this run. The checkers run all their threads on one thread of the system.
     static MACHINE: RefCell<Vec<Rc<Cpu>>> = const { RefCell::new(Vec::new()) };
     static HANDLER: Cell<Option<fn()>> = const { Cell::new(None) };
 }
@@ -28,7 +29,7 @@ struct Cpu {
     wakes: &'static DeferredWakes,
 }
 
-/// A new machine of so many CPUs, which do `handler` on an interrupt.
+/// A new machine with this many CPUs, which do `handler` on an interrupt.
 pub(crate) fn power_on(cpus: usize, handler: fn()) {
     let cpu = |_| {
         Rc::new(Cpu {
@@ -44,7 +45,7 @@ pub(crate) fn power_on(cpus: usize, handler: fn()) {
     HANDLER.set(Some(handler));
 }
 
-/// The calling thread is that CPU from now on.
+/// Makes the calling thread that CPU.
 pub(crate) fn become_cpu(index: usize) {
     MACHINE.with_borrow(|cpus| cpus[index].thread.set(Some(current())));
 }
@@ -77,7 +78,7 @@ fn here() -> (usize, Rc<Cpu>) {
 fn take_interrupt() {
     let (_, cpu) = here();
     if cpu.enabled.get() && cpu.pending.lower() {
-        // Whether the handler counts is up to it; interrupts are off in it in any case.
+        // The handler decides whether it counts; interrupts are off in it in any case.
         let _off = InterruptsOff::<Checked>::enter();
         HANDLER.get().expect("a handler")();
         cpu.interrupts.set(cpu.interrupts.get() + 1);
@@ -87,7 +88,7 @@ fn take_interrupt() {
 /// Every CPU here is a thread of the checker.
 pub(crate) struct Checked;
 
-/// There is one thread to a CPU, so a switch ends where it began.
+/// Each CPU has one thread, so a switch ends where it began.
 impl Preempt for Checked {
     fn preempt(crit: &CritState) {
         crit.paid();
