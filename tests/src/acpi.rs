@@ -1,6 +1,6 @@
-//! Broken firmware: each fault is named by table and offset, and the machine goes on with all
-//! that is right. `kernel/src/ktest/tables.rs` tells how `bug=acpi:` is read; the properties
-//! over every kind of damage are in `kernel/plat/tests/acpi.rs`.
+//! Broken firmware: the kernel names each fault by table and offset, and goes on with everything
+//! that is right. `kernel/src/ktest/tables.rs` says how `bug=acpi:` is read;
+//! `kernel/plat/tests/acpi.rs` has the properties over every kind of damage.
 
 use alloc::vec::Vec;
 
@@ -27,16 +27,15 @@ fn online() -> Vec<u32> {
     ids
 }
 
-/// The APIC ids of the CPUs that are enabled in the table as it is in memory, and the offsets
-/// of their entries.
+/// The APIC ids of the CPUs that the table in memory enables, and the offsets of their entries.
 fn enabled() -> Vec<(usize, u32)> {
     let table = tables::original(madt().place.address).expect("a MADT");
     let cpus = tables::entries(&table).filter(|(at, _)| table[*at] == 0 && table[at + 4] == 1);
     cpus.map(|(at, _)| (at, table[at + 3].into())).collect()
 }
 
-/// Every CPU that QEMU has is online, and the verdict is well with that; so is the first I/O
-/// APIC in use, with the wire of the PIT.
+/// Checks that every CPU of QEMU's is online, with an all-good verdict, and that the first I/O APIC
+/// is in use and has the wire of the PIT.
 fn nothing_lost() {
     let all: Vec<u32> = enabled().into_iter().map(|(_, id)| id).collect();
     assert_eq!(online(), all);
@@ -56,7 +55,7 @@ fn one_cpu() {
 }
 
 ktest! {
-    /// Nothing is there where the loader says that the root pointer is.
+    /// The loader gives an address of the root pointer where nothing is.
     fn no_root_pointer() [
         append = "bug=acpi:RSDP@0=58", console = "RSDP at 0x", console = "offset 0x0: there is no root pointer",
         console = "no MADT lists the CPUs; going on with one CPU", console = "summary: 1 CPU online (no MADT)",
@@ -64,7 +63,7 @@ ktest! {
 }
 
 ktest! {
-    /// Where QEMU gives no tables, SeaBIOS makes some.
+    /// If QEMU gives no tables, SeaBIOS makes some.
     fn tables_of_seabios() [qemu = "-machine q35,acpi=off"] { nothing_lost(); }
 }
 
@@ -76,7 +75,8 @@ ktest! {
 }
 
 ktest! {
-    /// Nothing tells where its entries end: it is left out, and only it.
+    /// The MADT's own length is wrong, so nothing tells where its entries end: only the MADT is
+    /// left out.
     fn madt_length() [
         append = "bug=acpi:APIC@4~ffffffff", console = "MADT at 0x", console = ", longer than any such table; left out",
         console = "no MADT lists the CPUs; going on with one CPU", console = " kHz by the HPET",
@@ -98,14 +98,14 @@ ktest! {
 }
 
 ktest! {
-    /// A root table that is called something else, and there is no other.
+    /// A root table with another signature, where there is no other.
     fn root_signature() [
         append = "bug=acpi:RSDT@0=5a", console = "ZSDT at 0x", console = "offset 0x0: wrong signature; read none the less",
     ] { nothing_lost(); }
 }
 
 ktest! {
-    /// A wrong checksum says that something is wrong, not what: each piece is checked.
+    /// A wrong checksum says that something is wrong, but not what: each piece is checked.
     fn wrong_checksums() [
         append = "bug=acpi:RSDP@8~01,acpi:RSDT@9~01,acpi:APIC@9~01,acpi:HPET@9~01",
         console = "RSDP at 0x", console = "offset 0x8: bytes add up to", console = "RSDT at 0x",
@@ -114,7 +114,7 @@ ktest! {
 }
 
 ktest! {
-    /// The root pointer of ACPI 2.0 that does not add up, and has no XSDT.
+    /// An ACPI 2.0 root pointer that does not add up, without an XSDT.
     fn no_xsdt() [
         append = "bug=acpi:RSDP@18=0000100000000000,acpi:RSDP@f=02",
         console = "offset 0x18: no firmware memory at 0x100000; left out", console = "used in place of the XSDT",
@@ -122,14 +122,14 @@ ktest! {
 }
 
 ktest! {
-    /// A root table that ends in an address.
+    /// A root table that ends inside an address.
     fn root_ends_in_an_entry() [
         append = "bug=acpi:RSDT@end=0000", console = "RSDT at 0x", console = ": 2 bytes, less than an address; left out",
     ] { nothing_lost(); }
 }
 
 ktest! {
-    /// Of ACPI 2.0, and without the table that it has for the root.
+    /// An ACPI 2.0 root pointer without the root table that version 2.0 has.
     fn xsdt_address_of_0() [
         boot = "uefi", append = "bug=acpi:RSDP@18=0000000000000000",
         console = "offset 0x18: names no XSDT, though its revision is 2", console = "used in place of the XSDT",
@@ -137,7 +137,7 @@ ktest! {
 }
 
 ktest! {
-    /// The XSDT of a UEFI firmware does not add up: the RSDT beside it does.
+    /// The XSDT of a UEFI firmware does not add up, but the RSDT beside it does.
     fn xsdt_checksum() [
         boot = "uefi", append = "bug=acpi:XSDT@9~01", console = "XSDT at 0x", console = "offset 0x9: bytes add up to",
         console = "used in place of the XSDT",
@@ -145,7 +145,7 @@ ktest! {
 }
 
 ktest! {
-    /// The same of the root pointer's part that names the XSDT.
+    /// The same for the part of the root pointer that names the XSDT.
     fn extended_checksum() [
         boot = "uefi", append = "bug=acpi:RSDP@20~01", console = "offset 0x20: bytes add up to",
         console = "used in place of the XSDT",
@@ -153,7 +153,7 @@ ktest! {
 }
 
 ktest! {
-    /// A second MADT, which lists one CPU: the first one is taken.
+    /// A second MADT, which lists one CPU: the kernel takes the first.
     fn two_madts() [
         qemu = "-acpitable file={root}/kernel/plat/tests/data/madt-q35-smp1.bin",
         console = "MADT at 0x", console = "offset 0x0: a second one; left out",
@@ -161,8 +161,8 @@ ktest! {
 }
 
 ktest! {
-    /// Tables in memory that the map calls free are read, and stay there: nothing is written
-    /// over them when all memory is taken.
+    /// The kernel reads tables in memory that the map calls free, and keeps them: taking all memory
+    /// overwrites nothing there.
     fn in_free_memory() [
         append = "bug=acpi-free-memory",
         console = "bytes usable where ACPI's tables are, the first at 0x", console = ": left out",
@@ -182,7 +182,7 @@ ktest! {
 }
 
 ktest! {
-    /// The id that means all CPUs, in a local APIC's entry and an x2APIC's.
+    /// An entry of a local APIC and one of an x2APIC have the id that means all CPUs.
     fn broadcast_ids() [
         append = "bug=acpi:APIC@end=0008ffff01000000,acpi:APIC@end=09100000ffffffff01000000ff000000",
         console = "a usable CPU has the broadcast APIC id 0xff; left out", console = "broadcast APIC id 0xffffffff; left out",
@@ -190,12 +190,12 @@ ktest! {
 }
 
 ktest! {
-    /// One byte after the last entry that is none.
+    /// After the last entry one byte, which is no entry.
     fn a_zero_byte() [append = "bug=acpi:APIC@end=00", console = ": zeroes; 1 bytes left out"] { nothing_lost(); }
 }
 
 ktest! {
-    /// Eight of them.
+    /// Eight such bytes.
     fn eight_zero_bytes() [
         append = "bug=acpi:APIC@end=0000000000000000", console = ": zeroes; 8 bytes left out",
     ] { nothing_lost(); }
@@ -209,7 +209,7 @@ ktest! {
 }
 
 ktest! {
-    /// The NMI's input of a CPU that is not listed.
+    /// The NMI's input for a CPU that is not listed.
     fn nmi_of_no_cpu() [
         append = "bug=acpi:APIC@t4+2=33", console = "no CPU has the processor id 0x33; left out",
     ] { nothing_lost(); }
@@ -272,28 +272,28 @@ ktest! {
 }
 
 ktest! {
-    /// So it does where the table has no entry of it.
+    /// The boot CPU runs although the table has no entry for it.
     fn boot_cpu_missing() [
         append = "bug=acpi:APIC@t0=7f", console = "the boot CPU, APIC id 0, is not listed; it is running",
     ] { nothing_lost(); }
 }
 
 ktest! {
-    /// Where the local APIC is, the CPU itself knows better.
+    /// The CPU itself knows better where the local APIC is.
     fn local_apic_in_memory() [
         append = "bug=acpi:APIC@24=00001000",
         console = "offset 0x24: local APIC at 0x100000, but the CPU has it at 0xfee00000",
     ] { nothing_lost(); }
 }
 
-/// All CPUs are there, and no I/O APIC.
+/// All CPUs are online, without an I/O APIC.
 fn no_io_apic() {
     assert_eq!(online().len(), enabled().len());
     assert!(globals::IO_APICS.lock().is_empty());
 }
 
 ktest! {
-    /// An I/O APIC in the middle of memory is not written to.
+    /// The kernel does not write to an I/O APIC in the middle of memory.
     fn io_apic_in_memory() [
         append = "bug=acpi:APIC@t1+4=00001000",
         console = "registers at 0x100000, where there is no device; I/O APIC ",
@@ -301,7 +301,7 @@ ktest! {
 }
 
 ktest! {
-    /// Nor is page 0.
+    /// Nor to one in page 0.
     fn io_apic_at_0() [
         append = "bug=acpi:APIC@t1+4=00000000",
         console = " at 0x0, where there is no device; left out",
@@ -313,7 +313,7 @@ ktest! {
 }
 
 ktest! {
-    /// Two more there, and the right one is in use.
+    /// Two more I/O APICs there, while the right one is in use.
     fn two_io_apics_at_0() [
         append = "bug=acpi:APIC@end=010c01000000000018000000010c02000000000030000000",
         console = "registers of I/O APIC 1 at 0x0", console = "registers of I/O APIC 2 at 0x0",
@@ -321,14 +321,14 @@ ktest! {
 }
 
 ktest! {
-    /// Registers that are not aligned as they must be.
+    /// Misaligned registers.
     fn io_apic_misaligned() [
         append = "bug=acpi:APIC@t1+4=f80fc0fe", console = "at 0xfec00ff8, not aligned as such registers are; left out",
     ] { no_io_apic(); }
 }
 
 ktest! {
-    /// Registers in two pages.
+    /// Registers that cross a page.
     fn io_apic_past_its_page() [
         append = "bug=acpi:APIC@t1+4=f00fc0fe", console = "at 0xfec00ff0, not aligned as such registers are; left out",
     ] { no_io_apic(); }
@@ -342,15 +342,15 @@ ktest! {
 }
 
 ktest! {
-    /// The HPET answers there, and is not written to.
+    /// The HPET answers there, and the kernel does not write to it.
     fn io_apic_on_another_device() [
         append = "bug=acpi:APIC@t1+4=0000d0fe", console = "at 0xfed00000, in a page that is in use; I/O APIC ",
     ] { no_io_apic(); }
 }
 
 ktest! {
-    /// A second one that has the first one's registers, and one that has its interrupts.
-    /// (QEMU's answers again 256 bytes further on.)
+    /// A second I/O APIC with the first one's registers, and one with its interrupts. (QEMU's
+    /// answers again 256 bytes further on.)
     fn io_apics_twice() [
         append = "bug=acpi:APIC@end=010c01000000c0fe18000000,acpi:APIC@end=010c02000001c0fe08000000",
         console = "a second I/O APIC has its registers at 0xfec00000; left out",
@@ -362,7 +362,7 @@ ktest! {
 }
 
 ktest! {
-    /// One whose last inputs have no number.
+    /// An I/O APIC whose last inputs have no number.
     fn io_apic_past_the_last_interrupt() [
         append = "bug=acpi:APIC@t1+8=f0ffffff",
         console = "registers at 0xfec00000, serving interrupts from 4294967280 on, past the last there can be; I/O APIC 0 not used",
@@ -370,7 +370,7 @@ ktest! {
 }
 
 ktest! {
-    /// An interrupt arrives where no I/O APIC is: the first number that none serves.
+    /// An interrupt arrives at a number without an I/O APIC: the first that none serves.
     fn override_that_none_serves() [
         append = "bug=acpi:APIC@t2.1+4=18000000", console = "MADT at 0x",
         console = ": interrupt 5 arrives as global interrupt 24, which no I/O APIC serves",
@@ -378,7 +378,7 @@ ktest! {
 }
 
 ktest! {
-    /// Sixteen more than there are: each is named, and the first is in use.
+    /// Sixteen more than exist: each is named, and the first is in use.
     fn seventeen_io_apics() [
         append = "bug=acpi:APIC@end=010c01000010c1fe18000000010c02000020c1fe30000000010c03000030c1fe48000000010c04000040c1fe60000000010c05000050c1fe78000000010c06000060c1fe90000000010c07000070c1fea8000000010c08000080c1fec0000000010c09000090c1fed8000000010c0a0000a0c1fef0000000010c0b0000b0c1fe08010000010c0c0000c0c1fe20010000010c0d0000d0c1fe38010000010c0e0000e0c1fe50010000010c0f0000f0c1fe68010000010c10000000c2fe80010000",
         console = "at 0xfec11000, where none answers (version ", console = "; I/O APIC 1 not used",
@@ -390,8 +390,8 @@ ktest! {
 }
 
 ktest! {
-    /// Forty overrides more, for all interrupts of the bus: the first of each is kept. There
-    /// are so many complaints that the last ones are counted only.
+    /// Forty more overrides, for all interrupts of the bus: the first of each is kept. There are so
+    /// many complaints that the last ones are only counted.
     fn forty_overrides() [
         append = "bug=acpi:APIC@end=020a0000000000000000020a0001010000000000020a0002020000000000020a0003030000000000020a0004040000000000020a0005050000000000020a0006060000000000020a0007070000000000020a0008080000000000020a0009090000000000020a000a0a0000000000020a000b0b0000000000020a000c0c0000000000020a000d0d0000000000020a000e0e0000000000020a000f0f0000000000020a0000000000000000020a0001010000000000020a0002020000000000020a0003030000000000020a0004040000000000020a0005050000000000020a0006060000000000020a0007070000000000020a0008080000000000020a0009090000000000020a000a0a0000000000020a000b0b0000000000020a000c0c0000000000020a000d0d0000000000020a000e0e0000000000020a000f0f0000000000020a0000000000000000020a0001010000000000020a0002020000000000020a0003030000000000020a0004040000000000020a0005050000000000020a0006060000000000020a0007070000000000",
         console = "a second override of interrupt 0; left out", console = "complaints about tables",
@@ -399,7 +399,7 @@ ktest! {
 }
 
 ktest! {
-    /// An HPET where memory is, and the PIT takes its place.
+    /// An HPET at an address of memory: the PIT replaces it.
     fn hpet_in_memory() [
         append = "bug=acpi:HPET@2c=0000100000000000", console = "HPET at 0x",
         console = "offset 0x2c: registers at 0x100000, where there is no device; not used", console = "by the ACPI PM timer",
@@ -407,21 +407,21 @@ ktest! {
 }
 
 ktest! {
-    /// Where no address can be: the CPU has 40 bits for them.
+    /// An HPET at an impossible address: the CPU has 40 bits for them.
     fn hpet_beyond_all_addresses() [
         append = "bug=acpi:HPET@2c=0000000000010000", console = "at 0x10000000000, where there is no device; not used",
     ] { nothing_lost(); }
 }
 
 ktest! {
-    /// Registers in two pages.
+    /// Registers that cross a page.
     fn hpet_past_its_page() [
         append = "bug=acpi:HPET@2c=f80fd0fe00000000", console = "at 0xfed00ff8, not aligned as such registers are; not used",
     ] { nothing_lost(); }
 }
 
 ktest! {
-    /// The I/O APIC is there, which is no HPET, and is in use none the less.
+    /// The I/O APIC is there, which is no HPET, but is in use all the same.
     fn hpet_at_the_io_apic() [
         append = "bug=acpi:HPET@2c=0000c0fe00000000", console = "at 0xfec00000, nothing answers; not used",
     ] { nothing_lost(); }
@@ -442,7 +442,7 @@ ktest! {
 }
 
 ktest! {
-    /// What answers, the firmware's own code in its ROM, has no period that a clock may have.
+    /// What answers there, the firmware's own code in its ROM, has no period that a clock may have.
     fn hpet_period() [
         append = "bug=acpi:HPET@2c=00f0ffff00000000", console = "at 0xfffff000, a period of ", console = " fs, and not 1 to 100000000; not used",
     ] { nothing_lost(); }
@@ -455,7 +455,7 @@ ktest! {
     ] { nothing_lost(); }
 }
 
-/// Every CPU is online whose entry [`tables::broken_entry`] left as it was.
+/// Checks that every CPU is online whose entry [`tables::broken_entry`] left as it was.
 fn only_the_broken_one_lost() {
     let table = tables::original(madt().place.address).expect("a MADT");
     let (broken, bytes) = tables::broken_entry(&table);
@@ -469,11 +469,11 @@ fn only_the_broken_one_lost() {
 }
 
 ktest! {
-    /// One entry is broken, by the seed.
+    /// One entry is broken; the seed chooses it.
     fn random_entry() [append = "bug=acpi-random-entry"] { only_the_broken_one_lost(); }
 }
 
 ktest! {
-    /// The same with more CPUs, so mostly one of theirs.
+    /// The same with more CPUs, so that it is mostly one of theirs.
     fn random_entry_of_16() [qemu = "-smp 16", append = "bug=acpi-random-entry"] { only_the_broken_one_lost(); }
 }

@@ -23,7 +23,7 @@ fn ticks() -> u64 {
 const MILLISECOND: u64 = 1_000_000;
 
 ktest! {
-    /// One interrupt, no more, and not before its time.
+    /// A one-shot timer interrupts once, and not before its time.
     fn one_shot() [] {
         ktest::take_timers();
         for nanoseconds in [MILLISECOND, 3 * MILLISECOND, 1] {
@@ -32,7 +32,7 @@ ktest! {
             while ticks() == before {
                 heart::shim::spin_loop();
             }
-            // The two clocks were measured one against the other: allow a percent.
+            // The two clocks were measured against each other: allow a percent.
             let elapsed = clock::since_entry() - start;
             assert!(elapsed + elapsed / 100 >= nanoseconds, "{elapsed} ns for {nanoseconds}");
             clock::delay(2 * nanoseconds);
@@ -42,7 +42,7 @@ ktest! {
 }
 
 ktest! {
-    /// Again and again, until stopped.
+    /// A periodic timer interrupts again and again, until stopped.
     fn periodic() [] {
         ktest::take_timers();
         let before = ticks();
@@ -76,7 +76,7 @@ ktest! {
 }
 
 ktest! {
-    /// The deadline mode, where there is one.
+    /// The deadline mode, if there is one.
     fn tsc_deadline() [] {
         ktest::take_timers();
         let (before, start) = (ticks(), clock::since_entry());
@@ -92,7 +92,7 @@ ktest! {
 }
 
 ktest! {
-    /// x2APIC mode is in use where CPUID has it, and xAPIC where not.
+    /// x2APIC mode is in use if CPUID has it, and else xAPIC.
     fn mode_is_what_cpuid_offers() [] {
         assert_eq!(apic::mode() == apic::Mode::X2Apic, cpu::has_x2apic());
         assert!(apic::cpuid_agrees());
@@ -100,7 +100,7 @@ ktest! {
 }
 
 ktest! {
-    /// Under QEMU's TCG before 9 there is none.
+    /// QEMU's TCG before 9 has no x2APIC.
     fn x2apic() [] {
         if apic::mode() != apic::Mode::X2Apic {
             ktest::skip("CPUID has no x2APIC");
@@ -113,7 +113,7 @@ ktest! {
     }
 }
 
-/// Which inputs let an NMI in, LINT0 and LINT1, on every CPU.
+/// The inputs, LINT0 and LINT1, that let an NMI in on every CPU.
 fn nmi_comes_by(expected: [bool; 2]) {
     let look = |context: &heart::rendezvous::IpiCtx| {
         assert_eq!(apic::nmi_inputs(), expected, "{}", context.cpu());
@@ -131,7 +131,7 @@ ktest! {
 }
 
 ktest! {
-    /// So it does where that is the other input.
+    /// The same if that is the other input.
     fn nmi_by_lint0() [append = "bug=acpi:APIC@t4+5=00"] {
         assert_eq!(madt().nmi_lint, Some(0));
         nmi_comes_by([true, false]);
@@ -151,7 +151,7 @@ ktest! {
 }
 
 ktest! {
-    /// An interrupt nobody prepared for is a panic that names its vector.
+    /// An interrupt without a handler is a panic that names its vector.
     fn unused_vector() [expect = "panic", console = "interrupt by vector 0xd0, which nothing uses"] {
         ktest::without_interrupts(|| apic::send(apic::id(), 0xd0));
         clock::delay(100 * MILLISECOND);
@@ -159,7 +159,8 @@ ktest! {
 }
 
 ktest! {
-    /// What firmware left pending is taken before the boot CPU is online, and no more.
+    /// Interrupts that firmware left pending are taken before the boot CPU is online, and not
+    /// again.
     fn left_pending() [
         append = "bug=firmware-interrupts", console = "apic: firmware left 2 interrupts pending",
     ] {
@@ -168,7 +169,7 @@ ktest! {
 }
 
 ktest! {
-    /// What is in service, here a rendezvous, can be ended without knowing what it is.
+    /// An interrupt in service, here a rendezvous, can be ended without knowing what it is.
     fn left_in_service() [smp = "2..=64"] {
         let action = |context: &heart::rendezvous::IpiCtx| if context.cpu().index() == 1 {
             assert_eq!(apic::in_service(), Some(vector::RENDEZVOUS));
@@ -211,8 +212,8 @@ ktest! {
 }
 
 ktest! {
-    /// After the boot the legacy PICs are masked, and every input of every I/O APIC is;
-    /// one that the firmware left open would be masked, too.
+    /// After the boot the legacy PICs and every input of every I/O APIC are masked, also one that
+    /// the firmware left open.
     fn nothing_is_unmasked() [] {
         for port in [0x21, 0xa1] {
             // SAFETY: the mask of a PIC; reading it changes nothing.
@@ -243,7 +244,8 @@ ktest! {
 }
 
 ktest! {
-    /// Memory is taken for no device, even if what is in it looks like one, and stays as it was.
+    /// Memory is not mistaken for a device, even if its contents look like one, and keeps its
+    /// contents.
     fn memory_is_no_device() [] {
         // An I/O APIC's version with 24 inputs; an HPET with a period of 10 ns.
         for word in [0x17_0020, 0x0098_9680_8086_a201] {
@@ -277,8 +279,8 @@ ktest! {
 }
 
 ktest! {
-    /// A virtual CPU that its host takes away for longer than the PIT needs to wrap around:
-    /// where an instruction takes a nanosecond it is known what the counters' frequencies are.
+    /// A virtual CPU that its host takes away for longer than the PIT needs to wrap around: since
+    /// an instruction takes a nanosecond here, the counters' frequencies are known.
     fn stalls_are_noticed() [
         qemu = "-machine q35,hpet=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
         append = "bug=calibration-stalls,acpi:FACP@5b=00", bug = "calibration-stalls",
@@ -293,7 +295,7 @@ ktest! {
 }
 
 ktest! {
-    /// Where the CPU never runs for long enough the clock is a guess, and that is said.
+    /// If the CPU never runs for long enough, the clock is a guess, and a message says so.
     fn stalls_without_end_are_reported() [
         qemu = "-machine q35,hpet=off", append = "bug=calibration-creeps,acpi:FACP@5b=00",
         bug = "calibration-creeps", console = "TSC between ", console = " in 16 windows",
@@ -301,7 +303,7 @@ ktest! {
 }
 
 ktest! {
-    /// With an HPET it is the reference; by the PIT the frequencies are the same.
+    /// An HPET is the reference if there is one; by the PIT the frequencies are the same.
     fn hpet_and_pit_agree() [console = "by the HPET"] {
         ktest::take_timers();
         kernel::port::interrupts_off();
@@ -319,8 +321,8 @@ ktest! {
 }
 
 ktest! {
-    /// The local timer is neither early nor late. Where an instruction takes a nanosecond,
-    /// nothing but the timer itself can make it so.
+    /// The local timer is neither early nor late. Since an instruction takes a nanosecond here,
+    /// only the timer itself can make it so.
     fn local_timer_is_on_time() [
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {

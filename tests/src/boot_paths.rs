@@ -1,4 +1,4 @@
-//! The three ways in lead to the same machine.
+//! All three boot paths lead to the same machine.
 
 use kernel::arch::cpu;
 use kernel::{globals, init, ktest, smp};
@@ -15,7 +15,7 @@ ktest! {
 }
 
 ktest! {
-    /// rust-osdev's BIOS image; the command line comes in its ramdisk.
+    /// rust-osdev's BIOS image, with the command line in its ramdisk.
     fn bios() [
         boot = "bios", console = ") booted by bios",
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
@@ -39,7 +39,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that cannot run the kernel is told so, by the entry itself.
+    /// The entry itself reports a CPU that cannot run the kernel.
     fn no_long_mode() [
         qemu = "-cpu qemu32", expect = "panic",
         console = "Tryst needs a CPU with long mode and the no-execute bit",
@@ -47,7 +47,7 @@ ktest! {
 }
 
 ktest! {
-    /// So is one that would run it, and could not keep it from running data.
+    /// And a CPU that could run it, but could not keep it from executing data.
     fn no_execute_bit() [
         qemu = "-cpu qemu64,-nx", expect = "panic",
         console = "Tryst needs a CPU with long mode and the no-execute bit",
@@ -55,7 +55,7 @@ ktest! {
 }
 
 ktest! {
-    /// And one that has no local APIC. (QEMU gives each of several CPUs one in any case.)
+    /// And a CPU without a local APIC. (QEMU gives each of several CPUs one in any case.)
     fn no_local_apic() [
         smp = "1", qemu = "-cpu max,-apic", expect = "panic",
         console = "Tryst needs a CPU with a local APIC, and this one has none (CPUID leaf 1, EDX bit 9)",
@@ -63,14 +63,14 @@ ktest! {
 }
 
 ktest! {
-    /// Those that have one are used, though CPUID denies it.
+    /// A local APIC that exists is used, though CPUID denies it.
     fn denied_local_apics() [
         smp = "2..=8", qemu = "-cpu max,-apic",
     ] { assert!(!cpu::has_local_apic() && init::verdict().is_ok()); }
 }
 
 ktest! {
-    /// Every word of the command line that means nothing is named.
+    /// The kernel names every word of the command line that means nothing.
     fn bad_command_line() [
         append = "nonsense foo=1 seed=twelve log=smp=loud bug=unheard-of",
         console = "\"nonsense\" is not of the form key=value",
@@ -82,7 +82,8 @@ ktest! {
 }
 
 ktest! {
-    /// A command line that is too long loses its last words as wholes, and the first of them is named.
+    /// A command line that is too long loses its last words as wholes, and the kernel names the
+    /// first of them.
     fn long_command_line() [
         append = "log=info", fill = "2048",
         console = ": goes on after byte 2048, ignored from here: \"xxx",
@@ -90,8 +91,8 @@ ktest! {
 }
 
 ktest! {
-    /// A file that QEMU loads with the kernel is used for nothing, and that is said. Its pages
-    /// are not handed out.
+    /// The kernel does not use a file that QEMU loads with it, and says so. It does not hand out
+    /// the file's pages.
     fn unused_module() [
         qemu = "-initrd {root}/LICENSE-MIT",
         console = "no module is used: 1 given (-initrd), the first ",
@@ -107,11 +108,11 @@ ktest! {
 }
 
 ktest! {
-    /// From the first instruction to all CPUs online in less than 100 ms of guest time:
-    /// with icount shift=0 an instruction takes a nanosecond, and the figure is the
-    /// same in every run. (Most of it is not instructions: QEMU 7.2 charges the reset of
-    /// a CPU with all the time to the next timer, up to 55 ms of the firmware's PIT.
-    /// One CPU alone needs 2.5 ms, of which 2 are the calibration.)
+    /// All CPUs are online within 100 ms of guest time after the first instruction. With icount
+    /// shift=0 an instruction takes a nanosecond, and the figure is the same in every run. (Most of
+    /// it is not instructions: QEMU 7.2 charges the reset of a CPU with all the time to the next
+    /// timer, up to 55 ms of the firmware's PIT. One CPU alone needs 2.5 ms, of which 2 are the
+    /// calibration.)
     fn all_cpus_within_100_ms() [
         smp = "4",
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",

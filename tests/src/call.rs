@@ -1,4 +1,4 @@
-//! `smp_call`: calls that are waited for, or not; wakeups that wait for the end of the
+//! `smp_call`: calls with and without a waiter, and wakeups that are deferred to the end of the
 //! interrupt. The queue itself is tested in the heart, on the host.
 
 use alloc::sync::Arc;
@@ -18,7 +18,8 @@ use kernel::waitq::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched};
 
 ktest! {
-    /// Each CPU of the set runs it once, whether it is waited for or not, this one too.
+    /// Each CPU of the set, including this one, runs the call once, whether the caller waits or
+    /// not.
     fn once_on_each() [] {
         let ran: Arc<[AtomicU64; MAX_CPUS]> = Arc::new([const { AtomicU64::new(0) }; MAX_CPUS]);
         for round in 1..=100 {
@@ -30,7 +31,7 @@ ktest! {
             if round % 2 == 0 {
                 token.unwrap().wait().unwrap();
             } else {
-                // Dropped, it waits too.
+                // Dropping it waits too.
                 drop(token.unwrap());
             }
             smp_call(&online(), &|context: &IpiCtx| {
@@ -46,11 +47,11 @@ ktest! {
     }
 }
 
-/// A CPU takes no interrupts, and is to take them again.
+/// Whether a CPU takes no interrupts, and whether it may take them again.
 static DEAF: AtomicBool = AtomicBool::new(false);
 static HEAR: AtomicBool = AtomicBool::new(false);
 
-/// Takes no interrupts until it is told to.
+/// Keeps interrupts off until told to stop.
 fn be_deaf() {
     ktest::without_interrupts(|| {
         DEAF.store(true, Ordering::Release);
@@ -60,7 +61,7 @@ fn be_deaf() {
     });
 }
 
-/// Calls all CPUs, of which `deaf` does not answer until the others have.
+/// Calls all CPUs; `deaf` does not answer until the others have.
 fn call_with_one_deaf(deaf: CpuId) {
     while !DEAF.load(Ordering::Acquire) {
         spin_loop();
@@ -94,15 +95,15 @@ ktest! {
     }
 }
 
-/// The better thread of the tests below waits here.
+/// Where the better thread of the tests below waits.
 static GATE: WaitQueue = WaitQueue::new();
 static WOKEN: AtomicU64 = AtomicU64::new(0);
 static WAKE: DeferredWake = DeferredWake::new(&|| {
     GATE.wake_all();
 });
 
-/// A callback notes a wakeup; no thread becomes runnable in it, and the better one runs as
-/// soon as the interrupt is over, on a CPU whose thread never gives it up.
+/// A callback notes a wakeup. No thread becomes runnable in it; the better one runs as soon as the
+/// interrupt is over, on a CPU whose thread never gives it up.
 fn deferred_wake() {
     let far = CpuId::new(1).unwrap();
     let over = Arc::new(AtomicBool::new(false));
@@ -154,9 +155,9 @@ ktest! {
     fn deferred_wake_freebsd() [smp = "2..=8", append = "heart=freebsd"] { deferred_wake(); }
 }
 
-/// A call is posted at every boundary of the interrupt that runs another one, to the same CPU.
-/// Whoever posts finds the queue empty, and asks; the interrupt has taken what is asked
-/// for before it looks at the queue, so that the word is zero and another one comes.
+/// Posts a call, at every boundary of the interrupt that runs another one, to the same CPU. The
+/// poster finds the queue empty, and sends an IPI: the interrupt has cleared the word of requests
+/// before it looks at the queue, so the word is zero and another interrupt comes.
 fn posted_at_every_boundary() {
     static AT: AtomicU64 = AtomicU64::new(0);
     static FIRST: Call = Call::new(&|_: &IpiCtx| {
@@ -167,7 +168,7 @@ fn posted_at_every_boundary() {
     fn post_second() {
         smp_call_post(pcpu::this().id(), &SECOND).expect("it is over");
     }
-    // Nothing comes but what is posted: a timer might look at the queue.
+    // Nothing else comes: a timer might look at the queue.
     sched::curthread().pin();
     ktest::take_timers();
     clock::stop_timer();
@@ -210,7 +211,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who runs the calls first and takes the word then takes what asked for one more.
+    /// A handler that runs the calls before it clears the word clears the request for one more.
     fn act_then_clear_is_found() [
         bug = "act-then-clear", append = "bug=act-then-clear", expect = "panic",
         console = "a call is lost that was posted at boundary ",
@@ -223,8 +224,8 @@ static COUNT: Call = Call::new(&|_: &IpiCtx| {
 });
 
 ktest! {
-    /// A CPU that is offline refuses; back again, it runs what it is asked for. What is
-    /// posted as it goes is either refused or run.
+    /// A CPU that is offline refuses calls; back online, it runs them. A call posted as it goes is
+    /// either refused or run.
     fn offline_refuses() [smp = "2..=8"] {
         let last = online().iter().last().unwrap();
         for _ in 0..3 {
@@ -245,7 +246,7 @@ ktest! {
 }
 
 ktest! {
-    /// Each wrong context has its name, and nothing runs.
+    /// Each wrong context has its own error, and nothing runs.
     fn wrong_contexts() [] {
         static LOCK: Spinlock<()> = Spinlock::new(());
         static FOUND: Spinlock<Option<RendezvousError>> = Spinlock::new(None);

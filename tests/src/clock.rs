@@ -1,4 +1,4 @@
-//! Waits for a time, on machines that lack one clock or another.
+//! Timed waits, on machines that lack one clock or another.
 
 use alloc::sync::Arc;
 
@@ -14,8 +14,8 @@ const MILLISECOND: u64 = 1_000_000;
 /// Longer than a test may take.
 const HOUR: u64 = 3_600_000_000_000;
 
-/// Every wait that is given `nanoseconds`, for what does not come: each ends, and not before
-/// its time.
+/// Does every kind of wait with a limit of `nanoseconds`, for something that does not come: each
+/// ends, and not before its time.
 fn all_end(nanoseconds: u64) {
     let lasts = |what: &str, wait: &dyn Fn()| {
         let start = clock::since_entry();
@@ -98,7 +98,7 @@ fn all_are_woken() {
     assert!(clock::wait_until(HOUR, || true));
 }
 
-/// What waits for other CPUs, for a time.
+/// The timed waits for other CPUs.
 fn others_are_waited_for() {
     assert!(smp::watchdog::find_deaf().is_empty());
     let _lost = smp::watchdog::find_lost();
@@ -117,7 +117,7 @@ fn every_wait() {
 }
 
 ktest! {
-    /// No time is no wait: nobody else runs.
+    /// A wait of no time is no wait: no other thread runs.
     fn zero_does_not_sleep() [] {
         sched::curthread().pin();
         // Relaxed: this CPU's own.
@@ -135,13 +135,13 @@ ktest! {
     fn every_wait_ends() [] { every_wait(); }
 }
 
-/// What the kernel takes the TSC's frequency for, in kHz.
+/// The kernel's value of the TSC's frequency, in kHz.
 fn khz() -> u64 {
     globals::TSC.get().expect("a clock").hz() / 1000
 }
 
 ktest! {
-    /// Without HPET and PIT there is ACPI's PM timer.
+    /// Without HPET and PIT it uses ACPI's PM timer.
     fn without_hpet_and_pit() [
         qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
         console = " kHz by the ACPI PM timer",
@@ -152,7 +152,7 @@ ktest! {
 }
 
 ktest! {
-    /// It takes seconds to come round: a CPU that stands still for 60 ms does no harm to it.
+    /// The PM timer takes seconds to wrap: a CPU that stands still for 60 ms does no harm.
     fn pm_timer_stands_stalls() [
         qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
         append = "bug=calibration-stalls", bug = "calibration-stalls",
@@ -177,7 +177,7 @@ ktest! {
 }
 
 ktest! {
-    /// None is where the wide field says, and the old one is right.
+    /// None is at the address of the wide field, and the old field is right.
     fn pm_timer_by_the_old_field() [
         qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@d0=0120000300e0000000000000",
         console = "the ACPI PM timer at port 0xe000 (FADT at 0x", console = ", offset 0xd0) stands still", console = " kHz by the ACPI PM timer",
@@ -193,7 +193,7 @@ ktest! {
 }
 
 ktest! {
-    /// Of four ports there are three.
+    /// Of its four ports only three exist.
     fn pm_timer_past_the_last_port() [
         qemu = "-machine q35,hpet=off", append = "bug=acpi:FACP@4c=fdff0000,acpi:FACP@d0=01200003fdff000000000000",
         console = ", offset 0x4c: register at 0xfffd, beyond the last I/O port; left out",
@@ -202,7 +202,7 @@ ktest! {
 }
 
 ktest! {
-    /// Without HPET and PIT, and what else counts at a known frequency: waits are too long.
+    /// Without HPET, PIT and all else that counts at a known frequency, waits are too long.
     fn without_a_reference() [
         qemu = "-machine q35,hpet=off,pit=off", append = "bug=acpi:FACP@5b=00",
         console = "the PIT stands still",
@@ -214,8 +214,8 @@ ktest! {
 }
 
 ktest! {
-    /// CPUID tells the frequency. Where an instruction takes a nanosecond it is known whether
-    /// the timer is right by it.
+    /// CPUID tells the frequency. Since an instruction takes a nanosecond here, the test knows
+    /// whether the timer is right by it.
     fn by_cpuid() [
         qemu = "-machine q35,hpet=off,pit=off -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
         append = "bug=cpuid-tsc,acpi:FACP@5b=00", bug = "cpuid-tsc", console = " kHz by CPUID leaf 0x15",
@@ -228,7 +228,7 @@ ktest! {
 }
 
 ktest! {
-    /// No local timer: a thread looks in place of it.
+    /// Without a local timer, a thread looks for sleepers instead.
     fn without_a_timer() [
         append = "bug=dead-timer", bug = "dead-timer", console = " kHz by the HPET, no local timer",
     ] {
@@ -238,13 +238,13 @@ ktest! {
 }
 
 ktest! {
-    /// Threads that only yield to each other keep that thread from the only CPU.
+    /// Threads that only yield to each other keep that thread off the only CPU.
     fn without_a_timer_on_one_cpu() [
         smp = "1", append = "bug=dead-timer", bug = "dead-timer",
     ] { every_wait(); }
 }
 
-/// On each CPU a thread that neither waits nor yields, until another one has run.
+/// On each CPU, a thread that neither waits nor yields until another one has run.
 fn slices_end() {
     for cpu in &smp::online() {
         let ran = Arc::new(AtomicBool::new(false));
@@ -264,19 +264,19 @@ fn slices_end() {
 }
 
 ktest! {
-    /// The PIT's tick ends time slices where no local timer counts.
+    /// The PIT's tick ends time slices if no local timer counts.
     fn slices_without_a_timer() [append = "bug=dead-timer", bug = "dead-timer"] { slices_end(); }
 }
 
 ktest! {
-    /// On one CPU, which has nobody to pass the tick on to.
+    /// On one CPU, which has no other to pass the tick on to.
     fn slices_without_a_timer_on_one_cpu() [
         smp = "1", append = "bug=dead-timer", bug = "dead-timer",
     ] { slices_end(); }
 }
 
 ktest! {
-    /// Nor any other clock.
+    /// The same without any other clock.
     fn without_any_clock() [
         qemu = "-machine q35,hpet=off,pit=off", append = "bug=dead-timer,acpi:FACP@5b=00",
         bug = "dead-timer", console = " kHz by a guess, no local timer",

@@ -1,11 +1,11 @@
-//! The console in bad moments.
+//! The console in bad moments: NMIs, panics, records that are too long.
 
 use heart::shim::{AtomicBool, Ordering, spin_loop};
 use kernel::console::Line;
 use kernel::{arch, globals, ktest};
 
 ktest! {
-    /// An NMI while this CPU holds the console: its report comes out all the same.
+    /// An NMI arrives while this CPU holds the console: its report still comes out.
     fn nmi_while_printing() [
         expect = "panic", console = "panic on cpu0: NMI from outside",
         console = "console::nmi_while_printing",
@@ -17,7 +17,7 @@ ktest! {
 }
 
 ktest! {
-    /// A panic while another CPU holds the console and is stopped with it.
+    /// A panic while another CPU, which is stopped, holds the console.
     fn panic_while_another_prints() [
         smp = "2..=64", expect = "panic", console = "the one who speaks",
         console = "cpu1: stopped by NMI: rip ",
@@ -27,7 +27,7 @@ ktest! {
         let cpu1 = heart::cpu::CpuId::new(1).unwrap();
         let holder = kernel::thread::Builder::new("holder").on(cpu1).spawn(move || {
             let _held = globals::CONSOLE.lock();
-            // Relaxed: only that it comes.
+            // Relaxed: only its arrival matters.
             seen.store(true, Ordering::Relaxed);
             loop {
                 spin_loop();
@@ -50,7 +50,7 @@ ktest! {
 }
 
 ktest! {
-    /// It is cut between letters, wherever they lie.
+    /// The cut is between letters, wherever they lie.
     fn long_record_of_long_letters() [console = "→→→ [cut]"] {
         let arrows = "→".repeat(1000);
         log::info!("{arrows}");

@@ -1,4 +1,4 @@
-//! Every way to end badly has its own verdict.
+//! Every way to end badly, each with its own verdict.
 
 use core::fmt;
 
@@ -21,7 +21,7 @@ fn on_cpu1(action: &(dyn Fn() + Sync)) {
     smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
 }
 
-/// With a name that must be found in the backtrace.
+/// A function whose name must be in the backtrace.
 #[inline(never)]
 fn panic_here() {
     panic!("on purpose, with {}", 42);
@@ -51,13 +51,13 @@ ktest! {
     }
 }
 
-/// A message that is not ready before both CPUs are at it; cpu1's not before cpu0 is
-/// known to be first and its NMI has come.
+/// A message that is not ready before both CPUs panic; cpu1's not before cpu0 is known to be first
+/// and its NMI has arrived.
 struct Together<'a>(&'a AtomicU32, CpuId);
 
 impl fmt::Display for Together<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Relaxed: nothing hangs on the order of these.
+        // Relaxed: their order does not matter.
         self.0.fetch_add(1, Ordering::Relaxed);
         while self.0.load(Ordering::Relaxed) < 2 {
             spin_loop();
@@ -89,7 +89,7 @@ ktest! {
     }
 }
 
-/// A message that is not ready before four CPUs are at it.
+/// A message that is not ready before four CPUs panic.
 struct AllTogether<'a>(&'a AtomicU32, CpuId);
 
 impl fmt::Display for AllTogether<'_> {
@@ -116,8 +116,8 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU panics while another one is stopping it and has stopped the third: the report has
-    /// the stopper, whose right to stop it does not wait for, and the one that stands.
+    /// A CPU panics while another one is stopping it and has stopped the third. It does not wait
+    /// for the stopper's right; the report has the stopper and the CPU that stands still.
     fn panic_in_a_stop() [
         smp = "3..=8", expect = "panic", console = "panic on cpu1 at tests/src/crash.rs:",
         console = "cpu0: stopped by NMI: rip ", console = "heart::more::stop::Stops<P>::stop at ",
@@ -170,7 +170,7 @@ ktest! {
 }
 
 ktest! {
-    /// One within that is the last.
+    /// A panic within that is the last.
     fn panics_within_panics() [
         expect = "panic", console = "panic within a panic within a panic",
     ] {
@@ -186,7 +186,7 @@ ktest! {
 }
 
 ktest! {
-    /// An exception nobody expects: with all registers of the code that it came to, and of
+    /// An unexpected exception: the report has all registers of the code that it interrupted, and
     /// what the others did when the NMI stopped them.
     fn invalid_opcode() [
         smp = "2..", expect = "panic", console = "panic on cpu0: #UD invalid opcode, error code 0x0",
@@ -199,7 +199,7 @@ ktest! {
 }
 
 ktest! {
-    /// A machine check that nobody asked for is a panic on the CPU that has it.
+    /// An unexpected machine check is a panic on the CPU that has it.
     fn machine_check() [
         smp = "2..=8", expect = "panic", console = "panic on cpu1: #MC machine check",
         console = "cpu0: stopped by NMI: rip ",
@@ -209,7 +209,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that has interrupts off is stopped for the report by NMI.
+    /// An NMI stops a CPU with interrupts off for the report.
     fn panic_with_a_deaf_cpu() [
         smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
         console = "ktest::crash::deaf", console = ": waits for CPUs 1", console = " to finish ",
@@ -237,7 +237,7 @@ fn deaf() {
 }
 
 ktest! {
-    /// A hang is told from slowness by the progress that is not made, with where the emulator
+    /// A hang differs from slowness by the lack of progress; the report says where the emulator
     /// sees each CPU.
     fn hang() [
         expect = "hang", patience = "2", console = "xtask: hang: no output for ",
@@ -248,7 +248,7 @@ ktest! {
 }
 
 ktest! {
-    /// And with what the guest itself says to an NMI, which QEMU's monitor can send.
+    /// And it has what the guest itself says on an NMI, which QEMU's monitor can send.
     fn hang_and_nmi() [
         expect = "hang", patience = "2", needs = "qemu", console = ": NMI from outside",
         console = "xtask: the guest's own report on an NMI stands above",
@@ -258,8 +258,8 @@ ktest! {
 }
 
 ktest! {
-    /// A rendezvous whose action does not end on one CPU, which cannot be given up: it has
-    /// a borrow of the initiator's stack.
+    /// A rendezvous whose action does not end on one CPU, which cannot be given up: it has a borrow
+    /// of the initiator's stack.
     fn endless_action() [
         smp = "2..=8", patience = "60", expect = "assert", console = "kassert: time is up for a rendezvous of cpu0, for tests/src/crash.rs:",
         console = ": waits for CPUs 1 to finish action",
@@ -273,7 +273,7 @@ ktest! {
 }
 
 ktest! {
-    /// No handler at all, and the emulator ends without a word.
+    /// Without any handler the emulator ends without a word.
     fn triple_fault() [
         expect = "triple_fault", console = "kernel: summary: ", console = "xtask: crash: ",
     ] {
@@ -282,7 +282,7 @@ ktest! {
 }
 
 ktest! {
-    /// The exception chain behind that is found in QEMU's log.
+    /// QEMU's log has the exception chain behind that.
     fn triple_fault_chain() [
         expect = "triple_fault", qemu = "-accel tcg,thread=single",
         console = "xtask: crash: triple fault: a CPU reset itself",
@@ -302,7 +302,7 @@ ktest! {
 }
 
 ktest! {
-    /// The machine goes off by ACPI where nothing takes the exit code: QEMU ends by itself.
+    /// The machine powers off by ACPI if nothing takes the exit code: QEMU ends by itself.
     fn power_off() [
         qemu = "-device isa-debug-exit,iobase=0x500", console = "exit code 33; powering off",
     ] {
@@ -321,7 +321,7 @@ ktest! {
 }
 
 ktest! {
-    /// The wide field names a register where memory is, the old one is right.
+    /// The wide field names a register in memory, and the old field is right.
     fn power_off_by_the_old_field() [
         qemu = "-device isa-debug-exit,iobase=0x500", append = "bug=acpi:FACP@ac=001000020000100000000000",
         console = ", offset 0xac: a register at 0x100000, where there is no device; not used",
@@ -344,7 +344,7 @@ ktest! {
 }
 
 ktest! {
-    /// Without the sleep types, and without the registers: the CPUs halt, and so it is said.
+    /// Without the sleep types, and without the registers: the CPUs halt, and the console says so.
     fn halt_without_sleep_types() [
         qemu = "-device isa-debug-exit,iobase=0x500", append = "bug=acpi:DSDT@24..=00",
         console = "exit code 33; halted",
@@ -370,8 +370,7 @@ ktest! {
     }
 }
 
-/// Has `first` done on the boot CPU, and `then` on the others once the boot CPU gives its
-/// verdict.
+/// Runs `first` on the boot CPU, and `then` on the others once the boot CPU gives its verdict.
 fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
     let action = |context: &IpiCtx| {
         if context.cpu() == CpuId::BOOT {
@@ -386,9 +385,9 @@ fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
 }
 
 ktest! {
-    /// All CPUs come to their end with different verdicts: the first one counts, and the
-    /// others are not given. Without a device for it each would be a line of the console, of
-    /// which `cargo xtask` allows one.
+    /// All CPUs end with different verdicts: the first one counts, and the others are not given.
+    /// Without a device for it each would be a line of the console, of which `cargo xtask` allows
+    /// one.
     fn one_verdict() [
         smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
         append = "bug=acpi:FACP@24..=00", console = "exit code 35; halted",
@@ -398,7 +397,7 @@ ktest! {
 }
 
 ktest! {
-    /// NMIs that nobody asked for, while the boot CPU gives the verdict: it is given.
+    /// Unexpected NMIs while the boot CPU gives the verdict: it still gives it.
     fn nmi_at_the_end() [
         smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
         append = "bug=acpi:FACP@24..=00", console = "exit code 35; halted",
@@ -406,8 +405,8 @@ ktest! {
         let boot = globals::BOOT_PCPU.apic_id();
         let cpu1 = CpuId::new(1).unwrap();
         at_the_end(&|| end::exit(Verdict::Failure), &|| {
-            // By one CPU, with gaps of every length: one NMI on the heels of the other would
-            // let the boot CPU execute nothing else.
+            // By one CPU, with gaps of every length: NMIs in close succession would keep the boot
+            // CPU from executing anything else.
             for gap in (0..1000).cycle().take_while(|_| pcpu::this().id() == cpu1) {
                 ktest::without_interrupts(|| arch::apic::send_nmi(boot));
                 (0..gap).for_each(|_| spin_loop());

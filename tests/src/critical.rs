@@ -1,4 +1,4 @@
-//! Sections that do not balance, sections that are long, and what becomes of what is owed.
+//! Sections that do not balance, sections that are long, and the fate of an owed preemption.
 
 use alloc::vec::Vec;
 
@@ -49,8 +49,8 @@ ktest! {
     /// The longest section and the longest time with interrupts off are known, by owner.
     /// A preemption that is owed inside belongs to the section; what comes later does not.
     fn longest_spans() [
-        // Time is what the guest makes of it: a host that stops the guest for a while
-        // would look like a long span.
+        // Use the guest's time: a host that stops the guest for a while would look like a long
+        // span.
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
         const LONG: u64 = 1_000_000;
@@ -81,7 +81,7 @@ fn counts() -> [u64; 4] {
     counts_of(pcpu::this())
 }
 
-/// The same of another CPU, which does not switch meanwhile.
+/// The same for another CPU, which does not switch meanwhile.
 fn counts_of(block: &pcpu::Pcpu) -> [u64; 4] {
     // Relaxed: the CPU's own.
     let counters = &block.counters;
@@ -94,8 +94,8 @@ fn counts_of(block: &pcpu::Pcpu) -> [u64; 4] {
     ]
 }
 
-/// A better thread on this CPU, which has never run: the calling thread, in a critical
-/// section, owes its preemption. It sets `ran`.
+/// A better thread on this CPU, which has never run. The calling thread, in a critical section,
+/// owes its preemption. It sets `ran`.
 fn owe(ran: &'static AtomicBool) -> JoinHandle {
     let better = Builder::new("better").priority(Priority::HIGHEST);
     let handle = better.on(pcpu::this().id()).spawn(move || {
@@ -130,8 +130,8 @@ ktest! {
 }
 
 ktest! {
-    /// If the better thread has been taken elsewhere, the exit switches nothing, and what
-    /// was owed is gone.
+    /// If another CPU has taken the better thread, the exit does not switch, and nothing is owed
+    /// any more.
     fn taken_elsewhere_is_cancelled() [smp = "2..=8"] {
         static RAN: AtomicBool = AtomicBool::new(false);
         static GATE: WaitQueue = WaitQueue::new();
@@ -164,9 +164,9 @@ ktest! {
     }
 }
 
-/// Another CPU's rendezvous while this one is in 1 to 64 sections and owes a preemption: its
-/// action takes and releases a spinlock, what is counted is as before, and the better thread
-/// waits for the outermost exit (scenario 14).
+/// Another CPU's rendezvous arrives while this one is in 1 to 64 sections and owes a preemption.
+/// Its action takes and releases a spinlock; the counts stay as before, and the better thread waits
+/// for the outermost exit (scenario 14).
 fn rendezvous_in_sections() {
     static ASKED: AtomicU64 = AtomicU64::new(0);
     static HELD: AtomicU64 = AtomicU64::new(0);
@@ -285,8 +285,8 @@ ktest! {
 }
 
 ktest! {
-    /// A switch that is made anyway is as good as the one that was asked for by IPI: the CPU
-    /// gets another IPI for whoever is better than the thread that it went to (scenario 22).
+    /// A switch that is made anyway is as good as the one that was asked for by IPI: the CPU gets
+    /// another IPI for a thread that is better than the one it switched to (scenario 22).
     fn voluntary_switch_allows_the_next_ipi() [smp = "2..=8"] {
         static INSIDE: AtomicBool = AtomicBool::new(false);
         static FIRST: AtomicBool = AtomicBool::new(false);
@@ -326,8 +326,8 @@ ktest! {
 }
 
 ktest! {
-    /// A guard that is forgotten on an idle CPU, which runs calls itself when it was not
-    /// interrupted for them: found before it rests again.
+    /// A guard is forgotten on an idle CPU, in a call that it runs without an interrupt: found
+    /// before the CPU rests again.
     fn idle_in_a_critical_section() [
         smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait",
         expect = "assert", console = "\"idle\" would sleep with critnest 1",

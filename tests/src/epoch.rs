@@ -13,7 +13,7 @@ use kernel::{globals, ktest, sched};
 
 use crate::threads::join_with_beats;
 
-/// What is read and replaced: its number, or what it has when it is freed.
+/// The object that is read and replaced: its number, or another value once it is freed.
 struct Object(AtomicU64);
 
 const POISON: u64 = 0xdead_dead_dead_dead;
@@ -30,7 +30,7 @@ static CURRENT: AtomicPtr<Deferred<Object>> = AtomicPtr::new(core::ptr::null_mut
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 static OVER: AtomicBool = AtomicBool::new(false);
 
-/// Puts a new object in the place of the one before.
+/// Replaces the object.
 fn replace() {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let new = Box::into_raw(Deferred::new(Object(AtomicU64::new(number))).expect("memory"));
@@ -41,7 +41,7 @@ fn replace() {
     }
 }
 
-/// Reads the object for some turns: it must stay what it is.
+/// Reads the object for some turns: it must stay the same.
 fn read(turns: u32) {
     let mut left = turns;
     read_until(|| {
@@ -68,7 +68,7 @@ fn read_until(mut over: impl FnMut() -> bool) {
     }
 }
 
-/// Readers on all CPUs, in threads and on top of them; everybody replaces.
+/// Reads on all CPUs, in threads and in interrupts on top of them; every thread also replaces.
 fn under_readers(rounds: u64) {
     replace();
     let threads = online().iter().map(|cpu| {
@@ -101,7 +101,7 @@ ktest! {
 }
 
 ktest! {
-    /// What a reader has found outlasts a collection that comes in the middle of its read.
+    /// What a reader has found outlasts a collection in the middle of its read.
     fn a_reader_in_the_middle() [smp = "2..=8"] {
         static READS: AtomicBool = AtomicBool::new(false);
         static COLLECTED: AtomicBool = AtomicBool::new(false);
@@ -124,8 +124,8 @@ ktest! {
 }
 
 ktest! {
-    /// A grace period lasts as long as the reader that was there, and not as long as one CPU
-    /// reads on and on.
+    /// A grace period lasts as long as the readers that were there, not as long as a CPU keeps
+    /// reading.
     fn a_grace_period_waits() [smp = "2..=8"] {
         static READS: AtomicBool = AtomicBool::new(false);
         static ENDED: AtomicBool = AtomicBool::new(false);
@@ -154,8 +154,8 @@ ktest! {
 }
 
 ktest! {
-    /// An interrupt that reads, at every boundary of a reader: it leaves the record as it was,
-    /// so that what is taken out is freed in the end, and not before.
+    /// An interrupt reads at every boundary of a reader. It leaves the record as it was, so what is
+    /// taken out is freed in the end, and not before.
     fn an_interrupt_reads_at_every_boundary() [] {
         sched::curthread().pin();
         ktest::take_timers();
@@ -180,8 +180,8 @@ ktest! {
 }
 
 ktest! {
-    /// More threads than the table had places for, while all CPUs look threads up: in timer
-    /// interrupts, and one by one. The tables that were replaced are freed.
+    /// More threads than the table had places for, while all CPUs look threads up, in timer
+    /// interrupts and one by one. The replaced tables are freed.
     fn the_thread_table_grows() [smp = "1..=8"] {
         // Acquire: pairs with the Release of whoever replaces it.
         let table = || globals::THREADS.load(Ordering::Acquire);

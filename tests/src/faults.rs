@@ -1,5 +1,5 @@
-//! Faults of the machine, made on purpose ([`kernel::ktest::faults`]): it reports or survives,
-//! and never hangs in silence.
+//! Faults of the machine, made on purpose ([`kernel::ktest::faults`]): the kernel reports or
+//! survives each, and never hangs silently.
 
 use alloc::vec::Vec;
 
@@ -22,7 +22,7 @@ use crate::rendezvous::storm;
 use crate::soak::soak;
 use crate::stress::stress;
 
-/// Bytes of the heap and of frames that are in use, in this order.
+/// Bytes in use of the heap and of frames, in this order.
 fn in_use() -> (usize, u64) {
     let (usable, free) = mem::usage();
     (globals::HEAP.usage().1, usable - free)
@@ -31,7 +31,7 @@ fn in_use() -> (usize, u64) {
 static GATE: WaitQueue = WaitQueue::new();
 static OPEN: AtomicBool = AtomicBool::new(false);
 
-/// A thread that waits until [`OPEN`], at a place of the table that is new.
+/// A thread in a new place of the table that waits until [`OPEN`].
 fn waiting() -> Result<JoinHandle, SpawnError> {
     // Something to carry, so that it is allocated.
     let carried = core::hint::black_box(1_u64);
@@ -48,9 +48,9 @@ fn waiting() -> Result<JoinHandle, SpawnError> {
 }
 
 ktest! {
-    /// A thread is made of a stack, a record, what it is to run, and at times a bigger table.
-    /// Whichever allocation fails: an error, no thread, and nothing lost. What the threads
-    /// cost in the end is what they cost without a failure.
+    /// A thread needs a stack, a record, its closure, and at times a bigger table. Whichever
+    /// allocation fails: an error, no thread, and nothing lost. In the end the threads cost what
+    /// they cost without a failure.
     fn no_memory_for_a_thread() [qemu = "-m 512"] {
         const TABLE: usize = 128;
         let mut threads = Vec::with_capacity(2 * TABLE);
@@ -79,7 +79,8 @@ ktest! {
                     Err(error) => panic!("{error}"),
                 }
                 failures += 1;
-                // What was made of the stack stays: then the same comes to the next page.
+                // The part of the stack that was made stays: then the same happens to the next
+                // page.
                 if in_use() == before {
                     nth += 1;
                 }
@@ -100,7 +101,7 @@ ktest! {
 }
 
 ktest! {
-    /// The same for an address space with a page, which gives all back.
+    /// The same for an address space with a page, which gives everything back.
     fn no_memory_for_a_space() [] {
         let frame = mem::allocate_frame().expect("a frame");
         let make = || {
@@ -131,7 +132,7 @@ ktest! {
 }
 
 ktest! {
-    /// The same for a call that goes on by itself.
+    /// The same for a call that nobody waits for.
     fn no_memory_for_a_call() [] {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let everywhere = || {
@@ -155,8 +156,8 @@ ktest! {
     }
 }
 
-/// What meets in the heart, all at once, until the fault has happened so often; on a slow host
-/// that takes several rounds.
+/// Runs everything that meets in the heart at once, until the fault has happened that often; on a
+/// slow host that takes several rounds.
 fn everything(at_least: u64) {
     const ROUNDS: u32 = 10;
     let mut rounds = 0;
@@ -174,7 +175,7 @@ fn everything(at_least: u64) {
 }
 
 ktest! {
-    /// Who has waited for another CPU, at a barrier, for a lock, for a stop, goes on late.
+    /// A CPU that has waited for another one, at a barrier, for a lock, for a stop, continues late.
     fn late_out_of_every_spin() [smp = "2..=8", append = "bug=fault-spin-delays"] { everything(2000); }
 }
 
@@ -186,16 +187,16 @@ ktest! {
 }
 
 ktest! {
-    /// Every IPI comes again: what it asks for is done once.
+    /// Every IPI arrives twice: what it asks for is done once.
     fn doubled_ipis() [smp = "2..=8", append = "bug=fault-double-ipis"] {
         everything(2000);
-        // What came for nothing.
+        // The IPIs that arrived for nothing.
         assert!(watchdog::strays() > 0);
     }
 }
 
 ktest! {
-    /// NMIs on every CPU all the time, with their own critical sections on top of all others'.
+    /// NMIs on every CPU all the time, with critical sections of their own on top of all others.
     fn nmi_storm() [smp = "2..=8", append = "bug=fault-nmi-storm"] { everything(5000); }
 }
 
@@ -219,7 +220,8 @@ fn cpu1() -> CpuId {
 }
 
 ktest! {
-    /// A call whose IPI is lost ends, and names who has not come; the next call is answered.
+    /// A call whose IPI is lost ends, and names the CPU that has not come; the next call is
+    /// answered.
     fn lost_rendezvous() [
         smp = "4", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
         console = "rendezvous: CPUs 1-3 did not come to setup in time (3 of 3), for tests/src/faults.rs:",
@@ -236,7 +238,7 @@ ktest! {
         assert_eq!((silent, left_to_lose()), (CpuSet::single(cpu1()), 0));
         smp::smp_rendezvous_cpu(cpu1(), &action).unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 1);
-        // To all others, by one command.
+        // Sent to all others, by one command.
         lose(vector::RENDEZVOUS, 1);
         let all = || smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier);
         let result = all();
@@ -248,9 +250,9 @@ ktest! {
 }
 
 ktest! {
-    /// An interrupt that is handled and not acknowledged: that call is over. What comes next
-    /// is not taken, be it a call or a stop, and it is said which vector is in the way. Lower
-    /// ones, such as the timer's, may be pending too.
+    /// An interrupt is handled but not acknowledged: that call is over. The next call or stop does
+    /// not get through, and the error names the vector in the way. Lower vectors, such as the
+    /// timer's, may be pending too.
     fn lost_eoi() [
         smp = "2..=8", console = "rendezvous: CPUs 1 did not come to setup in time (1 of 1), for tests/src/faults.rs:",
         console = "stop: CPUs 1 did not stop in time",
@@ -264,7 +266,7 @@ ktest! {
         call().unwrap();
         assert!(matches!(call(), Err(RendezvousError::Timeout { silent, .. }) if silent == set));
         assert_eq!(smp::stop_cpus(&set).unwrap_err(), StopError::Silent(set));
-        // An NMI is above all vectors: by one the CPU acknowledges, and answers again.
+        // An NMI is above all vectors: in one the CPU acknowledges, and answers again.
         static ACKNOWLEDGED: AtomicU64 = AtomicU64::new(0);
         ktest::step::on_nmi(|| {
             ACKNOWLEDGED.fetch_add(apic::end_all() as u64, Ordering::Relaxed);
@@ -279,8 +281,8 @@ ktest! {
 }
 
 ktest! {
-    /// CPUs that do not answer an NMI either, since they are in one: each is named, and all of
-    /// them take as long as one.
+    /// CPUs do not answer an NMI either, since they are in one: each is named, and all of them take
+    /// as long as one.
     fn silent_to_nmis() [
         qemu = "-smp 8 -cpu max,-x2apic -icount shift=4,sleep=off -rtc base=2026-01-01,clock=vm",
         console = "cpu1: does not answer an NMI within 500 ms", console = "cpu4: does not answer an NMI within 500 ms",
@@ -314,7 +316,7 @@ ktest! {
 }
 
 ktest! {
-    /// So does a stop.
+    /// A stop whose interrupt is lost ends, and names the CPU.
     fn lost_stop() [smp = "4"] {
         let set = CpuSet::single(cpu1());
         lose(vector::STOP, 1);
@@ -324,8 +326,8 @@ ktest! {
 }
 
 ktest! {
-    /// A preemption whose IPI is lost happens at the end of the time slice at the latest. Until
-    /// the IPI is sent again, no other one by the bitmap is: the watchdog finds that.
+    /// A preemption whose IPI is lost happens at the end of the time slice at the latest. Until the
+    /// IPI is sent again, no other one by the bitmap is: the watchdog finds that.
     fn lost_preemption() [
         smp = "2..=8", console = "cpu1: IPIs 0x1 were sent and do not come; sent again",
     ] {
@@ -351,8 +353,7 @@ ktest! {
     }
 }
 
-/// Waits until the watchdog has sent again what was lost. What it was for may have happened
-/// before, by a timer.
+/// Waits until the watchdog has resent what was lost. A timer may have done the work before.
 fn wait_for_lost_ipis() {
     let asked = || {
         online()
@@ -366,8 +367,8 @@ fn wait_for_lost_ipis() {
 }
 
 ktest! {
-    /// A CPU that rests, and whose wakeup is lost, would rest forever: so would a call to it
-    /// that nobody waits for.
+    /// A CPU that rests and whose wakeup is lost would rest forever, and so would a call to it that
+    /// nobody waits for.
     fn lost_wakeup() [smp = "2..=8", console = "were sent and do not come; sent again"] {
         static CALL: Call = Call::new(&|_: &IpiCtx| ());
         static OVER: AtomicBool = AtomicBool::new(false);
@@ -376,7 +377,7 @@ ktest! {
             !OVER.load(Ordering::Relaxed)
         });
         while left_to_lose() == 0 {
-            // It may be on its way to rest, and then it needs none.
+            // It may be on its way to rest, and then needs none.
             clock::delay(1_000_000);
             lose(vector::IPI, 1);
             smp_call_post(cpu1(), &CALL).unwrap();
@@ -396,7 +397,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who waits until every CPU has left its critical section does not wait forever.
+    /// A thread that waits until every CPU has left its critical section does not wait forever.
     fn lost_quiesce() [smp = "2..=8", console = "were sent and do not come; sent again"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         let watchdog = watchdog::start(10_000_000, |_| !OVER.load(Ordering::Relaxed));
@@ -423,7 +424,7 @@ ktest! {
 
 static FROZEN: AtomicBool = AtomicBool::new(false);
 
-/// Halts with interrupts off, until an NMI comes after it is over.
+/// Halts with interrupts off, until an NMI arrives after the test is over.
 #[inline(never)]
 fn frozen() {
     kernel::port::interrupts_off();
@@ -435,7 +436,7 @@ fn frozen() {
 }
 
 ktest! {
-    /// A CPU that has halted for good is named by all that asks it, with where it stands, and the
+    /// Calls, stops and the watchdog name a CPU that has halted for good, and where it is, and the
     /// others go on.
     fn frozen_cpu() [
         smp = "4", console = "interrupts off, critnest ", console = "ktest::faults::frozen",
@@ -460,9 +461,9 @@ ktest! {
 }
 
 ktest! {
-    /// By each vector where only spurious interrupts come, on every CPU: each is counted, none
-    /// stays in service, and the watchdog tells. (One that nothing uses at all is a panic:
-    /// `apic::unused_vector`.)
+    /// Sends, on every CPU, each vector by which only spurious interrupts come: each is counted,
+    /// none stays in service, and the watchdog tells. (A vector that nothing uses at all is a
+    /// panic: `apic::unused_vector`.)
     fn spurious_vectors() [console = "interrupts came that nobody asked for"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         static LOOKS: AtomicU64 = AtomicU64::new(0);

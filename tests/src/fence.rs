@@ -1,5 +1,5 @@
-//! The remote fence: the litmus test of the store buffer, with one side that has a fence
-//! for the compiler only.
+//! The remote fence: the litmus test of the store buffer, with a fence for the compiler only on one
+//! side.
 
 use heart::cpu::CpuId;
 use heart::shim::{AtomicU64, Ordering, compiler_fence, spin_loop};
@@ -11,10 +11,10 @@ use kernel::{ktest, pcpu, sched};
 #[repr(align(128))]
 struct Word(AtomicU64);
 
-/// What the two sides store into, and look at.
+/// The words that the two sides store into and look at.
 static FAST: Word = Word(AtomicU64::new(0));
 static SLOW: Word = Word(AtomicU64::new(0));
-/// The round that is on: set by the slow side, once both words are as before.
+/// The current round, set by the slow side once both words are as before.
 static ROUND: Word = Word(AtomicU64::new(0));
 /// The last round that the fast side has ended, twice, plus what it has found.
 static FOUND: Word = Word(AtomicU64::new(0));
@@ -43,7 +43,7 @@ fn fast() {
     }
 }
 
-/// In how many of `rounds` neither side has seen the other's store.
+/// The number of `rounds` in which neither side has seen the other's store.
 fn missed(rounds: u64) -> u64 {
     let mut missed = 0;
     let body = fast;
@@ -87,8 +87,8 @@ ktest! {
     }
 }
 
-/// A round in which the fast side's store waits in a buffer, which is played: the store reaches
-/// memory when the fast side's CPU has executed a fence, in the interrupt of a rendezvous.
+/// A round in which the fast side's store waits in a simulated buffer: the store reaches memory
+/// when the fast side's CPU has executed a fence, in the interrupt of a rendezvous.
 ///
 /// 1. fast: stores 1 to FAST, into the buffer, and finds 0 in SLOW.
 /// 2. slow: stores 1 to SLOW, makes all CPUs execute a fence, and looks at FAST.
@@ -132,6 +132,6 @@ fn late_store() {
 }
 
 ktest! {
-    /// A store that waits in its buffer until its CPU is made to execute a fence.
+    /// A store waits in its buffer until its CPU is made to execute a fence.
     fn a_late_store_is_seen() [smp = "2..=8"] { late_store(); }
 }

@@ -1,5 +1,5 @@
-//! CPUs go offline and come back: nothing is lost, whatever they were doing. The leaving of
-//! the set is tested in the heart.
+//! CPUs go offline and come back: nothing is lost, whatever they were doing. The heart tests how a
+//! CPU leaves the set.
 
 use alloc::vec::Vec;
 
@@ -22,7 +22,7 @@ fn last() -> CpuId {
     online().iter().last().unwrap()
 }
 
-/// A call of all that are online: who takes part.
+/// Calls all that are online; returns the CPUs that take part.
 fn call_all() -> CpuSet {
     let ran = [const { AtomicU64::new(0) }; MAX_CPUS];
     let note = |context: &IpiCtx| {
@@ -36,8 +36,8 @@ fn call_all() -> CpuSet {
 }
 
 ktest! {
-    /// Each CPU but the boot CPU goes and comes back, over and over. Meanwhile it takes part in
-    /// nothing, and says so.
+    /// Each CPU but the boot CPU goes and comes back, over and over. While it is away it takes part
+    /// in nothing, and calls to it say so.
     fn off_and_on() [smp = "2..=8"] {
         let all = online();
         for round in 0..20 {
@@ -72,7 +72,7 @@ ktest! {
 }
 
 ktest! {
-    /// All of them at a time, and back.
+    /// All of them at once, and back.
     fn down_to_one() [smp = "2..=8"] {
         let all = online();
         for round in 0..10 {
@@ -91,7 +91,7 @@ ktest! {
 }
 
 ktest! {
-    /// What cannot go, or come, says why.
+    /// A CPU that cannot go, or come, says why.
     fn refusals() [smp = "2..=8"] {
         assert_eq!(take_offline(CpuId::BOOT), Err(HotplugError::BootCpu));
         let none = cpu(MAX_CPUS - 1);
@@ -122,8 +122,8 @@ ktest! {
 }
 
 ktest! {
-    /// Threads that run, wait for their turn, and sleep on a CPU go on elsewhere; who sleeps
-    /// for a time is woken in time, on time.
+    /// Threads that run, wait for their turn or sleep on a CPU continue elsewhere; timed sleepers
+    /// wake in time.
     fn threads_go_on() [smp = "2..=8"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         static TURNS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
@@ -175,7 +175,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who asks runs on the CPU that goes, and goes on on another one.
+    /// The caller runs on the CPU that goes, and continues on another one.
     fn the_own_cpu() [smp = "2..=8"] {
         let all = online();
         for cpu in all.iter().skip(1) {
@@ -193,8 +193,8 @@ ktest! {
 }
 
 ktest! {
-    /// All CPUs call all who are online, with barriers, while others go and come back: each
-    /// call comes to its end, and nobody is called who is gone.
+    /// All CPUs call all that are online, with barriers, while others go and come back: each call
+    /// ends, and no CPU that is gone is called.
     fn calls_in_flight() [smp = "2..=8"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -224,7 +224,7 @@ ktest! {
 }
 
 ktest! {
-    /// A page that gets another frame while a CPU is away is read right when it is back.
+    /// A page that gets another frame while a CPU is away is read correctly when the CPU is back.
     fn a_shootdown_missed() [smp = "2..=8"] {
         const PAGE: u64 = 0xffff_e000_5000_0000;
         static READ: AtomicU64 = AtomicU64::new(0);
@@ -248,11 +248,11 @@ ktest! {
     }
 }
 
-/// Pages change while a CPU comes online that has read them ahead, too early to be told: once it
-/// is in the set it forgets them.
+/// Pages change while a CPU comes online that has read them ahead, too early to be told: once it is
+/// in the set it flushes them.
 fn read_ahead() {
-    // As many as QEMU's smallest TLB has entries: of more, a later one drives out an earlier one
-    // before that is read again; of fewer, the kernel's own pages might drive out all.
+    // As many as QEMU's smallest TLB has entries. With more, a later one evicts an earlier one
+    // before that is read again; with fewer, the kernel's own pages might evict all.
     const PAGES: u64 = 64;
     const START: u64 = 0xffff_e000_6000_0000;
     static AHEAD: AtomicBool = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! An idle CPU: that it sleeps over nothing, and what it is asked for by bitmap.
+//! The idle CPU: it never sleeps while it has work, and it handles what it is asked for by bitmap.
 
 use alloc::sync::Arc;
 
@@ -14,16 +14,15 @@ use kernel::{clock, globals, ktest, pcpu, sched, smp};
 
 /// Where a thread of the idle CPU waits.
 static GATE: WaitQueue = WaitQueue::new();
-/// How often it has run.
+/// How often that thread has run.
 static RUNS: AtomicU64 = AtomicU64::new(0);
 /// Ends it.
 static OVER: AtomicBool = AtomicBool::new(false);
-/// Set at a boundary, taken back when that is dealt with.
+/// Set at a boundary, cleared when that is dealt with.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// How many turns another CPU is given to do its part. A turn of this loop hands the
-/// emulator's one thread on, so it is a measure of what the other CPU has executed, and
-/// not of time.
+/// How many turns another CPU is given to do its part. A turn of this loop hands the emulator's one
+/// thread on, so it measures what the other CPU has executed, not time.
 const TURNS: u64 = 100_000;
 
 /// Whether `done` within [`TURNS`].
@@ -38,7 +37,7 @@ fn cpu1() -> CpuId {
     CpuId::new(1).expect("a CPU number")
 }
 
-/// Ends the test where there is no MWAIT to test, or the boot found it deaf (as in Bochs).
+/// Ends the test if there is no MWAIT to test, or the boot found it deaf (as in Bochs).
 pub(crate) fn needs_mwait() {
     if !cpu::has_mwait() {
         ktest::skip("this CPU has no MONITOR/MWAIT");
@@ -79,8 +78,8 @@ fn runs() -> u64 {
     RUNS.load(Ordering::Acquire)
 }
 
-/// At a boundary of CPU 1's idle thread: asks the test's CPU for a wakeup. If that takes
-/// a lock that is held here, it cannot come before the next boundaries.
+/// At a boundary of CPU 1's idle thread: asks the test's CPU for a wakeup. If that takes a lock
+/// that is held here, it cannot come before the next boundaries.
 fn ask() {
     ASKED.store(true, Ordering::Release);
     for _ in 0..1000 {
@@ -91,10 +90,10 @@ fn ask() {
     }
 }
 
-/// At every instruction boundary of CPU 1's way from its look elsewhere to its rest, this
-/// CPU does `act`. Each time `done` must become true, and `ready` after it.
+/// This CPU does `act` at every instruction boundary of CPU 1's way from its look elsewhere to its
+/// rest. Each time `done` must become true, and `ready` after it.
 fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl Fn() -> bool) {
-    // A time slice that ends would wake the CPU that has slept over something.
+    // The end of a time slice would wake a CPU that sleeps although it has work.
     ktest::take_timers();
     clock::delay(20_000_000);
     let block = pcpu::of(cpu1()).expect("CPU 1");
@@ -103,12 +102,12 @@ fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl
         let idle = || ready() && globals::IDLE.contains(cpu1());
         assert!(soon(idle), "CPU 1 does not become idle");
         step::idle(cpu1(), at, ask);
-        // If it halts, it must come to its loop once more.
+        // If it halts, it must return to its loop once more.
         ktest::without_interrupts(|| block.send_ipi(pcpu::Ipi::Ast));
         let asked = || ASKED.load(Ordering::Acquire);
         let _over = soon(|| asked() || !step::idle_is_stepped());
         if !asked() {
-            // It rests, or has rested, without having come so far.
+            // It rests, or has rested, before that boundary.
             break;
         }
         act();
@@ -154,7 +153,7 @@ ktest! {
     }
 }
 
-/// A thread is put on each CPU, which idles, and runs.
+/// Puts a thread on each CPU, which idles, and checks that it runs.
 fn every_cpu_is_woken() {
     for cpu in &smp::online() {
         let thread = Builder::new("woken").on(cpu).spawn(|| ());
@@ -168,7 +167,7 @@ fn by_mwait() -> bool {
 }
 
 ktest! {
-    /// An MWAIT that is ended by a store serves. (TCG's ends at once.)
+    /// An MWAIT that a store ends is used. (TCG's ends at once.)
     fn mwait_is_tried() [
         smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait", needs = "qemu",
         console = "summary: idle by MWAIT",
@@ -179,7 +178,7 @@ ktest! {
 }
 
 ktest! {
-    /// One that is not ended by a store, though CPUID has it and `idle=` asks for it, does not.
+    /// One that a store does not end is not used, though CPUID has it and `idle=` asks for it.
     fn deaf_mwait_is_found() [
         smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait bug=deaf-mwait",
         bug = "deaf-mwait",
@@ -192,7 +191,7 @@ ktest! {
 }
 
 ktest! {
-    /// Below a hypervisor it is not known whether MWAIT waits.
+    /// Under a hypervisor the kernel cannot know whether MWAIT waits.
     fn hlt_below_a_hypervisor() [
         qemu = "-cpu max,+monitor", console = "summary: idle by HLT: there is a hypervisor",
     ] {
@@ -204,7 +203,7 @@ ktest! {
 }
 
 ktest! {
-    /// Nor does it without a line to watch.
+    /// MWAIT is not used without a line to watch.
     fn hlt_without_a_line() [
         qemu = "-cpu max,+monitor,-hypervisor",
         console = "summary: idle by HLT: by CPUID there is no line for MONITOR to watch",
@@ -212,7 +211,7 @@ ktest! {
 }
 
 ktest! {
-    /// Nor has every CPU one.
+    /// Nor if some CPU lacks it.
     fn hlt_without_mwait() [
         qemu = "-cpu qemu64,-hypervisor,-monitor", append = "idle=mwait",
         console = "idle=mwait: this CPU has no MONITOR/MWAIT; taking hlt",
@@ -221,7 +220,7 @@ ktest! {
 }
 
 ktest! {
-    /// One CPU has nobody to try it with, and nobody to be woken by.
+    /// A single CPU has no other to try it with, and none to wake it.
     fn mwait_alone() [
         qemu = "-smp 1 -cpu max,+monitor", append = "idle=mwait",
         console = "summary: idle by MWAIT, not tried: there is no other CPU",
@@ -233,7 +232,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that waits by MWAIT is woken by the store alone.
+    /// The store alone wakes a CPU that waits by MWAIT.
     fn mwait_saves_the_ipi() [
         smp = "2..=4", qemu = "-cpu max,+monitor", append = "idle=mwait",
     ] {
@@ -258,8 +257,8 @@ ktest! {
 }
 
 ktest! {
-    /// Preempted in its MWAIT, by an interrupt of its own, a CPU does not count as
-    /// polling while it runs the thread: it must be interrupted for a better one.
+    /// A CPU whose MWAIT is preempted by an interrupt of its own does not count as polling while it
+    /// runs the thread: it must be interrupted for a better one.
     fn preempted_in_mwait() [
         smp = "2..=4", qemu = "-cpu max,+monitor", append = "idle=mwait",
     ] {
@@ -290,7 +289,7 @@ ktest! {
 }
 
 ktest! {
-    /// A thread comes to wait for CPU 0, which rouses CPU 1 to take it.
+    /// A thread that has to wait for CPU 0 rouses CPU 1, which takes it.
     fn roused_at_every_boundary() [qemu = "-smp 2", append = "idle=hlt"] {
         static MOVED: AtomicU64 = AtomicU64::new(0);
         sched::curthread().pin();
@@ -316,7 +315,7 @@ ktest! {
 /// The word of the bitmap test, and how often each of its bits was taken.
 static WORD: Ipis = Ipis::new();
 static TAKEN: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
-/// In which round the senders are, and how many have sent in all.
+/// The round that the senders are in, and how many have sent in all.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
 
@@ -339,13 +338,13 @@ fn three_send() {
 }
 
 ktest! {
-    /// Scenario 27: bits from three CPUs at each boundary of the handler's clear-then-act.
-    /// Each is taken once, and there are no more interrupts than bits.
+    /// Scenario 27: bits from three CPUs at each boundary of the handler's clear-then-act. Each is
+    /// taken once, and there are no more interrupts than bits.
     fn bitmap_at_every_boundary() [smp = "2..=8"] {
         static VECTORS: AtomicU64 = AtomicU64::new(0);
         sched::curthread().pin();
         let target = apic::id();
-        // What comes by the vector is dealt with like what is stepped.
+        // Handle what comes by the vector like what is stepped.
         step::interrupt_me(take_word);
         let senders = smp::online().len().saturating_sub(1).min(3);
         let sender = |number: usize| {

@@ -1,8 +1,8 @@
 //! The test image: the kernel with every test in it. `test=NAME` on the command
 //! line chooses one; `cargo xtask test` boots it once for each.
 //!
-//! A test passes by returning. What it needs of the machine, and what the host
-//! must see, stands in the brackets after its name: see `docs/testing.md`.
+//! A test passes by returning. The brackets after its name say what it needs of the machine, and
+//! what the host must see: see `docs/testing.md`.
 
 #![no_std]
 #![no_main]

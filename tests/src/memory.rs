@@ -18,7 +18,7 @@ ktest! {
 }
 
 ktest! {
-    /// Nor can constants.
+    /// Constants cannot be written.
     fn rodata_is_not_writable() [
         expect = "panic", console = "#PF page fault: write to 0xffffffff80",
         console = "(not permitted)",
@@ -37,7 +37,7 @@ fn call(address: u64) {
 }
 
 ktest! {
-    /// Data cannot be run, by whichever of its addresses.
+    /// Data cannot be executed, by any of its addresses.
     fn data_is_not_executable() [
         expect = "panic", console = "#PF page fault: instruction fetch from 0xffffffff80",
     ] {
@@ -49,7 +49,7 @@ ktest! {
 }
 
 ktest! {
-    /// Physical memory cannot be run.
+    /// The map of physical memory cannot be executed.
     fn physical_memory_is_not_executable() [
         expect = "panic", console = "#PF page fault: instruction fetch from 0xffff8",
     ] {
@@ -73,7 +73,7 @@ ktest! {
 }
 
 ktest! {
-    /// Null, and all that is near it.
+    /// Null and everything near it cannot be read.
     fn null_is_not_mapped() [
         expect = "panic", console = "#PF page fault: read from 0x8 (not mapped)",
     ] {
@@ -89,8 +89,8 @@ fn recurse(depth: u64) -> u64 {
 }
 
 ktest! {
-    /// A stack that overflows hits its guard page; the double fault that follows
-    /// has a stack of its own and says what happened.
+    /// An overflowing stack hits its guard page; the double fault that follows has a stack of its
+    /// own and says what happened.
     fn stack_overflow() [
         expect = "panic", console = "kernel stack overflow", console = "memory::recurse",
     ] {
@@ -99,7 +99,7 @@ ktest! {
 }
 
 ktest! {
-    /// So does the first stack of the boot, which is in the image.
+    /// The same for the first stack of the boot, which is in the image.
     fn boot_stack_overflow() [
         append = "bug=boot-stack-overflow", expect = "panic",
         console = "kernel stack overflow: #DF double fault at 0xffffffff80205",
@@ -139,8 +139,8 @@ ktest! {
 }
 
 ktest! {
-    /// The same with 300 holes of 4 KiB. They are not mapped, so none was handed out. The heap
-    /// finds its sixteenth of this memory nowhere in a row, and gets it in pieces.
+    /// The same with 300 holes of 4 KiB. They are not mapped, so none was handed out. The heap's
+    /// sixteenth of this memory is nowhere contiguous, so it comes in pieces.
     fn all_frames_are_distinct_300_holes() [
         append = "bug=memory-holes", smp = "1..=4", qemu = "-m 330",
     ] {
@@ -178,7 +178,7 @@ ktest! {
     }
 }
 
-/// The holes that a bug has made in the memory map are mapped nowhere.
+/// Checks that the holes that a bug has made in the memory map are mapped nowhere.
 fn assert_holes(holes: u64, apart: u64) {
     for number in 0..holes {
         let hole = ktest::bugs::FIRST_HOLE + number * apart;
@@ -191,7 +191,7 @@ fn assert_holes(holes: u64, apart: u64) {
 }
 
 ktest! {
-    /// What a memory map says that cannot be is named, and the boot goes on with the rest.
+    /// The kernel names impossible entries of a memory map, and the boot goes on with the rest.
     fn odd_map() [
         append = "bug=odd-memory-map",
         console = "entries: 1 end below their start, 1 overlap one of the other kind; for example 0xffffffffffff0000-0x1000 usable",
@@ -206,9 +206,8 @@ ktest! {
     }
 }
 
-/// Takes all memory by pieces of `frames` frames, each linked to the one before
-/// and marked with its own address; checks the marks and gives all back. The
-/// highest address that was seen.
+/// Takes all memory by pieces of `frames` frames, each linked to the one before and marked with its
+/// own address; checks the marks and gives all back. Returns the highest address.
 fn take_all_frames(frames: u64) -> u64 {
     let (_usable, free) = mem::usage();
     let take = || {
@@ -250,8 +249,8 @@ fn take_all_frames(frames: u64) -> u64 {
 }
 
 ktest! {
-    /// A device register that no address of this CPU reaches, or for which the kernel has no place,
-    /// is refused: what was mapped there would fault, or be something else.
+    /// Mapping a device register is refused if no address of this CPU reaches it, or the kernel has
+    /// no place for it: it would fault, or be something else.
     fn no_device_beyond_the_physical_addresses() [] {
         let ends = [1 << cpu::physical_address_bits(), mem::PHYSICAL_WINDOW, 1 << 52, u64::MAX - 4095];
         for end in ends {
@@ -261,7 +260,7 @@ ktest! {
 }
 
 ktest! {
-    /// A frame that is freed twice is named.
+    /// Freeing a frame twice is found, and the frame is named.
     fn double_free() [expect = "panic", console = "kernel::mem::free_frames at kernel/src/mem/mod.rs:"] {
         let frame = mem::allocate_frame().expect("a frame");
         for _ in 0..2 {
@@ -306,7 +305,7 @@ ktest! {
 }
 
 ktest! {
-    /// A machine that is too small is told what there is no memory for.
+    /// On a machine that is too small, a message says what there is no memory for.
     fn too_small_a_machine() [
         append = "bug=little-memory", expect = "panic",
         console = "no memory for the heap: no frame of memory is free",

@@ -15,7 +15,7 @@ const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 
-/// A page that is mapped, and what it allows after all levels.
+/// A mapped page, and what it allows after all levels.
 #[derive(Clone, Copy, Debug)]
 struct Leaf {
     address: u64,
@@ -43,8 +43,8 @@ fn leaves(root: u64) -> Vec<Leaf> {
     leaves
 }
 
-/// Those below `table`, whose entries map `1 << shift` bytes each from `start` on;
-/// `above` are the flags of the levels above it.
+/// The pages below `table`, whose entries map `1 << shift` bytes each from `start` on; `above` has
+/// the flags of the levels above it.
 fn walk(table: u64, shift: u32, start: u64, above: u64, leaves: &mut Vec<Leaf>) {
     for (index, entry) in entries(table) {
         if entry & PRESENT == 0 {
@@ -113,8 +113,8 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU starts on tables with the kernel half and one page of the lower half, which
-    /// is not global; every CPU has left them.
+    /// A CPU starts on tables with the kernel half and one page of the lower half, which is not
+    /// global; every CPU has left them.
     fn the_tables_cpus_start_on() [] {
         let starting = starting();
         let low: Vec<Leaf> = leaves(starting.tables)
@@ -136,8 +136,8 @@ ktest! {
 }
 
 ktest! {
-    /// Physical page 0, the BIOS's, is mapped nowhere. (`memory::all_frames_are_distinct`
-    /// sees that it is not handed out.)
+    /// Physical page 0, the BIOS's, is mapped nowhere. (`memory::all_frames_are_distinct` checks
+    /// that it is not handed out.)
     fn page_zero_is_not_mapped() [] {
         let leaf = leaves(mem::page_table_root()).into_iter().find(|leaf| leaf.frame == 0);
         assert!(leaf.is_none(), "{leaf:x?}");

@@ -1,4 +1,4 @@
-//! Waiting for what other CPUs are in the middle of, and comparing their clocks.
+//! Waiting until other CPUs have left what they are in the middle of, and comparing their clocks.
 
 use heart::cpu::{CpuId, MAX_CPUS};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
@@ -8,14 +8,14 @@ use kernel::smp::{online, quiesce_all_cpus, quiesce_all_critical, tsc_skew};
 use kernel::thread::Builder;
 use kernel::{clock, globals, ktest, pcpu};
 
-/// In which section the holder is: the first, the second, or none any more.
+/// The section that the holder is in: the first, the second, or none any more.
 static SECTION: AtomicU64 = AtomicU64::new(0);
 static LEAVE: AtomicU64 = AtomicU64::new(0);
 /// Whether the waiter is about to wait, and whether it has.
 static BEGUN: AtomicBool = AtomicBool::new(false);
 static RETURNED: AtomicBool = AtomicBool::new(false);
 
-/// Is in one critical section, and then at once in the next.
+/// Enters one critical section, and after it at once the next.
 fn hold_two_sections() {
     for section in 1..=2 {
         let _section = CriticalGuard::enter();
@@ -38,7 +38,7 @@ fn really_waits(quiesce: fn(), and_not_longer: bool) {
     }
 }
 
-/// `quiesce` waits for the section that `cpu` is in, and not for its next one.
+/// Checks that `quiesce` waits for the section that `cpu` is in, and not for its next one.
 fn waits_for(cpu: CpuId, quiesce: fn(), and_not_longer: bool) {
     SECTION.store(0, Ordering::Release);
     LEAVE.store(0, Ordering::Release);
@@ -101,7 +101,7 @@ ktest! {
 }
 
 ktest! {
-    /// All CPUs: each has switched, and a CPU in a section does not.
+    /// All CPUs: each must switch, and a CPU in a section does not.
     fn all_cpus() [smp = "2..=8"] {
         let switches = |cpu: CpuId| {
             let counts = &pcpu::of(cpu).unwrap().counters.switches;
@@ -140,8 +140,8 @@ ktest! {
 }
 
 ktest! {
-    /// The time-stamp counters of QEMU's CPUs are one: none is ahead, as far as can be told,
-    /// and it can be told to within a rendezvous.
+    /// QEMU's CPUs share one time-stamp counter: none is ahead, as far as can be told, which is to
+    /// within a rendezvous.
     fn tsc_skew_of_all() [smp = "2..=8", console = "ahead of cpu0's by"] {
         let hz = globals::TSC.get().expect("a clock").hz().cast_signed();
         for cpu in online().iter().skip(1) {

@@ -1,5 +1,5 @@
-//! `smp_rendezvous` on the machine. The protocol itself is tested in the heart, on
-//! the host; here, that interrupts, counters and CPUs are wired as it needs.
+//! `smp_rendezvous` on the machine. The heart tests the protocol itself, on the host; this tests
+//! that interrupts, counters and CPUs are wired as it needs.
 
 use alloc::vec::Vec;
 
@@ -13,7 +13,7 @@ use kernel::thread::Builder;
 use kernel::{arch, clock, globals, ktest, pcpu, sched};
 
 ktest! {
-    /// Every CPU says so itself.
+    /// Every CPU reports itself at boot.
     fn every_cpu_reports_at_boot() [smp = "4",
         console = "rendezvous: cpu0 (APIC id 0) was here",
         console = "rendezvous: cpu1 (APIC id 1) was here",
@@ -22,8 +22,8 @@ ktest! {
     ] {}
 }
 
-/// A few thousand calls back to back: what one CPU writes in setup, all read in
-/// action; each action runs once; the next call does not disturb the last.
+/// A few thousand calls back to back: all CPUs read in the action what one wrote in the setup; each
+/// action runs once; the next call does not disturb the last.
 fn many(rounds: u64) {
     let cpus = online().len() as u64;
     let written = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -31,7 +31,7 @@ fn many(rounds: u64) {
     for round in 1..=rounds {
         let setup = |context: &IpiCtx| {
             assert!(!arch::cpu::interrupts_enabled());
-            // Relaxed here and below: the barriers order it, which is the claim.
+            // Relaxed here and below: the barriers order it, as the test claims.
             written[context.cpu().index()].store(round, Ordering::Relaxed);
         };
         let action = |_: &IpiCtx| {
@@ -70,8 +70,8 @@ fn many(rounds: u64) {
 }
 
 ktest! {
-    /// A CPU that calls itself alone, as the only one there is or as one of many, runs the
-    /// phases once each, in order, as others would: interrupts off, in one section.
+    /// A CPU that calls itself alone, as the only one or as one of many, runs the phases once each,
+    /// in order, as others would: interrupts off, in one section.
     fn alone() [] {
         sched::curthread().pin();
         let me = pcpu::this_cpu();
@@ -126,7 +126,7 @@ ktest! {
 }
 
 ktest! {
-    /// Actions without barriers overlap: one that is held up holds up no other.
+    /// Actions without barriers overlap: a slow one delays no other.
     fn no_barrier_overlaps() [smp = "2..=64"] {
         for slow in &online() {
             let arrived = AtomicU64::new(0);
@@ -146,7 +146,7 @@ ktest! {
 }
 
 ktest! {
-    /// With interrupts off two initiators would wait for each other: refused.
+    /// With interrupts off, two initiators would wait for each other: refused.
     fn interrupts_off_is_an_error() [] {
         let never = |_: &IpiCtx| panic!("it ran");
         kernel::port::interrupts_off();
@@ -157,8 +157,8 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that does not answer is named, with where it is, and is no part of it later.
-    /// The machine goes on, and when it answers again, it is called again.
+    /// A CPU that does not answer is named, with where it is, and takes no part later. The machine
+    /// goes on, and the CPU is called again once it answers.
     fn silent_cpu() [
         smp = "2..=8", patience = "60",
         console = "rendezvous: CPUs 1 did not come to setup in time (1 of ",
@@ -191,7 +191,7 @@ ktest! {
     }
 }
 
-/// Spins with interrupts off until it is enough.
+/// Spins with interrupts off until told to stop.
 #[inline(never)]
 fn deaf(deaf: &AtomicBool, enough: &AtomicBool) {
     kernel::port::interrupts_off();
@@ -203,7 +203,7 @@ fn deaf(deaf: &AtomicBool, enough: &AtomicBool) {
 }
 
 ktest! {
-    /// Only where it was not acknowledged it runs again.
+    /// The retry runs the call only on CPUs that have not acknowledged it.
     fn retry() [smp = "2..=8"] {
         let ran = [const { AtomicU64::new(0) }; MAX_CPUS];
         // CPU n acknowledges the n+1st time.
@@ -221,7 +221,7 @@ ktest! {
 }
 
 ktest! {
-    /// Every set, from every CPU: the actions run on exactly these.
+    /// Every set, called from every CPU: the actions run on exactly these.
     fn sets() [smp = "2..=4"] {
         let cpus = online().len();
         for from in &online() {
@@ -255,8 +255,8 @@ fn all_at_once(rounds: u64) {
                 let (arrived, acted) = (AtomicU64::new(0), AtomicU64::new(0));
                 let cpus = online().len() as u64;
                 let setup = |context: &IpiCtx| {
-                    // The initiator, which has interrupts off here, gives the others the
-                    // time to call it.
+                    // The initiator, which has interrupts off here, gives the others time to call
+                    // it.
                     if context.cpu() == cpu {
                         clock::delay(20_000);
                     }
@@ -283,9 +283,9 @@ fn all_at_once(rounds: u64) {
         .for_each(kernel::thread::JoinHandle::join);
 }
 
-/// One call of a random set of `cpus` with random phases, by `next`, a source of random
-/// numbers: each phase runs exactly once on each CPU of the set, and nowhere else; if the call
-/// is refused, on none.
+/// One call of a random set of `cpus` with random phases; `next` is a source of random numbers.
+/// Each phase runs exactly once on each CPU of the set, and nowhere else; if the call is refused,
+/// on none.
 pub(crate) fn random_call(
     cpus: &CpuSet,
     mut next: impl FnMut() -> u64,
@@ -343,7 +343,7 @@ ktest! {
 }
 
 ktest! {
-    /// The initiator is not back while others are in the teardown.
+    /// The initiator does not return while others are in the teardown.
     fn the_initiator_returns_last() [smp = "2..=8"] {
         let left = AtomicU64::new(0);
         let teardown = |context: &IpiCtx| {
@@ -356,14 +356,14 @@ ktest! {
         let cpus = online().len() as u64;
         let left_now = left.load(Ordering::Relaxed);
         if left_now < cpus {
-            // They use what is this function's.
+            // They use this function's variables.
             clock::delay(50_000_000);
         }
         assert!(left_now == cpus, "the initiator returned before all had left");
     }
 }
 
-/// All CPUs call random sets with random phases and shoot down pages, for so many seconds.
+/// All CPUs call random sets with random phases and shoot down pages, for this many seconds.
 pub(crate) fn storm(seconds: u64) {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let end = clock::since_entry() + seconds * 1_000_000_000;
@@ -415,8 +415,8 @@ ktest! {
     fn storm_on_8() [qemu = "-smp 8"] { storm(30); }
 }
 
-/// Another CPU's rendezvous is called while this one's action runs on a third, and waits: two
-/// interrupts by one vector, one of which must not come on top of the other.
+/// Another CPU calls a rendezvous while this one's action runs on a third: two interrupts by one
+/// vector, of which the second must wait until the first is over.
 fn one_vector_twice() {
     static INSIDE: AtomicBool = AtomicBool::new(false);
     let [far, third] = [1, 2].map(|index| CpuId::new(index).unwrap());
@@ -446,8 +446,8 @@ ktest! {
 }
 
 ktest! {
-    /// An EOI before the action, with interrupts on: the second comes on top, and is found
-    /// by the depth (scenario 25).
+    /// An EOI before the action, with interrupts on: the second interrupt nests, and the depth
+    /// shows it (scenario 25).
     fn early_eoi_is_found() [
         smp = "3..=8", bug = "early-eoi", append = "bug=early-eoi", expect = "assert",
         console = "panic on cpu1 at ", console = "kassert: an interrupt on top of another one: expected interrupt depth 0, found critnest 0, interrupt depth 1",

@@ -1,4 +1,4 @@
-//! TLB shootdown: after it no CPU reads what was there.
+//! TLB shootdown: after it, no CPU reads what was there before.
 
 use alloc::vec::Vec;
 
@@ -11,7 +11,7 @@ use kernel::smp::{online, smp_rendezvous};
 use kernel::thread::{Builder, JoinHandle};
 use kernel::{ktest, mem};
 
-/// Addresses that nothing else uses: beyond all stacks, a stretch to each CPU.
+/// Addresses that nothing else uses: beyond all stacks, a stretch for each CPU.
 fn place(cpu: CpuId) -> u64 {
     0xffff_e000_0000_0000 + cpu.index() as u64 * (1 << 21)
 }
@@ -29,7 +29,7 @@ pub(crate) fn map(start: u64, pages: u64, value: u64) {
     }
 }
 
-/// All CPUs read the first words of the pages; whether all were `value`.
+/// Has all CPUs read the first words of the pages; returns whether all were `value`.
 fn all_read(start: u64, pages: u64, value: u64) -> bool {
     let wrong = AtomicU64::new(0);
     let read = |_: &IpiCtx| {
@@ -46,9 +46,10 @@ fn all_read(start: u64, pages: u64, value: u64) -> bool {
     wrong.load(Ordering::Relaxed) == 0
 }
 
-/// Maps, lets all CPUs read, unmaps, and again at the same addresses with other frames.
+/// Maps pages, has all CPUs read them, unmaps them, and repeats that at the same addresses with
+/// other frames.
 fn rounds(start: u64, pages: u64, rounds: u64) {
-    // The frame of the round before is taken meanwhile, so that a round does not get it again.
+    // Keep the frame of the round before, so that this round does not get it again.
     let mut kept = mem::allocate_frame().expect("a frame");
     for round in 1..=rounds {
         map(start, pages, round);
@@ -71,7 +72,7 @@ fn rounds(start: u64, pages: u64, rounds: u64) {
     unsafe { mem::free_frames(kept, 1) };
 }
 
-/// One page, some, and so many that all is forgotten: 20 times `times` rounds in all.
+/// One page, some, and so many that everything is flushed: 20 times `times` rounds in all.
 fn all_kinds(times: u64) {
     for (pages, times) in [(1, 16 * times), (5, 3 * times), (40, times)] {
         rounds(place(CpuId::BOOT), pages, times);
@@ -101,7 +102,7 @@ ktest! {
 }
 
 ktest! {
-    /// What is not mapped is named, and no frame is lost.
+    /// A page that is not mapped is named, and no frame is lost.
     fn not_mapped() [] {
         let start = place(CpuId::BOOT);
         let (_, before) = mem::usage();

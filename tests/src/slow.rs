@@ -1,4 +1,4 @@
-//! CPUs that are slow in a rendezvous, or deaf beside it, or hold what its actions need.
+//! CPUs that are slow in a rendezvous, deaf to it, or hold what its actions need.
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::rendezvous::{IpiCtx, Phase};
@@ -18,7 +18,7 @@ fn outsider() -> (CpuId, CpuSet) {
     (last, online().difference(&CpuSet::single(last)))
 }
 
-/// Runs `body` on `cpu`, and comes back when it has begun.
+/// Starts `body` on `cpu`, and returns once it has begun.
 fn begun(cpu: CpuId, body: impl FnOnce(&AtomicBool) + Send + 'static) -> JoinHandle {
     static BEGUN: AtomicBool = AtomicBool::new(false);
     let thread = Builder::new("outsider").on(cpu).spawn(|| body(&BEGUN));
@@ -55,8 +55,8 @@ ktest! {
     }
 }
 
-/// Calls back to back, each with its argument on the stack, which is poison when the call is
-/// over; one CPU is late on its way out of each barrier.
+/// Calls back to back, each with its argument on the stack, which is poisoned after the call; one
+/// CPU leaves each barrier late.
 fn back_to_back(rounds: u64) {
     let cpus = online().len() as u64;
     for round in 0..rounds {
@@ -65,7 +65,7 @@ fn back_to_back(rounds: u64) {
             if context.cpu().index() as u64 == round % cpus {
                 for_a_while(round / cpus % 5);
             }
-            // Relaxed: the call is what orders it.
+            // Relaxed: the call orders it.
             assert_eq!(
                 argument.load(Ordering::Relaxed),
                 round,
@@ -138,7 +138,7 @@ ktest! {
 }
 
 ktest! {
-    /// One that a CPU at the barrier holds is never released: both are named.
+    /// A spinlock that a CPU at the barrier holds is never released: the message names both.
     fn lock_of_one_at_a_barrier_is_found() [
         smp = "2..=8", expect = "assert", patience = "60",
         console = " spins too long for ", console = ", at tests/src/slow.rs:",

@@ -99,7 +99,7 @@ ktest! {
 }
 
 ktest! {
-    /// CPUID has wrong APIC ids for some: all come, and the others are named once.
+    /// CPUID has wrong APIC ids for some: all come online, and those are named once.
     fn cpuid_lies() [
         smp = "4..=8", append = "bug=cpuid-apic-ids",
         console = "CPUID has wrong APIC ids for CPUs 0,2", console = "; those of their local APICs count",
@@ -109,8 +109,8 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that wakes up when nobody expects it any more finds the page that CPUs start
-    /// in and its tables as they were, and parks.
+    /// A CPU that wakes up when nobody expects it any more finds the page that CPUs start in, and
+    /// its tables, as they were, and parks.
     fn a_late_cpu_parks() [smp = "2..=8"] {
         const ACCESSED: u64 = 1 << 5;
         let trampoline = globals::TRAMPOLINE.get().expect("made with a MADT");
@@ -138,8 +138,8 @@ ktest! {
     }
 }
 
-/// The `count` CPUs for which `left_out` is true of their APIC ids were left out: they park,
-/// whenever they come, and the others meet.
+/// Checks that the `count` CPUs for which `left_out` is true of their APIC ids were left out: they
+/// park, whenever they come, and the others meet.
 fn all_but(count: u64, left_out: fn(u32) -> bool) {
     let others = enabled() - count as usize;
     while ap::late() < count {
@@ -162,7 +162,7 @@ fn all_but(count: u64, left_out: fn(u32) -> bool) {
 }
 
 ktest! {
-    /// A CPU that starts after its time takes nothing and parks.
+    /// A CPU that starts late takes nothing and parks.
     fn late_cpu() [
         smp = "2..=8", append = "bug=smp-late-cpu",
         console = "CPU with APIC id 1: no answer within 2000 ms, left out",
@@ -173,7 +173,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that answers, and is not online in time, does not come online later.
+    /// A CPU that answers but is not online in time does not come online later.
     fn stuck_cpu() [
         smp = "2..=8", append = "bug=smp-stuck-cpu",
         console = "CPU with APIC id 1: started and not online within 2000 ms, left out",
@@ -184,8 +184,8 @@ ktest! {
 }
 
 ktest! {
-    /// One that has decided to come online cannot be told that it is left out. It is named, the
-    /// boot goes on, threads run on the others only, and it is welcome when it comes.
+    /// A CPU that has decided to come online cannot be told that it is left out. It is named, the
+    /// boot goes on, threads run only on the others, and it is accepted when it comes.
     fn slow_cpu() [
         smp = "2..=8", append = "bug=smp-slow-cpu",
         console = "CPU with APIC id 1: started and still on its way after 4000 ms, not waited for",
@@ -204,8 +204,8 @@ ktest! {
 }
 
 ktest! {
-    /// Eight of sixteen do not come: four do not start, four stop before they are online. All are
-    /// waited for at once, and each is named; the others are online.
+    /// Eight of sixteen do not come: four do not start, four stop before they are online. The boot
+    /// waits for all at once, and names each; the others are online.
     fn dead_cpus() [
         qemu = "-smp 16 -cpu max,-x2apic -icount shift=6,sleep=off -rtc base=2026-01-01,clock=vm",
         append = "bug=smp-dead-cpus",

@@ -1,6 +1,6 @@
-//! Everything at once, at random: calls of random sets, shootdowns, preemptions, stops, and
-//! CPUs that go offline and come back. Each action runs exactly once, where it must, and the
-//! accounts balance at the end.
+//! Everything at once, at random: calls of random sets, shootdowns, preemptions, stops, and CPUs
+//! that go offline and come back. Each action runs exactly once, where it must, and the accounts
+//! balance at the end.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -71,7 +71,7 @@ fn some(cpus: &CpuSet, dice: u64) -> CpuSet {
     cpus.iter().filter(chosen).collect()
 }
 
-/// A call of some of `cpus`, some of which may be offline: it is held, or refused.
+/// Calls some of `cpus`, some of which may be offline: the call runs, or is refused.
 fn call(cpus: &CpuSet, state: &mut u64) {
     match crate::rendezvous::random_call(cpus, || random(state)) {
         Ok(()) => count(Kind::Call),
@@ -80,7 +80,7 @@ fn call(cpus: &CpuSet, state: &mut u64) {
     }
 }
 
-/// A page of this worker's, read by all, unmapped, and another one in its place.
+/// Has all CPUs read a page of this worker's, unmaps it, and maps another one in its place.
 fn unmap(number: u64, round: u64) {
     let page = 0xffff_e000_8000_0000 + number * (1 << 21);
     crate::shootdown::map(page, 1, round);
@@ -123,7 +123,7 @@ fn stop(cpus: &CpuSet, hard: bool, dice: u64) {
     }
 }
 
-/// A thread that does next to nothing, on some CPU or on any.
+/// A thread that does almost nothing, on a given CPU or on any.
 fn child(cpus: &CpuSet, dice: u64) {
     let priority = Priority::new((dice >> 16) as u8 % 64).unwrap();
     let mut child = Builder::new("child").priority(priority);
@@ -196,12 +196,12 @@ fn work(number: u64, cpus: &CpuSet, space: &VSpace, end: u64) {
     }
 }
 
-/// Where the random numbers of worker `number` begin.
+/// The seed of worker `number`.
 fn seed(number: u64) -> u64 {
     ktest::seed().wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1
 }
 
-/// Takes CPUs offline and brings them back until `end`; all are online then.
+/// Takes CPUs offline and brings them back until `end`; then all are online.
 fn come_and_go(cpus: &CpuSet, end: u64) {
     let mut state = seed(1000);
     while clock::since_entry() < end {
@@ -226,7 +226,7 @@ fn come_and_go(cpus: &CpuSet, end: u64) {
     }
 }
 
-/// All of it, for so many seconds of guest time.
+/// All of it, for this many seconds of guest time.
 pub(crate) fn soak(seconds: u64) {
     let cpus = online();
     let end = clock::since_entry() + seconds * 1_000_000_000;

@@ -1,4 +1,4 @@
-//! Every kernel stack is where it should be, and ends in unmapped memory.
+//! Every kernel stack is in its place, and ends in unmapped memory.
 
 use alloc::vec::Vec;
 
@@ -44,7 +44,7 @@ fn top_of(address: u64) -> u64 {
 }
 
 ktest! {
-    /// Below every stack, of threads, of interrupts and of the boot, nothing is mapped.
+    /// Nothing is mapped below any stack, of threads, of interrupts and of the boot.
     fn guard_pages() [] {
         let thread = thread::Builder::new("one more").spawn(|| {
             let (_rip, rsp, _rbp) = cpu::here();
@@ -77,8 +77,8 @@ ktest! {
 }
 
 ktest! {
-    /// NMI and machine check arrive on the stacks for them, on every CPU.
-    /// (`memory::stack_overflow` shows it of the double fault.)
+    /// NMI and machine check arrive on their own stacks, on every CPU. (`memory::stack_overflow`
+    /// shows the same for the double fault.)
     fn nmi_and_machine_check_have_their_own() [] {
         on_every_cpu(&|| {
             let stacks = interrupt_stacks();

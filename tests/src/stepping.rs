@@ -1,10 +1,9 @@
-//! An interrupt at every instruction boundary of the code that must stand it.
+//! An interrupt at every instruction boundary of the code that must tolerate it.
 //!
-//! Each scene is run once for each boundary: the code is single-stepped
-//! ([`kernel::ktest::step`]), and at the boundary in turn this CPU gets an interrupt
-//! that makes a better thread runnable, or another CPU's rendezvous. Whatever the
-//! boundary, the better thread must have run once, and only once, by the time the code
-//! has come to its end with interrupts on.
+//! Each scene runs once for each boundary: the code is single-stepped ([`kernel::ktest::step`]),
+//! and at the boundary in turn this CPU gets an interrupt that makes a better thread runnable, or
+//! another CPU's rendezvous. Whatever the boundary, the better thread must have run exactly once by
+//! the time the code has ended, with interrupts on.
 
 use alloc::sync::Arc;
 
@@ -25,17 +24,17 @@ static GATE: WaitQueue = WaitQueue::new();
 static RUNS: AtomicU64 = AtomicU64::new(0);
 /// How often it was woken.
 static WAKES: AtomicU64 = AtomicU64::new(0);
-/// Whether it waits for a time, and the timer wakes it.
+/// Whether it waits with a time limit, and the timer wakes it.
 static TIMED: AtomicBool = AtomicBool::new(false);
-/// Another CPU is to wake it.
+/// Asks another CPU to wake it.
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// Ends it.
 static OVER: AtomicBool = AtomicBool::new(false);
-/// What handlers and actions take and release.
+/// The spinlock that handlers and actions take and release.
 static LOCK: Spinlock<u64> = Spinlock::new(0);
 
-/// A thread that is better than all others here and counts its runs. The calling
-/// thread stays on this CPU from now on.
+/// A thread that is better than all others here and counts its runs. From now on the calling thread
+/// stays on this CPU.
 pub(crate) fn better_thread() -> JoinHandle {
     sched::curthread().pin();
     let here = pcpu::this().id();
@@ -46,7 +45,7 @@ pub(crate) fn better_thread() -> JoinHandle {
             return;
         }
         if TIMED.load(Ordering::Relaxed) {
-            // Over at once; until the timer interrupts, nobody looks.
+            // Its time is up at once; nobody looks until the timer interrupts.
             let _timer = waiting.sleep_for(1);
         } else {
             waiting.sleep();
@@ -93,12 +92,12 @@ fn wake_by_ipi() {
     WAKES.fetch_add(1, Ordering::Relaxed);
     // Release: pairs with the Acquire of the other CPU.
     ASKED.store(true, Ordering::Release);
-    // Where this CPU holds what the other one needs, it comes later.
+    // If this CPU holds what the other one needs, the IPI comes later.
     let _sent = clock::wait_until(100_000, || apic::requested() == Some(vector::IPI));
 }
 
-/// From now on nothing comes to this CPU but what is put there: a slice that ends just after
-/// a boundary would pay what the boundary has lost.
+/// From now on this CPU gets only the interrupts that are put there: a slice that ends just after a
+/// boundary would pay what the boundary has lost.
 fn without_slices() {
     sched::curthread().pin();
     ktest::take_timers();
@@ -150,7 +149,7 @@ fn at_every_boundary(name: &str, code: impl Fn(), inject: fn()) {
     }
 }
 
-/// All is as it must be after the code: paid, once, and nothing left behind.
+/// Checks the state after the code: paid, once, and nothing left behind.
 pub(crate) fn settled(name: &str, at: u64) {
     // Acquire: pairs with the Release of the other CPU, which has sent its IPI by then.
     while ASKED.load(Ordering::Acquire) {
@@ -219,15 +218,15 @@ ktest! {
 }
 
 ktest! {
-    /// The same where no slice ends: what is lost at a boundary, nothing else pays.
+    /// The same with no slice that ends: nothing else pays what is lost at a boundary.
     fn exits_without_slices() [] {
         without_slices();
         exits(wake_by_interrupt);
     }
 }
 
-/// The window W, with interrupts at every boundary from before it to after the
-/// payment: what is owed already is paid once, whatever comes on top.
+/// The window W, with interrupts at every boundary from before it to after the payment: what is
+/// already owed is paid once, whatever comes on top.
 fn window(inject: fn()) {
     static OTHER: WaitQueue = WaitQueue::new();
     static OTHER_RUNS: AtomicU64 = AtomicU64::new(0);
@@ -281,9 +280,9 @@ ktest! {
     fn window_freebsd() [append = "heart=freebsd"] { window(wake_by_interrupt); }
 }
 
-/// Every boundary of an interrupt's way out: the handler sets the trap flag, so what is
-/// stepped is the rest of it, up to the IRET that takes the flag away again. What is
-/// injected there waits for the end of the interrupt: interrupts are off.
+/// Every boundary of an interrupt's way out. The handler sets the trap flag, so the rest of it is
+/// stepped, up to the IRET that clears the flag. An interrupt injected there waits for the end of
+/// this one, since interrupts are off.
 fn interrupt_exit(inject: fn()) {
     static AT: AtomicU64 = AtomicU64::new(0);
     static INJECT: Spinlock<fn()> = Spinlock::new(wake_by_interrupt);
@@ -297,7 +296,7 @@ fn interrupt_exit(inject: fn()) {
             step::begin(AT.load(Ordering::Relaxed), inject);
             interrupt::set_trap_flag();
         });
-        // The interrupt was taken before the next instruction; what it injected, after it.
+        // The interrupt was taken before the next instruction; the injected one, after it.
         let steps = step::end();
         settled("interrupt exit", at);
         if at >= steps {
@@ -360,12 +359,12 @@ ktest! {
     fn interrupt_exit_by_ipi() [smp = "2..=4"] { by_ipi(interrupt_exit); }
 }
 
-/// Another CPU is to act.
+/// Asks another CPU to act.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// At every boundary of a critical exit that owes: `inject`, which sets [`REQUESTED`] and
-/// waits until an interrupt is on its way. Another CPU sends it by `act`, which ends when this
-/// one has answered.
+/// Runs `inject`, which sets [`REQUESTED`] and waits until an interrupt is on its way, at every
+/// boundary of a critical exit that owes. Another CPU sends the interrupt by `act`, which ends when
+/// this one has answered.
 fn by_another(name: &str, act: fn(), inject: fn()) {
     static HELD: AtomicU64 = AtomicU64::new(0);
     let better = better_thread();
@@ -408,8 +407,8 @@ fn by_another(name: &str, act: fn(), inject: fn()) {
     other.expect("a thread").join();
 }
 
-/// Another CPU's rendezvous: the seed's case. The action takes and releases a spinlock; it
-/// must not switch.
+/// Another CPU's rendezvous, the bug that this kernel is built around. The action takes and
+/// releases a spinlock; it must not switch.
 fn rendezvous() {
     fn act() {
         let me = pcpu::this().id();
@@ -436,7 +435,7 @@ fn rendezvous() {
     });
 }
 
-/// Another CPU stops this one and lets it go on: what is owed is paid all the same.
+/// Another CPU stops this one and lets it go: what is owed is still paid.
 fn stopped() {
     fn act() {
         let boot = heart::cpu::CpuId::BOOT;
@@ -467,8 +466,8 @@ ktest! {
 fn opposite_orders() {
     static ASKED: AtomicBool = AtomicBool::new(false);
     static ANSWERED: AtomicU64 = AtomicU64::new(0);
-    /// So many boundaries: beyond them this CPU is in the wait for the others, whose length
-    /// is not the code's.
+    /// This many boundaries: beyond them this CPU waits for the others, and the length of that is
+    /// not the code's.
     const BOUNDARIES: u64 = 500;
     sched::curthread().pin();
     let all_barriers =
@@ -488,7 +487,7 @@ fn opposite_orders() {
     for at in 0..BOUNDARIES {
         let steps = step::run(all_barriers, at, || {
             ASKED.store(true, Ordering::Release);
-            // Where this CPU has called it already, the other one takes part first.
+            // If this CPU has called it already, the other one takes part first.
             let me = pcpu::this().id();
             let called =
                 |call: heart::rendezvous::Pending| call.initiator != me && call.left.contains(me);
@@ -509,7 +508,7 @@ fn opposite_orders() {
 }
 
 ktest! {
-    /// Both calls come to their end.
+    /// Both calls end.
     fn opposite_initiators() [smp = "2..=4"] { opposite_orders(); }
 }
 
@@ -550,7 +549,7 @@ ktest! {
 }
 
 ktest! {
-    /// A section whose exit looks at what is owed moves the bug to the end of the action.
+    /// A section whose exit tests what is owed moves the bug to the end of the action.
     fn regular_section_is_found() [
         smp = "2..=4", bug = "regular-section", append = "heart=freebsd bug=regular-section",
         expect = "assert", console = "vector 0xf3 is in service",
@@ -572,7 +571,7 @@ ktest! {
     ] { rendezvous(); }
 }
 
-/// How many NMIs have come.
+/// How many NMIs have arrived.
 static NMIS: AtomicU64 = AtomicU64::new(0);
 
 /// At a boundary: an NMI, which enters and leaves a section, as every spinlock does, and
@@ -588,16 +587,16 @@ fn nmi_me() {
     }
     step::on_nmi(handler);
     let before = NMIS.load(Ordering::Relaxed);
-    // By what does not turn interrupts off around it: this would count, and nobody would pay.
+    // By code that does not turn interrupts off around it: this would count, and nobody would pay.
     pcpu::this().send_last_nmi();
     while NMIS.load(Ordering::Relaxed) == before {
         spin_loop();
     }
 }
 
-/// An NMI at every boundary of a critical exit that owes, and of an interrupt from its
-/// handler to its end, before and after the acknowledgement: what is owed is paid once, by
-/// whoever would have without it.
+/// An NMI at every boundary of a critical exit that owes, and of an interrupt from its handler to
+/// its end, before and after the acknowledgement: what is owed is paid once, by the code that would
+/// pay without the NMI.
 fn nmi() {
     static AT: AtomicU64 = AtomicU64::new(0);
     let better = better_thread();
@@ -609,8 +608,8 @@ fn nmi() {
     };
     at_every_boundary("NMI in a critical exit", code, nmi_me);
     at_every_boundary("NMI in a spinlock", || *LOCK.lock() += 1, nmi_me);
-    // From its beginning: before the acknowledgement. The self-IPI is taken after the
-    // instruction that turns interrupts on, with the trap flag set by `step::run`.
+    // From its beginning, before the acknowledgement. The self-IPI is taken after the instruction
+    // that turns interrupts on, with the trap flag set by `step::run`.
     for at in 0.. {
         AT.store(at, Ordering::Relaxed);
         step::interrupt_me(|| {
@@ -627,7 +626,7 @@ fn nmi() {
         }
         ktest::beat(at);
     }
-    // Of the rendezvous interrupt, whose acknowledgement comes last.
+    // For the rendezvous interrupt, whose acknowledgement comes last.
     let me = pcpu::this().id();
     let from = Builder::new("initiator")
         .on(heart::cpu::CpuId::new(1).unwrap())
@@ -668,28 +667,28 @@ ktest! {
 }
 
 ktest! {
-    /// An NMI that does not count, in the window W, pays at the end of its first section.
+    /// An uncounted NMI in the window W pays at the end of its first section.
     fn uncounted_nmi_is_found() [
         smp = "2..=4", bug = "uncounted-nmi", append = "bug=uncounted-nmi",
         expect = "assert", console = "kassert: a switch in an NMI",
     ] { nmi(); }
 }
 
-/// Sets [`REQUESTED`]: another CPU is to do its part.
+/// Sets [`REQUESTED`]: asks another CPU to do its part.
 fn request() {
     // Release, and Acquire: pairs with the other CPU's.
     REQUESTED.store(true, Ordering::Release);
 }
 
-/// Until it has.
+/// Waits until it has.
 fn wait_for_it() {
     while REQUESTED.load(Ordering::Acquire) {
         spin_loop();
     }
 }
 
-/// At a boundary: an interrupt that does not end before the other CPU's part is done. It
-/// comes from there too: what is interrupted may have written half of a command to the APIC.
+/// At a boundary: an interrupt that does not end before the other CPU has done its part. It comes
+/// there too, since the interrupted code may have written half of a command to the APIC.
 fn wait_in_an_interrupt() {
     wait_for_it();
     ASKED.store(true, Ordering::Release);
@@ -728,9 +727,9 @@ fn with_another(part: fn(), boundaries: impl FnOnce()) {
     sched::curthread().unpin();
 }
 
-/// Another CPU stops this one and cpu1 at every boundary of an NMI that is sent to cpu1: by
-/// NMI, and out of an interrupt that does not end before. The other one may find that cpu1's
-/// NMI is on its way, and send none.
+/// Another CPU stops this one and cpu1, at every boundary of sending an NMI to cpu1: by NMI, and
+/// out of an interrupt that does not end before. The other CPU may find that cpu1's NMI is on its
+/// way, and send none.
 fn stopped_while_sending() {
     fn count() {
         if pcpu::this_cpu() == heart::cpu::CpuId::BOOT {
@@ -760,13 +759,13 @@ fn stopped_while_sending() {
     });
 }
 
-/// An interrupt at every boundary of a call that is posted to cpu1 waits until cpu1 has done
-/// what another CPU has posted there: that one may find that an IPI is on its way.
+/// An interrupt at every boundary of posting a call to cpu1 waits until cpu1 has done what another
+/// CPU has posted there: that CPU may find that an IPI is on its way.
 fn called_while_posting() {
     static OURS: Call = Call::new(&|_: &IpiCtx| ());
     static THEIRS: Call = Call::new(&|_: &IpiCtx| ());
     const PATIENCE: u64 = 2_000_000_000;
-    /// Posts it to cpu1, and waits until it is over.
+    /// Posts the call to cpu1, and waits until it is over.
     fn post(call: &'static Call) {
         let cpu1 = heart::cpu::CpuId::new(1).unwrap();
         call::smp_call_post(cpu1, call).expect("it is online, and the call is not queued");
@@ -790,12 +789,12 @@ fn called_while_posting() {
 }
 
 ktest! {
-    /// Who has posted a call interrupts the CPU, before anything else runs.
+    /// A CPU that has posted a call interrupts the target before it runs anything else.
     fn interrupted_while_posting() [smp = "3..=4"] { called_while_posting(); }
 }
 
 ktest! {
-    /// Who says that an NMI is on its way sends it, whatever comes.
+    /// A CPU that says that an NMI is on its way sends it, whatever comes.
     fn stopped_while_sending_an_nmi() [smp = "3..=4"] { stopped_while_sending(); }
 }
 
@@ -864,6 +863,6 @@ fn one_ipi_outstanding() {
 }
 
 ktest! {
-    /// The flag is cleared by the switch.
+    /// The switch clears the flag.
     fn one_preempt_ipi() [smp = "2..=8"] { one_ipi_outstanding(); }
 }

@@ -1,5 +1,5 @@
-//! Stopping CPUs: wherever they are, and whoever else does so. The protocol itself is tested
-//! in the heart.
+//! Stopping CPUs, wherever they are and whoever else stops them. The protocol itself is tested in
+//! the heart.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -18,7 +18,7 @@ fn cpu1() -> CpuId {
     CpuId::new(1).unwrap()
 }
 
-/// A thread on cpu1 that turns `wheel` forever between `before` and `after`, until `over`.
+/// A thread on cpu1 that turns `wheel` between `before` and `after`, until `over`.
 struct Busy {
     inside: AtomicBool,
     over: AtomicBool,
@@ -63,7 +63,7 @@ impl Busy {
     }
 }
 
-/// cpu1 is stopped where `scene` has brought it, stands, and goes on.
+/// Stops cpu1 where `scene` has brought it, checks that it stands still, and lets it go.
 fn stop_in(hard: bool, scene: fn(&'static Busy)) {
     let busy: &'static Busy = alloc::boxed::Box::leak(alloc::boxed::Box::new(Busy::new()));
     let thread = Builder::new("busy").on(cpu1()).spawn(move || scene(busy));
@@ -116,8 +116,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that has interrupts off is named by the soft stop, all go on, and the hard one
-    /// reaches it.
+    /// The soft stop names a CPU that has interrupts off, and all go on; the hard one reaches it.
     fn a_deaf_cpu_is_named() [smp = "2..=8", patience = "60"] {
         static BUSY: Busy = Busy::new();
         let thread = Builder::new("busy").on(cpu1()).spawn(|| {
@@ -174,7 +173,7 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that waits at a barrier is stopped there, softly too; the call ends when it goes
+    /// A CPU that waits at a barrier stops there, also for a soft stop; the call ends when it goes
     /// on. A stopped CPU is not called.
     fn at_a_barrier() [smp = "3..=8"] {
         static HELD: AtomicBool = AtomicBool::new(false);
@@ -218,8 +217,8 @@ ktest! {
 }
 
 ktest! {
-    /// A stopper that is called, with barriers, while it waits for others to stop, and while they
-    /// stand: it is not kept at a barrier for one that waits for it.
+    /// A stopper is called, with barriers, while it waits for others to stop and while they stand:
+    /// no barrier keeps it waiting for a CPU that waits for it.
     fn a_stopper_is_not_kept_at_a_barrier() [smp = "3..=8"] {
         static OVER: AtomicBool = AtomicBool::new(false);
         static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -247,7 +246,7 @@ ktest! {
     }
 }
 
-/// All CPUs stop all others, at once and over and over; one at a time does.
+/// All CPUs stop all others, at once and over and over; one at a time succeeds.
 fn mutual(rounds: u64, around: fn(&dyn Fn())) {
     static STOPPERS: AtomicU64 = AtomicU64::new(0);
     static DONE: AtomicU64 = AtomicU64::new(0);
@@ -284,7 +283,7 @@ ktest! {
 }
 
 ktest! {
-    /// With interrupts off, where the stop interrupt does not reach whoever waits.
+    /// With interrupts off, where the stop interrupt does not reach a CPU that waits.
     fn mutual_off() [smp = "2..=8"] {
         mutual(100, |stop| {
             kernel::port::interrupts_off();
@@ -295,7 +294,7 @@ ktest! {
 }
 
 ktest! {
-    /// Out of NMIs, where nothing reaches whoever waits (FreeBSD r221677).
+    /// From NMI handlers, where nothing reaches a CPU that waits (FreeBSD r221677).
     fn mutual_nmi() [smp = "2..=8"] {
         static ROUNDS: AtomicU64 = AtomicU64::new(0);
         static IN_NMI: AtomicU64 = AtomicU64::new(0);
@@ -327,8 +326,8 @@ ktest! {
     }
 }
 
-/// Two CPUs stop each other at once with interrupts off. One has to wait, and no interrupt tells
-/// it that it is asked to stop itself: it looks.
+/// Two CPUs stop each other at once with interrupts off. One has to wait, and no interrupt tells it
+/// that it is asked to stop: it has to look.
 fn deaf_to_each_other() {
     static READY: AtomicU64 = AtomicU64::new(0);
     static DONE: AtomicU64 = AtomicU64::new(0);
@@ -359,12 +358,13 @@ fn deaf_to_each_other() {
 }
 
 ktest! {
-    /// Both do, one after the other.
+    /// Both stop the other, one after the other.
     fn deaf_stoppers() [smp = "2..=8"] { deaf_to_each_other(); }
 }
 
 /// cpu0 stops cpu1 and cpu2 by an interrupt. cpu1 holds a spinlock for which cpu2 waits with
-/// interrupts off, and takes NMIs that are for something else: it must stop after it has let go of the lock.
+/// interrupts off, and takes NMIs for something else: it must not stop before it has released the
+/// lock.
 fn nmi_in_a_section() {
     static LOCK: Spinlock<()> = Spinlock::new(());
     static HELD: AtomicBool = AtomicBool::new(false);
@@ -376,7 +376,7 @@ fn nmi_in_a_section() {
     threads.push(Builder::new("holder").on(one).spawn(|| {
         let _held = LOCK.lock();
         HELD.store(true, Ordering::Release);
-        // Until it has been asked, and then had the NMIs.
+        // Until it has been asked, and then has had the NMIs.
         while NMIS.load(Ordering::Acquire) < 3 {
             spin_loop();
         }
@@ -423,15 +423,15 @@ ktest! {
     fn nmis_in_a_section() [smp = "4..=8"] { nmi_in_a_section(); }
 }
 
-/// Pages get other frames while a CPU is stopped that knows them, and is not told: it forgets
-/// everything before it goes on. Several pages, since what a CPU does in order to stop may drive
-/// one or the other out of its TLB (QEMU's has as few as 64 entries).
+/// Pages get other frames while a CPU that has them in its TLB is stopped, and is not told: it
+/// flushes everything before it goes on. There are several pages, since what a CPU does to stop may
+/// evict one or another (QEMU's TLB has as few as 64 entries).
 fn stale_pages() {
     static OVER: AtomicBool = AtomicBool::new(false);
     static SEEN: AtomicU64 = AtomicU64::new(0);
     const PAGES: Range<u64> = 0xffff_e000_4000_0000..0xffff_e000_4001_0000;
     let pages = || PAGES.step_by(4096);
-    // On cpu1 it would stop no CPU, and forget the pages itself.
+    // On cpu1 it would stop no CPU, and flush the pages itself.
     sched::curthread().pin();
     assert_eq!(pcpu::this_cpu(), CpuId::BOOT);
     pages().for_each(|page| crate::shootdown::map(page, 1, 1));

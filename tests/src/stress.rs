@@ -1,4 +1,4 @@
-//! Threads at random, for a time: whatever they do, the accounts stay right.
+//! Threads do random things for some time: whatever they do, the accounts balance.
 
 use alloc::vec::Vec;
 
@@ -17,7 +17,7 @@ pub(crate) fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// Works for `nanoseconds` while pinned, and must be on the same CPU then.
+/// Works for `nanoseconds` while pinned, and checks that it is still on the same CPU.
 pub(crate) fn stay(nanoseconds: u64) {
     sched::curthread().pin();
     let here = pcpu::this().id();
@@ -26,8 +26,8 @@ pub(crate) fn stay(nanoseconds: u64) {
     sched::curthread().unpin();
 }
 
-/// Threads that sleep, wake each other, preempt, yield, spin in critical sections, meet
-/// in rendezvous, start and join, at random, for so many seconds of guest time.
+/// Threads that sleep, wake each other, preempt, yield, spin in critical sections, meet in
+/// rendezvous, start and join, at random, for this many seconds of guest time.
 pub(crate) fn stress(seconds: u64) {
     static QUEUES: [WaitQueue; 8] = [const { WaitQueue::new() }; 8];
     static DONE: AtomicU64 = AtomicU64::new(0);

@@ -23,7 +23,7 @@ fn cpu(index: usize) -> CpuId {
     CpuId::new(index).expect("a CPU number")
 }
 
-/// Waits for the end of all, and tells the host meanwhile that the test goes on.
+/// Waits for the end of all, and tells the host meanwhile that the test makes progress.
 pub(crate) fn join_with_beats(threads: Vec<JoinHandle>) {
     let mut beats = 0;
     while !threads.iter().all(JoinHandle::is_finished) {
@@ -42,7 +42,7 @@ fn spin_until(mut done: impl FnMut() -> bool) {
 }
 
 ktest! {
-    /// A name of which byte 16 lies within a letter is kept up to that letter.
+    /// A name whose byte 16 lies within a letter is kept up to that letter.
     fn long_name() [expect = "panic", console = "\"fifteen-letters\", critnest 0"] {
         spawn("fifteen-letters→", || panic!("its name is shown")).join();
     }
@@ -62,7 +62,7 @@ ktest! {
         });
         handle.join();
         assert!(ran.load(Ordering::Relaxed) && handle.is_finished() && handle.thread().is_none());
-        // A handle that is kept too long waits for nobody else.
+        // A handle that is kept too long waits for no other thread.
         let next = spawn("next", || sched::sleep_for(50_000_000));
         handle.join();
         assert!(!next.is_finished());
@@ -143,8 +143,8 @@ ktest! {
 }
 
 ktest! {
-    /// Without memory for a stack there is an error, and no thread; and what there was for the
-    /// stack is kept for the next one.
+    /// Without memory for a stack there is an error and no thread; the part of the stack that was
+    /// made is kept for the next one.
     fn no_memory() [qemu = "-m 64", console = "no stack for a thread: no frame of memory is free"] {
         // A stack, with what its mapping may need.
         const FRAMES: u64 = 20;
@@ -154,7 +154,7 @@ ktest! {
             stacks += 1;
         }
         while mem::allocate_frame().is_some() {}
-        // How much of a stack there is already depends on how much memory there was.
+        // How much memory there was decides how much of a stack exists already.
         let last = (0..FRAMES).find_map(|frame| match Builder::new("last").spawn(|| ()) {
             Ok(last) => {
                 assert!(frame > 0, "a thread without memory");
@@ -176,7 +176,7 @@ ktest! {
     }
 }
 
-/// Two threads that wake each other in turn, `rounds` times.
+/// Two threads wake each other in turn, `rounds` times.
 fn ping_pong(first: CpuId, second: CpuId, rounds: u64) {
     struct Table {
         turn: AtomicU64,
@@ -223,8 +223,8 @@ ktest! {
 }
 
 ktest! {
-    /// On two CPUs, each halted while the other plays: no wakeup is lost between the
-    /// look and the halt.
+    /// On two CPUs, each halted while the other plays: no wakeup is lost between the look and the
+    /// halt.
     fn ping_pong_on_two_cpus() [smp = "2..=64"] { ping_pong(cpu(0), cpu(1), 2000); }
 }
 
@@ -253,8 +253,7 @@ ktest! {
 }
 
 ktest! {
-    /// In a critical section it waits for the outermost exit: up to 64 deep, owed at each
-    /// level.
+    /// In a critical section it waits for the outermost exit: up to 64 deep, owed at each level.
     fn critical_sections_defer() [] {
         let better = better_thread();
         let crit = sched::curthread().crit();
@@ -282,8 +281,8 @@ ktest! {
 }
 
 ktest! {
-    /// IPI_PREEMPT to a thread outside sections is followed by the switch; to one that is 1
-    /// or 3 deep, it leaves the preemption owed. Either way the switch allows the next one.
+    /// IPI_PREEMPT to a thread outside sections leads to the switch; to one that is 1 or 3 deep, it
+    /// leaves the preemption owed. Either way the switch allows the next one.
     fn preempt_ipi_at_depths() [smp = "2..=64"] {
         let block = pcpu::of(cpu(1)).expect("cpu1");
         let taken = || block.ipis_taken.load(Ordering::Relaxed);
@@ -322,7 +321,7 @@ ktest! {
 }
 
 ktest! {
-    /// The preemption of another CPU is noted there, and not on the one that asks for it.
+    /// The preemption of another CPU is noted on that CPU, not on the one that asks for it.
     fn owed_there() [smp = "2..=8"] {
         sched::curthread().pin();
         Builder::new("better").on(cpu(1)).priority(Priority::HIGHEST).spawn(|| ()).expect("a thread").join();
@@ -330,8 +329,8 @@ ktest! {
 }
 
 ktest! {
-    /// A better thread for another CPU gets there by IPI, and runs before what runs
-    /// there has to give up the CPU.
+    /// A better thread gets to another CPU by IPI, and runs before the thread there has to give up
+    /// the CPU.
     fn preempts_there() [smp = "2..=64"] {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
@@ -356,8 +355,8 @@ ktest! {
     }
 }
 
-/// Three threads of one priority that never give up CPU 0, under a better one that runs
-/// there for a moment every `nanoseconds`: each gets its turn.
+/// Three threads of one priority that never give up CPU 0, below a better one that runs there for a
+/// moment every `nanoseconds`: each gets its turn.
 fn take_turns(nanoseconds: u64) {
     let turns = Arc::new([const { AtomicU64::new(0) }; 3]);
     let stop = Arc::new(AtomicBool::new(false));
@@ -389,13 +388,13 @@ ktest! {
 }
 
 ktest! {
-    /// And although all of them are preempted more often than their slices end: who is
-    /// preempted gets only the rest of the slice.
+    /// And although all of them are preempted more often than their slices end: a preempted thread
+    /// gets only the rest of its slice.
     fn round_robin_under_a_sleeper() [] { take_turns(1_000_000); }
 }
 
 ktest! {
-    /// A slice that is over when there is nobody to go next: another one begins, and ends.
+    /// A slice that ends when no thread can go next: another one begins, and ends.
     fn slice_over_with_nobody_to_go_next() [smp = "2..=4"] {
         sched::curthread().pin();
         let here = pcpu::this().id();
@@ -453,8 +452,8 @@ ktest! {
     }
 }
 
-/// All CPUs are busy when a thread comes to wait on `victim`, whose own goes before it. Then the
-/// others have nothing to do.
+/// All CPUs are busy when a thread comes to wait on `victim`, whose own thread goes first. Then the
+/// others become idle.
 fn steal_from(victim: CpuId) {
     let [stop, ran] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     let busy = Arc::new(AtomicU64::new(0));
@@ -486,15 +485,15 @@ fn steal_from(victim: CpuId) {
 }
 
 ktest! {
-    /// Whichever CPU it is that a thread waits on.
+    /// Whichever CPU a thread waits on.
     fn work_is_stolen_from_each() [smp = "2..=8"] {
         smp::online().iter().for_each(steal_from);
     }
 }
 
 ktest! {
-    /// Busy CPUs take threads too, from one that has more: without that, what came to this
-    /// CPU while the other had something to do would stay here.
+    /// Busy CPUs take threads too, from one that has more: otherwise threads that came to this CPU
+    /// while the other was busy would stay here.
     fn busy_cpus_balance() [smp = "2"] {
         let stop = Arc::new(AtomicBool::new(false));
         let begun = Arc::new(AtomicBool::new(false));
@@ -527,7 +526,7 @@ ktest! {
 }
 
 ktest! {
-    /// A thread that is preempted goes on elsewhere if another CPU idles.
+    /// A preempted thread goes on elsewhere if another CPU idles.
     fn idle_cpus_are_roused() [smp = "3..=8"] {
         static STOP: AtomicBool = AtomicBool::new(false);
         static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -536,7 +535,7 @@ ktest! {
             ROUNDS.fetch_add(1, Ordering::Relaxed);
             spin_loop();
         });
-        // Wherever it runs, it loses that CPU to one that neither moves nor stops.
+        // Wherever it runs, it loses that CPU to a thread that neither moves nor stops.
         let hog = |cpu: CpuId| {
             let hog = || while !STOP.load(Ordering::Relaxed) {
                 spin_loop();
@@ -557,8 +556,8 @@ ktest! {
 }
 
 ktest! {
-    /// From a wakeup to the woken thread's first instruction, on this CPU and on
-    /// another: where the time goes, as a histogram by powers of two.
+    /// The time from a wakeup to the woken thread's first instruction, on this CPU and on another,
+    /// as a histogram by powers of two.
     fn wakeup_latency() [console = "wakeup here: "] {
         static GATE: WaitQueue = WaitQueue::new();
         static WOKEN_AT: AtomicU64 = AtomicU64::new(0);
@@ -602,7 +601,7 @@ ktest! {
 }
 
 ktest! {
-    /// A sleeper wakes in its time, not before, and in the order of the times.
+    /// A sleeper wakes in time, not early, and sleepers wake in the order of their times.
     fn sleeping() [
         // By instructions: a host that stops the guest between two of the sleepers' beginnings
         // would change the order of their ends.
@@ -689,7 +688,7 @@ ktest! {
 }
 
 ktest! {
-    /// A thread that ends inside a critical section (a guard that was forgotten).
+    /// A thread ends inside a critical section (a guard that was forgotten): found.
     fn exit_in_a_critical_section() [
         expect = "assert", console = "\"careless\" would sleep with critnest 1",
     ] {
@@ -698,8 +697,8 @@ ktest! {
 }
 
 ktest! {
-    /// A preemption that is asked for before a new thread's first instruction comes
-    /// before it: the thread is born inside the switch and lets go of it first.
+    /// A preemption that is asked for before a new thread's first instruction happens before it:
+    /// the thread is born inside the switch, and ends that first.
     fn preempted_before_its_first_instruction() [] {
         static GATE: WaitQueue = WaitQueue::new();
         static RAN: AtomicBool = AtomicBool::new(false);
@@ -717,7 +716,7 @@ ktest! {
         let newborn = Builder::new("newborn").on(here).spawn(|| {
             assert!(RAN.load(Ordering::Relaxed), "the newborn went before the better thread");
         });
-        // Pending until somebody lets interrupts in, which is the newborn.
+        // Pending until interrupts are turned on, which the newborn does.
         kernel::port::interrupts_off();
         ktest::step::interrupt_me(|| assert!(GATE.wake_one()));
         sched::yield_now();

@@ -1,4 +1,5 @@
-//! Address spaces: who is told of a shootdown, who finds out by itself, who is not waited for.
+//! Address spaces: which CPUs a shootdown interrupts, which find out by themselves, and which are
+//! not waited for.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -65,13 +66,13 @@ fn unmap(space: &VSpace, start: u64, pages: u64) {
     unsafe { space.unmap(&(start..start + pages * PAGE_SIZE)) }.expect("all CPUs answer");
 }
 
-/// What this CPU finds there.
+/// The value that this CPU finds there.
 fn word(address: u64) -> u64 {
     // SAFETY: of a space that the thread is in, where `map` mapped it.
     unsafe { (address as *const u64).read_volatile() }
 }
 
-/// A thread on `cpu` that does `work` in `space` whenever asked, and in between sleeps: nothing
+/// A thread on `cpu` that does `work` in `space` whenever asked, and sleeps in between: nothing
 /// takes its CPU back to the space until it is asked again.
 struct Visitor {
     thread: JoinHandle,
@@ -134,7 +135,7 @@ fn interrupts(cpu: CpuId) -> u64 {
 }
 
 ktest! {
-    /// Two spaces have different pages at one address, and both have the kernel's.
+    /// Two spaces have different pages at one address, and share the kernel's.
     fn two_spaces() [] {
         let (_, before) = mem::usage();
         let spaces = [VSpace::new().unwrap(), VSpace::new().unwrap()];
@@ -156,10 +157,10 @@ ktest! {
     }
 }
 
-/// A CPU with nothing to do is not interrupted for pages of the space it rests on, and reads
-/// none of them when it goes on.
+/// An idle CPU is not interrupted for pages of the space that it rests on, and reads none of the
+/// old ones when it goes on.
 fn lazy() {
-    /// So many that the CPU has not lost all of them by itself when it comes back.
+    /// So many that the CPU has not evicted all of them by itself when it comes back.
     const PAGES: u64 = 16;
     let space = Arc::new(VSpace::new().unwrap());
     map(&space, PAGE, PAGES, 1);
@@ -193,7 +194,7 @@ fn lazy() {
     }
     visitor.end();
     sched::curthread().unpin();
-    // The tables are another matter: the CPU leaves them.
+    // The tables are different: the CPU leaves them.
     unmap(&space, PAGE, PAGES);
     let space = Arc::into_inner(space).expect("the visitor has ended");
     assert!(space.active().contains(far));
@@ -201,7 +202,7 @@ fn lazy() {
 }
 
 ktest! {
-    /// With what this CPU has.
+    /// With this CPU's features.
     fn idle_cpus_are_left_alone() [smp = "2..=8"] { lazy(); }
 }
 
@@ -216,7 +217,7 @@ ktest! {
 }
 
 ktest! {
-    /// And without.
+    /// Without tags.
     fn many_spaces_in_turn() [] { tags(); }
 }
 
@@ -243,8 +244,8 @@ fn tags() {
     spaces.iter().for_each(|space| unmap(space, PAGE, 2));
 }
 
-// Scenario 37: at each boundary of a switch to a space and away from it, another CPU shoots a
-// page down.
+// Scenario 37: at each boundary of a switch to a space and away from it, another CPU shoots down a
+// page.
 
 /// What the other CPU is asked for, and has done.
 static ASKED: AtomicU64 = AtomicU64::new(0);
@@ -256,9 +257,9 @@ static SPACE: AtomicPtr<VSpace> = AtomicPtr::new(core::ptr::null_mut());
 static INSIDE: AtomicU64 = AtomicU64::new(0);
 static OUTSIDE: AtomicU64 = AtomicU64::new(0);
 
-/// At a boundary, interrupts off: the other CPU maps another frame at the page. Who has the
-/// space must be waited for, and who has not must not. Where it is over, the page is read here,
-/// as an NMI or the CPU itself might, with whatever tables are loaded.
+/// At a boundary, interrupts off: the other CPU maps another frame at the page. It must wait for a
+/// CPU that has the space, and not for one that has not. Once it is done, the page is read here, as
+/// an NMI or the CPU itself might, with whatever tables are loaded.
 fn at_boundary() {
     let me = pcpu::this().id();
     // SAFETY: set by the test, which keeps the space until it is over.
@@ -269,7 +270,7 @@ fn at_boundary() {
     let reads = loaded && !space.lazy().contains(me);
     let round = ASKED.fetch_add(1, Ordering::AcqRel) + 1;
     let over = || {
-        // What is known must be in the TLB when it should be forgotten, and QEMU's is small.
+        // A page that must be flushed must be in the TLB before, and QEMU's is small.
         if reads {
             core::hint::black_box(word(PAGE));
         }
@@ -310,7 +311,7 @@ static SPACE_ROOT: AtomicU64 = AtomicU64::new(0);
 
 fn stepped() {
     sched::curthread().pin();
-    // No slice ends: who is switched out in between is not stepped any more.
+    // No slice ends: a thread that is switched out in between is not stepped any more.
     ktest::take_timers();
     let space = Arc::new(VSpace::new().unwrap());
     let other = Arc::new(VSpace::new().unwrap());
@@ -399,7 +400,7 @@ ktest! {
 
 // Scenarios 35 and 36.
 
-/// Whether a CPU has read what was there before; how often one has read another one's page.
+/// Whether a CPU has read an old page; how often one has read another CPU's page.
 static STALE: AtomicBool = AtomicBool::new(false);
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
@@ -456,7 +457,7 @@ fn everybody(rounds: u64) {
 }
 
 ktest! {
-    /// At once, on all CPUs.
+    /// All CPUs at once.
     fn all_shoot_down_at_once() [patience = "60"] {
         everybody(200);
         let own = 200 * online().len() as u64;
@@ -465,7 +466,8 @@ ktest! {
 }
 
 ktest! {
-    /// All others shoot down while this CPU takes no interrupts: it gets one, for all of them.
+    /// All others shoot down while this CPU takes no interrupts: it gets a single one for all of
+    /// them.
     fn one_interrupt_for_a_burst() [smp = "2..=8"] {
         sched::curthread().pin();
         let me = pcpu::this().id();
@@ -493,8 +495,8 @@ ktest! {
 }
 
 ktest! {
-    /// A CPU that goes offline while it rests on a space leaves it: it is not waited for when
-    /// the space is freed.
+    /// A CPU that goes offline while it rests on a space leaves it: freeing the space does not wait
+    /// for it.
     fn offline_cpus_have_left() [smp = "2..=8"] {
         let space = Arc::new(VSpace::new().unwrap());
         map(&space, PAGE, 1, 1);

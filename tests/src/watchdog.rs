@@ -1,4 +1,4 @@
-//! A CPU that takes no interrupt any more is found, and it is said why.
+//! The watchdog finds a CPU that takes no interrupts any more or oversleeps its work, and says why.
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::rendezvous::IpiCtx;
@@ -11,7 +11,7 @@ use kernel::waitq::WaitQueue;
 use kernel::{arch, clock, globals, ktest, pcpu, sched};
 
 ktest! {
-    /// On a machine where nothing is wrong it finds nobody.
+    /// On a healthy machine it finds nobody.
     fn nobody_is_deaf() [] {
         static LOOKS: AtomicU64 = AtomicU64::new(0);
         let look = |deaf: &CpuSet| {
@@ -31,7 +31,8 @@ fn put_on(cpu: CpuId) -> JoinHandle {
     thread.expect("a thread")
 }
 
-/// An idle CPU that is not told of a thread, or does not see that it is, is found and told.
+/// An idle CPU is not told of a thread, or does not see that it was told: the watchdog finds it and
+/// tells it.
 fn oversleeper_is_found() {
     sched::curthread().pin();
     for cpu in &smp::online().difference(&CpuSet::single(pcpu::this().id())) {
@@ -52,7 +53,7 @@ fn oversleeper_is_found() {
 }
 
 ktest! {
-    /// It is not told.
+    /// The CPU is not told.
     fn oversleeper_is_found_in_hlt() [
         smp = "2..=8", append = "idle=hlt bug=lost-wakeups", bug = "lost-wakeups",
         console = "cpu1: idle, threads queued: 1, IPIs posted: 0x0; interrupted",
@@ -60,7 +61,7 @@ ktest! {
 }
 
 ktest! {
-    /// It is told by a store, which does not end its MWAIT.
+    /// The CPU is told by a store, which does not end its MWAIT.
     fn oversleeper_is_found_in_mwait() [
         smp = "2..=8", qemu = "-cpu max,+monitor", append = "idle=mwait bug=fickle-mwait",
         bug = "fickle-mwait", console = "summary: idle by MWAIT",
@@ -74,13 +75,13 @@ ktest! {
 }
 
 ktest! {
-    /// With a watchdog no wakeup is lost for good, though each is lost.
+    /// With a watchdog no wakeup is lost for good, though each is lost at first.
     fn every_wakeup_is_lost() [
         smp = "2..=8", append = "idle=hlt bug=lost-wakeups", bug = "lost-wakeups",
     ] {
         static OVER: AtomicBool = AtomicBool::new(false);
-        // Stays where the watchdog is: its last act is to wake this thread, and nobody looks
-        // any more if another CPU oversleeps that.
+        // Stays on the watchdog's CPU: its last act is to wake this thread, and nobody looks any
+        // more if another CPU oversleeps that.
         sched::curthread().pin();
         let watchdog = watchdog::start(10_000_000, |deaf| {
             assert!(deaf.is_empty());
@@ -96,9 +97,9 @@ ktest! {
 }
 
 ktest! {
-    /// What r222942's bug leaves when nothing asserts: the thread that was switched out in the
-    /// action, before the EOI, goes on on another CPU and acknowledges there. The action has
-    /// run, the initiator is back, all looks well, and the first CPU is deaf forever.
+    /// What r222942's bug leaves when nothing asserts. The thread that was switched out in the
+    /// action, before the EOI, goes on on another CPU and acknowledges there. The action has run,
+    /// the initiator is back, all looks well, and the first CPU is deaf forever.
     fn a_deaf_cpu_is_found() [
         smp = "3..=8", patience = "60", bug = "no-nested-section,unchecked-switch",
         append = "heart=freebsd bug=no-nested-section,unchecked-switch", expect = "panic",
@@ -112,8 +113,8 @@ ktest! {
         static ASKED: AtomicBool = AtomicBool::new(false);
         static HELD: AtomicBool = AtomicBool::new(false);
         let boot = CpuId::BOOT;
-        // The better one takes the CPU as soon as it is there: who is not pinned may be taken by
-        // an idle CPU then.
+        // The better one takes the CPU as soon as it is there: an idle CPU may then take a thread
+        // that is not pinned.
         sched::curthread().pin();
         assert_eq!(pcpu::this().id(), boot);
         // The better one, which runs where the action was, until that has gone on elsewhere.

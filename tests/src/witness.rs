@@ -1,7 +1,7 @@
 //! The order of locks, and spinlocks that are held forever.
 //!
-//! What is reported names lines of this file: the locks and their uses come first, so
-//! that the lines stay.
+//! The reports name lines of this file, so the locks and their uses come first, and their line
+//! numbers stay as they are.
 
 use alloc::vec::Vec;
 
@@ -60,7 +60,7 @@ fn in_thread(name: &str, body: impl FnOnce() + Send + 'static) {
     Builder::new(name).spawn(body).expect("a thread").join();
 }
 
-/// Starts `body`, which does not end, on a CPU on which the caller is not and will not be.
+/// Starts `body`, which does not end, on a CPU that the caller never runs on.
 fn on_another_cpu(body: impl FnOnce() + Send + 'static) {
     sched::curthread().pin();
     let other = smp::online().iter().find(|&cpu| cpu != pcpu::this().id());
@@ -88,7 +88,7 @@ ktest! {
 }
 
 ktest! {
-    /// A deadlock that does happen is reported as one, and not only after a long wait.
+    /// A real deadlock is reported as one, and not only after a long wait.
     fn deadlock() [
         smp = "2..=8", expect = "assert",
         console = " held since tests/src/witness.rs:49, ", console = " taken at tests/src/witness.rs:55; but before: ",
@@ -99,7 +99,7 @@ ktest! {
 }
 
 ktest! {
-    /// Three locks, each order of two of which is harmless.
+    /// Three locks, of which each order of two is harmless.
     fn circle_of_three() [
         expect = "assert",
         console = "\"third\": lock tests/src/witness.rs:15 held since tests/src/witness.rs:19, ",
@@ -116,7 +116,7 @@ ktest! {
 }
 
 ktest! {
-    /// Two locks of one kind, of which nothing says which comes first.
+    /// Two locks of one kind: nothing says which comes first.
     fn two_of_a_kind() [
         expect = "assert",
         console = "lock tests/src/witness.rs:16 held since tests/src/witness.rs:19, ",
@@ -127,7 +127,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who only tries for a lock does not wait for it: no order.
+    /// A thread that only tries for a lock does not wait for it: no order.
     fn a_try_is_no_order() [] {
         assert!(first_then_try(&A, &B));
         second_then_first(&A, &B);
@@ -136,7 +136,7 @@ ktest! {
 }
 
 ktest! {
-    /// But who holds a lock, tried for or not, lets others wait.
+    /// But a thread that holds a lock, tried for or not, makes others wait.
     fn a_tried_lock_is_held() [
         expect = "assert",
         console = "lock tests/src/witness.rs:13 held since tests/src/witness.rs:145, tests/src/witness.rs:14 taken at tests/src/witness.rs:146; but before: ",
@@ -164,7 +164,7 @@ ktest! {
 }
 
 ktest! {
-    /// Taking a lock twice is reported, and not waited for.
+    /// Taking a lock twice is reported, without a wait.
     fn recursion() [
         expect = "assert",
         console = "kassert: spinlock: thread",
@@ -177,7 +177,7 @@ ktest! {
 }
 
 ktest! {
-    /// Who waits for a lock that is never released says so, and who has it.
+    /// A thread that waits for a lock that is never released says so, and who holds it.
     fn spin_too_long() [
         smp = "2..=8", expect = "assert",
         console = "kassert: spinlock: thread0.0 \"boot\" on cpu0 spins too long for lock tests/src/witness.rs:13, ",
@@ -194,13 +194,13 @@ ktest! {
 }
 
 ktest! {
-    /// Interrupts that are turned on while a spinlock is held: found when it is let go.
+    /// Interrupts turned on while a spinlock is held: found at its release.
     fn interrupts_on_under_a_lock() [
         expect = "assert",
         console = "kassert: witness: interrupts are on in thread0.0 \"boot\", which holds lock \
                    tests/src/witness.rs:13 since tests/src/witness.rs:",
     ] {
-        // Else one that comes finds it first.
+        // Otherwise an interrupt would find it first.
         ktest::take_timers();
         clock::stop_timer();
         let guard = A.lock();
@@ -210,7 +210,7 @@ ktest! {
 }
 
 ktest! {
-    /// A lock that another CPU holds, or nobody, cannot be let go.
+    /// A lock that another CPU holds, or nobody, cannot be released.
     fn unlock_by_a_non_owner() [
         smp = "2..=8", expect = "assert", console = "panic on cpu0 at tests/src/witness.rs:",
         console = "kassert: spinlock: thread0.0 \"boot\" on cpu0 lets go of a lock that it does not hold: \

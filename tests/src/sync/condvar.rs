@@ -59,8 +59,8 @@ ktest! {
     }
 }
 
-/// Two threads that wait for each other in turn. The notification comes after the unlock,
-/// when it is hardest not to lose.
+/// Two threads wait for each other in turn. Each notifies after the unlock, when a notification is
+/// most easily lost.
 fn take_turns() {
     const ROUNDS: u64 = 2000;
     let table = Arc::new((Mutex::new(0_u64), [Condvar::new(), Condvar::new()]));
@@ -115,7 +115,7 @@ fn notify_if_unlocked() {
     }
 }
 
-/// Waits, with an interrupt at instruction `at` that notifies. How many instructions there
+/// Waits, with an interrupt at instruction `at` that notifies. Returns how many instructions there
 /// were before the thread slept, and whether the notification was lost.
 fn wait_stepped(at: u64, limit: u64) -> (u64, bool) {
     NOTIFIED.store(false, Ordering::Relaxed);
@@ -136,7 +136,7 @@ ktest! {
         let mut notified = 0_u64;
         for at in 0.. {
             let (mut boundaries, mut lost) = wait_stepped(at, MILLISECOND);
-            // It may have come when the time was up: then it does not, with more time.
+            // It may have come when the time was up: with more time it does not.
             if lost {
                 (boundaries, lost) = wait_stepped(at, 2000 * MILLISECOND);
             }
@@ -188,8 +188,8 @@ ktest! {
 }
 
 ktest! {
-    /// A wait with a time limit ends by whichever comes first, says which, and has the
-    /// mutex either way.
+    /// A wait with a time limit ends by whichever comes first, says which, and has the mutex either
+    /// way.
     fn timed_wait() [] {
         let shared = Arc::new((Mutex::new(false), Condvar::new()));
         let me = Some(sched::curthread().id());

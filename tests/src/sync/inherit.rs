@@ -1,7 +1,7 @@
 //! Inherited priority: lent along a chain, and taken back.
 //!
-//! Most of this takes several mutexes of one kind, in an order that is right: the checker of
-//! the order of locks, which cannot know, is told not to look.
+//! Most tests take several mutexes of one kind, in a correct order. The lock-order checker cannot
+//! know that, and is told not to look.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use super::{
     spawn, until_asleep,
 };
 
-/// A thread that gets nowhere as long as a better one spins on its CPU, and shows it.
+/// A thread that makes no progress while a better one spins on its CPU, and shows it.
 struct Spinner {
     turns: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -56,9 +56,9 @@ impl Spinner {
     }
 }
 
-/// Five threads, worse and worse, each of which owns a mutex that the one before it
-/// waits for; the last one would have to run, on a CPU where a better thread spins. A
-/// thread better than that one, on `high_on`, waits for the first mutex.
+/// Five threads, each worse than the last, and each the owner of a mutex that the one before it
+/// waits for. The last one would have to run, on a CPU where a better thread spins. A thread better
+/// than that one, on `high_on`, waits for the first mutex.
 fn chain_of_five(high_on: CpuId) {
     const HIGH: u8 = 5;
     const MIDDLE: u8 = 20;
@@ -110,9 +110,9 @@ fn chain_of_five(high_on: CpuId) {
     for owner in &owners {
         assert_eq!(priority_of(owner), priority(HIGH));
     }
-    // The CPU was told at once, and does not find out when a slice is over.
+    // The CPU was told at once, and not at the end of a slice.
     sched::assert_accounts(pcpu::of(cpu(0)).expect("the boot CPU"));
-    // Now it runs, and the one that is in the way does not.
+    // Now it runs, and the one in its way does not.
     work.until_it_runs();
     let before = middle.turns();
     work.until_it_runs();
@@ -141,8 +141,8 @@ ktest! {
 }
 
 ktest! {
-    /// A wait that was given up lends nothing any more, at the end of the chain either;
-    /// what others lend stays.
+    /// A wait that was given up lends nothing any more, also at the end of the chain; what others
+    /// lend stays.
     fn ends_with_the_wait() [] {
         direct(|| {
             ktest::witness::watch_sleeping_locks(false);
@@ -168,7 +168,7 @@ ktest! {
             let stays = wait(30, FOREVER);
             until_asleep(&stays);
             assert!(lent(30));
-            // The time may be up before it is seen that anything was lent: once more then.
+            // The time may be up before anything is seen to be lent: try again then.
             let seen = (0..10).any(|round| {
                 let gives_up = wait(10, MILLISECOND << round);
                 let mut seen = false;
@@ -188,8 +188,8 @@ ktest! {
 }
 
 ktest! {
-    /// Of two mutexes that are wanted, each release takes back its own part only: whichever of the
-    /// two is wanted first.
+    /// With two contended mutexes, each release takes back only its own part, whichever was
+    /// contended first.
     fn of_two_mutexes() [] {
         direct(|| {
             ktest::witness::watch_sleeping_locks(false);
@@ -200,8 +200,8 @@ ktest! {
     }
 }
 
-/// A thread of priority 50 owns two mutexes. Of each a thread comes to want one, in that order,
-/// given by its number and the thread's priority. The owner releases the first one first.
+/// A thread of priority 50 owns two mutexes. For each a thread, given by its number and priority,
+/// comes to wait, in that order. The owner releases the first one first.
 fn two_mutexes(wanted: [(usize, u8); 2]) {
     let mutexes = Arc::new([const { Mutex::new(()) }; 2]);
     let go = Arc::new(Semaphore::new(0));
@@ -229,8 +229,8 @@ fn two_mutexes(wanted: [(usize, u8); 2]) {
 }
 
 ktest! {
-    /// Who is given a mutex that others still wait for owes them as its owner did: a better
-    /// one that comes later lends to the new owner.
+    /// A thread that is given a mutex with waiters inherits from them as its owner did: a better
+    /// waiter that comes later lends to the new owner.
     fn after_hand_over() [] {
         direct(|| {
             let mutex = Arc::new(Mutex::new(()));
@@ -259,8 +259,8 @@ ktest! {
     }
 }
 
-/// Threads of all priorities lock in a fixed order, some for a time only: nobody is left
-/// with a priority that is not its own, and nothing is lost.
+/// Threads of all priorities lock in a fixed order, some with a time limit: none is left with a
+/// priority that is not its own, and nothing is lost.
 fn lend_and_return() {
     const MUTEXES: usize = 4;
     ktest::witness::watch_sleeping_locks(false);

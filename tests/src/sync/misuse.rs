@@ -1,4 +1,4 @@
-//! What is reported: recursion, deadlock, sleeping where it is forbidden.
+//! Misuse that is reported: recursion, deadlock, sleeping where it is forbidden.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,7 +14,7 @@ use super::{
 };
 
 ktest! {
-    /// A thread that locks a mutex again is told where it locked it first.
+    /// A thread that locks a mutex again is told where it first locked it.
     fn mutex_recursion() [
         expect = "assert",
         console = "thread0.0 \"boot\" locks a mutex that it holds: locked at tests/src/sync/misuse.rs:",
@@ -27,8 +27,8 @@ ktest! {
 }
 
 ktest! {
-    /// A lock is refused where one cannot sleep, though it is free, and the message
-    /// names the place.
+    /// A lock is refused where sleeping is forbidden, though it is free, and the message names the
+    /// place.
     fn lock_in_a_critical_section() [
         expect = "assert",
         console = "thread0.0 \"boot\" would sleep with critnest 1",
@@ -41,7 +41,7 @@ ktest! {
 }
 
 ktest! {
-    /// So is a permit, under a spinlock.
+    /// A permit is refused under a spinlock.
     fn acquire_under_a_spinlock() [
         expect = "assert",
         console = "thread0.0 \"boot\" would sleep with critnest 1, interrupt depth 0, owepreempt false, 1 spinlocks",
@@ -55,7 +55,7 @@ ktest! {
 }
 
 ktest! {
-    /// So is reading, with interrupts off.
+    /// A read is refused with interrupts off.
     fn read_with_interrupts_off() [
         expect = "assert",
         console = "thread0.0 \"boot\" would sleep with interrupts off",
@@ -88,7 +88,7 @@ fn circle(threads: usize) {
 }
 
 ktest! {
-    /// Two threads that wait for each other, and each place.
+    /// Two threads wait for each other; the message has each place.
     fn deadlock_of_two() [
         expect = "assert",
         console = "kassert: deadlock: thread",
@@ -120,7 +120,7 @@ ktest! {
 }
 
 ktest! {
-    /// A thread that ends without having unlocked (a guard that was forgotten).
+    /// A thread ends without having unlocked (a guard that was forgotten).
     fn exit_with_a_mutex() [
         expect = "assert", console = "\"locker\" ends and holds 1 sleeping locks",
     ] {
@@ -175,7 +175,7 @@ ktest! {
 }
 
 ktest! {
-    /// So would two that join each other.
+    /// Two threads that join each other would sleep forever too.
     fn join_of_each_other() [
         expect = "assert", console = "kassert: deadlock: thread",
         console = "\"second\" waits at tests/src/sync/misuse.rs:",
@@ -186,7 +186,7 @@ ktest! {
 }
 
 ktest! {
-    /// And three, in a circle.
+    /// So would three, in a circle.
     fn joins_in_a_circle() [
         expect = "assert", console = "kassert: deadlock: thread",
         console = "\"third\" waits at tests/src/sync/misuse.rs:",
@@ -236,8 +236,8 @@ ktest! {
 }
 
 ktest! {
-    /// A thread joins one that joins one that waits for a readers-writer lock that the first
-    /// writes under.
+    /// A thread joins one that joins one that waits for a read-write lock that the first holds for
+    /// writing.
     fn writer_then_joins() [
         expect = "assert",
         console = "kassert: deadlock: thread0.0 \"boot\" waits at tests/src/sync/misuse.rs:",
@@ -258,8 +258,8 @@ ktest! {
 }
 
 ktest! {
-    /// A writer that another writer lets in is the owner from then on: whoever waits for it, and
-    /// is waited for by it, is in a circle.
+    /// A writer that another writer lets in is the owner from then on: a thread that waits for it,
+    /// and that it waits for, closes a circle.
     fn next_writer_and_mutex() [
         expect = "assert", console = "kassert: deadlock: thread",
         console = ", which writes since tests/src/sync/misuse.rs:",
@@ -292,7 +292,7 @@ ktest! {
 }
 
 ktest! {
-    /// The owner of a mutex joins a thread that tries for it for a time: no deadlock.
+    /// The owner of a mutex joins a thread that tries for it with a time limit: no deadlock.
     fn join_of_a_timed_wait() [] {
         let mutex = Arc::new(Mutex::new(()));
         let shared = Arc::clone(&mutex);
@@ -306,8 +306,8 @@ ktest! {
     }
 }
 
-/// Two threads that wait for each other's mutex, the second one for a time; the number of the one
-/// that waits first. A third thread, of a better priority, waits for the first one's.
+/// Two threads wait for each other's mutex, the second with a time limit; `waits_first` is the
+/// number of the one that waits first. A third thread, of a better priority, waits for the first one's.
 fn timed_circle(waits_first: usize) {
     ktest::witness::watch_sleeping_locks(false);
     let mutexes = Arc::new([const { Mutex::new(()) }; 2]);
@@ -342,7 +342,7 @@ fn timed_circle(waits_first: usize) {
     let third = spawn(10, None, move || drop(shared[0].lock()));
     third.join();
     (0..2).for_each(|_| through.acquire());
-    // What was lent, and went round, is taken back.
+    // What was lent around the circle is taken back.
     assert_eq!(threads.each_ref().map(priority_of), [50, 49].map(priority));
     (0..2).for_each(|_| gates[2].release());
     join_all(threads);

@@ -1,4 +1,4 @@
-//! Locks that sleep: a file for each, and what their tests share.
+//! Sleeping locks: a file for each, and what their tests share.
 
 mod condvar;
 mod inherit;
@@ -61,8 +61,8 @@ fn join_all(handles: impl IntoIterator<Item = JoinHandle>) {
     handles.into_iter().for_each(JoinHandle::join);
 }
 
-/// Runs `test` in a thread that is better than all others: what it looks at stands still
-/// while it looks, also on one CPU.
+/// Runs `test` in a thread that is better than all others, so that nothing changes while it looks,
+/// even on one CPU.
 fn direct(test: impl FnOnce() + Send + 'static) {
     spawn(0, Some(last_cpu()), test).join();
 }

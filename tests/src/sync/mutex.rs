@@ -52,7 +52,7 @@ ktest! {
 }
 
 ktest! {
-    /// The mutex goes to the best of those who wait, and to the first of several.
+    /// The mutex goes to the best waiter, and to the first of several equal ones.
     fn handed_over_in_order() [] {
         direct(|| {
             let order = Arc::new(Mutex::new(Vec::new()));
@@ -78,8 +78,8 @@ ktest! {
 }
 
 ktest! {
-    /// Who unlocks and locks again at once does not overtake a thread that waits, which
-    /// it could do at leisure: both have one CPU and one priority.
+    /// A thread that unlocks and locks again at once does not overtake a waiter, though it easily
+    /// could: both have one CPU and one priority.
     fn no_barging() [] {
         let turns = Arc::new(Mutex::new(Vec::new()));
         let again = Arc::new(AtomicBool::new(false));
@@ -107,7 +107,7 @@ ktest! {
 }
 
 ktest! {
-    /// A lock with a time limit gives up, or gets it; and trying never waits.
+    /// A lock with a time limit gives up, or gets it; a try never waits.
     fn lock_for_a_time() [] {
         let mutex = Arc::new(Mutex::new(0));
         let held = mutex.try_lock().expect("it is free");
@@ -128,8 +128,7 @@ ktest! {
 }
 
 ktest! {
-    /// Time limits that end while the mutex is being handed over, over and over: it gets
-    /// lost on no way.
+    /// Time limits end while the mutex is being handed over, over and over: it is never lost.
     fn limits_race_with_hand_over() [] {
         let mutex = Arc::new(Mutex::new(0_u64));
         let locker = |limit: u64| {

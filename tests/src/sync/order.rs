@@ -1,5 +1,5 @@
-//! The order of sleeping locks. What is reported names lines of this file, which is why
-//! the locks and their uses come first.
+//! The order of sleeping locks. The reports name lines of this file, so the locks and their uses
+//! come first.
 
 use alloc::sync::Arc;
 

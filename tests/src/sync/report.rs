@@ -1,4 +1,4 @@
-//! What a panic tells of the threads that do not run, and so the report of a hang.
+//! The lines of a panic's report, and of a hang's, on the threads that do not run.
 
 use alloc::sync::Arc;
 
@@ -19,7 +19,7 @@ fn sleeper(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle {
 }
 
 ktest! {
-    /// Where each thread sleeps, what for, and for how long at most.
+    /// The report says where each thread sleeps, what it waits for, and for how long at most.
     fn every_kind_of_wait() [
         expect = "panic",
         console = "\"locks\" sleeps at tests/src/sync/report.rs:",
@@ -73,7 +73,7 @@ ktest! {
 }
 
 ktest! {
-    /// More threads than have a line are counted.
+    /// Threads beyond the last line are counted.
     fn many_threads() [
         expect = "panic", console = "\"first\" sleeps at tests/src/sync/report.rs:",
         console = " more threads do not run",
@@ -87,8 +87,8 @@ ktest! {
 }
 
 ktest! {
-    /// Two threads wait for each other by semaphores, which have no owner: nobody sees the
-    /// circle, and the report of the hang has both.
+    /// Two threads wait for each other by semaphores, which have no owner: nobody sees the circle,
+    /// and the report of the hang has both.
     fn a_hang() [
         expect = "hang", patience = "2", needs = "qemu", console = ": NMI from outside",
         console = "\"one\" sleeps at tests/src/sync/report.rs:",
@@ -104,7 +104,7 @@ ktest! {
                 gates[1 - number].release();
             });
         }
-        // Where all CPUs idle, a hang is seen late.
+        // If all CPUs idle, a hang is seen late.
         loop {
             spin_loop();
         }

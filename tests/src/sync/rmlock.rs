@@ -15,10 +15,10 @@ use super::{cpu, join_all, last_cpu, sleep_until, spawn};
 use crate::stepping;
 use crate::threads::join_with_beats;
 
-/// Longer than a writer that is let in waits.
+/// Longer than an admitted writer waits.
 const PATIENCE: u64 = 2_000_000_000;
 
-/// What is read and written: the two words are equal but inside a write.
+/// The value: its two words are equal, except inside a write.
 static WORDS: RmLock<[AtomicU64; 2]> = rmlock([const { AtomicU64::new(0) }; 2]);
 /// Whether somebody reads, in the tests that have one reader.
 static READING: AtomicBool = AtomicBool::new(false);
@@ -52,7 +52,7 @@ fn read(between: impl FnOnce()) {
     });
 }
 
-/// On cpu1: writes whenever asked, and looks that nobody reads meanwhile.
+/// On cpu1: writes whenever asked, and checks that nobody reads meanwhile.
 fn writer() -> JoinHandle {
     let body = || {
         let mut done = 0;
@@ -105,10 +105,10 @@ fn written(at: u64) {
     );
 }
 
-/// A reader, once for each of its boundaries, with a writer's interrupt there.
+/// Runs a reader once for each of its boundaries, with a writer's interrupt there.
 fn stepped(code: fn()) {
     sched::curthread().pin();
-    // No slice ends: who is switched out in between is not stepped any more.
+    // No slice ends: a thread that is switched out in between is not stepped any more.
     ktest::take_timers();
     let writer = writer();
     let mut at = 0;
@@ -141,13 +141,13 @@ fn one_read() {
 }
 
 ktest! {
-    /// Wherever in a read the writer's interrupt comes: it waits for who is inside, and only
-    /// for that.
+    /// Wherever in a read the writer's interrupt arrives, the writer waits for the readers inside,
+    /// and only for those.
     fn at_every_boundary() [smp = "2..=8"] { stepped(one_read); }
 }
 
 ktest! {
-    /// The same for a reader that reads the lock already: it gets in.
+    /// The same for a reader that already reads the lock: it gets in.
     fn nested_at_every_boundary() [smp = "2..=8"] {
         stepped(|| WORDS.read(|_| {
             READING.store(true, Ordering::Relaxed);
@@ -165,8 +165,8 @@ fn sleeps(thread: &JoinHandle) -> bool {
 }
 
 ktest! {
-    /// A reader that is off its CPU is waited for; it comes back on another CPU, reads again,
-    /// and only its end lets the writer in.
+    /// A writer waits for a reader that is off its CPU. The reader comes back on another CPU and
+    /// reads again; only its end lets the writer in.
     fn a_reader_that_sleeps_and_moves() [smp = "2..=8"] {
         static GO_ON: AtomicBool = AtomicBool::new(false);
         static ENDED_ON: AtomicU64 = AtomicU64::new(0);
@@ -180,7 +180,7 @@ ktest! {
         while !sleeps(&reader) || on() == pcpu::this().id() {
             spin_loop();
         }
-        // Something better runs where it is, until it has ended: it is taken elsewhere.
+        // A better thread runs where it is, until it has ended: it is taken elsewhere.
         let (from, handle) = (on(), reader);
         let busy = spawn(5, Some(from), move || while !handle.is_finished() {
             spin_loop();
@@ -198,7 +198,7 @@ ktest! {
 }
 
 ktest! {
-    /// No CPU is interrupted but those that have read since the last write.
+    /// Only CPUs that have read since the last write are interrupted.
     fn interrupts_only_readers() [smp = "2..=8"] {
         let interrupts = || -> Vec<u64> {
             let blocks = smp::online();
@@ -223,8 +223,8 @@ ktest! {
     }
 }
 
-/// Readers on all CPUs that recurse, are preempted, sleep and move; one writer, or with
-/// `noise` one on each CPU besides rendezvous and shootdowns.
+/// Readers on all CPUs that recurse, are preempted, sleep and move, and one writer; with `noise`, a
+/// writer on each CPU, and rendezvous and shootdowns.
 fn stress(rounds: u64, noise: bool) {
     let mut threads = Vec::new();
     for here in &smp::online() {
@@ -292,8 +292,8 @@ ktest! {
 }
 
 ktest! {
-    /// The recipe that failed: `rm_cleanIPI` at every boundary of a critical exit that owes.
-    /// The readers of this CPU are revoked there, and the better thread runs once, after.
+    /// The case that failed: `rm_cleanIPI` at every boundary of a critical exit that owes. The
+    /// readers of this CPU are revoked there, and the better thread runs once, afterwards.
     fn in_the_window() [smp = "2..=8"] {
         ktest::take_timers();
         let better = stepping::better_thread();

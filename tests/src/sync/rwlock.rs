@@ -48,8 +48,8 @@ ktest! {
 }
 
 ktest! {
-    /// Phases alternate: a reader that comes after a writer waits for it, and only for
-    /// the one.
+    /// Phases alternate: a reader that comes after a writer waits for that writer, and only for
+    /// that one.
     fn readers_and_writers_take_turns() [] {
         direct(|| {
             let lock = Arc::new(RwLock::new(Vec::new()));

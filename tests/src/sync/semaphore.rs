@@ -10,7 +10,7 @@ use kernel::{ktest, sched};
 use super::{MILLISECOND, join_all, sleep_until, spawn, until_asleep};
 
 ktest! {
-    /// As many inside as there are permits, and no more.
+    /// At most as many threads are inside as there are permits.
     fn counts() [] {
         const PERMITS: u64 = 3;
         let shared = Arc::new((Semaphore::new(PERMITS as usize), AtomicU64::new(0)));
@@ -44,8 +44,7 @@ ktest! {
 static FROM_INTERRUPT: Semaphore = Semaphore::new(0);
 
 ktest! {
-    /// Permits from an interrupt handler: with a thread that waits, which then has it,
-    /// and with none.
+    /// Permits from an interrupt handler: a waiting thread gets one; without a waiter it is kept.
     fn from_an_interrupt() [] {
         for _ in 0..100 {
             let waiter = spawn(10, None, || FROM_INTERRUPT.acquire());
