@@ -1,24 +1,24 @@
-//! What one CPU has another one run: a function, and what it may do there.
+//! The function that one CPU makes another one run, and what the function may do there.
 
 use core::any;
 
 use crate::cpu::CpuId;
 use crate::wake::{DeferredWake, DeferredWakes};
 
-/// What a callback is given: which CPU it runs on, with interrupts off.
+/// The argument of a callback: which CPU it runs on, and what it may do there. Interrupts are off.
 ///
-/// Callbacks run in interrupt context: they must not sleep, wait for another CPU,
-/// allocate, log, make a thread runnable, or start a call of their own. What they may do
-/// besides reading and writing memory is in here.
+/// Callbacks run in interrupt context. They must not sleep, wait for another CPU, allocate, log,
+/// make a thread runnable, or start a call of their own. They may read and write memory, and do
+/// what the methods here offer.
 #[derive(Debug)]
 pub struct IpiCtx {
     cpu: CpuId,
-    /// Finds the list of its wakeups: most callbacks do not ask.
+    /// Finds the CPU's list of wakeups. A function, since most callbacks do not need the list.
     wakes: fn() -> &'static DeferredWakes,
 }
 
 impl IpiCtx {
-    /// That of `cpu`, on which `wakes` finds the list of wakeups.
+    /// The context of `cpu`. `wakes` finds that CPU's list of wakeups when it runs there.
     pub(crate) const fn new(cpu: CpuId, wakes: fn() -> &'static DeferredWakes) -> Self {
         Self { cpu, wakes }
     }
@@ -30,13 +30,13 @@ impl IpiCtx {
         self.cpu
     }
 
-    /// Notes a wakeup, which is carried out once the interrupt is acknowledged.
+    /// Notes a wakeup, which the interrupt carries out after its EOI.
     pub fn wake(&self, wake: &'static DeferredWake) {
         (self.wakes)().note(wake);
     }
 }
 
-/// What a CPU can be asked to run: any closure that takes an [`IpiCtx`] and may run on
+/// A function that a CPU can be asked to run: any closure that takes an [`IpiCtx`] and may run on
 /// several CPUs at once.
 pub trait Action: Sync {
     /// Runs it on this CPU. Interrupts off.
@@ -57,5 +57,5 @@ impl<F: Fn(&IpiCtx) + Sync> Action for F {
     }
 }
 
-/// An action that is shared by all CPUs at once, on the initiator's stack.
+/// An action on the initiator's stack, which all CPUs share.
 pub type Callback<'a> = &'a dyn Action;

@@ -4,8 +4,8 @@
 //! in the order CPUs are taken from the MADT. It indexes arrays; the APIC id, which
 //! may be sparse, stays in the interrupt code. Every `CpuId` is below [`MAX_CPUS`].
 //!
-//! [`CpuSet`] is a value to compute with; [`AtomicCpuSet`] is shared between CPUs.
-//! [`FirstCpu`] is for what one CPU does on behalf of all, once.
+//! [`CpuSet`] is a value to compute with; [`AtomicCpuSet`] is shared between CPUs. [`FirstCpu`]
+//! chooses, once, the CPU that does something for all.
 
 #![forbid(unsafe_code)]
 
@@ -14,16 +14,15 @@ use core::fmt;
 use core::iter::FusedIterator;
 use core::num::NonZeroU64;
 
-/// The most CPUs the kernel can use; sizes every per-CPU array.
+/// The most CPUs the kernel can use. It sizes every per-CPU array.
 pub const MAX_CPUS: usize = shim::MAX_CPUS;
 
 const WORDS: usize = MAX_CPUS.div_ceil(64);
 
 /// The kernel's number of a CPU: dense from 0, always below [`MAX_CPUS`].
 ///
-/// The compiler knows that every index of an array of [`MAX_CPUS`] is in bounds
-/// ([`Self::index`]): without that each look-up has a comparison and a jump that are for
-/// nothing.
+/// The compiler knows that every index of an array of [`MAX_CPUS`] is in bounds ([`Self::index`]).
+/// Otherwise each look-up would have a useless comparison and jump.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CpuId(u8);
 
@@ -47,7 +46,7 @@ impl CpuId {
     /// The id as an array index, below [`MAX_CPUS`].
     #[must_use]
     pub const fn index(self) -> usize {
-        // What it is anyway: MAX_CPUS is a power of two.
+        // The remainder changes nothing; MAX_CPUS is a power of two, so it is one AND.
         self.0 as usize % MAX_CPUS
     }
 
@@ -64,7 +63,7 @@ impl fmt::Display for CpuId {
     }
 }
 
-/// The number of a CPU, which may become another one's while others look.
+/// A CPU number that may change while others read it.
 #[derive(Debug)]
 pub struct AtomicCpuId(AtomicU8);
 
@@ -91,7 +90,7 @@ impl AtomicCpuId {
     }
 }
 
-/// Which CPU came first: decided once, and for good.
+/// The CPU that came first: decided once, and permanently.
 #[derive(Debug)]
 pub struct FirstCpu(AtomicU32);
 
@@ -102,13 +101,13 @@ impl FirstCpu {
         Self(AtomicU32::new(0))
     }
 
-    /// Whether `me`, the calling CPU, comes first. True once: false to every other CPU, and
-    /// to the first one when it asks again.
+    /// Returns whether `me`, the calling CPU, comes first. Returns true once: it returns false to
+    /// every other CPU, and to the first one when it asks again.
     #[must_use]
     pub fn claim(&self, me: CpuId) -> bool {
         let mark = u32::from(me.0) + 1;
-        // AcqRel: one CPU wins; the partner is the same exchange on another CPU, and the
-        // load in `get`.
+        // AcqRel: one CPU wins. Pairs with the same exchange on another CPU, and with the load in
+        // `get`.
         self.0
             .compare_exchange(0, mark, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
@@ -135,7 +134,7 @@ impl Default for FirstCpu {
 pub struct CpuSet([u64; WORDS]);
 
 impl CpuSet {
-    /// The set of no CPU.
+    /// The empty set.
     pub const EMPTY: Self = Self([0; WORDS]);
 
     /// The set of one CPU.
@@ -150,7 +149,7 @@ impl CpuSet {
     /// The CPUs 0 to `n - 1`.
     ///
     /// # Panics
-    /// If `n` is above [`MAX_CPUS`].
+    /// Panics if `n` is above [`MAX_CPUS`].
     #[must_use]
     pub const fn first_n(n: usize) -> Self {
         assert!(n <= MAX_CPUS, "more CPUs than MAX_CPUS");
@@ -166,7 +165,7 @@ impl CpuSet {
         set
     }
 
-    /// Adds `cpu`; true if it was not in the set.
+    /// Adds `cpu`. Returns whether it was not in the set.
     pub const fn insert(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
         let changed = self.0[word] & bit == 0;
@@ -174,7 +173,7 @@ impl CpuSet {
         changed
     }
 
-    /// Takes `cpu` out; true if it was in the set.
+    /// Takes `cpu` out. Returns whether it was in the set.
     pub const fn remove(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
         let changed = self.0[word] & bit != 0;
@@ -199,11 +198,11 @@ impl CpuSet {
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        // Not by ==, which is a call of memcmp.
+        // Not with ==, which would call memcmp.
         self.0.iter().all(|&word| word == 0)
     }
 
-    /// The one CPU in the set; `None` if there is none, or another one.
+    /// The only CPU in the set, or `None` if the set does not have exactly one.
     #[must_use]
     #[inline]
     pub fn only(&self) -> Option<CpuId> {
@@ -236,7 +235,7 @@ impl CpuSet {
         Self(core::array::from_fn(|i| self.0[i] & !other.0[i]))
     }
 
-    /// Calls `each` for the CPUs in ascending order: with less ado than by [`Self::iter`].
+    /// Calls `each` for the CPUs in ascending order. Cheaper than [`Self::iter`].
     #[inline]
     pub fn each(&self, mut each: impl FnMut(CpuId)) {
         for (word, &bits) in self.0.iter().enumerate() {
@@ -255,7 +254,7 @@ impl CpuSet {
     }
 }
 
-/// The CPUs whose bits are set in the word of that number.
+/// Calls `each` for the CPUs whose bits are set in the word with index `word`.
 #[inline]
 fn each_of(word: usize, mut bits: u64, each: &mut impl FnMut(CpuId)) {
     while let Some(left) = NonZeroU64::new(bits) {
@@ -264,8 +263,8 @@ fn each_of(word: usize, mut bits: u64, each: &mut impl FnMut(CpuId)) {
     }
 }
 
-/// The first CPU of those whose bits are set in the word of that number. (Of a zero the number
-/// of trailing zeros would be a case of its own, in one instruction more.)
+/// The first CPU whose bit is set in the word with index `word`. (For a zero the count of trailing
+/// zeros would be a special case, at the price of one instruction.)
 #[inline]
 fn first(word: usize, bits: NonZeroU64) -> Option<CpuId> {
     CpuId::new(word * 64 + bits.trailing_zeros() as usize)
@@ -278,7 +277,7 @@ impl fmt::Display for CpuSet {
     }
 }
 
-/// Writes `numbers` with those that follow each other as ranges: `0-3,7`; none as `none`.
+/// Writes `numbers`, with consecutive ones as ranges: `0-3,7`. Writes `none` if there are none.
 ///
 /// # Errors
 /// Those of `f`.
@@ -355,9 +354,9 @@ impl FusedIterator for Iter {}
 
 /// A set of CPUs that any CPU may change and read at any time.
 ///
-/// Whoever sees a CPU in the set (or sees it gone) also sees everything the CPU that
-/// changed the set had written before. A CPU may, for instance, set up its data and
-/// then put itself into the online set.
+/// Whoever sees a CPU in the set, or sees it gone, also sees everything that the CPU that changed
+/// the set had written before. A CPU may, for instance, set up its data and then put itself into
+/// the online set.
 #[derive(Debug, Default)]
 pub struct AtomicCpuSet([AtomicU64; WORDS]);
 
@@ -368,15 +367,15 @@ impl AtomicCpuSet {
         Self([const { AtomicU64::new(0) }; WORDS])
     }
 
-    /// Adds `cpu`; true if this call changed the set.
+    /// Adds `cpu`. Returns whether this call changed the set.
     pub fn insert(&self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
         // Release: pairs with the Acquire in `contains` and `snapshot`.
         self.0[word].fetch_or(bit, Ordering::Release) & bit == 0
     }
 
-    /// Takes `cpu` out; true if this call changed the set. Whoever takes a CPU out
-    /// also sees what the one that put it in had written.
+    /// Takes `cpu` out. Returns whether this call changed the set. Whoever takes a CPU out also
+    /// sees what the one that put it in had written.
     pub fn remove(&self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
         // AcqRel: pairs with the Acquire in `contains` and `snapshot`, and with the
@@ -384,7 +383,7 @@ impl AtomicCpuSet {
         self.0[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
-    /// Makes this `set`. Nobody else may change it meanwhile.
+    /// Makes this set equal to `set`. Nobody else may change it meanwhile.
     pub fn assign(&self, set: &CpuSet) {
         for (word, &bits) in self.0.iter().zip(&set.0) {
             // Relaxed: the caller publishes it.
@@ -392,14 +391,14 @@ impl AtomicCpuSet {
         }
     }
 
-    /// Adds `cpu`, which is not in the set. True if nobody is there who has come since
-    /// [`Self::take`] last looked, of those whose number differs in the lowest six bits only: then
-    /// somebody must tell whoever takes.
+    /// Adds `cpu`, which is not in the set. Returns true if its word (the CPUs whose numbers differ
+    /// only in the lowest six bits) was empty, so no CPU in it has been added since the last
+    /// [`Self::take`]. The caller must then notify whoever takes.
     #[inline]
     pub fn put_in(&self, cpu: CpuId) -> bool {
         let (word, bit) = cpu.place();
-        // AcqRel: pairs with the swap in `take`, either way: it sees what we have written, or we
-        // see that it has looked. An addition, since x86 has one that tells what was there.
+        // AcqRel: pairs with the swap in `take`. Either it sees what we have written, or we see
+        // that it has looked. An addition, since x86 has one that returns the old value.
         let before = self.0[word].fetch_add(bit, Ordering::AcqRel);
         debug_assert!(before & bit == 0, "{cpu} is in the set");
         before == 0
@@ -445,7 +444,7 @@ impl AtomicCpuSet {
         self.0.iter().all(|word| word.load(Ordering::Acquire) == 0)
     }
 
-    /// The first CPU in the set that `wanted` accepts, each looked at in turn.
+    /// The first CPU in the set that `wanted` accepts. Asks for each in turn.
     #[inline]
     pub fn find(&self, wanted: impl Fn(CpuId) -> bool) -> Option<CpuId> {
         for (word, bits) in self.0.iter().enumerate() {
@@ -470,8 +469,8 @@ impl AtomicCpuSet {
         self.0[word].load(Ordering::Acquire) & bit != 0
     }
 
-    /// The set as it was read, 64 CPUs at a time: what changes during the call may
-    /// show in part, but each CPU is shown as it was at some moment of the call.
+    /// The set as it was read, 64 CPUs at a time. A change during the call may show in part, but
+    /// each CPU is shown as it was at some moment of the call.
     #[must_use]
     pub fn snapshot(&self) -> CpuSet {
         // Acquire: pairs with the Release in `insert` and `remove`.

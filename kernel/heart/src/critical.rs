@@ -1,16 +1,16 @@
-//! Critical sections: per-thread nesting, and the preemption that waits for the end.
+//! Critical sections: per-thread nesting, and a preemption that waits for the last exit.
 //!
-//! A thread inside a critical section stays on its CPU and keeps it: interrupts are
-//! still taken, but none of them ends in another thread. A preemption that comes up
-//! meanwhile is *owed* (`owepreempt`) and paid at the exit of the outermost section.
-//! It is no lock: it keeps out neither interrupt handlers nor other CPUs.
+//! A thread in a critical section stays on its CPU and keeps it. The CPU still takes interrupts,
+//! but none of them switches to another thread. If a preemption comes up meanwhile, the thread
+//! *owes* it (`owepreempt`) and pays at the exit of the outermost section. A section is not a lock:
+//! it excludes neither interrupt handlers nor other CPUs.
 //!
-//! [`CritState`] belongs to a thread. Two parties write it, both on the CPU that the
-//! thread runs on: the thread, and the interrupts on top of it. So it needs no locked
-//! instruction, but each change must be one instruction ([`LocalU32`]): otherwise an interrupt
-//! could change the word between the load and the store, and the store would undo it. Each is
-//! also a barrier to the compiler, which keeps the section's accesses inside. (Left to itself,
-//! LLVM deletes a section outright: it sees no reader.)
+//! Each thread has a [`CritState`]. The thread writes it, and so do the interrupts on top of it,
+//! all on the CPU that the thread runs on. So it needs no locked instruction, but each change must
+//! be one instruction ([`LocalU32`]). Otherwise an interrupt could change the word between the load
+//! and the store, and the store would undo that change. Each change is also a compiler barrier,
+//! which keeps the section's accesses inside it. (Without the barrier LLVM deletes a section
+//! outright: it sees no reader.)
 //!
 //! # The window
 //!
@@ -18,19 +18,18 @@
 //! critical_exit:   nest 1 → 0, owed?  ──yes──►  │ W │  nest 0 → 1, lock, test again, switch
 //! ```
 //!
-//! The count goes to zero *before* owepreempt is looked at. The other order loses a
-//! preemption: an interrupt between the look (nothing owed) and the zero would find
-//! a count of one, leave its preemption owed, and nobody would look again. With zero
-//! first, whatever comes before the look is seen by it, and whatever comes after
-//! finds a count of zero and preempts by itself. The price is the window W, in which
-//! nothing is held and a preemption is owed, so that any code that enters and leaves
-//! a critical section there pays it. Interrupt handlers do (every spinlock is one),
-//! and must not switch threads before they have told the APIC that they are done.
-//! That was FreeBSD r222254 (r222942 in stable/8): see [`crate::intr`] for how it
-//! cannot happen here, and [`NestedSection`] for the cure of its time.
+//! The exit brings the count to zero *before* it looks at owepreempt. The other order loses a
+//! preemption: an interrupt between the look (nothing owed) and the zero would find a count of one
+//! and leave its preemption owed, and nobody would look again. With zero first, the look sees every
+//! preemption that came up before it, and an interrupt that comes after it finds a count of zero
+//! and preempts by itself. The price is the window W: the thread holds nothing and owes a
+//! preemption, so any code that enters and leaves a critical section there pays it. Interrupt
+//! handlers do that (every spinlock is a section), and they must not switch threads before they
+//! have acknowledged the interrupt to the APIC. That was FreeBSD r222254 (r222942 in stable/8).
+//! [`crate::intr`] says why it cannot happen here, and [`NestedSection`] is the cure of its time.
 //!
 //! Here one SUB does both: the flag is the word's lowest bit, inverted, and one jump tests the
-//! result (Linux folds `PREEMPT_NEED_RESCHED` into `preempt_count` for the same reason). The
+//! result. (Linux folds `PREEMPT_NEED_RESCHED` into `preempt_count` for the same reason.) The
 //! window begins after the SUB and lasts until the exit has entered a section again to pay.
 //!
 //! Source: FreeBSD `sys/sys/systm.h` (`critical_enter`, `critical_exit`) and
@@ -48,28 +47,28 @@ use crate::{KASSERT, kassert};
 pub trait Preempt {
     /// Pays the owed preemption of the current thread, whose state is `crit`.
     ///
-    /// Called with one level held, by the thread itself or at the one exit of an
-    /// interrupt. Takes the run-queue lock, gives up that level, tests owepreempt
-    /// again (an interrupt may have paid meanwhile) and switches threads if it is
-    /// still set. Comes back, maybe on another CPU, with no level held.
+    /// Called with one level held, by the thread itself or at the one exit of an interrupt. Takes
+    /// the run-queue lock, gives up that level, tests owepreempt again (an interrupt may have paid
+    /// meanwhile) and switches threads if it is still set. Returns with no level held, perhaps on
+    /// another CPU.
     fn preempt(crit: &CritState);
 }
 
-/// Set while nothing is owed: owepreempt, upside down.
+/// Set while nothing is owed: owepreempt, inverted.
 const SETTLED: u32 = 1;
-/// One section entered: up to 1,023.
+/// One section. The field counts up to 1,023.
 const SECTION: u32 = 1 << 1;
-/// In the count of spinlocks, one: up to 127.
+/// One spinlock in the count of spinlocks, which goes up to 127.
 const ONE_LOCK: u32 = 1 << 11;
-/// What a spinlock adds: itself, and the section that it is.
+/// What a spinlock adds: one lock and one section.
 const LOCK: u32 = ONE_LOCK + SECTION;
-/// How often the thread itself has turned interrupts off: up to 31 times.
+/// One time that the thread itself has turned interrupts off. The field counts up to 31.
 const OFF: u32 = 1 << 18;
-/// What one interrupt in progress adds: up to 511.
+/// What one interrupt in progress adds. The field counts up to 511.
 const INTERRUPT: u32 = 1 << 23;
-/// What an interrupt adds that acknowledges late: itself, and the nested section of r222942.
+/// What a late interrupt adds: itself and the nested section of r222942.
 const LATE: u32 = INTERRUPT + SECTION;
-/// While any of these is there, the CPU takes no interrupts: locks, off, interrupts.
+/// While any of these bits is set, the CPU takes no interrupts: locks, off, interrupts.
 const CLOSED: u32 = !(ONE_LOCK - 1);
 
 /// What a thread holds that keeps it on its CPU, and its owed preemption (`owepreempt`), in
@@ -81,37 +80,37 @@ const CLOSED: u32 = !(ONE_LOCK - 1);
 /// └──── the CPU takes no interrupts ─┘
 /// ```
 ///
-/// The bit is inverted so that the word is zero exactly in the window W: only the exit, or the
-/// end of the interrupt, that has to pay brings it to zero. Interrupts are on only while the
-/// upper part of the word is zero ([`Self::is_open`]), so no code asks the CPU for its flag or
-/// saves it. They go off just before the word changes, and on just after.
+/// The bit is inverted so that the word is zero exactly in the window W. Only an exit, or the end
+/// of an interrupt, that has to pay brings it to zero. Interrupts are on only while the upper part
+/// of the word is zero ([`Self::is_open`]), so no code reads the CPU's interrupt flag or saves it.
+/// Interrupts go off just before the word changes, and on just after.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct CritState(LocalU32);
 
 impl CritState {
-    /// The state of a thread that has not run: its first instruction runs inside the
-    /// switch that chose it, with the run-queue lock held, so it is born with one spinlock
-    /// and gives that up itself (FreeBSD's `fork_exit` does).
+    /// The state of a thread that has not run. Its first instruction runs inside the switch that
+    /// chose it, with the run-queue lock held. So it starts with one spinlock, which it releases
+    /// itself (as FreeBSD's `fork_exit` does).
     #[must_use]
     pub const fn newborn() -> Self {
         Self(LocalU32::new(LOCK | SETTLED))
     }
 
-    /// The state of a thread that runs already and holds nothing: a CPU's first.
+    /// The state of a thread that already runs and holds nothing: a CPU's first thread.
     #[must_use]
     pub const fn running() -> Self {
         Self(LocalU32::new(SETTLED))
     }
 
-    /// Makes this the state of a [`Self::newborn`] again, for the next thread in the
-    /// same place. Nobody may be running on it.
+    /// Makes this the state of a [`Self::newborn`] again, for the next thread in the same slot of
+    /// the table. No thread may be running on it.
     pub fn reset(&self) {
         self.0.store(LOCK | SETTLED);
     }
 
-    /// Makes this the state of a CPU's first thread as the CPU starts, once more maybe: it
-    /// holds nothing, and interrupts are off until it turns them on.
+    /// Makes this the state of a CPU's first thread when the CPU starts or restarts: it holds
+    /// nothing, and interrupts are off until it turns them on.
     pub fn start(&self) {
         self.0.store(OFF | SETTLED);
     }
@@ -122,18 +121,18 @@ impl CritState {
         self.0.add::<SECTION>();
     }
 
-    /// Leaves a section and, if it was the outermost, pays what is owed: one decrement
-    /// and one test. Any context.
+    /// Leaves a section and, if it was the outermost, pays what is owed: one decrement and one
+    /// test. Any context.
     ///
     /// # Panics
-    /// If there is no section to leave.
+    /// Panics if there is no section to leave.
     #[inline]
     #[track_caller]
     pub fn exit<P: Preempt>(&self) {
         self.give_back::<P, SECTION>();
     }
 
-    /// Takes `N` off, and pays if nothing is left and something is owed.
+    /// Subtracts `N`, and pays if nothing is held any more and a preemption is owed.
     #[inline(always)]
     #[track_caller]
     fn give_back<P: Preempt, const N: u32>(&self) {
@@ -142,7 +141,7 @@ impl CritState {
         }
     }
 
-    /// The slow path of an exit: pays, or panics at the caller's place if there was nothing to
+    /// The slow path of an exit: pays, or panics with the caller's place if there was nothing to
     /// leave.
     #[cold]
     #[track_caller]
@@ -159,16 +158,17 @@ impl CritState {
         self.pay::<P>();
     }
 
-    /// Notes a spinlock, and its section. Interrupts are off already.
+    /// Counts a spinlock and its section. Interrupts are already off.
     #[inline]
     pub(crate) fn lock(&self) {
         self.0.add::<LOCK>();
     }
 
-    /// Releases it, and pays as [`Self::exit`]. Returns whether the CPU is to take interrupts now.
+    /// Undoes [`Self::lock`], and pays as [`Self::exit`] does. Returns whether the CPU may take
+    /// interrupts now.
     ///
     /// # Panics
-    /// If there is none to release.
+    /// Panics if no spinlock is held.
     #[must_use]
     #[inline]
     #[track_caller]
@@ -185,17 +185,17 @@ impl CritState {
         self.is_open()
     }
 
-    /// Notes that the thread has turned interrupts off.
+    /// Counts that the thread has turned interrupts off.
     #[inline]
     pub(crate) fn off(&self) {
         self.0.add::<OFF>();
     }
 
-    /// Takes that back, and pays as [`Self::exit`]. Returns whether the CPU is to take
+    /// Undoes [`Self::off`], and pays as [`Self::exit`] does. Returns whether the CPU may take
     /// interrupts now.
     ///
     /// # Panics
-    /// If it has not turned them off.
+    /// Panics if the thread has not turned interrupts off.
     #[must_use]
     #[inline]
     #[track_caller]
@@ -204,38 +204,38 @@ impl CritState {
         self.is_open()
     }
 
-    /// As [`Self::on`], without any look.
+    /// As [`Self::on`], without looking at owepreempt.
     #[inline]
     pub(crate) fn on_unpaid(&self) {
         self.0.sub::<OFF>();
     }
 
-    /// Whether nothing of the thread keeps its CPU from taking interrupts.
+    /// Whether nothing that the thread holds keeps its CPU from taking interrupts.
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
         self.0.has_none_of::<CLOSED>()
     }
 
-    /// Leaves a section without looking at owepreempt. The caller makes sure that somebody
+    /// Leaves a section without looking at owepreempt. The caller must make sure that somebody
     /// looks later.
     #[inline]
     pub fn leave(&self) {
         self.0.sub::<SECTION>();
     }
 
-    /// Whether the thread is in the window W: nothing is held and a preemption is owed.
+    /// Whether the thread is in the window W: it holds nothing and owes a preemption.
     #[must_use]
     #[inline]
     pub fn must_pay(&self) -> bool {
         self.0.load() == 0
     }
 
-    /// Pays what is owed if nothing is held: the slow path of every exit. Interrupts may be on
-    /// in the end.
+    /// Pays what is owed if nothing is held: the slow path of every exit. Interrupts may be on when
+    /// it returns.
     #[cold]
     fn pay<P: Preempt>(&self) {
-        // Not zero: an outer section or an interrupt is left, whose end looks.
+        // If the word is not zero, an outer section or an interrupt remains, and its end looks.
         while self.must_pay() {
             // Keeps the exits of the run-queue lock's own sections from paying.
             self.enter();
@@ -243,7 +243,7 @@ impl CritState {
         }
     }
 
-    /// As [`Self::pay`], at the end of an interrupt. Interrupts stay off, so that their frames
+    /// As [`Self::pay`], at the end of an interrupt. Interrupts stay off, so that interrupt frames
     /// do not pile up on the stack.
     #[cold]
     pub(crate) fn pay_in_interrupt<P: Preempt>(&self) {
@@ -254,8 +254,8 @@ impl CritState {
         }
     }
 
-    /// Notes that a preemption is owed. On the thread's own CPU, inside a section
-    /// or an interrupt.
+    /// Records that a preemption is owed. On the thread's own CPU, inside a section or an
+    /// interrupt.
     pub fn owe(&self) {
         kassert!(
             self.now().holds_something(),
@@ -265,13 +265,13 @@ impl CritState {
         self.0.clear::<SETTLED>();
     }
 
-    /// Clears owepreempt. By the scheduler, as it begins to choose the next thread.
+    /// Clears owepreempt. The scheduler calls this when it begins to choose the next thread.
     #[inline]
     pub fn paid(&self) {
         self.0.set::<SETTLED>();
     }
 
-    /// Sections, interrupts and what is owed, at one moment.
+    /// A snapshot of the word: sections, interrupts, and what is owed.
     #[must_use]
     #[inline]
     pub fn now(&self) -> CritWord {
@@ -285,7 +285,7 @@ impl CritState {
         self.now().owepreempt()
     }
 
-    /// How many sections are entered, those of spinlocks too.
+    /// How many sections the thread is in, including those of spinlocks.
     #[must_use]
     #[inline]
     pub fn critnest(&self) -> u32 {
@@ -299,20 +299,20 @@ impl CritState {
         self.now().interrupt_depth()
     }
 
-    /// How many spinlocks are held. Each is a section too.
+    /// How many spinlocks the thread holds. Each is also a section.
     #[must_use]
     #[inline]
     pub fn locks(&self) -> u32 {
         self.now().locks()
     }
 
-    /// Begins an interrupt on top.
+    /// Begins an interrupt on top of the thread.
     #[inline]
     pub(crate) fn begin_interrupt(&self) {
         self.0.add::<INTERRUPT>();
     }
 
-    /// Begins an interrupt and its nested section, on top of a word of `entry`. Returns the new
+    /// Begins an interrupt and its nested section, on top of the word `entry`. Returns the new
     /// word.
     #[inline]
     pub(crate) fn begin_late(&self, entry: CritWord) -> CritWord {
@@ -320,13 +320,13 @@ impl CritState {
         CritWord(entry.0.wrapping_add(LATE))
     }
 
-    /// Ends both. Returns whether the thread is in the window W then.
+    /// Ends both. Returns whether the thread is now in the window W.
     #[inline]
     pub(crate) fn end_late(&self) -> bool {
         self.0.sub_and_test::<LATE>()
     }
 
-    /// Ends it, without looking.
+    /// Ends an interrupt without looking at owepreempt.
     #[inline]
     pub(crate) fn end_interrupt(&self) {
         self.0.sub::<INTERRUPT>();
@@ -334,7 +334,7 @@ impl CritState {
 }
 
 impl CritState {
-    /// Looks whether the callbacks of a rendezvous have left it as it was `within` the
+    /// Checks that the callbacks of a rendezvous have left the word at `within`, its value in the
     /// interrupt.
     #[inline]
     pub(crate) fn expect(&self, within: CritWord) {
@@ -352,19 +352,18 @@ impl CritState {
     }
 }
 
-/// What a [`CritState`] said at one moment: for checks that compare two moments, and for
-/// messages.
+/// A snapshot of a [`CritState`]: for checks that compare two moments, and for messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CritWord(u32);
 
 impl CritWord {
-    /// The word that [`Self::bits`] gave.
+    /// The word that [`Self::bits`] returned.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
 
-    /// The word itself, to be kept where only numbers can be.
+    /// The word as a number, for storage that holds only numbers.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0
@@ -391,7 +390,7 @@ impl CritWord {
         self.0 % OFF / ONE_LOCK
     }
 
-    /// How often the thread has turned interrupts off by itself.
+    /// How many times the thread itself has turned interrupts off.
     #[must_use]
     #[inline]
     pub const fn offs(self) -> u32 {
@@ -412,28 +411,29 @@ impl CritWord {
         self.0 & CLOSED == 0
     }
 
-    /// Whether a section was left that was not entered. Its exit is about to say so, at its place.
+    /// Whether the thread left a section that it had not entered. That exit is about to report it,
+    /// with its place.
     #[must_use]
     pub(crate) const fn is_below_zero(self) -> bool {
         self.0 >= 0_u32.wrapping_sub(SECTION)
     }
 
-    /// Whether so many spinlocks are held, and nothing else.
+    /// Whether exactly `locks` spinlocks are held, and nothing else.
     #[must_use]
     #[inline]
     pub const fn is_only_locks(self, locks: u32) -> bool {
         self.0 & !SETTLED == locks * LOCK
     }
 
-    /// Whether a switch is legal: one spinlock is held and nothing else, except that interrupts
-    /// may be off once more, as they are at the end of an interrupt.
+    /// Whether a switch is legal: one spinlock is held and nothing else. Interrupts may also be off
+    /// once more, as they are at the end of an interrupt.
     #[must_use]
     #[inline]
     pub const fn may_switch(self) -> bool {
         self.0 & !(SETTLED | OFF) == LOCK
     }
 
-    /// The same but for interrupts that the thread has turned off.
+    /// The same word without the count of interrupts turned off.
     #[must_use]
     #[inline]
     pub const fn without_off(self) -> Self {
@@ -447,7 +447,7 @@ impl CritWord {
         self.0 > SETTLED
     }
 
-    /// Whether the same is held as `other` says, whatever is owed.
+    /// Whether this word and `other` hold the same. Ignores what is owed.
     #[must_use]
     #[inline]
     pub const fn holds_the_same(self, other: Self) -> bool {
@@ -475,17 +475,17 @@ impl fmt::Display for CritWord {
     }
 }
 
-/// The nested section of r222942, around the callbacks of a rendezvous: one level more, dropped
-/// without a look at owepreempt.
+/// The nested section of r222942, around the callbacks of a rendezvous: one more level, which its
+/// drop gives up without looking at owepreempt.
 ///
-/// The exit does not look, because the interrupt is not acknowledged yet: a switch here would
-/// block every interrupt of its class and below. Nothing is lost. A callback may not make a
-/// thread runnable, which an assertion checks, so what is owed was owed before. The end of the
-/// interrupt pays it if the thread is in the window W; otherwise the exit of the thread's
-/// section does. A regular section would be wrong: its exit pays.
+/// The exit does not look because the interrupt is not acknowledged yet: a switch here would block
+/// every interrupt of its class and below. Nothing is lost. A callback may not make a thread
+/// runnable (an assertion checks this), so whatever is owed was owed before. The end of the
+/// interrupt pays it if the thread is in the window W; otherwise the exit of the thread's section
+/// does. A regular section would be wrong: its exit pays.
 ///
-/// The kernel's interrupts begin this section and the interrupt in one addition
-/// ([`crate::intr::LateIntr`]). The section alone is for the tests that show that it is enough.
+/// The kernel's interrupts begin this section and the interrupt with one addition
+/// ([`crate::intr::LateIntr`]). The section by itself is for the tests that show that it is enough.
 #[derive(Debug)]
 #[must_use = "the section ends when this is dropped"]
 pub struct NestedSection<'a> {
@@ -496,7 +496,7 @@ pub struct NestedSection<'a> {
 }
 
 impl<'a> NestedSection<'a> {
-    /// Enters the section. By the code of an interrupt that acknowledges late.
+    /// Enters the section. Only the code of a late interrupt calls this.
     pub(crate) fn enter(crit: &'a CritState) -> Self {
         crit.enter();
         Self {

@@ -1,31 +1,30 @@
-//! The way out of an interrupt, as types: acknowledge, then finish, then pay.
+//! The steps of an interrupt, as types: acknowledge, handle, finish, pay.
 //!
 //! ```text
 //! IntrContext::enter ──► eoi(self) ──► Acked: handler ──► finish(self) ──► Finished ──► pay(self)
 //!      depth + 1        EOI written                        depth − 1                   may switch
 //! ```
 //!
-//! An interrupt in progress counts in the very word that counts critical sections
-//! ([`crate::critical`]), so that no spinlock a handler takes and releases can bring
-//! it to zero: the release finds the interrupt still counted, and does not pay. What is
-//! owed is paid at one place, at the end, and the types leave no other order: only an
-//! [`Acked`] can be finished, only that gives a [`Finished`], and a
-//! [`Finished`] that is not paid is a warning from the compiler. A switch before the
-//! EOI would leave the vector in service on this CPU's local APIC, and with it every
-//! vector of its class and below masked, until the preempted thread happens to run
-//! again; if it runs on another CPU, for good.
+//! An interrupt in progress counts in the same word that counts critical sections
+//! ([`crate::critical`]). So no spinlock that a handler takes and releases can bring the word to
+//! zero: the release finds the interrupt still counted, and does not pay. The interrupt pays what
+//! is owed at one place, its end, and the types allow no other order: only an [`Acked`] can be
+//! finished, only that gives a [`Finished`], and the compiler warns of a [`Finished`] that is not
+//! paid. A switch before the EOI would leave the vector in service on this CPU's local APIC. That
+//! would mask every vector of its class and below until the preempted thread happens to run again,
+//! or for good if it runs on another CPU.
 //!
-//! The orders themselves are [`interrupt`], which acknowledges and then handles, [`rendezvous`],
-//! which acknowledges late, and [`nmi`]. The kernel's trap entry and the explorer call them; what is
-//! handled is theirs.
+//! Three functions carry out these orders: [`interrupt`], which acknowledges and then handles,
+//! [`rendezvous`], which acknowledges late, and [`nmi`]. The kernel's trap entry and the explorer
+//! call them and bring the handlers.
 //!
-//! A rendezvous goes the same way by a shorter road ([`LateIntr`]): it acknowledges after its
-//! action, which therefore runs in the nested section too, and one addition counts both.
+//! A rendezvous takes the same steps in a shorter form ([`LateIntr`]). It acknowledges after its
+//! action, which therefore also runs in the nested section, and one addition counts both.
 //!
-//! NMIs and exceptions have no `IntrContext`: an NMI returns without a switch, though it counts
-//! ([`NmiContext`]), and an exception is a panic.
+//! NMIs and exceptions have no `IntrContext`. An NMI counts ([`NmiContext`]) but returns without a
+//! switch, and an exception is a panic.
 //!
-//! Zircon's `int_handler_start`/`int_handler_finish` are the model of the one exit.
+//! The one exit follows Zircon's `int_handler_start`/`int_handler_finish`.
 
 use core::mem;
 use core::panic::Location;
@@ -35,9 +34,9 @@ use crate::port::Port;
 use crate::probe::Probe as _;
 use crate::{KASSERT, kassert};
 
-/// An interrupt, from its beginning to the one place where it may switch threads: acknowledged,
-/// handled, finished, paid. Comes back when the interrupted thread runs again. By the trap entry
-/// only, interrupts off.
+/// Runs an interrupt from its beginning to the one place where it may switch threads: acknowledges,
+/// handles, finishes, pays. Returns when the interrupted thread runs again. Only the trap entry
+/// calls this, with interrupts off.
 ///
 /// `handler` may take spinlocks and make threads runnable. It may not sleep.
 ///
@@ -51,7 +50,7 @@ pub fn interrupt<P: Port>(handler: impl FnOnce()) {
     end::<P>(acked);
 }
 
-/// As [`interrupt`], for one that nobody waits for: `eoi` finds out whether the local interrupt
+/// As [`interrupt`], for an unexpected interrupt: `eoi` finds out whether the local interrupt
 /// controller has it in service, and acknowledges it if so.
 #[track_caller]
 #[inline]
@@ -60,8 +59,8 @@ pub fn stray<P: Port>(eoi: impl FnOnce()) {
     end::<P>(acked);
 }
 
-/// The interrupt of a rendezvous: `action`, then the acknowledgement, then the wakeups that the
-/// action has noted; finished, paid. By the trap entry only, interrupts off.
+/// Runs the interrupt of a rendezvous: runs `action`, acknowledges, carries out the wakeups that
+/// the action has noted, finishes and pays. Only the trap entry calls this, with interrupts off.
 ///
 /// # Panics
 /// As [`LateIntr::enter`], [`LateIntr::eoi`] and [`LateAcked::noted`].
@@ -79,14 +78,14 @@ pub fn rendezvous<P: Port>(action: impl FnOnce()) {
     P::Probe::interrupt_ends();
 }
 
-/// An NMI: counted, and without an exit of its own. `handler` may take no spinlock that what it
-/// has interrupted may hold. By the trap entry only.
+/// Runs an NMI, which counts and has no exit of its own. `handler` may take no spinlock that the
+/// interrupted code may hold. Only the trap entry calls this.
 ///
 /// # Panics
-/// If it does not leave the nesting as it was.
+/// Panics if `handler` does not leave the nesting as it was.
 #[inline]
 pub fn nmi<P: Port>(handler: impl FnOnce()) {
-    // The same thread's at both ends, also in the middle of a switch.
+    // Both ends count in the same thread's word, even in the middle of a switch.
     let counted = NmiContext::enter(P::crit());
     handler();
     drop(counted);
@@ -100,7 +99,7 @@ fn begin<P: Port>() -> IntrContext<'static> {
     intr
 }
 
-/// Carries out the wakeups that are noted, finishes the interrupt, and pays.
+/// Carries out the noted wakeups, finishes the interrupt, and pays.
 #[inline]
 fn end<P: Port>(acked: Acked<'_>) {
     if !P::wakes().is_empty() {
@@ -110,24 +109,24 @@ fn end<P: Port>(acked: Acked<'_>) {
     P::Probe::interrupt_ends();
 }
 
-/// An interrupt that has begun and is not acknowledged yet.
+/// An interrupt that has begun and is not yet acknowledged.
 #[derive(Debug)]
 #[must_use = "an interrupt must be acknowledged"]
 pub struct IntrContext<'a> {
     crit: &'a CritState,
     /// Whether this interrupt is counted.
     counted: bool,
-    /// What it found, to which it must return.
+    /// The word that it found, to which it must return.
     entry: CritWord,
 }
 
 impl<'a> IntrContext<'a> {
-    /// Begins an interrupt on top of the thread whose state is `crit`. By the trap
-    /// entry only, interrupts off.
+    /// Begins an interrupt on top of the thread whose state is `crit`. Only the trap entry calls
+    /// this, with interrupts off.
     ///
     /// # Panics
-    /// If it comes on top of another one: a handler has turned interrupts on. After an early EOI
-    /// the same vector could then nest without bound, and a rendezvous would never end
+    /// Panics if it comes on top of another interrupt: a handler has turned interrupts on. After an
+    /// early EOI the same vector could then nest without bound, and a rendezvous would never end
     /// (`rendezvous::early_eoi_is_found`).
     #[inline]
     pub fn enter(crit: &'a CritState) -> Self {
@@ -141,9 +140,9 @@ impl<'a> IntrContext<'a> {
         }
     }
 
-    /// As [`Self::enter`] without counting: FreeBSD's way, in which each handler
-    /// keeps from switching by sections of its own. For the tests of the nested section, which
-    /// must be enough by itself.
+    /// As [`Self::enter`] without counting. This is FreeBSD's way: each handler prevents a switch
+    /// by sections of its own. For the tests which show that the nested section is enough by
+    /// itself.
     #[inline]
     pub fn enter_uncounted(crit: &'a CritState) -> Self {
         Self {
@@ -153,13 +152,13 @@ impl<'a> IntrContext<'a> {
         }
     }
 
-    /// The nested section of r222942, around what runs before the acknowledgement.
+    /// The nested section of r222942, around the code that runs before the acknowledgement.
     pub fn nested_section(&self) -> NestedSection<'a> {
         NestedSection::enter(self.crit)
     }
 
-    /// Acknowledges the interrupt by `eoi`, which writes the local APIC's register;
-    /// for a vector that is not acknowledged at all it does nothing.
+    /// Acknowledges the interrupt with `eoi`, which writes the local APIC's register. For a vector
+    /// that needs no acknowledgement `eoi` does nothing.
     #[inline]
     pub fn eoi(self, eoi: impl FnOnce()) -> Acked<'a> {
         eoi();
@@ -191,7 +190,7 @@ fn not_acknowledged(crit: &CritState) -> ! {
     );
 }
 
-/// Checks the word that an interrupt finds: it must say that interrupts are on.
+/// Checks the word that an interrupt finds: interrupts must be on.
 #[inline]
 fn was_open(entry: CritWord) {
     if !entry.is_open() {
@@ -199,9 +198,10 @@ fn was_open(entry: CritWord) {
     }
 }
 
-/// An interrupt has come though the word says that none can. After an exit below zero the word is
-/// nonsense, and interrupts are on: the exit itself says so, at its place, when this interrupt has
-/// ended (`critical::exit_below_zero`, in which a timer came between, once in a thousand boots).
+/// An interrupt has come although the word says that none can. After an exit below zero the word is
+/// meaningless and interrupts are on. That exit reports the error itself, with its place, once this
+/// interrupt has ended (`critical::exit_below_zero`, where a timer came in between once in a
+/// thousand boots).
 #[cold]
 fn was_closed(entry: CritWord) {
     if entry.is_below_zero() {
@@ -214,9 +214,9 @@ fn was_closed(entry: CritWord) {
     panic!("{KASSERT}an interrupt where interrupts are off: found {entry}");
 }
 
-/// An interrupt that acknowledges late, a rendezvous: not acknowledged yet, and in the nested
-/// section. One addition begins both, one comparison finds that what ran within has left all as
-/// it was, and one subtraction ends both and tells whether to pay.
+/// A late interrupt (a rendezvous), not yet acknowledged and in the nested section. One addition
+/// begins both, one comparison checks that the code within has left the word unchanged, and one
+/// subtraction ends both and tells whether to pay.
 #[derive(Debug)]
 #[must_use = "an interrupt must be acknowledged"]
 pub struct LateIntr<'a> {
@@ -238,10 +238,10 @@ impl<'a> LateIntr<'a> {
         Self { crit, within }
     }
 
-    /// Acknowledges the interrupt by `eoi`.
+    /// Acknowledges the interrupt with `eoi`.
     ///
     /// # Panics
-    /// If what ran since [`Self::enter`] has changed the nesting, or what is owed.
+    /// Panics if the code since [`Self::enter`] has changed the nesting or what is owed.
     #[inline]
     pub fn eoi(self, eoi: impl FnOnce()) -> LateAcked<'a> {
         let Self { crit, within } = self;
@@ -258,7 +258,7 @@ impl Drop for LateIntr<'_> {
     }
 }
 
-/// That interrupt, acknowledged; it still counts.
+/// A [`LateIntr`] that has been acknowledged and still counts.
 #[derive(Debug)]
 #[must_use = "an interrupt must be finished"]
 pub struct LateAcked<'a> {
@@ -267,10 +267,10 @@ pub struct LateAcked<'a> {
 }
 
 impl LateAcked<'_> {
-    /// Runs what callbacks have noted, which may owe.
+    /// Carries out with `run` what the callbacks have noted. It may leave a preemption owed.
     ///
     /// # Panics
-    /// If it does not leave the nesting as it was.
+    /// Panics if `run` does not leave the nesting as it was.
     #[inline]
     pub fn noted(&self, run: impl FnOnce()) {
         #[cold]
@@ -287,7 +287,7 @@ impl LateAcked<'_> {
         }
     }
 
-    /// Ends the interrupt, and pays as [`Finished::pay`].
+    /// Ends the interrupt, and pays as [`Finished::pay`] does.
     #[inline]
     pub fn pay<P: Preempt>(self) {
         if self.crit.end_late() {
@@ -296,20 +296,20 @@ impl LateAcked<'_> {
     }
 }
 
-/// An NMI in progress. It comes at any boundary, also in the window W, within a switch, and
-/// on top of an interrupt that is not acknowledged; so it must not pay. It counts as an
-/// interrupt, under `heart=freebsd` too, so that nothing it does reaches zero. Its end does
-/// not look: what it found owed is paid by the code that would have paid it.
+/// An NMI in progress. It can come at any instruction boundary, even in the window W, within a
+/// switch, or on top of an interrupt that is not yet acknowledged, so it must not pay. It counts as
+/// an interrupt, under `heart=freebsd` too, so that nothing it does brings the word to zero. Its
+/// end does not look at owepreempt: the code that would have paid without the NMI still pays.
 #[derive(Debug)]
 #[must_use = "the NMI counts until this is dropped"]
 pub struct NmiContext<'a> {
     crit: &'a CritState,
-    /// What it found, to which it must return.
+    /// The word that it found, to which it must return.
     entry: CritWord,
 }
 
 impl<'a> NmiContext<'a> {
-    /// Begins an NMI on top of the thread whose state is `crit`. By the trap entry only.
+    /// Begins an NMI on top of the thread whose state is `crit`. Only the trap entry calls this.
     pub fn enter(crit: &'a CritState) -> Self {
         let entry = crit.now();
         crit.begin_interrupt();
@@ -345,7 +345,7 @@ impl<'a> Acked<'a> {
         self.crit
     }
 
-    /// Ends the interrupt: everything it counted is given back.
+    /// Ends the interrupt, and takes back what it counted.
     #[inline]
     pub fn finish(self) -> Finished<'a> {
         if self.counted {
@@ -361,7 +361,7 @@ impl<'a> Acked<'a> {
     }
 }
 
-/// The last step of an interrupt: what it leaves owed can be paid now.
+/// The last step of an interrupt: now it can pay what is owed.
 #[derive(Debug)]
 #[must_use = "what is owed is paid here or not at all"]
 pub struct Finished<'a> {
@@ -369,9 +369,8 @@ pub struct Finished<'a> {
 }
 
 impl Finished<'_> {
-    /// Switches threads if that is owed and the interrupted code is in no section;
-    /// else that code pays at its own exit. Interrupts off; comes back when the
-    /// interrupted thread runs again.
+    /// Switches threads if that is owed and the interrupted code is in no section; otherwise that
+    /// code pays at its own exit. Interrupts off. Returns when the interrupted thread runs again.
     #[inline]
     pub fn pay<P: Preempt>(self) {
         if self.crit.must_pay() {

@@ -1,56 +1,55 @@
-//! IPIs by bitmap: what other CPUs ask of one, and whether it must be interrupted for it,
-//! in one word.
+//! IPIs by bitmap: one word holds what other CPUs ask of a CPU, and whether it must be interrupted
+//! for it.
 //!
-//! A CPU that asks sets a bit, and interrupts only if the word was zero. Otherwise an interrupt
-//! is on its way already, or the CPU is [`POLLING`]: it idles, watches the word, and will look
-//! at it before it sleeps. The CPU takes the whole word in one step and acts then; a bit
-//! that is set after the step finds zero and comes with an interrupt of its own.
+//! A CPU that asks sets a bit, and interrupts the other CPU only if the word was zero. If it was
+//! not, an interrupt is already on its way, or the other CPU is [`POLLING`]: it idles, watches the
+//! word, and will look at it before it sleeps. The asked CPU takes the whole word in one step and
+//! then acts. A bit that is set after that step finds zero and comes with an interrupt of its own.
 //!
-//! Where the state of the idle CPU and the work for it are two words (FreeBSD's
-//! `tdq_cpu_idle` and `tdq_load`), each side stores one and then looks at the other, and
-//! needs a store-load fence in between: without it both may find the old value, and the
-//! CPU sleeps over its work. In one word it is [`Ipis::take`] that ends the polling and
-//! looks, and a locked instruction is that fence. The model below has both forms, on
-//! a CPU with a store buffer.
+//! If the state of the idle CPU and the work for it are two words (FreeBSD's `tdq_cpu_idle` and
+//! `tdq_load`), each side stores one word and then looks at the other. It needs a store-load fence
+//! in between: without it both may find the old value, and the CPU sleeps while work waits. With
+//! one word, [`Ipis::take`] both ends the polling and looks, and its locked instruction is that
+//! fence. The model below has both forms, on a CPU with a store buffer.
 
 #![forbid(unsafe_code)]
 
 use crate::shim::{AtomicU32, Ordering};
 
-/// The bit that says: this CPU looks before it sleeps.
+/// Set while the CPU polls: it will look at the word before it sleeps.
 pub const POLLING: u32 = 1 << 31;
 
-/// The word of one CPU. The bits but [`POLLING`] are its user's.
+/// The word of one CPU. Its user defines all bits except [`POLLING`].
 #[derive(Debug, Default)]
 pub struct Ipis(AtomicU32);
 
 impl Ipis {
-    /// Nothing is asked, and the CPU does not poll.
+    /// A word in which nothing is asked, of a CPU that does not poll.
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
-    /// Asks for `bits`, on any CPU, in any context; true if the CPU must be interrupted.
+    /// Asks for `bits`. Returns whether the CPU must be interrupted. Any CPU, any context.
     #[must_use = "without the interrupt nobody looks"]
     #[inline]
     pub fn post(&self, bits: u32) -> bool {
-        // AcqRel: pairs with `take` and `poll`: what was written before is seen by whoever
-        // finds the bits.
+        // AcqRel: pairs with `take` and `poll`. Whoever finds the bits sees what was written
+        // before.
         self.0.fetch_or(bits, Ordering::AcqRel) == 0
     }
 
-    /// Takes what was asked for: clear, then act. Ends the polling. On the CPU itself.
+    /// Takes what was asked for (clear first, then act) and ends the polling. On the CPU itself.
     #[inline]
     pub fn take(&self) -> u32 {
         // AcqRel: pairs with `post`.
         self.0.swap(0, Ordering::AcqRel) & !POLLING
     }
 
-    /// Ends the polling, if an interrupt has not ended it, and takes what was asked for during
-    /// it. On the CPU itself, where it takes interrupts. What somebody asks for after
-    /// the polling comes with an interrupt, which is to find it: who has asked may not have
-    /// sent it yet, and if its bit were gone, the next one who asks would send another.
+    /// Ends the polling, if no interrupt has ended it yet, and takes what was asked for during it.
+    /// On the CPU itself, with interrupts on. A bit that is set after the polling comes with an
+    /// interrupt, and must stay for that interrupt to find: its sender may not have sent it yet,
+    /// and if the bit were gone, the next sender would send another.
     pub fn end_polling(&self) -> u32 {
         let polling = |word| (word & POLLING != 0).then_some(0);
         // AcqRel: pairs with `post`. Relaxed: nothing is taken.
@@ -60,7 +59,7 @@ impl Ipis {
         taken.map_or(0, |word| word & !POLLING)
     }
 
-    /// Begins to poll, unless something is asked for already; whether it did. On the CPU
+    /// Begins to poll, unless something is already asked for. Returns whether it did. On the CPU
     /// itself, which must call [`Self::take`] before it runs a thread or halts.
     #[must_use]
     pub fn poll(&self) -> bool {
@@ -74,7 +73,7 @@ impl Ipis {
     #[must_use]
     #[inline]
     pub fn is_polling(&self) -> bool {
-        // Relaxed: exact on the CPU itself, else a guess.
+        // Relaxed: exact on the CPU itself, a guess elsewhere.
         self.0.load(Ordering::Relaxed) & POLLING != 0
     }
 
@@ -85,15 +84,15 @@ impl Ipis {
         self.0.load(Ordering::Relaxed) == POLLING
     }
 
-    /// What is asked for and has not been taken, whether the CPU polls or is interrupted
-    /// for it: a snapshot.
+    /// What is asked for and not yet taken, whether the CPU polls or is interrupted for it: a
+    /// snapshot.
     #[must_use]
     pub fn asked(&self) -> u32 {
-        // Relaxed: for who looks whether it is late.
+        // Relaxed: for a check whether the CPU is late.
         self.0.load(Ordering::Relaxed) & !POLLING
     }
 
-    /// Where the word is, for a CPU that watches it.
+    /// The address of the word, for a CPU that watches it.
     #[must_use]
     pub fn address(&self) -> *const u32 {
         self.0.as_ptr()

@@ -1,20 +1,20 @@
-//! A list that any CPU adds to without a lock, and one CPU takes all of (Linux's `llist`).
+//! A list to which any CPU adds without a lock, and from which one CPU takes all (Linux's `llist`).
 //!
-//! The links are in the elements, so adding needs no memory and cannot fail for want of it.
-//! To add is one compare-and-exchange of the head, in any context, NMI too: an interrupted
-//! attempt holds up nobody. To take is one exchange, which leaves the list empty; so there
-//! is no element whose neighbour changes, and no ABA. What was taken comes oldest first.
+//! The links are in the elements, so adding needs no memory and cannot fail for lack of it. Adding
+//! is one compare-and-exchange of the head, in any context, including NMI: an interrupted attempt
+//! delays nobody. Taking is one exchange, which leaves the list empty. So no element's neighbour
+//! changes, and there is no ABA problem. The elements come out oldest first.
 //!
-//! The one CPU may close the list. The step that closes it also takes what is there: an
-//! element is either taken, or its [`LockLessList::push`] is refused; none is lost.
+//! The CPU that takes may also close the list. The step that closes it takes what is there, so an
+//! element is either taken or its [`LockLessList::push`] is refused; none is lost.
 
 use core::fmt;
 
 use crate::shim::{AtomicPtr, Ordering};
 
-/// What can be in a [`LockLessList`], one at a time.
+/// An element of a [`LockLessList`], in at most one at a time.
 pub trait Element: Sync + Sized + 'static {
-    /// The link to the element that was added before. The list's own while it is in one.
+    /// The link to the element added before it. It belongs to the list while the element is in one.
     fn next(&self) -> &AtomicPtr<Self>;
 }
 
@@ -25,7 +25,7 @@ pub struct LockLessList<T: Element>(AtomicPtr<T>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
-/// What the head of a closed list points at: no element, since it is nowhere.
+/// The head of a closed list: a dangling pointer, which no element has.
 fn closed<T>() -> *mut T {
     core::ptr::dangling_mut()
 }
@@ -43,11 +43,11 @@ impl<T: Element> LockLessList<T> {
         Self(AtomicPtr::new(core::ptr::dangling_mut()))
     }
 
-    /// Adds `element`, which must be in no list; whether it is the first, so that whoever
-    /// takes must be told. Any CPU, any context.
+    /// Adds `element`, which must be in no list. Returns whether it is the first, so that whoever
+    /// takes must be notified. Any CPU, any context.
     ///
     /// # Errors
-    /// [`Closed`].
+    /// [`Closed`] if the list is closed.
     pub fn push(&self, element: &'static T) -> Result<bool, Closed> {
         let new = core::ptr::from_ref(element).cast_mut();
         // Relaxed: the exchange decides.
@@ -58,8 +58,8 @@ impl<T: Element> LockLessList<T> {
             }
             // Relaxed: published by the exchange.
             element.next().store(head, Ordering::Relaxed);
-            // Release: pairs with the Acquire in `take`: who finds the element sees its
-            // link and what was written into it before. Relaxed: tried again.
+            // Release: pairs with the Acquire in `take`. Whoever finds the element sees its link
+            // and what was written into it before. Relaxed: tried again.
             match self
                 .0
                 .compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed)
@@ -79,8 +79,8 @@ impl<T: Element> LockLessList<T> {
         head.is_null() || head == closed()
     }
 
-    /// Takes all there is, oldest first. By one CPU only, not by two interrupts of it on top
-    /// of each other. An element is out of the list once the iterator has given it.
+    /// Takes all elements, oldest first. Only one CPU may call this, and not from two interrupts on
+    /// top of each other. An element is out of the list once the iterator has returned it.
     pub fn take(&self) -> Taken<T> {
         if self.is_empty() {
             return Taken(core::ptr::null_mut());
@@ -89,15 +89,15 @@ impl<T: Element> LockLessList<T> {
         Taken::oldest_first(self.0.swap(core::ptr::null_mut(), Ordering::Acquire))
     }
 
-    /// Closes the list, and takes all there is. As [`Self::take`].
+    /// Closes the list, and takes all elements as [`Self::take`] does.
     pub fn close(&self) -> Taken<T> {
         // Acquire: as in `take`.
         Taken::oldest_first(self.0.swap(closed(), Ordering::Acquire))
     }
 
-    /// Opens a list that is closed. By the CPU that takes.
+    /// Opens a closed list. Only the CPU that takes may call this.
     pub fn open(&self) {
-        // Relaxed: whoever adds finds nothing through it.
+        // Relaxed: whoever adds reads nothing through it.
         let _ = self.0.compare_exchange(
             closed(),
             core::ptr::null_mut(),
@@ -124,19 +124,19 @@ impl<T: Element> fmt::Debug for LockLessList<T> {
     }
 }
 
-/// What was taken out of a list.
+/// The elements taken out of a list.
 #[derive(Debug)]
 #[must_use = "what was taken is in no list any more"]
 pub struct Taken<T: Element>(*mut T);
 
 impl<T: Element> Taken<T> {
-    /// Turns the links round: the list has them newest first.
+    /// Reverses the links: the list has its elements newest first.
     fn oldest_first(mut from: *mut T) -> Self {
         let mut first = core::ptr::null_mut();
         if from == closed() {
             return Self(first);
         }
-        // SAFETY: null or made of a 'static reference in `push`, which was published to us.
+        // SAFETY: null, or made from a 'static reference in `push`, which was published to us.
         while let Some(element) = unsafe { from.as_ref() } {
             // Relaxed here and below: it is ours now.
             let older = element.next().load(Ordering::Relaxed);
@@ -153,7 +153,8 @@ impl<T: Element> Iterator for Taken<T> {
     fn next(&mut self) -> Option<&'static T> {
         // SAFETY: as in `oldest_first`.
         let element = unsafe { self.0.as_ref() }?;
-        // Before it is given away: it may be added again at once. Relaxed: ours till then.
+        // Before the element is returned, since it may be added again at once. Relaxed: ours until
+        // then.
         self.0 = element.next().load(Ordering::Relaxed);
         Some(element)
     }

@@ -1,7 +1,7 @@
-//! `smp_rendezvous`: CPUs of a set run the same code at an agreed point.
+//! `smp_rendezvous`: the CPUs of a set run the same code at an agreed point.
 //!
-//! One CPU, the initiator, asks; the CPUs of the set run up to three phases with
-//! interrupts off. Between two phases is a barrier, or none. `left` counts the CPUs that have
+//! One CPU, the initiator, makes the call. The CPUs of the set run up to three phases with
+//! interrupts off, with or without a barrier between two phases. `left` counts the CPUs that have
 //! not finished the open phases:
 //!
 //! ```text
@@ -17,54 +17,53 @@
 //! waits for all          left−1, EOI, return  left−1, EOI, return
 //! ```
 //!
-//! A CPU that waits at a barrier does not return to its thread before the end. It runs only
-//! phases of calls. Without a barrier there is only the action: each CPU runs it when its
-//! interrupt arrives, and waits for none.
+//! A CPU that waits at a barrier does not return to its thread before the call ends, and runs only
+//! phases of calls. Without barriers there is only the action: each CPU runs it when its interrupt
+//! arrives, and waits for no other CPU.
 //!
 //! # No lock
 //!
-//! Every CPU has a slot: the one call that it makes, and the set of the CPUs whose calls wait
-//! for it. To call a CPU, the initiator adds itself to that CPU's set, and sends an IPI if the set
-//! was empty: one interrupt serves every call in the set. What runs between two barriers is one
-//! callback. The initiator's slot holds the reference to it, so a CPU finds it without reading
-//! the initiator's stack first. Initiators do not wait for each other, and a slow CPU delays only those who
-//! call it. FreeBSD has one call at a time, under `smp_ipi_mtx`, and makes every CPU wait for the
-//! arrival of all, barrier or not; the barriers here are its `smp_rv_waiters[1]` and `[2]`.
+//! Every CPU has a slot: the one call that it makes, and the set of the CPUs whose calls wait for
+//! it. To call a CPU, the initiator adds itself to that CPU's set, and sends an IPI if the set was
+//! empty: one interrupt serves every call in the set. Between two barriers a CPU runs one callback.
+//! The initiator's slot holds the reference to it, so a CPU finds it without first reading the
+//! initiator's stack. Initiators do not wait for each other, and a slow CPU delays only its own
+//! callers. FreeBSD has one call at a time, under `smp_ipi_mtx`, and makes every CPU wait until all
+//! have arrived, barrier or not; the barriers here are its `smp_rv_waiters[1]` and `[2]`.
 //!
-//! A CPU with one call only keeps it in registers (`serve`). When a second one comes in, both
-//! move to sets in memory.
+//! A CPU that serves a single call keeps it in registers (`serve`). When a second one comes in,
+//! both move to sets in memory.
 //!
 //! # No circle
 //!
-//! Two initiators with barriers over the same CPUs, whose interrupts arrive in opposite
-//! orders, would wait forever if a CPU that waits at one barrier were deaf to the other
-//! call (FreeBSD r221951). Here a CPU that waits, for any reason, takes part in new calls, so it
-//! can be at a barrier of each. An initiator that still has phases to open *drives*. No other
-//! call's barrier blocks it: it polls the other calls while it waits for its own. Before it
-//! returns, it waits until no call holds it. If a barrier blocked it, each of two initiators
-//! would wait for the other (`bugs/0003-deaf-initiator.patch`).
+//! Two initiators with barriers over the same CPUs, whose interrupts arrive in opposite orders,
+//! would wait forever if a CPU that waits at one barrier were deaf to the other call (FreeBSD
+//! r221951). Here a CPU that waits, for any reason, takes part in new calls, so it can be at a
+//! barrier of each. An initiator that still has phases to open *drives*. No other call's barrier
+//! blocks it: it polls the other calls while it waits for its own. Before it returns, it waits
+//! until no call holds it. If another call's barrier did block it, two initiators would wait for
+//! each other (`bugs/0003-deaf-initiator.patch`).
 //!
 //! # The end
 //!
-//! The last subtraction says "this CPU will not touch the call any more", and the
-//! initiator, on whose stack the callbacks are, returns only when all have said it. That is
-//! FreeBSD's fourth counter. Without it the initiator would be back as soon as the last
-//! barrier is passed, and a slow CPU on its way out of that barrier would read closures
-//! that are gone: `bugs/0002-no-completion.patch`, and the test
-//! `a_slow_leaver_outlives_nobody`.
+//! With its last subtraction a CPU says that it will not touch the call any more. The callbacks are
+//! on the initiator's stack, so the initiator returns only when all CPUs have said so. That is
+//! FreeBSD's fourth counter. Without it the initiator would return once the last barrier was
+//! passed, and a CPU that is slow to leave that barrier would read closures that are gone:
+//! `bugs/0002-no-completion.patch`, and the test `a_slow_leaver_outlives_nobody`.
 //!
 //! stable/8, r222942's own tree, had three counters and a generation number, which fixes half of
 //! this. Its CPUs wait until the *count* is full. The initiator may see that first and clear the
 //! count for the next barrier; a slow CPU would then wait forever. So it also checks the
-//! generation. Here only the initiator waits for the count. The others wait for `open`, which
-//! only grows during a call and says up to which phase they may run.
-//! `bugs/0004-no-generation.patch` lets them wait for the count.
+//! generation. Here only the initiator waits for the count. The others wait for `open`, which only
+//! grows during a call and says up to which phase they may run. `bugs/0004-no-generation.patch`
+//! makes them wait for the count.
 //!
 //! # r222942
 //!
-//! An action is code that runs before the EOI. It may take spinlocks, whose release may
-//! find a preemption owed, by the thread that was interrupted in the window W of
-//! [`crate::critical`]: nothing held any more, and `owepreempt` set. The release would pay it,
+//! An action runs before the EOI. It may take spinlocks, and their release may find that the
+//! interrupted thread owes a preemption, if the interrupt hit it in the window W of
+//! [`crate::critical`]: it holds nothing any more, and `owepreempt` is set. The release would pay
 //! there and then:
 //!
 //! ```text
@@ -77,12 +76,11 @@
 //! deaf to every interrupt of its class, and has never said left−1
 //! ```
 //!
-//! What keeps that from happening is in [`crate::intr`], where an interrupt counts in the
-//! word that the release looks at, and in [`crate::critical::NestedSection`], which is the fix of
-//! r222942: one level more around all that runs here, dropped without a look. The caller of
-//! [`Rendezvous::interrupt`] holds both. Nothing is lost. If the thread is in W, the end of the
-//! interrupt pays, after the EOI. If it is in a section, that section's exit pays. There is one
-//! switch.
+//! Two things prevent that. In [`crate::intr`] an interrupt counts in the word that the release
+//! looks at. [`crate::critical::NestedSection`] is the fix of r222942: one more level around all
+//! that runs here, given up without a look. The caller of [`Rendezvous::interrupt`] holds both.
+//! Nothing is lost. If the thread is in W, the end of the interrupt pays, after the EOI. If it is
+//! in a section, that section's exit pays. There is one switch.
 
 use core::marker::PhantomData;
 use core::panic::Location;
@@ -137,17 +135,17 @@ impl<P: Port> Rendezvous<P> {
 
     // The initiator.
 
-    /// Runs the phases on the CPUs of `set`, and returns when all have finished all of it.
-    /// Effects of the callbacks are visible to the caller then; effects of setup on any
-    /// CPU are visible to action on every CPU if setup has a barrier, and so for action and
-    /// teardown. The caller takes part if it is in the set. With one CPU, or before there
-    /// are others, it is the same: what the set says, with interrupts off.
+    /// Runs the phases on the CPUs of `set`, and returns when all CPUs have finished all phases.
+    /// The caller then sees the effects of the callbacks. If setup has a barrier, the action on
+    /// every CPU sees the effects of setup on any CPU; the same holds for the action and teardown.
+    /// The caller takes part if it is in the set. With one CPU, or before the others start, the
+    /// call does the same: it runs the phases with interrupts off.
     ///
-    /// Thread context, interrupts on, no spinlock held. A CPU leaves `online` by
+    /// Thread context, interrupts on, no spinlock held. A CPU leaves `online` through
     /// [`crate::more::hotplug::leave`], which waits for the calls that have seen it there.
     ///
     /// # Errors
-    /// [`RendezvousError`]; but for a timeout, nothing has run then.
+    /// A [`RendezvousError`]. Except after a timeout, nothing has run.
     #[track_caller]
     #[inline(always)]
     pub fn run(
@@ -185,7 +183,7 @@ impl<P: Port> Rendezvous<P> {
         })
     }
 
-    /// As [`Self::run`], on one CPU: without a set to make and to look through.
+    /// As [`Self::run`], on one CPU, without making a set and searching it.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -206,8 +204,8 @@ impl<P: Port> Rendezvous<P> {
         })
     }
 
-    /// Runs the phases on the CPUs that `post` calls, if these are online; for an error, `whom`
-    /// makes a set of them.
+    /// Runs the phases on the CPUs that `post` calls, if they are online. On an error, `whom` makes
+    /// a set of them.
     #[inline(always)]
     fn call(
         &self,
@@ -219,11 +217,11 @@ impl<P: Port> Rendezvous<P> {
         with_steps(phases, |steps| self.run_steps(steps, site, whom, post))
     }
 
-    /// Whether a call of `set` may be made here: where the caller waits, it must be able to
-    /// answer.
+    /// Checks that a call of `set` may be made here: the caller must be able to answer other calls
+    /// while it waits.
     ///
     /// # Errors
-    /// What [`Self::run`] says of a wrong context.
+    /// The error of [`Self::run`] for a wrong context.
     #[inline]
     pub fn check_context(&self, set: impl FnOnce() -> CpuSet) -> Result<(), RendezvousError> {
         if P::crit().is_open() {
@@ -232,15 +230,15 @@ impl<P: Port> Rendezvous<P> {
         Err(self.wrong_context(&set()))
     }
 
-    /// Whether somebody has called `me`, the calling CPU, and it has not answered, or takes
-    /// part in a call that has not ended. Thread context.
+    /// Whether `me`, the calling CPU, has a call that it has not answered, or takes part in one
+    /// that has not ended. Thread context.
     #[must_use]
     pub fn is_called(&self, me: CpuId) -> bool {
         let slot = self.slot(me);
         !slot.callers.is_empty() || slot.is_held()
     }
 
-    /// [`Self::call`], of steps.
+    /// As [`Self::call`], with the phases made into steps.
     #[inline(never)]
     fn run_steps(
         &self,
@@ -250,7 +248,7 @@ impl<P: Port> Rendezvous<P> {
         post: impl FnOnce(&Slot, CpuId) -> Result<Called, RendezvousError>,
     ) -> Result<(), RendezvousError> {
         self.check_context(whom)?;
-        // The thread stays on this CPU, whose slot it uses, to the end, and for now takes no
+        // The thread uses this CPU's slot, so it stays here to the end. For now it takes no
         // interrupts.
         let _section = CriticalGuard::<P>::enter();
         let off = Off::<P>::enter();
@@ -286,21 +284,21 @@ impl<P: Port> Rendezvous<P> {
             slot.run.set(step.run);
             // Relaxed: published by the next line.
             slot.left.store(others, Ordering::Relaxed);
-            // Release: pairs with the Acquire in `opened`. Everybody's phase before this one
-            // comes before everybody's phase after it.
+            // Release: pairs with the Acquire in `opened`. Every CPU's phase before this one comes
+            // before every CPU's phase after it.
             slot.open.store(step.open, Ordering::Release);
             if me_too {
                 let _off = Off::<P>::enter();
                 run_own(slot, step.run);
             }
         };
-        // One instruction clears DRIVES and tests for calls that hold this CPU. Between two, a call
-        // could come in, see DRIVES, not wait here, and never be finished.
+        // One instruction clears DRIVES and tests for calls that hold this CPU. Between two
+        // instructions a call could come in, see DRIVES, not wait here, and never be finished.
         if drives && !slot.busy.sub_and_test::<DRIVES>() {
             let _off = Off::<P>::enter();
             self.stay(slot);
         }
-        // What our own part has noted, or that of a call we took part in meanwhile.
+        // What our own part has noted, or a call that we took part in meanwhile.
         if !P::wakes().is_empty() {
             P::wakes().run();
         }
@@ -308,8 +306,8 @@ impl<P: Port> Rendezvous<P> {
         result
     }
 
-    /// Calls the CPUs of `set`, by `me`, and interrupts those who have not been told that
-    /// somebody does. `all`: the set is all that are online.
+    /// Makes the call of `me` to the CPUs of `set`, and interrupts those that no other call has
+    /// interrupted yet. `all` means that the set is all online CPUs.
     #[inline(always)]
     fn post(&self, slot: &Slot, me: CpuId, set: &CpuSet, all: bool) -> Called {
         let mut targets = *set;
@@ -321,8 +319,8 @@ impl<P: Port> Rendezvous<P> {
                 is_aware(&mut aware, cpu);
             }
         });
-        // Relaxed: a read-modify-write, so the Releases of `leave` still pair. CPUs that have left
-        // already made it negative.
+        // Relaxed: a read-modify-write, so the Releases of `leave` still pair. CPUs that have
+        // already left made it negative.
         slot.left.fetch_add(others, Ordering::Relaxed);
         let unaware = targets.difference(&aware);
         if !unaware.is_empty() {
@@ -344,16 +342,16 @@ impl<P: Port> Rendezvous<P> {
         Called { others, me_too }
     }
 
-    /// Says to `cpu` that `me` calls it; whether it must be interrupted, since it has taken out
-    /// all who have said so before.
+    /// Tells `cpu` that `me` calls it. Returns whether it must be interrupted: it must if it has
+    /// already taken all earlier callers out of its set.
     #[inline]
     fn tell(&self, cpu: CpuId, me: CpuId) -> bool {
         self.slot(cpu).callers.put_in(me)
     }
 
-    /// Waits until all have come to the end of what is open; false if some have not even begun
-    /// in time. An initiator that `drives` answers other calls itself meanwhile; any other one
-    /// leaves it to the interrupt.
+    /// Waits until all CPUs have finished the open phases. Returns false if some have not even
+    /// begun in time. An initiator that `drives` answers other calls itself meanwhile; any other
+    /// initiator leaves that to the interrupt.
     #[inline]
     fn wait_for_others(&self, slot: &Slot, drives: bool) -> bool {
         let mut turns = Turns::new();
@@ -379,12 +377,12 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// What to do about those who have not come to the end of what is open in the call of `me`,
-    /// after so many turns.
+    /// Decides what to do, after `turns` turns, about the CPUs that have not finished the open
+    /// phases of the call of `me`.
     ///
     /// # Panics
-    /// If one that has begun does not come to the end: it cannot be given up, since it has a
-    /// borrow of our stack.
+    /// Panics if a CPU has begun and does not finish. It cannot be given up, since it borrows from
+    /// our stack.
     #[cold]
     #[inline(never)]
     fn too_long(&self, me: CpuId, turns: u32) -> TooLong {
@@ -396,7 +394,7 @@ impl<P: Port> Rendezvous<P> {
         if turns > P::Probe::CALL_TOO_LONG {
             TooLong::GoOn
         } else if P::stopped(&self.behind(me)).is_some() {
-            // It answers when it is let go: that takes as long as it takes.
+            // It answers when the stop ends, however long that takes.
             TooLong::BeginAnew
         } else if !self.silent(me).is_empty() {
             TooLong::GiveUp
@@ -405,28 +403,27 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Takes the call back from those who have not seen it, and lets the others go. Nobody has
-    /// come past the first step.
+    /// Withdraws the call from the CPUs that have not seen it, and lets the others finish. No CPU
+    /// has gone past the first step.
     #[cold]
     #[inline(never)]
     fn give_up(&self, slot: &Slot, steps: &[Step<'_>], others: u32) -> RendezvousError {
         let me = slot.context.cpu();
         let mut silent = CpuSet::EMPTY;
         for cpu in &self.silent(me) {
-            // Whoever takes us out of there, it or we, decides whether it takes part.
+            // Whoever takes us out of the set, that CPU or we, decides whether it takes part.
             if self.slot(cpu).callers.remove(me) {
                 silent.insert(cpu);
                 slot.leave();
             }
         }
-        // If the interrupt was lost, nobody would send another as long as somebody is in the
-        // set, and the CPU would be silent forever.
+        // If the interrupt was lost, nobody would send another while the set is not empty, and the
+        // CPU would be silent forever.
         if !silent.is_empty() {
             let _off = Off::<P>::enter();
             P::send_rendezvous(&silent, false);
         }
-        // Those who have begun come to the end of what is open, and find that the rest of it is
-        // nothing.
+        // The CPUs that have begun finish what is open, and find nothing in the rest of the call.
         let begun = others - silent.len() as u32;
         let drives = slot.drives();
         while begun > 0 && !self.wait_for_others(slot, drives) {}
@@ -448,7 +445,7 @@ impl<P: Port> Rendezvous<P> {
     }
 
     /// For an initiator that drives: takes part in other calls while it waits. A new call would
-    /// also interrupt it, later; a phase that opens sends no interrupt.
+    /// also interrupt it, later; the opening of a phase sends no interrupt.
     #[inline]
     fn look_after_others(&self, slot: &Slot) {
         if !slot.callers.is_empty() || slot.is_held() {
@@ -456,8 +453,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Begins the calls that came in, and goes on with what is open. Out of line: an initiator
-    /// alone never comes here.
+    /// Begins the calls that came in, and goes on with what is open. Out of line: a lone initiator
+    /// never comes here.
     #[inline(never)]
     fn take_part(&self, slot: &Slot) {
         let _off = Off::<P>::enter();
@@ -467,16 +464,16 @@ impl<P: Port> Rendezvous<P> {
 
     // The others.
 
-    /// The rendezvous interrupt: takes part in the calls that wait for this CPU, until it
-    /// is held by none. False if there was none: the interrupt was stray, or what it was
-    /// for has been done. Interrupts off; the interrupt is acknowledged after this returns,
-    /// so that the next one cannot come on top of it, and its caller holds what keeps it
-    /// from switching threads before: see the module, r222942.
+    /// Handles the rendezvous interrupt: takes part in the calls that wait for this CPU, until none
+    /// holds it. Returns false if there was no call: the interrupt was stray, or its work has been
+    /// done. Interrupts off. The caller acknowledges the interrupt after this returns, so that the
+    /// next one cannot come on top of it, and until then holds what keeps it from switching
+    /// threads: see r222942 in the module's header.
     #[inline]
     pub fn interrupt(&self) -> bool {
         let slot = self.slot(P::cpu());
-        // What was put in before the interrupt is seen by it, as `Port::send_rendezvous`
-        // promises; who comes later finds the set empty, and sends one of its own.
+        // The interrupt sees every caller put in before it was sent, as `Port::send_rendezvous`
+        // promises. A later caller finds the set empty and sends an interrupt of its own.
         let callers = slot.callers.take();
         if let Some(initiator) = callers.only()
             && slot.busy.load() == 0
@@ -488,13 +485,13 @@ impl<P: Port> Rendezvous<P> {
         !callers.is_empty()
     }
 
-    /// Takes part in the call of `caller` from its beginning to its end: the usual case, with
-    /// all that it needs in registers. Once somebody else calls it is one of several. Interrupts
-    /// off; no call holds this CPU, and it drives none.
+    /// Takes part in the call of `caller` from its beginning to its end. This is the usual case,
+    /// with all that it needs in registers. When another CPU calls too, the call becomes one of
+    /// several. Interrupts off; no call holds this CPU, and it does not drive.
     #[inline(always)]
     fn serve(&self, slot: &Slot, caller: &Slot) {
         slot.begins(caller);
-        // Relaxed: what has brought us here has synchronised with it.
+        // Relaxed: the take that found this caller has synchronised with the initiator.
         let mut open = caller.open.load(Ordering::Relaxed);
         loop {
             run(slot, caller);
@@ -521,10 +518,10 @@ impl<P: Port> Rendezvous<P> {
     }
 
     /// Polls while `serve` waits at a barrier. Returns false if other calls came in: then all of
-    /// them, and this one too, are done.
+    /// them, and this one, are done.
     #[inline(never)]
     fn waits_on(&self, slot: &Slot, caller: &Slot) -> bool {
-        // What is interrupted had interrupts on, and holds no spinlock.
+        // The interrupted code had interrupts on, and holds no spinlock.
         P::stop_if_asked();
         if slot.callers.is_empty() {
             return true;
@@ -536,7 +533,7 @@ impl<P: Port> Rendezvous<P> {
         false
     }
 
-    /// The interrupt of a CPU that several have called, or that is busy already.
+    /// Handles the interrupt of a CPU that several others have called, or that is already busy.
     #[inline(never)]
     fn interrupted_by_many(&self, slot: &Slot, callers: &CpuSet) {
         self.begin(slot, callers);
@@ -547,8 +544,8 @@ impl<P: Port> Rendezvous<P> {
         P::Probe::spin_ends();
     }
 
-    /// Takes part in the calls that hold this CPU, and in those that come in, until there are
-    /// none. Interrupts off.
+    /// Takes part in the calls that hold this CPU, and in new ones, until there are none.
+    /// Interrupts off.
     #[inline(never)]
     fn stay(&self, slot: &Slot) {
         while slot.is_held() {
@@ -569,8 +566,7 @@ impl<P: Port> Rendezvous<P> {
         });
     }
 
-    /// Goes on with each of the calls that hold this CPU, if its next phase is open. Interrupts
-    /// off.
+    /// Goes on with each call that holds this CPU and has opened its next phase. Interrupts off.
     fn go_on(&self, slot: &Slot) {
         for at in 1..ALL {
             slot.held(at).each(|initiator| {
@@ -584,7 +580,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// Runs what is open of the call of `initiator`, and is held by it unless that was all.
+    /// Runs the open step of the call of `initiator`, which then holds this CPU unless that was the
+    /// last.
     fn take_step(&self, slot: &Slot, initiator: CpuId, open: u8) {
         let caller = self.slot(initiator);
         slot.begins(caller);
@@ -596,7 +593,7 @@ impl<P: Port> Rendezvous<P> {
         caller.leave();
     }
 
-    /// What is open of the call of `caller`.
+    /// How far the call of `caller` is open.
     #[inline]
     fn opened(caller: &Slot) -> u8 {
         // Acquire: pairs with the Release in `run_steps`.
@@ -604,22 +601,23 @@ impl<P: Port> Rendezvous<P> {
     }
 }
 
-/// Notes one that somebody else has told: seldom, so that the compiler does not do it for all.
+/// Adds a CPU that another call has already interrupted. Rare and cold, so that the compiler keeps
+/// it out of the loop.
 #[cold]
 fn is_aware(aware: &mut CpuSet, cpu: CpuId) {
     aware.insert(cpu);
 }
 
-/// Runs what is open of the call that `caller` makes, on this CPU. Interrupts off.
+/// Runs the open step of the call that `caller` makes, on this CPU. Interrupts off.
 #[inline(always)]
 fn run(slot: &Slot, caller: &Slot) {
-    // SAFETY: this CPU is counted in `left` of what is open, which so has not ended: the
-    // initiator, on whose stack it is, neither returns nor sets another. What has brought us
-    // here, the set of callers or `open`, has synchronised with it.
+    // SAFETY: `left` still counts this CPU for the open step, so that step has not ended: the
+    // initiator, on whose stack the callback is, neither returns nor sets another. The take of the
+    // callers, or the load in `opened`, has synchronised with it.
     unsafe { caller.run.get() }.run(&slot.context);
 }
 
-/// Runs a step of its own call on the initiator. Interrupts off.
+/// Runs a step of the initiator's own call on the initiator. Interrupts off.
 #[inline]
 fn run_own(slot: &Slot, step: Callback<'_>) {
     slot.begins(slot);
@@ -633,22 +631,22 @@ impl<P: Port> Default for Rendezvous<P> {
     }
 }
 
-/// Whom an initiator has called.
+/// The CPUs that an initiator has called.
 struct Called {
     /// How many other CPUs.
     others: u32,
-    /// Whether itself.
+    /// Whether it has called itself too.
     me_too: bool,
 }
 
-/// What [`Rendezvous::too_long`] says.
+/// What [`Rendezvous::too_long`] decides.
 enum TooLong {
     GoOn,
     BeginAnew,
     GiveUp,
 }
 
-/// Keeps interrupts off on this CPU until it is dropped; they were on. It lies within a section,
+/// Turns interrupts off on this CPU until it is dropped; they were on. It lives within a section,
 /// whose end pays what is owed.
 struct Off<P: Port>(PhantomData<P>);
 
@@ -667,7 +665,7 @@ impl<P: Port> Drop for Off<P> {
     }
 }
 
-/// Panics when dropped, which within a panic is an abort.
+/// Panics when dropped. During a panic that aborts.
 struct NoUnwinding(CpuId);
 
 impl Drop for NoUnwinding {

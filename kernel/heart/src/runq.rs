@@ -1,7 +1,7 @@
 //! A run queue: the runnable threads of one CPU, best first, in turn within a priority.
 //!
-//! 64 lists and a word with a bit for each that is not empty: the best thread is a
-//! count of zeros away. All of it is under the run-queue lock.
+//! 64 lists, and a word with a bit for each that is not empty: counting its trailing zeros finds
+//! the best thread. The run-queue lock protects all of it.
 //!
 //! Source: FreeBSD `sys/kern/kern_switch.c`, `runq_add` and `runq_choose`.
 
@@ -45,7 +45,7 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         self.len
     }
 
-    /// The best priority that a queued thread has.
+    /// The best priority of a queued thread.
     #[must_use]
     #[inline]
     pub const fn best(&self) -> Option<Priority> {
@@ -80,14 +80,14 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         let thread = list.pop_front()?;
         self.len -= 1;
         if list.is_empty() {
-            // The lowest bit that is set.
+            // Clears the lowest bit that is set.
             self.bitmap &= self.bitmap - 1;
         }
         Some(thread)
     }
 
-    /// As [`Self::push_back`] of `thread` and then [`Self::pop`]; `None` if that would give
-    /// `thread` itself, which is not queued then. Among equals it is one step in one list.
+    /// As [`Self::push_back`] of `thread` and then [`Self::pop`]. Returns `None`, and does not
+    /// queue `thread`, if that would give `thread` itself. Among equals it is one step in one list.
     #[inline]
     pub fn take_turns(&mut self, thread: &'static T, priority: Priority) -> Option<&'static T> {
         let best = self.best()?;
@@ -102,8 +102,8 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         next
     }
 
-    /// As [`Self::push_front`] of `thread` and then [`Self::pop`]; `None` if that would give
-    /// `thread` itself, which is not queued then.
+    /// As [`Self::push_front`] of `thread` and then [`Self::pop`]. Returns `None`, and does not
+    /// queue `thread`, if that would give `thread` itself.
     #[inline]
     pub fn give_way(&mut self, thread: &'static T, priority: Priority) -> Option<&'static T> {
         if !self.best()?.is_better_than(priority) {
@@ -128,10 +128,10 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         None
     }
 
-    /// Takes `thread`, which is on this queue with this priority.
+    /// Takes `thread` out, which must be on this queue with this priority.
     ///
     /// # Panics
-    /// If the list of that priority is empty, which is all that is checked.
+    /// Panics if the list of that priority is empty. Nothing else is checked.
     #[inline]
     pub fn remove(&mut self, thread: &'static T, priority: Priority) {
         let bit = 1 << priority.index();

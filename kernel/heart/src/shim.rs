@@ -1,11 +1,10 @@
 //! The atomics and the spin hint, from one place.
 //!
-//! No other file names `core::sync::atomic` or `core::hint::spin_loop`. On the
-//! machine and in unit tests these are `core`'s own; under the feature `model` they are
-//! those of the crate `hooked`, which hand each operation to a model checker. This is the
-//! only file that chooses between them.
+//! No other file names `core::sync::atomic` or `core::hint::spin_loop`. On the machine and in unit
+//! tests these are `core`'s own. Under the feature `model` they are those of the crate `hooked`,
+//! which hand each operation to a model checker. Only this file chooses between them.
 //!
-//! [`LocalU32`], [`LowBit`] and [`Turns`] are what `core` does not have.
+//! `core` has no [`LocalU32`], [`LowBit`] or [`Turns`]; they are defined here.
 
 pub use core::hint::spin_loop;
 #[cfg(not(feature = "model"))]
@@ -20,9 +19,9 @@ pub use hooked::{
     compiler_fence, fence,
 };
 
-/// The most CPUs that there can be: 64, so that a set of them is one word, or what
-/// `TRYST_MAX_CPUS` says where the kernel is built: a power of two, up to 256. Four for a
-/// model checker, whose states hold it all.
+/// The most CPUs that there can be: 64, so that a set of them is one word, or the value of
+/// `TRYST_MAX_CPUS` when the kernel is built: a power of two, up to 256. Four for a model checker,
+/// whose states hold everything.
 pub const MAX_CPUS: usize = if cfg!(feature = "model") {
     4
 } else {
@@ -48,7 +47,7 @@ impl Turns {
         Self(0)
     }
 
-    /// One more: how many there were.
+    /// Counts one more turn. Returns the count.
     #[inline]
     pub fn count(&mut self) -> u32 {
         self.0 += 1;
@@ -56,17 +55,16 @@ impl Turns {
     }
 }
 
-/// A word that one CPU writes: a thread, and the interrupts on top of it (Linux's
-/// `local_t`).
+/// A word that only one CPU writes: a thread, and the interrupts on top of it (Linux's `local_t`).
 ///
-/// Each change is one instruction, so an interrupt comes before it or after it, and
-/// not between its load and its store, where it could change the word in vain. It is
-/// no locked instruction: other CPUs may only read, and get a recent value. To the
-/// compiler each change is a barrier, to the CPU it is none.
+/// Each change is one instruction, so an interrupt comes before it or after it, never between its
+/// load and its store, where the store would undo the interrupt's own change. The instruction is
+/// not locked: other CPUs may only read, and get a recent value. Each change is a barrier to the
+/// compiler but not to the CPU.
 ///
-/// Rust has no such operation: `fetch_add` is locked, six times as dear on the way of
-/// every spinlock, and a load and a store are two instructions unless the compiler
-/// happens to fuse them. So on x86 it is written out; elsewhere (Miri) `fetch_add` does.
+/// Rust has no such operation. `fetch_add` is locked, and six times as expensive on the path of
+/// every spinlock; a load and a store are two instructions unless the compiler happens to fuse
+/// them. So on x86 it is written in assembly; elsewhere (Miri) `fetch_add` is enough.
 #[cfg(not(feature = "model"))]
 #[derive(Debug)]
 #[repr(transparent)]
@@ -88,7 +86,7 @@ impl LocalU32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Changes it for good, whatever it was: before it is in use.
+    /// Overwrites it, whatever its value. Only before it is in use.
     #[inline]
     pub fn store(&self, value: u32) {
         // Relaxed: whoever brings it into use publishes it.
@@ -96,9 +94,8 @@ impl LocalU32 {
     }
 }
 
-/// A look at the lowest bit of an atomic in one instruction, and the jump after it. Of a
-/// load and a test of its value LLVM makes two, which a reader of [`crate::more::rmlock`] does
-/// twice.
+/// Tests the lowest bit of an atomic with one instruction and one jump. LLVM makes two instructions
+/// of a load and a test of its value, and a reader of [`crate::more::rmlock`] does that twice.
 pub trait LowBit {
     /// Whether the bit is set: a load with [`Ordering::Acquire`].
     fn low_bit(&self) -> bool;
@@ -124,12 +121,12 @@ impl<T> LowBit for AtomicPtr<T> {
     }
 }
 
-/// The lowest bit of the byte there.
+/// Whether the lowest bit of the byte is set.
 #[cfg(all(target_arch = "x86_64", not(miri), not(feature = "model")))]
 #[inline(always)]
 fn low_bit(byte: *const u8) -> bool {
-    // SAFETY: one load from a live atomic (both callers'); the jump goes to the label that is
-    // given. On x86 every load is an Acquire, and without `readonly` to the compiler too.
+    // SAFETY: one load from a live atomic (both callers' own); the jump goes to the given label. On
+    // x86 every load is an Acquire, and without `readonly` also to the compiler.
     unsafe {
         core::arch::asm!("test byte ptr [{}], 1", "jne {}", in(reg) byte,
             label { return true }, options(nostack));
@@ -142,15 +139,15 @@ impl LocalU32 {
     /// Adds `N`.
     #[inline(always)]
     pub fn add<const N: u32>(&self) {
-        // SAFETY: one access to a live, aligned word, of which other CPUs write no part;
-        // the stack is not touched. Without `nomem` it is the compiler barrier.
+        // SAFETY: one access to a live, aligned word, which no other CPU writes; the stack is not
+        // touched. Without `nomem` it is the compiler barrier.
         unsafe {
             core::arch::asm!("add dword ptr [{}], {}", in(reg) self.0.as_ptr(), const N,
                 options(nostack));
         }
     }
 
-    /// Takes off `N`.
+    /// Subtracts `N`.
     #[inline(always)]
     pub fn sub<const N: u32>(&self) {
         // SAFETY: as in `add`.
@@ -160,10 +157,10 @@ impl LocalU32 {
         }
     }
 
-    /// Takes off `N`; whether the result is zero, or would be below.
+    /// Subtracts `N`. Returns whether the result is zero, or would be below zero.
     #[inline(always)]
     pub fn sub_and_test<const N: u32>(&self) -> bool {
-        // SAFETY: as in `add`; the jump goes to the label that is given.
+        // SAFETY: as in `add`; the jump goes to the given label.
         unsafe {
             core::arch::asm!("sub dword ptr [{}], {}", "jbe {}", in(reg) self.0.as_ptr(), const N,
                 label { return true }, options(nostack));
@@ -171,12 +168,12 @@ impl LocalU32 {
         false
     }
 
-    /// Whether no bit of `N` is set: one TEST and a jump. A relaxed load would cost a register
-    /// and an instruction more, since LLVM does not fold it into the TEST.
+    /// Whether no bit of `N` is set: one TEST and a jump. A relaxed load would cost a register and
+    /// one more instruction, since LLVM does not fold it into the TEST.
     #[must_use]
     #[inline(always)]
     pub fn has_none_of<const N: u32>(&self) -> bool {
-        // SAFETY: as in `add`; the jump goes to the label that is given.
+        // SAFETY: as in `add`; the jump goes to the given label.
         unsafe {
             core::arch::asm!("test dword ptr [{}], {}", "jne {}", in(reg) self.0.as_ptr(), const N,
                 label { return false }, options(nostack));

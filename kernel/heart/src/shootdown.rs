@@ -1,13 +1,13 @@
-//! TLB shootdown: which CPUs must forget a page, and which will by themselves.
+//! TLB shootdown: which CPUs must be told to forget a page, and which forget it by themselves.
 //!
-//! A CPU keeps what a page table said until it is told to forget it ([`Forget`]). The telling
-//! is a rendezvous without barriers: its slots, one to each initiator, are what FreeBSD
-//! r363195 calls the scoreboard (decision 9). Here is whom to tell.
+//! A CPU keeps what it read from a page table until it is told to forget it ([`Forget`]). A
+//! rendezvous without barriers tells it; the slots, one for each initiator, are what FreeBSD
+//! r363195 calls the scoreboard (decision 9). This module decides which CPUs to tell.
 //!
-//! The kernel's half is in every table, so of its pages all CPUs are told. A [`Space`] is
-//! known to the CPUs that have its tables loaded, its *active* ones. Others are not told and
-//! not waited for, so two agreements keep them from being missed. Each has the same form:
-//! both sides write, then look at what the other has written, with a fence between.
+//! The kernel's half is in every table, so all CPUs are told of its pages. A [`Space`] is known to
+//! the CPUs that have its tables loaded, its *active* ones. No other CPU is told or waited for, so
+//! two agreements keep one from being missed. Both have the same form: each side writes, then looks
+//! at what the other has written, with a fence between.
 //!
 //! ```text
 //! initiator                         CPU that comes        CPU that was lazy
@@ -17,24 +17,24 @@
 //! active set, less the lazy: tell   (walks the page table)  (forget all if it is another)
 //! ```
 //!
-//! Either the initiator finds the CPU, or the CPU finds what the initiator has changed.
+//! Either the initiator finds the CPU, or the CPU finds the initiator's change.
 //!
-//! A CPU that goes is in the set until it has other tables. Out of it before that it would be
-//! missed while it can still use the old page (OpenBSD's pmap had it that way;
-//! `bugs/0009-early-leave.patch`, found by `vspace::at_every_boundary_of_a_switch`).
+//! A CPU that leaves a space stays in the set until it has loaded other tables. If it left the set
+//! earlier, a shootdown would miss it while it can still use the old page (OpenBSD's pmap had this
+//! bug; `bugs/0009-early-leave.patch`, found by `vspace::at_every_boundary_of_a_switch`).
 //!
-//! A CPU whose thread has no space of its own, such as an idle one, keeps the tables of the
-//! thread before: *lazy*. It uses no page of that half, so it is left alone; when it goes back
-//! to the space it looks whether there was a shootdown in the meantime
-//! (`bugs/0010-stale-generation.patch` does not look). That is for pages only: before the tables themselves are freed all active
-//! CPUs, the lazy ones too, are told to load others ([`Space::retire`]), since a CPU walks
-//! tables as it likes.
+//! A CPU whose thread has no space of its own, such as an idle thread, keeps the tables of the
+//! thread before: it is *lazy*. It uses no page of that half, so a shootdown leaves it alone. When
+//! it goes back to the space, it looks whether there was a shootdown in the meantime
+//! (`bugs/0010-stale-generation.patch` does not look). That holds for pages only. Before the tables
+//! themselves are freed, all active CPUs, including the lazy ones, are told to load others
+//! ([`Space::retire`]), since a CPU may walk its tables at any time.
 //!
-//! Where the CPU tags what it knows with a number of the space (PCID), it still knows some of
-//! a space that it has left. The generation tells it on its way back whether to keep that.
-//! What it has *seen* is the generation up to which it has forgotten everything: after one
-//! shootdown it goes up by one if it was the one before, and stays if others, whose interrupt
-//! is yet to come, are in between.
+//! If the CPU tags its TLB entries with a number for the space (PCID), it keeps entries of a space
+//! that it has left. On its way back the generation tells it whether to keep them. What it has
+//! *seen* is the generation up to which it has forgotten everything. After a shootdown that number
+//! goes up by one if it was the generation just before. Otherwise it stays: others, whose
+//! interrupts are yet to come, are in between.
 
 use core::ptr;
 
@@ -45,24 +45,24 @@ use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// The size of a page, in bytes.
 const PAGE_SIZE: u64 = 4096;
-/// From how many pages on it is cheaper to forget everything.
+/// Above this number of pages it is cheaper to forget everything.
 const TOO_MANY: u64 = 32;
 
-/// What is to be forgotten.
+/// What a CPU must forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forget {
     /// The page at this address.
     Page(u64),
-    /// So many pages from this address on.
+    /// A number of pages, from this address on: the address, then the number.
     Range(u64, u64),
-    /// All of the space that is loaded, but for the kernel's half.
+    /// All of the loaded space except the kernel's half.
     Space,
     /// Everything, of all spaces and the kernel.
     All,
 }
 
 impl Forget {
-    /// What is the cheapest for `pages` pages from `start` on: `most` if there are many.
+    /// The cheapest way to forget `pages` pages from `start` on: `most` if there are many.
     #[must_use]
     #[inline]
     pub fn of(start: u64, pages: u64, most: Self) -> Self {
@@ -73,7 +73,7 @@ impl Forget {
         }
     }
 
-    /// Lets this CPU forget it. Interrupts off.
+    /// Makes this CPU forget it. Interrupts off.
     #[inline]
     pub fn apply<M: Mmu>(self) {
         match self {
@@ -86,7 +86,7 @@ impl Forget {
                         address = address.wrapping_add(PAGE_SIZE);
                     }
                 };
-                // Eight to a turn of the loop.
+                // Eight per turn of the loop.
                 (0..pages / 8).for_each(|_| forget(8));
                 forget(pages % 8);
             }
@@ -96,42 +96,42 @@ impl Forget {
     }
 }
 
-/// The memory management unit of the CPU that calls. Interrupts off throughout.
+/// The memory management unit of the calling CPU. Interrupts off throughout.
 pub trait Mmu: Port {
-    /// How many spaces the CPU can tell apart by tags 1 and up; 0 if it has none.
+    /// How many spaces the CPU can tell apart, by tags from 1 up; 0 if it has no tags.
     fn tags() -> usize;
 
-    /// Loads the tables at physical `root` under `tag`, which is 0 without tags. What is
-    /// known under it stays known with `keep`, and else is forgotten.
+    /// Loads the tables at physical `root` under `tag`, which is 0 without tags. Keeps the TLB
+    /// entries under that tag if `keep`, and forgets them otherwise.
     fn load(root: u64, tag: usize, keep: bool);
 
-    /// Forgets a page of what is loaded, the kernel's half included.
+    /// Forgets a page of the loaded tables, which may be in the kernel's half.
     fn forget_page(address: u64);
 
-    /// Forgets what is loaded, but for the kernel's half.
+    /// Forgets the loaded tables except the kernel's half.
     fn forget_loaded();
 
     /// Forgets everything.
     fn forget_all();
 }
 
-/// A space as all CPUs see it. Who makes one gives it a number that no other has or had.
+/// A space as all CPUs see it. Its creator gives it a number that no other space has or had.
 #[derive(Debug)]
 pub struct Space {
     /// Never 0.
     id: u64,
-    /// Where its level 4 table is.
+    /// The physical address of its level 4 table.
     root: u64,
     /// The CPUs that have its tables loaded. Each changes its own bit.
     active: AtomicCpuSet,
-    /// Of these, those that use no page of it. Each changes its own bit.
+    /// Those of them that use no page of it. Each changes its own bit.
     lazy: AtomicCpuSet,
     /// Goes up with each shootdown, from 1.
     generation: AtomicU64,
 }
 
 impl Space {
-    /// The space with that number, not 0, and the level 4 table at physical `root`.
+    /// The space with number `id`, which is not 0, and the level 4 table at physical `root`.
     #[must_use]
     pub const fn new(id: u64, root: u64) -> Self {
         Self {
@@ -149,16 +149,16 @@ impl Space {
         self.active.snapshot()
     }
 
-    /// Of these, those that use no page of it: a snapshot.
+    /// Those of them that use no page of it: a snapshot.
     #[must_use]
     pub fn lazy(&self) -> CpuSet {
         self.lazy.snapshot()
     }
 
-    /// Lets every CPU forget what the caller has changed in the page tables, those that use
-    /// the space by `tell`, which runs an action on each CPU of a set, with interrupts off,
-    /// and waits until it has run. `spaces` finds the part of the CPU that calls. Must be able
-    /// to wait for other CPUs.
+    /// Makes every CPU forget what the caller has changed in the page tables. For the CPUs that use
+    /// the space it calls `tell`, which runs an action on each CPU of a set, with interrupts off,
+    /// and waits until all have run it. `spaces` finds the calling CPU's part. The caller must be
+    /// able to wait for other CPUs.
     ///
     /// # Errors
     /// Those of `tell`.
@@ -168,8 +168,8 @@ impl Space {
         spaces: fn() -> &'static Spaces,
         tell: impl FnOnce(&CpuSet, Callback<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        // SeqCst: with the fences in `come` and `wake`: see the module. The addition makes
-        // the change of the tables known to whoever finds the generation.
+        // SeqCst: pairs with the fences in `come` and `wake`: see the module. The addition
+        // publishes the change of the tables to whoever finds the generation.
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         fence(Ordering::SeqCst);
         let targets = self.active.snapshot().difference(&self.lazy.snapshot());
@@ -181,8 +181,8 @@ impl Space {
         })
     }
 
-    /// Makes every CPU load other tables, those of the kernel at `kernel_root`. No thread may
-    /// use the space any more. As [`Self::shootdown`].
+    /// Makes every CPU load other tables: the kernel's, at `kernel_root`. No thread may use the
+    /// space any more. Otherwise as [`Self::shootdown`].
     ///
     /// # Errors
     /// Those of `tell`.
@@ -192,7 +192,7 @@ impl Space {
         spaces: fn() -> &'static Spaces,
         tell: impl FnOnce(&CpuSet, Callback<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Nobody comes any more, so nobody can be missed.
+        // No CPU loads the space any more, so none can be missed.
         let targets = self.active.snapshot();
         if targets.is_empty() {
             return Ok(());
@@ -207,36 +207,36 @@ impl Space {
     }
 }
 
-/// How many spaces a CPU remembers by tags.
+/// The number of spaces that a CPU remembers by tag.
 const TAGS: usize = 4;
 
-/// A space of which a CPU may know something.
+/// A space of which a CPU may have TLB entries.
 #[derive(Debug)]
 struct Tag {
     /// Its number; 0: none.
     id: AtomicU64,
-    /// The generation up to which everything was forgotten.
+    /// The generation up to which the CPU has forgotten everything.
     seen: AtomicU64,
 }
 
-/// The spaces of one CPU. Its own, with interrupts off: relaxed throughout, but for what
-/// belongs to a [`Space`].
+/// The spaces of one CPU. Only that CPU uses it, with interrupts off, so its atomics are relaxed,
+/// except those of a [`Space`].
 #[derive(Debug)]
 pub struct Spaces {
     /// The space of the thread that runs; null if it has none.
     running: AtomicPtr<Space>,
     /// The space whose tables are loaded; null: the kernel's.
     loaded: AtomicPtr<Space>,
-    /// What is known by which tag, the first being tag 1. Without tags the first is used.
+    /// The space of each tag; the first entry is tag 1. Without tags only the first is used.
     tags: [Tag; TAGS],
-    /// Which of them is loaded.
+    /// The index of the loaded one.
     tag: AtomicUsize,
-    /// Which of them is given away next.
+    /// The index of the next one to be replaced.
     next: AtomicUsize,
 }
 
 impl Spaces {
-    /// Of a CPU that has the kernel's tables loaded.
+    /// The spaces of a CPU that has the kernel's tables loaded.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -260,21 +260,21 @@ impl Spaces {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Goes over to the space of the thread that runs next, or to none. On `me`, whose this
-    /// is, interrupts off.
+    /// Switches to the space of the thread that runs next, or to none. On the CPU `me`, which owns
+    /// `self`. Interrupts off.
     ///
     /// # Safety
-    /// `space` is null, or lives until [`Space::retire`] has come back well after the last
-    /// call with it.
+    /// `space` must be null, or live until a [`Space::retire`] has returned successfully after the
+    /// last call with it.
     pub unsafe fn switch<M: Mmu>(&self, me: CpuId, space: *const Space) {
         self.running.store(space.cast_mut(), Ordering::Relaxed);
-        // SAFETY: null, or loaded by an earlier call and not retired since, or it would not
+        // SAFETY: null, or loaded by an earlier call and not retired since; otherwise it would not
         // be there.
         let loaded = unsafe { self.loaded.load(Ordering::Relaxed).as_ref() };
         // SAFETY: the caller's promise.
         match (loaded, unsafe { space.as_ref() }) {
             (None, None) => {}
-            // Release, in the set: after all that the thread did there.
+            // The set's Release orders this after all that the thread did there.
             (Some(loaded), None) => {
                 loaded.lazy.insert(me);
             }
@@ -286,7 +286,7 @@ impl Spaces {
     /// Uses the loaded space again.
     fn wake<M: Mmu>(&self, me: CpuId, space: &Space) {
         space.lazy.remove(me);
-        // SeqCst: with the one in `shootdown`.
+        // SeqCst: pairs with the one in `shootdown`.
         fence(Ordering::SeqCst);
         let generation = space.generation.load(Ordering::Relaxed);
         let tag = &self.tags[self.tag.load(Ordering::Relaxed)];
@@ -300,7 +300,7 @@ impl Spaces {
     /// Loads `space` in place of another one.
     fn come<M: Mmu>(&self, me: CpuId, before: Option<&Space>, space: &Space) {
         space.active.insert(me);
-        // SeqCst: with the one in `shootdown`.
+        // SeqCst: pairs with the one in `shootdown`.
         fence(Ordering::SeqCst);
         let generation = space.generation.load(Ordering::Relaxed);
         let index = self.tag_of(space.id, M::tags().min(TAGS));
@@ -322,7 +322,7 @@ impl Spaces {
         }
     }
 
-    /// The tag, of the first `tags`, that the space of that number has, or gets.
+    /// The index, among the first `tags`, of the tag that space `id` has or now gets.
     fn tag_of(&self, id: u64, tags: usize) -> usize {
         let has = |tag: &Tag| tag.id.load(Ordering::Relaxed) == id;
         if let Some(index) = self.tags.iter().take(tags.max(1)).position(has) {
@@ -333,7 +333,7 @@ impl Spaces {
         next
     }
 
-    /// Loads the kernel's tables, whose root is there, in place of those of a space that no
+    /// Loads the kernel's tables, at physical `kernel_root`, in place of those of a space that no
     /// thread of this CPU, `me`, uses. Interrupts off.
     pub fn leave<M: Mmu>(&self, me: CpuId, kernel_root: u64) {
         let loaded = self.loaded.load(Ordering::Relaxed);
@@ -347,7 +347,7 @@ impl Spaces {
         before.active.remove(me);
     }
 
-    /// The initiator of a shootdown, the one of that generation, tells this CPU.
+    /// What the initiator of the shootdown of that generation makes this CPU do.
     fn forget<M: Mmu>(&self, space: &Space, generation: u64, forget: Forget) {
         if !ptr::eq(self.loaded.load(Ordering::Relaxed), space) {
             // It has left in the meantime, and finds the generation when it comes back.

@@ -8,8 +8,8 @@ use crate::shim::{AtomicPtr, Ordering};
 /// A place in the source as the compiler knows it.
 pub type Place = &'static Location<'static>;
 
-/// A [`Place`] that may change, or none yet. For messages: who reads it while it
-/// changes gets the old place or the new one.
+/// A [`Place`] that may change, or none yet. For messages: a read during a change gets the old
+/// place or the new one.
 #[derive(Debug)]
 pub struct Site(AtomicPtr<Location<'static>>);
 
@@ -23,7 +23,7 @@ impl Site {
     /// Changes the place.
     #[inline]
     pub fn set(&self, place: Place) {
-        // Relaxed: what it points at is constant, part of the program.
+        // Relaxed: it points at a constant, which is part of the program.
         self.0
             .store(core::ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
     }
@@ -40,18 +40,18 @@ impl Site {
     pub fn get(&self) -> Option<Place> {
         // Relaxed: as in `set`.
         let place = self.0.load(Ordering::Relaxed);
-        // SAFETY: null, or made of a 'static reference in `set` or `get_or_set`.
+        // SAFETY: null, or made from a 'static reference in `set` or `get_or_set`.
         unsafe { place.as_ref() }
     }
 
-    /// Sets the place if there is none yet; the one that is there then.
+    /// Sets the place if there is none yet. Returns the place that is there now.
     pub fn get_or_set(&self, place: Place) -> Place {
         if let Some(there) = self.get() {
             return there;
         }
         let mine = core::ptr::from_ref(place).cast_mut();
         let none = core::ptr::null_mut();
-        // Relaxed: as in `set`. Whether it was ours or another's, now there is one.
+        // Relaxed: as in `set`. Ours or another's, there is a place now.
         let _ = self
             .0
             .compare_exchange(none, mine, Ordering::Relaxed, Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// A place as `FILE:LINE`: without the column, messages that name many stay short.
+/// A place as `FILE:LINE`. It leaves out the column, so that messages with many places stay short.
 #[derive(Clone, Copy, Debug)]
 pub struct Line(pub Place);
 

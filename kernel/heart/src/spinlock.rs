@@ -1,26 +1,26 @@
 //! The spinlock: one word that names its holder, held with interrupts off and in a
 //! critical section.
 //!
-//! [`spinlock_enter`] and [`spinlock_exit`] are the section alone: the thread's word
-//! ([`crate::critical`]) counts a spinlock, which is a critical section too, and so records why
+//! [`spinlock_enter`] and [`spinlock_exit`] are the section without a lock. The thread's word
+//! ([`crate::critical`]) counts a spinlock, which is also a critical section, and so records why
 //! interrupts are off. An exit turns them on if nothing else keeps them off: another lock, an
-//! interrupt, or the thread itself. It pays first, with interrupts off; the next thread turns
-//! them on if its own word allows. Since the thread and not the lock counts, locks may be released in any
-//! order. (FreeBSD `sys/amd64/amd64/machdep.c`, `spinlock_enter`, keeps a count and the
+//! interrupt, or the thread itself. It pays first, with interrupts off; the next thread turns them
+//! on if its own word allows. Since the thread counts, and not the lock, locks may be released in
+//! any order. (FreeBSD `sys/amd64/amd64/machdep.c`, `spinlock_enter`, keeps a count and the
 //! interrupt flag from before the first lock.)
 //!
 //! A waiter leaves the section while it spins, so it takes interrupts if nothing else keeps them
 //! off. Otherwise it could not answer an IPI of the holder, and both would wait forever (FreeBSD
 //! `kern_mutex.c`, `_mtx_lock_spin_cookie`: "give interrupts a chance").
 //!
-//! This is why the lock is no queue: a handler may run on top of a waiter and
-//! take the same lock. With tickets the handler's turn would come after the
-//! waiter's, and the waiter cannot go on before the handler is done. Here the
-//! waiter holds no place while interrupts are open, and the handler just gets
-//! the lock. The price is that the order of the waiters is up to the machine.
+//! This is why the lock has no queue of waiters. A handler may run on top of a waiter and take the
+//! same lock. With tickets the handler's turn would come after the waiter's, and the waiter cannot
+//! go on before the handler is done. Here a waiter has no place in a queue while interrupts are on,
+//! and the handler just gets the lock. The price is that the machine decides the order of the
+//! waiters.
 //!
-//! A lock knows where it was made and where its holder took it. A CPU that waits longer than
-//! [`Probe::SPIN_TOO_LONG`] panics with both. A port of tests gives them to
+//! A lock records where it was made and where its holder took it. A CPU that waits longer than
+//! [`Probe::SPIN_TOO_LONG`] panics with both places. A test port passes them to
 //! [`crate::more::witness`].
 
 use core::cell::UnsafeCell;
@@ -45,11 +45,11 @@ pub fn spinlock_enter<P: Port>() {
     P::Probe::section_entered(Location::caller());
 }
 
-/// Undoes one [`spinlock_enter`]; the last one pays what is owed, and only then turns
-/// interrupts on again, if nothing else keeps them off.
+/// Undoes one [`spinlock_enter`]. The last exit pays what is owed, and only then turns interrupts
+/// on again, if nothing else keeps them off.
 ///
 /// # Panics
-/// If there is none to undo, with the caller's place.
+/// Panics if there is none to undo; the message names the caller's place.
 #[track_caller]
 #[inline]
 pub fn spinlock_exit<P: Port>() {
@@ -59,8 +59,8 @@ pub fn spinlock_exit<P: Port>() {
     }
 }
 
-/// As [`spinlock_exit`] without looking at what is owed: for the code that pays it,
-/// which looks again itself.
+/// As [`spinlock_exit`] without looking at what is owed. For the code that pays it, which looks
+/// again itself.
 #[inline]
 pub fn spinlock_exit_unpaid<P: Port>() {
     P::Probe::section_leaves();
@@ -76,7 +76,7 @@ const FREE: u32 = u32::MAX;
 struct Raw<P: Port> {
     /// The holder's CPU index, or [`FREE`].
     owner: AtomicU32,
-    /// Where the holder, or the last one, took it.
+    /// Where the holder, or the last holder, took it.
     site: Site,
     /// Where the lock was made.
     class: Place,
@@ -84,8 +84,8 @@ struct Raw<P: Port> {
 }
 
 impl<P: Port> Raw<P> {
-    /// Makes this CPU the holder if there is none. Interrupts are off, so the
-    /// CPU is the same when the guard is made.
+    /// Makes this CPU the holder if there is none. Interrupts are off, so the guard is made on the
+    /// same CPU.
     #[inline]
     fn take(&self) -> bool {
         let me = P::cpu().index() as u32;
@@ -95,7 +95,8 @@ impl<P: Port> Raw<P> {
             .is_ok()
     }
 
-    /// Waits until this CPU is the holder. Interrupts come in meanwhile, if they may.
+    /// Waits until this CPU is the holder. Takes interrupts meanwhile, if nothing else keeps them
+    /// off.
     #[cold]
     #[track_caller]
     fn wait(&self) {
@@ -132,7 +133,7 @@ impl<P: Port> Raw<P> {
         }
     }
 
-    /// The lock was taken: says where. By the holder.
+    /// Records where the lock was taken. Only the holder calls this.
     #[track_caller]
     #[inline]
     fn taken(&self, waits: bool) {
@@ -140,7 +141,7 @@ impl<P: Port> Raw<P> {
         P::Probe::lock_taken(self.class, Location::caller(), waits);
     }
 
-    /// Makes the lock free. By the holder.
+    /// Frees the lock. Only the holder calls this.
     #[inline]
     fn release(&self) {
         P::Probe::lock_released(self.class);
@@ -156,7 +157,7 @@ impl<P: Port> Raw<P> {
     }
 }
 
-/// Which lock it is, and who holds it since where. For messages: a snapshot.
+/// Names the lock, its holder, and where the holder took it. For messages: a snapshot.
 impl<P: Port> fmt::Display for Raw<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lock {}, ", Line(self.class))?;
@@ -168,23 +169,22 @@ impl<P: Port> fmt::Display for Raw<P> {
     }
 }
 
-/// A value that one CPU at a time can reach, with interrupts off.
+/// A value that only one CPU at a time can access, with interrupts off.
 pub struct Spinlock<T, P: Port> {
     raw: Raw<P>,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock gives the value to one CPU at a time; T itself moves between
-// CPUs by way of the guard, so it must be Send.
+// SAFETY: the lock gives the value to one CPU at a time. T itself moves between CPUs through the
+// guard, so it must be Send.
 unsafe impl<T: Send, P: Port> Sync for Spinlock<T, P> {}
 
 // SAFETY: moving the lock moves the value and nothing else.
 unsafe impl<T: Send, P: Port> Send for Spinlock<T, P> {}
 
 impl<T, P: Port> Spinlock<T, P> {
-    /// A free lock around `value`. The caller's place in the source is the lock's name
-    /// in messages and, with all others that are made there, its class in the order of
-    /// locks.
+    /// A free lock around `value`. The caller's place in the source names the lock in messages. All
+    /// locks made there are one class in the lock order.
     #[track_caller]
     pub const fn new(value: T) -> Self {
         Self {
@@ -198,12 +198,12 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
-    /// Waits for the lock, and holds it, in a critical section with interrupts off,
-    /// until the guard is dropped. Any context but NMI (there, [`Self::try_lock`]);
-    /// the holder must not sleep.
+    /// Waits for the lock, and holds it until the guard is dropped, in a critical section with
+    /// interrupts off. Any context but NMI (there, use [`Self::try_lock`]). The holder must not
+    /// sleep.
     ///
     /// # Panics
-    /// If this CPU holds the lock already; if it has waited for [`Probe::SPIN_TOO_LONG`].
+    /// Panics if this CPU already holds the lock, or has waited for [`Probe::SPIN_TOO_LONG`].
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> SpinlockGuard<'_, T, P> {
@@ -214,7 +214,7 @@ impl<T, P: Port> Spinlock<T, P> {
         self.guard(true)
     }
 
-    /// The guard of the lock, which this CPU has just taken.
+    /// Makes the guard of the lock that this CPU has just taken.
     #[track_caller]
     #[inline]
     fn guard(&self, waits: bool) -> SpinlockGuard<'_, T, P> {
@@ -225,8 +225,8 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
-    /// Holds the lock that `find` names: of what belongs to the CPU that runs this. The
-    /// caller cannot move to another CPU between finding the lock and holding it.
+    /// Takes the lock that `find` returns, which belongs to the CPU that runs `find`. The caller
+    /// cannot move to another CPU between finding the lock and holding it.
     ///
     /// # Panics
     /// As [`Self::lock`].
@@ -241,13 +241,13 @@ impl<T, P: Port> Spinlock<T, P> {
         Self::wait_here(find)
     }
 
-    /// [`Self::lock_here`], in the section, of a lock that was taken.
+    /// The slow path of [`Self::lock_here`], in the section, when another CPU holds the lock.
     #[cold]
     #[track_caller]
     fn wait_here<'a>(find: impl Fn() -> &'a Self) -> SpinlockGuard<'a, T, P> {
         loop {
             let lock = find();
-            // Lets interrupts in, and so the thread may come to another CPU.
+            // Takes interrupts, so the thread may move to another CPU.
             lock.raw.wait();
             let guard = lock.guard(true);
             if core::ptr::eq(lock, find()) {
@@ -258,8 +258,8 @@ impl<T, P: Port> Spinlock<T, P> {
         }
     }
 
-    /// As [`Self::lock`], for a thread that holds another lock, `outer`: its interrupts are off
-    /// and its section is entered, and the compiler knows it.
+    /// As [`Self::lock`], for a thread that already holds `outer`: the compiler then knows that
+    /// interrupts are off and a section is entered.
     ///
     /// # Panics
     /// As [`Self::lock`].
@@ -274,7 +274,7 @@ impl<T, P: Port> Spinlock<T, P> {
         self.guard(true)
     }
 
-    /// Takes the lock if it is free at this moment. Any context, NMI too.
+    /// Takes the lock if it is free at this moment. Any context, including NMI.
     #[track_caller]
     pub fn try_lock(&self) -> Option<SpinlockGuard<'_, T, P>> {
         spinlock_enter::<P>();
@@ -285,12 +285,12 @@ impl<T, P: Port> Spinlock<T, P> {
         None
     }
 
-    /// Releases the lock that another context took on this CPU and handed over: the
-    /// run-queue lock, which is held across a switch. With `pay`, what is owed is paid
-    /// at the end; without, the caller looks.
+    /// Releases the lock that another context took on this CPU and handed over: the run-queue lock,
+    /// which is held across a switch. With `pay`, pays what is owed at the end; without it, the
+    /// caller must look.
     ///
     /// # Panics
-    /// If this CPU does not hold it.
+    /// Panics if this CPU does not hold it.
     ///
     /// # Safety
     /// This CPU must hold the lock, its guard must have been forgotten, and no
@@ -325,13 +325,13 @@ impl<T, P: Port> Spinlock<T, P> {
         self.raw.class
     }
 
-    /// Whether the calling CPU holds the lock. For code that must not wait for
-    /// itself, such as an NMI handler.
+    /// Whether the calling CPU holds the lock. For code that must not wait for itself, such as an
+    /// NMI handler.
     pub fn is_held_here(&self) -> bool {
         self.raw.is_held_here()
     }
 
-    /// The value without the lock, when no other reference to it can exist.
+    /// Returns the value without locking, since no other reference to it can exist.
     pub const fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }
@@ -343,12 +343,12 @@ impl<T, P: Port> fmt::Debug for Spinlock<T, P> {
     }
 }
 
-/// The value of a locked [`Spinlock`]. Dropping it unlocks. Interrupts come on again if nothing
-/// else keeps them off.
+/// The value of a locked [`Spinlock`]. Dropping it unlocks, and turns interrupts on again if
+/// nothing else keeps them off.
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct SpinlockGuard<'a, T, P: Port> {
     lock: &'a Spinlock<T, P>,
-    /// A guard stays with its thread, whose count it is part of.
+    /// A guard stays with its thread, since that thread's word counts it.
     not_send: PhantomData<*const ()>,
 }
 
@@ -362,7 +362,7 @@ impl<T, P: Port> Deref for SpinlockGuard<'_, T, P> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the guard holds the lock, so no other reference is made.
+        // SAFETY: the guard holds the lock, so nobody else has a reference.
         unsafe { &*self.lock.value.get() }
     }
 }

@@ -1,11 +1,10 @@
-//! A list that is linked through its elements, in the order they came: FreeBSD's TAILQ.
+//! A list linked through its elements, in the order in which they came: FreeBSD's TAILQ.
 //!
-//! An element is in one list at a time by way of each of its [`Link`]s; `Via` says by
-//! which. The list costs its element nothing but the link, and neither push nor removal
-//! can fail.
+//! Through each of its [`Link`]s an element is in at most one list; `Via` says which link. The list
+//! costs its element only the link, and neither push nor removal can fail.
 //!
-//! Nothing here is atomic: a list, and the links of what is in it, are under one lock,
-//! which is the caller's. Who declares its elements `Sync` answers for that.
+//! Nothing here is atomic. The caller's lock protects a list and the links of its elements. Whoever
+//! declares the elements `Sync` must ensure that.
 //!
 //! Source: FreeBSD `sys/sys/queue.h`.
 
@@ -17,14 +16,14 @@ use core::iter::successors;
 use core::marker::PhantomData;
 use core::ptr;
 
-/// The neighbours of an element, which is in one list at most.
+/// The neighbours of an element that is in at most one list.
 pub struct Link<T: 'static> {
     next: Cell<Option<&'static T>>,
     previous: Cell<Option<&'static T>>,
 }
 
 impl<T> Link<T> {
-    /// Of an element that is in no list.
+    /// The link of an element that is in no list.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -40,9 +39,9 @@ impl<T> Default for Link<T> {
     }
 }
 
-/// What can be in a list by way of its link `Via`.
+/// An element that can be in a list through its link `Via`.
 pub trait Linked<Via>: Sized + 'static {
-    /// That link.
+    /// The link `Via`.
     fn link(&self) -> &Link<Self>;
 }
 
@@ -112,8 +111,8 @@ impl<T: Linked<Via>, Via> TailQueue<T, Via> {
         Some(first)
     }
 
-    /// As [`Self::push_back`] of `element` and then [`Self::pop_front`], of a list that is
-    /// not empty. Of an empty one, nothing.
+    /// As [`Self::push_back`] of `element` and then [`Self::pop_front`], if the list is not empty.
+    /// On an empty list, does nothing and returns `None`.
     #[inline]
     pub fn rotate(&mut self, element: &'static T) -> Option<&'static T> {
         let first = self.first?;
@@ -151,7 +150,7 @@ impl<T: Linked<Via>, Via> TailQueue<T, Via> {
         successors(self.first, |element| element.link().next.get())
     }
 
-    /// Whether `element` is in this list: looks at all.
+    /// Whether `element` is in this list. Looks through the whole list.
     #[must_use]
     pub fn contains(&self, element: &T) -> bool {
         self.iter().any(|one| ptr::eq(one, element))

@@ -1,5 +1,5 @@
-//! The host's [`Port`]: a CPU is a thread, an interrupt is a flag that the thread
-//! looks at wherever interrupts are on and it turns a spin loop or turns them on.
+//! The host's [`Port`]: a CPU is a thread, and an interrupt is a flag. The thread looks at the flag
+//! whenever it turns a spin loop with interrupts on, or turns interrupts on.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,11 +19,11 @@ struct Machine {
     pending: [AtomicU32; MAX_CPUS],
     running: AtomicUsize,
     ready: Barrier,
-    /// A CPU has panicked: those who wait for it are to fail too, not to wait forever.
+    /// A CPU has panicked: those that wait for it must fail too, and not wait forever.
     failed: AtomicBool,
 }
 
-/// Says so, where its CPU unwinds to the end.
+/// Sets `failed` when its CPU unwinds to the end.
 struct Failing<'a>(&'a Machine);
 
 impl Drop for Failing<'_> {
@@ -55,9 +55,8 @@ thread_local! {
 
 pub(crate) struct HostPort;
 
-/// Runs `body(cpu)` on `cpus` threads, each a CPU of one machine. A CPU that is
-/// done goes on taking interrupts until all are. If one panics, those that turn a spin loop
-/// do so too.
+/// Runs `body(cpu)` on `cpus` threads, each a CPU of one machine. A CPU that is done goes on taking
+/// interrupts until all are done. If one panics, those that turn a spin loop panic too.
 pub(crate) fn on_cpus(cpus: usize, body: impl Fn(usize) + Sync) {
     let machine = Arc::new(Machine {
         pending: [const { AtomicU32::new(0) }; MAX_CPUS],
@@ -106,19 +105,19 @@ impl HostPort {
         ENABLED.set(true);
     }
 
-    /// What this CPU does on an interrupt, with interrupts off.
+    /// Sets what this CPU does on an interrupt, with interrupts off.
     pub(crate) fn on_interrupt(handler: impl Fn() + 'static) {
         HANDLER.set(Some(Box::new(handler)));
     }
 
-    /// What this CPU does where it looks whether it is to stop, with interrupts off: true
-    /// if for good.
+    /// Sets what this CPU does when it checks whether it has to stop, with interrupts off: returns
+    /// true to stop for good.
     pub(crate) fn on_stop(handler: impl Fn() -> bool + 'static) {
         STOP.set(Some(Rc::new(handler)));
     }
 
-    /// Runs `code`; `None` if this CPU was stopped for good in the middle of it. It has
-    /// interrupts off then.
+    /// Runs `code`. Returns `None` if this CPU was stopped for good in the middle of it; interrupts
+    /// are off then.
     pub(crate) fn until_stopped<T>(code: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(code)) {
             Ok(value) => Some(value),
@@ -127,12 +126,12 @@ impl HostPort {
         }
     }
 
-    /// The next `count` times that this CPU sends rendezvous interrupts, they are lost.
+    /// Makes the rendezvous interrupts that this CPU sends the next `count` times get lost.
     pub(crate) fn lose(count: u32) {
         LOSES.set(count);
     }
 
-    /// The CPUs that this one sent its last rendezvous interrupt to, and whether as all others
+    /// The CPUs to which this one sent its last rendezvous interrupt, and whether as all others
     /// that are online.
     pub(crate) fn last_sent() -> (CpuSet, bool) {
         SENT.get()
@@ -143,12 +142,12 @@ impl HostPort {
         EOIS.get()
     }
 
-    /// Whether this CPU takes itself to be in an NMI.
+    /// Sets whether this CPU believes that it is in an NMI.
     pub(crate) fn set_in_nmi(in_nmi: bool) {
         IN_NMI.set(in_nmi);
     }
 
-    /// What this CPU finds: `cpus` are stopped, by itself or by another one.
+    /// Makes this CPU find that `cpus` are stopped, by itself or by another CPU.
     pub(crate) fn set_standing(cpus: CpuSet, by_itself: bool) {
         STANDING.set((cpus, by_itself));
     }
@@ -188,19 +187,20 @@ impl HostPort {
         }
         let (cpu, machine) = here(|here| (here.cpu, Arc::clone(&here.machine)));
         if machine.pending[cpu].swap(0, Ordering::SeqCst) > 0 {
-            // Whether the handler counts is up to it; interrupts are off in it in any case.
+            // The handler decides whether to count the interrupt; interrupts are off in it in any
+            // case.
             interrupts_off::<Self>();
             HANDLER.with_borrow(|handler| handler.as_ref().expect("no handler")());
-            // What is pending by now waits for the next poll.
+            // Interrupts that are pending by now wait for the next poll.
             ENABLED.set(Self::crit().on::<Self>());
         }
     }
 }
 
-/// What unwinds a CPU that stops for good.
+/// The payload that unwinds a CPU that stops for good.
 struct ForGood;
 
-/// There is one thread to a CPU, so a switch ends where it began.
+/// Each CPU has one thread, so a switch ends where it began.
 impl Preempt for HostPort {
     fn preempt(crit: &CritState) {
         crit.paid();
@@ -209,8 +209,8 @@ impl Preempt for HostPort {
 }
 
 impl Probe for HostPort {
-    /// A turn gives up the host's CPU: about a second. Under Miri a turn takes
-    /// longer, and its threads take turns.
+    /// A turn gives up the host's CPU, so this is about a second. Under Miri a turn takes longer,
+    /// and its threads take turns.
     const CALL_TOO_LONG: u32 = if cfg!(miri) { 1 << 10 } else { 1 << 20 };
 }
 

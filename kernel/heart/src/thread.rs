@@ -1,5 +1,4 @@
-//! What a thread is called, what it may be doing, how urgent it is, and what the scheduler knows of
-//! it.
+//! A thread's id, name, priority and state, and the scheduler's part of it ([`Task`]).
 
 #![forbid(unsafe_code)]
 
@@ -11,22 +10,22 @@ use crate::critical::CritState;
 use crate::shim::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::tailq::{Link, Linked};
 
-/// How many priorities there are; 0 is the most urgent. Two for a model checker, whose states hold
-/// a list for each.
+/// The number of priorities; 0 is the most urgent. Two for a model checker, whose states hold a
+/// list for each.
 pub const PRIORITIES: usize = if cfg!(feature = "model") { 2 } else { 64 };
 
-/// How urgent a thread is: 0 before 63.
+/// How urgent a thread is: 0 is the most urgent, 63 the least.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Priority(u8);
 
 impl Priority {
     /// The most urgent one.
     pub const HIGHEST: Self = Self(0);
-    /// Neither here nor there.
+    /// The middle one, for ordinary threads.
     pub const NORMAL: Self = Self(PRIORITIES as u8 / 2);
     /// The least urgent one that a thread may have.
     pub const LOWEST: Self = Self(PRIORITIES as u8 - 1);
-    /// Of the idle threads: less urgent than any.
+    /// The priority of the idle threads: less urgent than any other.
     pub const IDLE: Self = Self(PRIORITIES as u8);
 
     /// The priority `value`, or `None` from [`PRIORITIES`] on.
@@ -39,7 +38,7 @@ impl Priority {
         }
     }
 
-    /// As an index of a run queue's list. The idle priority has none.
+    /// The index of its list in a run queue. The idle priority has none.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -52,7 +51,7 @@ impl Priority {
     }
 }
 
-/// A priority that may change while others look.
+/// A priority that may change while others read it.
 #[derive(Debug)]
 pub struct AtomicPriority(AtomicU8);
 
@@ -89,13 +88,13 @@ impl fmt::Display for Priority {
     }
 }
 
-/// A thread's name: its place in the table, and which of the threads that had the
-/// place. An id that outlived its thread names nobody.
+/// A thread's id: its slot in the table, and which of the slot's threads it is. An id that has
+/// outlived its thread refers to none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ThreadId {
-    /// The place in the thread table.
+    /// The slot in the thread table.
     pub index: u32,
-    /// Goes up each time the place is given to a new thread.
+    /// Goes up each time the slot is given to a new thread.
     pub generation: u32,
 }
 
@@ -105,16 +104,16 @@ impl fmt::Display for ThreadId {
     }
 }
 
-/// The name that a thread's maker gave it, as it is kept: its first 16 bytes, without a letter
-/// that would be cut in two.
+/// A thread's name as it is stored: the first 16 bytes of what its creator gave, without a
+/// character that would be cut in two.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name([u8; Name::BYTES]);
 
 impl Name {
-    /// How many bytes are kept.
+    /// The number of bytes stored.
     pub const BYTES: usize = 16;
 
-    /// As much of `name` as is kept.
+    /// The part of `name` that is stored.
     #[must_use]
     pub const fn new(name: &str) -> Self {
         let mut bytes = [0; Self::BYTES];
@@ -142,7 +141,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let len = self.0.iter().rposition(|&byte| byte != 0);
         let bytes = &self.0[..len.map_or(0, |last| last + 1)];
-        // Read while it changed, it may hold half a letter.
+        // If the name changed during the read, it may hold half a character.
         for chunk in bytes.utf8_chunks() {
             f.write_str(chunk.valid())?;
             if !chunk.invalid().is_empty() {
@@ -159,7 +158,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A [`Name`] that may change while others read it, who then get some of each.
+/// A [`Name`] that may change while others read it; they may then get a part of each.
 #[derive(Debug)]
 pub struct AtomicName([AtomicU64; 2]);
 
@@ -174,7 +173,7 @@ impl AtomicName {
     /// The name at this moment.
     #[must_use]
     pub fn get(&self) -> Name {
-        // Relaxed: whoever knows that the thread stays has synchronized with its maker.
+        // Relaxed: whoever knows that the thread stays has synchronised with its creator.
         let [low, high] = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
         Name((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
     }
@@ -193,17 +192,17 @@ const fn words(Name(bytes): Name) -> [u64; 2] {
     [both as u64, (both >> 64) as u64]
 }
 
-/// What a thread is doing. Changed only under the run-queue lock of its CPU.
+/// What a thread is doing. Changes only under the run-queue lock of its CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum ThreadState {
-    /// The place in the table is free.
+    /// The slot in the table is free.
     Free = 0,
     /// On a run queue.
     Runnable = 1,
     /// On a CPU.
     Running = 2,
-    /// Waits to be woken; or is about to, and still on its CPU.
+    /// Waits to be woken, or is about to and still on its CPU.
     Sleeping = 3,
     /// Taken off one run queue and not yet on another.
     Moving = 4,
@@ -212,7 +211,7 @@ pub enum ThreadState {
 }
 
 impl ThreadState {
-    /// The state of this number.
+    /// The state with this number.
     #[must_use]
     #[inline]
     pub const fn from_u8(value: u8) -> Option<Self> {
@@ -243,15 +242,15 @@ impl ThreadState {
     }
 }
 
-/// A thread of the machine: the scheduler's part of it is a [`Task`].
+/// A thread of the machine, as the scheduler sees it.
 pub trait Thread: fmt::Display + Sized + 'static {
-    /// That part.
+    /// The scheduler's part of the thread.
     fn task(&self) -> &Task<Self>;
 
-    /// Changes what it is doing, which was `from`. Under the run-queue lock of its CPU.
+    /// Changes its state, which must be `from`, to `to`. Under the run-queue lock of its CPU.
     ///
     /// # Panics
-    /// If it was something else.
+    /// Panics if the state was another one.
     #[inline(always)]
     fn change_state(&self, from: ThreadState, to: ThreadState) {
         if !self.change_state_if(from, to) {
@@ -259,14 +258,14 @@ pub trait Thread: fmt::Display + Sized + 'static {
         }
     }
 
-    /// Changes what it is doing, if that is `from`; whether it was. Under the run-queue lock of
-    /// its CPU.
+    /// Changes its state to `to` if it is `from`. Returns whether it was. Under the run-queue lock
+    /// of its CPU.
     ///
     /// # Panics
-    /// If no thread may change so.
+    /// Panics if no thread may change from `from` to `to`.
     #[inline(always)]
     fn change_state_if(&self, from: ThreadState, to: ThreadState) -> bool {
-        // Both are known where this is called: what is left is one comparison.
+        // The compiler knows both at the call, so only one comparison remains.
         if !from.may_become(to) {
             cannot_change(self, from, to);
         }
@@ -285,7 +284,7 @@ fn cannot_change<T: Thread>(thread: &T, from: ThreadState, to: ThreadState) -> !
     panic!("{KASSERT}{thread}, which is {state:?}, cannot go from {from:?} to {to:?}");
 }
 
-/// The link by which a thread is on a [`RunQueue`](crate::runq::RunQueue).
+/// The link that puts a thread on a [`RunQueue`](crate::runq::RunQueue).
 #[derive(Debug)]
 pub enum RunLink {}
 
@@ -296,35 +295,35 @@ impl<T: Thread> Linked<RunLink> for T {
     }
 }
 
-/// What the scheduler knows of a thread.
+/// What the scheduler knows about a thread.
 #[repr(C)]
 pub struct Task<T: 'static> {
-    /// First, so that a pointer to the current thread is one to the word of every critical
-    /// section.
+    /// First, so that a pointer to the current thread is also a pointer to its word, which every
+    /// critical section uses.
     pub crit: CritState,
 
     // Under the run-queue lock of `cpu`.
     state: AtomicU8,
     cpu: AtomicCpuId,
     run_link: Link<T>,
-    /// What counts: the better of its own and what others lend it.
+    /// The effective priority: the better of its own and those that others lend it.
     priority: AtomicPriority,
 
     // The thread's own.
     pinned: AtomicU32,
-    /// While it runs, when its time slice ends; else what is left of the slice, or 0 for
-    /// a whole one. In ticks of the scheduler's time.
+    /// While it runs: when its time slice ends. Otherwise: what is left of the slice, or 0 for a
+    /// whole one. In ticks of the scheduler's time.
     pub slice: AtomicU64,
 }
 
 impl<T: Thread> Task<T> {
-    /// Of a thread that runs already: a CPU's first.
+    /// The task of a thread that already runs: a CPU's first.
     #[must_use]
     pub const fn running(cpu: CpuId, priority: Priority) -> Self {
         Self::new(CritState::running(), ThreadState::Running, cpu, priority)
     }
 
-    /// Of a thread to come.
+    /// The task of a free slot, for a later thread.
     #[must_use]
     pub const fn vacant(cpu: CpuId, priority: Priority) -> Self {
         Self::new(CritState::newborn(), ThreadState::Free, cpu, priority)
@@ -342,13 +341,13 @@ impl<T: Thread> Task<T> {
         }
     }
 
-    /// Its critical sections: of the calling thread, or a guess.
+    /// Its critical sections: exact for the calling thread, a guess for any other.
     #[must_use]
     pub fn crit(&self) -> &CritState {
         &self.crit
     }
 
-    /// How many spinlocks it holds: of the calling thread, or a guess.
+    /// How many spinlocks it holds: exact for the calling thread, a guess for any other.
     #[must_use]
     pub fn spinlocks(&self) -> u32 {
         self.crit.locks()
@@ -358,45 +357,45 @@ impl<T: Thread> Task<T> {
     #[must_use]
     #[inline]
     pub fn state(&self) -> ThreadState {
-        // Relaxed: exact under the run-queue lock, else for messages.
+        // Relaxed: exact under the run-queue lock, otherwise for messages.
         ThreadState::from_u8(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Dead)
     }
 
-    /// Whether it is doing that.
+    /// Whether it is in this state.
     #[inline]
     pub(crate) fn is(&self, state: ThreadState) -> bool {
         // Relaxed: under the run-queue lock of its CPU.
         self.state.load(Ordering::Relaxed) == state as u8
     }
 
-    /// The CPU that it runs on or is queued on, or last was.
+    /// The CPU that it runs on or is queued on, or else was on last.
     #[must_use]
     pub fn cpu(&self) -> CpuId {
         // Exact under the run-queue lock of that CPU: see [`crate::sched`].
         self.cpu.get()
     }
 
-    /// Changes that. Under the run-queue lock of the CPU that it leaves, or while it is on no
+    /// Changes its CPU. Under the run-queue lock of the CPU that it leaves, or while it is on no
     /// queue.
     pub fn set_cpu(&self, cpu: CpuId) {
         // Under the run-queue lock, or while the thread is on no queue.
         self.cpu.set(cpu);
     }
 
-    /// The priority that counts, inherited or its own.
+    /// The effective priority, inherited or its own.
     #[must_use]
     #[inline]
     pub fn priority(&self) -> Priority {
         self.priority.get()
     }
 
-    /// Sets the priority that counts. Under the run-queue lock of its CPU, and on no
-    /// queue.
+    /// Sets the effective priority. Under the run-queue lock of its CPU, while it is on no queue.
     pub(crate) fn set_priority(&self, priority: Priority) {
         self.priority.set(priority);
     }
 
-    /// Makes it that of a new thread, which is `pinned` or not. By its maker, who alone knows it.
+    /// Makes it the task of a new thread, `pinned` or not. Called by the creator, which alone knows
+    /// the thread.
     pub fn reset(&self, priority: Priority, pinned: bool) {
         self.crit.reset();
         self.set_priority(priority);
@@ -411,15 +410,14 @@ impl<T: Thread> Task<T> {
         self.pinned.load(Ordering::Relaxed) > 0
     }
 
-    /// Keeps the calling thread on its CPU, preemptible as before, until
-    /// [`Self::unpinned`]. Counts.
+    /// Keeps the calling thread on its CPU, preemptible as before, until [`Self::unpinned`]. Nests.
     pub fn pin(&self) {
         // Relaxed: the thread's own.
         self.pinned
             .store(self.pinned.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Undoes one [`Self::pin`]; whether there was one.
+    /// Undoes one [`Self::pin`]. Returns whether there was one.
     #[must_use]
     pub fn unpinned(&self) -> bool {
         // Relaxed: the thread's own.

@@ -1,25 +1,25 @@
-//! The threads that wait for a time, the earliest first: a binary heap.
+//! The threads that wait for a time, earliest first: a binary heap.
 //!
-//! The heap is an array of the caller's, long enough for every thread; where a
-//! thread is in it stands beside the thread ([`Positions`]), so that one that is
-//! woken early is taken out at once. Under the lock of the CPU whose timer serves it.
+//! The heap is the caller's array, long enough for every thread. Each thread's place in the heap is
+//! stored beside the thread ([`Positions`]), so that one that is woken early is taken out at once.
+//! The lock of the CPU whose timer serves the queue protects it.
 
 #![forbid(unsafe_code)]
 
 use core::fmt;
 
-/// A thread is in no queue.
+/// The place of a thread that is in no queue.
 pub const NOWHERE: u32 = u32::MAX;
 
-/// Where each thread stands in its queue.
+/// Each thread's place in its queue.
 pub trait Positions {
     /// The place of `thread`, or [`NOWHERE`].
     fn position(&self, thread: u32) -> u32;
-    /// Notes the place of `thread`.
+    /// Stores the place of `thread`.
     fn set_position(&self, thread: u32, position: u32);
 }
 
-/// A thread and its time.
+/// A thread and the time it waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Timer {
     /// In nanoseconds of the caller's clock.
@@ -50,7 +50,7 @@ impl<'a> TimerQueue<'a> {
     /// Adds `thread`, which must be in no queue.
     ///
     /// # Panics
-    /// If there is no room.
+    /// Panics if there is no room.
     pub fn insert(&mut self, positions: &impl Positions, thread: u32, deadline: u64) {
         let last = self.len;
         self.len += 1;
@@ -58,7 +58,7 @@ impl<'a> TimerQueue<'a> {
         self.up(positions, last);
     }
 
-    /// Takes out `thread`; whether it was in.
+    /// Takes out `thread`. Returns whether it was in the queue.
     pub fn remove(&mut self, positions: &impl Positions, thread: u32) -> bool {
         let place = positions.position(thread);
         if place == NOWHERE {
@@ -68,7 +68,7 @@ impl<'a> TimerQueue<'a> {
         true
     }
 
-    /// Takes out a thread whose time is not after `now`.
+    /// Takes out the thread with the earliest time, if that is not after `now`.
     pub fn pop_expired(&mut self, positions: &impl Positions, now: u64) -> Option<u32> {
         if self.next()? > now {
             return None;

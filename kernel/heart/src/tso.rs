@@ -1,9 +1,9 @@
 //! A model of two CPUs under x86-TSO, for unit tests: every interleaving of two short
 //! programs.
 //!
-//! A store goes into its CPU's buffer and reaches memory at any later moment, in order; a
-//! load finds the own buffer first; a locked operation and a fence wait until the buffer is
-//! empty. So does an interrupt of the other CPU: for that one's buffer.
+//! A store goes into its CPU's buffer and reaches memory at any later moment, in order. A load
+//! looks into its own CPU's buffer first. A locked operation and a fence wait until the buffer is
+//! empty. An interrupt waits until the buffer of the interrupted CPU is empty.
 
 use std::collections::HashSet;
 
@@ -12,11 +12,11 @@ use std::collections::HashSet;
 pub(crate) enum Op {
     /// Stores a value.
     Store(usize, u32),
-    /// Finds a word's value.
+    /// Loads a word's value.
     Load(usize),
-    /// Stores a value and finds the one before, locked.
+    /// Stores a value and returns the old one, locked.
     Swap(usize, u32),
-    /// Sets bits and finds the value before, locked.
+    /// Sets bits and returns the old value, locked.
     Or(usize, u32),
     /// Waits until the buffer is empty.
     Fence,
@@ -27,7 +27,7 @@ pub(crate) enum Op {
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Cpu {
     at: usize,
-    /// What its last load, swap or or has found.
+    /// What its last load, swap or or returned.
     found: u32,
     buffer: Vec<(usize, u32)>,
 }
@@ -38,7 +38,7 @@ struct State {
     cpus: [Cpu; 2],
 }
 
-/// What can follow when `cpu` does its next operation, if it can.
+/// The state after `cpu` does its next operation, if it can.
 fn execute(state: &State, cpu: usize, op: Op) -> Option<State> {
     let mut next = state.clone();
     let other = next.cpus[1 - cpu].buffer.is_empty();
@@ -66,8 +66,7 @@ fn execute(state: &State, cpu: usize, op: Op) -> Option<State> {
     Some(next)
 }
 
-/// Whether there is an interleaving at whose end `wanted` is true of what the two CPUs
-/// have found last.
+/// Whether some interleaving ends with `wanted` true of what the two CPUs last loaded.
 pub(crate) fn may_end(
     start: [u32; 2],
     programs: [&[Op]; 2],
@@ -104,8 +103,8 @@ pub(crate) fn may_end(
     false
 }
 
-/// The store buffer's litmus test, the one that a remote fence is about: each CPU stores
-/// into its word and loads the other's.
+/// The store buffer's litmus test, for which a remote fence exists: each CPU stores into its own
+/// word and loads the other's.
 #[test]
 fn an_interrupt_is_the_fence_of_who_has_none() {
     let fast = [Op::Store(0, 1), Op::Load(1)];

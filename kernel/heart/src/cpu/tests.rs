@@ -1,7 +1,7 @@
 use super::*;
 
 const LAST: usize = MAX_CPUS - 1;
-/// The first one of the second word, where there is one.
+/// The first CPU of the second word, if there is one.
 const NEXT: usize = if WORDS > 1 { 64 } else { 40 };
 
 fn set(cpus: &[usize]) -> CpuSet {
@@ -97,7 +97,7 @@ fn the_only_one() {
     assert_eq!(CpuSet::first_n(MAX_CPUS).only(), None);
 }
 
-/// In whichever word it is.
+/// In every word of the set.
 #[test]
 fn the_first_that_is_missing_is_named() {
     let wanted = set(&[0, NEXT - 1, NEXT, LAST]);

@@ -5,7 +5,7 @@ use crate::intr::{IntrContext, LateIntr, NmiContext};
 
 thread_local! {
     static SWITCHES: Cell<u32> = const { Cell::new(0) };
-    /// What an interrupt does that comes while the lock is being taken.
+    /// The action of an interrupt that comes while the lock is being taken.
     static IN_LOCK: Cell<Option<fn(&CritState)>> = const { Cell::new(None) };
 }
 
@@ -135,8 +135,8 @@ fn in_the_window_either_layer_is_enough() {
     window(IntrContext::enter_uncounted(&crit), &crit, true);
 }
 
-/// The same, as rendezvous have it: both layers in one addition. What is owed meanwhile by
-/// what was noted is paid too, once.
+/// The same with both layers in one addition, as in a rendezvous. What the noted wakeup owes
+/// meanwhile is also paid, once.
 #[test]
 fn both_layers_begin_and_end_as_one() {
     for noted in [false, true] {
@@ -193,7 +193,7 @@ fn a_late_interrupt_on_top_of_another_is_found() {
     let _never = LateIntr::enter(&crit).eoi(|| ());
 }
 
-/// Between the SUB of an exit below zero and its panic, which names the place.
+/// An interrupt between the SUB of an exit below zero and its panic, which names the place.
 #[test]
 fn an_interrupt_lets_an_exit_below_zero_say_so_itself() {
     let crit = CritState::running();
@@ -327,7 +327,7 @@ fn a_newborn_holds_one_lock() {
     }
 }
 
-/// Whatever its thread held when the CPU went.
+/// Whatever the thread held when the CPU went offline.
 #[test]
 fn a_cpu_starts_with_nothing_held_and_interrupts_off() {
     let crit = CritState::newborn();
@@ -340,11 +340,11 @@ fn a_cpu_starts_with_nothing_held_and_interrupts_off() {
     assert_eq!(switches(), 0);
 }
 
-/// What keeps interrupts off, each by itself and all together; a section does not. What
-/// is owed is paid when the last of them goes, in whatever order they go.
+/// What keeps interrupts off, each by itself and all together; a section does not. What is owed is
+/// paid when the last of them ends, in whatever order they end.
 #[test]
 fn interrupts_go_on_with_the_last_that_keeps_them_off() {
-    // A section, a lock, and off: what goes first, second and third.
+    // A section, a lock, and off: which ends first, second and third.
     for order in [
         [0, 1, 2],
         [0, 2, 1],
@@ -378,7 +378,7 @@ fn interrupts_go_on_with_the_last_that_keeps_them_off() {
     }
 }
 
-/// The bits of one count do not reach into another, up to what each can hold.
+/// Each count fits its bits, up to its maximum.
 #[test]
 fn each_count_has_its_bits() {
     let crit = CritState::running();
@@ -440,7 +440,7 @@ fn only_locks_means_so_many_and_nothing_else() {
     }
 }
 
-/// A word can be kept as a number, and compared without what the thread has turned off.
+/// A word can be stored as a number, and compared without the count of interrupts turned off.
 #[test]
 fn a_word_without_the_interrupts_that_the_thread_has_turned_off() {
     let crit = CritState::newborn();
@@ -453,8 +453,8 @@ fn a_word_without_the_interrupts_that_the_thread_has_turned_off() {
     assert_eq!(crit.now().without_off(), before);
 }
 
-/// At the end of an interrupt interrupts stay off while it pays: the next would come on
-/// top of it.
+/// Interrupts stay off while an interrupt pays at its end: otherwise the next would come on top of
+/// it.
 #[test]
 fn an_interrupt_pays_with_interrupts_off() {
     struct Closed;
@@ -503,7 +503,7 @@ fn interrupts_that_are_on_cannot_be_turned_on() {
     let _open = crit.on::<Scheduler>();
 }
 
-/// Interrupts were on by hand under a lock, or the word was forgotten.
+/// Interrupts were turned on by hand under a lock, or the word was forgotten.
 #[test]
 #[should_panic(expected = "an interrupt where interrupts are off: found critnest 1")]
 fn an_interrupt_under_a_lock_is_found() {

@@ -4,8 +4,8 @@ use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
 use crate::wake::DeferredWake;
 
-/// An interrupt is acknowledged before its handler, a rendezvous after its action; what either
-/// notes is carried out after that, and what this owes is paid at the end.
+/// An interrupt is acknowledged before its handler, a rendezvous after its action. The wakeups that
+/// either notes are carried out after that, and what they owe is paid at the end.
 #[test]
 fn what_is_noted_is_done_after_the_acknowledgement_and_paid() {
     static EOIS: AtomicU32 = AtomicU32::new(0);
@@ -28,7 +28,7 @@ fn what_is_noted_is_done_after_the_acknowledgement_and_paid() {
     ended(1);
     rendezvous::<HostPort>(|| note(1, 1));
     ended(2);
-    // It acknowledges by itself, or not at all.
+    // `stray` acknowledges by itself, or not at all.
     stray::<HostPort>(|| note(2, 0));
     ended(2);
 }

@@ -12,7 +12,8 @@ fn the_end_of_polling_leaves_what_an_interrupt_is_on_its_way_for() {
     assert_eq!(ipis.asked(), 5, "it has not looked");
     assert_eq!(ipis.end_polling(), 5);
     assert!(!ipis.is_polling());
-    // An interrupt has ended it before, and somebody has asked, and not sent yet.
+    // An interrupt has already ended the polling, and a CPU has asked but not yet sent its
+    // interrupt.
     assert!(ipis.poll());
     assert_eq!(ipis.take(), 0);
     assert!(ipis.post(2));
@@ -46,15 +47,15 @@ fn who_polls_is_not_interrupted() {
     assert!(!ipis.poll(), "an interrupt is on its way");
 }
 
-/// What an idle CPU watches is the word, all there is.
+/// An idle CPU watches the whole word.
 #[test]
 fn the_address_is_the_words() {
     let ipis = Ipis::new();
     assert_eq!(ipis.address().cast(), &raw const ipis);
 }
 
-/// Three CPUs post while one takes: each bit is found as soon as a word was, and
-/// no more interrupts are asked for than bits posted.
+/// Three CPUs post while one takes: each bit is found together with its word, and no more
+/// interrupts are sent than bits posted.
 #[test]
 fn no_bit_is_lost() {
     const ROUNDS: u64 = if cfg!(miri) { 50 } else { 20_000 };
@@ -94,8 +95,8 @@ fn no_bit_is_lost() {
     assert!(interrupts.load(Ordering::Relaxed) <= 3 * ROUNDS);
 }
 
-/// Whether the idle CPU may halt, since what it found last has none of `wake`, and the
-/// waker not interrupt it, since `interrupts` says no to what that found last.
+/// Whether the idle CPU may halt, since the value it last found has none of `wake`, while the waker
+/// does not interrupt it, since `interrupts` is false for the value that the waker last found.
 fn sleeps_over(
     start: [u32; 2],
     programs: [&[Op]; 2],

@@ -68,7 +68,8 @@ fn closing_takes_what_is_there_and_refuses_what_comes() {
     );
 }
 
-/// Three CPUs add, one takes and in the end closes: each element is taken once or refused.
+/// Three CPUs add, and one takes and finally closes the list: each element is taken once or
+/// refused.
 #[test]
 fn none_is_lost() {
     const EACH: u32 = if cfg!(miri) { 30 } else { 5_000 };

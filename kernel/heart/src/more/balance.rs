@@ -1,5 +1,5 @@
-//! Threads that go from CPU to CPU: to one that idles, to one that has less to do, and away
-//! from one that goes offline.
+//! Moving threads between CPUs: to an idle CPU, to a less busy one, and away from one that goes
+//! offline.
 
 #![forbid(unsafe_code)]
 
@@ -9,17 +9,17 @@ use crate::sched::{Count, Runq, Scheduler, enqueue, is_unbalanced};
 use crate::spinlock::SpinlockGuard;
 use crate::thread::{Thread as _, ThreadState};
 
-/// An idle CPU takes a thread that waits for its turn on another; whether there was one. By its
-/// idle thread.
+/// Lets an idle CPU take a thread that waits for its turn on another. Returns whether there was
+/// one. Called by the idle thread.
 pub fn steal<S: Scheduler>() -> bool {
     let here = S::here();
     others::<S>(here).any(|victim| take_from::<S>(S::per_cpu(victim).runq.lock(), here))
 }
 
-/// A busy CPU whose slice is over takes a thread from one that has more to do: where all are
-/// busy nobody steals, and a thread that never waits would share the CPU it came to with
-/// whoever else did for good. A queue that is locked is passed over: it is not worth a wait in
-/// an interrupt. In interrupt context.
+/// Lets a busy CPU, whose slice is over, take a thread from a busier one. Where all CPUs are busy
+/// nobody steals, and otherwise a thread that never waits would share its CPU with the same threads
+/// forever. A locked queue is skipped: it is not worth a wait in an interrupt. In interrupt
+/// context.
 pub fn balance<S: Scheduler>(here: &'static S::Cpu) {
     let mine = {
         let rq = S::per_cpu(here).runq.lock();
@@ -34,8 +34,8 @@ pub fn balance<S: Scheduler>(here: &'static S::Cpu) {
     });
 }
 
-/// Takes the best thread of `rq`, another CPU's, that is not pinned there; whether there is
-/// one.
+/// Takes the best thread that is not pinned from `rq`, another CPU's queue. Returns whether there
+/// was one.
 fn take_from<S: Scheduler>(
     mut rq: SpinlockGuard<'static, Runq<S::Thread>, S>,
     here: &'static S::Cpu,
@@ -46,9 +46,10 @@ fn take_from<S: Scheduler>(
     rq.queue.remove(thread, priority);
     thread.change_state(ThreadState::Runnable, ThreadState::Moving);
     let cpu = S::per_cpu(here);
-    // Under the lock of the CPU that it leaves: as in `wakeup`.
+    // Under the lock of the CPU that it leaves, as in `wakeup`.
     thread.task().set_cpu(cpu.id());
-    // Preempted now, the idle thread would keep it for as long as others run here.
+    // If the idle thread were preempted now, it would keep the thread for as long as others run
+    // here.
     let _carrying = CriticalGuard::<S>::enter();
     drop(rq);
     S::count(here, Count::Stolen);
@@ -64,8 +65,8 @@ pub fn others<S: Scheduler>(here: &S::Cpu) -> impl Iterator<Item = &'static S::C
     others.iter().filter_map(S::block)
 }
 
-/// Closes the run queue of this CPU: it goes offline. What waits there and is not pinned is
-/// moved elsewhere. In a critical section.
+/// Closes the run queue of this CPU, which goes offline. Moves the threads that wait there and are
+/// not pinned to other CPUs. In a critical section.
 pub fn close<S: Scheduler>(here: &'static S::Cpu) {
     let runq = &S::per_cpu(here).runq;
     runq.lock().closed = true;

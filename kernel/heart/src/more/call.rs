@@ -1,13 +1,13 @@
-//! Calls that nobody waits for on the spot: a queue for each CPU (`smp_call`, async).
+//! Calls that the caller does not wait for: a queue for each CPU (`smp_call`, async).
 //!
-//! A rendezvous borrows from its initiator's stack, and so must wait. A [`Call`] is a piece
-//! of memory of its own, that is queued to one CPU from any context, and says by itself
-//! when it is over. The CPU is interrupted only if its queue was empty; it runs what is
-//! there, oldest first, after the EOI of that interrupt, with interrupts off.
+//! A rendezvous borrows from its initiator's stack, so the initiator must wait. A [`Call`] has its
+//! own memory. Any context may queue it to one CPU, and it records when it is over. The CPU is
+//! interrupted only if its queue was empty. It runs the queued calls, oldest first, after the EOI
+//! of that interrupt, with interrupts off.
 //!
-//! A CPU's queue is closed while it is offline. Closing takes what is in it in the same
-//! step ([`crate::llist`]): a call to a CPU that goes offline is either refused, or run, or
-//! told to be cancelled; it is never left lying.
+//! A CPU's queue is closed while the CPU is offline. Closing takes what is in it in the same step
+//! ([`crate::llist`]). So a call to a CPU that goes offline is refused, run, or marked as
+//! cancelled; none is forgotten.
 
 #![forbid(unsafe_code)]
 
@@ -18,13 +18,13 @@ use crate::llist::{Element, LockLessList, Taken};
 use crate::port::Port;
 use crate::shim::{AtomicPtr, AtomicU8, Ordering};
 
-/// Where a [`Call`] is on its way.
+/// The progress of a [`Call`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CallState {
     /// It has not been queued.
     Idle = 0,
-    /// It is in a queue, or runs.
+    /// It is in a queue, or running.
     Queued = 1,
     /// It has run.
     Done = 2,
@@ -70,8 +70,8 @@ impl Call {
         }
     }
 
-    /// Where it is. Who sees it done sees what the action has written, and nobody uses the
-    /// call any more.
+    /// Its progress. Whoever sees it done also sees what the action has written, and nobody uses
+    /// the call any more.
     #[must_use]
     pub fn state(&self) -> CallState {
         // Acquire: pairs with the Release in `end`.
@@ -83,13 +83,13 @@ impl Call {
         }
     }
 
-    /// Makes it queued; false if it is already.
+    /// Marks it as queued. Returns false if it already is.
     fn begin(&self) -> bool {
         // Acquire: pairs with the Release in `end`: its last use is over.
         self.state.swap(CallState::Queued as u8, Ordering::Acquire) != CallState::Queued as u8
     }
 
-    /// The last access of the CPU that it was queued to.
+    /// Sets its final state: the last access of the CPU that it was queued to.
     fn end(&self, state: CallState) {
         // Release: pairs with the Acquire in `state` and `begin`.
         self.state.store(state as u8, Ordering::Release);
@@ -113,16 +113,16 @@ impl fmt::Debug for Call {
 pub struct CallQueue(LockLessList<Call>);
 
 impl CallQueue {
-    /// That of a CPU that is not online.
+    /// The queue of a CPU that is not online.
     #[must_use]
     pub const fn closed() -> Self {
         Self(LockLessList::new_closed())
     }
 
-    /// Queues `call`; whether the CPU must be interrupted for it. Any CPU, any context.
+    /// Queues `call`. Returns whether the CPU must be interrupted for it. Any CPU, any context.
     ///
     /// # Errors
-    /// [`Refused`]; the call is where it was.
+    /// [`Refused`]; the call is then unchanged.
     #[must_use = "without the interrupt nobody looks"]
     pub fn post(&self, call: &'static Call) -> Result<bool, Refused> {
         if !call.begin() {
@@ -141,27 +141,27 @@ impl CallQueue {
         self.0.is_empty()
     }
 
-    /// Runs what waits, until nothing does. On the queue's CPU, interrupts off, after the
-    /// EOI if it is in an interrupt.
+    /// Runs the queued calls until there are none. On the queue's CPU, with interrupts off, after
+    /// the EOI if it is in an interrupt.
     pub fn run<P: Port>(&self) {
         while !self.0.is_empty() {
             run_all::<P>(self.0.take());
         }
     }
 
-    /// Lets calls in: the CPU comes online. On that CPU.
+    /// Accepts calls from now on, since the CPU comes online. On that CPU.
     pub fn open(&self) {
         self.0.open();
     }
 
-    /// Refuses all calls from now on and runs those that wait: the CPU goes offline. On
-    /// that CPU, interrupts off.
+    /// Refuses all calls from now on and runs those that wait, since the CPU goes offline. On that
+    /// CPU, interrupts off.
     pub fn close<P: Port>(&self) {
         run_all::<P>(self.0.close());
     }
 
-    /// Refuses all calls from now on and cancels those that wait, for a CPU that cannot run
-    /// them any more; how many. By the CPU, or by another one once it has stopped.
+    /// Refuses all calls from now on and cancels those that wait, for a CPU that cannot run them
+    /// any more. Returns how many. Called on that CPU, or on another one once it has stopped.
     pub fn cancel(&self) -> usize {
         let cancel = |call: &Call| call.end(CallState::Cancelled);
         self.0.close().map(cancel).count()

@@ -1,4 +1,4 @@
-//! Stopping other CPUs, and letting them go on: who may, who has, and who panics first.
+//! Stopping other CPUs and letting them go on: who may stop, who is stopped, and who panics first.
 //!
 //! ```text
 //!             the stopper                     the CPU itself
@@ -9,40 +9,40 @@
 //!       the CPU itself
 //! ```
 //!
-//! Each step is one exchange in the one word of the CPU, so the two sides never differ about
-//! it. FreeBSD has two sets, `stopped_cpus` and `started_cpus`, and a timeout after which
-//! the stopper goes on. With sets a request that is taken back can be lost track of: the CPU
-//! has seen that it is asked, the stopper takes that back, another one asks again, and now
-//! the CPU says that it has stopped, looks, finds (of the first) that it may go on, and goes,
-//! while the second believes that it stands. The interrupt is only a poke: what it means is
-//! here, and one that comes late means nothing.
+//! Each step is one exchange in the CPU's one word, so the two sides always agree about it. FreeBSD
+//! has two sets, `stopped_cpus` and `started_cpus`, and a timeout after which the stopper goes on.
+//! With two sets a withdrawn request can go wrong. The CPU has seen a request, the stopper
+//! withdraws it, and another stopper makes one. Now the CPU reports that it has stopped, finds that
+//! it may go on (from the first stopper), and goes on, while the second stopper believes that it is
+//! stopped. Here the interrupt is only a poke: the word says what it means, and a late interrupt
+//! means nothing.
 //!
 //! # Who stops whom
 //!
-//! There is one stopper at a time; it may stop more CPUs on top (an NMI in the middle of a
-//! stop, say). Who has to wait for that is asked to stop itself, most likely, and may be
-//! where no interrupt reaches it: with interrupts off, or in an NMI. So every wait here looks
-//! after the CPU's own word ([`Port::stop_if_asked`]). Without that two CPUs that stop each
-//! other out of their NMIs wait forever (FreeBSD r221677): see
+//! There is one stopper at a time; it may stop more CPUs on top (in an NMI in the middle of a stop,
+//! for example). A CPU that has to wait for the stopper has most likely been asked to stop itself,
+//! and may be where no interrupt reaches it: with interrupts off, or in an NMI. So every wait here
+//! also looks at the CPU's own word ([`Port::stop_if_asked`]). Without that, two CPUs that stop
+//! each other from their NMIs wait forever (FreeBSD r221677): see
 //! `two_deaf_cpus_that_stop_each_other`.
 //!
-//! The stopper has interrupts off. Else it might take the interrupt of a rendezvous and wait
-//! at a barrier for a CPU that it has stopped, which it lets go when the wait is over: see
-//! `a_stopper_is_not_kept_at_a_barrier` (tests/src/stop.rs). A CPU that waits at a barrier, on
-//! the other hand, holds no lock and may stop there.
+//! The stopper has interrupts off. Otherwise it might take the interrupt of a rendezvous and wait
+//! at a barrier for a CPU that it has stopped and lets go only afterwards: see
+//! `a_stopper_is_not_kept_at_a_barrier` (tests/src/stop.rs). A CPU that waits at a barrier, in
+//! contrast, holds no lock and may stop there.
 //!
 //! # What a stopped CPU has missed
 //!
-//! Shootdowns do not wait for it. So when it is let go it says first that it runs again, and
-//! forgets its whole TLB then, before anything else. The other order loses one: it forgets,
-//! another CPU changes a page table and sees that this one stands, and this one, which has
-//! looked at the old entry again meanwhile, goes on with it.
+//! Shootdowns do not wait for it. So when it is let go, it first says that it runs again, and then
+//! forgets its whole TLB before it does anything else. The other order loses a shootdown: the CPU
+//! forgets, another CPU changes a page table and sees this one stopped, and this one goes on with
+//! the old entry, which it has read again meanwhile.
 //!
 //! # Panic
 //!
-//! The first CPU that panics wins ([`Stops::panics_first`]). It asks for no right to stop,
-//! since whoever has it may be what is broken; from then on every other CPU that looks
-//! stops, for good, and no stopper lets it go.
+//! The first CPU that panics wins ([`Stops::panics_first`]). It does not become the stopper first,
+//! since the stopper may be what is broken. From then on every other CPU that looks stops for good,
+//! and no stopper lets it go.
 //!
 //! Source: FreeBSD `sys/kern/subr_smp.c` (`generic_stop_cpus`, `restart_cpus`),
 //! `sys/x86/x86/mp_x86.c` (`cpustop_handler`).
@@ -58,39 +58,39 @@ use crate::port::{Port, interrupts_off, interrupts_on};
 use crate::probe::Probe;
 use crate::shim::{AtomicU8, AtomicU32, Ordering, Turns};
 
-/// The CPU does what it does.
+/// The CPU runs normally.
 const RUNNING: u8 = 0;
-/// It is asked to stop where it has interrupts on, or in a wait.
+/// It is asked to stop, at a point where it has interrupts on, or in a wait.
 const ASKED: u8 = 1;
 /// It is asked to stop wherever it is.
 const ASKED_BY_NMI: u8 = 2;
-/// It has, and does nothing but look at its word.
+/// It has stopped, and only polls its word.
 const STOPPED: u8 = 3;
-/// It may go on, and has not yet.
+/// It may go on, but has not yet.
 const LET_GO: u8 = 4;
 
-/// What brings a CPU to a stop.
+/// The means by which a CPU is stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Means {
-    /// An interrupt, or a look in a wait: it holds no spinlock there that others wait for.
+    /// An interrupt, or a look in a wait: the CPU then holds no spinlock that others wait for.
     Interrupt,
-    /// An NMI: it may hold any.
+    /// An NMI: the CPU may hold any lock.
     Nmi,
 }
 
-/// What came of a CPU's look at its word.
+/// The outcome of a CPU's look at its word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a CPU that has to stop for good must"]
 pub enum Outcome {
-    /// Nobody asked it to stop, or not any more.
+    /// No CPU asks it to stop, or the request was withdrawn.
     NotAsked,
     /// It was stopped, and goes on.
     Resumed,
-    /// Another CPU panics: this one must do nothing any more.
+    /// Another CPU panics: this one must do nothing more.
     ForGood,
 }
 
-/// Why no CPU is stopped.
+/// Why no CPU was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopError {
     /// This CPU is not online.
@@ -118,7 +118,7 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Those that stand by this stop.
+    /// The CPUs that this stop has stopped.
     #[must_use]
     pub fn cpus(&self) -> &CpuSet {
         &self.cpus
@@ -130,16 +130,16 @@ impl Stopped {
 pub struct Stops<P: Port> {
     /// The CPU that stops others, as its index plus one; 0: none.
     stopper: AtomicU32,
-    /// How many stops it has begun and not ended. Its own.
+    /// How many stops it has begun and not ended. Only the stopper uses it.
     depth: AtomicU32,
-    /// The CPU that panics first.
+    /// The CPU that panicked first.
     panicking: FirstCpu,
     cpus: [AtomicU8; MAX_CPUS],
     port: PhantomData<fn() -> P>,
 }
 
 impl<P: Port> Stops<P> {
-    /// All run.
+    /// No CPU is stopped.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -156,22 +156,22 @@ impl<P: Port> Stops<P> {
     }
 
     fn change(&self, cpu: CpuId, from: u8, to: u8) -> bool {
-        // AcqRel: pairs with itself on the other side: what each wrote before its step is
-        // seen after the other's next one. Relaxed: nothing has happened then.
+        // AcqRel: pairs with itself on the other side: what each wrote before its step is seen
+        // after the other's next one. Relaxed: nothing has happened then.
         self.word(cpu)
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Stops the CPUs of `set` but this one, by `send`, which interrupts those it is given by
-    /// `means`; gives back those that this call has stopped, for [`Self::restart`]. A CPU that
-    /// another stop of this same CPU has stopped stays so, and one that it has only asked stops.
-    /// From now until then this CPU has interrupts off.
+    /// Stops the CPUs of `set` except this one. `send` interrupts the CPUs it is given, by `means`.
+    /// Returns those that this call has stopped, for [`Self::restart`]. A CPU that an outer stop by
+    /// this same CPU has stopped stays stopped; one that it has only asked stops too. This CPU has
+    /// interrupts off until the restart.
     ///
-    /// Any context; the CPUs must be such that they answer, and stay so.
+    /// Any context. The CPUs must be able to answer throughout.
     ///
     /// # Errors
-    /// [`StopError::Silent`]; none is stopped then that was not before.
+    /// [`StopError::Silent`]; then no CPU is stopped that was not stopped before.
     pub fn stop(
         &self,
         set: &CpuSet,
@@ -181,7 +181,7 @@ impl<P: Port> Stops<P> {
         self.stop_within(P::Probe::CALL_TOO_LONG, set, means, send)
     }
 
-    /// [`Self::stop`] that gives up after so many turns.
+    /// As [`Self::stop`], giving up after `limit` turns.
     fn stop_within(
         &self,
         limit: u32,
@@ -204,15 +204,15 @@ impl<P: Port> Stops<P> {
                 P::Probe::spin_ends();
                 return Ok(Stopped { cpus: asked });
             }
-            // Not only in the first turn: in an NMI in the middle of another stop of this CPU,
-            // a CPU may be on its way to go on.
+            // Not only in the first turn: in an NMI in the middle of another stop by this CPU, a
+            // CPU may be about to go on.
             let mut sent = CpuSet::EMPTY;
             silent.difference(&asked).each(|cpu| {
                 if self.change(cpu, RUNNING, ask) {
                     asked.insert(cpu);
                     sent.insert(cpu);
                 } else if means == Means::Nmi && self.change(cpu, ASKED, ask) {
-                    // Asked by that other stop, which lets it go.
+                    // The other stop has asked it, and lets it go.
                     sent.insert(cpu);
                 }
             });
@@ -228,19 +228,18 @@ impl<P: Port> Stops<P> {
         }
     }
 
-    /// Lets the CPUs go on that [`Self::stop`] has stopped, on the same CPU, the last stop
-    /// first, and waits until they do.
+    /// Lets the CPUs of a [`Self::stop`] go on, and waits until they do. On the CPU that stopped
+    /// them, the last stop first.
     pub fn restart(&self, stopped: &Stopped) {
         self.let_go(P::cpu(), &stopped.cpus);
     }
 
-    /// Becomes the stopper, with interrupts off, or goes one deeper.
+    /// Becomes the stopper, with interrupts off, or nests one deeper.
     fn acquire(&self, me: CpuId) {
         let mark = mark(me);
         loop {
             interrupts_off::<P>();
-            // Acquire: pairs with the Release in `release`: what the one before has done is
-            // over.
+            // Acquire: pairs with the Release in `let_go`: the previous stopper has finished.
             let found =
                 self.stopper
                     .compare_exchange(0, mark, Ordering::Acquire, Ordering::Relaxed);
@@ -257,7 +256,7 @@ impl<P: Port> Stops<P> {
             .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Takes back what is asked of `cpus`, waits until all run, and gives up the right.
+    /// Withdraws the requests to `cpus`, waits until all run, and gives up the right to stop.
     fn let_go(&self, me: CpuId, cpus: &CpuSet) {
         // Relaxed: the stopper's own.
         kassert!(
@@ -272,7 +271,7 @@ impl<P: Port> Stops<P> {
             }
         });
         let going = |&cpu: &CpuId| {
-            // Acquire: pairs with the exchange with which the CPU says that it runs.
+            // Acquire: pairs with the exchange by which the CPU says that it runs.
             self.word(cpu).load(Ordering::Acquire) == LET_GO
         };
         while cpus.iter().any(|cpu| going(&cpu)) {
@@ -289,9 +288,9 @@ impl<P: Port> Stops<P> {
         interrupts_on::<P>();
     }
 
-    /// Stops this CPU, which `means` has brought here, if it is asked to, until it is let go:
-    /// `save` is called before others see that it stands, `resume` when it goes on, before it
-    /// may do anything else. Interrupts off, or in an NMI.
+    /// Stops this CPU, which `means` has brought here, until it is let go, if it is asked to stop.
+    /// Calls `save` before others see that it is stopped, and `resume` when it goes on, before it
+    /// does anything else. Interrupts off, or in an NMI.
     pub fn stop_here(&self, means: Means, save: impl FnOnce(), resume: impl FnOnce()) -> Outcome {
         let me = P::cpu();
         if self.is_panicking(me) {
@@ -310,7 +309,7 @@ impl<P: Port> Stops<P> {
         if !self.change(me, word, STOPPED) {
             return Outcome::NotAsked;
         }
-        // Acquire: pairs with the exchange that lets go.
+        // Acquire: pairs with the exchange that lets it go.
         while self.word(me).load(Ordering::Acquire) == STOPPED {
             if self.panicking().is_some() {
                 return self.for_good(me);
@@ -321,31 +320,30 @@ impl<P: Port> Stops<P> {
         if self.panicking().is_some() {
             return self.for_good(me);
         }
-        // SeqCst: this CPU runs, and only then forgets: whoever changed a page table, and
-        // then saw it standing, did so before `resume`. Pairs with `is_stopped`.
+        // SeqCst: this CPU says that it runs, and only then forgets: whoever changed a page table
+        // and then saw it stopped did so before `resume`. Pairs with `is_stopped`.
         self.word(me).swap(RUNNING, Ordering::SeqCst);
         resume();
         Outcome::Resumed
     }
 
-    /// Says that this CPU stands, and will not go on: another one panics, and what this one
-    /// leaves for the report has been written.
+    /// Marks this CPU as stopped for good: another one panics, and this one has written what it
+    /// leaves for the report.
     pub fn for_good(&self, me: CpuId) -> Outcome {
         // Release: pairs with the Acquire in `is_stopped`.
         self.word(me).store(STOPPED, Ordering::Release);
         Outcome::ForGood
     }
 
-    /// Whether `cpu` stands. What it had written before is seen then. Who has changed a
-    /// page table before, and fenced, need not tell it: it forgets everything when it goes
-    /// on.
+    /// Whether `cpu` is stopped. If so, the caller sees what it had written before. A caller that
+    /// has changed a page table and fenced need not tell it: it forgets everything when it goes on.
     #[must_use]
     pub fn is_stopped(&self, cpu: CpuId) -> bool {
         // Acquire: pairs with the exchange in `stop_here`.
         self.word(cpu).load(Ordering::Acquire) == STOPPED
     }
 
-    /// Whether no CPU stops others and none panics: a look that costs little.
+    /// Whether no CPU stops others and none panics: a cheap check.
     #[must_use]
     #[inline]
     pub fn is_quiet(&self) -> bool {
@@ -357,11 +355,11 @@ impl<P: Port> Stops<P> {
     #[must_use]
     #[inline]
     pub fn is_stopper(&self, me: CpuId) -> bool {
-        // Relaxed: its own doing, or somebody else's.
+        // Relaxed: only `me` itself stores its mark.
         self.stopper.load(Ordering::Relaxed) == mark(me)
     }
 
-    /// The CPUs that stand at this moment.
+    /// The CPUs that are stopped at this moment.
     #[must_use]
     pub fn stopped(&self) -> CpuSet {
         (0..MAX_CPUS)
@@ -370,8 +368,8 @@ impl<P: Port> Stops<P> {
             .collect()
     }
 
-    /// Whether this CPU, `me`, is the first that panics: it reports, for all. True again
-    /// whenever the first one asks.
+    /// Whether this CPU, `me`, is the first that panics; it then reports for all. Returns true
+    /// again whenever the first one asks.
     pub fn panics_first(&self, me: CpuId) -> bool {
         self.panicking.claim(me) || self.is_panicking(me)
     }

@@ -1,23 +1,22 @@
-//! The order in which locks are taken (FreeBSD's WITNESS): finds the deadlock that
-//! might happen, the first time that both orders have been seen, and not only the one
-//! that does.
+//! The order in which locks are taken (FreeBSD's WITNESS). Finds a deadlock that might happen as
+//! soon as both orders have been seen, not only one that does happen.
 //!
-//! Locks made at the same place in the source are of one *class*, since they are used
-//! alike: all run queues, all wait queues. [`Graph`] has an edge from class A to class B
-//! once a lock of B was taken with one of A held. A circle of edges is a deadlock that
-//! needs only the right moment, so the edge that would close one is a [`Violation`].
+//! Locks made at the same place in the source form one *class*, since they are used alike: all run
+//! queues, all wait queues. [`Graph`] has an edge from class A to class B once a lock of B was
+//! taken while one of A was held. A cycle of edges is a deadlock that needs only the right moment,
+//! so the edge that would close one is a [`Violation`].
 //!
-//! Two locks of one class at a time are a violation too: nothing says which comes first.
-//! There is no exception. A thread that moves to another CPU is carried from one
-//! run queue to the other with neither locked, and nobody holds two wait queues.
+//! Holding two locks of one class is also a violation: nothing says which comes first. There is no
+//! exception. A thread that moves to another CPU goes from one run queue to the other with neither
+//! locked, and nobody holds two wait queues.
 //!
-//! A lock that is only tried for, and not waited for, cannot be what its holder waits
-//! for: it gets no edge to it, but, held, it has edges from it like any other.
+//! A failed try does not wait, so a lock that is only tried for gets no edge to it. While held, it
+//! has edges from it like any other.
 //!
 //! Sleeping locks are in the same graph as spinlocks.
 //!
-//! Nothing here waits or takes a lock: it is called by the locks themselves, through
-//! [`crate::probe::Probe`], in the test image. The kernel proper does not look.
+//! Nothing here waits or takes a lock, since the locks themselves call it, through
+//! [`crate::probe::Probe`], in the test image. The product kernel does not check.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +25,7 @@ use core::fmt;
 use crate::shim::{AtomicU64, Ordering};
 use crate::site::{Line, Place, Site};
 
-/// How many classes there can be: the kernel has some twenty, and each test a few.
+/// The maximum number of classes: the kernel has some twenty, and each test a few.
 pub const CLASSES: usize = 64;
 
 /// A lock that the caller holds.
@@ -38,10 +37,10 @@ pub struct Held {
     pub site: Place,
 }
 
-/// How many calls of a stack are kept.
+/// How many calls of a stack are stored.
 pub const DEPTH: usize = 8;
 
-/// The calls that led to the taking of a lock: the innermost return addresses.
+/// The calls that led to a lock: the innermost return addresses.
 #[derive(Debug)]
 pub struct Stack([AtomicU64; DEPTH]);
 
@@ -50,18 +49,18 @@ impl Stack {
         Self([const { AtomicU64::new(0) }; DEPTH])
     }
 
-    /// Keeps the first of `calls`, innermost first, from which `walk` hands over each.
+    /// Stores the first [`DEPTH`] addresses that `walk` passes on, innermost first.
     pub fn record(&self, walk: impl FnOnce(&mut dyn FnMut(u64))) {
         let mut slots = self.0.iter();
         walk(&mut |call| {
             if let Some(slot) = slots.next() {
-                // Relaxed: for a report; who sees it half written prints half of it.
+                // Relaxed: for a report; a reader that sees it half written prints half of it.
                 slot.store(call, Ordering::Relaxed);
             }
         });
     }
 
-    /// The addresses that were kept, innermost first.
+    /// The stored addresses, innermost first.
     pub fn calls(&self) -> impl Iterator<Item = u64> {
         // Relaxed: as in `record`.
         let calls = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
@@ -69,14 +68,15 @@ impl Stack {
     }
 }
 
-/// An order that has been seen: one lock held, another taken; and the first time.
+/// An order that has been seen: one lock was held, another was taken. With the places of the first
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub struct Order<'a> {
     /// The class of the lock that was held, and where it was taken.
     pub held: [&'a Site; 2],
     /// The class of the lock that was taken, and where.
     pub taken: [&'a Site; 2],
-    /// The calls that led to that.
+    /// The calls that led to it.
     pub stack: &'a Stack,
 }
 
@@ -87,17 +87,17 @@ impl fmt::Display for Order<'_> {
     }
 }
 
-/// Every order that has been seen. Written by all CPUs at once.
+/// Every order that has been seen. All CPUs write it at once.
 #[derive(Debug)]
 pub struct Graph {
     /// A hash table, by file and line: a place is at its index or after it.
     classes: [Site; CLASSES],
-    /// Bit b of word a: the edge from class a to class b. There is no circle in it, but
-    /// for the moment in which [`Graph::acquire`] finds that there would be one.
+    /// Bit b of word a: the edge from class a to class b. It has no cycle, except for the moment in
+    /// which [`Graph::acquire`] finds that there would be one.
     edges: [AtomicU64; CLASSES],
-    /// Of each edge, where the two locks were taken the first time.
+    /// For each edge, where the two locks were taken the first time.
     sites: [[[Site; 2]; CLASSES]; CLASSES],
-    /// And the calls that led to the second.
+    /// For each edge, the calls that led to the second lock.
     stacks: [[Stack; CLASSES]; CLASSES],
 }
 
@@ -105,7 +105,7 @@ pub struct Graph {
 type Class = usize;
 
 impl Graph {
-    /// No order has been seen.
+    /// A graph in which no order has been seen.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -116,11 +116,11 @@ impl Graph {
         }
     }
 
-    /// A lock of class `class` is taken at `site`, by waiting for it if need be, with
-    /// the locks `held`. Of an order that is new, `record` keeps the calls that led here.
+    /// Records that a lock of class `class` is taken at `site`, waiting if necessary, with the
+    /// locks `held`. If an order is new, `record` stores the calls that led here.
     ///
     /// # Errors
-    /// [`Violation`]. The order is not added to the graph then.
+    /// [`Violation`]; the order is then not added to the graph.
     pub fn acquire<'a>(
         &'a self,
         held: &'a [Held],
@@ -147,14 +147,14 @@ impl Graph {
         Ok(())
     }
 
-    /// Adds an edge, unless it is there or closes a circle: false then.
+    /// Adds an edge if it is new. Returns false, and does not add it, if it would close a cycle.
     fn add(&self, from: Class, to: Class, at: [Place; 2], record: &impl Fn(&Stack)) -> bool {
-        // Relaxed: an edge once seen to close no circle stays so.
+        // Relaxed: an edge that closed no cycle when it was added stays.
         if self.edges[from].load(Ordering::Relaxed) & bit(to) != 0 {
             return true;
         }
-        // SeqCst: pairs with itself on another CPU, which adds another edge of the same
-        // circle: each adds its own and then looks, so one of the two sees both.
+        // SeqCst: pairs with itself on another CPU that adds another edge of the same cycle: each
+        // adds its own and then looks, so one of the two sees both.
         let before = self.edges[from].fetch_or(bit(to), Ordering::SeqCst);
         if self.steps_to(from)[to].is_some() {
             self.edges[from].fetch_and(!bit(to), Ordering::SeqCst);
@@ -169,9 +169,9 @@ impl Graph {
         true
     }
 
-    /// The index of a class, which is entered if it is new; none if there is no room.
+    /// The index of a class, which is entered if it is new; `None` if there is no room.
     ///
-    /// By content and not by address: the compiler keeps copies of one place.
+    /// Compares contents, not addresses: the compiler keeps copies of one place.
     fn class(&self, place: Place) -> Option<Class> {
         let start = place.line() as usize + place.file().len();
         (start..start + CLASSES)
@@ -182,8 +182,7 @@ impl Graph {
             })
     }
 
-    /// How many edges it is from each class to `goal`, at least; none if there is no
-    /// way.
+    /// The least number of edges from each class to `goal`; `None` if there is no path.
     fn steps_to(&self, goal: Class) -> [Option<u8>; CLASSES] {
         let mut steps = [None; CLASSES];
         steps[goal] = Some(0);
@@ -203,7 +202,7 @@ impl Graph {
         steps
     }
 
-    /// Hands over the orders of a shortest way from one class to another, if there is one.
+    /// Calls `each` with the orders of a shortest path from one class to another, if there is one.
     pub fn way(&self, from: Place, to: Place, mut each: impl FnMut(Order<'_>)) {
         let (Some(mut at), Some(to)) = (self.class(from), self.class(to)) else {
             return;
@@ -237,27 +236,27 @@ const fn bit(class: Class) -> u64 {
     1 << class
 }
 
-/// Two orders that do not go together. Displayed with the places of both, each lock
-/// named by the place where it was made.
+/// Two orders that contradict each other. Displayed with the places of both; each lock is named by
+/// the place where it was made.
 #[derive(Clone, Copy, Debug)]
 pub enum Violation<'a> {
     /// The opposite order is known, over one step or several.
     Circle {
-        /// Knows it.
+        /// The graph that has it.
         graph: &'a Graph,
         /// The lock that is held.
         before: &'a Held,
         /// The lock that is taken.
         taken: Held,
     },
-    /// Another lock of the class is held, or the same one.
+    /// Another lock of the class, or the same lock, is held.
     SameClass {
         /// The lock that is held.
         before: &'a Held,
         /// The lock that is taken.
         taken: Held,
     },
-    /// There are more than [`CLASSES`] classes: no order can be kept.
+    /// There are more than [`CLASSES`] classes, so the order cannot be stored.
     TooManyClasses,
 }
 

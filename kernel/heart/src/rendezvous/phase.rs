@@ -1,12 +1,12 @@
-//! The phases of a call, and what is run between its barriers.
+//! The phases of a call, and the steps that a CPU runs between its barriers.
 
 use core::fmt;
 
 use crate::action::{Action, Callback, IpiCtx};
 
 /// One of the three phases. Setup's barrier comes after setup, teardown's before teardown; the
-/// action has none of its own. FreeBSD tells these apart by sentinel function
-/// pointers, and its users kept writing NULL (a barrier) for none.
+/// action has none of its own. FreeBSD uses sentinel function pointers for this, and its users kept
+/// writing NULL (a barrier) where they meant none.
 #[derive(Clone, Copy)]
 pub enum Phase<'a> {
     /// Nothing to run, and no CPU waits.
@@ -42,7 +42,7 @@ impl<'a> Phase<'a> {
     }
 }
 
-/// What is run where there is nothing to run.
+/// The callback of a phase that has nothing to run.
 pub(super) const NOTHING: Callback<'static> = &Nothing;
 
 struct Nothing;
@@ -55,8 +55,8 @@ impl Action for Nothing {
     }
 }
 
-/// What a call runs from one barrier to the next: one callback, since a phase that has one has
-/// a barrier too.
+/// What a CPU runs from one barrier to the next. One callback is enough, since a phase that has a
+/// callback has a barrier too.
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) run: Callback<'a>,
@@ -67,8 +67,8 @@ pub(super) struct Step<'a> {
 /// How many phases there are: [`Step::open`] of the last step.
 pub(super) const ALL: u8 = 3;
 
-/// Makes steps of the phases, and passes them on. Inline: where the compiler knows the phases,
-/// it makes the steps, and only those that there are.
+/// Makes the phases into steps and passes them to `call`. Inline: where the compiler knows the
+/// phases, it makes only the steps that exist.
 #[inline(always)]
 pub(super) fn with_steps<'a, R>(phases: &[Phase<'a>; 3], call: impl FnOnce(&[Step<'a>]) -> R) -> R {
     let [setup, action, teardown] = phases.each_ref().map(|phase| phase.callback());

@@ -1,4 +1,4 @@
-//! What is said of a rendezvous: why it was not held, and what it waits for.
+//! Errors and reports of a rendezvous: why it failed, and what it waits for.
 
 use core::fmt;
 use core::panic::Location;
@@ -12,7 +12,7 @@ use crate::site::{Line, Place};
 #[cfg(test)]
 mod tests;
 
-/// Why a rendezvous was not held, or not to its end.
+/// Why a rendezvous did not run, or did not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RendezvousError {
     /// The initiator has interrupts off: two such CPUs would wait for each other forever.
@@ -25,22 +25,22 @@ pub enum RendezvousError {
     InAction,
     /// The initiator is in an NMI.
     InNmi,
-    /// There is no CPU in the set.
+    /// The set is empty.
     EmptySet,
     /// A CPU of the set is not online.
     NotOnline(CpuId),
-    /// A CPU of the set is stopped, by the one that calls: [`crate::more::stop`].
+    /// The initiator itself has stopped a CPU of the set: [`crate::more::stop`].
     Stopped(CpuId),
-    /// There is no memory for a call that goes on after its initiator has returned.
+    /// There is no memory for a call that outlives its initiator's return.
     OutOfMemory,
-    /// CPUs that did not answer in time. They have not run anything and will not; the
-    /// others have run the phases before this one.
+    /// Some CPUs did not answer in time. They have run nothing of the call and will not; the others
+    /// have run the phases before this one.
     Timeout {
         /// Those CPUs.
         silent: CpuSet,
-        /// How many CPUs were called, the initiator not counted.
+        /// How many CPUs were called, not counting the initiator.
         of: usize,
-        /// The phase that they were to begin: 0 setup, 1 action, 2 teardown.
+        /// The phase that they did not begin: 0 setup, 1 action, 2 teardown.
         phase: usize,
         /// The first function that they have not run, by name.
         function: &'static str,
@@ -84,16 +84,16 @@ impl core::error::Error for RendezvousError {}
 /// The phases by name, for messages.
 const PHASES: [&str; 3] = ["setup", "action", "teardown"];
 
-/// A call that is going on.
+/// A call in progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Pending {
-    /// The CPU that asked.
+    /// The CPU that makes the call.
     pub initiator: CpuId,
-    /// Those who have not come to the end of a phase, by what each of them has on record.
+    /// The CPUs that have not finished the phase, by their own records.
     pub left: CpuSet,
-    /// Of these, those who have not even begun.
+    /// Those of them that have not even begun.
     pub silent: CpuSet,
-    /// How many have not come, by the count that the initiator waits for.
+    /// How many have not finished, by the count that the initiator waits for.
     pub count: i32,
     /// The phase, by name.
     pub phase: &'static str,
@@ -120,7 +120,7 @@ impl fmt::Display for Pending {
         if !silent.is_empty() {
             write!(f, "; not begun by CPUs {silent}")?;
         }
-        // Of a call that goes on, it may also be between the two.
+        // While a call goes on, a CPU may also be between the two.
         let why = match left.len() as i32 - count {
             0 => return Ok(()),
             ..0 => "a CPU has left and was not counted",
@@ -136,7 +136,7 @@ fn cpus() -> impl Iterator<Item = CpuId> {
 }
 
 impl<P: Port> Rendezvous<P> {
-    /// Why no call may be made here, of all reasons the most telling.
+    /// Why no call may be made here: the most specific of all reasons.
     #[cold]
     pub(super) fn wrong_context(&self, set: &CpuSet) -> RendezvousError {
         // Relaxed: this CPU's own.
@@ -160,8 +160,8 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
-    /// The calls that are going on. For reports: a snapshot, which may miss a CPU that is
-    /// between two of its steps.
+    /// The calls in progress. For reports: a snapshot, which may miss a CPU that is between two of
+    /// its steps.
     pub fn calls(&self) -> impl Iterator<Item = Pending> + '_ {
         let going_on = |&cpu: &CpuId| {
             let slot = self.slot(cpu);
@@ -176,7 +176,8 @@ impl<P: Port> Rendezvous<P> {
     /// The call that `initiator` makes.
     pub(super) fn pending(&self, initiator: CpuId) -> Pending {
         let slot = self.slot(initiator);
-        // Relaxed: a snapshot. The first phase that may not run is the next one after it.
+        // Relaxed: a snapshot. `open` is the first phase that may not run, so the current one is
+        // before it.
         let phase = slot.open.load(Ordering::Relaxed).wrapping_sub(1);
         Pending {
             initiator,
@@ -195,8 +196,8 @@ impl<P: Port> Rendezvous<P> {
             .collect()
     }
 
-    /// The CPUs that have not come to the end of what is open of the call of `initiator`:
-    /// they have not seen it, or run it, or are to go on and do not.
+    /// The CPUs that have not finished what is open of the call of `initiator`: they have not seen
+    /// it, are running it, or have not gone on to it yet.
     pub(super) fn behind(&self, initiator: CpuId) -> CpuSet {
         // Relaxed, here and below: a snapshot.
         let open = self.slot(initiator).open.load(Ordering::Relaxed);

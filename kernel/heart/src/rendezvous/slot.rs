@@ -1,4 +1,4 @@
-//! What each CPU has of its own in rendezvous.
+//! Each CPU's own state for rendezvous.
 
 use core::mem::transmute;
 
@@ -7,36 +7,36 @@ use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::shim::{AtomicPtr, AtomicU8, AtomicU32, LocalU32, Ordering};
 use crate::site::Site;
 
-/// What one CPU is in rendezvous: an initiator, and one that others call.
+/// One CPU's state as an initiator, and as a CPU that others call.
 ///
-/// On two cache lines: who waits for `open` need not fetch its line anew each time that another
-/// one subtracts from `left`.
+/// On two cache lines: a CPU that waits for `open` need not fetch its line again each time that
+/// another one subtracts from `left`.
 #[repr(C, align(128))]
 pub(super) struct Slot {
-    /// Whose calls wait for this CPU. Put in by them, taken out by it.
+    /// The CPUs whose calls wait for this one. They put themselves in; this CPU takes them out.
     pub(super) callers: AtomicCpuSet,
-    /// How many CPUs of its call have not finished the open phases; negative while it has not
-    /// counted all of them.
+    /// The number of CPUs that have not finished the open phases of its call; negative while the
+    /// initiator has not yet counted all of them.
     pub(super) left: AtomicU32,
-    /// What keeps this CPU from taking part in one call from its beginning to its end: how many
-    /// calls hold it, at a barrier of each, and [`DRIVES`]. Its own.
+    /// What keeps this CPU from serving a single call from beginning to end: the number of calls
+    /// that hold it at a barrier, and [`DRIVES`]. Only this CPU uses it.
     pub(super) busy: LocalU32,
-    /// The slot of the CPU whose call this one runs at this moment, or null. Its own, and so is
-    /// the next; for reports.
+    /// The slot of the CPU whose call this one is running, or null. Only this CPU writes it and the
+    /// next field; for reports.
     pub(super) serves: AtomicPtr<Slot>,
-    /// The phase of that call whose start it waits for, or 0.
+    /// The phase of that call that it waits for, or 0.
     pub(super) at: AtomicU8,
     line: Line,
-    /// What is open of its call. Changed while nobody is called, or all have left.
+    /// The open step of its call. Changes only while no CPU is called, or after all have left.
     pub(super) run: Run,
     /// Where the call was made; for reports.
     pub(super) site: Site,
     /// The first phase that may not run yet.
     pub(super) open: AtomicU8,
-    /// The initiators whose calls hold this CPU, at the barrier before phase 1, and before
-    /// phase 2. Its own.
+    /// The initiators whose calls hold this CPU, at the barrier before phase 1 and before phase 2.
+    /// Only this CPU writes it.
     held: [AtomicCpuSet; 2],
-    /// What its callbacks are given. Constant.
+    /// What it passes to the callbacks that it runs. Constant.
     pub(super) context: IpiCtx,
 }
 
@@ -67,7 +67,7 @@ impl Slot {
         }
     }
 
-    /// Whether this CPU is an initiator who has phases to open.
+    /// Whether this CPU is an initiator that has phases to open.
     #[inline]
     pub(super) fn drives(&self) -> bool {
         self.busy.load() & DRIVES != 0
@@ -79,49 +79,49 @@ impl Slot {
         self.busy.load() & (DRIVES - 1) != 0
     }
 
-    /// Whose calls hold this CPU at the barrier before phase `at`.
+    /// The initiators whose calls hold this CPU at the barrier before phase `at`.
     pub(super) fn held(&self, at: u8) -> CpuSet {
         self.held[usize::from(at - 1)].snapshot()
     }
 
-    /// The call of `initiator` holds this CPU, at the barrier before phase `at`.
+    /// Records that the call of `initiator` holds this CPU at the barrier before phase `at`.
     pub(super) fn hold(&self, initiator: CpuId, at: u8) {
         self.held[usize::from(at - 1)].insert(initiator);
         self.busy.add::<1>();
     }
 
-    /// It does not any more.
+    /// Undoes [`Self::hold`].
     pub(super) fn let_go(&self, initiator: CpuId, at: u8) {
         self.held[usize::from(at - 1)].remove(initiator);
         self.busy.sub::<1>();
     }
 
-    /// This CPU runs a part of the call of `caller`.
+    /// Records that this CPU runs a part of the call of `caller`.
     #[inline]
     pub(super) fn begins(&self, caller: &Self) {
-        // Relaxed, and so below: reports take what they find.
+        // Relaxed, here and below: reports take what they find.
         self.at.store(0, Ordering::Relaxed);
         let caller = core::ptr::from_ref(caller).cast_mut();
         self.serves.store(caller, Ordering::Relaxed);
     }
 
-    /// It runs none any more.
+    /// Records that this CPU runs no call any more.
     #[inline]
     pub(super) fn ends(&self) {
         self.serves.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
-    /// Says that a CPU has come to the end of what is open of the call that this one makes. If
-    /// all is, it touches nothing of the call from here on.
+    /// Says that a CPU has finished what is open of this CPU's call. If all is open, that CPU
+    /// touches nothing of the call from here on.
     #[inline]
     pub(super) fn leave(&self) {
-        // Release: pairs with the Acquire in `wait_for_others`. Everything before is over when
-        // the initiator sees this.
+        // Release: pairs with the Acquire in `wait_for_others`. The initiator that sees this also
+        // sees everything that the CPU did before.
         self.left.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// A callback that others find: the two words of its reference.
+/// A callback for other CPUs to find: the two words of its reference.
 pub(super) struct Run([AtomicPtr<()>; 2]);
 
 impl Run {
@@ -129,7 +129,7 @@ impl Run {
         Self([const { AtomicPtr::new(core::ptr::null_mut()) }; 2])
     }
 
-    /// Makes it `run`.
+    /// Sets the callback to `run`.
     #[inline]
     pub(super) fn set(&self, run: Callback<'_>) {
         // SAFETY: a reference to a trait object is two pointers.
@@ -140,16 +140,16 @@ impl Run {
         }
     }
 
-    /// The callback.
+    /// Returns the callback.
     ///
     /// # Safety
-    /// One has been set, which the caller's CPU has synchronised with, and it lives; nobody
-    /// sets another.
+    /// A callback has been set, the caller's CPU has synchronised with that, the callback is still
+    /// alive, and nobody sets another.
     #[inline]
     pub(super) unsafe fn get(&self) -> Callback<'_> {
-        // Relaxed: what has brought the caller here has synchronised.
+        // Relaxed: the caller has synchronised, by its promise.
         let words = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
-        // SAFETY: made by `set` of a callback that lives; both words of the same.
+        // SAFETY: `set` made both words from one callback, and that is still alive.
         unsafe { transmute::<[*mut (); 2], Callback<'_>>(words) }
     }
 }

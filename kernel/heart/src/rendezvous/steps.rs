@@ -1,5 +1,5 @@
-//! The protocol's steps by themselves, on one thread: what other CPUs have done is
-//! written into their slots.
+//! The protocol's steps one by one, on one thread: the tests write into the slots what other CPUs
+//! have done.
 
 use core::panic::Location;
 
@@ -13,8 +13,8 @@ use crate::probe::Probe;
 use crate::shim::{AtomicU32, Ordering};
 use crate::testing::HostPort;
 
-/// `initiator` asks one other CPU for `run`, and the phases before `open` may run. The
-/// callback outlives what is done with it.
+/// `initiator` calls one other CPU with `run`, and the phases before `open` may run. The callback
+/// is 'static, so it outlives the call.
 #[track_caller]
 pub(super) fn asks(
     rendezvous: &Rendezvous<HostPort>,
@@ -30,7 +30,7 @@ pub(super) fn asks(
     opens(rendezvous, initiator, run, open);
 }
 
-/// It lets the phases before `open` run, which are `run`.
+/// `initiator` opens the phases before `open`, which are `run`.
 fn opens(rendezvous: &Rendezvous<HostPort>, initiator: usize, run: Callback<'static>, open: u8) {
     let slot = rendezvous.slot(cpu(initiator));
     slot.run.set(run);
@@ -38,7 +38,7 @@ fn opens(rendezvous: &Rendezvous<HostPort>, initiator: usize, run: Callback<'sta
     slot.open.store(open, Ordering::Relaxed);
 }
 
-/// How many have not come to the end of what is open.
+/// How many CPUs have not finished what is open.
 fn left(rendezvous: &Rendezvous<HostPort>, initiator: usize) -> u32 {
     let slot = rendezvous.slot(cpu(initiator));
     slot.left.load(Ordering::Relaxed)
@@ -112,8 +112,8 @@ fn the_first_function_of_a_call() {
     }
 }
 
-/// A set has 64 CPUs to a word. Each word is told of once; one interrupt looks at all. (More than
-/// one word is what `TRYST_MAX_CPUS` makes.)
+/// A set has 64 CPUs per word. `tell` returns true once per word, and one interrupt looks at all
+/// words. (More than one word needs `TRYST_MAX_CPUS`.)
 #[test]
 fn one_interrupt_begins_the_calls_of_all_words() {
     static RAN: AtomicU32 = AtomicU32::new(0);
@@ -136,8 +136,8 @@ fn one_interrupt_begins_the_calls_of_all_words() {
     assert!(!rendezvous.is_called(cpu(1)) && !rendezvous.interrupt());
 }
 
-/// One command interrupts all CPUs that are online. It is used where all are called and none has
-/// been told before, since it would interrupt the others for nothing.
+/// One command interrupts all CPUs that are online. It is used if all are called and none has been
+/// interrupted before; otherwise it would interrupt some for nothing.
 #[test]
 fn one_command_only_where_all_are_called_and_none_knows() {
     HostPort::become_cpu(0);
@@ -159,8 +159,8 @@ fn one_command_only_where_all_are_called_and_none_knows() {
     }
 }
 
-/// cpu1, an initiator itself, is held by three calls. It goes on with the one that opens,
-/// whichever it is, leaves the one that ends, and keeps the others.
+/// Three calls hold cpu1, an initiator itself. It goes on with the one that opens, whichever it is,
+/// leaves the one that ends, and stays in the others.
 #[test]
 fn who_is_held_goes_on_with_what_opens() {
     static RAN: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
@@ -202,9 +202,9 @@ fn who_is_held_goes_on_with_what_opens() {
     }
 }
 
-/// cpu1 is at the barrier of cpu0's call when cpu2 calls it too: it is one of two then, and
-/// comes back when both are over. What cpu0 and cpu2 do in its turns is in the interrupt that
-/// it takes there; interrupts are on here, so that there is one.
+/// cpu1 is at the barrier of cpu0's call when cpu2 calls it too. That call becomes one of two, and
+/// cpu1 returns when both are over. The interrupt that cpu1 takes there does what cpu0 and cpu2 do
+/// in its turns. Interrupts are on here, so that there is one.
 #[test]
 fn who_serves_one_call_begins_another_that_comes_in() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
@@ -253,7 +253,7 @@ fn who_serves_one_call_begins_another_that_comes_in() {
     assert!(!RENDEZVOUS.interrupt());
 }
 
-/// An initiator who has phases to open answers at its next look, be the interrupt lost.
+/// An initiator that has phases to open answers at its next look, even if the interrupt is lost.
 #[test]
 fn a_driver_looks_for_calls_itself() {
     static RAN: AtomicU32 = AtomicU32::new(0);
@@ -273,8 +273,8 @@ fn a_driver_looks_for_calls_itself() {
     assert!(HostPort::interrupts_enabled());
 }
 
-/// Any other initiator leaves it to the interrupt, which keeps it until it is held no more:
-/// it might be back first, with a barrier open that it is held by.
+/// Any other initiator leaves calls to the interrupt, which keeps it until no call holds it.
+/// Otherwise it might return first, while a call still holds it at an open barrier.
 #[test]
 fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
@@ -286,7 +286,7 @@ fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(1));
         assert!(!me.is_held());
-        // In its third turn: it has looked whether to answer by then.
+        // In its third turn: by then it has looked whether to answer.
         if TURN.fetch_add(1, Ordering::Relaxed) < 2 {
             return HostPort::interrupt(1);
         }
@@ -298,7 +298,7 @@ fn who_does_not_drive_leaves_calls_to_the_interrupt() {
     assert_eq!(TURN.load(Ordering::Relaxed), 3);
 }
 
-/// Only who has a barrier in its call drives; and nobody does afterwards.
+/// Only an initiator with a barrier in its call drives, and none does afterwards.
 #[test]
 fn who_opens_nothing_does_not_drive() {
     HostPort::become_cpu(0);
@@ -312,8 +312,8 @@ fn who_opens_nothing_does_not_drive() {
     }
 }
 
-/// When the time is over, those who have not begun are given up, unless they stand or must
-/// not be; and the others get as much time again.
+/// When the time is over, the CPUs that have not begun are given up, unless they are stopped. The
+/// others get as much time again.
 #[test]
 fn what_is_done_when_it_takes_too_long() {
     const TIME: u32 = HostPort::CALL_TOO_LONG;
@@ -328,7 +328,7 @@ fn what_is_done_when_it_takes_too_long() {
     assert!(matches!(too_long(TIME), TooLong::BeginAnew));
 }
 
-/// cpu0's call of one CPU, cpu1, has come to no end of its action; `count` have not left.
+/// cpu0's call of one CPU, cpu1, does not finish its action; `count` CPUs have not left.
 fn no_end(count: u32, has_left: bool) {
     HostPort::become_cpu(0);
     let rendezvous = Rendezvous::<HostPort>::new();
@@ -363,7 +363,7 @@ fn who_was_counted_twice_is_told_too() {
     no_end(u32::MAX, true);
 }
 
-/// cpu0's call of so many others, some of which have not come.
+/// Gives up cpu0's call of `others` other CPUs, some of which have not come. Returns those.
 fn gives_up(
     rendezvous: &Rendezvous<HostPort>,
     phases: &[Phase<'static>; 3],
@@ -381,7 +381,7 @@ fn gives_up(
     }
 }
 
-/// None of three has come. Each is interrupted once more, for others who call it.
+/// None of three has come. Each is interrupted once more, for others that call it.
 #[test]
 fn all_that_are_silent_are_given_up_and_interrupted() {
     HostPort::become_cpu(0);
@@ -399,7 +399,7 @@ fn all_that_are_silent_are_given_up_and_interrupted() {
     assert!(targets.into_iter().all(HostPort::is_interrupted));
 }
 
-/// Without barriers; cpu2 has run it all and waits for nothing.
+/// Without barriers: cpu2 has run everything, so nothing waits for it.
 #[test]
 fn who_has_left_for_good_is_not_waited_for() {
     HostPort::become_cpu(0);
@@ -411,8 +411,8 @@ fn who_has_left_for_good_is_not_waited_for() {
     assert_eq!(silent, CpuSet::single(cpu(1)));
 }
 
-/// cpu2 has begun: it is waited for until it comes to the barrier, is told there that all that
-/// comes is nothing, and is waited for again.
+/// cpu2 has begun. The initiator waits until cpu2 comes to the barrier, tells it that the rest is
+/// nothing, and waits for it again.
 #[test]
 fn who_is_at_a_barrier_is_let_go() {
     static RENDEZVOUS: Rendezvous<HostPort> = Rendezvous::new();
@@ -421,7 +421,7 @@ fn who_is_at_a_barrier_is_let_go() {
     asks(&RENDEZVOUS, 0, &|_: &IpiCtx| (), 1);
     RENDEZVOUS.slot(cpu(0)).left.store(2, Ordering::Relaxed);
     RENDEZVOUS.tell(cpu(1), cpu(0));
-    // What cpu2 finds, and does.
+    // What cpu2 finds and does.
     HostPort::on_interrupt(|| {
         let me = RENDEZVOUS.slot(cpu(0));
         if me.open.load(Ordering::Relaxed) < ALL {
@@ -433,7 +433,7 @@ fn who_is_at_a_barrier_is_let_go() {
         }
         assert_eq!(TURN.load(Ordering::Relaxed), 3, "let go before it came");
         assert_eq!(left(&RENDEZVOUS, 0), 1);
-        // SAFETY: it is `NOTHING`.
+        // SAFETY: the callback is `NOTHING`, which lives forever.
         assert_eq!(unsafe { me.run.get() }.name(), "none");
         me.leave();
     });
@@ -466,7 +466,7 @@ fn stopped_cpus_and_nmis_are_wrong_contexts() {
     let _preempt = intr.eoi(|| ()).finish();
 }
 
-/// Within a panic this is the abort that keeps a callback's borrows from ending early.
+/// During a panic this aborts, which keeps a callback's borrows from ending early.
 #[test]
 #[should_panic(expected = "a rendezvous callback of cpu2 panicked")]
 fn a_callback_does_not_unwind_out_of_the_call() {

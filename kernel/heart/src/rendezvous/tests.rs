@@ -1,4 +1,4 @@
-//! The protocol on the host, a thread for each CPU.
+//! The protocol on the host, with a thread for each CPU.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -82,8 +82,8 @@ fn every_cpu_runs_every_phase_once_with_interrupts_off() {
     }
 }
 
-/// The nine combinations of setup and teardown: a barrier orders what lies on
-/// its two sides, on all CPUs.
+/// The nine combinations of setup and teardown: a barrier orders what lies on its two sides, on all
+/// CPUs.
 #[test]
 fn barriers_order_the_phases() {
     const ROUNDS: u32 = if cfg!(miri) { 1 } else { 50 };
@@ -165,9 +165,9 @@ fn effects_are_visible_behind_the_barrier() {
     });
 }
 
-/// One CPU is held up after it left the last barrier. The initiator must not
-/// return before it: the closures and the counters are still its business.
-/// With three counters the initiator is back while cpu1 is in its teardown.
+/// One CPU is delayed after it left the last barrier. The initiator must not return before it,
+/// since it still uses the closures and the counters. With three counters the initiator returns
+/// while cpu1 is in its teardown.
 #[test]
 fn a_slow_leaver_outlives_nobody() {
     const ROUNDS: u32 = if cfg!(miri) { 2 } else { 200 };
@@ -284,7 +284,7 @@ fn the_wrong_context_is_an_error_and_nothing_runs() {
     assert_eq!(absent.to_string(), "rendezvous: cpu40 is not online");
 }
 
-/// Whichever of a set is not online is named.
+/// The error names the CPU of the set that is not online.
 #[test]
 fn each_cpu_of_the_set_must_be_online() {
     HostPort::become_cpu(0);
@@ -298,7 +298,7 @@ fn each_cpu_of_the_set_must_be_online() {
     }
 }
 
-/// Every set of three CPUs, from each of them: the actions run on exactly these.
+/// Every set of three CPUs, called from each of them: the actions run exactly on the set.
 #[test]
 fn the_set_is_honoured() {
     const CPUS: usize = 3;
@@ -348,9 +348,9 @@ fn one_calls_one() {
     });
 }
 
-/// All CPUs call random sets with random barriers at once: opposite orders of arrival
-/// are certain, each action runs exactly once, and nobody waits forever. (With
-/// `bugs/0003-deaf-initiator.patch` this hangs.)
+/// All CPUs call random sets with random barriers at once: opposite orders of arrival are certain,
+/// each action runs exactly once, and nobody waits forever. (With `bugs/0003-deaf-initiator.patch`
+/// this hangs.)
 #[test]
 fn overlapping_calls_with_barriers() {
     const ROUNDS: u32 = if cfg!(miri) { 10 } else { 300 };
@@ -398,8 +398,7 @@ fn overlapping_calls_with_barriers() {
     }
 }
 
-/// cpu2 takes no interrupts for as long as cpu0 calls cpu1: a slow CPU outside the set
-/// delays nobody.
+/// cpu2 takes no interrupts while cpu0 calls cpu1: a slow CPU outside the set delays nobody.
 #[test]
 fn who_is_not_called_delays_nobody() {
     let rendezvous = Rendezvous::<HostPort>::new();
@@ -425,8 +424,8 @@ fn who_is_not_called_delays_nobody() {
     });
 }
 
-/// cpu1 does not answer: it is named, runs nothing, then or later, and cpu2, which
-/// waits at the barrier, is let go without having run the next phase.
+/// cpu1 does not answer: the error names it, and it runs nothing, then or later. cpu2, which waits
+/// at the barrier, is let go without running the next phase.
 #[test]
 fn a_silent_cpu_is_given_up() {
     let rendezvous = Rendezvous::<HostPort>::new();
@@ -505,7 +504,7 @@ fn a_cpu_is_called_from_when_it_is_told_until_it_answers() {
     assert!(!rendezvous.tell(cpu(1), cpu(2)), "it knows");
 }
 
-/// On all CPUs; and what the initiator's own action has noted is carried out.
+/// On all CPUs. What the initiator's own action has noted is also carried out.
 #[test]
 fn all_and_a_wakeup_of_the_initiators_own() {
     static WOKEN: AtomicU32 = AtomicU32::new(0);
@@ -527,7 +526,7 @@ fn all_and_a_wakeup_of_the_initiators_own() {
     });
 }
 
-/// Without a barrier a CPU goes back to what it was doing though another one is still at it.
+/// Without a barrier a CPU goes back to its thread while another one still runs the action.
 #[test]
 fn without_a_barrier_nobody_waits() {
     let rendezvous = Rendezvous::<HostPort>::new();

@@ -86,7 +86,7 @@ fn removing_what_is_not_there_is_found() {
     RunQueue::new().remove(&threads(1)[0], priority(3));
 }
 
-/// Against lists of numbers, over every sequence a random source comes up with.
+/// Compared with lists of numbers, over random sequences.
 #[test]
 fn as_a_plain_model() {
     const ROUNDS: u32 = if cfg!(miri) { 500 } else { 200_000 };

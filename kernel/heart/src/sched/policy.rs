@@ -1,24 +1,24 @@
-//! The policy: who goes before whom, and where a woken thread goes. Numbers in, numbers out.
+//! The policy: which thread runs first, and where a woken thread goes. Numbers in, numbers out.
 
 #![forbid(unsafe_code)]
 
 use crate::cpu::{AtomicCpuSet, CpuId};
 use crate::thread::Priority;
 
-/// What follows from a thread having become runnable on a CPU.
+/// What to do after a thread has become runnable on a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a better thread waits until somebody acts on this"]
 pub enum Resched {
-    /// The CPU goes on with what it does.
+    /// The CPU goes on with its current thread.
     None,
     /// This CPU owes its current thread's preemption.
     Local,
-    /// That CPU must be told.
+    /// That CPU must be notified.
     Remote(CpuId),
 }
 
-/// What follows from a thread of priority `new` being queued on `target`, whose
-/// current thread has priority `current`, by code that runs on `here`.
+/// Decides what to do after code on `here` has queued a thread of priority `new` on `target`, whose
+/// current thread has priority `current`.
 #[inline]
 pub fn maybe_preempt(
     new: Priority,
@@ -35,9 +35,9 @@ pub fn maybe_preempt(
     }
 }
 
-/// Where a thread is queued that becomes runnable: where it ran last, if that CPU
-/// would take it up at once or it is pinned there; else on an idle CPU, the waker's
-/// first, since what the waker wrote is in its cache; else where it ran last.
+/// Chooses the CPU to queue a thread on that becomes runnable. The CPU where it ran last, if the
+/// thread is pinned there or that CPU would run it at once. Otherwise an idle CPU, the waker's
+/// first, since what the waker wrote is in its cache. Otherwise where it ran last.
 #[must_use]
 #[inline]
 pub fn place(
@@ -61,21 +61,21 @@ pub fn place(
     idle.find(|cpu| online.contains(cpu)).unwrap_or(last)
 }
 
-/// What a thread that ran until `now`, and could run on, keeps of a slice that ends at `end`,
-/// in the caller's ticks: 0 means that its next one is whole, and that others of its
-/// priority go first.
+/// What a thread that ran until `now`, and could run on, keeps of a slice that ends at `end`, in
+/// the caller's ticks. 0 means that its next slice is whole, and that others of its priority go
+/// first.
 ///
-/// A thread that was preempted keeps the rest. If it got a whole slice each time, somebody
-/// better who comes more often than slices end would let it run forever, and the others of
-/// its priority never (`threads::round_robin_under_a_sleeper`).
+/// A thread that was preempted keeps the rest. If it got a whole slice each time, a better thread
+/// that wakes more often than slices end would let it run forever, and the others of its priority
+/// never (`threads::round_robin_under_a_sleeper`).
 #[must_use]
 #[inline]
 pub const fn slice_left(end: u64, now: u64) -> u64 {
     end.saturating_sub(now)
 }
 
-/// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both
-/// run one: if it has not more than the other even then. So no thread goes back and forth.
+/// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both run one:
+/// only if it does not end up with more than the other. So no thread goes back and forth.
 #[must_use]
 #[inline]
 pub const fn is_unbalanced(mine: usize, theirs: usize) -> bool {

@@ -10,13 +10,13 @@ use crate::shim::{AtomicU64, Ordering};
 use crate::testing::{HostPort, on_cpus};
 
 const PAGES: usize = 4;
-/// Page tables, by their root: what is mapped at each page.
+/// Page tables, by their root: the mapping of each page.
 type Tables = [[AtomicU64; PAGES]; 3];
 
-/// What is known of a tag and a page.
+/// The TLB entries, by tag and page.
 type Known = HashMap<(usize, u64), u64>;
 
-/// What a test looks at, given the root of the tables that come.
+/// A test's check, given the root of the tables about to be loaded.
 type Look = Box<dyn Fn(u64)>;
 
 thread_local! {
@@ -24,9 +24,9 @@ thread_local! {
     static LOADED: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     static TAGS: Cell<usize> = const { Cell::new(0) };
     static SPACES: &'static Spaces = Box::leak(Box::new(Spaces::new()));
-    /// One for a test: to make one takes Miri seconds.
+    /// One for each test: Miri takes seconds to make one.
     static RENDEZVOUS: Box<Rendezvous<HostPort>> = Box::new(Rendezvous::new());
-    /// What is looked at before other tables are loaded.
+    /// The check before other tables are loaded.
     static BEFORE_LOAD: RefCell<Option<Look>> = const { RefCell::new(None) };
 }
 
@@ -72,7 +72,7 @@ fn switch(space: Option<&Space>) {
     drop(off);
 }
 
-/// What this CPU finds at a page of what is loaded.
+/// What this CPU finds at a page of the loaded tables.
 fn read(tables: &Tables, page: usize) -> u64 {
     let (root, tag) = LOADED.get();
     let walk = || tables[root as usize][page].load(Ordering::SeqCst);
@@ -91,8 +91,8 @@ fn tables() -> Tables {
     [const { [const { AtomicU64::new(0) }; PAGES] }; 3]
 }
 
-/// Neither the page before nor the one behind is forgotten, however many there are to a
-/// turn of the loop.
+/// Neither the page before nor the one after is forgotten, however many pages one turn of the loop
+/// takes.
 #[test]
 fn every_page_of_a_range_is_forgotten_and_no_other() {
     HostPort::become_cpu(0);
@@ -116,7 +116,8 @@ fn many_pages_are_all() {
     assert_eq!(most, Forget::Space);
 }
 
-/// One CPU: told while it uses the space, not while it is lazy or away, and it finds out.
+/// One CPU: it is told while it uses the space, but not while it is lazy or away; then it finds out
+/// by itself.
 #[test]
 fn who_is_not_told_finds_out() {
     HostPort::become_cpu(0);
@@ -171,7 +172,7 @@ fn who_is_not_told_finds_out() {
     }
 }
 
-/// A CPU that was told what to forget does not forget more when it comes back from rest.
+/// A CPU that was told what to forget does not forget more when it stops being lazy.
 #[test]
 fn who_was_told_need_not_find_out() {
     HostPort::become_cpu(0);
@@ -196,7 +197,7 @@ fn who_was_told_need_not_find_out() {
     }
 }
 
-/// With tags what is known survives a visit elsewhere, and only that.
+/// With tags, TLB entries survive a visit to another space, and nothing else does.
 #[test]
 fn a_tag_keeps_what_was_not_shot_down() {
     HostPort::become_cpu(0);
@@ -208,7 +209,7 @@ fn a_tag_keeps_what_was_not_shot_down() {
     switch(Some(&b));
     switch(Some(&a));
     assert_eq!(read(&tables, 0), 0, "forgotten though nobody asked");
-    // A third space takes the first tag; its own does not know the page.
+    // A third space takes the first tag; the first space's entries are gone.
     let c = Space::new(13, 2);
     switch(Some(&c));
     switch(Some(&b));
@@ -218,7 +219,7 @@ fn a_tag_keeps_what_was_not_shot_down() {
     a.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
 }
 
-/// Each of as many spaces as there are tags has one of its own.
+/// As many spaces as there are tags each have their own.
 #[test]
 fn no_tag_is_given_to_two_spaces() {
     HostPort::become_cpu(0);
@@ -237,14 +238,14 @@ fn no_tag_is_given_to_two_spaces() {
         assert_eq!(tag_of(space), tag, "it had one");
         assert_eq!(read(&tables, 0), 0, "forgotten though nobody asked");
     }
-    // One more takes the first, and keeps it too.
+    // One more space takes the first tag, and keeps it too.
     assert_eq!([&fifth, &all[1], &fifth].map(tag_of), [1, 2, 1]);
     switch(None);
     fifth.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
 }
 
-/// While a CPU has the tables of a space, it is in its active set: from before it loads
-/// them until after it has loaded others.
+/// While a CPU has the tables of a space, it is in the active set: from before it loads them until
+/// after it has loaded others.
 #[test]
 fn in_the_set_for_as_long_as_loaded() {
     HostPort::become_cpu(0);
@@ -259,8 +260,8 @@ fn in_the_set_for_as_long_as_loaded() {
     assert!(both[1].active().is_empty());
 }
 
-/// Shootdowns whose interrupts come in the wrong order: what is known is not taken for
-/// fresher than the one that is yet to come.
+/// Shootdowns whose interrupts come in the wrong order: a CPU does not take its entries for fresher
+/// than the shootdown that is yet to come.
 #[test]
 fn the_wrong_order_is_not_trusted() {
     HostPort::become_cpu(0);
@@ -272,7 +273,7 @@ fn the_wrong_order_is_not_trusted() {
     tables[1]
         .iter()
         .for_each(|page| page.store(1, Ordering::Relaxed));
-    // Two initiators; of the second one's interrupt, and not yet of the first one's.
+    // Two initiators: the second one's interrupt has come, and the first one's has not.
     space.generation.fetch_add(2, Ordering::SeqCst);
     spaces().forget::<HostPort>(&space, 3, Forget::Page(PAGE_SIZE));
     switch(Some(&other));
@@ -282,8 +283,8 @@ fn the_wrong_order_is_not_trusted() {
     space.retire::<HostPort, _>(0, spaces, tell_me).unwrap();
 }
 
-/// CPUs that come, go, rest and shoot down at random: after a shootdown nobody reads what
-/// was there before.
+/// CPUs load, leave, turn lazy and shoot down at random: after a shootdown no CPU reads the old
+/// value.
 #[test]
 fn nobody_reads_what_was_shot_down() {
     const CPUS: usize = 3;
@@ -330,7 +331,7 @@ fn nobody_reads_what_was_shot_down() {
                     }
                     _ => {}
                 }
-                // Not to where it is: a switch finds out what the CPU was not told.
+                // Not to the same space: a switch finds out what the CPU was not told.
                 if now != before {
                     switch(now.map(|space| &both[space]));
                     before = now;

@@ -148,7 +148,7 @@ fn the_section_alone_counts() {
     assert!(HostPort::interrupts_enabled());
 }
 
-/// With interrupts off before, they are off after.
+/// If interrupts were off before, they are off afterwards.
 #[test]
 fn interrupts_that_were_off_stay_off() {
     HostPort::become_cpu(0);
@@ -162,8 +162,8 @@ fn interrupts_that_were_off_stay_off() {
     assert!(HostPort::interrupts_enabled());
 }
 
-/// A lock that is held across a switch: its guard is forgotten, and its release pays or
-/// leaves what is owed.
+/// A lock that is held across a switch: its guard is forgotten, and its release pays or leaves what
+/// is owed.
 #[test]
 fn a_lock_that_is_handed_over() {
     HostPort::become_cpu(0);
@@ -188,12 +188,12 @@ fn a_lock_that_is_handed_over() {
 fn a_lock_that_nobody_handed_over_is_found() {
     HostPort::become_cpu(0);
     let lock = Spinlock::<(), HostPort>::new(());
-    // SAFETY: not held, which is found before anything is done.
+    // SAFETY: the lock is not held, which is found before anything is done.
     unsafe { lock.unlock_handed_over(true) };
 }
 
-/// While it waits for the lock of where it was, the thread comes to where another lock
-/// counts: it must hold that one.
+/// While the thread waits for its old CPU's lock, it moves to a CPU with another lock: it must hold
+/// that one.
 #[test]
 fn the_lock_of_here_is_looked_for_again() {
     let locks = [(); 2].map(|()| Spinlock::<(), HostPort>::new(()));

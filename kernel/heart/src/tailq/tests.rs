@@ -15,7 +15,7 @@ impl Linked<Here> for Item {
     }
 }
 
-/// Against a list of numbers, over every sequence a random source comes up with.
+/// Compared with a list of numbers, over random sequences.
 #[test]
 fn as_a_plain_model() {
     const ROUNDS: u32 = if cfg!(miri) { 500 } else { 50_000 };

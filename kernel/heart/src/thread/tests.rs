@@ -39,8 +39,8 @@ fn an_id_names_place_and_generation() {
     );
 }
 
-/// Names of every length, of letters of 1 to 4 bytes: what is kept is the longest beginning
-/// of whole letters that fits.
+/// Names of every length, of characters of 1 to 4 bytes: the longest prefix of whole characters
+/// that fits is stored.
 #[test]
 fn a_name_is_cut_between_letters() {
     for letter in ['a', 'ä', '→', '𝄞'] {
@@ -61,7 +61,7 @@ fn a_name_is_cut_between_letters() {
     }
 }
 
-/// Half of one name and half of another is shown, whatever it is.
+/// Half of one name and half of another can be displayed, whatever they are.
 #[test]
 fn a_name_that_is_read_while_it_changes_is_shown() {
     let cut = Name(*b"1234567\xe2----\xff---");

@@ -13,7 +13,7 @@ impl Positions for Places {
     }
 }
 
-/// Against a plain list, over what a random source comes up with.
+/// Compared with a plain list, over random sequences.
 #[test]
 fn as_a_plain_model() {
     const THREADS: u32 = 40;

@@ -34,12 +34,12 @@ fn a_busy_cpu_takes_from_one_that_has_more_to_do() {
     }
     world().here.set(1);
     let here = Desk::here();
-    // Two are queued there and none here; then one each.
+    // Two threads are queued there and none here; afterwards one each.
     balance::<Desk>(here);
     assert_eq!(here.runq.lock().queue.len(), 1);
     balance::<Desk>(here);
     assert_eq!(here.runq.lock().queue.len(), 1);
-    // Not for a CPU that goes offline, and not of a queue that somebody holds.
+    // Not for a CPU that goes offline, and not from a locked queue.
     world().here.set(0);
     for name in ["three", "four"] {
         start(name, 40, None);

@@ -13,9 +13,9 @@ fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
 }
 
-/// The last CPU leaves and comes back while all others call all who are online. True if it
-/// was called when it had left. (One that does not wait for those who have looked is: the
-/// model `offline` finds it in each run, by `quiesce-nobody`; threads of a busy host do not.)
+/// The last CPU leaves and comes back while all others call all online CPUs. Returns whether it was
+/// called after it had left. (A CPU that does not wait for those that have read the set is: the
+/// model `offline` finds it in each run, with `quiesce-nobody`; threads of a busy host do not.)
 fn comings_and_goings(rounds: usize) -> bool {
     let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
     let online = AtomicCpuSet::new();
@@ -37,8 +37,8 @@ fn comings_and_goings(rounds: usize) -> bool {
                     ran[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
                 };
                 calls[index].fetch_add(1, Ordering::SeqCst);
-                // SeqCst: in a call, then look who is online. Pairs with the fence of who
-                // leaves; on x86 the locked instructions of both are fences, to Miri not.
+                // SeqCst: in a call, then read the online set. Pairs with the fence of the CPU that
+                // leaves. On x86 the locked instructions of both are fences; in Miri they are not.
                 fence(Ordering::SeqCst);
                 let phases = [Phase::Barrier, Phase::Run(&action), Phase::NoBarrier];
                 rendezvous.run_on_all(&online, &phases).unwrap();
@@ -50,7 +50,7 @@ fn comings_and_goings(rounds: usize) -> bool {
             return;
         }
         let quiesce = || {
-            // SeqCst: gone, then look who calls. Pairs with the fence of those who do.
+            // SeqCst: gone, then look for callers. Pairs with the callers' fence.
             fence(Ordering::SeqCst);
             let before = calls.each_ref().map(|count| count.load(Ordering::SeqCst));
             for (count, before) in calls.iter().zip(before).take(CPUS - 1) {

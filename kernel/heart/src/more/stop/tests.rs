@@ -19,11 +19,11 @@ fn all() -> CpuSet {
     (0..CPUS).map(cpu).collect()
 }
 
-/// How often each CPU has gone on.
+/// How many times each CPU has gone on.
 type Resumed = [AtomicU32; CPUS];
 
-/// Runs `body` on each CPU. They stop when they are interrupted or look, and, for good,
-/// end.
+/// Runs `body` on each CPU. A CPU stops when it is interrupted or looks; one that stops for good
+/// ends.
 fn machine(body: impl Fn(usize, &Stops<HostPort>, &Resumed) + Sync) {
     let stops = Arc::new(Stops::<HostPort>::new());
     let resumed: Arc<Resumed> = Arc::new([const { AtomicU32::new(0) }; CPUS]);
@@ -42,8 +42,8 @@ fn machine(body: impl Fn(usize, &Stops<HostPort>, &Resumed) + Sync) {
     });
 }
 
-/// A CPU has gone on so often. It says that it runs before it counts: the stopper may be
-/// here in between (which Miri has found).
+/// Waits until a CPU has gone on that many times. It says that it runs before it counts, and the
+/// stopper may be here in between (Miri found that).
 fn assert_gone_on(count: &AtomicU32, times: u32) {
     while count.load(Ordering::Relaxed) < times {
         std::thread::yield_now();
@@ -78,7 +78,7 @@ fn a_stopped_cpu_stands_until_it_is_let_go() {
             (0..50).for_each(|_| std::thread::yield_now());
             assert_eq!(counts(), before, "a stopped CPU worked");
             assert!(stops.is_stopper(cpu(0)) && !stops.is_stopper(cpu(1)));
-            // On top, by the same CPU: nobody is left to stop, and nobody is let go.
+            // On top, by the same CPU: no CPU is left to stop, and none is let go.
             let more = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
             assert!(more.cpus().is_empty());
             stops.restart(&more);
@@ -95,7 +95,7 @@ fn a_stopped_cpu_stands_until_it_is_let_go() {
     });
 }
 
-/// All CPUs stop all others, over and over, with interrupts on or off.
+/// All CPUs stop all others, again and again, with interrupts on or off.
 fn mutual(deaf: bool) {
     const ROUNDS: u32 = if cfg!(miri) { 5 } else { 200 };
     let standing = AtomicU32::new(0);
@@ -109,7 +109,7 @@ fn mutual(deaf: bool) {
             stops.restart(&stopped);
             drop(off);
         }
-        // Those who are not through yet stop those who are.
+        // CPUs that are not finished stop those that are.
     });
 }
 
@@ -118,7 +118,7 @@ fn cpus_that_stop_each_other() {
     mutual(false);
 }
 
-/// FreeBSD r221677: no interrupt reaches the CPU that waits for its turn.
+/// FreeBSD r221677: no interrupt reaches the CPU that waits to become the stopper.
 #[test]
 fn two_deaf_cpus_that_stop_each_other() {
     mutual(true);
@@ -133,8 +133,8 @@ fn a_cpu_that_does_not_stop_is_named_and_the_others_go_on() {
             while !deaf.load(Ordering::Relaxed) {
                 HostPort::relax();
             }
-            // The others stand before the turns are counted, so a few of them will do: all
-            // that [`Probe::CALL_TOO_LONG`] allows take the host a quarter of a minute.
+            // The others have stopped before the turns are counted, so a few turns are enough: the
+            // number that [`Probe::CALL_TOO_LONG`] allows takes the host a quarter of a minute.
             let send = |cpus: &CpuSet| {
                 interrupt(cpus);
                 while stops.stopped().len() < CPUS - 2 {
@@ -148,7 +148,7 @@ fn a_cpu_that_does_not_stop_is_named_and_the_others_go_on() {
             assert!(stops.stopped().is_empty() && stops.is_quiet());
             assert_gone_on(&resumed[2], 1);
             over.store(true, Ordering::Relaxed);
-            // Its interrupt comes late and means nothing; the next one does.
+            // Its interrupt comes late and means nothing; the next one counts.
             let stopped = stops.stop(&all(), Means::Interrupt, interrupt).unwrap();
             assert_eq!(stopped.cpus().len(), CPUS - 1);
             stops.restart(&stopped);
@@ -181,7 +181,7 @@ fn all_that_do_not_stop_are_named_and_asked_no_more() {
     assert!(stops.is_quiet() && HostPort::interrupts_enabled());
 }
 
-/// Those that stand go on one after the other: the last one is waited for, whichever it is.
+/// Stopped CPUs go on one after the other: `restart` waits for the last one, whichever it is.
 #[test]
 fn each_that_is_let_go_is_waited_for() {
     static STOPS: Stops<HostPort> = Stops::new();
@@ -217,8 +217,8 @@ fn restarting_without_having_stopped_is_found() {
     Stops::<HostPort>::new().restart(&stopped);
 }
 
-/// Asked by an interrupt, a CPU does not stop in an NMI that is for something else; asked by
-/// an NMI, it stops either way.
+/// If it is asked by an interrupt, a CPU does not stop in an NMI that is for something else. If it
+/// is asked by an NMI, it stops either way.
 #[test]
 fn an_nmi_stops_only_a_cpu_that_is_asked_by_one() {
     HostPort::become_cpu(0);
@@ -230,7 +230,7 @@ fn an_nmi_stops_only_a_cpu_that_is_asked_by_one() {
         (ASKED_BY_NMI, Means::Interrupt, true),
     ] {
         stops.word(me).store(word, Ordering::Relaxed);
-        // It would stand here with nobody to let it go, so `save` takes the question back.
+        // It would stop here with nobody to let it go, so `save` withdraws the request.
         let mut saved = false;
         let save = || {
             saved = true;
@@ -242,8 +242,8 @@ fn an_nmi_stops_only_a_cpu_that_is_asked_by_one() {
     }
 }
 
-/// On top of a stop by an interrupt, which a CPU has not heard, one by NMI: it stands when
-/// the inner one says so, and goes on when the outer one lets it.
+/// A stop by NMI on top of a stop by an interrupt that a CPU has not seen: it is stopped when the
+/// inner one says so, and goes on when the outer one lets it.
 #[test]
 fn a_stop_on_top_waits_for_what_the_outer_one_has_asked() {
     let (deaf, over) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -275,7 +275,7 @@ fn a_stop_on_top_waits_for_what_the_outer_one_has_asked() {
             while !over.load(Ordering::Acquire) {
                 std::thread::yield_now();
             }
-            // What its NMI does.
+            // The action of its NMI.
             while stops.stop_here(Means::Nmi, || (), || ()) == Outcome::NotAsked {
                 std::thread::yield_now();
             }
@@ -295,7 +295,8 @@ fn the_first_that_panics_may_ask_again() {
     assert_eq!(stops.panicking(), Some(cpu(1)));
 }
 
-/// Whatever they are at, stops included: one wins, and the others stand.
+/// All panic, whatever they are doing, even in the middle of a stop: one wins, and the others are
+/// stopped.
 #[test]
 fn one_of_many_panics_wins() {
     const ROUNDS: u32 = if cfg!(miri) { 3 } else { 50 };
@@ -337,24 +338,24 @@ fn one_of_many_panics_wins() {
     }
 }
 
-// Every interleaving of a CPU and of stoppers that come one after the other, each of which
-// may give up. A step is one access to what both share.
+// Every interleaving of a CPU and of stoppers that come one after the other, each of which may give
+// up. A step is one access to their shared state.
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct State {
-    /// The word; or whether the CPU is asked, and whether it says that it stands.
+    /// The word; or whether the CPU is asked, and whether it says that it is stopped.
     shared: [u8; 2],
-    /// Where the CPU is: at 0 it works.
+    /// The CPU's place in its program: at 0 it works.
     cpu: u8,
-    /// Where the stopper is: at `BELIEVES` it takes the CPU for standing.
+    /// The stopper's place in its program: at `BELIEVES` it believes that the CPU is stopped.
     stopper: u8,
     /// How many stops are left.
     left: u8,
 }
 
 impl State {
-    /// The states that a step of the CPU (where it is then, and what is shared), or one of
-    /// those of the stopper (the same, and how many stops are left), leads to.
+    /// The states after a step of the CPU (its new place, and the shared state), or after one of
+    /// the stopper (the same, and how many stops are left).
     fn after(
         self,
         cpu: Option<(u8, [u8; 2])>,
@@ -376,11 +377,11 @@ impl State {
 }
 
 const BELIEVES: u8 = 2;
-/// Where the CPU stands, and goes on only if the stopper lets it.
+/// The place at which the CPU is stopped, and goes on only if the stopper lets it.
 const STANDS: u8 = 2;
 
-/// Whether a stopper can take a CPU for standing that does not, and whether from each
-/// state that can be reached all stops can end, with the CPU at work.
+/// Whether a stopper can believe that a CPU is stopped when it is not; and whether, from each
+/// reachable state, all stops can end with the CPU at work.
 fn explore(next: fn(State) -> Vec<State>) -> (bool, bool) {
     let start = State {
         shared: [RUNNING, 0],
@@ -445,7 +446,7 @@ fn by_word(state: State) -> Vec<State> {
     state.after(cpu, stopper)
 }
 
-/// With two sets, of those who are asked and of those who stand: the stopper waits until
+/// With two sets, of the CPUs that are asked and of those that are stopped: the stopper waits until
 /// the CPU is in neither before it asks.
 fn by_sets(state: State) -> Vec<State> {
     let [asked, stands] = state.shared;

@@ -18,7 +18,7 @@ fn places() -> [Place; 4] {
     ]
 }
 
-/// `class` taken with `held` held; each "taken" where it was "made".
+/// Takes `class` with `held` held; each is "taken" where it was "made".
 fn acquire(graph: &Graph, held: &[Place], class: Place) -> Result<(), String> {
     let held: Vec<_> = held
         .iter()
@@ -62,7 +62,7 @@ fn a_reversal_names_four_places_and_the_first_calls() {
     }];
     let violation = graph.acquire(&held, a, fourth, |_| ()).unwrap_err();
     let text = violation.to_string();
-    // The calls of the first time, as many as are kept.
+    // The calls of the first time, as many as are stored.
     let mut calls = Vec::new();
     graph.way(a, b, |order| calls.extend(order.stack.calls()));
     assert_eq!(calls, (1..=DEPTH as u64).collect::<Vec<_>>());
@@ -102,7 +102,7 @@ fn a_circle_of_four_is_found_whichever_edge_is_last() {
     }
 }
 
-/// Two classes are one step away from the goal: a circle through either is found.
+/// Two classes are one step away from the goal: a cycle through either is found.
 #[test]
 fn a_circle_through_any_of_several_is_found() {
     let [a, b, c, d] = places();
@@ -142,7 +142,7 @@ fn copies_of_a_place_are_one_class() {
 #[cfg_attr(miri, ignore = "half an hour, of one thread that compares places")]
 fn there_is_room_for_all_classes_and_no_more() {
     let graph = Graph::new();
-    // Many on one line, told apart by the column, and all close together.
+    // Many on one line, distinguished by the column, and all close together.
     #[rustfmt::skip]
     let places: [Place; CLASSES + 2] = [
         here(), here(), here(), here(), here(), here(), here(), here(), here(), here(), here(),

@@ -59,12 +59,12 @@ fn placement() {
     assert_eq!(place(1, false, 0, &[2, 3], Priority::LOWEST), 1);
     assert_eq!(place(1, false, 0, &[], normal), 1);
     assert_eq!(place(9, true, 2, &[0], normal), 2);
-    // On its way out of the machine, it is not a place to go to.
+    // A CPU that goes offline gets no thread.
     assert_eq!(place(1, false, 0, &[7], normal), 1);
     assert_eq!(place(1, false, 0, &[7, 8], normal), 8);
 }
 
-/// In whatever order the CPUs balance, no CPU has two threads more than another in the end, and
+/// In whatever order the CPUs balance, in the end no CPU has two threads more than another, and
 /// nothing moves any more.
 #[test]
 fn balancing_comes_to_an_end() {
