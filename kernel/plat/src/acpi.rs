@@ -1,20 +1,20 @@
-//! What the firmware's tables say: CPUs, interrupt controllers, the HPET, power.
+//! The firmware's ACPI tables: CPUs, interrupt controllers, the HPET, power.
 //!
-//! The way is root pointer → XSDT (RSDT before ACPI 2.0) → the table (ACPI specification 6.5,
-//! sections 5.2.5 to 5.2.8). Tables are firmware's, and wrong more often than one would
-//! think; one bad piece must not cost the rest. So they are read in three steps:
+//! The path is root pointer → XSDT (RSDT before ACPI 2.0) → the table (ACPI specification 6.5,
+//! sections 5.2.5 to 5.2.8). Firmware's tables are wrong more often than one would think, and one
+//! bad piece must not cost the rest. So they are read in three steps:
 //!
-//! - `walk` finds what can be read. Of two that should be the same the one that adds
-//!   up is taken. A wrong checksum is reported, and costs nothing by itself: what is read is
-//!   checked piece by piece.
-//! - `clean` makes a copy of each table without what is wrong in it;
-//! - `tables` reads the copies, by the `acpi` crate.
+//! - `walk` finds the readable tables. If two should be the same, it takes the one whose checksum
+//!   is right. It reports a wrong checksum, but does not drop a table for it alone, since each
+//!   piece is checked later.
+//! - `clean` makes a copy of each table that leaves out what is wrong in it;
+//! - `tables` reads the copies with the `acpi` crate.
 //!
-//! What the tables mean is checked then: [`Madt`] here, and by who uses a [`Block`] of
-//! registers. All that is left out is reported, by table and offset.
+//! Their meaning is checked last: a [`Madt`] here, a [`Block`] of registers by its user. Whatever
+//! is left out is reported, by table and offset.
 //!
-//! Physical memory is reached through a [`Reader`], which says no to what is not memory: a
-//! table may claim to be anywhere, and of any length.
+//! A [`Reader`] reads the physical memory and refuses what is not memory, since a table may claim
+//! to be anywhere and of any length.
 
 mod clean;
 mod madt;
@@ -35,43 +35,43 @@ use core::fmt;
 use clean::Clean;
 use walk::Table;
 
-/// What the tables say that the kernel reads.
+/// What the kernel reads from the tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Platform {
     /// CPUs and interrupt controllers.
     pub madt: Option<Madt>,
     /// The registers of the first HPET.
     pub hpet: Option<Block>,
-    /// How the machine is turned off, and its PM timer.
+    /// How to turn the machine off, and its PM timer.
     pub fadt: Option<Fadt>,
 }
 
-/// What turns the machine off, and the PM timer, by the FADT (ACPI 6.5, 5.2.9 and 4.8.3).
+/// The registers that turn the machine off, and the PM timer, from the FADT (ACPI 6.5, 5.2.9 and
+/// 4.8.3).
 ///
-/// Most registers have two fields: a wide one since ACPI 2.0, for ports and memory, and an old
-/// one for a port. Where they differ both are here, the wide one first: the other is for the
-/// case that nothing can be done with it.
+/// Most registers have two fields: a wide one since ACPI 2.0, for ports and memory, and an old one
+/// for a port. If they differ, both are here, the wide one first; the other is for the case that
+/// the first cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fadt {
     /// The PM1a control register, 16 bits.
     pub pm1a_control: [Option<Register>; 2],
-    /// The PM1b control register, where there are two.
+    /// The PM1b control register, if there is one.
     pub pm1b_control: [Option<Register>; 2],
-    /// The sleep control register, 8 bits: what hardware-reduced ACPI has instead.
+    /// The sleep control register, 8 bits: hardware-reduced ACPI has it instead.
     pub sleep_control: Option<Register>,
-    /// The PM timer, 32 bits of which the low 24 count in any case; hardware-reduced ACPI has
-    /// none.
+    /// The PM timer, 32 bits, of which the low 24 always count; hardware-reduced ACPI has none.
     pub pm_timer: [Option<Register>; 2],
     /// Whether this is hardware-reduced ACPI.
     pub hardware_reduced: bool,
     /// The physical address of the DSDT, a table in memory.
     pub dsdt: Option<u64>,
-    /// What the DSDT has for the control registers: see [`sleep_types`].
+    /// The DSDT's values for the control registers: see [`sleep_types`].
     pub s5: Option<[u8; 2]>,
 }
 
-/// Reads the tables that the root pointer at `rsdp` leads to. Needs the heap, for a moment up
-/// to a MiB of it.
+/// Reads the tables that the root pointer at `rsdp` leads to. Needs up to a MiB of the heap for a
+/// moment.
 pub fn read<'a>(rsdp: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Platform {
     let pointer = Place::new(*b"RSDP", rsdp);
     let mut found: Vec<Table<'a>> = Vec::new();
@@ -103,8 +103,8 @@ pub fn read<'a>(rsdp: u64, read: Reader<'_, 'a>, report: Report<'_>) -> Platform
     platform
 }
 
-/// Calls `found` with the first address, and the first one after it, of all that the root
-/// pointer at `rsdp` leads to and that adds up: itself, the tables, and what the FADT
+/// Calls `found` with the first address, and the first one after it, of everything that the root
+/// pointer at `rsdp` leads to and whose checksum is right: itself, the tables, and what the FADT
 /// names. For the time before memory is handed out: allocates and reports nothing.
 pub fn extents<'a>(rsdp: u64, read: Reader<'_, 'a>, found: &mut dyn FnMut(u64, u64)) {
     let silent = &mut |_: Place, _: fmt::Arguments<'_>| ();

@@ -1,23 +1,22 @@
 //! Measuring the time-stamp counter and a local timer against a counter of known frequency.
 //!
-//! The CPU may be virtual, and its host may take it away at any moment for any time, while
-//! every counter goes on. That spoils a measurement in three ways:
+//! The CPU may be virtual. Its host may then take it away at any moment, for any time, while every
+//! counter goes on. That spoils a measurement in three ways:
 //!
-//! * Between the reads of one [`Look`]: it is not known when in that time each counter was
-//!   read. A window ends only where its two ends are sharp against its length.
-//! * Between two looks, for longer than the reference takes to wrap around: the reference
-//!   has lost a turn, and all else looks fast. The time-stamp counter tells the time between
-//!   two looks, if it is no slower than [`SLOWEST_TSC`]: a window with too long a time in it
-//!   is not trusted. None is if the counter turns out to be slower, as Bochs' is, and the
-//!   reference has fewer than 64 bits. (A PIT wraps around in 55 ms. A CPU that stood still
-//!   for 60 ms at a time found 25 GHz in place of 2.6, in silence:
-//!   `apic::stalls_are_noticed`.)
-//! * For longer than the local timer, which stops at zero, can count: the same.
+//! * Between the reads of one [`Look`]. It is then unknown when in that time each counter was
+//!   read. A window ends only when both its ends are short against its length.
+//! * Between two looks, for longer than the reference takes to wrap around. The reference has lost
+//!   a turn, and everything else looks fast. The time-stamp counter tells the time between two
+//!   looks, if it is no slower than [`SLOWEST_TSC`]: a window with too long a time in it is not
+//!   trusted. If the counter turns out to be slower, as Bochs' is, and the reference has fewer than
+//!   64 bits, no window is trusted. (A PIT wraps around in 55 ms. A CPU that stood still for 60 ms
+//!   at a time measured 25 GHz in place of 2.6, without a warning: `apic::stalls_are_noticed`.)
+//! * For longer than the local timer can count. It stops at zero, and the window is not trusted.
 //!
-//! The last [`AGREE`] windows that can be trusted must agree to a hundredth. If that is not
-//! to be had in [`WINDOWS`], the result is the lowest one, since standing still makes a counter
-//! look fast, and says how far they were apart. So a result without a [`Doubt`] is right to a
-//! hundredth, whatever the host does, for each counter that is not slower than that.
+//! The last [`AGREE`] trusted windows must agree to a hundredth. If [`WINDOWS`] windows do not
+//! achieve that, the result is the lowest one, since standing still makes a counter look fast, and
+//! it tells how far apart they were. So a result without a [`Doubt`] is right to a hundredth,
+//! whatever the host does, for each counter that is not slower than [`SLOWEST_TSC`].
 
 #![forbid(unsafe_code)]
 
@@ -28,25 +27,25 @@ use crate::clock::{SLOWEST_TSC, frequency};
 /// How many windows must agree.
 pub const AGREE: usize = 3;
 
-/// After how many windows the lowest result is taken.
+/// The number of windows after which the lowest result is taken.
 pub const WINDOWS: usize = 16;
 
-/// The parts of a second that a window lasts, if it need not be longer.
+/// How many windows of the usual length make a second.
 const WINDOWS_A_SECOND: u64 = 1000;
 
-/// How many ticks each counter must make in a window: one more or less is not seen.
+/// How many ticks each counter must make in a window, so that one more or less does not matter.
 const LEAST_TICKS: u64 = 400;
 
-/// After how many times its usual length a window ends in any case.
+/// The number of usual lengths after which a window ends in any case.
 const LONGEST: u64 = 100;
 
-/// How many times longer than both its ends a window is.
+/// How many times longer than both its ends together a window must be.
 const SHARP: u64 = 200;
 
-/// A window begins at the narrowest of so many looks.
+/// A window begins at the narrowest of this many looks.
 const FIRST_LOOKS: u32 = 9;
 
-/// A counter that is the same in so many looks, one after the other, stands still.
+/// A counter that is the same in this many successive looks stands still.
 const STILL: u32 = 10_000;
 
 /// The counters at one moment, which lies between two values of the time-stamp counter.
@@ -54,11 +53,11 @@ const STILL: u32 = 10_000;
 pub struct Look {
     /// The time-stamp counter before the others were read.
     pub before: u64,
-    /// And after that.
+    /// The time-stamp counter after that.
     pub after: u64,
     /// The reference, counting up.
     pub reference: u64,
-    /// What the local timer has left of [`u32::MAX`].
+    /// What is left of the local timer's [`u32::MAX`].
     pub left: u32,
 }
 
@@ -71,7 +70,7 @@ impl Look {
         self.before.wrapping_add(self.width() / 2)
     }
 
-    /// What the local timer has counted since `start`, unless it has stopped at zero.
+    /// The ticks of the local timer since `start`, unless it has stopped at zero.
     fn timer(&self, start: &Self) -> Option<u64> {
         let stopped = self.left == 0 && start.left > 0;
         (!stopped).then(|| start.left.wrapping_sub(self.left).into())
@@ -83,11 +82,11 @@ impl Look {
 pub struct Counter {
     /// Ticks a second; not 0.
     pub hz: u64,
-    /// How many bits it has, from 1 to 64: after the last value comes 0.
+    /// Its width, from 1 to 64 bits: it wraps around to 0 after the last value.
     pub bits: u32,
 }
 
-/// What does not count.
+/// The counter that stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Still {
     /// The reference.
@@ -99,25 +98,25 @@ pub enum Still {
 /// Frequencies in hertz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// Of the time-stamp counter.
+    /// The time-stamp counter's.
     pub tsc: u64,
-    /// Of the local timer; `None` if it stands still.
+    /// The local timer's; `None` if it stands still.
     pub timer: Option<u64>,
-    /// Why they may be wrong: too high then, and a wait by them is too long.
+    /// Why they may be wrong. They are then too high, and a wait by them is too long.
     pub doubt: Option<Doubt>,
 }
 
 impl Measured {
-    /// Whether the time-stamp counter cannot be as fast as `other` says: what is in doubt is too
-    /// high, and never too low. (Bochs counts 10 million ticks a second, and its CPUID promises
-    /// 3.5 billion.)
+    /// Whether the time-stamp counter cannot be as fast as `other` says: a doubtful result is too
+    /// high, never too low. (Bochs counts 10 million ticks a second, and its CPUID promises 3.5
+    /// billion.)
     #[must_use]
     pub fn rules_out(&self, other: &Self) -> bool {
         other.tsc > self.tsc.saturating_add(self.tsc / 100)
     }
 }
 
-/// What the windows said where they do not agree.
+/// The results of windows that do not agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doubt {
     /// The lowest frequency of the time-stamp counter, in hertz.
@@ -144,7 +143,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What one window says, in hertz.
+/// The result of one window, in hertz.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     tsc: u64,
@@ -153,19 +152,18 @@ struct Window {
 }
 
 impl Counter {
-    /// The ticks from `earlier` to `later`, if it has not come round in between.
+    /// The ticks from `earlier` to `later`, if it has not wrapped around in between.
     #[must_use]
     pub fn elapsed(self, earlier: u64, later: u64) -> u64 {
         later.wrapping_sub(earlier) & (u64::MAX >> (64 - self.bits))
     }
 
-    /// Measures the other two counters against this one. Each window begins with `restart`,
-    /// which starts the local timer at [`u32::MAX`]; `look` reads the counters. Takes three
-    /// milliseconds, if the CPU does not stand still. Any context in which nothing else
-    /// uses the timer.
+    /// Measures the other two counters against this one. Each window begins with `restart`, which
+    /// starts the local timer at [`u32::MAX`]; `look` reads the counters. Takes three milliseconds
+    /// if the CPU does not stand still. Any context in which nothing else uses the timer.
     ///
     /// # Errors
-    /// [`Still`].
+    /// [`Still`] if the reference or the time-stamp counter does not count.
     pub fn measure(
         self,
         mut restart: impl FnMut(),
@@ -215,8 +213,8 @@ impl Counter {
         })
     }
 
-    /// Lets the counters run for a window; `None` if the CPU has stood still before this one
-    /// was seen to count.
+    /// Lets the counters run for a window. Returns `None` if the CPU stood still and this counter
+    /// was never seen to count.
     fn window(self, look: &mut impl FnMut() -> Look) -> Result<Option<Window>, Still> {
         let least = (self.hz / WINDOWS_A_SECOND).max(LEAST_TICKS);
         let mut start = look();
@@ -255,7 +253,7 @@ impl Counter {
             let enough = ticks >= least && tsc >= LEAST_TICKS;
             let over = stalled || ticks >= least.saturating_mul(LONGEST);
             if over || enough && fine && sharp {
-                // Slower than any: then it is not known how long is too long.
+                // If the counter is slower than any, it is not known how long is too long.
                 let known = self.bits == u64::BITS || hz(tsc) >= SLOWEST_TSC;
                 let trusted = enough && fine && sharp && known && !stalled;
                 let all = now.after.wrapping_sub(start.before);
@@ -271,8 +269,7 @@ impl Counter {
         }
     }
 
-    /// How many ticks of the time-stamp counter may be as long as this one takes to come
-    /// round.
+    /// The least number of time-stamp counter ticks in which this counter may wrap around.
     fn too_long(self) -> u64 {
         let round = (1_u128 << self.bits) * u128::from(SLOWEST_TSC) / u128::from(self.hz);
         u64::try_from(round).unwrap_or(u64::MAX)

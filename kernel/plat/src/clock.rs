@@ -2,18 +2,18 @@
 
 #![forbid(unsafe_code)]
 
-/// Nanoseconds a second.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// No CPU's time-stamp counter is slower, in hertz. (The first x86_64 CPU had 1.4 GHz. An
-/// emulator's may be, if it counts instructions: its time stands still when it does.)
+/// The lowest frequency of a CPU's time-stamp counter, in hertz. (The first x86_64 CPU had 1.4 GHz.
+/// An emulator's may be lower if it counts instructions: its time stops when it does.)
 pub const SLOWEST_TSC: u64 = 100_000_000;
 
-/// Nor is any faster.
+/// The highest frequency, in hertz.
 pub const FASTEST_TSC: u64 = 10_000_000_000;
 
-/// The scale of a counter of known frequency. A multiplication and a shift, so
-/// that a log line in the middle of nowhere costs no division.
+/// The scale of a counter of known frequency. It uses a multiplication and a shift, so that a log
+/// line costs no division.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
     hz: u64,
@@ -22,8 +22,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The scale of a counter that ticks `hz` times a second; `None` for 0, and where a
-    /// tick is less than the multiplier can say (above 4.2 EHz).
+    /// The scale of a counter that ticks `hz` times a second. Returns `None` for 0, and if a tick
+    /// is too short for the multiplier (above 4.2 EHz).
     #[must_use]
     pub const fn new(hz: u64) -> Option<Self> {
         if hz == 0 {
@@ -35,13 +35,13 @@ impl Scale {
         }
     }
 
-    /// Ticks a second.
+    /// Ticks per second.
     #[must_use]
     pub const fn hz(&self) -> u64 {
         self.hz
     }
 
-    /// The nanoseconds that `ticks` take, rounded down. Saturates.
+    /// The duration of `ticks` in nanoseconds, rounded down. Saturates.
     #[must_use]
     pub const fn nanoseconds(&self, ticks: u64) -> u64 {
         saturate((ticks as u128 * self.multiplier as u128) >> 32)
@@ -63,8 +63,8 @@ const fn saturate(value: u128) -> u64 {
     }
 }
 
-/// The frequency of a counter that made `ticks` while a reference of
-/// `reference_hz` made `reference_ticks`; `None` if either stood still.
+/// The frequency of a counter that made `ticks` while a reference of `reference_hz` made
+/// `reference_ticks`. Returns `None` if either stood still.
 #[must_use]
 pub const fn frequency(ticks: u64, reference_ticks: u64, reference_hz: u64) -> Option<u64> {
     if ticks == 0 || reference_ticks == 0 || reference_hz == 0 {
@@ -74,13 +74,13 @@ pub const fn frequency(ticks: u64, reference_ticks: u64, reference_hz: u64) -> O
     if hz == 0 { None } else { Some(saturate(hz)) }
 }
 
-/// The frequency of the time-stamp counter as CPUID tells it, in hertz, and where; `None` if it
-/// does not, or tells what no such counter has. `leaf` reads a leaf (subleaf 0): EAX, EBX, ECX
+/// The frequency of the time-stamp counter by CPUID, in hertz, and the leaf that gives it. Returns
+/// `None` if CPUID gives none, or an impossible one. `leaf` reads a leaf (subleaf 0): EAX, EBX, ECX
 /// and EDX.
 ///
-/// A leaf above the highest one holds whatever it likes (QEMU's TCG has the data of another
-/// one there), so the highest is asked for first. Sources: SDM vol. 3, 20.7.3; leaf 0x40000010
-/// is VMware's, and KVM's where that is asked for.
+/// A leaf above the highest one may hold anything (QEMU's TCG returns another leaf's data there),
+/// so the highest is read first. Sources: SDM vol. 3, 20.7.3; leaf 0x40000010 is VMware's, and
+/// KVM's if that is enabled.
 #[must_use]
 pub fn tsc_by_cpuid(leaf: impl Fn(u32) -> [u32; 4]) -> Option<(u64, &'static str)> {
     const HYPERVISOR: u32 = 0x4000_0000;

@@ -1,34 +1,34 @@
 //! The kernel command line: `key=value` words between white space.
 //!
-//! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`],
-//! `bench` for the bench image, `idle` for every image,
-//! the others are for the test image. A mistake is never fatal: it is handed to the
-//! caller's `complain` as a [`Complaint`], and the boot goes on without that word.
+//! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`], `bench` for
+//! the bench image, `idle` for every image, the others are for the test image. A mistake is never
+//! fatal: the parser passes it to the caller's `complain` as a [`Complaint`], and the boot goes on
+//! without that word.
 //!
-//! The text is what the loader passed, bytes of unknown origin: it may be padded
-//! with NUL, end in a newline, or not be UTF-8.
+//! The loader passes the text as bytes of unknown origin: it may be padded with NUL, end in a
+//! newline, or not be UTF-8.
 
 #![forbid(unsafe_code)]
 
 use core::fmt;
 
-/// The longest command line, in bytes: Linux's limit on x86. (QEMU's loader carries 4,095.)
+/// The longest command line, in bytes: Linux's limit on x86. (QEMU's loader passes 4,095.)
 pub const MAX_LENGTH: usize = 2048;
 
-/// The words of the command line the kernel understands.
+/// The words of the command line that the kernel understands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CommandLine<'a> {
     /// `log=`: the text of a log filter.
     pub log: Option<&'a str>,
     /// `test=`: the test to run.
     pub test: Option<&'a str>,
-    /// `seed=`: the seed of whatever is random, decimal or hexadecimal after `0x`.
+    /// `seed=`: the seed of all randomness, decimal or hexadecimal after `0x`.
     pub seed: Option<u64>,
-    /// `bug=`: the mistakes to bring back, separated by commas.
+    /// `bug=`: the bugs to bring back, separated by commas.
     pub bug: Option<&'a str>,
     /// `heart=`: how interrupts are kept from switching threads before their end.
     pub heart: Option<&'a str>,
-    /// `idle=`: how a CPU rests that has nothing to do, `mwait` or `hlt`.
+    /// `idle=`: how an idle CPU waits, `mwait` or `hlt`.
     pub idle: Option<&'a str>,
     /// `bench=`: the benchmarks to run, separated by commas; for the bench image.
     pub bench: Option<&'a str>,
@@ -52,15 +52,16 @@ pub enum Problem {
     NotUtf8,
     /// It has no `=`.
     NoEquals,
-    /// There is nothing before the `=`, or something the kernel does not know.
+    /// The text before the `=` is empty or not a known key.
     UnknownKey,
-    /// There is nothing after the `=`.
+    /// The value after the `=` is empty.
     EmptyValue,
     /// The value is not a decimal or `0x` number of 64 bits.
     BadNumber,
     /// The key was given before; this word replaces the earlier one.
     Repeated,
-    /// It ends after [`MAX_LENGTH`]. Half of it might mean something else: none is taken.
+    /// It ends after [`MAX_LENGTH`]. All of it is ignored, since half of it might mean something
+    /// else.
     Cut,
 }
 
@@ -96,9 +97,9 @@ impl fmt::Display for Complaint<'_> {
     }
 }
 
-/// Reads a command line. Every word that is wrong, and every key that is repeated
-/// (the last good value wins), goes to `complain` in the order of the text. So does the
-/// first word, or the nothing, that ends after [`MAX_LENGTH`], and what follows is not read.
+/// Parses a command line. Passes every wrong word, and every repeated key (the last good value
+/// wins), to `complain` in the order of the text. So it does with the first word, even an empty
+/// one, that ends after [`MAX_LENGTH`], and stops there.
 pub fn parse<'a>(text: &'a [u8], complain: &mut dyn FnMut(Complaint<'a>)) -> CommandLine<'a> {
     let mut line = CommandLine::default();
     let mut offset = 0;
@@ -131,7 +132,7 @@ pub fn parse<'a>(text: &'a [u8], complain: &mut dyn FnMut(Complaint<'a>)) -> Com
 }
 
 impl<'a> CommandLine<'a> {
-    /// Takes one word in; `Repeated` is the one error after which it has effect.
+    /// Takes in one word. `Repeated` is the only error after which the word has effect.
     fn take(&mut self, word: &'a str) -> Result<(), Problem> {
         let (key, value) = word.split_once('=').ok_or(Problem::NoEquals)?;
         if !matches!(
@@ -175,7 +176,7 @@ fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// White space of ASCII, and NUL, which loaders pad with.
+/// ASCII white space, and NUL, with which loaders pad.
 fn is_blank(byte: u8) -> bool {
     byte == 0 || byte == 0x0b || byte.is_ascii_whitespace()
 }

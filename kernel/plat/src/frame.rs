@@ -1,15 +1,15 @@
 //! The frame allocator: which 4 KiB frames of physical memory are free, one bit each.
 //!
-//! The bitmap is the caller's memory. It covers runs of frames, and none of the holes between
-//! them: how big it is follows from how much memory there is, not from how high it reaches. A
-//! set bit is a free frame, so a new allocator, all zero, has nothing to give until
-//! [`FrameAllocator::free_range`] has added memory. What is not added is never given.
+//! The bitmap is the caller's memory. It covers runs of frames, and none of the holes between them,
+//! so its size depends on how much memory there is, not on the highest address. A set bit is a free
+//! frame. A new allocator is all zero and has nothing to give until [`FrameAllocator::free_range`]
+//! has added memory, and it only ever gives what was added.
 //!
-//! [`FrameAllocator::alloc`] goes on from where the last search ended (next fit), so
-//! that a row of allocations passes over the bitmap once, not once each. It starts
-//! above 1 MiB: low memory, which CPUs start in, goes last.
+//! [`FrameAllocator::alloc`] goes on from where the last search ended (next fit), so that a series
+//! of allocations passes over the bitmap once, not once each. It starts above 1 MiB: low memory, in
+//! which CPUs start, goes last.
 //!
-//! Not shared by itself: the kernel puts it behind a lock. The memory added comes from
+//! It is not synchronised; the kernel puts it behind a lock. The memory added comes from
 //! [`crate::memmap`].
 
 #![forbid(unsafe_code)]
@@ -19,7 +19,7 @@ use core::fmt;
 /// Bytes in a frame.
 pub const FRAME_SIZE: u64 = 4096;
 
-/// Frames below 1 MiB.
+/// The number of frames below 1 MiB.
 const LOW_FRAMES: u64 = 256;
 
 /// A 4 KiB frame of physical memory, by number.
@@ -27,13 +27,13 @@ const LOW_FRAMES: u64 = 256;
 pub struct Frame(u64);
 
 impl Frame {
-    /// The frame with this number: its start address over 4096.
+    /// The frame with this number: its start address divided by 4096.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The frame that holds the byte at this physical address.
+    /// The frame that contains this physical address.
     #[must_use]
     pub const fn containing(address: u64) -> Self {
         Self(address / FRAME_SIZE)
@@ -48,7 +48,7 @@ impl Frame {
     /// The physical address of the frame's first byte.
     ///
     /// # Panics
-    /// In a debug build, if the frame lies beyond 64 bits of address.
+    /// Panics in a debug build if the address needs more than 64 bits.
     #[must_use]
     pub const fn start_address(self) -> u64 {
         self.0 * FRAME_SIZE
@@ -62,10 +62,10 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Why frames cannot be freed; nothing was changed.
+/// Why frames cannot be freed; nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FreeError {
-    /// The frame is free already.
+    /// The frame is already free.
     DoubleFree(Frame),
     /// The bitmap does not cover the frame.
     OutOfRange(Frame),
@@ -85,13 +85,13 @@ impl fmt::Display for FreeError {
     }
 }
 
-/// How many `u64` words the bitmap for so many frames needs.
+/// The number of `u64` words in the bitmap for `frames` frames.
 #[must_use]
 pub const fn words_for(frames: u64) -> usize {
     frames.div_ceil(64) as usize
 }
 
-/// Frames in a row that the bitmap covers.
+/// A run of frames that the bitmap covers.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
 pub struct Span {
@@ -106,7 +106,7 @@ pub struct Span {
 /// Free and used frames of physical memory.
 #[derive(Debug)]
 pub struct FrameAllocator<'a> {
-    /// What the bitmap covers, sorted.
+    /// The runs that the bitmap covers, sorted.
     spans: &'a [Span],
     /// A set bit is a free frame; bits from `end` on are clear.
     bitmap: &'a mut [u64],
@@ -121,12 +121,12 @@ pub struct FrameAllocator<'a> {
 }
 
 impl<'a> FrameAllocator<'a> {
-    /// The allocator for the frames of `runs`, none of them free. A run is its first frame
-    /// and the one after its last; they are sorted, do not overlap, and there is a gap
-    /// between any two. `spans` is the allocator's, with a place for each run.
+    /// The allocator for the frames of `runs`, none of them free. A run is its first frame and the
+    /// one after its last. The runs must be sorted and not overlap, with a gap between any two. The
+    /// allocator uses `spans`, with one element for each run.
     ///
     /// # Panics
-    /// If `spans` has no place for each, or `bitmap` is shorter than [`words_for`] says.
+    /// Panics if `spans` is too short for the runs, or `bitmap` is shorter than [`words_for`] says.
     #[must_use]
     pub fn new(
         spans: &'a mut [Span],
@@ -190,8 +190,8 @@ impl<'a> FrameAllocator<'a> {
     /// Adds memory: `n` frames from `start` on become free.
     ///
     /// # Errors
-    /// [`FreeError::OutOfRange`] or [`FreeError::DoubleFree`], naming the first frame
-    /// that is beyond the bitmap or already free; nothing is added then.
+    /// [`FreeError::OutOfRange`] or [`FreeError::DoubleFree`], naming the first frame that is
+    /// beyond the bitmap or already free; then nothing is added.
     pub fn free_range(&mut self, start: Frame, n: u64) -> Result<(), FreeError> {
         let (from, to) = self.used_range(start, n)?;
         self.give(from, to);
@@ -199,7 +199,7 @@ impl<'a> FrameAllocator<'a> {
         Ok(())
     }
 
-    /// Takes a free frame; `None` if there is none.
+    /// Takes a free frame. Returns `None` if there is none.
     #[must_use = "the frame is lost if nobody frees it"]
     pub fn alloc(&mut self) -> Option<Frame> {
         let (end, hint) = (self.end, self.hint);
@@ -210,8 +210,8 @@ impl<'a> FrameAllocator<'a> {
         Some(self.take(at, 1))
     }
 
-    /// Takes a free frame that lies wholly below the physical address `limit`, the
-    /// lowest there is; `None` if there is none.
+    /// Takes the lowest free frame, if it lies wholly below the physical address `limit`. Otherwise
+    /// returns `None`.
     #[must_use = "the frame is lost if nobody frees it"]
     pub fn alloc_below(&mut self, limit: u64) -> Option<Frame> {
         let end = self.bits_below(limit / FRAME_SIZE);
@@ -219,12 +219,12 @@ impl<'a> FrameAllocator<'a> {
         Some(self.take(at, 1))
     }
 
-    /// Takes `n` free frames in a row, the first with a number that is a multiple of
-    /// `align`; `None` if there is no such row or `n` is 0. Below 1 MiB only if there
-    /// is no other. Looks at the whole bitmap if need be.
+    /// Takes `n` free frames in a row, the first with a number that is a multiple of `align`.
+    /// Returns `None` if there is no such row or `n` is 0. Uses memory below 1 MiB only if there is
+    /// no other. May search the whole bitmap.
     ///
     /// # Panics
-    /// If `align` is not a power of two.
+    /// Panics if `align` is not a power of two.
     #[must_use = "the frames are lost if nobody frees them"]
     pub fn alloc_contiguous(&mut self, n: u64, align: u64) -> Option<Frame> {
         assert!(align.is_power_of_two(), "alignment of {align} frames");
@@ -237,19 +237,19 @@ impl<'a> FrameAllocator<'a> {
         Some(self.take(at, n))
     }
 
-    /// Gives a frame back.
+    /// Frees a frame.
     ///
     /// # Errors
-    /// [`FreeError`], naming the frame, if it cannot be in use. (A frame that was never
-    /// added looks like one in use; it is found out only when no frame is in use.)
+    /// [`FreeError`], naming the frame, if it cannot be in use. (A frame that was never added looks
+    /// like one in use; it is detected only when no frame is in use.)
     pub fn free(&mut self, frame: Frame) -> Result<(), FreeError> {
         self.free_contiguous(frame, 1)
     }
 
-    /// Gives `n` frames from `start` on back.
+    /// Frees `n` frames from `start` on.
     ///
     /// # Errors
-    /// As [`FrameAllocator::free`], for the first frame that is wrong; none is freed then.
+    /// As [`FrameAllocator::free`], for the first frame that is wrong; then none is freed.
     pub fn free_contiguous(&mut self, start: Frame, n: u64) -> Result<(), FreeError> {
         let (from, to) = self.used_range(start, n)?;
         if n > self.used_frames() {
@@ -274,21 +274,21 @@ impl<'a> FrameAllocator<'a> {
         self.free += (to - from) as u64;
     }
 
-    /// Clears the bits of `n` free frames; gives back the first one.
+    /// Clears the bits of `n` free frames. Returns the first frame.
     fn take(&mut self, at: usize, n: u64) -> Frame {
         self.fill(at, at + n as usize, false);
         self.free -= n;
         self.frame_at(at)
     }
 
-    /// The frame that this bit is for.
+    /// The frame of this bit.
     fn frame_at(&self, bit: usize) -> Frame {
         let bit = bit as u64;
         let span = self.spans[self.spans.partition_point(|span| span.bit <= bit) - 1];
         Frame(span.start + (bit - span.bit))
     }
 
-    /// How many bits are for frames below this number: where the bits of the others start.
+    /// The number of bits of frames below this number: where the bits of the others start.
     fn bits_below(&self, number: u64) -> usize {
         let above = self.spans.partition_point(|span| span.end <= number);
         match self.spans.get(above) {
@@ -309,8 +309,8 @@ impl<'a> FrameAllocator<'a> {
         Ok((from, from + n as usize))
     }
 
-    /// The bit of the first frame of a row of `n` free ones, from frame number `from` on and at
-    /// a multiple of `align`.
+    /// The bit of the first frame of a row of `n` free ones, from frame number `from` on, at a
+    /// multiple of `align`.
     fn find_row(&self, from: u64, n: u64, align: u64) -> Option<usize> {
         self.spans.iter().find_map(|span| {
             let bit_of = |number| (span.bit + (number - span.start)) as usize;
@@ -327,7 +327,7 @@ impl<'a> FrameAllocator<'a> {
         })
     }
 
-    /// The first bit in `from..to` of a frame that is free, or that is used.
+    /// The first bit in `from..to` whose frame is free, or used if not `free`.
     fn find(&self, from: usize, to: usize, free: bool) -> Option<usize> {
         let flip = if free { 0 } else { u64::MAX };
         let mut at = from;
@@ -342,7 +342,7 @@ impl<'a> FrameAllocator<'a> {
         None
     }
 
-    /// Makes the bits of `from..to` say free, or used.
+    /// Marks the frames of the bits `from..to` as free, or as used.
     fn fill(&mut self, from: usize, to: usize, free: bool) {
         let mut at = from;
         while at < to {

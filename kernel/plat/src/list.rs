@@ -1,7 +1,6 @@
-//! A list in an array: what a `Vec` is elsewhere, with a capacity that is part of
-//! the type and a push that can say no.
+//! A list in an array: a `Vec` whose capacity is part of the type and whose push can fail.
 //!
-//! It reads as a slice. The places from `len` on hold the filler and mean nothing.
+//! It derefs to a slice. The slots from `len` on hold the filler and mean nothing.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +19,7 @@ pub struct List<T, const N: usize> {
 pub struct Full;
 
 impl<T: Copy, const N: usize> List<T, N> {
-    /// The empty list. `filler` is what its unused places hold; it is never read.
+    /// The empty list. Its unused slots hold `filler`, which is never read.
     #[must_use]
     pub const fn new(filler: T) -> Self {
         Self {
@@ -32,7 +31,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     /// Adds `value` at the end.
     ///
     /// # Errors
-    /// [`Full`] if the list has `N` values already.
+    /// [`Full`] if the list already has `N` values.
     pub fn push(&mut self, value: T) -> Result<(), Full> {
         *self.slots.get_mut(self.len).ok_or(Full)? = value;
         self.len += 1;
@@ -42,10 +41,10 @@ impl<T: Copy, const N: usize> List<T, N> {
     /// Puts `value` at `index` and moves those from there on up by one.
     ///
     /// # Errors
-    /// [`Full`] if the list has `N` values already.
+    /// [`Full`] if the list already has `N` values.
     ///
     /// # Panics
-    /// If `index` is beyond the end.
+    /// Panics if `index` is beyond the end.
     pub fn insert(&mut self, index: usize, value: T) -> Result<(), Full> {
         assert!(index <= self.len, "place {index} of {}", self.len);
         self.push(value)?;
@@ -56,7 +55,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     /// Takes out the value at `index` and moves those after it down by one.
     ///
     /// # Panics
-    /// If there is no value at `index`.
+    /// Panics if there is no value at `index`.
     pub fn remove(&mut self, index: usize) -> T {
         let value = self[index];
         self.slots.copy_within(index + 1..self.len, index);

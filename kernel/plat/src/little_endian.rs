@@ -5,7 +5,7 @@
 /// The `N` bytes at `offset`.
 ///
 /// # Panics
-/// If they are not all in `bytes`: the caller knows that they are.
+/// Panics if they are not all in `bytes`; the caller must have checked.
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     core::array::from_fn(|i| bytes[offset + i])
 }

@@ -1,12 +1,12 @@
 //! Which log records are printed: `info,smp=trace,acpi=off`, the syntax of env_logger.
 //!
-//! A directive is `LEVEL`, for everything that no other directive names,
-//! `MODULE=LEVEL`, for a module and what is inside it, or `MODULE`, which means all
-//! its records. The directive with the longest module path wins; of two with the
-//! same path, the later. Levels are `off error warn info debug trace`, in any case.
+//! A directive is `LEVEL`, for everything that no other directive names; `MODULE=LEVEL`, for a
+//! module and what is inside it; or `MODULE`, which means all its records. The directive with the
+//! longest module path wins; of two with the same path, the later one. Levels are `off error warn
+//! info debug trace`, in upper or lower case.
 //!
-//! A filter has a fixed size and owns its module paths, so that the logger can keep
-//! it when the command line's memory is gone.
+//! A filter has a fixed size and owns its module paths, so that the logger can keep it after the
+//! command line's memory is gone.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ pub const MAX_DIRECTIVES: usize = 16;
 /// The longest module path a directive can have, in bytes.
 pub const MAX_PATH: usize = 32;
 
-/// Paths in the kernel's own crate are written without the crate's name.
+/// Module paths in the kernel's own crate omit the crate's name.
 const OWN_CRATE: &str = "kernel::";
 
 /// For each module, the most verbose level that is printed.
@@ -57,7 +57,7 @@ impl Directive {
     }
 }
 
-/// One directive that was left out of the filter.
+/// A directive that the filter ignores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Complaint<'a> {
     /// The directive as it was written, without blanks around it.
@@ -69,13 +69,13 @@ pub struct Complaint<'a> {
 /// What can be wrong with a directive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Problem {
-    /// What follows the `=` is not a level.
+    /// The text after the `=` is not a level.
     BadLevel,
-    /// Nothing stands before the `=`.
+    /// The text before the `=` is empty.
     NoModule,
     /// The module path has more than [`MAX_PATH`] bytes.
     PathTooLong,
-    /// The filter holds [`MAX_DIRECTIVES`] modules already.
+    /// The filter already holds [`MAX_DIRECTIVES`] modules.
     TooMany,
 }
 
@@ -95,7 +95,7 @@ impl fmt::Display for Complaint<'_> {
 }
 
 impl LogFilter {
-    /// The filter that prints `level` and worse, whatever the module.
+    /// The filter that prints `level` and worse for every module.
     #[must_use]
     pub const fn new(level: LevelFilter) -> Self {
         Self {
@@ -104,8 +104,8 @@ impl LogFilter {
         }
     }
 
-    /// Reads a filter. What no directive names has the level `info`. A directive that
-    /// is wrong or does not fit goes to `complain` and has no effect.
+    /// Parses a filter. A module that no directive names has the level `info`. A directive that is
+    /// wrong or does not fit goes to `complain` and has no effect.
     pub fn parse<'a>(text: &'a str, complain: &mut dyn FnMut(Complaint<'a>)) -> Self {
         let mut filter = Self::new(LevelFilter::Info);
         for directive in text
@@ -176,7 +176,7 @@ impl LogFilter {
             .map_or(self.default, |directive| directive.level)
     }
 
-    /// The most verbose level that any module has: what `log::set_max_level` wants.
+    /// The most verbose level of any module, for `log::set_max_level`.
     #[must_use]
     pub fn max_level(&self) -> LevelFilter {
         self.directives
@@ -186,7 +186,7 @@ impl LogFilter {
     }
 }
 
-/// What is printed when nobody says otherwise: `info`.
+/// The default filter: `info`.
 impl Default for LogFilter {
     fn default() -> Self {
         Self::new(LevelFilter::Info)
@@ -206,7 +206,7 @@ impl fmt::Display for LogFilter {
     }
 }
 
-/// A level in lower case, as it is typed.
+/// Writes a level in lower case, as it is typed.
 fn write_level(f: &mut fmt::Formatter<'_>, level: LevelFilter) -> fmt::Result {
     level
         .as_str()

@@ -1,14 +1,14 @@
 //! The memory map: which physical memory may be handed out.
 //!
-//! Firmware and loaders report memory as entries that may be unsorted, overlapping,
-//! empty or not page-aligned. [`MemoryMap::fill`] brings them to 4 KiB pages, in whatever
-//! order they come: a page is usable only if one entry says so for the whole page and
-//! no entry of another kind touches it. Of several kinds the greatest wins.
+//! Firmware and loaders report memory as entries that may be unsorted, overlapping, empty or not
+//! page-aligned. [`MemoryMap::fill`] converts them to 4 KiB pages, in whatever order they come. A
+//! page is usable only if one entry says so for the whole page and no entry of another kind touches
+//! it. If several kinds claim a page, the greatest wins.
 //!
-//! The map is a list of sorted regions that neither overlap nor touch another of the
-//! same kind. It has a fixed capacity. If that is too small, it does without the smallest
-//! usable regions, and counts them. What else cannot be used is taken out of it by
-//! [`MemoryMap::carve`] and [`MemoryMap::limit`]. [`crate::frame`] takes over from here.
+//! The map is a list of sorted regions that neither overlap nor touch another of the same kind. It
+//! has a fixed capacity. If that is too small, it drops the smallest usable regions, and counts
+//! them. [`MemoryMap::carve`] and [`MemoryMap::limit`] remove memory that cannot be used for other
+//! reasons. [`crate::frame`] takes over from here.
 
 #![forbid(unsafe_code)]
 
@@ -17,11 +17,11 @@ use core::fmt;
 use crate::frame::{FRAME_SIZE, Span, words_for};
 use crate::list::List;
 
-/// The end of the physical address space: x86_64 has at most 52 address bits.
-/// What an entry says about addresses above is ignored.
+/// The end of the physical address space: x86_64 has at most 52 address bits. Entries are ignored
+/// above it.
 pub const ADDRESS_LIMIT: u64 = 1 << 52;
 
-/// What memory is for; on a page that several entries claim, the greatest wins.
+/// What memory is for. On a page that several entries claim, the greatest wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// Free memory.
@@ -30,7 +30,7 @@ pub enum Kind {
     Reserved,
 }
 
-/// The physical addresses from `start` up to, not including, `end`.
+/// The physical addresses from `start` up to, but not including, `end`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Region {
     /// First address.
@@ -48,18 +48,18 @@ impl Region {
         self.end.saturating_sub(self.start)
     }
 
-    /// The part of it from `start` up to, not including, `end`; `None` if that is empty.
+    /// The part of it from `start` up to, but not including, `end`; `None` if that is empty.
     fn within(self, start: u64, end: u64) -> Option<Self> {
         let (start, end) = (self.start.max(start), self.end.min(end));
         (start < end).then_some(Self { start, end, ..self })
     }
 
-    /// The region in whole pages, usable memory rounded inward and other outward;
-    /// `None` if nothing is left of it.
+    /// The region in whole pages, usable memory rounded inward and other memory outward; `None` if
+    /// nothing is left of it.
     fn in_pages(self) -> Option<Self> {
         let Self { start, end, kind } = self;
         let end = match kind {
-            // A length that wraps around: the part up to the top of memory is meant.
+            // If the length wraps around, the part up to the top of memory is meant.
             Kind::Reserved if end < start => ADDRESS_LIMIT,
             _ => end.min(ADDRESS_LIMIT),
         };
@@ -90,7 +90,7 @@ impl fmt::Display for Region {
     }
 }
 
-/// Usable memory that is left out.
+/// Usable memory that the map leaves out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LeftOut {
     /// How many regions, or parts of one.
@@ -128,7 +128,7 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// Entries that no memory map should have.
+/// Entries that should not be in a memory map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Oddities {
     /// How many entries there are.
@@ -137,7 +137,7 @@ pub struct Oddities {
     pub wrapping: usize,
     /// How many of them overlap one of the other kind.
     pub overlapping: usize,
-    /// One of those.
+    /// An example of either.
     pub example: Option<Region>,
 }
 
@@ -170,7 +170,7 @@ pub struct MemoryMap<const N: usize> {
 }
 
 impl<const N: usize> MemoryMap<N> {
-    /// The map that knows of no memory.
+    /// The empty map.
     #[must_use]
     pub const fn new() -> Self {
         const { assert!(N >= 4) };
@@ -189,10 +189,10 @@ impl<const N: usize> MemoryMap<N> {
         }
     }
 
-    /// Puts `entries` into the empty map, in whatever order they come, and says what is odd
-    /// about them. If the end of one is below its start (a length that wraps around), a usable
-    /// entry is ignored, and one of another kind goes on to the top of memory. The entries are
-    /// not stored, so there may be any number of them.
+    /// Puts `entries` into the empty map, in whatever order they come, and reports what is odd
+    /// about them. If one ends below its start (its length wraps around), a usable entry is
+    /// ignored, and one of another kind extends to the top of memory. The entries are not stored,
+    /// so there may be any number of them.
     pub fn fill(&mut self, entries: impl Iterator<Item = Region> + Clone) -> Oddities {
         let mut odd = Oddities::default();
         for entry in entries.clone() {
@@ -202,8 +202,8 @@ impl<const N: usize> MemoryMap<N> {
                 odd.example.get_or_insert(entry);
             }
         }
-        // All below `at` is in the map. From there on it is reserved up to the one end, and then
-        // usable up to the other.
+        // Everything below `at` is in the map. From there on, memory is reserved up to
+        // `reserved_end`, and then usable up to `usable_end`.
         let (mut at, mut reserved_end, mut usable_end) = (0, 0, 0);
         let mut advance = |to: u64, reserved_end: u64, usable_end: u64| {
             for (end, kind) in [(reserved_end, Kind::Reserved), (usable_end, Kind::Usable)] {
@@ -231,7 +231,7 @@ impl<const N: usize> MemoryMap<N> {
         odd
     }
 
-    /// Adds a region above all others, or makes the last one longer.
+    /// Adds a region above all others, or extends the last one.
     fn append(&mut self, region: Region) {
         match self.regions.last_mut() {
             Some(last) if last.end == region.start && last.kind == region.kind => {
@@ -244,9 +244,8 @@ impl<const N: usize> MemoryMap<N> {
         }
     }
 
-    /// Takes the pages that the addresses from `start` up to, not including, `end`
-    /// touch out of the usable memory: it makes them reserved. Gives back how many bytes
-    /// were usable.
+    /// Reserves the pages that the addresses from `start` up to, but not including, `end` touch.
+    /// Returns how many bytes of them were usable.
     pub fn carve(&mut self, start: u64, end: u64) -> u64 {
         let kind = Kind::Reserved;
         let Some(mut hole) = Region { start, end, kind }.in_pages() else {
@@ -279,8 +278,7 @@ impl<const N: usize> MemoryMap<N> {
         taken
     }
 
-    /// Takes out what is usable at `end` or above, and gives back what that was, if there was
-    /// any.
+    /// Removes usable memory at `end` and above. Returns what it removed, if anything.
     pub fn limit(&mut self, end: u64) -> Option<LeftOut> {
         let mut left_out = LeftOut::default();
         let mut at = self.regions.partition_point(|region| region.end <= end);
@@ -299,10 +297,10 @@ impl<const N: usize> MemoryMap<N> {
         (left_out.regions > 0).then_some(left_out)
     }
 
-    /// How far up `room` bytes of bookkeeping reach: from this address on, usable memory
-    /// would need more, with all that is below. For the frame allocator that is a
-    /// [`Span`] for each region and a bit for each frame; for page tables, a frame for
-    /// each GiB and one for each piece of 2 MiB that is not usable as a whole.
+    /// The address up to which `room` bytes of bookkeeping are enough for the usable memory below
+    /// it. For the frame allocator that is a [`Span`] for each region and a bit for each frame; for
+    /// page tables, a frame for each GiB and one for each 2 MiB piece that is not usable as a
+    /// whole.
     #[must_use]
     pub fn affordable_end(&self, room: u64) -> u64 {
         const LARGE: u64 = 2 << 20;
@@ -333,9 +331,9 @@ impl<const N: usize> MemoryMap<N> {
         u64::MAX
     }
 
-    /// Makes room for `more` regions. Two reserved ones that follow each other become one,
-    /// with the hole between them: that costs nothing. Where there are no such, the smallest
-    /// usable region is given up.
+    /// Makes room for `more` regions. If two reserved regions follow each other, it joins them over
+    /// the hole between them, which costs nothing. Otherwise it gives up the smallest usable
+    /// region.
     fn make_room(&mut self, more: usize) {
         while self.regions.len() + more > N {
             let pairs = self.regions.windows(2).enumerate();
@@ -360,7 +358,7 @@ impl<const N: usize> MemoryMap<N> {
         inserted.expect("make_room was called");
     }
 
-    /// The usable regions that the map has no room for.
+    /// The usable regions for which the map has no room.
     #[must_use]
     pub const fn left_out(&self) -> LeftOut {
         self.left_out
@@ -386,7 +384,7 @@ impl<const N: usize> MemoryMap<N> {
         self.iter().map(|region| region.bytes()).sum()
     }
 
-    /// What there is at physical `address`; `None` for a hole.
+    /// The kind of memory at physical `address`; `None` for a hole.
     #[must_use]
     pub fn kind(&self, address: u64) -> Option<Kind> {
         let at = self.regions.partition_point(|region| region.end <= address);
@@ -404,8 +402,8 @@ impl<const N: usize> Default for MemoryMap<N> {
     }
 }
 
-/// Calls `take` for each entry in the order of their starts. They are not stored: each look at
-/// all of them finds the next few.
+/// Calls `take` for each entry, ordered by their starts. It does not store the entries: each pass
+/// over all of them finds the next few.
 fn in_order(entries: impl Iterator<Item = Region> + Clone, mut take: impl FnMut(Region)) {
     const FEW: usize = 64;
     let filler = Region {

@@ -1,10 +1,10 @@
 //! PVH's start_info: what the hypervisor left in memory for the entry.
 //!
-//! `hvm_start_info`, version 1 (Xen, `public/arch-x86/hvm/start_info.h`): 56 bytes that lead
-//! to a memory map, a command line, modules and ACPI's root pointer. All of it is where the
-//! hypervisor says, which may be anywhere: memory is reached through a [`Reader`] that says
-//! no, every count has a limit, and no address wraps around. What is wrong is named by field
-//! and address, and no more is believed.
+//! `hvm_start_info`, version 1 (Xen, `public/arch-x86/hvm/start_info.h`): 56 bytes that lead to a
+//! memory map, a command line, modules and ACPI's root pointer. The hypervisor may put them
+//! anywhere. So a [`Reader`], which may refuse, reads the memory; every count has a limit; and no
+//! address wraps around. An error names the field and its address, and nothing beyond it is
+//! trusted.
 
 #![forbid(unsafe_code)]
 
@@ -13,18 +13,18 @@ use core::fmt;
 use crate::little_endian::{u32_at, u64_at};
 use crate::memmap::{ADDRESS_LIMIT, Kind, Region};
 
-/// Fills the buffer with the bytes of physical memory from an address on; false if not all
-/// of them may be read. (A copy: what start_info leads to is memory that will be reused.)
+/// Fills the buffer with the bytes of physical memory from an address on. Returns false if not all
+/// of them may be read. (It copies, since start_info leads to memory that will be reused.)
 pub type Reader<'r> = &'r mut dyn FnMut(u64, &mut [u8]) -> bool;
 
-/// What the structure starts with.
+/// The first field of the structure.
 pub const MAGIC: u32 = 0x336e_c578;
-/// The most entries of a memory map, and the most modules, that are believed.
+/// The largest count of memory map entries, and of modules, that is accepted.
 pub const MAX_ENTRIES: u32 = 4096;
-/// The memory map's kind of entry that is RAM, as in the ACPI address map.
+/// The entry type of RAM in the memory map, as in the ACPI address map.
 const RAM: u32 = 1;
 
-/// What is wrong with which field, and where that is.
+/// A field that is wrong, where it is, and what is wrong with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StartInfoError {
     /// The field, as the header file names it.
@@ -38,13 +38,13 @@ pub struct StartInfoError {
 /// What can be wrong with a field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Problem {
-    /// It is not in memory that can be read.
+    /// It is not in readable memory.
     NotMemory,
     /// It is this number, not [`MAGIC`].
     Magic(u32),
     /// It has this value, which is impossible.
     Value(u32),
-    /// It has this length, which goes beyond the last physical address.
+    /// It has this length, which reaches beyond the last physical address.
     Length(u64),
 }
 
@@ -77,10 +77,10 @@ pub struct Module {
     pub size: u64,
 }
 
-/// What start_info says.
+/// The contents of start_info.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StartInfo {
-    /// The physical address of ACPI's root pointer, if it is named.
+    /// The physical address of ACPI's root pointer, if it is given.
     pub rsdp: Option<u64>,
     /// The first module.
     pub module: Option<Module>,
@@ -92,13 +92,13 @@ pub struct StartInfo {
 }
 
 impl StartInfo {
-    /// Reads the structure at physical `address`, and its first module. All of it is believed,
-    /// or nothing: a module that cannot be found could not be kept out of the memory that is
-    /// handed out.
+    /// Reads the structure at physical `address`, and its first module. Accepts all of it or
+    /// nothing: a module that cannot be found could not be kept out of the memory that is handed
+    /// out.
     ///
     /// # Errors
-    /// [`StartInfoError`] if the magic number is wrong, or a count, or if there is no memory
-    /// map (version 0), or if something is where no memory is.
+    /// [`StartInfoError`] if the magic number or a count is wrong, if there is no memory map
+    /// (version 0), or if something is not in memory.
     pub fn read(address: u64, read: Reader<'_>) -> Result<Self, StartInfoError> {
         let error = |field, offset, problem| StartInfoError {
             field,
@@ -141,9 +141,9 @@ impl StartInfo {
         self.memory_map_entries
     }
 
-    /// The entry of the memory map with this number, from 0 on, as it is listed. It may be
-    /// empty, overlap others, or end below its start. (QEMU's map calls memory usable that
-    /// the image, the first module and the start_info itself lie in.)
+    /// Returns the entry of the memory map with this number, from 0 on, as it is listed. It may be
+    /// empty, overlap others, or end below its start. (QEMU's map lists the memory of the image,
+    /// the first module and the start_info itself as usable.)
     ///
     /// # Errors
     /// [`StartInfoError`] if it is not in memory.
@@ -152,7 +152,7 @@ impl StartInfo {
         number: u32,
         read: Reader<'_>,
     ) -> Result<Region, StartInfoError> {
-        // An address that wraps around is one that cannot be read.
+        // If the address saturates, it cannot be read.
         let address = self.memory_map.saturating_add(u64::from(number) * 24);
         let entry: [u8; 24] = bytes("memmap", address, read)?;
         let (start, size) = (u64_at(&entry, 0), u64_at(&entry, 8));
@@ -164,11 +164,11 @@ impl StartInfo {
         Ok(Region { start, end, kind })
     }
 
-    /// Copies the command line into `buffer` and gives back its length, without the NUL at
-    /// its end: that of the buffer if it is longer. There may be none, of length 0.
+    /// Copies the command line into `buffer` and returns its length, without the NUL at its end. If
+    /// it is longer than the buffer, returns the buffer's length. Returns 0 if there is none.
     ///
     /// # Errors
-    /// [`StartInfoError`] if memory ends before it does.
+    /// [`StartInfoError`] if the memory ends first.
     pub fn command_line(
         &self,
         buffer: &mut [u8],
@@ -205,7 +205,7 @@ fn module(address: u64, read: Reader<'_>) -> Result<Module, StartInfoError> {
     }
 }
 
-/// The `N` bytes at physical `address`, where `field` is.
+/// Reads the `N` bytes at physical `address`, where `field` is.
 fn bytes<const N: usize>(
     field: &'static str,
     address: u64,

@@ -1,20 +1,20 @@
-//! The validator: a copy of each table that is read, without what is wrong in it.
+//! The validator: makes a copy of each table that the kernel reads, without what is wrong in it.
 //!
-//! The `acpi` crate takes much on trust: that a table is as long as the crate's type of it,
-//! that it adds up, that the entries of a MADT lead to its end. These copies are so. What
-//! had to be left out is reported, by table and offset.
+//! The `acpi` crate trusts much: that a table is as long as the crate's type of it, that its
+//! checksum is right, and that the entries of a MADT lead to its end. These copies satisfy that.
+//! What had to be left out is reported, by table and offset.
 //!
-//! A table whose own length cannot be right (shorter than its fields, or longer than any) is unreadable,
-//! and left out. For a MADT that costs all CPUs but one, and still nothing is guessed: only the length
-//! tells where the entries end, and the bytes after them, of another table or of none, may make as
-//! much sense. A CPU that is read out of those may not exist, or may be listed twice.
+//! A table whose own length cannot be right (shorter than its fields, or longer than any table) is
+//! unreadable, and left out. For a MADT that costs all CPUs but one, and still nothing is guessed.
+//! Only the length tells where the entries end; the bytes after them, from another table or from
+//! none, may make as much sense. A CPU read out of those may not exist, or may be listed twice.
 //!
-//! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next
-//! one. A table that can be walked so, but for zeroes at its end, is believed; types that have
-//! no length of their own, or are not known here, may have any. Where the walk fails nothing tells which length was
-//! wrong, and all that follows is read from its middle. Such a table is read in the way that
-//! has the most entries that make sense, and what is in none is left out: with one entry broken,
-//! all others are kept.
+//! An entry of a MADT has the length of its type (ACPI 6.5, 5.2.12), and leads to the next one.
+//! Types that have no fixed length, or are not known here, may have any. If the walk reaches the
+//! end, or only zeroes remain, the table is trusted. If the walk fails, nothing tells which length
+//! was wrong, and the walk reads all that follows from its middle. Such a table is read in the way
+//! that has the most entries that make sense, and the rest is left out: if one entry is broken, all
+//! others are kept.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ pub(super) struct Clean {
     pub(super) offsets: Vec<usize>,
 }
 
-/// No table that is copied is longer: it would be a MADT for more than 4,000 CPUs.
+/// The longest table that is copied. A longer MADT would have more than 4,000 CPUs.
 const MOST: usize = 64 << 10;
 
 impl Clean {
@@ -49,7 +49,7 @@ impl Clean {
     /// The copy of a MADT, HPET or FADT.
     ///
     /// # Errors
-    /// Why nothing of it can be used, and the offset of that.
+    /// The offset of what makes it useless, and why.
     pub(super) fn table(
         table: &Table<'_>,
         found: &[Table<'_>],
@@ -75,13 +75,13 @@ impl Clean {
             b"HPET" => clean.bytes.resize(56, 0),
             _ => clean.fadt(found, report),
         }
-        // The crate takes no table whose maker's name is not UTF-8.
+        // The crate refuses a table whose OEM name is not UTF-8.
         clean.bytes[10..24].fill(0);
         clean.seal();
         Ok(clean)
     }
 
-    /// A root table that lists `tables`: an XSDT, since one can list all.
+    /// A root table that lists `tables`: an XSDT, since that can list any address.
     pub(super) fn root(place: Place, tables: &[Self]) -> Self {
         let mut root = Self::new(place, &[0; HEADER]);
         root.bytes[..4].copy_from_slice(b"XSDT");
@@ -102,7 +102,7 @@ impl Clean {
         Self::new(place, &bytes)
     }
 
-    /// Makes length and checksum right.
+    /// Sets the length and the checksum.
     fn seal(&mut self) {
         let length = self.bytes.len() as u32;
         self.bytes[LENGTH_AT..][..4].copy_from_slice(&length.to_le_bytes());
@@ -110,7 +110,7 @@ impl Clean {
         self.bytes[CHECKSUM_AT] = 0_u8.wrapping_sub(sum(&self.bytes));
     }
 
-    /// Keeps of the MADT `table` the entries that are right and that the kernel reads.
+    /// Keeps the correct entries of the MADT `table` that the kernel reads.
     fn madt(&mut self, table: &[u8], report: Report<'_>) {
         self.bytes.truncate(MADT);
         let mut end = MADT;
@@ -130,10 +130,11 @@ impl Clean {
         }
     }
 
-    /// Takes out of a FADT what names no register, and a DSDT that there is not.
+    /// Removes from a FADT register fields that name no register, and a DSDT address without a
+    /// DSDT.
     fn fadt(&mut self, found: &[Table<'_>], report: Report<'_>) {
         let Self { place, bytes, .. } = self;
-        // What a short one lacks is not there. (The crate's type of it has this length.)
+        // Fills up a short table with absent fields. (The crate's type has this length.)
         bytes.resize(276, 0);
         // The crate multiplies it by 8, in a byte.
         bytes[PM1_CONTROL_LENGTH] = 2;
@@ -160,8 +161,8 @@ impl Clean {
                 1 => Err(BEYOND),
                 _ => Err("neither in memory nor an I/O port"),
             };
-            // Width, offset and size of access are not read. One size that the crate does not
-            // know would cost the table.
+            // Width, offset and access size are not used, but the crate refuses a table with an
+            // access size that it does not know.
             bytes[at + 1..at + 4].fill(0);
             if let Err(why) = found {
                 report(
@@ -189,14 +190,14 @@ impl Clean {
     }
 }
 
-/// Where a FADT names a register, and how many bytes that has.
+/// The fields of a FADT that name a register, and the register's length.
 #[derive(Clone, Copy)]
 pub(super) struct Field {
     /// The field since ACPI 2.0, in memory or a port.
     pub(super) wide: usize,
     /// The one before, a port.
     pub(super) old: usize,
-    /// The bytes of the register.
+    /// The length of the register, in bytes.
     pub(super) length: u64,
 }
 
@@ -209,21 +210,22 @@ impl Field {
 pub(super) const PM1A_CONTROL: Field = Field::new(172, 64, 2);
 pub(super) const PM1B_CONTROL: Field = Field::new(184, 68, 2);
 pub(super) const PM_TIMER: Field = Field::new(208, 76, 4);
-/// The sleep control register, for which there is no old field.
+/// The sleep control register, which has no old field.
 pub(super) const SLEEP_CONTROL: (usize, u64) = (244, 1);
-/// How many I/O ports there are.
+/// The number of I/O ports.
 const PORTS: u64 = 0x1_0000;
-/// Why a register is none of them.
+/// The complaint about a port beyond them.
 const BEYOND: &str = "beyond the last I/O port";
-/// Where the length of the first two stands.
+/// The offset of the length of the first two.
 const PM1_CONTROL_LENGTH: usize = 89;
-/// Where the DSDT's address stands, and in how many bytes.
+/// The offsets of the DSDT's address, and their lengths in bytes.
 const DSDT: [(usize, usize); 2] = [(140, 8), (40, 4)];
 
 /// A MADT's header and its two own fields; entries follow.
 const MADT: usize = 44;
 
-/// The length of a MADT's entry of this type, for the types of an x86 machine that have one.
+/// The length of a MADT entry of this type, for those types of an x86 machine that have a fixed
+/// one.
 const fn length_of(kind: u8) -> Option<usize> {
     match kind {
         4 => Some(6),
@@ -240,9 +242,9 @@ const fn is_read(kind: u8) -> bool {
     matches!(kind, 0 | 1 | 2 | 4 | 5 | 9 | 10)
 }
 
-/// Whether an entry with the length of its type makes sense: one that begins in another, or ends
-/// in the next, does not. The fields are reserved ones and flags, the numbers of interrupts and
-/// inputs, and addresses, which are above the memory below 4 GiB.
+/// Whether an entry with the length of its type makes sense. One that begins in another entry, or
+/// ends in the next, does not. It checks reserved fields and flags, interrupt and input numbers,
+/// and addresses, which are in the device range below 4 GiB.
 fn makes_sense(entry: &[u8]) -> bool {
     let zero = |fields: &[u8]| fields.iter().all(|&byte| byte == 0);
     match entry[0] {
@@ -256,8 +258,8 @@ fn makes_sense(entry: &[u8]) -> bool {
     }
 }
 
-/// The length of the entry at `at`, if that is right, and what a reading gains by it: most if it
-/// makes sense, nothing if it is of a type that is not read.
+/// The length of the entry at `at`, if it is right, and what a reading gains from it: most if it
+/// makes sense, nothing if its type is not read.
 fn entry_at(table: &[u8], at: usize) -> Option<(usize, i32)> {
     let &[kind, length, ..] = table.get(at..)? else {
         return None;
@@ -272,8 +274,8 @@ fn entry_at(table: &[u8], at: usize) -> Option<(usize, i32)> {
     }
 }
 
-/// The gain by an entry that makes sense, more than by any number of others of its size. By a
-/// CPU's it is one more.
+/// The gain from an entry that makes sense: more than from any number of other entries in the same
+/// space. A CPU's entry gains one more.
 const SENSE: i32 = 16;
 
 /// Whether entries that make sense lead from `at` to `end`, or past it.
@@ -284,9 +286,10 @@ fn leads(table: &[u8], mut at: usize, end: usize) -> bool {
     at >= end
 }
 
-/// The offset and length of each entry, each of which leads to the next one, to the table's end
-/// or to zeroes; `None` if it cannot be walked. Nor can it if entries of other types hide right
-/// ones: what begins as such a type, of whatever length, may be a broken one of another.
+/// Returns the offset and length of each entry if each leads to the next, up to the table's end or
+/// to zeroes. Returns `None` if the table cannot be walked like this, or if entries of other types
+/// hide correct ones: what begins as such a type, of whatever length, may be a broken entry of
+/// another type.
 fn walk(table: &[u8]) -> Option<Vec<(usize, usize)>> {
     let (mut entries, mut at, mut others) = (Vec::new(), MADT, MADT);
     while table[at..].iter().any(|&byte| byte != 0) {
@@ -304,9 +307,10 @@ fn walk(table: &[u8]) -> Option<Vec<(usize, usize)>> {
     Some(entries)
 }
 
-/// The entries of the reading that gains the most, of those the one with the fewest gaps.
+/// Returns the entries of the reading that gains the most; among those, of the one with the fewest
+/// gaps.
 fn best(table: &[u8]) -> Vec<(usize, usize)> {
-    // What can be gained from each offset on: after an entry, and in a gap.
+    // The most that can be gained from each offset on: after an entry, and in a gap.
     let mut gains = vec![(0, 0); table.len() + 1];
     let by_entry = |gains: &[(i32, i32)], at| {
         let (length, gain) = entry_at(table, at).filter(|(_, gain)| *gain > 0)?;
@@ -328,8 +332,8 @@ fn best(table: &[u8]) -> Vec<(usize, usize)> {
     entries
 }
 
-/// What is wrong with the entry at `at`, and how many bytes it has: as many as it claims, if up
-/// to `next` there is no other either.
+/// Returns what is wrong with the entry at `at`, and its length: the one that it claims, if that
+/// fits before `next`; otherwise everything up to `next`.
 fn wrong(table: &[u8], at: usize, next: usize) -> (String, usize) {
     let (all, kind) = (next - at, table[at]);
     if table[at..next].iter().all(|&byte| byte == 0) {

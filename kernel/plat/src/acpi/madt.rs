@@ -1,16 +1,15 @@
 //! The MADT: the table that lists CPUs, I/O APICs and interrupt wiring (ACPI 6.5, 5.2.12).
 //!
-//! Of two entries for one thing the first is kept. What firmware does that the specification
-//! leaves open, and what is done about it:
+//! If two entries describe one thing, the first is kept. The specification leaves some cases open;
+//! this is what firmware does there, and how it is handled:
 //!
-//! - Unused CPU slots are padded with disabled entries that repeat an id or carry the
-//!   broadcast id. A disabled entry whose id is the broadcast id or is listed already
-//!   says nothing and is left out.
-//! - CPUs with ids below 255 belong in local APIC entries (type 0), others in local
-//!   x2APIC entries (type 9), but some firmware lists a CPU in both. The two are one
-//!   CPU, as usable as the more usable of them.
-//! - Which input of the local APICs is the NMI is said per CPU. It is the same for all in
-//!   every machine we know of, so the first entry of a CPU that is listed decides.
+//! - Disabled entries that repeat an id or carry the broadcast id pad unused CPU slots. A disabled
+//!   entry whose id is the broadcast id or already listed says nothing and is left out.
+//! - CPUs with ids below 255 belong in local APIC entries (type 0), others in local x2APIC entries
+//!   (type 9), but some firmware lists a CPU in both. The two are one CPU, as usable as the more
+//!   usable of them.
+//! - Each CPU has its own entry for the input of its local APIC that is the NMI. That input is the
+//!   same for all CPUs in every machine we know of, so the first entry of a listed CPU decides.
 
 use alloc::format;
 use alloc::string::String;
@@ -22,13 +21,13 @@ use acpi::madt::{InterruptSourceOverrideEntry, IoApicEntry, Madt as Table, MadtE
 use super::clean::Clean;
 use super::place::{Block, Place, Report};
 
-/// What the MADT says.
+/// The contents of the MADT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Madt {
     /// Where it is.
     pub place: Place,
-    /// The physical address of every CPU's local APIC (the 64-bit override if there is one),
-    /// and the offset at which it stands.
+    /// The physical address of every CPU's local APIC (the 64-bit override if there is one), and
+    /// the offset of that field.
     pub local_apic: (u64, usize),
     /// The input of the local APICs that is the NMI, LINT0 or LINT1, if an entry says so.
     pub nmi_lint: Option<u8>,
@@ -36,7 +35,7 @@ pub struct Madt {
     pub cpus: Vec<MadtCpu>,
     /// The I/O APICs in the table's order.
     pub io_apics: Vec<IoApic>,
-    /// Where the ISA interrupts arrive that have an override, and the offset of that.
+    /// The overrides of ISA interrupts, each with its offset.
     overrides: [Option<(Isa, usize)>; ISA_INTERRUPTS],
 }
 
@@ -52,22 +51,22 @@ pub struct MadtCpu {
     pub state: CpuState,
     /// The offset of its first entry.
     pub offset: usize,
-    /// Which types of entry have listed it as usable.
+    /// Which types of entry list it as usable.
     usable_in: [bool; 2],
 }
 
-/// Whether a CPU can be started; a later one is more usable.
+/// Whether a CPU can be started; a later variant is more usable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum CpuState {
-    /// Not there, or not to be used.
+    /// Absent, or not to be used.
     Disabled,
-    /// Not there yet; it may be added while the machine runs.
+    /// Not present yet; it may be added while the machine runs.
     OnlineCapable,
     /// Ready to be started.
     Enabled,
 }
 
-/// One I/O APIC. How many inputs it has stands in its version register only.
+/// One I/O APIC. Only its version register says how many inputs it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IoApic {
     /// Its registers.
@@ -83,14 +82,14 @@ pub struct IoApic {
 pub struct Isa {
     /// The global system interrupt.
     pub gsi: u32,
-    /// While the line is at its level, rather than at its edge.
+    /// Level-triggered, rather than edge-triggered.
     pub level: bool,
-    /// Low or falling, rather than high or rising.
+    /// Active low or falling, rather than high or rising.
     pub low: bool,
 }
 
 impl Madt {
-    /// Reads the table, whose clean copy `copy` is.
+    /// Reads the table from its clean copy, `copy`.
     pub(super) fn read(copy: &Clean, table: Pin<&Table>, report: Report<'_>) -> Self {
         let mut madt = Self {
             place: copy.place,
@@ -113,7 +112,7 @@ impl Madt {
         madt
     }
 
-    /// Takes in an entry; the table has CPUs with these processor ids.
+    /// Takes in an entry. `ids` are the processor ids of the table's CPUs.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -146,8 +145,8 @@ impl Madt {
         }
     }
 
-    /// Takes in a CPU from the type of entry number `source`, in which the id `broadcast` means
-    /// all CPUs. The module's text says what is decided here.
+    /// Takes in a CPU from an entry of type `source` (an index), in which the id `broadcast` means
+    /// all CPUs. The module's header explains the choices made here.
     fn take_cpu(
         &mut self,
         source: usize,
@@ -156,7 +155,7 @@ impl Madt {
         flags: u32,
         place: Place,
     ) -> Result<(), String> {
-        // Before ACPI 6.3 bit 1 is reserved and zero, so no revision needs to be looked at.
+        // Before ACPI 6.3 bit 1 is reserved and zero, so the revision does not matter.
         let state = match flags & 3 {
             0 => CpuState::Disabled,
             2 => CpuState::OnlineCapable,
@@ -235,7 +234,7 @@ impl Madt {
                 ));
             }
         }
-        // 0 is what is usual on the bus, as 1 is.
+        // 0 means the bus's default, and 1 means the same here.
         if flags & 3 == 2 || flags >> 2 & 3 == 2 {
             return Err(format!(
                 "reserved polarity or trigger mode in flags {flags:#x}"
@@ -244,7 +243,7 @@ impl Madt {
         Ok(())
     }
 
-    /// Takes in which input is the NMI of the CPU with that processor id, or of all.
+    /// Takes in the NMI input of the CPU with this processor id, or of all CPUs.
     fn take_nmi(&mut self, cpu: Option<u32>, ids: &[u32], lint: u8) -> Result<(), String> {
         if lint > 1 {
             return Err(format!("a local APIC has no LINT{lint}"));
@@ -260,8 +259,8 @@ impl Madt {
         }
     }
 
-    /// Where ISA interrupt `irq` arrives: as an override says, or else at the global
-    /// system interrupt of its number, by a rising edge.
+    /// Where ISA interrupt `irq` arrives: as an override says, or else at the global system
+    /// interrupt with its number, on a rising edge.
     #[must_use]
     pub fn isa(&self, irq: u8) -> Isa {
         let known = self.overrides.get(usize::from(irq)).copied().flatten();
@@ -275,7 +274,7 @@ impl Madt {
         )
     }
 
-    /// The ISA interrupts that have an override, where each arrives, and where that is said.
+    /// The ISA interrupts that have an override, where each arrives, and the place of the override.
     pub fn overrides(&self) -> impl Iterator<Item = (usize, Isa, Place)> {
         let known = self.overrides.iter().enumerate();
         known.filter_map(|(irq, known)| {
@@ -284,8 +283,8 @@ impl Madt {
         })
     }
 
-    /// The CPUs that take part when the boot CPU has APIC id `boot`: that one, whatever the
-    /// table says of it, since it is running, and the others that are enabled.
+    /// The APIC ids of the CPUs to use when the boot CPU has APIC id `boot`: that one, whatever the
+    /// table says of it, since it is running, and the other enabled ones.
     pub fn taking_part(&self, boot: u32) -> impl Iterator<Item = u32> {
         let enabled = move |cpu: &&MadtCpu| cpu.state == CpuState::Enabled && cpu.apic_id != boot;
         let others = self.cpus.iter().filter(enabled).map(|cpu| cpu.apic_id);
@@ -293,7 +292,7 @@ impl Madt {
     }
 }
 
-/// The processor id of a CPU's entry.
+/// The processor id in a CPU's entry.
 fn processor(entry: &MadtEntry<'_>) -> Option<u32> {
     match entry {
         MadtEntry::LocalApic(cpu) => Some(cpu.processor_id.into()),

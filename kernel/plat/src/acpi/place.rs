@@ -1,4 +1,4 @@
-//! Where in which table, and the registers that one names.
+//! A place in a table, and the registers that a table names.
 
 #![forbid(unsafe_code)]
 
@@ -50,19 +50,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// Where a reader says what is wrong, and what becomes of it: one line each.
+/// Where a reader reports what is wrong, and what it does about it: one line each.
 pub type Report<'r> = &'r mut dyn FnMut(Place, fmt::Arguments<'_>);
 
-/// A block of device registers in memory, as a table names it. Nothing about it is believed:
-/// [`Self::check`] comes first, then what the machine knows of the address, and then the
-/// device must answer.
+/// A block of device registers in memory, as a table names it. Trust nothing about it before
+/// [`Self::check`], what the machine knows of the address, and an answer of the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
     /// Where the table names it.
     pub place: Place,
     /// Its physical address.
     pub address: u64,
-    /// How many bytes of it are used: a power of two, up to a page.
+    /// The number of bytes used: a power of two, up to a page.
     length: u64,
 }
 
@@ -75,11 +74,11 @@ impl Block {
         }
     }
 
-    /// Whether registers can be there: above 1 MiB, and aligned to their length, as all these
-    /// devices' are. So they are in one page, and one is mapped.
+    /// Checks that registers can be there: above 1 MiB, and aligned to their length, as with all
+    /// these devices. So they lie in one page, and one page is mapped.
     ///
     /// # Errors
-    /// Why not, for a message.
+    /// The reason why not, for a message.
     pub const fn check(&self) -> Result<(), &'static str> {
         if self.address < 1 << 20 {
             Err("where there is no device")

@@ -1,8 +1,8 @@
-//! The sleep types of S5, "soft off", out of the DSDT.
+//! The sleep types of S5, "soft off", from the DSDT.
 //!
-//! They stand in the package `_S5_` (ACPI 6.5, 7.4.2), which is AML: byte code for an
-//! interpreter, which the kernel has not. The package is written out in every DSDT that has
-//! one, so its name is looked for, and what follows it must be such a package.
+//! They are in the package `_S5_` (ACPI 6.5, 7.4.2), which is AML: byte code for an interpreter
+//! that the kernel does not have. Every DSDT that has the package spells it out, so the kernel
+//! searches for its name and requires such a package after it.
 
 #![forbid(unsafe_code)]
 
@@ -15,11 +15,11 @@ const BYTE: u8 = 0x0a;
 const WORD: u8 = 0x0b;
 const DWORD: u8 = 0x0c;
 
-/// A sleep type has three bits.
+/// The largest sleep type: it has three bits.
 const MOST: u32 = 7;
 
-/// The values for the PM1a and the PM1b control register by which the machine goes off; the
-/// first is for the sleep control register too. `None` if the table has none.
+/// Returns the values for the PM1a and PM1b control registers that turn the machine off; the first
+/// is also for the sleep control register. Returns `None` if the table has none.
 #[must_use]
 pub fn sleep_types(dsdt: &[u8]) -> Option<[u8; 2]> {
     let named = dsdt.windows(4).enumerate();
@@ -30,13 +30,13 @@ pub fn sleep_types(dsdt: &[u8]) -> Option<[u8; 2]> {
     })
 }
 
-/// The first two elements of the package that `aml` begins with.
+/// The first two elements of the package at the start of `aml`.
 fn package(aml: &[u8]) -> Option<[u8; 2]> {
     let (&PACKAGE, rest) = aml.split_first()? else {
         return None;
     };
-    // The length of all that follows, its own bytes too: how many more there are is in the two
-    // upper bits of the first (ACPI 6.5, 20.2.4).
+    // The length of all that follows, including its own bytes. The two upper bits of the first byte
+    // say how many more it has (ACPI 6.5, 20.2.4).
     let (&lead, _) = rest.split_first()?;
     let more = usize::from(lead >> 6);
     let bytes = rest.get(1..1 + more)?;
@@ -49,7 +49,7 @@ fn package(aml: &[u8]) -> Option<[u8; 2]> {
     let (first, elements) = integer(elements)?;
     let second = match count {
         0 => return None,
-        // Two in one, as some firmware has it.
+        // Some firmware puts both into one integer.
         1 => first >> 8,
         _ => integer(elements)?.0,
     };
@@ -58,7 +58,7 @@ fn package(aml: &[u8]) -> Option<[u8; 2]> {
     fits.then_some([first as u8, second as u8])
 }
 
-/// The integer that `aml` begins with, and what follows it.
+/// The integer at the start of `aml`, and what follows it.
 fn integer(aml: &[u8]) -> Option<(u32, &[u8])> {
     let (&op, rest) = aml.split_first()?;
     let width = match op {

@@ -1,7 +1,7 @@
-//! Reading the clean copies by the `acpi` crate.
+//! Reads the clean copies with the `acpi` crate.
 //!
-//! The crate maps what it reads, by a trait that has no way to refuse. Here the physical
-//! addresses are those of the copies, which are all in memory, so nothing is to be refused.
+//! The crate maps what it reads through a trait that has no way to refuse. Here the physical
+//! addresses are those of the copies, which are all in memory, so nothing needs to be refused.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -32,16 +32,16 @@ impl AcpiHandler for Memory<'_> {
         let bytes = &copy.expect("what is listed are copies").bytes[..size];
         const { assert!(align_of::<T>() == 1) };
         assert!(size >= size_of::<T>());
-        // SAFETY: as many bytes as were asked for, at least a `T` of them, which is packed and
-        // has no invalid value; they outlive the handler that goes with the mapping.
+        // SAFETY: as many bytes as were requested, at least as many as a `T` has, which is packed
+        // and has no invalid value. They outlive the handler that goes with the mapping.
         unsafe { PhysicalMapping::new(address, NonNull::from(bytes).cast(), size, size, *self) }
     }
 
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
 
-/// What the copies of the tables say. They are found by the root pointer at `pointer`, and
-/// listed at `root`.
+/// Reads the platform from the copies. The crate finds them through the root pointer at `pointer`
+/// and the root table at `root`.
 pub(super) fn read(
     pointer: Place,
     root: Place,
@@ -51,7 +51,7 @@ pub(super) fn read(
     let mut platform = Platform::default();
     let root = Clean::root(root, &copies);
     copies.extend([Clean::pointer(pointer, root.place.address), root]);
-    // SAFETY: there is a root pointer, and it leads to copies only.
+    // SAFETY: there is a root pointer, and it leads only to copies.
     let tables = unsafe { AcpiTables::from_rsdp(Memory(&copies), pointer.address as usize) };
     let tables = match tables {
         Ok(tables) => tables,
@@ -98,7 +98,7 @@ fn fadt(copy: &Clean, table: &TheirFadt) -> AcpiResult<Fadt> {
         }
         Some(Register::Memory(Block::new(place, found.address, length)))
     };
-    // The crate takes the wide field unless it is 0, and then the old one.
+    // The crate uses the wide field unless it is 0, and then the old one.
     let both = |found: Option<GenericAddress>, Field { wide, old, length }| {
         let Some(found) = found.filter(|found| found.address != 0) else {
             return [None; 2];

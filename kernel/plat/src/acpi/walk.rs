@@ -1,40 +1,41 @@
-//! From the root pointer to the tables, as far as they can be read.
+//! From the root pointer to the readable tables.
 //!
-//! Two walk this way: [`super::read`], for what the tables say, and [`super::extents`], before
-//! any memory is handed out, for where they are. So nothing is allocated.
+//! This walk has two users: [`super::read`], for the contents of the tables, and
+//! [`super::extents`], for their places, before any memory is handed out. So it allocates nothing.
 
 #![forbid(unsafe_code)]
 
 use super::place::{Place, Report};
 use crate::little_endian::{array_at, u32_at, u64_at};
 
-/// The bytes of physical memory at an address, or `None` if there are not so many.
+/// Returns the bytes of physical memory at an address, or `None` if there are not that many.
 pub type Reader<'r, 'a> = &'r mut dyn FnMut(u64, usize) -> Option<&'a [u8]>;
 
-/// The header that every table has, and where its length and checksum stand.
+/// The length of the header that every table has, and the offsets of its length and checksum.
 pub(super) const HEADER: usize = 36;
 pub(super) const LENGTH_AT: usize = 4;
 pub(super) const CHECKSUM_AT: usize = 9;
-/// The root pointer of ACPI 1.0, and since 2.0.
+/// The length of the root pointer of ACPI 1.0, and since 2.0.
 const OLD_RSDP: usize = 20;
 pub(super) const RSDP: usize = 36;
-/// No table is longer, and no root table.
+/// The greatest length of a table, and of a root table.
 const MAX_LENGTH: usize = 16 << 20;
 const MAX_ROOT: usize = 64 << 10;
 
-/// A table, as long as it says and all of it in memory.
+/// A table with the length that it claims, all of it in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a> {
     pub(super) place: Place,
     pub(super) bytes: &'a [u8],
-    /// Whether it adds up.
+    /// Whether its checksum is right.
     pub(super) sound: bool,
-    /// How many bytes an address in it has, if it is a root table.
+    /// The size of an address in it, in bytes, if it is a root table.
     width: usize,
 }
 
 impl<'a> Table<'a> {
-    /// The table that the place `by` names, of `most` bytes; none if the address there is 0.
+    /// Reads the table at `address`, which the place `by` names, of at most `most` bytes. Returns
+    /// `None` if the address is 0.
     fn read(
         by: Place,
         address: u64,
@@ -79,7 +80,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// What a root table lists: the places of its entries, and the addresses in them.
+    /// The entries of a root table: their places, and the addresses in them.
     fn entries(&self) -> impl Iterator<Item = (Place, u64)> {
         self.addresses(HEADER, self.width)
     }
@@ -96,7 +97,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Whether the bytes add up to 0; if not, that is reported.
+/// Returns whether the bytes add up to 0, and reports it if they do not.
 fn adds_up(bytes: &[u8], at: Place, report: Report<'_>) -> bool {
     let sum = sum(bytes);
     if sum != 0 {
@@ -109,9 +110,9 @@ pub(super) fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, &byte| sum.wrapping_add(byte))
 }
 
-/// Calls `found` with every table that the root pointer at `pointer` leads to: the root tables,
-/// what they list, and what a FADT names. The XSDT, if there is one, comes before the RSDT,
-/// unless only that one adds up. False if there is no root table.
+/// Calls `found` with every table that the root pointer at `pointer` leads to: the root tables, the
+/// tables they list, and those that a FADT names. The XSDT, if there is one, comes before the RSDT,
+/// unless only the RSDT's checksum is right. Returns false if there is no root table.
 pub(super) fn tables<'a>(
     pointer: Place,
     read: Reader<'_, 'a>,
@@ -147,7 +148,7 @@ pub(super) fn tables<'a>(
     // Some firmware has this revision and no XSDT.
     let xsdt = new_address.and_then(|address| root(24, address, new_sound));
     let rsdt = root(16, old_address, old_sound);
-    // One that is called something else is read if there is no other.
+    // A root table with another signature is read only if no other has the right one.
     let right = |root: &Table<'_>, signature| root.place.table == signature;
     let any_right = xsdt.is_some_and(|root| right(&root, *b"XSDT"))
         || rsdt.is_some_and(|root| right(&root, *b"RSDT"));

@@ -1,7 +1,6 @@
 use super::{Leaf, by_cpuid};
 
-/// A CPU with these leaves, which above the highest answers as for `highest`, as Intel's
-/// and QEMU's do.
+/// A CPU with these leaves. Above the highest it answers as for `highest`, like Intel's and QEMU's.
 fn id(highest: u32, leaves: &[(u32, Leaf)]) -> u32 {
     by_cpuid(|asked| {
         if asked == 0 {
@@ -44,7 +43,7 @@ fn the_topology_leaf_is_right_where_leaf_1_lies() {
         id(0xd, &[leaf_1(0xff00_0800), (0xb, topology(1, 255))]),
         255
     );
-    // Ids that 8 bits do not hold.
+    // Ids that do not fit 8 bits.
     assert_eq!(
         id(0xd, &[leaf_1(0x0100_0800), (0xb, topology(2, 257))]),
         257
@@ -55,7 +54,7 @@ fn the_topology_leaf_is_right_where_leaf_1_lies() {
 fn leaf_1f_comes_before_leaf_b() {
     let both = [(0xb, topology(1, 7)), (0x1f, topology(1, 9)), leaf_1(0)];
     assert_eq!(id(0x1f, &both), 9);
-    // It is above the highest, and would answer as that does.
+    // Leaf 0x1f is above the highest, and would answer as that does.
     assert_eq!(id(0x1e, &both), 7);
 }
 

@@ -60,8 +60,7 @@ fn frequency_by_a_reference() {
     assert_eq!(frequency(u64::MAX, 1, u64::MAX), Some(u64::MAX));
 }
 
-/// What CPUID says of a CPU whose highest leaf is `highest`, with these three leaves, and
-/// noise above them.
+/// CPUID of a CPU whose highest leaf is `highest`, with these three leaves, and noise above them.
 fn told(
     highest: u32,
     ratio: [u32; 3],
@@ -98,15 +97,15 @@ fn cpuid_tells_the_frequency_or_nothing() {
     );
     assert_eq!(told(0x15, [2, 0, 25_000_000], 2_100, None), None);
     assert_eq!(told(0x16, [0, 0, 0], 0, None), None);
-    // QEMU's TCG: other leaves' data where there is none.
+    // QEMU's TCG: other leaves' data above the highest leaf.
     assert_eq!(told(0xd, [0; 3], 0, None), None);
     assert_eq!(told(0xd, [0; 3], 0, Some([0x4000_0001, 0])), None);
-    // A hypervisor knows better than the CPU that it shows.
+    // The hypervisor's leaf goes before those of the CPU.
     let by_hypervisor = Some((2_596_144_000, "CPUID leaf 0x40000010"));
     let vm = Some([0x4000_0010, 2_596_144]);
     assert_eq!(told(0x16, [2, 168, 25_000_000], 2_400, vm), by_hypervisor);
     assert_eq!(told(0xd, [0; 3], 0, Some([0x4000_0010, 0])), None);
-    // What no counter has: 840 THz, 50 MHz.
+    // Impossible frequencies: 840 THz, 50 MHz.
     assert_eq!(told(0x15, [1, 0x8000_0000, u32::MAX], 0, None), None);
     assert_eq!(told(0x16, [0; 3], 50, None), None);
     assert_eq!(told(0x15, [1, u32::MAX, u32::MAX], 0, None), None);

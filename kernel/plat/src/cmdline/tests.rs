@@ -8,7 +8,7 @@ fn parsed(text: &[u8]) -> (CommandLine<'_>, Vec<String>) {
     (line, complaints)
 }
 
-/// What is said about a text that has one mistake.
+/// The complaint about a text with one mistake.
 fn said(text: &[u8]) -> String {
     let (_, complaints) = parsed(text);
     assert_eq!(complaints.len(), 1, "{complaints:?}");
@@ -131,7 +131,7 @@ fn a_line_that_is_too_long_loses_whole_words() {
     let (parsed_line, complaints) = parsed(more.as_bytes());
     assert_eq!((parsed_line.test, parsed_line.seed), (Some("a"), None));
     assert_eq!(complaints.len(), 1);
-    // What came after the blank is not known.
+    // What came after the blank is unknown.
     let (_, complaints) = parsed(&[b' '; MAX_LENGTH + 1]);
     assert_eq!(complaints.len(), 1, "{complaints:?}");
     assert_eq!(parsed(&[b' '; MAX_LENGTH]).1.len(), 0);

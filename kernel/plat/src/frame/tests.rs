@@ -170,7 +170,7 @@ fn rows_of_no_length_or_impossible_alignment() {
 
 #[test]
 fn holes_have_no_bits() {
-    // A page at 16 TiB, a run whose end is not a word's, and the first frame of all.
+    // A page at 16 TiB, a run that ends within a word, and the first frame of all.
     let far = (16 << 40) / FRAME_SIZE;
     let runs = [
         (0, 1),

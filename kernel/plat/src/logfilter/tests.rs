@@ -5,7 +5,7 @@ fn filter(text: &str) -> LogFilter {
     LogFilter::parse(text, &mut |complaint| panic!("{complaint}"))
 }
 
-/// The filter of a text with one mistake, and what is said about it.
+/// The filter of a text with one mistake, and the complaint about it.
 fn said(text: &str) -> (LogFilter, String) {
     let mut complaints = Vec::new();
     let filter = LogFilter::parse(text, &mut |complaint| {

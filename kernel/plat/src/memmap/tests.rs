@@ -117,7 +117,7 @@ fn what_is_at_an_address() {
 
 #[test]
 fn a_full_map_does_without_the_smallest() {
-    // Twenty holes, with more memory behind each than behind the one before.
+    // Twenty holes, with more memory after each than after the one before.
     let pages = |start: u64, end: u64, kind| (start << 12, end << 12, kind);
     let mut entries: Vec<_> = (1..=20)
         .map(|n| pages(n * n, n * n + 1, Reserved))
@@ -202,7 +202,7 @@ fn a_large_machine_loses_nothing() {
     // 1 TiB with 2 GiB of it below the hole; 256 GiB with 64 MiB below.
     assert_eq!(pc(2 * GIB, 1022 * GIB).affordable_end(GIB), u64::MAX);
     assert_eq!(pc(64 << 20, 256 * GIB).affordable_end(32 << 20), u64::MAX);
-    // 32 KiB of bits and a page directory to each GiB.
+    // 32 KiB of bits and a page directory for each GiB.
     let map = pc(64 << 20, 256 * GIB);
     assert_eq!(map.affordable_end(1 << 20).next_multiple_of(GIB), 32 * GIB);
 }
@@ -254,7 +254,7 @@ fn more_entries_than_are_sorted_at_a_time() {
     let mut entries: Vec<_> = (0..200)
         .map(|n| (n * 0x2000, n * 0x2000 + 0x1000, Usable))
         .collect();
-    // In an order in which neighbours are far from each other; and each of them twice.
+    // In an order in which neighbours are far from each other, and each of them twice.
     entries.sort_by_key(|entry| entry.0 * 77 % 200_003);
     entries.extend_from_within(..);
     let mut map = MemoryMap::<256>::new();

@@ -3,8 +3,8 @@ use crate::memmap::MemoryMap;
 
 const BASE: u64 = 0x1000;
 
-/// Memory from `BASE` on with a start_info, one map entry at +0x40, a module at +0x60 and
-/// a command line at +0x80.
+/// Memory from `BASE` on with a start_info, one map entry at +0x40, a module at +0x60 and a command
+/// line at +0x80.
 fn memory() -> Vec<u8> {
     let mut memory = vec![0; 0x80];
     let mut put = |at: usize, value: u64| {
@@ -49,7 +49,7 @@ fn map(info: &StartInfo, read: Reader<'_>) -> Result<MemoryMap<4>, StartInfoErro
     Ok(map)
 }
 
-/// All that there is to read.
+/// Reads everything.
 fn all(memory: &[u8]) -> Result<(StartInfo, MemoryMap<4>, Vec<u8>), StartInfoError> {
     let read = &mut reader(memory);
     let info = StartInfo::read(BASE, read)?;
@@ -59,7 +59,7 @@ fn all(memory: &[u8]) -> Result<(StartInfo, MemoryMap<4>, Vec<u8>), StartInfoErr
     Ok((info, map, line[..len].to_vec()))
 }
 
-/// What is said if the bytes at `at` are others.
+/// The error if the bytes at `at` are replaced.
 fn said(at: usize, bytes: &[u8]) -> String {
     let mut memory = memory();
     memory[at..at + bytes.len()].copy_from_slice(bytes);

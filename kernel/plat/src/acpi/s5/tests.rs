@@ -20,7 +20,7 @@ fn those_of_qemus_machines_are_found() {
     assert_eq!(sleep_types(&read("q35")), Some([0, 0]));
     assert_eq!(sleep_types(&read("pc")), Some([0, 0]));
     assert_eq!(sleep_types(&read("microvm")), Some([5, 0]));
-    // Cut anywhere, it has them or has them not.
+    // Cut anywhere, it has both or none.
     for name in ["q35", "pc", "microvm"] {
         let whole = read(name);
         let types = sleep_types(&whole);
@@ -41,7 +41,7 @@ fn every_way_to_write_them_is_understood() {
         (b"\x08_S5_\x12\x08\x02\x0c\x07\x00\x00\x00\x01", [7, 1]),
         (b"\x08_S5_\x12\x05\x01\x0b\x05\x06", [5, 6]),
         (b"\x08_S5_\x12\x48\x00\x02\x0a\x02\x0a\x03\x00", [2, 3]),
-        // An external name, and something else by it, come before.
+        // An external declaration of the name, and a use of it, come before.
         (
             b"_S5_\x00_S5_\x12\x06\x04\x01\x01\x00\x00\x08_S5_\x12\x06\x04\x00\x00\x00\x00",
             [0, 0],
