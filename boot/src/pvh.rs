@@ -1,14 +1,13 @@
 //! The PVH entry: from 32-bit protected mode to `_start`.
 //!
-//! PVH (the Xen HVM direct boot ABI, `xen/include/public/arch-x86/hvm/start_info.h`) enters
-//! with paging off, flat 32-bit segments, interrupts off and in EBX the physical address of a
-//! `start_info`. `pvh_start` builds page tables for the first 4 GiB (RAM the boot needs, and
-//! the hole with the APICs), at three places: at 0 because paging is turned on while running
-//! there, at [`PHYS_OFFSET`], and the first 1 GiB once more at [`KERNEL_VMA`], where the image
-//! is linked; the page below each of the boot's stacks is in none. `pvh_main` then reads what
-//! start_info points to and copies the command line, before anything can hand out the frames
-//! that it lies in. The memory map stays there for the kernel ([`Given::memory_map`]). The
-//! reading is [`plat::start_info`]'s.
+//! PVH (the Xen HVM direct boot ABI, `xen/include/public/arch-x86/hvm/start_info.h`) enters with
+//! paging off, flat 32-bit segments, interrupts off, and the physical address of a `start_info` in
+//! EBX. `pvh_start` builds page tables for the first 4 GiB (the RAM that the boot needs, and the
+//! hole with the APICs), at three places: at 0, since it turns paging on while it runs there; at
+//! [`PHYS_OFFSET`]; and the first 1 GiB once more at [`KERNEL_VMA`], where the image is linked.
+//! They leave out the page below each of the boot's stacks. `pvh_main` then reads what start_info
+//! points to, with [`plat::start_info`], and copies the command line before anything can hand out
+//! its frames. The memory map stays there for the kernel ([`Given::memory_map`]).
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -22,11 +21,11 @@ use plat::start_info::{StartInfo, StartInfoError};
 
 use crate::{KERNEL_VMA, PHYS_OFFSET};
 
-/// What [`pvh_main`] writes, and only reads or hands over afterwards.
+/// A value that [`pvh_main`] writes, and that is afterwards only read or handed over.
 struct Kept<T>(UnsafeCell<T>);
 
-// SAFETY: written by pvh_main, before there is a second CPU or an interrupt. Then
-// what was given is only read, and the other one is _start's alone.
+// SAFETY: pvh_main writes it before there is a second CPU or an interrupt. Afterwards GIVEN is only
+// read, and BOOT_INFO is _start's alone.
 unsafe impl<T> Sync for Kept<T> {}
 
 static BOOT_INFO: Kept<Option<BootInfo>> = Kept(UnsafeCell::new(None));
@@ -37,21 +36,20 @@ static GIVEN: Kept<([u8; MAX_LENGTH + 1], Option<Given>)> =
 /// What PVH passed that has no place in a `BootInfo`.
 #[derive(Clone, Copy, Debug)]
 pub struct Given {
-    /// The command line (QEMU's `-append`), without its NUL, or its first [`MAX_LENGTH`]
-    /// bytes and one, from which [`plat::cmdline::parse`] sees that it is longer.
+    /// The command line (QEMU's `-append`), without its NUL. If it is too long, its first
+    /// [`MAX_LENGTH`] bytes and one more, which tells [`plat::cmdline::parse`] so.
     pub command_line: &'static [u8],
     /// The rest.
     pub start_info: StartInfo,
 }
 
 impl Given {
-    /// The hypervisor's memory map, as [`StartInfo::memory_map_entry`] has it. It calls memory
-    /// usable that is in use: the image and the first module. Each entry is read when the
-    /// iterator comes to it.
+    /// The hypervisor's memory map, as [`StartInfo::memory_map_entry`] returns it. It lists memory
+    /// in use, the image and the first module, as usable. The iterator reads each entry when it
+    /// comes to it.
     ///
     /// # Safety
-    /// It must not be used any more once the entry's page tables are replaced, or memory is
-    /// handed out.
+    /// It must not be used once the entry's page tables are replaced, or memory is handed out.
     pub unsafe fn memory_map(&self) -> impl Iterator<Item = Region> + Clone + use<> {
         let info = self.start_info;
         (0..info.memory_map_entries()).map(move |number| {
@@ -75,27 +73,27 @@ unsafe extern "C" {
 /// What PVH passed; `None` if the kernel was not entered by PVH.
 #[must_use]
 pub fn given() -> Option<Given> {
-    // SAFETY: written only by pvh_main, which ran to its end on this CPU before
-    // _start, or never; from then on there are shared references only.
+    // SAFETY: only pvh_main writes it, which ran to its end on this CPU before _start, or never;
+    // from then on there are only shared references.
     let (_, given) = unsafe { &*GIVEN.0.get() };
     *given
 }
 
-/// The time-stamp counter at the first instruction of the PVH entry; `None` if
-/// the kernel was not entered by PVH.
+/// The time-stamp counter at the first instruction of the PVH entry; `None` if the kernel was not
+/// entered by PVH.
 #[must_use]
 pub fn entry_tsc() -> Option<u64> {
-    // SAFETY: written by pvh_start before any Rust code ran, constant since.
+    // SAFETY: pvh_start wrote it before any Rust code ran; constant since.
     let tsc = unsafe { pvh_entry_tsc };
     (tsc != 0).then_some(tsc)
 }
 
-/// Reads physical memory, if it lies below 4 GiB and not in the kernel's image, whose
-/// statics are Rust's.
+/// Reads physical memory, if it lies below 4 GiB and outside the kernel's image, whose statics are
+/// Rust's. Returns whether it does.
 ///
 /// # Safety
-/// The page tables must be those of the entry, and no memory may have been handed out. There
-/// is no second CPU then.
+/// The page tables must be those of the entry, and no memory may have been handed out. There is
+/// then no second CPU.
 unsafe fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
     let end = address.saturating_add(buffer.len() as u64);
     let (image, image_end) = image();
@@ -103,27 +101,26 @@ unsafe fn read_physical(address: u64, buffer: &mut [u8]) -> bool {
         return false;
     }
     let bytes = (PHYS_OFFSET + address) as *const u8;
-    // SAFETY: the entry mapped the first 4 GiB at PHYS_OFFSET; what is outside the image no
-    // Rust object has, `buffer` (on the boot's stack, or a static) lies inside, and nothing
-    // else runs. Reading what is no memory gives some bytes.
+    // SAFETY: the entry mapped the first 4 GiB at PHYS_OFFSET. No Rust object lies outside the
+    // image; `buffer` (on the boot's stack, or a static) lies inside; and nothing else runs.
+    // Reading an address without memory gives some bytes.
     unsafe { bytes.copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len()) };
     true
 }
 
-/// The physical addresses of the image, if PVH loaded it: the first one, and the first after
-/// it.
+/// The physical addresses of the image, if PVH loaded it: its first, and the first after it.
 #[must_use]
 pub fn image() -> (u64, u64) {
     let (start, end) = (addr_of!(__image_start) as u64, addr_of!(__image_end) as u64);
     (start - KERNEL_VMA, end - KERNEL_VMA)
 }
 
-/// Goes to `_start` with what the start_info at physical `start_info` says. Called
-/// once, by `pvh_start`, on the stub's stack.
+/// Calls `_start` with what the start_info at physical `start_info` says. `pvh_start` calls this
+/// once, on the stub's stack.
 ///
 /// # Panics
-/// If that is of no use. The console is not set up yet, but the panic handler brings up a
-/// serial port by itself.
+/// Panics if the start_info is unusable. The console is not set up yet, but the panic handler
+/// brings up a serial port by itself.
 extern "C" fn pvh_main(start_info: u64) -> ! {
     let boot_info = match fill_boot_info(start_info) {
         Ok(boot_info) => boot_info,

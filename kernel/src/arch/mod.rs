@@ -1,9 +1,9 @@
 //! The one architecture, under names that the rest of the kernel uses.
 //!
-//! Not a trait: there is one implementer. What an architecture must define is
-//! what this file re-exports, and nothing outside `arch` names a register, an
-//! instruction or a port. It calls up by three names only: [`crate::trap::dispatch`],
-//! [`crate::trap::interrupt`] and [`crate::smp::ap_main`].
+//! It is not a trait, since there is one implementation. This file re-exports what an architecture
+//! must define, and nothing outside `arch` names a register, an instruction or a port. `arch` calls
+//! only three functions of the rest: [`crate::trap::dispatch`], [`crate::trap::interrupt`] and
+//! [`crate::smp::ap_main`].
 
 mod x86_64;
 

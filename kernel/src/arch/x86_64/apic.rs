@@ -1,9 +1,8 @@
 //! The local APIC of this CPU, through memory (xAPIC) or MSRs (x2APIC).
 //!
-//! x2APIC where CPUID offers it, xAPIC otherwise; the choice is made once, on
-//! the boot CPU ([`init_boot`]), and every CPU follows it. All functions act on
-//! the APIC of the CPU that calls; a caller that must stay on one CPU is pinned
-//! because interrupts are off, or because there are no threads yet.
+//! x2APIC if CPUID offers it, xAPIC otherwise. The boot CPU chooses once ([`init_boot`]), and every
+//! CPU follows. All functions act on the APIC of the calling CPU. A caller that must stay on one
+//! CPU does so because interrupts are off, or because there are no threads yet.
 //!
 //! Source: SDM vol. 3, chapter 11 (registers: table 11-1; x2APIC: 11.12).
 
@@ -49,12 +48,11 @@ const ALL_BUT_SELF: u32 = 3 << 18;
 /// How long a sent IPI may stay undelivered before the sender goes on, in polls.
 const DELIVERY_POLLS: u32 = 1_000_000;
 
-/// The address the xAPIC registers are mapped at, or 0 in x2APIC mode: one word to look at
-/// on the way to each register. Set by [`init_boot`] before there is a second CPU; read by
-/// all.
+/// The address at which the xAPIC registers are mapped, or 0 in x2APIC mode: one word to test
+/// before each register access. [`init_boot`] sets it before there is a second CPU; all read it.
 pub(super) static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
-/// Whether LINT0 is the NMI, and not LINT1; as [`REGISTERS`].
+/// Whether LINT0 is the NMI, and not LINT1. Set and read like [`REGISTERS`].
 static NMI_ON_LINT0: AtomicBool = AtomicBool::new(false);
 
 /// How the local APIC is reached.
@@ -89,10 +87,10 @@ pub fn mode() -> Mode {
     }
 }
 
-/// Where this CPU's local APIC is, physically (IA32_APIC_BASE, SDM vol. 3, 11.4.4); `None` if it
-/// has none: CPUID says so, and there is no address. CPUID alone is not believed: it says the same
-/// where firmware has turned the local APIC off, and of QEMU's CPUs with `-apic`, which have
-/// one if there are several (`boot_paths::denied_local_apics`).
+/// The physical address of this CPU's local APIC (IA32_APIC_BASE, SDM vol. 3, 11.4.4), or `None` if
+/// it has none: CPUID says so, and there is no address. CPUID alone is not enough. It says the same
+/// if firmware has turned the local APIC off, and on QEMU with `-apic`, whose CPUs have one if
+/// there are several (`boot_paths::denied_local_apics`).
 #[must_use]
 pub fn base_address() -> Option<u64> {
     let register = APIC_BASE;
@@ -101,9 +99,9 @@ pub fn base_address() -> Option<u64> {
     Some(base).filter(|&base| base != 0 || cpu::has_local_apic())
 }
 
-/// Chooses the mode. `registers` is where the xAPIC's page is mapped, as a
-/// device; `nmi_lint` is the input that firmware says is the NMI (LINT1 if it says
-/// nothing). Once, on the boot CPU, before [`init`].
+/// Chooses the mode. `registers` is where the xAPIC's page is mapped, as a device. `nmi_lint` is
+/// the input that firmware names as the NMI (LINT1 if it names none). Once, on the boot CPU, before
+/// [`init`].
 pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     // Relaxed: as in `mode`.
     let registers = if cpu::has_x2apic() { 0 } else { registers };
@@ -111,18 +109,18 @@ pub fn init_boot(registers: u64, nmi_lint: Option<u8>) {
     NMI_ON_LINT0.store(nmi_lint == Some(0), Ordering::Relaxed);
 }
 
-/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI and LINT0 (the
-/// PIC) masked, or the other way round, errors interrupt, the timer is stopped. Interrupts
-/// off. Returns how many interrupts firmware had left in service.
+/// Enables this CPU's local APIC: all priorities pass, LINT1 is the NMI and LINT0 (the PIC) is
+/// masked, or the other way round, errors interrupt, and the timer is stopped. Interrupts off.
+/// Returns how many interrupts firmware had left in service.
 pub fn init() -> usize {
     let mut register = APIC_BASE;
     // SAFETY: the MSR exists on every CPU with an APIC.
     let base = unsafe { register.read() } | BASE_ENABLE;
-    // SAFETY: enabling the APIC where it is.
+    // SAFETY: enables the APIC at its present address.
     unsafe { register.write(base) };
     if mode() == Mode::X2Apic {
-        // In a second step: both bits at once, where firmware had the APIC off, is a
-        // general protection fault (SDM vol. 3, 11.12.5).
+        // In a second step: setting both bits at once is a general protection fault if firmware had
+        // the APIC off (SDM vol. 3, 11.12.5).
         // SAFETY: CPUID has x2APIC mode, and the APIC is on.
         unsafe { register.write(base | BASE_X2APIC) };
     }
@@ -141,10 +139,9 @@ pub fn init() -> usize {
     end_all()
 }
 
-/// Acknowledges every interrupt that is in service on this CPU, and returns how many
-/// there were: one that nobody acknowledges keeps all of its class and below out for
-/// ever (SDM vol. 3, 11.8.3.1). Each EOI ends the highest (11.8.5), so there are no more
-/// than vectors. Interrupts off.
+/// Acknowledges every interrupt that is in service on this CPU, and returns how many there were.
+/// One that nobody acknowledges keeps its class and all below out forever (SDM vol. 3, 11.8.3.1).
+/// Each EOI ends the highest (11.8.5), so there are at most as many as vectors. Interrupts off.
 pub fn end_all() -> usize {
     let ended = (0..256).take_while(|_| {
         let found = in_service().is_some();
@@ -156,8 +153,8 @@ pub fn end_all() -> usize {
     ended.count()
 }
 
-/// The id of this CPU's local APIC, as interrupts are addressed to it. CPUID may have another
-/// one ([`cpuid_agrees`]); this is the one that counts.
+/// The id of this CPU's local APIC, to which interrupts are addressed. CPUID may have another one
+/// ([`cpuid_agrees`]); this one counts.
 #[must_use]
 pub fn id() -> u32 {
     match mode() {
@@ -180,21 +177,20 @@ pub fn nmi_inputs() -> [bool; 2] {
     [LVT_LINT0, LVT_LINT1].map(|input| read(input) & (MASKED | 7 << 8) == DELIVERY_NMI)
 }
 
-/// Tells the local APIC that the interrupt in service has been dealt with.
-/// Exactly once per interrupt that the table in [`vector`] says so of, on the
-/// CPU that took it.
+/// Acknowledges the interrupt in service to the local APIC. Call it exactly once per interrupt for
+/// which the table in [`vector`] says so, on the CPU that took it.
 #[inline]
 pub fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
 }
 
-/// The highest vector in service on this CPU, if any: zero after each EOI.
+/// The highest vector in service on this CPU, if any; `None` after each EOI.
 #[must_use]
 pub fn in_service() -> Option<u8> {
     highest(IN_SERVICE)
 }
 
-/// The highest vector that has been sent to this CPU and not taken yet.
+/// The highest vector that this CPU has been sent and has not taken yet.
 #[must_use]
 pub fn requested() -> Option<u8> {
     highest(REQUESTED)
@@ -208,8 +204,8 @@ fn highest(first: u32) -> Option<u8> {
     })
 }
 
-/// What this CPU's local APIC has in service and requested, for reports; `None` before its
-/// [`init`], when there may be no registers to read. Any context.
+/// The interrupts that this CPU's local APIC has in service and requested, for reports. Returns
+/// `None` before its [`init`], when there may be no registers to read. Any context.
 #[must_use]
 pub fn pending() -> Option<Pending> {
     if mode() == Mode::X2Apic {
@@ -222,14 +218,14 @@ pub fn pending() -> Option<Pending> {
     }
     let mut pending = Pending([0; Pending::WORDS]);
     for (word, bits) in (0..).zip(&mut pending.0) {
-        // Eight words of the one, then of the other.
+        // Eight words of one register, then of the other.
         let register = [IN_SERVICE, REQUESTED][word as usize / 8] + word % 8 * 0x10;
         *bits = read(register);
     }
     Some(pending)
 }
 
-/// The interrupts of one local APIC that have not come to their end: see [`pending`].
+/// The interrupts of one local APIC that are not over: see [`pending`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending(pub [u32; Pending::WORDS]);
 
@@ -266,7 +262,7 @@ impl fmt::Display for Pending {
     }
 }
 
-/// The bits of a 256-bit register, by number.
+/// Writes the numbers of the bits that are set in a 256-bit register.
 fn write_vectors(f: &mut fmt::Formatter<'_>, words: &[u32]) -> fmt::Result {
     let is_set = |vector: &usize| words[vector / 32] & 1 << (vector % 32) != 0;
     let vectors = || (0..256).rev().filter(is_set);
@@ -285,23 +281,23 @@ pub fn take_errors() -> u32 {
     read(ERROR_STATUS)
 }
 
-/// Sends `vector` to the CPU with APIC id `to`. Interrupts off, as for all that send.
+/// Sends `vector` to the CPU with APIC id `to`. Interrupts off, as for all functions that send.
 ///
-/// What the caller stored before is visible to the handler: the fence before an
-/// x2APIC command (its MSR write may overtake stores: SDM vol. 3, 11.12.3), and
-/// the uncached store of an xAPIC command.
+/// The handler sees what the caller stored before, because of the fence before an x2APIC command
+/// (its MSR write may overtake stores: SDM vol. 3, 11.12.3), and because an xAPIC command is an
+/// uncached store.
 pub fn send(to: u32, vector: u8) {
     send_by(to, u32::from(vector) | LEVEL_ASSERT);
 }
 
-/// As [`send`], to every CPU of the machine but this one, by one command. One that was
-/// left out of the boot gets it too, and does not take it: it waits for its start-up IPI,
-/// or is parked with interrupts off.
+/// As [`send`], to every other CPU of the machine with one command. A CPU that was left out of the
+/// boot gets it too, but does not take it: it waits for its start-up IPI, or is parked with
+/// interrupts off.
 pub fn send_to_all_others(vector: u8) {
     send_by(0, u32::from(vector) | LEVEL_ASSERT | ALL_BUT_SELF);
 }
 
-/// Gives the command for an IPI.
+/// Writes the command for an IPI.
 #[inline]
 fn send_by(to: u32, low: u32) {
     if probe::ipi_is_lost(to, low) {
@@ -327,25 +323,25 @@ pub fn send_startup(to: u32, page: u64) {
     command(to, DELIVERY_STARTUP | LEVEL_ASSERT | (page >> 12) as u32);
 }
 
-/// Writes the interrupt command register. Interrupts off: the two halves of the xAPIC's must
-/// not be torn apart by an interrupt that sends one too.
+/// Writes the interrupt command register. Interrupts off: an interrupt that also sends must not
+/// come between the two halves of the xAPIC's register.
 pub(crate) fn command(to: u32, low: u32) {
     probe::expect_interrupts_off("the local APIC: a command");
     match XApic::mapped() {
         Some(registers) => {
             registers.wait_for_delivery();
-            // By a shorthand the command goes to no id.
+            // With a shorthand the command has no target id.
             if low & ALL_BUT_SELF == 0 {
                 registers.write(COMMAND_HIGH, to << 24);
             }
             registers.write(COMMAND_LOW, low);
         }
         None => {
-            // The partner is the target's first load in its handler. A store still in
-            // the buffer would be overtaken by the WRMSR, which unlike the xAPIC's
-            // uncached store is not ordered after it (SDM vol. 3, 11.12.3). A fence of
-            // the language may be a locked instruction, which does not do for WRMSR.
-            // SAFETY: two fences; they change nothing.
+            // The partner is the target's first load in its handler. The WRMSR would overtake a
+            // store that is still in the buffer; unlike the xAPIC's uncached store it is not
+            // ordered after it (SDM vol. 3, 11.12.3). The language's fence may be a locked
+            // instruction, which is not enough for WRMSR.
+            // SAFETY: two fences, which change nothing.
             unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) };
             let mut register = Msr::new(0x830);
             // SAFETY: the ICR exists in x2APIC mode; sending is the purpose.
@@ -359,7 +355,7 @@ pub(crate) fn command(to: u32, low: u32) {
 struct XApic(u64);
 
 impl XApic {
-    /// Where they are, if not in MSRs.
+    /// The mapped registers, if they are not MSRs.
     #[inline]
     fn mapped() -> Option<Self> {
         // Relaxed: as in `mode`.
@@ -372,8 +368,8 @@ impl XApic {
     #[inline]
     fn read(self, register: u32) -> u32 {
         let address = self.0 + u64::from(register);
-        // SAFETY: init_boot was given the mapped register page, and every constant above
-        // is the offset of a register in it.
+        // SAFETY: init_boot was given the mapped register page, and every constant above is the
+        // offset of a register in it.
         unsafe { (address as *const u32).read_volatile() }
     }
 
@@ -384,9 +380,8 @@ impl XApic {
         unsafe { (address as *mut u32).write_volatile(value) };
     }
 
-    /// Waits until the last IPI has left. Bounded: an APIC that never says so must
-    /// not hang the sender; the send that follows may then be lost, and whoever
-    /// waits for its effect says so.
+    /// Waits until the last IPI has left. Bounded, since an APIC that never says so must not hang
+    /// the sender; the next send may then be lost, and whoever waits for its effect reports it.
     #[inline]
     fn wait_for_delivery(self) {
         for _ in 0..DELIVERY_POLLS {
@@ -401,11 +396,11 @@ impl XApic {
 /// How the local timer counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerMode {
-    /// Once, then it stops.
+    /// Counts down once, then stops.
     OneShot,
-    /// Again and again.
+    /// Counts down again and again.
     Periodic,
-    /// Until the time-stamp counter reaches the value of an MSR.
+    /// Interrupts when the time-stamp counter reaches the value of an MSR.
     TscDeadline,
 }
 
@@ -438,12 +433,11 @@ pub fn timer_count() -> u32 {
     read(TIMER_CURRENT)
 }
 
-/// Interrupts when the time-stamp counter reaches `deadline`; 0 disarms.
-/// Only where CPUID has TSC-deadline, in that mode.
+/// Interrupts when the time-stamp counter reaches `deadline`; 0 disarms. Only if CPUID has
+/// TSC-deadline, in that mode.
 pub fn timer_deadline(deadline: u64) {
-    // The LVT was written by an uncached store, which the WRMSR may overtake
-    // (SDM vol. 3, 11.5.4.1); SeqCst orders them. No CPU is the partner: the
-    // local APIC is.
+    // The LVT was written by an uncached store, which the WRMSR may overtake (SDM vol. 3,
+    // 11.5.4.1); SeqCst orders them. The partner is not a CPU but the local APIC.
     fence(Ordering::SeqCst);
     let mut register = Msr::new(0x6e0);
     // SAFETY: the caller found TSC-deadline in CPUID.
@@ -469,7 +463,7 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Whether CPUID has the id of this CPU's local APIC, or the part of it that an xAPIC has.
+/// Whether CPUID has the id of this CPU's local APIC, or the part of it that fits an xAPIC.
 #[must_use]
 pub fn cpuid_agrees() -> bool {
     let told = probe::apic_id_by_cpuid(cpu::apic_id_by_cpuid());

@@ -1,4 +1,4 @@
-//! What a CPU was doing: its registers, and the calls that led there.
+//! What a CPU was doing: its registers, and the calls that led there. For reports.
 
 use heart::critical::CritWord;
 use heart::shim::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,14 +25,14 @@ pub struct Snapshot {
     pub rflags: u64,
     pub cr2: u64,
     pub cr3: u64,
-    /// Those of [`GENERAL`] of code that was interrupted. Those of code that called are the
-    /// compiler's, and tell nothing.
+    /// The registers of [`GENERAL`], if the code was interrupted. In code that called, they are the
+    /// compiler's and tell nothing.
     pub general: Option<[u64; GENERAL.len()]>,
-    /// What the local APIC had pending when this was recorded: [`Registers::record`].
+    /// What the local APIC had pending when this was recorded by [`Registers::record`].
     pub pending: Option<apic::Pending>,
 }
 
-/// The same, in words that another CPU may read.
+/// A [`Snapshot`] in words that another CPU may read.
 #[derive(Debug)]
 pub struct Registers {
     /// [`NOTHING`], [`CALLER`] or [`INTERRUPTED`].
@@ -44,7 +44,7 @@ pub struct Registers {
     pending: [AtomicU32; apic::Pending::WORDS],
 }
 
-/// States of [`Registers`]: nothing recorded; all but the general ones; all.
+/// States of [`Registers`]: nothing recorded; all except the general registers; all.
 const NOTHING: u32 = 0;
 const CALLER: u32 = 1;
 const INTERRUPTED: u32 = 2;
@@ -106,7 +106,7 @@ impl Registers {
     }
 
     /// Publishes `snapshot`, what this CPU's local APIC has pending, and what the caller wrote
-    /// before. By a CPU that stops, or answers where it is.
+    /// before. Called by a CPU that stops, or that answers where it is.
     pub fn record(&self, snapshot: &Snapshot) {
         let &Snapshot {
             rip,
@@ -137,9 +137,9 @@ impl Registers {
         self.valid.store(state, Ordering::Release);
     }
 
-    /// The CPU goes on: nothing is recorded any more.
+    /// Discards what is recorded, since the CPU goes on.
     pub fn forget(&self) {
-        // Relaxed: it says so before it is asked to stop again.
+        // Relaxed: the CPU does this before it is asked to stop again.
         self.valid.store(NOTHING, Ordering::Relaxed);
     }
 
@@ -176,10 +176,10 @@ impl Default for Registers {
     }
 }
 
-/// Calls `each` with the return addresses found by following `rbp`, innermost
-/// first. Reads only addresses that the page tables in use map, so a broken chain
-/// ends the walk instead of faulting, and a loop ends at [`MAX_DEPTH`]. (The chain
-/// need not go upward: an interrupt may have changed stacks.) Any context.
+/// Calls `each` with the return addresses found by following `rbp`, innermost first. Reads only
+/// addresses that the page tables in use map, so a broken chain ends the walk instead of faulting,
+/// and a loop ends at [`MAX_DEPTH`]. (The chain need not go upward: an interrupt may have changed
+/// stacks.) Any context.
 pub fn walk(rbp: u64, mut each: impl FnMut(u64)) {
     let mut frame = rbp;
     for _ in 0..MAX_DEPTH {
@@ -191,7 +191,7 @@ pub fn walk(rbp: u64, mut each: impl FnMut(u64)) {
         if !is_mapped(frame) || !is_mapped(above) {
             return;
         }
-        // SAFETY: aligned and mapped, checked above; whatever is there is only read.
+        // SAFETY: aligned and mapped, as checked above; the contents are only read.
         let next = unsafe { (frame as *const u64).read_volatile() };
         // SAFETY: the same for the word above it.
         let address = unsafe { (above as *const u64).read_volatile() };
@@ -203,16 +203,16 @@ pub fn walk(rbp: u64, mut each: impl FnMut(u64)) {
     }
 }
 
-/// How deep a [`Trace`] goes.
+/// The depth of a [`Trace`].
 const TRACE: usize = 16;
 
-/// Where a CPU was when another one asked by an NMI. Filled by the CPU itself, in the NMI;
-/// one asks at a time.
+/// Where a CPU was when another one asked with an NMI. The CPU itself fills it, in the NMI. One CPU
+/// asks at a time.
 #[derive(Debug)]
 pub struct Trace {
     state: AtomicU32,
     registers: Registers,
-    /// The thread that was interrupted, as its number plus one, or 0.
+    /// The interrupted thread, as its number plus one, or 0.
     thread: AtomicU32,
     /// The word of its critical sections.
     crit: AtomicU32,
@@ -225,7 +225,7 @@ const ASKED: u32 = 1;
 const ANSWERED: u32 = 2;
 
 impl Trace {
-    /// Nobody asks.
+    /// A trace for which nobody asks.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -237,14 +237,14 @@ impl Trace {
         }
     }
 
-    /// Asks: the next NMI, which the caller sends, is for this. False if another CPU asks
-    /// already.
+    /// Asks: the next NMI, which the caller sends, is for this. Returns false if another CPU
+    /// already asks.
     #[must_use]
     pub fn ask(&self) -> bool {
         self.change(IDLE, ASKED)
     }
 
-    /// Takes the question back. False if it has been answered.
+    /// Withdraws the question. Returns false if it has been answered.
     #[must_use]
     pub fn withdraw(&self) -> bool {
         self.change(ASKED, IDLE)
@@ -258,8 +258,8 @@ impl Trace {
         changed.is_ok()
     }
 
-    /// In an NMI on top of `thread`, by its number, and of what it was in: answers if somebody
-    /// asks; whether somebody did.
+    /// Answers if somebody asks. Returns whether somebody did. In an NMI on top of `thread`: its
+    /// number, and its word.
     pub fn answer(&self, snapshot: &Snapshot, thread: Option<(u32, CritWord)>) -> bool {
         // Acquire: pairs with the exchange in `ask`.
         if self.state.load(Ordering::Acquire) != ASKED {
@@ -292,13 +292,13 @@ impl Trace {
         self.state.load(Ordering::Acquire) == ANSWERED
     }
 
-    /// Of the answer: the registers.
+    /// The registers in the answer.
     #[must_use]
     pub fn registers(&self) -> Option<Snapshot> {
         self.registers.read()
     }
 
-    /// Of the answer: the thread, by its number, and what it was in.
+    /// The thread in the answer: its number, and its word.
     #[must_use]
     pub fn thread(&self) -> Option<(u32, CritWord)> {
         // Relaxed, both: ordered by `has_answer`.
@@ -307,7 +307,7 @@ impl Trace {
         Some((number, crit))
     }
 
-    /// Hands the addresses to `see`, the innermost first.
+    /// Passes the addresses to `see`, innermost first.
     pub fn take(&self, mut see: impl FnMut(usize, u64)) {
         // Relaxed: ordered by `has_answer`.
         let addresses = self

@@ -13,29 +13,29 @@ use x86_64::registers::model_specific::{Efer, EferFlags, GsBase};
 
 use crate::arch::paging;
 
-/// What of the optional protections this CPU has and [`protect`] turned on.
+/// The optional protections that this CPU has and [`protect`] turns on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protections {
     /// Supervisor-mode execution prevention: the kernel cannot run user pages.
     pub smep: bool,
-    /// Supervisor-mode access prevention: nor touch them outside STAC..CLAC.
+    /// Supervisor-mode access prevention: the kernel cannot touch user pages outside STAC..CLAC.
     pub smap: bool,
-    /// User-mode instruction prevention: SGDT and its like fault in user mode.
+    /// User-mode instruction prevention: SGDT and the like fault in user mode.
     pub umip: bool,
 }
 
-/// Sets the control registers every CPU runs with: no-execute, write protection for the
-/// kernel too, and in CR4, exactly, physical address extension (the paging of long mode),
-/// global pages, machine checks, and of SMEP, SMAP, UMIP and PCID what CPUID offers (SDM vol. 3,
-/// 2.5, 4.6 and 4.10.1). What else a loader may have left in CR4 is for units that the kernel
+/// Sets the control registers with which every CPU runs: no-execute, and write protection for the
+/// kernel too. In CR4 it sets exactly physical address extension (the paging of long mode), global
+/// pages, machine checks, and those of SMEP, SMAP, UMIP and PCID that CPUID offers (SDM vol. 3,
+/// 2.5, 4.6 and 4.10.1). Whatever else a loader may have left in CR4 is for units that the kernel
 /// does not use (SSE, XSAVE, FSGSBASE, VMX) or does not expect (protection keys).
 ///
-/// Call once on each CPU, interrupts off, with four-level page tables whose no-execute
-/// bits are meant.
+/// Call once on each CPU, interrupts off, with four-level page tables whose no-execute bits are
+/// intended.
 pub fn protect() -> Protections {
     let protections = protections_offered();
-    // SAFETY: NXE gives bit 63 of a page-table entry its meaning; the tables in use
-    // set it only where it is meant.
+    // SAFETY: NXE gives bit 63 of a page-table entry its meaning; the tables in use set it only
+    // where that is intended.
     unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
     // SAFETY: all kernel data is mapped writable; caching stays on.
     unsafe { Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT)) };
@@ -55,15 +55,15 @@ pub fn protect() -> Protections {
         wanted.insert(Cr4Flags::PCID);
         paging::tags_are_on();
     }
-    // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64) and the
-    // paging mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the
-    // kernel is a user page, so SMEP and SMAP forbid nothing it does, and it uses none of what
-    // is turned off.
+    // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64), the paging
+    // mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the kernel is a
+    // user page, so SMEP and SMAP forbid nothing that it does, and it uses nothing of what is
+    // turned off.
     unsafe { Cr4::write_raw(wanted.bits()) };
     protections
 }
 
-/// Which of the protections CPUID offers.
+/// The protections that CPUID offers.
 #[must_use]
 pub fn protections_offered() -> Protections {
     let features = CpuId::new().get_extended_feature_info();
@@ -80,7 +80,7 @@ pub fn protections_offered() -> Protections {
     }
 }
 
-/// Whether CPUID offers process-context identifiers: tags of what the TLB knows.
+/// Whether CPUID offers process-context identifiers: tags of TLB entries.
 #[must_use]
 pub fn has_pcid() -> bool {
     CpuId::new()
@@ -88,8 +88,8 @@ pub fn has_pcid() -> bool {
         .is_some_and(|info| info.has_pcid())
 }
 
-/// Whether CPUID says that this CPU has a local APIC (leaf 1, EDX bit 9). It does not of one
-/// that firmware has turned off (SDM vol. 3, 11.4.3).
+/// Whether CPUID says that this CPU has a local APIC (leaf 1, EDX bit 9). It does not if firmware
+/// has turned the local APIC off (SDM vol. 3, 11.4.3).
 #[must_use]
 pub fn has_local_apic() -> bool {
     CpuId::new()
@@ -105,8 +105,8 @@ pub fn has_x2apic() -> bool {
         .is_some_and(|info| info.has_x2apic())
 }
 
-/// Whether this CPU takes maskable interrupts (RFLAGS.IF). The kernel asks the word of the thread;
-/// what that says is compared with this by tests.
+/// Whether this CPU takes maskable interrupts (RFLAGS.IF). The kernel asks the thread's word; tests
+/// compare that with this.
 #[must_use]
 pub fn interrupts_enabled() -> bool {
     interrupts::are_enabled()
@@ -115,8 +115,8 @@ pub fn interrupts_enabled() -> bool {
 /// Lets this CPU take maskable interrupts. For [`crate::port`] only.
 #[inline]
 pub fn sti() {
-    // SAFETY: sets RFLAGS.IF and nothing else. Without `nomem`, so that nothing moves out
-    // of the part where interrupts are off. (The crate's has a NOP after it.)
+    // SAFETY: sets only RFLAGS.IF. Without `nomem`, so that nothing moves out of the part where
+    // interrupts are off. (The crate's version has a NOP after it.)
     unsafe { asm!("sti", options(preserves_flags, nostack)) };
 }
 
@@ -126,15 +126,15 @@ pub fn cli() {
     interrupts::disable();
 }
 
-/// Enables interrupts and halts until one comes. STI takes effect after the
-/// next instruction, so no interrupt can come between the two and be slept over. For
-/// [`heart::port::InterruptsOff::wait`] only.
+/// Enables interrupts and halts until one comes. STI takes effect after the next instruction, so no
+/// interrupt can come between the two and be missed. Only [`heart::port::InterruptsOff::wait`]
+/// calls this.
 #[inline]
 pub fn sti_hlt() {
     interrupts::enable_and_hlt();
 }
 
-/// Whether this CPU knows MONITOR and MWAIT (CPUID leaf 1).
+/// Whether this CPU has MONITOR and MWAIT (CPUID leaf 1).
 #[must_use]
 pub fn has_mwait() -> bool {
     CpuId::new()
@@ -142,8 +142,7 @@ pub fn has_mwait() -> bool {
         .is_some_and(|info| info.has_monitor_mwait())
 }
 
-/// How many bytes MONITOR watches at most, by CPUID leaf 5: 0 where MWAIT has nothing to wait
-/// for.
+/// The most bytes that MONITOR watches, by CPUID leaf 5; 0 if MWAIT has nothing to wait for.
 #[must_use]
 pub fn monitor_line() -> u16 {
     CpuId::new()
@@ -151,7 +150,7 @@ pub fn monitor_line() -> u16 {
         .map_or(0, |info| info.largest_monitor_line())
 }
 
-/// Whether CPUID says that there is a hypervisor below.
+/// Whether CPUID says that the CPU runs under a hypervisor.
 #[must_use]
 pub fn has_hypervisor() -> bool {
     CpuId::new()
@@ -159,12 +158,11 @@ pub fn has_hypervisor() -> bool {
         .is_some_and(|info| info.has_hypervisor())
 }
 
-/// Watches the line of `word` from now on: see [`sti_mwait`]. Only
-/// where [`has_mwait`].
+/// Watches the line of `word` from now on: see [`sti_mwait`]. Only if [`has_mwait`].
 #[inline]
 pub fn monitor(word: *const u32) {
-    // SAFETY: MONITOR loads one byte there, as a hint; a word that is not mapped faults as
-    // a load does. Without `nomem`, so that no look at the word moves before it.
+    // SAFETY: MONITOR loads one byte there, as a hint; an unmapped word faults as with a load.
+    // Without `nomem`, so that no look at the word moves before it.
     unsafe {
         asm!("monitor", in("rax") word, in("ecx") 0, in("edx") 0,
             options(nostack, preserves_flags));
@@ -172,8 +170,8 @@ pub fn monitor(word: *const u32) {
 }
 
 /// Enables interrupts and waits until one comes, or another CPU stores into the line that
-/// [`monitor`] watches, or for no reason. STI takes effect after the MWAIT. C1, no
-/// extensions: what every CPU with MWAIT has.
+/// [`monitor`] watches, or for no reason. STI takes effect after the MWAIT. C1, no extensions:
+/// every CPU with MWAIT has that.
 #[inline]
 pub fn sti_mwait() {
     // SAFETY: as in `sti`; MWAIT changes no register.
@@ -182,7 +180,7 @@ pub fn sti_mwait() {
     };
 }
 
-/// Stops this CPU for good: interrupts off, halted, halted again after an NMI.
+/// Stops this CPU for good: turns interrupts off and halts, again after each NMI.
 pub fn halt_forever() -> ! {
     loop {
         interrupts::disable();
@@ -199,8 +197,8 @@ pub fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// [`tsc`], read after everything before it and before everything after it (SDM vol. 2,
-/// RDTSC: an LFENCE on each side).
+/// [`tsc`], ordered after everything before it and before everything after it (SDM vol. 2, RDTSC:
+/// an LFENCE on each side).
 #[must_use]
 pub fn tsc_in_order() -> u64 {
     // SAFETY: orders loads and touches nothing; every x86_64 has it.
@@ -211,8 +209,8 @@ pub fn tsc_in_order() -> u64 {
     ticks
 }
 
-/// Spins for about `ticks` of the time-stamp counter. For waits before there is
-/// a clock, and for delays that hardware demands.
+/// Spins for about `ticks` of the time-stamp counter. For waits before there is a clock, and for
+/// delays that hardware requires.
 pub fn spin_ticks(ticks: u64) {
     let start = tsc();
     while tsc().wrapping_sub(start) < ticks {
@@ -220,8 +218,7 @@ pub fn spin_ticks(ticks: u64) {
     }
 }
 
-/// This CPU's APIC id as CPUID has it ([`plat::apic_id`]). That which counts is
-/// [`super::apic::id`].
+/// This CPU's APIC id by CPUID ([`plat::apic_id`]). The id that counts is [`super::apic::id`].
 #[must_use]
 pub fn apic_id_by_cpuid() -> u32 {
     plat::apic_id::by_cpuid(|leaf| {
@@ -230,8 +227,8 @@ pub fn apic_id_by_cpuid() -> u32 {
     })
 }
 
-/// How many bits a physical address has on this CPU (CPUID leaf 0x8000_0008; SDM vol. 2): 36 if
-/// it does not say, and between 32 and the 52 that page tables have room for if it does.
+/// The number of bits of a physical address on this CPU (CPUID leaf 0x8000_0008; SDM vol. 2). 36 if
+/// CPUID does not say; otherwise at least 32, and at most the 52 that page tables have room for.
 #[must_use]
 pub fn physical_address_bits() -> u8 {
     CpuId::new()
@@ -239,10 +236,10 @@ pub fn physical_address_bits() -> u8 {
         .map_or(36, |info| info.physical_address_bits().clamp(32, 52))
 }
 
-/// Makes `base` this CPU's GS base, where [`gs_self`] reads.
+/// Sets this CPU's GS base to `base`, where [`gs_self`] reads.
 ///
 /// # Safety
-/// A block must lie there for good whose first word is its own address.
+/// A block must lie there permanently whose first word is its own address.
 pub unsafe fn set_gs_base(base: u64) {
     GsBase::write(VirtAddr::new(base));
 }
@@ -253,23 +250,23 @@ pub unsafe fn set_gs_base(base: u64) {
 #[inline]
 pub fn gs_self() -> *const () {
     let block: *const ();
-    // SAFETY: once set_gs_base ran, GS:0 is mapped and constant, so the load may
-    // be repeated or left out (pure, readonly), and it touches no stack or flag.
+    // SAFETY: once set_gs_base ran, GS:0 is mapped and constant, so the load may be repeated or
+    // left out (pure, readonly). It touches no stack or flag.
     unsafe {
         asm!("mov {}, gs:[0]", out(reg) block, options(pure, readonly, nostack, preserves_flags));
     };
     block
 }
 
-/// The second word of this CPU's per-CPU block: the thread that runs. One load, so
-/// it is right even if the thread moves to another CPU before the answer is used.
+/// The second word of this CPU's per-CPU block: the thread that runs. One load, so it is right even
+/// if the thread moves to another CPU before the result is used.
 #[must_use]
 #[inline]
 pub fn gs_curthread() -> *const () {
     let thread: *const ();
-    // SAFETY: once set_gs_base ran, GS:8 is mapped. A thread that runs always finds
-    // itself there, on whatever CPU, so the load may be repeated, left out, or moved
-    // over any other access (pure, nomem).
+    // SAFETY: once set_gs_base ran, GS:8 is mapped. A running thread always finds itself there, on
+    // whatever CPU, so the load may be repeated, left out, or moved over any other access (pure,
+    // nomem).
     unsafe {
         asm!("mov {}, gs:[8]", out(reg) thread, options(pure, nomem, nostack, preserves_flags));
     };
@@ -280,8 +277,8 @@ pub fn gs_curthread() -> *const () {
 #[must_use]
 #[inline]
 pub fn gs_cpu() -> u64 {
-    // The whole register, or the compiler, which does not know that the upper half is zero,
-    // clears it again.
+    // The whole register: the compiler does not know that the upper half is zero, and would clear
+    // it again.
     let cpu: u64;
     // SAFETY: once set_gs_base ran, GS:16 is mapped, and constant on this CPU (pure,
     // readonly).
@@ -310,7 +307,7 @@ pub fn page_table_root() -> u64 {
     Cr3::read().0.start_address().as_u64()
 }
 
-/// The registers that a backtrace of the caller starts from: (rip, rsp, rbp).
+/// The registers from which a backtrace of the caller starts: (rip, rsp, rbp).
 #[must_use]
 #[inline(always)]
 pub fn here() -> (u64, u64, u64) {

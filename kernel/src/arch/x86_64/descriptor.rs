@@ -1,11 +1,11 @@
 //! GDT, TSS and IDT.
 //!
-//! Each CPU has a [`Descriptors`] in its per-CPU block: its TSS names its own
-//! stacks. The IDT is one table for all, since a handler finds its CPU by GS.
+//! Each CPU has a [`Descriptors`] in its per-CPU block, whose TSS names its own stacks. All CPUs
+//! share one IDT, since a handler finds its CPU through GS.
 //!
-//! NMI, double fault and machine check run on stacks of their own (IST): each
-//! may come while the stack pointer cannot be trusted. Nothing that arrives on
-//! an IST stack may switch threads, since the next one would overwrite it.
+//! NMI, double fault and machine check run on stacks of their own (IST), since each may come while
+//! the stack pointer cannot be trusted. A handler on an IST stack may not switch threads, since the
+//! next one would overwrite it.
 
 use core::cell::UnsafeCell;
 use core::mem::size_of;
@@ -26,7 +26,7 @@ pub const KERNEL_CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel:
 const KERNEL_DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel::Ring0);
 const TASK_STATE: SegmentSelector = SegmentSelector::new(5, PrivilegeLevel::Ring0);
 
-/// The stacks that the TSS switches to, whatever the stack pointer was.
+/// The stacks to which the TSS switches, whatever the stack pointer was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Ist {
@@ -56,25 +56,24 @@ impl Descriptors {
         }
     }
 
-    /// Names the stack (its top, 16-aligned) that an IST entry switches to. May
-    /// be called again later: the CPU reads the TSS anew at each such entry.
+    /// Sets the stack (its top, 16-aligned) to which an IST entry switches. May be called again
+    /// later: the CPU reads the TSS anew at each such entry.
     pub fn set_ist(&mut self, ist: Ist, top: u64) {
         self.tss.interrupt_stack_table[ist as usize] = VirtAddr::new(top);
     }
 
-    /// Fills the GDT and makes GDT, TSS and IDT those of this CPU. GS base is
-    /// not touched.
+    /// Fills the GDT and loads GDT, TSS and IDT on this CPU. Does not touch the GS base.
     ///
     /// # Safety
-    /// `this` must point to the tables of this CPU and of no other, writable and
-    /// in place for good, with interrupts off; [`init_idt`] must have run.
+    /// `this` must point to the tables of this CPU and of no other, writable and permanently in
+    /// place. Interrupts must be off, and [`init_idt`] must have run.
     pub unsafe fn load(this: *mut Self) {
         // SAFETY: the caller's promise: valid, and this CPU's alone.
         let tables = unsafe { &mut *this };
         let bits = |descriptor| match descriptor {
             Descriptor::UserSegment(bits) | Descriptor::SystemSegment(bits, _) => bits,
         };
-        // SAFETY: the TSS stays where it is for good (the caller's promise).
+        // SAFETY: the TSS stays where it is (the caller's promise).
         let tss = unsafe { Descriptor::tss_segment_unchecked(addr_of!(tables.tss)) };
         let Descriptor::SystemSegment(tss_low, tss_high) = tss else {
             unreachable!()
@@ -89,7 +88,7 @@ impl Descriptors {
             tss_high,
         ];
         let gdt = table_pointer(addr_of!(tables.gdt), size_of::<[u64; 7]>());
-        // SAFETY: a GDT of valid descriptors that stays for good.
+        // SAFETY: a GDT of valid descriptors that stays there.
         unsafe { lgdt(&gdt) };
         // SAFETY: entry 1 is a 64-bit ring 0 code segment.
         unsafe { CS::set_reg(KERNEL_CODE) };
@@ -99,7 +98,7 @@ impl Descriptors {
         unsafe { DS::set_reg(SegmentSelector::NULL) };
         // SAFETY: the same for ES.
         unsafe { ES::set_reg(SegmentSelector::NULL) };
-        // SAFETY: entries 5 and 6 are an available TSS that stays for good.
+        // SAFETY: entries 5 and 6 are an available TSS that stays there.
         unsafe { load_tss(TASK_STATE) };
         let idt = table_pointer(IDT.0.get().cast_const(), size_of::<[Gate; 256]>());
         // SAFETY: the caller ran init_idt; the table is a static.
@@ -157,7 +156,7 @@ impl Gate {
         }
     }
 
-    /// The first half, in which the lower 32 bits of the handler's address are.
+    /// The first half, which contains the lower 32 bits of the handler's address.
     const fn first_word(self) -> u64 {
         self.offset_low as u64
             | (self.selector as u64) << 16
@@ -167,7 +166,8 @@ impl Gate {
     }
 }
 
-/// Written by [`init_idt`] on the boot CPU before any CPU loads it; constant since.
+/// Written by [`init_idt`] on the boot CPU before any CPU loads it; constant since, except for
+/// [`bind`].
 static IDT: Idt = Idt(UnsafeCell::new([Gate::ABSENT; 256]));
 
 struct Idt(UnsafeCell<[Gate; 256]>);
@@ -175,8 +175,8 @@ struct Idt(UnsafeCell<[Gate; 256]>);
 // SAFETY: written by init_idt only, which runs once before any CPU reads it.
 unsafe impl Sync for Idt {}
 
-/// Lets `vector` lead to `entry` from now on, on all CPUs. For a test image that handles an
-/// interrupt in its own way; the kernel proper never calls it.
+/// Makes `vector` lead to `entry` from now on, on all CPUs. For a test image that handles an
+/// interrupt in its own way; the product kernel never calls it.
 ///
 /// # Safety
 /// `entry` must be the code of an interrupt gate of this vector, in the kernel's image.
@@ -184,11 +184,11 @@ pub unsafe fn bind(vector: u8, entry: u64) {
     let idt = IDT.0.get().cast::<Gate>();
     // SAFETY: within the table, which has a gate for each vector.
     let gate = unsafe { idt.add(vector.into()) };
-    // SAFETY: written by the boot CPU alone: in `init_idt`, and here.
+    // SAFETY: only the boot CPU writes it: in `init_idt`, and here.
     let old = unsafe { gate.read() };
     let new = Gate::new(entry, old.ist);
-    // SAFETY: a gate is two aligned words. The first is all that differs between two entries in
-    // the image, so a CPU that takes the interrupt meanwhile finds one or the other.
+    // SAFETY: a gate is two aligned words. Two entries in the image differ only in the first, so a
+    // CPU that takes the interrupt meanwhile finds one or the other.
     unsafe { gate.cast::<u64>().write_volatile(new.first_word()) };
 }
 
@@ -197,7 +197,7 @@ pub unsafe fn bind(vector: u8, entry: u64) {
 /// # Safety
 /// Call once, on the boot CPU, before any [`Descriptors::load`].
 pub unsafe fn init_idt() {
-    // SAFETY: nobody else names IDT yet (the caller's promise).
+    // SAFETY: nobody else uses IDT yet (the caller's promise).
     let idt = unsafe { &mut *IDT.0.get() };
     for (number, gate) in idt.iter_mut().enumerate() {
         let ist = match number as u8 {

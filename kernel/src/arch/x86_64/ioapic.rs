@@ -1,7 +1,7 @@
 //! One I/O APIC: its inputs, each masked until routed (82093AA data sheet).
 //!
-//! Registers are reached through an index and a window, so two CPUs at once
-//! would mix theirs up: the caller holds the lock in [`crate::globals`].
+//! Registers are accessed through an index and a window, so two CPUs at once would mix them up: the
+//! caller holds the lock in [`crate::globals`].
 
 use core::fmt;
 
@@ -26,7 +26,7 @@ pub enum RouteError {
         /// The first one of this I/O APIC.
         base: u32,
     },
-    /// A redirection entry has eight bits for the APIC id; more take interrupt remapping.
+    /// A redirection entry has eight bits for the APIC id; larger ids need interrupt remapping.
     IdTooLarge(u32),
 }
 
@@ -46,9 +46,9 @@ impl IoApic {
     /// serving global system interrupts from `base`. Masks every input.
     ///
     /// # Errors
-    /// What the version register says, if none answers there. Where there is nothing, all bits
-    /// are 0 or all are 1; memory has the same bits behind every index, and is left as it was;
-    /// there are 240 inputs at most; and what is masked stays so.
+    /// The value of the version register, if no I/O APIC answers there. If there is nothing, all
+    /// bits are 0 or all are 1. Memory has the same bits behind every index, and is left unchanged.
+    /// There are at most 240 inputs, and what is masked must stay masked.
     ///
     /// # Safety
     /// `registers` must be that mapping, and nobody else may use it.
@@ -77,7 +77,7 @@ impl IoApic {
         Ok(io_apic)
     }
 
-    /// Whether it and `other` claim to serve the same interrupt.
+    /// Whether it and `other` claim the same interrupt.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let ends = [self, other].map(|one| u64::from(one.base) + u64::from(one.inputs));
@@ -102,11 +102,10 @@ impl IoApic {
         self.input(gsi).is_ok()
     }
 
-    /// Sends the interrupt that arrives as `wire` says as `vector` to the CPU with APIC id
-    /// `to`.
+    /// Routes the interrupt described by `wire`, as `vector`, to the CPU with APIC id `to`.
     ///
     /// # Errors
-    /// [`RouteError`]; nothing has changed then.
+    /// [`RouteError`]; then nothing has changed.
     pub fn route(&mut self, wire: Isa, vector: u8, to: u32) -> Result<(), RouteError> {
         let input = self.input(wire.gsi)?;
         let to = u8::try_from(to).map_err(|_| RouteError::IdTooLarge(to))?;
@@ -134,8 +133,8 @@ impl IoApic {
         input.ok_or(RouteError::NotServed { gsi, base })
     }
 
-    /// Writes a redirection entry, its mask bit first so that no half of an old
-    /// and half of a new one ever takes effect.
+    /// Writes a redirection entry. It sets the mask bit first, so that half of an old and half of a
+    /// new entry never take effect.
     fn set_entry(&mut self, input: u32, entry: u64) {
         let low = 0x10 + 2 * input;
         self.write(low, MASKED as u32);

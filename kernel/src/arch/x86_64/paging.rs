@@ -1,4 +1,4 @@
-//! Page tables: the kernel's own, those of other spaces, and questions to those in use.
+//! Page tables: the kernel's own, those of other spaces, and queries of those in use.
 //!
 //! The kernel half of the address space, in which nothing is both writable and
 //! executable:
@@ -10,10 +10,10 @@
 //! | `ffff_e000_0000_0000` | the kernel heap, if it is in pieces in physical memory | RW, NX |
 //! | `ffff_ffff_8000_0000` | the kernel image, by sections | RX, R, RW |
 //!
-//! All of it is supervisor-only and global: the same in every address space, by entries of the
-//! level 4 table that never change ([`PageTables::fill_kernel_half`]). The kernel's own lower
-//! half is empty; CPUs start on tables with a page there ([`PageTables::starting`]), and
-//! [`crate::vspace`] has others.
+//! All of it is supervisor-only and global. It is the same in every address space, through entries
+//! of the level 4 table that never change ([`PageTables::fill_kernel_half`]). The kernel's own
+//! lower half is empty. CPUs start on tables with one page there ([`PageTables::starting`]), and
+//! [`crate::vspace`] has other spaces.
 
 use core::fmt;
 use core::ptr::addr_of;
@@ -79,7 +79,7 @@ pub enum MapError {
     OutOfFrames,
     /// The kernel's heap had no room.
     OutOfHeap,
-    /// The page is mapped already (here: at this virtual address).
+    /// The page at this virtual address is already mapped.
     AlreadyMapped(u64),
     /// The page is not mapped, or is part of a large page.
     NotMapped(u64),
@@ -105,33 +105,33 @@ impl fmt::Display for MapError {
     }
 }
 
-/// Where page tables take their frames from: physical addresses of zeroed or
-/// unzeroed frames, each in memory that is visible at [`PHYS_OFFSET`].
+/// The source of frames for page tables: physical addresses of zeroed or unzeroed frames, each in
+/// memory that is visible at [`PHYS_OFFSET`].
 pub type FrameSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
 
 struct Source<'a, 'b>(&'b mut FrameSource<'a>);
 
-// SAFETY: each frame is one that the source has taken out of use for us.
+// SAFETY: the source has taken each frame out of use for us.
 unsafe impl FrameAllocator<Size4KiB> for Source<'_, '_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         (self.0)().map(|address| PhysFrame::containing_address(PhysAddr::new(address)))
     }
 }
 
-/// The bits of an entry that are a physical address.
+/// The bits of an entry that hold a physical address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Lets this CPU forget what it knows of the page at `address`, global or not.
+/// Makes this CPU forget its TLB entries of the page at `address`, global or not.
 #[inline]
 pub fn forget(address: u64) {
-    // SAFETY: the CPU walks the tables again, which is always allowed; an address that cannot
-    // be is no error. (The crate's would check it, at every page of a range.)
+    // SAFETY: the CPU walks the tables again, which is always allowed; an impossible address is no
+    // error. (The crate's version would check it, at every page of a range.)
     unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
-/// Lets this CPU forget all pages, global ones too. Interrupts off: one between the two
-/// writes would run without global pages, which is harmless, and one that did the same
-/// would turn them on too early.
+/// Makes this CPU forget all pages, including global ones. Interrupts off: an interrupt between the
+/// two writes would run without global pages, which is harmless, but one that did the same would
+/// turn them on too early.
 pub fn forget_all() {
     // SAFETY: without PGE nothing is global; all mappings stay valid.
     unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::PAGE_GLOBAL)) };
@@ -139,27 +139,27 @@ pub fn forget_all() {
     unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::PAGE_GLOBAL)) };
 }
 
-/// Whether CPUs tag what they know of a space: CR4.PCIDE. Written by the boot CPU before it
-/// starts others; relaxed throughout.
+/// Whether CPUs tag their TLB entries by space: CR4.PCIDE. The boot CPU writes it before it starts
+/// others; relaxed throughout.
 static TAGGED: AtomicBool = AtomicBool::new(false);
 
-/// Says that all CPUs have process-context identifiers turned on.
+/// Records that all CPUs have process-context identifiers turned on.
 pub(super) fn tags_are_on() {
     TAGGED.store(true, Ordering::Relaxed);
 }
 
-/// Whether CPUs tag what they know of a space (PCID).
+/// Whether CPUs tag their TLB entries by space (PCID).
 #[must_use]
 #[inline]
 pub fn tagged() -> bool {
     TAGGED.load(Ordering::Relaxed)
 }
 
-/// Loads the tables at physical `root` under `tag`, 0 unless [`tagged`]; with `keep` the CPU
-/// keeps what it knows under that tag, and else forgets it, but for global pages.
+/// Loads the tables at physical `root` under `tag`, which is 0 unless [`tagged`]. With `keep` the
+/// CPU keeps its TLB entries under that tag; otherwise it forgets them, except for global pages.
 ///
 /// # Safety
-/// The tables must have the kernel's half, and be there until others are loaded.
+/// The tables must have the kernel's half, and exist until others are loaded.
 pub unsafe fn load(root: u64, tag: u16, keep: bool) {
     let value = root | u64::from(tag) | u64::from(keep) << 63;
     // SAFETY: the caller's promise: what the kernel uses stays where it is. Without `nomem`,
@@ -167,7 +167,7 @@ pub unsafe fn load(root: u64, tag: u16, keep: bool) {
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Lets this CPU forget all pages of the tables that are loaded, but for global ones.
+/// Makes this CPU forget all pages of the loaded tables, except for global ones.
 pub fn forget_loaded() {
     let value: u64;
     // SAFETY: reads a register. Bit 63 is read as 0.
@@ -178,7 +178,7 @@ pub fn forget_loaded() {
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// The address at which physical `address` is mapped, if it is.
+/// The virtual address of physical `address`, if that is mapped.
 #[must_use]
 pub const fn physical_to_virtual(address: u64) -> u64 {
     PHYS_OFFSET + address
@@ -197,8 +197,8 @@ unsafe fn tables_at(root: u64) -> OffsetPageTable<'static> {
     unsafe { OffsetPageTable::new(table, VirtAddr::new(PHYS_OFFSET)) }
 }
 
-/// The physical address that the tables in use give for virtual `address`. Any
-/// context: a walk that only loads, without a lock, so that a panic can ask.
+/// The physical address that the tables in use give for virtual `address`. Any context: the walk
+/// only loads, without a lock, so a panic can use it.
 #[must_use]
 pub fn translate(address: u64) -> Option<u64> {
     let mut table = Cr3::read().0.start_address().as_u64();
@@ -261,16 +261,16 @@ impl PageTables {
         unsafe { tables_at(self.root) }
     }
 
-    /// Maps `length` bytes from virtual `to` to physical `from`, by 2 MiB pages
-    /// where both are aligned for it. All three must be multiples of 4 KiB.
+    /// Maps `length` bytes from virtual `to` to physical `from`, with 2 MiB pages where both are
+    /// aligned for it. All three must be multiples of 4 KiB.
     ///
     /// # Errors
     /// [`MapError::OutOfFrames`] or [`MapError::AlreadyMapped`]; what was mapped
     /// before the error stays.
     ///
     /// # Safety
-    /// The memory must be meant for this access at this address: the mapping
-    /// must not alias what Rust takes for unaliased.
+    /// The memory must be intended for this access at this address: the mapping must not alias what
+    /// Rust takes for unaliased.
     pub unsafe fn map(
         &mut self,
         to: u64,
@@ -315,14 +315,14 @@ impl PageTables {
         Ok(())
     }
 
-    /// Changes what the 4 KiB page at `address` allows, and flushes it from this CPU's
-    /// TLB only: for a page that no other CPU has touched.
+    /// Changes the access of the 4 KiB page at `address`, and flushes it from this CPU's TLB only.
+    /// For a page that no other CPU has touched.
     ///
     /// # Errors
     /// [`MapError::NotMapped`].
     ///
     /// # Safety
-    /// As [`Self::map`], and whoever uses the page must do with the new access.
+    /// As [`Self::map`]; and the new access must be enough for all users of the page.
     pub unsafe fn restrict(&mut self, address: u64, access: Access) -> Result<(), MapError> {
         let page = Page::<Size4KiB>::containing_address(VirtAddr::new(address));
         // SAFETY: the caller's promise.
@@ -342,7 +342,7 @@ impl PageTables {
     /// Nobody may use the page any more.
     pub unsafe fn hide(&mut self, address: u64) -> Result<(), MapError> {
         let page = Page::<Size4KiB>::containing_address(VirtAddr::new(address));
-        // The flags are kept, but for the one that counts.
+        // Every flag except PRESENT is kept.
         let flags = PageTableFlags::GLOBAL | PageTableFlags::NO_EXECUTE;
         // SAFETY: the caller's promise.
         let result = unsafe { self.tables().update_flags(page, flags) };
@@ -351,14 +351,14 @@ impl PageTables {
             .map_err(|_error| MapError::NotMapped(address))
     }
 
-    /// Empties the entry of a page that was hidden; the physical address of its frame.
+    /// Empties the entry of a hidden page. Returns the physical address of its frame.
     ///
     /// # Errors
-    /// [`MapError::NotMapped`] if it was not.
+    /// [`MapError::NotMapped`] if the page was not hidden.
     pub fn take_hidden(&mut self, address: u64) -> Result<u64, MapError> {
         let entry = self.entry(address).ok_or(MapError::NotMapped(address))?;
-        // SAFETY: an entry of the lowest level, of tables that are never freed and that the
-        // caller has for itself. CPUs read entries by themselves, and see either state.
+        // SAFETY: an entry of the lowest level, of tables that are never freed and that the caller
+        // has for itself. CPUs read entries by themselves, and see either state.
         let old = unsafe { entry.read_volatile() };
         let flags = PageTableFlags::from_bits_truncate(old);
         if flags.contains(PageTableFlags::PRESENT) || !flags.contains(PageTableFlags::GLOBAL) {
@@ -369,8 +369,8 @@ impl PageTables {
         Ok(old & ADDRESS)
     }
 
-    /// Puts the frame at physical `frame` in place of that of the 4 KiB page at `address`,
-    /// which stays mapped throughout; gives back the old one. Flushes nothing.
+    /// Replaces the frame of the 4 KiB page at `address`, which stays mapped throughout, by the one
+    /// at physical `frame`. Returns the old one. Flushes nothing.
     ///
     /// # Errors
     /// [`MapError::NotMapped`].
@@ -389,12 +389,12 @@ impl PageTables {
         if !PageTableFlags::from_bits_truncate(old).contains(PageTableFlags::PRESENT) {
             return Err(MapError::NotMapped(address));
         }
-        // SAFETY: as above. In one store: CPUs that walk the table see either frame.
+        // SAFETY: as above. In one store, so CPUs that walk the table see either frame.
         unsafe { entry.write_volatile(frame | access.flags(address).bits()) };
         Ok(old & ADDRESS)
     }
 
-    /// Where the entry of the 4 KiB page at `address` is.
+    /// The address of the entry of the 4 KiB page at `address`.
     fn entry(&self, address: u64) -> Option<*mut u64> {
         let mut table = self.root;
         for level in (1..=4).rev() {
@@ -416,8 +416,8 @@ impl PageTables {
         None
     }
 
-    /// Gives every entry of the kernel half of the level 4 table its table. They never
-    /// change after that, so other spaces have a copy of them. Once, for the kernel's own.
+    /// Gives every entry of the kernel half of the level 4 table its table. The entries never
+    /// change after that, so other spaces have a copy of them. Once, for the kernel's own tables.
     ///
     /// # Errors
     /// [`MapError::OutOfFrames`].
@@ -434,7 +434,7 @@ impl PageTables {
         Ok(())
     }
 
-    /// Tables at the frame `root` with the kernel's half, as these have it, and no other page.
+    /// Makes tables at the frame `root` with the same kernel half as these, and no other page.
     ///
     /// # Safety
     /// As [`Self::new`].
@@ -452,11 +452,11 @@ impl PageTables {
         space
     }
 
-    /// Gives back the frames of the tables of the other half, and that of level 4; not those
-    /// of pages.
+    /// Frees the frames of the lower half's tables and of the level 4 table, but not those of
+    /// pages.
     ///
     /// # Safety
-    /// No CPU may have the tables loaded, nor any start on them.
+    /// No CPU may have the tables loaded, or start on them.
     pub unsafe fn free(self, free: &mut dyn FnMut(u64)) {
         for index in 0..256 {
             free_below(self.root + 8 * index, 3, free);
@@ -464,16 +464,16 @@ impl PageTables {
         free(self.root);
     }
 
-    /// Makes the frame at `root` the level 4 table of what a CPU starts on: the kernel
-    /// half as it is now, and of the lower half the page at physical `page` at its own
-    /// address, to be run. The kernel's own tables never have it.
+    /// Makes the frame at `root` the level 4 table on which a CPU starts: with the kernel half as
+    /// it is now, and in the lower half the page at physical `page` at its own address, executable.
+    /// The kernel's own tables never have that page.
     ///
     /// # Errors
     /// [`MapError::OutOfFrames`].
     ///
     /// # Safety
-    /// As [`Self::new`] for `root`; `page` must be a frame that nobody writes any more
-    /// when a CPU starts.
+    /// As [`Self::new`] for `root`. `page` must be a frame that nobody writes any more when a CPU
+    /// starts.
     pub unsafe fn starting(
         &mut self,
         root: u64,
@@ -486,8 +486,8 @@ impl PageTables {
         unsafe { space.map(page, page, PAGE_SIZE, Access::Code, frames) }
     }
 
-    /// Maps the kernel image, by its sections, at the addresses it runs at now,
-    /// to wherever the tables in use have it: the loader chose.
+    /// Maps the kernel image, section by section, at its present addresses to wherever the loader
+    /// put it, which the tables in use say.
     ///
     /// # Errors
     /// As [`Self::map`].
@@ -495,8 +495,8 @@ impl PageTables {
         for (start, end, access) in image_sections() {
             for page in (start..end).step_by(PAGE_SIZE as usize) {
                 let frame = translate(page).ok_or(MapError::NotMapped(page))?;
-                // SAFETY: the same memory at the same address as now, with no
-                // more access than the linker script means it to have.
+                // SAFETY: the same memory at the same address as now, with no more access than the
+                // linker script intends for it.
                 unsafe { self.map(page, frame, PAGE_SIZE, access, &mut frames)? };
             }
         }
@@ -504,9 +504,8 @@ impl PageTables {
     }
 }
 
-/// The stacks in the image as (start, end), each with an unmapped page below it: the
-/// boot CPU's for NMI, double fault and machine check until it has one for each, and
-/// the one that PVH boots on.
+/// The stacks in the image as (start, end), each with an unmapped page below it: the boot CPU's for
+/// NMI, double fault and machine check, until it has one for each, and the one on which PVH boots.
 #[must_use]
 pub fn early_stacks() -> [(u64, u64); 2] {
     unsafe extern "C" {
@@ -550,8 +549,8 @@ pub fn image_sections() -> [(u64, u64, Access); 5] {
     ]
 }
 
-/// Gives back the table that the entry at physical `entry` points to, which is of `level`, and
-/// those below it. For tables that nobody uses.
+/// Frees the table of `level` to which the entry at physical `entry` points, and those below it.
+/// For tables that nobody uses.
 fn free_below(entry: u64, level: u32, free: &mut dyn FnMut(u64)) {
     let entry = physical_to_virtual(entry) as *const u64;
     // SAFETY: an entry of a table in memory that is visible at PHYS_OFFSET.
@@ -576,14 +575,13 @@ fn map_error<S: PageSize>(error: MapToError<S>, address: u64) -> MapError {
     }
 }
 
-/// Goes over to the page tables at `root` and the stack that ends at
-/// `stack_top`, and calls `then`, which never returns. All in one step, since
-/// the old stack may exist in the old tables only.
+/// Switches to the page tables at `root` and to the stack that ends at `stack_top`, and calls
+/// `then`, which never returns. All in one step, since the old stack may exist only in the old
+/// tables.
 ///
 /// # Safety
-/// `root` must map the kernel image as it runs now, and a stack of enough size
-/// below `stack_top`, which must be 16-aligned. Nothing on the old stack may be
-/// referred to from now on.
+/// `root` must map the kernel image as it runs now, and a large enough stack below `stack_top`,
+/// which must be 16-aligned. Nothing may refer to the old stack from now on.
 pub unsafe fn switch_to(root: u64, stack_top: u64, then: extern "C" fn() -> !) -> ! {
     // SAFETY: the caller's promise; RBP 0 ends the backtrace, and CALL leaves
     // RSP as the ABI wants it at a function's entry.

@@ -1,13 +1,12 @@
-//! The two legacy 8259 interrupt controllers: moved out of the exceptions' way
-//! and masked, so that all they can still raise is a spurious interrupt.
+//! The two legacy 8259 interrupt controllers, moved out of the exceptions' way and masked, so that
+//! they can raise only spurious interrupts.
 
 use x86_64::instructions::port::Port;
 
 use super::vector::PIC_BASE;
 
-/// Remaps the PICs to [`PIC_BASE`] and masks every input. Needed even though
-/// nothing uses them: unmasked, or left at their default vectors, a spurious
-/// IRQ 7 would look like a double fault.
+/// Remaps the PICs to [`PIC_BASE`] and masks every input. Needed even though nothing uses them:
+/// unmasked, or at their default vectors, a spurious IRQ 7 would look like a double fault.
 pub fn disable() {
     let steps: [(u16, u8); 10] = [
         (0x20, 0x11), // initialise, ICW4 follows

@@ -1,15 +1,15 @@
 //! The registers that turn the machine off: ACPI's S5, "soft off".
 //!
-//! Source: ACPI 6.5, 16.1.7 (the order), 4.8.3.2.1 (the PM1 control registers), 4.8.3.7 (the
-//! sleep control register of hardware-reduced ACPI). What firmware wants to be told before,
-//! by methods in AML (`_PTS`), it is not: the kernel has no interpreter.
+//! Source: ACPI 6.5, 16.1.7 (the order), 4.8.3.2.1 (the PM1 control registers), 4.8.3.7 (the sleep
+//! control register of hardware-reduced ACPI). The kernel has no AML interpreter, so it does not
+//! run the methods (`_PTS`) by which firmware wants to be told first.
 
 use x86_64::instructions::port::Port;
 
-/// Of a PM1 control register: the sleep type, and that it takes effect.
+/// The fields of a PM1 control register: the sleep type, and the bit that puts it into effect.
 const PM1_TYPE: u16 = 7 << 10;
 const PM1_ENABLE: u16 = 1 << 13;
-/// The same of the sleep control register, without the type, which begins at bit 2.
+/// The same bit of the sleep control register, whose type begins at bit 2.
 const SLEEP_ENABLE: u8 = 1 << 5;
 
 /// Where a register is.
@@ -24,18 +24,17 @@ pub enum Register {
 /// What turns the machine off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerOff {
-    /// The PM1a and, where there are two, the PM1b control register, each with its sleep type.
+    /// The PM1a and, if there are two, the PM1b control register, each with its sleep type.
     Pm1([Option<(Register, u8)>; 2]),
     /// The sleep control register, with the sleep type.
     Sleep(Register, u8),
 }
 
 impl PowerOff {
-    /// Turns the machine off. Returns, if it does, where the machine goes on for a moment or
-    /// stays on.
+    /// Turns the machine off. Returns if the machine goes on for a moment or stays on.
     ///
     /// # Safety
-    /// The registers must be those, as ACPI's FADT names them.
+    /// The registers must be those that ACPI's FADT names.
     pub unsafe fn go(self) {
         match self {
             Self::Sleep(register, kind) => {
@@ -43,7 +42,7 @@ impl PowerOff {
                 unsafe { write_8(register, kind << 2 | SLEEP_ENABLE) };
             }
             Self::Pm1(registers) => {
-                // First the types, and then that both take effect.
+                // First both types, and then the bits that put them into effect.
                 for enable in [0, PM1_ENABLE] {
                     for (register, kind) in registers.into_iter().flatten() {
                         // SAFETY: the caller's.

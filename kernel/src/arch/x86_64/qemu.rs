@@ -2,16 +2,16 @@
 
 use x86_64::instructions::port::Port;
 
-/// Where `cargo xtask` puts the device.
+/// The port at which `cargo xtask` puts the device.
 const PORT: u16 = 0xf4;
 
-/// The exit code that QEMU makes of this value.
+/// The exit code that QEMU makes from this value.
 #[must_use]
 pub const fn exit_code(value: u32) -> u32 {
     value << 1 | 1
 }
 
-/// Whether the device is there: it reads as 0, a port that nothing answers as all ones.
+/// Whether the device is there: it reads as 0, and a port without a device as all ones.
 #[must_use]
 pub fn has_debug_exit() -> bool {
     let mut port: Port<u32> = Port::new(PORT);
@@ -20,7 +20,7 @@ pub fn has_debug_exit() -> bool {
     unsafe { port.read() == 0 }
 }
 
-/// Ends QEMU with [`exit_code`] of `value`, where [`has_debug_exit`]. Returns, since QEMU 10
+/// Ends QEMU with [`exit_code`] of `value`. Only if [`has_debug_exit`]. May return, since QEMU 10
 /// lets the guest run on for a moment.
 pub fn debug_exit(value: u32) {
     let mut port: Port<u32> = Port::new(PORT);

@@ -1,16 +1,16 @@
-//! A 16550 serial port, polled: 115200 baud, 8N1, no interrupt.
+//! A 16550 serial port, polled: 115200 baud, 8N1, no interrupts.
 //!
-//! No lock and no state but the port number: the caller brings the lock, and a
-//! panic may do without. A port that is not there, or that stops accepting
-//! bytes, costs a bounded wait and loses the bytes; it never hangs the kernel.
+//! It has no lock and no state except the port number: the caller brings the lock, and a panic may
+//! do without. A port that is absent, or stops accepting bytes, costs a bounded wait and loses the
+//! bytes; it never hangs the kernel.
 
 use core::fmt;
 
 use heart::shim::spin_loop;
 use x86_64::instructions::port::Port;
 
-/// How often the line status is polled before a byte is given up. At 115200
-/// baud a byte takes 87 microseconds; a poll, an I/O access, about one.
+/// How often the line status is polled before a byte is given up. At 115200 baud a byte takes 87
+/// microseconds, and a poll, one I/O access, about one.
 const POLLS_PER_BYTE: u32 = 10_000;
 
 /// The transmit FIFO of a 16550A, in bytes.
@@ -28,8 +28,8 @@ impl Serial {
     /// The second port: test results.
     pub const COM2: Self = Self { base: 0x2f8 };
 
-    /// Sets speed and format and empties the FIFOs. Harmless when repeated, and
-    /// when there is no port.
+    /// Sets speed and format and empties the FIFOs. May be repeated, and is harmless without a
+    /// port.
     pub fn init(self) {
         self.write_register(1, 0x00); // no interrupts
         self.write_register(3, 0x80); // divisor latch
@@ -40,8 +40,8 @@ impl Serial {
         self.write_register(4, 0x03); // DTR, RTS
     }
 
-    /// Sends the bytes; `\n` goes out as it is. A whole FIFO is filled for each
-    /// time the transmitter is seen empty.
+    /// Sends the bytes; `\n` is not converted. Fills the whole FIFO each time that the transmitter
+    /// is empty.
     pub fn write(self, bytes: &[u8]) {
         for chunk in bytes.chunks(FIFO) {
             if !self.wait_until_empty() {
@@ -53,19 +53,19 @@ impl Serial {
         }
     }
 
-    /// Waits until the last byte is on the line: for who is about to turn the machine off.
-    /// QEMU sends at once, and Bochs as slowly as a real port.
+    /// Waits until the last byte is on the line. For a caller that is about to turn the machine
+    /// off. QEMU sends at once, Bochs as slowly as a real port.
     pub fn drain(self) {
         let _sent = (0..=FIFO).any(|_| self.wait_for(0x40));
     }
 
-    /// Whether the FIFO became empty in time.
+    /// Waits until the FIFO is empty. Returns whether that was in time.
     fn wait_until_empty(self) -> bool {
         self.wait_for(0x20)
     }
 
-    /// Whether one of these bits of the line status was set in time. An absent port reads as
-    /// 0xff, which is ready: its bytes go nowhere at once.
+    /// Waits until one of these bits of the line status is set. Returns whether that was in time.
+    /// An absent port reads as 0xff, which is ready, so its bytes go nowhere at once.
     fn wait_for(self, bits: u8) -> bool {
         for _ in 0..POLLS_PER_BYTE {
             if self.line_status() & bits != 0 {

@@ -1,8 +1,8 @@
-//! The clocks of known frequency that the others are measured against.
+//! The clocks of known frequency, against which the others are measured.
 //!
-//! The HPET, ACPI's PM timer, channel 2 of the PIT, or the time-stamp counter itself, where
-//! somebody tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for
-//! machines whose local timers do not count.)
+//! The HPET, ACPI's PM timer, channel 2 of the PIT, or the time-stamp counter itself if something
+//! tells its frequency. They only count here; none interrupts. ([`pit_start_ticks`] is for machines
+//! whose local timers do not count.)
 
 use plat::acpi::Place;
 use plat::calibrate::Counter;
@@ -27,31 +27,31 @@ pub enum Reference {
         /// Its frequency, and its 32 or 64 bits.
         counter: Counter,
     },
-    /// ACPI's PM timer. Of its 24 or 32 bits the low 24 are used: a table that promises more than
-    /// there is does no harm.
+    /// ACPI's PM timer. Only the low 24 of its 24 or 32 bits are used, so a table that promises too
+    /// many does no harm.
     PmTimer {
         /// Where the table names it.
         place: Place,
         /// Its port.
         port: u16,
     },
-    /// Channel 2 of the PIT, counting down, and from 0 to 65535.
+    /// Channel 2 of the PIT, which counts down, and from 0 wraps to 65535.
     Pit,
     /// The time-stamp counter.
     Tsc {
         /// Its frequency, in hertz.
         hz: u64,
-        /// Who says so.
+        /// Where the frequency comes from.
         by: &'static str,
     },
 }
 
-/// Why an HPET is of no use.
+/// Why an HPET cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HpetError {
     /// Its capabilities are all zeroes or all ones: nothing answers.
     Silent,
-    /// Its period, in femtoseconds, is not one that the specification allows.
+    /// The specification does not allow its period, in femtoseconds.
     Period(u64),
     /// Its counter does not count.
     StandsStill,
@@ -68,8 +68,8 @@ impl core::fmt::Display for HpetError {
 }
 
 impl Reference {
-    /// What there is without any other: the time-stamp counter, as fast as none is. Whoever
-    /// waits by it waits too long rather than too short.
+    /// The last resort: the time-stamp counter, assumed faster than any is. A wait by it is too
+    /// long rather than too short.
     pub const GUESS: Self = Self::Tsc {
         hz: FASTEST_TSC,
         by: "a guess",
@@ -108,8 +108,8 @@ impl Reference {
         if (0..100_000).any(|_| hpet.count() != start) {
             return Ok(hpet);
         }
-        // What stands still may be memory.
-        // SAFETY: as above, with what was there.
+        // If the counter stands still, it may be memory.
+        // SAFETY: as above, with the value that was there.
         unsafe { configuration.write_volatile(value) };
         Err(HpetError::StandsStill)
     }
@@ -131,7 +131,7 @@ impl Reference {
         Self::Pit
     }
 
-    /// How fast it counts, and when it comes round.
+    /// Its frequency, and its width.
     #[must_use]
     pub fn counter(&self) -> Counter {
         match self {
@@ -148,7 +148,7 @@ impl Reference {
         }
     }
 
-    /// Its name for the summary; its `Display` says where it is too.
+    /// Its name for the summary; its `Display` also says where it is.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -201,8 +201,7 @@ fn pit_count(channel: u16) -> u16 {
     u16::from_le_bytes([low, high])
 }
 
-/// Lets channel 0 of the PIT interrupt (ISA interrupt 0) `hz` times a second,
-/// from 19 up.
+/// Makes channel 0 of the PIT interrupt (ISA interrupt 0) `hz` times a second. `hz` is at least 19.
 pub fn pit_start_ticks(hz: u64) {
     let [low, high, ..] = (PIT_HZ / hz).to_le_bytes();
     for (port, value) in [(0x43, 0x34), (0x40, low), (0x40, high)] {

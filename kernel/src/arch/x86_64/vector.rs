@@ -1,4 +1,4 @@
-//! Every interrupt vector, and who acknowledges it when.
+//! Every interrupt vector, and when it is acknowledged.
 //!
 //! | vector | what | end of interrupt |
 //! |---|---|---|
@@ -14,8 +14,8 @@
 //! | 0xff | spurious | none (SDM vol. 3, 11.9) |
 //! | others | nothing: a panic, or left by firmware until a CPU is online | none, or at once |
 //!
-//! The rendezvous keeps FreeBSD's order, action first: until its last counter a
-//! CPU touches the initiator's stack, and a second rendezvous must not nest on it.
+//! The rendezvous keeps FreeBSD's order, action first: until its last counter a CPU uses the
+//! initiator's stack, and a second rendezvous must not nest on it.
 
 /// The first vector that is not the CPU's own.
 pub const FIRST_EXTERNAL: u8 = 32;
@@ -23,17 +23,17 @@ pub const FIRST_EXTERNAL: u8 = 32;
 pub const PIC_BASE: u8 = 0x20;
 /// The last vector of the two PICs.
 pub const PIC_LAST: u8 = PIC_BASE + 15;
-/// The first of the vectors given to I/O APIC inputs.
+/// The first vector of the I/O APIC inputs.
 pub const IO_APIC_BASE: u8 = 0x30;
-/// The last of them.
+/// The last one.
 pub const IO_APIC_LAST: u8 = IO_APIC_BASE + 23;
 /// For tests that need an interrupt of their own.
 pub const TEST: u8 = 0xe0;
 /// The local APIC timer.
 pub const TIMER: u8 = 0xef;
-/// The IPIs that share a vector and say in a word of the per-CPU block what they are.
+/// The IPIs that share a vector; a word of the per-CPU block says which they are.
 pub const IPI: u8 = 0xf2;
-/// The rendezvous IPI; class 15, above everything but stops and errors.
+/// The rendezvous IPI. Its class is 15; only stops and errors are above it.
 pub const RENDEZVOUS: u8 = 0xf3;
 /// Stops a CPU until it is let go.
 pub const STOP: u8 = 0xf4;
@@ -53,7 +53,7 @@ pub const PAGE_FAULT: u8 = 14;
 /// Exception 18.
 pub const MACHINE_CHECK: u8 = 18;
 
-/// The name of an exception as the SDM has it (vol. 3, table 6-1).
+/// The name of an exception, as in the SDM (vol. 3, table 6-1).
 #[must_use]
 pub fn exception_name(vector: u8) -> &'static str {
     const NAMES: [&str; 22] = [
