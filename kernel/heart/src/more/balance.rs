@@ -17,7 +17,7 @@ pub fn steal<S: Scheduler>() -> bool {
 }
 
 /// Lets a busy CPU, whose slice is over, take a thread from a busier one. Where all CPUs are busy
-/// nobody steals, and otherwise a thread that never waits would share its CPU with the same threads
+/// nobody steals; without this, a thread that never waits would share its CPU with the same threads
 /// forever. A locked queue is skipped: it is not worth a wait in an interrupt. In interrupt
 /// context.
 pub fn balance<S: Scheduler>(here: &'static S::Cpu) {
