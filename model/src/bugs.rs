@@ -56,13 +56,13 @@ pub(crate) const BUGS: &[(Bug, &str, &str, &str)] = &[
         Bug::UncheckedSwitch,
         "unchecked-switch",
         "window-hang",
-        "what comes of a switch inside an action if nothing asserts (with no-nested-section)",
+        "a switch inside an action that no assertion stops (with no-nested-section)",
     ),
     (
         Bug::ActThenClear,
         "act-then-clear",
         "calls",
-        "the IPI's handler runs the calls first and takes the word then",
+        "the IPI's handler runs the calls before it clears the word that asked for them",
     ),
 ];
 

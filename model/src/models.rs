@@ -349,7 +349,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "rendezvous-2x2-silent",
-        about: "2 CPUs call both, and may give up the other, which has interrupts off before",
+        about: "2 CPUs call both, and may give up the other, which has interrupts off at first",
         timeouts: [1, 1, 0, 0],
         program: impatient,
         phases: &[SEED, HELD],
@@ -358,7 +358,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "shootdown",
-        about: "2 CPUs: a page is unmapped, shot down, its frame used anew; the other reads, 1 timer",
+        about: "2 CPUs: a page is unmapped, shot down, its frame reused; the other reads, 1 timer",
         better: true,
         timers: [0, 1, 0, 0],
         program: shootdown::program,
@@ -366,7 +366,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "space",
-        about: "2 CPUs: a page goes away while the other switches from, to and back to its space",
+        about: "2 CPUs: a page is unmapped while the other switches from, to and back to its space",
         tags: 0,
         extra: true,
         program: space::program,
@@ -375,7 +375,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "space-tags",
-        about: "as space, with PCIDs, on x86-TSO",
+        about: "like space, with PCIDs, on x86-TSO",
         memory: Memory::Tso,
         tags: 2,
         extra: true,
@@ -385,7 +385,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "space-3",
-        about: "3 CPUs read a page, which goes away, and leave its space, which goes too",
+        about: "3 CPUs read a page, which is unmapped, and leave its space, which is freed",
         cpus: 3,
         extra: true,
         program: space::all_read,
@@ -403,7 +403,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "calls-tso",
-        about: "as calls, on x86-TSO",
+        about: "like calls, on x86-TSO",
         cpus: 3,
         memory: Memory::Tso,
         extra: true,
@@ -475,7 +475,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "stop-nmi",
-        about: "as stop, by NMI",
+        about: "like stop, by NMI",
         better: true,
         extra: true,
         timers: [0, 1, 0, 0],
@@ -535,7 +535,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "online",
-        about: "2 CPUs, one unmaps a page and tells who is online, the other comes online and reads",
+        about: "2 CPUs, one unmaps a page and tells the online CPUs, the other comes online and reads",
         extra: true,
         online: 1,
         program: offline::comes,
@@ -556,7 +556,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "rmlock-nested",
-        about: "2 CPUs, one reads within what it reads, three deep, the other writes",
+        about: "2 CPUs, one nests reads three deep, the other writes",
         program: rmlock::nested,
         ..BASE
     },

@@ -61,17 +61,17 @@ impl Property {
         (
             Self::NoSwitchBeforeEoi,
             "no switch before EOI",
-            "no thread is switched from while a vector is in service",
+            "no thread is switched out while a vector is in service",
         ),
         (
             Self::NoLostPreemption,
             "no lost preemption",
-            "what is owed is paid before the thread goes on outside all sections",
+            "a thread pays what it owes before it goes on outside all sections",
         ),
         (
             Self::NoSecondPayment,
             "no second payment",
-            "there is no switch for a preemption that was paid",
+            "there is no switch for a preemption that is already paid",
         ),
         (
             Self::BarrierOrder,
@@ -81,7 +81,7 @@ impl Property {
         (
             Self::ArgumentAlive,
             "argument dead only after last use",
-            "no callback runs, or has an end to come to, when its call has returned",
+            "no callback runs, or is still to end, after its call has returned",
         ),
         (
             Self::ExactlyOnce,
@@ -96,7 +96,7 @@ impl Property {
         (
             Self::NoDeadlock,
             "no deadlock",
-            "there is no state in which nothing can happen and somebody waits",
+            "in no state is somebody waiting while nothing can happen",
         ),
         (
             Self::NoLivelock,
@@ -121,37 +121,37 @@ impl Property {
         (
             Self::NoLostWakeup,
             "no lost wakeup",
-            "no CPU sleeps over its work",
+            "no CPU sleeps while it has work",
         ),
         (
             Self::NoStaleAccess,
             "no stale access",
-            "when a shootdown has returned no CPU reaches the frame by the old entry",
+            "after a shootdown has returned, no CPU reaches the frame by the old entry",
         ),
         (
             Self::OneIpi,
             "one preempt IPI to a switch",
-            "a CPU that was sent one is sent no other until it has switched",
+            "a CPU that was sent one gets no other until it has switched",
         ),
         (
             Self::NoSwitchInNmi,
             "no switch inside an NMI",
-            "an NMI ends in the thread that it came into",
+            "an NMI returns to the thread that it interrupted",
         ),
         (
             Self::StoppedStands,
             "a stopped CPU stands",
-            "it does nothing until it is let go, and one CPU at a time stops others",
+            "a stopped CPU does nothing until it is let go, and one CPU at a time stops others",
         ),
         (
             Self::NoCallLost,
             "no call lost",
-            "a posted call is refused, or runs once, or is told to be cancelled",
+            "a posted call is refused, runs once, or is reported as cancelled",
         ),
         (
             Self::NotFreed,
             "nothing freed that is read",
-            "what a reader has found is not freed before it ends",
+            "what a reader has found is not freed before the reader leaves",
         ),
         (
             Self::Assertion,

@@ -1,4 +1,5 @@
-//! `cargo xtask bugs` on a tree of its own: what is found, and each way in which a patch can rot.
+//! `cargo xtask bugs` on a tree of its own: a mistake that is found, and each way in which a patch
+//! can rot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ fn the_next_one() {
 }
 ";
 
-/// A patch that makes `right` of [`SOURCE`] to `wrong`, and who must find it.
+/// A patch that changes `right` of [`SOURCE`] to `wrong`, and its finder.
 fn patch(right: &str, wrong: &str, finder: &str) -> String {
     format!(
         "Counts wrong\n\nIt did once.\n\n{finder}\n\n--- a/tiny/src/lib.rs\n+++ b/tiny/src/lib.rs\n\

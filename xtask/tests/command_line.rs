@@ -1,6 +1,5 @@
-//! `xtask` as a person meets it: what it says to a wrong command line or a wrong file, with
-//! which exit code, and that it says what to do next. Nothing here needs QEMU: where there is one,
-//! it is a script.
+//! `xtask` as a person meets it: its message and exit code for a wrong command line or a wrong
+//! file, with what to do next. Nothing here needs QEMU: where a test has one, it is a script.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output};
@@ -203,7 +202,7 @@ fn qemu_is_told_names_that_are_not_utf8_as_they_are() {
     assert_eq!(*after("-kernel"), printed.expect("bash runs").stdout);
 }
 
-/// rustc cannot be told such a name, and neither cargo nor rustc says it in plain words.
+/// rustc does not take such a name, and neither cargo nor rustc says so plainly.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_build_into_a_folder_that_is_not_utf8_says_so() {
@@ -222,7 +221,8 @@ fn a_build_into_a_folder_that_is_not_utf8_says_so() {
     }
 }
 
-/// A wrapper may say something of its own first; what is no QEMU is told with its words.
+/// A wrapper may print something of its own first. A program that is no QEMU is reported with its
+/// own words.
 #[cfg(unix)]
 #[test]
 fn a_program_that_is_no_qemu_is_told_with_its_words() {
@@ -255,7 +255,7 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
     assert!(text.contains("cannot be started: No such file"), "{text}");
 }
 
-/// A guest that ends well, and as a test passes, once there is the file `go`.
+/// A guest that ends well, as a test that passes, once the file `go` exists.
 #[cfg(unix)]
 const WAITING_GUEST: &str = r#"
 start
@@ -275,8 +275,8 @@ fn wait_for(file: &std::path::Path) {
     }
 }
 
-/// Two commands in one target folder do not disturb each other, not even when the kernel is built
-/// anew meanwhile; and the first one's folder is free as soon as it has ended, however.
+/// Two commands in one target folder do not disturb each other, even if the kernel is rebuilt
+/// meanwhile; the first one's folder is free as soon as it has ended, in whatever way.
 #[cfg(unix)]
 #[test]
 fn a_second_run_has_files_of_its_own() {
@@ -328,7 +328,7 @@ fn a_second_run_has_files_of_its_own() {
     }
 }
 
-/// Where there is one place only, the second waits and says for whom.
+/// If there is only one place, the second command waits and names the first.
 #[cfg(unix)]
 #[test]
 fn what_cannot_be_had_twice_is_waited_for() {
@@ -364,7 +364,7 @@ fn what_cannot_be_had_twice_is_waited_for() {
     }
 }
 
-/// What everybody knows from `cargo test`: names to skip, colours, reports, the console.
+/// Options that everybody knows from `cargo test`: names to skip, colours, reports, the console.
 #[cfg(unix)]
 #[test]
 fn the_tests_take_the_usual_options() {
@@ -405,8 +405,7 @@ fn the_tests_take_the_usual_options() {
     assert!(report("b/r.json").expect("it is there").contains("\"failed\": 1"));
 }
 
-/// Ctrl-C ends the boots, and what is known is told: on the terminal, in the reports, and by the
-/// exit code.
+/// Ctrl-C ends the boots, and the terminal, the reports and the exit code tell what is known.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_tells_what_it_knows() {
@@ -442,8 +441,8 @@ fn an_interrupted_run_tells_what_it_knows() {
     }
 }
 
-/// A KVM on which QEMU aborts, unless the CPU lacks a register, as QEMU 7.2.22 does where KVM is
-/// nested; and what no QEMU takes.
+/// A KVM on which QEMU aborts, unless the CPU lacks a register, as QEMU 7.2.22 does on a nested
+/// KVM; and arguments that no QEMU takes.
 #[cfg(unix)]
 const ABORTS_ON_KVM: &str = r#"
 said() { echo "qemu-system-x86_64: $1" >&2; }
@@ -462,7 +461,7 @@ printf 'tryst-test 1\nok %s\nend passed=1 failed=0 skipped=0\n' "${test%% *}" >"
 exit 33
 "#;
 
-/// The accelerator is one that works here, or it is said what to add; QEMU's refusal of arguments
+/// The accelerator works here, or a message says what to add. If QEMU refuses its arguments, that
 /// is a wrong command line, before the first boot.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
@@ -507,8 +506,9 @@ fn an_accelerator_is_tried_and_a_refusal_is_told() {
     }
 }
 
-/// As root on a system that it knows, all that the boots need is installed, and only that. What
-/// cannot be installed stops nothing else; who may not install is told what to type.
+/// As root on a system that it knows, xtask installs all that the boots need, and only that. One
+/// failed installation does not stop the others; without the right to install, it says what to
+/// type.
 #[cfg(unix)]
 #[test]
 fn the_parts_of_images_are_installed_as_qemu_is() {
@@ -566,7 +566,7 @@ fn the_parts_of_images_are_installed_as_qemu_is() {
     }
 }
 
-/// What is required and not there is an exit code of its own; what one command needs is told with
+/// A missing requirement has an exit code of its own; for what one command needs, the message says
 /// how to get it.
 #[cfg(unix)]
 #[test]

@@ -1,4 +1,4 @@
-//! The documents against the tree: what they name is there, and what must be named is.
+//! Checks the documents against the tree: what they name exists, and they name what they must.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The pages, from the root.
+/// The pages, relative to the root.
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec!["README.md".into(), "CONTRIBUTING.md".into(), "CHANGELOG.md".into()];
     for folder in ["docs", "docs/decisions", "docs/log"] {
@@ -25,7 +25,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// What stands between `open` and `close`, from each `open` on.
+/// The texts from each `open` to the next `close`.
 fn between<'a>(text: &'a str, open: &str, close: char) -> Vec<&'a str> {
     let parts = text.split(open).skip(1);
     parts.filter_map(|part| Some(part.split_once(close)?.0)).collect()
@@ -79,7 +79,8 @@ fn the_reading_order_names_files_that_are_there() {
     assert!(count > 60, "{count} files");
 }
 
-/// What the README shows of the bug that it is about is what the test is to see, where it is seen.
+/// The README shows the bug that it is about as the test must see it, at the place where the test
+/// sees it.
 #[test]
 fn the_readme_shows_r222942_as_it_is_seen() {
     let readme = read("README.md");
@@ -129,7 +130,7 @@ fn is_a_test(name: &str) -> bool {
     read(&file).contains(&format!("fn {function}("))
 }
 
-/// docs/bugs.md has a row for each patch, as its header has it; its finders are there.
+/// docs/bugs.md has a row for each patch, as in its header; its finders exist.
 #[test]
 fn every_patch_is_documented_as_its_header_has_it() {
     let page = read("docs/bugs.md");
@@ -168,8 +169,8 @@ fn every_patch_is_documented_as_its_header_has_it() {
     assert_eq!(found, expected, "docs/bugs.md, to be:\n{}", expected.join("\n"));
 }
 
-/// Whether a file of one of the folders, that of `path` but for its last part, has a function of
-/// that name.
+/// Whether a file in one of the folders, at `path` without its last part, has a function of that
+/// name.
 fn is_there(folders: &[&str], path: &str) -> bool {
     let (module, function) = path.rsplit_once("::").expect("module and function");
     let module = module.replace("::", "/");
@@ -183,8 +184,8 @@ fn is_there(folders: &[&str], path: &str) -> bool {
     })
 }
 
-/// What docs/models.md says of the sets that are walked: the walks are there, and so is what finds
-/// a lost member, a test or a model.
+/// docs/models.md on the sets that are walked: the walks exist, and so does the test or model that
+/// finds a lost member.
 #[test]
 fn every_set_that_is_walked_has_a_check_that_is_there() {
     let page = read("docs/models.md");

@@ -1,4 +1,4 @@
-//! What a run of the host's tests leaves out is counted as ignored, with the reason.
+//! Every test that a run of the host's tests leaves out is counted as ignored, with the reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What is wrong with an attribute that leaves tests out, if it is one.
+/// The fault of an attribute that leaves tests out, if it has one.
 fn wrong(attribute: &str, of_a_test_file: bool) -> Option<&'static str> {
     let words: String = attribute.split_whitespace().collect();
     if words.starts_with("#![cfg(") && of_a_test_file {

@@ -1,9 +1,9 @@
-//! Interrupts in other orders than [`heart::intr`] has.
+//! Interrupts in wrong orders, and in FreeBSD's, beside the right one of [`heart::intr`].
 //!
-//! FreeBSD's, in which an interrupt does not count and the nested section of r222942 is the only
-//! cure; and what has gone wrong, or could. The test image binds these to the vectors on demand
-//! (`heart=`, `bug=`), and the explorer calls them in the models that must find the mistake. The
-//! kernel has none of them.
+//! In FreeBSD's order an interrupt does not count, and the nested section of r222942 is the only
+//! cure. The others have gone wrong somewhere, or could. The test image binds these to the vectors
+//! on demand (`heart=`, `bug=`), and the explorer calls them in the models that must find the
+//! mistake. The kernel has none of them.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -15,18 +15,18 @@ use heart::port::Port;
 /// What keeps an interrupt from switching threads before its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heart {
-    /// It counts, in the word of the sections: Tryst's.
+    /// The interrupt counts, in the word of the sections, as in Tryst.
     Typed,
-    /// The sections that FreeBSD has, in the places where it has them.
+    /// The sections that FreeBSD has, in its places.
     Freebsd,
 }
 
-/// What is around a rendezvous' action.
+/// What surrounds a rendezvous' action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Around {
     /// The section of r222942, whose exit does not pay.
     Nested,
-    /// The same, of which the exit is forgotten.
+    /// The same, but its exit is forgotten.
     Leaked,
     /// An ordinary section, whose exit pays.
     Regular,
@@ -36,15 +36,15 @@ pub enum Around {
 
 /// A machine whose interrupts can go wrong.
 pub trait Machine: Port {
-    /// From now on, or no longer, there is an interrupt on this CPU that the thread's word does
-    /// not count: interrupts stay off, whatever the word says. Such interrupts nest.
+    /// Sets whether this CPU is in an interrupt that the thread's word does not count: interrupts
+    /// then stay off, whatever the word says. Such interrupts nest.
     fn uncounted(begins: bool);
 
     /// Turns interrupts on or off, whatever the word says.
     fn set_flag(on: bool);
 }
 
-/// An interrupt in the order that `heart` has: acknowledged, then handled.
+/// An interrupt in the order of `heart`: acknowledged, then handled.
 pub fn interrupt<M: Machine>(heart: Heart, handler: impl FnOnce()) {
     if heart == Heart::Typed {
         return intr::interrupt::<M>(handler);
@@ -113,8 +113,8 @@ fn begin<M: Machine>(heart: Heart) -> IntrContext<'static> {
     }
 }
 
-/// The rest of an interrupt that has been acknowledged: the wakeups that are noted, and the one
-/// place where it may switch.
+/// The rest of an interrupt that has been acknowledged: the noted wakeups, and the one place where
+/// it may switch.
 fn end<M: Machine>(heart: Heart, acked: Acked<'_>) {
     if !M::wakes().is_empty() {
         after_eoi::<M>(heart, || M::wakes().run());
@@ -125,7 +125,7 @@ fn end<M: Machine>(heart: Heart, acked: Acked<'_>) {
     }
 }
 
-/// What a handler does after the acknowledgement: with FreeBSD's heart in a section, whose exit
+/// The part of a handler after the acknowledgement: with FreeBSD's heart in a section, whose exit
 /// may switch there and then.
 fn after_eoi<M: Machine>(heart: Heart, handler: impl FnOnce()) {
     match heart {

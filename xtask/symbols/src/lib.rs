@@ -1,8 +1,8 @@
-//! Addresses of a kernel image as function, file and line.
+//! Turns addresses of a kernel image into function, file and line.
 //!
-//! The debug information is read at the first address that is asked for, so a
-//! run without any costs nothing. Neighbours: in xtask `console` finds the addresses in
-//! the guest's output, `crash` and `hang` in QEMU's.
+//! It reads the debug information at the first address that is asked for, so a run without any
+//! costs nothing. Neighbours: in xtask `console` finds the addresses in the guest's output, `crash`
+//! and `hang` in QEMU's.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,15 +13,15 @@ mod source_path;
 
 /// Where the kernel is linked. Every address of its own is above.
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
-/// The kernel's physical addresses are those that it is linked at less
-/// [`KERNEL_BASE`]; the boot stub executes there. Below is the firmware.
+/// The kernel's physical addresses are its linked addresses less [`KERNEL_BASE`]; the boot stub
+/// executes there. The firmware is below.
 const PHYSICAL: std::ops::Range<u64> = 0x10_0000..0x8000_0000;
 
 /// The symbols of one ELF file, shared by all boots of it.
 pub struct Symbols {
     elf: PathBuf,
     root: String,
-    /// Nothing until the first address is asked for; then the file's, if it has any.
+    /// `None` until the first address is asked for; then the file's, if it has any.
     loader: Mutex<Option<Option<Box<Loader>>>>,
 }
 
@@ -61,8 +61,8 @@ impl Symbols {
         loader.as_ref().map_or(Vec::new(), |loader| frames(loader, address, &self.root))
     }
 
-    /// The function at an address in one line: the innermost, and the one that
-    /// all others were inlined into. `None` if nothing is known.
+    /// The function at an address in one line: the innermost, and the one that all others were
+    /// inlined into. `None` if nothing is known.
     pub fn line(&self, address: u64) -> Option<String> {
         match &self.frames(address)[..] {
             [] => None,

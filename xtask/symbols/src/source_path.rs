@@ -1,4 +1,4 @@
-//! How a source file is named to a person: short, and the same on every machine.
+//! Names a source file for a person: short, and the same on every machine.
 
 /// The short name of a path that the debug information holds: relative to the
 /// workspace; `crate-1.2.3/src/..` for a crate of the registry; `core/src/..`
@@ -24,7 +24,7 @@ pub(crate) fn short(path: &str, root: &str) -> String {
     }
 }
 
-/// The path without `folder/..` in its midst.
+/// The path without any `folder/..` inside it.
 fn without_detours(path: &str) -> String {
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/') {

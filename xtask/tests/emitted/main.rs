@@ -1,13 +1,13 @@
-//! What the compiler made of a critical section, of a spinlock, and of
-//! the commands to the local APIC.
+//! Checks what the compiler made of a critical section, of a spinlock, and of the commands to the
+//! local APIC.
 //!
-//! The source says that entering a section is one unlocked addition, and leaving it one
-//! unlocked subtraction with a jump behind it (decision 4). What runs is the compiler's
-//! word, so this reads the release kernel's instructions and compares. The listing of the
-//! section stands in `docs/critical-sections.md` too, and is compared with what is there.
+//! The source says that entering a section is one unlocked addition, and leaving it one unlocked
+//! subtraction followed by a jump (decision 4). The compiler decides what runs, so this reads the
+//! release kernel's instructions and compares. It also compares the listing of the section in
+//! `docs/critical-sections.md`.
 //!
-//! No test can show a missing fence before an x2APIC command: QEMU's TCG orders all stores,
-//! and a PC loses the race too seldom. So each such command in the kernel is looked at.
+//! No test can show a missing fence before an x2APIC command: QEMU's TCG orders all stores, and a
+//! PC loses the race too seldom. So this checks each such command in the kernel.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
-/// Where the listing of the section is shown.
+/// The page that shows the listing of the section.
 const DOCUMENT: &str = "docs/critical-sections.md";
 /// The lines around it there.
 const FENCES: [&str; 2] = ["```x86asm\n", "```\n"];
 
-/// Judges the kernels that `cargo xtask emitted` has built, and names in the environment.
+/// Judges the kernels that `cargo xtask emitted` has built and named in the environment.
 #[test]
 #[ignore = "cargo xtask emitted builds the kernels that this looks at, and runs it"]
 fn the_kernel_is_what_the_source_says() -> Result<()> {
@@ -50,8 +50,8 @@ fn failed(text: impl std::fmt::Display, next: &str) -> Error {
     anyhow!("{text}\n  next: {next}")
 }
 
-/// Checks that nothing that is loaded of the kernel holds a path of this machine. (Debug
-/// information is not loaded, and keeps the real paths: gdb opens them.)
+/// Checks that no loaded part of the kernel holds a path of this machine. (Debug information is not
+/// loaded, and keeps the real paths: gdb opens them.)
 fn paths(elf: &[u8]) -> Result<()> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output()?;
     let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
@@ -114,7 +114,7 @@ fn commands(elf: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A PUSHF whose interrupt flag is looked at. (A panic and a stop have another one: they keep
+/// Finds a PUSHF whose interrupt flag is tested. (A panic and a stop have another one: they keep
 /// all of RFLAGS for the report.)
 fn asks_for_interrupts(code: &[Instruction]) -> Option<&Instruction> {
     const IF: u32 = 1 << 9;
@@ -151,8 +151,8 @@ fn code_of<'data>(
     bail!("its code is in no section")
 }
 
-/// Each WRMSR of the interrupt command register comes straight behind MFENCE and LFENCE,
-/// with no store and no jump in between. How many there are; or which instruction is wrong,
+/// Checks that each WRMSR of the interrupt command register directly follows MFENCE and LFENCE,
+/// with no store and no jump in between. Returns their number, or the instruction that is wrong,
 /// and how.
 fn x2apic_rules(code: &[Instruction]) -> std::result::Result<usize, (usize, &'static str)> {
     const COMMAND: u32 = 0x830;
@@ -221,9 +221,9 @@ fn judge(
     }
 }
 
-/// One unlocked ADD, one unlocked SUB, and the jump of the one that must pay; nothing else
-/// touches memory but the load of curthread before. The number of instructions from the
-/// ADD to the jump.
+/// Checks for one unlocked ADD, one unlocked SUB, and the jump of an exit that must pay; nothing
+/// else may touch memory, except the load of curthread before. Returns the number of instructions
+/// from the ADD to the jump.
 fn section_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     let path = straight(code);
     if let Some(locked) = path.iter().find(|one| one.has_lock_prefix()) {
@@ -248,8 +248,8 @@ fn section_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     Ok(exit + 2 - enter)
 }
 
-/// Nothing locked but the CMPXCHG, and one unlocked SUB of the thread's word with its JBE. The
-/// number of instructions in all, on all ways.
+/// Checks that nothing is locked but the CMPXCHG, and that there is one unlocked SUB of the
+/// thread's word with its JBE. Returns the number of instructions on all paths.
 fn spinlock_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     let mut locked = code.iter().filter(|one| one.has_lock_prefix()).peekable();
     if locked.peek().is_none() {
@@ -268,7 +268,7 @@ fn spinlock_rules(code: &[Instruction]) -> std::result::Result<usize, String> {
     Ok(code.len())
 }
 
-/// The instructions up to the first return: the way on which nothing has to be done.
+/// The instructions up to the first return: the path on which there is nothing to do.
 fn straight(code: &[Instruction]) -> &[Instruction] {
     let end = code.iter().position(|one| one.mnemonic() == Mnemonic::Ret);
     &code[..end.map_or(code.len(), |end| end + 1)]
@@ -289,8 +289,8 @@ fn loads_address(one: &Instruction) -> bool {
         && one.immediate32to64() < 0
 }
 
-/// The instructions, a line each. A jump within the function names the line it goes to,
-/// one to elsewhere only that; an address is not shown, since each build has its own.
+/// The instructions, a line each. A jump within the function names its target line, one to
+/// elsewhere says only that; addresses are left out, since each build has its own.
 fn listing(code: &[Instruction]) -> String {
     let mut out = String::new();
     for (number, one) in code.iter().enumerate() {

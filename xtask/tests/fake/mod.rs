@@ -1,5 +1,6 @@
 //! A QEMU and a Rust toolchain that are shell scripts, so that a test knows what they do, and a
-//! kernel that is large enough to be looked at. For what the real ones do too seldom or too slowly.
+//! kernel with just enough in it to be examined. For what the real ones do too seldom or too
+//! slowly.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder with programs that stand for the real ones.
+/// A folder with programs in place of the real ones.
 pub(crate) struct Fake {
     /// The folder.
     pub(crate) dir: PathBuf,
@@ -34,10 +35,10 @@ start() {
 }
 "#;
 
-/// It says where its parts are.
+/// A rustc that says where its parts are.
 const RUSTC: &str = "[ $2 = sysroot ] && echo ${0%/*}/sysroot || echo ${0%/*}/sysroot/lib";
 
-/// It builds an image at once.
+/// A cargo that builds an image at once.
 const CARGO: &str = r#"
 here=${0%/*}
 case " $* " in *" --message-format=json-render-diagnostics "*)
@@ -82,7 +83,7 @@ impl Fake {
         args.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
     }
 
-    /// `xtask` with these words, this folder's programs before all others, and a target folder
+    /// `xtask` with these arguments, this folder's programs before all others, and a target folder
     /// in this folder.
     pub(crate) fn xtask(&self, words: &[impl AsRef<OsStr>]) -> Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -98,7 +99,7 @@ impl Fake {
     }
 
     /// Adds a Rust toolchain whose every image has these records of tests. It lacks rust-src and
-    /// llvm-tools. What else cargo is asked to do is done by `cargo`.
+    /// llvm-tools. `cargo` does whatever else cargo is asked to do.
     pub(crate) fn toolchain(&self, tests: &str, cargo: &str) {
         self.kernel("image", tests);
         fs::create_dir_all(self.dir.join("sysroot/lib/rustlib/host/bin")).expect("a folder");

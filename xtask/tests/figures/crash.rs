@@ -1,19 +1,19 @@
-//! The panic that docs/failures.md shows against one that has just been printed.
+//! Compares the panic that docs/failures.md shows with one that was just printed.
 //!
-//! The page is shortened at `...` by hand. Each of its lines must be in the console's log, in
-//! the same order: words, names, files and line numbers, but not addresses and times, which are
-//! others in every build.
+//! The page is shortened at `...` by hand. Each of its lines must be in the console's log, in the
+//! same order: words, names, files and line numbers, but not addresses and times, which differ in
+//! every build.
 
 use anyhow::{Result, anyhow};
 
-/// The test that panics so.
+/// The test that panics this way.
 pub(crate) const TEST: &str = "crash::panic_on_an_ap";
 
 /// The page with the line numbers of the panic in `log`.
 ///
 /// # Errors
-/// When it shows no panic, or a line that `log` does not have where it should be, whatever its
-/// numbers: that one is to be mended by hand.
+/// If it shows no panic, or a line that `log` does not have at its place, whatever its numbers:
+/// mend that line by hand.
 pub(crate) fn renewed(text: &str, log: &str) -> Result<String> {
     let begin =
         text.find("\npanic on cpu1").and_then(|at| text[..at].rfind("```\n")).map(|at| at + 4);

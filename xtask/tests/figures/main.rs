@@ -1,9 +1,9 @@
-//! The pictures and figures of the documents against what the commands print.
+//! Compares the pictures and figures of the documents with what the commands print.
 //!
 //! It runs the explorer, the single-stepping of the heart, loom, the count of lines and a test that
-//! panics, and makes of what they print the tables that stand in the documents ([`tables`]), and the
-//! line numbers of the panic ([`crash`]). Names, words and pictures must be the same. A figure may
-//! be off by 5 percent: else each change of the heart would be one of the documents too.
+//! panics. From their output it makes the tables of the documents ([`tables`]) and the line numbers
+//! of the panic ([`crash`]). Names, words and pictures must be the same. A figure may be off by 5
+//! percent: otherwise each change of the heart would change the documents too.
 
 mod crash;
 mod tables;
@@ -69,8 +69,8 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
     Ok(())
 }
 
-/// The log of a panic that has all lines of the page's. What the report finds the CPUs at is
-/// not the same each time, so there are a few tries.
+/// The log of a panic that has all lines of the page's. The report does not find the CPUs at the
+/// same place each time, so it tries a few times.
 fn panic_as_shown() -> Result<String> {
     let page = read(FAILURES)?;
     let mut tries = 1;
@@ -87,7 +87,7 @@ fn panic_as_shown() -> Result<String> {
     }
 }
 
-/// The name of a page, its text, and that as it should be.
+/// The name of a page, its text, and the text that it should have.
 fn page(
     name: &'static str,
     renew: impl FnOnce(&str) -> Result<String>,
@@ -126,7 +126,7 @@ fn xtask() -> Command {
     command
 }
 
-/// What a command that must succeed says, which is printed too if `show`.
+/// The output of a command that must succeed, also printed if `show`.
 fn said(command: &mut Command, show: bool) -> Result<String> {
     let name = format!("{command:?}");
     let mut child = command.stdout(Stdio::piped()).spawn().context(name.clone())?;
@@ -149,7 +149,7 @@ fn said(command: &mut Command, show: bool) -> Result<String> {
     Err(anyhow!("this fails: {name}"))
 }
 
-/// The lines of each that the other one has nothing like.
+/// The lines of each to which the other one has nothing similar.
 fn differences(old: &str, new: &str) -> Vec<String> {
     let lines = |has: &str, other: &str, word: &str| -> Vec<String> {
         let like = |line: &&str| other.lines().any(|other| agree(line, other));
@@ -159,7 +159,7 @@ fn differences(old: &str, new: &str) -> Vec<String> {
     [lines(old, new, "has  "), lines(new, old, "lacks")].concat()
 }
 
-/// Whether two lines are the same but for figures, which may be off by a little, or by one.
+/// Whether two lines are the same except for figures, which may be off by a little, or by one.
 fn agree(old: &str, new: &str) -> bool {
     let words = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
     let (old, new) = (words(old), words(new));

@@ -1,7 +1,7 @@
-//! The tables of the documents, made of what the commands print.
+//! Makes the tables of the documents from what the commands print.
 //!
-//! What a command does not print stays as it stands: the states of a model of the full tier,
-//! which takes a quarter of an hour, and the test that finds a mistake in QEMU.
+//! A value that no command prints stays as it is: the states of a model of the full tier, which
+//! takes a quarter of an hour, and the test that finds a mistake in QEMU.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(crate) fn layout(text: &str, sizes: &str) -> Result<String> {
 /// what was stepped, and of what loom has executed.
 ///
 /// # Errors
-/// When a table is missing, or a row of one that a command prints nothing for.
+/// If a table is missing, or a row for which a command prints nothing.
 pub(crate) fn models(
     text: &str,
     list: &str,
@@ -100,8 +100,8 @@ fn states(explored: &str) -> BTreeMap<&str, u64> {
     explored.lines().filter_map(of_line).collect()
 }
 
-/// The models in the order of the list, `  name   bounds (--full)`, but for those that are run by
-/// their name only.
+/// The models in the order of the list, `  name   bounds (--full)`, except those that run only by
+/// their name.
 fn bounds(list: &str, states: &BTreeMap<&str, u64>, old: &[Row<'_>]) -> Result<Vec<String>> {
     let models = list.split("\n\n").next().unwrap_or_default();
     let mut rows = Vec::new();
