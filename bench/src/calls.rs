@@ -10,9 +10,9 @@ use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
 use kernel::arch::paging::{PAGE_SIZE, STACKS};
+use kernel::kthread::Builder;
 use kernel::shootdown::shootdown;
 use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpu};
-use kernel::thread::Builder;
 use kernel::{clock, pcpu};
 
 use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};

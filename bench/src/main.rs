@@ -31,9 +31,9 @@ use core::fmt::Arguments;
 
 use heart::shim::Ordering;
 use kernel::arch::serial::Serial;
-use kernel::console::Line;
 use kernel::end::{self, Verdict};
-use kernel::{clock, globals, sched};
+use kernel::{clock, init, sched};
+use plat::line::Line;
 
 use samples::Figures;
 
@@ -79,7 +79,7 @@ fn main() -> ! {
     say(format_args!("tryst-bench 1"));
     say(format_args!(
         "clock {}",
-        globals::TSC.get().map_or(0, plat::clock::Scale::hz)
+        clock::TSC.get().map_or(0, plat::clock::Scale::hz)
     ));
     let mut rows = 0;
     for (name, measure) in ROWS.iter().filter(|(name, _)| is_wanted(name)) {
@@ -101,7 +101,7 @@ fn main() -> ! {
 
 /// Whether the command line asks for this row.
 fn is_wanted(name: &str) -> bool {
-    let words = globals::BOOT
+    let words = init::BOOT
         .get()
         .and_then(|record| record.command_line(&mut |_| ()).bench);
     words.is_none_or(|words| words.split(',').any(|word| name.contains(word)))
@@ -115,6 +115,6 @@ fn say(text: Arguments<'_>) {
 /// This boot's time from the kernel's entry until all CPUs were online.
 fn boot_all_cpus() -> Figures {
     // Relaxed: written by this thread.
-    let after = globals::ONLINE_AFTER.load(Ordering::Relaxed);
+    let after = init::ONLINE_AFTER.load(Ordering::Relaxed);
     Figures::of_one(clock::ticks_of(after))
 }

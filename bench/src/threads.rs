@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 use heart::cpu::CpuId;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
 use kernel::sync::Semaphore;
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
-use kernel::{clock, globals, sched, smp};
+use kernel::sync::WaitQueue;
+use kernel::{clock, sched, smp};
 
 use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};
 
@@ -166,7 +166,7 @@ pub(crate) fn wake_idle_cpu() -> Result<Figures, &'static str> {
 /// thread over to the other.
 fn wake(queue: &WaitQueue, far: CpuId, woken_at: &AtomicU64) -> u64 {
     const UNTIL_HALTED: u64 = 5_000;
-    while queue.lock().is_empty() || !globals::IDLE.contains(far) {
+    while queue.lock().is_empty() || !sched::IDLE.contains(far) {
         spin_loop();
     }
     clock::delay(UNTIL_HALTED);

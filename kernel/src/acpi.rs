@@ -6,9 +6,13 @@ use alloc::string::String;
 use core::fmt::Arguments;
 
 use plat::acpi::{Block, Place, Platform, read};
+use spin::Once;
 
 use crate::arch::paging::{MapError, PAGE_SIZE, physical_to_virtual};
 use crate::mem;
+
+/// What the firmware's tables say. Written once, by the boot CPU while it is alone.
+pub static PLATFORM: Once<Platform> = Once::new();
 
 /// How many lines are said about one reading: tables full of garbage must not fill the log.
 const MOST_LINES: usize = 16;

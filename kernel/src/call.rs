@@ -18,9 +18,10 @@ use heart::rendezvous::{Action, IpiCtx, Phase, RendezvousError};
 use heart::site::Place;
 
 use crate::mem::heap::try_box;
-use crate::pcpu::{self, Ipi, Pcpu};
+use crate::pcpu::{self, Ipi, ONLINE, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine};
-use crate::{globals, probe, smp};
+use crate::probe;
+use crate::rendezvous::{RENDEZVOUS, report, smp_rendezvous_cpus};
 
 /// Runs `action` once on each CPU of `set`, this one too if it is in it, and waits until
 /// all have. Thread context, interrupts on, no spinlock held.
@@ -31,7 +32,7 @@ use crate::{globals, probe, smp};
 #[inline]
 pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
-    smp::smp_rendezvous_cpus(set, none, Phase::Run(action), none)
+    smp_rendezvous_cpus(set, none, Phase::Run(action), none)
 }
 
 /// Queues `call` to `cpu`, which may be this one. Does not wait: [`Call::state`] says when
@@ -63,11 +64,11 @@ pub fn smp_call_async(
     set: &CpuSet,
     action: impl Fn(&IpiCtx) + Send + Sync + 'static,
 ) -> Result<Token, RendezvousError> {
-    globals::RENDEZVOUS.check_context(|| *set)?;
+    RENDEZVOUS.check_context(|| *set)?;
     if set.is_empty() {
         return Err(RendezvousError::EmptySet);
     }
-    if let Some(cpu) = globals::ONLINE.first_missing(set) {
+    if let Some(cpu) = ONLINE.first_missing(set) {
         return Err(RendezvousError::NotOnline(cpu));
     }
     let mut calls = Vec::new();
@@ -164,7 +165,7 @@ impl Token {
         });
         // The CPUs may still come.
         core::mem::forget(self);
-        smp::report(result)
+        report(result)
     }
 }
 

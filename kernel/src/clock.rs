@@ -7,18 +7,19 @@
 //! There is always a clock, and no wait is too short: before the measurement, and on a machine
 //! that has nothing to measure by, the time-stamp counter is taken to be as fast as none is.
 //! Where no local timer counts, the PIT ticks in its place, and a thread looks for sleepers whose
-//! time has come (`sched::start_looking`). Without the PIT, a time slice ends when its thread next
+//! time has come (`sched::look_everywhere`). Without the PIT, a time slice ends when its thread next
 //! waits or yields.
 
-use heart::shim::{Ordering, spin_loop};
+use heart::shim::{AtomicU64, Ordering, spin_loop};
 use plat::calibrate::{Look, Measured, Still};
 use plat::clock::{FASTEST_TSC, Scale, tsc_by_cpuid};
 use raw_cpuid::CpuId;
+use spin::Once;
 
 use crate::arch::timer::Reference;
 use crate::arch::{apic, cpu};
 use crate::pcpu::{self, Pcpu};
-use crate::{globals, probe};
+use crate::probe;
 
 /// How long a thread runs, in nanoseconds, before one of the same priority gets its turn.
 const SLICE: u64 = 8_000_000;
@@ -33,6 +34,16 @@ pub struct Timer {
     /// Whether CPUID offers the TSC-deadline mode.
     pub has_deadline: bool,
 }
+
+/// The time-stamp counter's scale; before [`set`] there is none.
+pub static TSC: Once<Scale> = Once::new();
+/// The local timers' scale and kind, if they count.
+pub static TIMER: Once<Timer> = Once::new();
+/// A time slice in ticks of the time-stamp counter: forever until that is known. Relaxed
+/// throughout.
+static SLICE_TICKS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
+/// The time-stamp counter when the kernel was entered. Relaxed throughout.
+static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// Why nothing can be measured.
 #[derive(Clone, Copy, Debug)]
@@ -91,15 +102,15 @@ pub fn measure(reference: &Reference) -> Result<Measured, ClockError<'_>> {
 /// Goes by `measured` from now on. Once, on the boot CPU, before there are others.
 pub fn set(measured: &Measured) {
     let tsc = Scale::new(measured.tsc).unwrap_or(GUESS);
-    globals::TSC.call_once(|| tsc);
+    TSC.call_once(|| tsc);
     // Relaxed: starting the other CPUs publishes it.
-    globals::SLICE_TICKS.store(tsc.ticks(SLICE), Ordering::Relaxed);
+    SLICE_TICKS.store(tsc.ticks(SLICE), Ordering::Relaxed);
     let has_deadline = CpuId::new()
         .get_feature_info()
         .is_some_and(|info| info.has_tsc_deadline());
     if let Some(scale) = measured.timer.and_then(Scale::new) {
         let per_tsc_tick = ((u128::from(scale.hz()) << 32) / u128::from(tsc.hz())) as u64;
-        globals::TIMER.call_once(|| Timer {
+        TIMER.call_once(|| Timer {
             scale,
             per_tsc_tick,
             has_deadline,
@@ -124,20 +135,25 @@ const GUESS: Scale = Scale::new(FASTEST_TSC).expect("a frequency");
 
 /// The time-stamp counter's scale.
 fn scale() -> Scale {
-    globals::TSC.get().copied().unwrap_or(GUESS)
+    TSC.get().copied().unwrap_or(GUESS)
+}
+
+/// A slice in ticks of the time-stamp counter.
+pub(crate) fn slice_ticks() -> u64 {
+    SLICE_TICKS.load(Ordering::Relaxed)
 }
 
 /// Remembers when the kernel was entered.
 pub fn set_entry(tsc: u64) {
     // Relaxed: read by CPUs that start later, and for messages.
-    globals::ENTRY_TSC.store(tsc, Ordering::Relaxed);
+    ENTRY_TSC.store(tsc, Ordering::Relaxed);
 }
 
 /// Nanoseconds since the kernel was entered: too few before [`set`]. Any context.
 #[must_use]
 pub fn since_entry() -> u64 {
     // Relaxed: as in `set_entry`.
-    nanoseconds_of(cpu::tsc().wrapping_sub(globals::ENTRY_TSC.load(Ordering::Relaxed)))
+    nanoseconds_of(cpu::tsc().wrapping_sub(ENTRY_TSC.load(Ordering::Relaxed)))
 }
 
 /// So many nanoseconds are `ticks` of the time-stamp counter.
@@ -198,7 +214,7 @@ fn arm_earlier(here: &Pcpu, deadline: u64) {
     if probe::has_timers() {
         return;
     }
-    let Some(timer) = globals::TIMER.get() else {
+    let Some(timer) = TIMER.get() else {
         return;
     };
     // Relaxed: as in `arm`.
@@ -221,7 +237,7 @@ pub fn disarmed() {
 
 /// Makes this CPU's timer ready for [`arm`]. Interrupts off.
 pub fn init_this_cpu() {
-    let deadline = globals::TIMER.get().is_some_and(|timer| timer.has_deadline);
+    let deadline = TIMER.get().is_some_and(|timer| timer.has_deadline);
     let mode = if deadline {
         apic::TimerMode::TscDeadline
     } else {
@@ -244,7 +260,7 @@ pub fn interrupt_every(nanoseconds: u64) -> bool {
 }
 
 fn start_timer(mode: apic::TimerMode, nanoseconds: u64) -> bool {
-    let timer = globals::TIMER.get();
+    let timer = TIMER.get();
     if let Some(timer) = timer {
         apic::timer_mode(mode);
         apic::timer_start(count_for(timer, nanoseconds));
@@ -256,7 +272,7 @@ fn start_timer(mode: apic::TimerMode, nanoseconds: u64) -> bool {
 /// timers cannot.
 #[must_use]
 pub fn interrupt_at_deadline(nanoseconds: u64) -> bool {
-    let has_deadline = globals::TIMER.get().is_some_and(|timer| timer.has_deadline);
+    let has_deadline = TIMER.get().is_some_and(|timer| timer.has_deadline);
     if has_deadline {
         apic::timer_mode(apic::TimerMode::TscDeadline);
         apic::timer_deadline(ticks_from_now(nanoseconds));

@@ -8,19 +8,27 @@
 //! other may have been stopped: [`write()`] waits for the lock only as long as its
 //! holder can be expected to let go of it.
 
-use core::fmt::{self, Write};
-
-use heart::shim::spin_loop;
+use heart::shim::{AtomicBool, Ordering, spin_loop};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use plat::line::Line;
+use plat::logfilter::LogFilter;
+use spin::Once;
 
 use crate::arch::serial::Serial;
-use crate::{clock, globals, pcpu};
-
-/// The longest line, in bytes; what is cut off is marked.
-const LINE: usize = 512;
+use crate::port::Spinlock;
+use crate::{clock, pcpu};
 
 /// How often a CPU that panics, or gives the verdict, tries for the lock of one that may stand.
 const TRIES_AT_THE_END: u32 = 100_000;
+
+/// Which records are printed.
+pub static LOG_FILTER: Once<LogFilter> = Once::new();
+/// What to print before the command line has been read.
+static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
+/// The serial port of the console: one record at a time.
+pub static CONSOLE: Spinlock<()> = Spinlock::new(());
+/// Whether nobody waits for [`CONSOLE`] without a bound: [`wait_no_more`]. Relaxed throughout.
+static AT_THE_END: AtomicBool = AtomicBool::new(false);
 
 struct Console;
 
@@ -35,16 +43,13 @@ pub fn init() {
 
 impl Log for Console {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let filter = globals::LOG_FILTER
-            .get()
-            .unwrap_or(&globals::DEFAULT_FILTER);
+        let filter = LOG_FILTER.get().unwrap_or(&DEFAULT_FILTER);
         metadata.level() <= filter.level_for(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let mut line = Line::new();
-            line.header(record.level(), record.target());
+            let mut line = header(record.level(), record.target());
             line.append(*record.args());
             write(line.finish());
         }
@@ -56,20 +61,17 @@ impl Log for Console {
 /// Writes `bytes` in one piece. Any context, NMI and panic included; spins while
 /// another CPU writes.
 pub fn write(bytes: &[u8]) {
-    // At the end nobody waits without a bound: the holder may stand, and who waits may be
-    // stopped while the verdict is still to be given.
-    let at_the_end = globals::STOPS.panicking().is_some() || globals::ENDS.get().is_some();
     if pcpu::try_this().is_none() {
         // Before there is a second CPU, or on one that never got so far.
         Serial::COM1.write(bytes);
-    } else if globals::CONSOLE.is_held_here() {
+    } else if CONSOLE.is_held_here() {
         // On top of this CPU's own write: its line is torn, but nothing waits.
         Serial::COM1.write(b"\n");
         Serial::COM1.write(bytes);
-    } else if at_the_end {
+    } else if AT_THE_END.load(Ordering::Relaxed) {
         let guard = (0..TRIES_AT_THE_END).find_map(|_| {
             spin_loop();
-            globals::CONSOLE.try_lock()
+            CONSOLE.try_lock()
         });
         if guard.is_none() {
             // In the middle of the holder's line.
@@ -78,106 +80,26 @@ pub fn write(bytes: &[u8]) {
         Serial::COM1.write(bytes);
         drop(guard);
     } else {
-        let _guard = globals::CONSOLE.lock();
+        let _guard = CONSOLE.lock();
         Serial::COM1.write(bytes);
     }
 }
 
-/// One line being formatted.
-pub struct Line {
-    bytes: [u8; LINE],
-    len: usize,
-    cut: bool,
+/// From here on no CPU waits for the console without a bound. A CPU panics, or gives the verdict:
+/// the CPU that writes may stand, and the CPU that waits may be stopped while the verdict is still
+/// to be given.
+pub(crate) fn wait_no_more() {
+    AT_THE_END.store(true, Ordering::Relaxed);
 }
 
-impl Line {
-    /// An empty line.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            bytes: [0; LINE],
-            len: 0,
-            cut: false,
-        }
-    }
-
-    fn header(&mut self, level: Level, target: &str) {
-        let nanoseconds = clock::since_entry();
-        let seconds = nanoseconds / 1_000_000_000;
-        let micros = nanoseconds / 1000 % 1_000_000;
-        let cpu = pcpu::try_this().map_or(0, |this| this.id().index());
-        let module = target.strip_prefix("kernel::").unwrap_or(target);
-        self.append(format_args!(
-            "[{seconds:5}.{micros:06}][cpu{cpu}][{level:<5}] {module}: "
-        ));
-    }
-
-    /// A line that holds `text`.
-    #[must_use]
-    pub fn of(text: fmt::Arguments<'_>) -> Self {
-        let mut line = Self::new();
-        line.append(text);
-        line
-    }
-
-    /// Adds `text`, or as much of it as fits.
-    pub fn append(&mut self, text: fmt::Arguments<'_>) {
-        // A Line takes everything, so only a Display that fails by itself could
-        // end this early, and then what it wrote stands.
-        let _ = self.write_fmt(text);
-    }
-
-    /// What has been written, up to the first byte that is no UTF-8: a character that
-    /// was cut.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        let chunk = self.bytes[..self.len].utf8_chunks().next();
-        chunk.map_or("", |chunk| chunk.valid())
-    }
-
-    /// The line with its newline.
-    pub fn finish(&mut self) -> &[u8] {
-        const CUT: &[u8] = b" [cut]";
-        if self.cut {
-            // Room for that, and no part of a letter before it.
-            self.len = LINE - 1 - CUT.len();
-            self.len = self.as_str().len();
-            self.bytes[self.len..][..CUT.len()].copy_from_slice(CUT);
-            self.len += CUT.len();
-        }
-        self.bytes[self.len] = b'\n';
-        &self.bytes[..=self.len]
-    }
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        // One byte is kept for the newline.
-        let room = LINE - 1 - self.len;
-        let taken = text.len().min(room);
-        self.bytes[self.len..self.len + taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.len += taken;
-        self.cut |= taken < text.len();
-        Ok(())
-    }
+/// The beginning of a line: time, CPU, level and module.
+fn header(level: Level, target: &str) -> Line {
+    let nanoseconds = clock::since_entry();
+    let seconds = nanoseconds / 1_000_000_000;
+    let micros = nanoseconds / 1000 % 1_000_000;
+    let cpu = pcpu::try_this().map_or(0, |this| this.id().index());
+    let module = target.strip_prefix("kernel::").unwrap_or(target);
+    Line::of(format_args!(
+        "[{seconds:5}.{micros:06}][cpu{cpu}][{level:<5}] {module}: "
+    ))
 }

@@ -8,16 +8,18 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use heart::cpu::CpuId;
+use heart::cpu::{CpuId, FirstCpu};
 use plat::acpi::{self, Fadt};
+use plat::line::Line;
+use spin::Once;
 
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::power::{PowerOff, Register};
 use crate::arch::serial::Serial;
 use crate::arch::{cpu, qemu};
-use crate::console::{self, Line};
-use crate::port::interrupts_off_anyhow;
-use crate::{clock, globals, pcpu};
+use crate::console;
+use crate::pcpu::interrupts_off_anyhow;
+use crate::{clock, pcpu};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,11 @@ pub enum Verdict {
     /// One of the kernel's own assertions (`kassert!`) failed: exit code 39.
     Assertion = 0x13,
 }
+
+/// What turns the machine off, if anything does. Written once, by the boot CPU while it is alone.
+pub static POWER_OFF: Once<PowerOff> = Once::new();
+/// The CPU that gives the verdict on the run.
+pub static ENDS: FirstCpu = FirstCpu::new();
 
 /// How long a machine may take to go off, in nanoseconds.
 const GOES_OFF: u64 = 1_000_000_000;
@@ -51,7 +58,7 @@ impl Means {
     /// The best means that this machine has.
     #[must_use]
     pub fn find() -> Self {
-        match globals::POWER_OFF.get() {
+        match POWER_OFF.get() {
             _ if qemu::has_debug_exit() => Self::DebugExit,
             Some(registers) => Self::PowerOff(*registers),
             None => Self::Halt,
@@ -103,7 +110,7 @@ pub fn learn(fadt: Option<&Fadt>) {
         pm1a.map(|pm1a| PowerOff::Pm1([Some((pm1a, a)), pm1b.map(|pm1b| (pm1b, b))]))
     };
     if let Some(means) = means {
-        globals::POWER_OFF.call_once(|| means);
+        POWER_OFF.call_once(|| means);
     }
 }
 
@@ -112,7 +119,8 @@ pub fn learn(fadt: Option<&Fadt>) {
 /// already has and has failed since, this CPU only halts. Any context, NMI and panic included.
 pub fn exit(verdict: Verdict) -> ! {
     interrupts_off_anyhow();
-    if globals::ENDS.claim(me()) {
+    console::wait_no_more();
+    if ENDS.claim(me()) {
         match Means::find() {
             Means::DebugExit => qemu::debug_exit(verdict as u32),
             Means::PowerOff(registers) => {
@@ -133,7 +141,7 @@ pub fn exit(verdict: Verdict) -> ! {
 /// Whether this CPU is giving the verdict, and an NMI must not keep it from that.
 #[must_use]
 pub fn is_here() -> bool {
-    globals::ENDS.get() == Some(me())
+    ENDS.get() == Some(me())
 }
 
 fn me() -> CpuId {

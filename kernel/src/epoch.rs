@@ -1,4 +1,5 @@
 //! What the kernel's own structures are read and freed by: one [`heart::more::epoch`] for all.
+//! What waits for the readers needs a fence of all CPUs, and is in [`crate::fence`].
 //!
 //! The thread table is one: it grows while others look threads up, in timer interrupts too.
 
@@ -6,19 +7,19 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use core::ops::Deref;
 
-use heart::more::epoch::{Reading, Retired};
-use heart::rendezvous::RendezvousError;
+use heart::more::epoch::{Epoch, Reading, Retired};
 
-use crate::fence::cpus_fence_seq_cst;
-use crate::globals;
 use crate::mem::heap::try_box;
 use crate::port::Machine;
+
+/// Who reads what may be freed.
+pub static EPOCH: Epoch<Machine> = Epoch::new();
 
 /// Begins to read: see [`heart::more::epoch::Epoch::enter`].
 #[track_caller]
 #[inline]
 pub fn enter() -> Reading<'static, Machine> {
-    globals::EPOCH.enter()
+    EPOCH.enter()
 }
 
 /// A value that is freed when nobody reads it any more: [`defer`].
@@ -60,7 +61,7 @@ unsafe fn free<T>(retired: *mut Retired) {
     drop(unsafe { Box::from_raw(retired.cast::<Deferred<T>>()) });
 }
 
-/// Frees `object` when no reader can have it any more: by a [`collect`] after that. Any
+/// Frees `object` when no reader can have it any more: by a [`collect`](crate::fence::collect) after that. Any
 /// context that may take a spinlock.
 ///
 /// # Safety
@@ -68,30 +69,12 @@ unsafe fn free<T>(retired: *mut Retired) {
 /// not find it.
 pub unsafe fn defer<T: Send>(object: *mut Deferred<T>) {
     // SAFETY: the caller's promise, and `free` is the one for it.
-    unsafe { globals::EPOCH.defer(object.cast()) };
-}
-
-/// Frees what nobody reads any more; how many objects. Does not wait for readers. Thread
-/// context, interrupts on, no spinlock held.
-///
-/// # Errors
-/// [`RendezvousError`]: what is new waits for the next call.
-pub fn collect() -> Result<usize, RendezvousError> {
-    globals::EPOCH.collect(cpus_fence_seq_cst)
-}
-
-/// Waits until all who read now have ended. Thread context, interrupts on, in no critical
-/// section.
-///
-/// # Errors
-/// [`RendezvousError`]; it has not waited.
-pub fn synchronize() -> Result<(), RendezvousError> {
-    globals::EPOCH.synchronize(cpus_fence_seq_cst)
+    unsafe { EPOCH.defer(object.cast()) };
 }
 
 /// How many objects wait to be freed: a snapshot.
 #[must_use]
 #[inline]
 pub fn pending() -> usize {
-    globals::EPOCH.pending()
+    EPOCH.pending()
 }

@@ -1,4 +1,4 @@
-//! Fences that other CPUs execute.
+//! Fences that other CPUs execute, and the grace periods that are made of them.
 //!
 //! Where one side of an agreement is on a hot path and the other is not, the fence that both
 //! need (each stores, then looks at what the other has stored) can be the cold side's alone:
@@ -10,7 +10,8 @@ use heart::cpu::CpuSet;
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{Ordering, fence};
 
-use crate::smp;
+use crate::epoch::EPOCH;
+use crate::{pcpu, rendezvous};
 
 /// Makes each online CPU, this one too, execute a sequentially consistent fence, and returns
 /// when all have: what was done anywhere before its fence is seen by whoever looks after the
@@ -21,7 +22,7 @@ use crate::smp;
 /// [`RendezvousError`]; after a timeout the CPUs in it may not have executed one.
 #[track_caller]
 pub fn cpus_fence_seq_cst() -> Result<(), RendezvousError> {
-    cpus_fence_seq_cst_on(&smp::online())
+    cpus_fence_seq_cst_on(&pcpu::online())
 }
 
 /// As [`cpus_fence_seq_cst`], with the CPUs of `set` and this one: those that run the hot side
@@ -37,8 +38,26 @@ pub fn cpus_fence_seq_cst_on(set: &CpuSet) -> Result<(), RendezvousError> {
     fence(Ordering::SeqCst);
     let none = Phase::NoBarrier;
     if !set.is_empty() {
-        smp::smp_rendezvous_cpus(set, none, Phase::Run(&fence_here), none)?;
+        rendezvous::smp_rendezvous_cpus(set, none, Phase::Run(&fence_here), none)?;
     }
     fence(Ordering::SeqCst);
     Ok(())
+}
+
+/// Frees what nobody reads any more; how many objects. Does not wait for readers. Thread
+/// context, interrupts on, no spinlock held.
+///
+/// # Errors
+/// [`RendezvousError`]: what is new waits for the next call.
+pub fn collect() -> Result<usize, RendezvousError> {
+    EPOCH.collect(cpus_fence_seq_cst)
+}
+
+/// Waits until all who read now have ended. Thread context, interrupts on, in no critical
+/// section.
+///
+/// # Errors
+/// [`RendezvousError`]; it has not waited.
+pub fn synchronize() -> Result<(), RendezvousError> {
+    EPOCH.synchronize(cpus_fence_seq_cst)
 }

@@ -10,12 +10,17 @@ use core::fmt;
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::more::balance;
-use heart::shim::{Ordering, spin_loop};
+use heart::port::Port;
+use heart::shim::{AtomicBool, Ordering, spin_loop};
 
 use crate::arch::cpu;
 use crate::pcpu::{self, Ipi, Pcpu, Presence};
-use crate::port::{InterruptsOff, Machine};
-use crate::{call, clock, globals, probe, sched, smp};
+use crate::port::{InterruptsOff, Machine, interrupts_off};
+use crate::rendezvous::RENDEZVOUS;
+use crate::{call, clock, probe, sched};
+
+/// Whether idle CPUs rest by MWAIT: [`choose`]. Relaxed throughout.
+pub static IDLE_BY_MWAIT: AtomicBool = AtomicBool::new(false);
 
 /// How CPUs rest that have nothing to do, and why not by MWAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +98,7 @@ pub fn choose(asked: Option<&str>) -> Rest {
         }
     };
     // Relaxed: starting the other CPUs publishes it.
-    globals::IDLE_BY_MWAIT.store(rest.is_mwait(), Ordering::Relaxed);
+    IDLE_BY_MWAIT.store(rest.is_mwait(), Ordering::Relaxed);
     rest
 }
 
@@ -111,14 +116,14 @@ const TURNS: u32 = 10_000;
 /// Intel's Goldmont may by erratum APL30) is for the watchdog to find. On the boot CPU, once,
 /// when the others are online; spins, for less than a millisecond if all is well.
 pub fn try_mwait(rest: Rest) -> Rest {
-    let others = smp::online().difference(&CpuSet::single(pcpu::this().id()));
+    let others = pcpu::online().difference(&CpuSet::single(pcpu::this().id()));
     if !rest.is_mwait() || others.is_empty() {
         return rest;
     }
     for _ in 0..TRIES {
         if let Some(deaf) = find_deaf_mwait(&others) {
             // Relaxed: whoever does not see it yet rests once more, and is interrupted.
-            globals::IDLE_BY_MWAIT.store(false, Ordering::Relaxed);
+            IDLE_BY_MWAIT.store(false, Ordering::Relaxed);
             for block in others.iter().filter_map(pcpu::of) {
                 let _off = InterruptsOff::enter();
                 block.interrupt();
@@ -161,7 +166,7 @@ pub fn idle() -> ! {
     loop {
         sched::assert_may_sleep(0);
         if here.presence() == Presence::Leaving {
-            smp::halt(here);
+            halt(here);
         }
         probe::idle_begins();
         let before = events(here);
@@ -212,7 +217,7 @@ fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
         return true;
     }
     // Relaxed: constant since the boot.
-    if globals::IDLE_BY_MWAIT.load(Ordering::Relaxed) {
+    if IDLE_BY_MWAIT.load(Ordering::Relaxed) {
         cpu::monitor(here.ipis.address());
         // A bit that is set from the MONITOR on makes the MWAIT return at once.
         if here.ipis.is_quiet() {
@@ -237,4 +242,23 @@ fn mwait() {
         return cpu::sti_hlt();
     }
     cpu::sti_mwait();
+}
+
+/// The end of a CPU's time online, in its idle thread: halts until it is started again.
+fn halt(here: &Pcpu) -> ! {
+    // Nobody sends any more; what has been sent comes while interrupts are on.
+    let arrived = || {
+        // Relaxed: counters. One that came twice was taken more often than sent.
+        here.ipis_sent.load(Ordering::Relaxed) <= here.ipis_taken.load(Ordering::Relaxed)
+            && !RENDEZVOUS.is_called(here.id())
+    };
+    while !arrived() {
+        Machine::relax();
+    }
+    sched::assert_may_sleep(0);
+    interrupts_off();
+    clock::stop_timer();
+    clock::disarmed();
+    here.set_presence(Presence::Halted);
+    cpu::halt_forever()
 }

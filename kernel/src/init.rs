@@ -17,20 +17,33 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
 use heart::cpu::{CpuId, MAX_CPUS, write_ranges};
 use heart::rendezvous::{IpiCtx, Phase};
-use heart::shim::Ordering;
+use heart::shim::{AtomicU64, Ordering};
 use plat::acpi::Madt;
 use plat::cmdline::{self, CommandLine, MAX_LENGTH};
 use plat::logfilter::LogFilter;
 use plat::start_info::StartInfo;
+use spin::Once;
 
 use crate::arch::descriptor::{self, Ist};
 use crate::arch::paging;
 use crate::arch::{apic, cpu, pic};
 use crate::end::{self, Means, Verdict};
 use crate::mem::{self, heap, kstack};
-use crate::port::interrupts_off_anyhow;
+use crate::pcpu::{self, BOOT_PCPU, ONLINE, interrupts_off_anyhow};
+use crate::rendezvous::smp_rendezvous;
 use crate::smp::LeftOut;
-use crate::{acpi, clock, console, globals, idle, pcpu, probe, sched, smp, thread};
+use crate::thread::{self, BOOT_THREAD};
+use crate::{acpi, clock, console, idle, kthread, probe, sched, smp};
+
+pub use devices::IO_APICS;
+
+/// How the machine was entered, and what the loader said. Written once, by the boot CPU while it is
+/// alone.
+pub static BOOT: Once<BootRecord> = Once::new();
+/// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
+pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
+/// What each CPU reported at the first rendezvous: its APIC id plus one.
+static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// What the loader said, copied out of memory that will be reused.
 #[derive(Debug)]
@@ -69,9 +82,9 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     clock::set_entry(boot::pvh::entry_tsc().unwrap_or_else(cpu::tsc));
     console::init();
     install_boot_cpu();
-    globals::BOOT_THREAD.crit.start();
+    BOOT_THREAD.crit.start();
     let boot_info: &BootInfo = boot_info;
-    let record = globals::BOOT.call_once(|| record(boot_info, main));
+    let record = BOOT.call_once(|| record(boot_info, main));
     log::info!(
         target: "kernel",
         "Tryst {} (commit {}, rustc {}) booted by {}",
@@ -96,14 +109,14 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
 
 /// On the kernel's own page tables and a guarded stack.
 extern "C" fn continue_boot() -> ! {
-    let record = globals::BOOT.get().expect("recorded by start");
+    let record = BOOT.get().expect("recorded by start");
     let stacks = needed("the boot CPU's interrupt stacks", smp::interrupt_stacks());
     // SAFETY: this CPU's own block, interrupts off, on the stack of the boot thread.
     unsafe { pcpu::this().set_ist(stacks) };
     needed("the heap", heap::init());
     init_threads();
     pic::disable();
-    let platform = globals::PLATFORM
+    let platform = acpi::PLATFORM
         .call_once(|| acpi::discover(record.rsdp, probe::tables(mem::firmware_table)));
     end::learn(platform.fadt.as_ref());
     let madt = platform.madt.as_ref();
@@ -115,18 +128,18 @@ extern "C" fn continue_boot() -> ! {
     sched::begin_slices();
     devices::take_leftovers();
     pcpu::this().set_presence(pcpu::Presence::Online);
-    globals::BOOT_PCPU.calls.open();
-    globals::ONLINE.insert(CpuId::BOOT);
+    BOOT_PCPU.calls.open();
+    ONLINE.insert(CpuId::BOOT);
     let rest = idle::choose(record.command_line(&mut |_reported| ()).idle);
     start_others(madt);
     report_misnamed();
     // Relaxed: for the summary and for tests.
-    globals::ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
+    ONLINE_AFTER.store(clock::since_entry(), Ordering::Relaxed);
     let rest = idle::try_mwait(rest);
     summary::print(madt, by, rest);
-    if globals::TIMER.get().is_none() {
+    if clock::TIMER.get().is_none() {
         devices::start_ticks(madt);
-        sched::start_looking();
+        devices::start_looking();
     }
     log::debug!("{protections:?}");
     meet();
@@ -148,7 +161,7 @@ fn needed<T, E: fmt::Display>(what: &str, got: Result<T, E>) -> T {
 /// Gives the boot CPU its descriptor tables and per-CPU block, with one stack for
 /// the interrupts that need their own until there is memory for three.
 fn install_boot_cpu() {
-    globals::BOOT_PCPU.set_curthread(&globals::BOOT_THREAD);
+    BOOT_PCPU.set_curthread(&BOOT_THREAD);
     let [(_, early), _] = paging::early_stacks();
     // SAFETY: the first thing the kernel does, alone.
     unsafe { descriptor::init_idt() };
@@ -158,22 +171,19 @@ fn install_boot_cpu() {
         (Ist::MachineCheck, early),
     ];
     // SAFETY: the boot CPU's own block, interrupts off, the IDT is filled.
-    unsafe { globals::BOOT_PCPU.install(ist) };
-    pcpu::register(&globals::BOOT_PCPU);
+    unsafe { BOOT_PCPU.install(ist) };
+    pcpu::register(&BOOT_PCPU);
 }
 
 /// The thread table, with this thread in it, and the boot CPU's idle thread.
 fn init_threads() {
     let (usable, _free) = mem::usage();
     thread::init(usable);
-    let boot = &globals::BOOT_PCPU;
-    let idle = thread::make_idle(CpuId::BOOT, idle::idle);
+    let boot = &BOOT_PCPU;
+    let idle = kthread::make_idle(CpuId::BOOT, idle::idle);
     boot.sched.set_idle(needed("the idle thread", idle));
     boot.timers.lock().init();
-    boot.sched
-        .runq
-        .lock()
-        .set_current(globals::BOOT_THREAD.priority());
+    boot.sched.runq.lock().set_current(BOOT_THREAD.priority());
 }
 
 /// Copies what matters of `boot_info`, which lies in the loader's memory.
@@ -216,7 +226,7 @@ fn read_command_line(record: &BootRecord) {
             log::warn!(target: "kernel", "{complaint}");
         });
         log::set_max_level(filter.max_level());
-        globals::LOG_FILTER.call_once(|| filter);
+        console::LOG_FILTER.call_once(|| filter);
     }
     if let Some(StartInfo {
         modules,
@@ -265,7 +275,7 @@ fn start_others(madt: Option<&Madt>) {
 
 /// Names the CPUs of which CPUID has another APIC id than their local APICs.
 fn report_misnamed() {
-    let cpus = globals::MISNAMED.snapshot();
+    let cpus = smp::MISNAMED.snapshot();
     if !cpus.is_empty() {
         log::warn!(
             target: "kernel::smp",
@@ -277,15 +287,15 @@ fn report_misnamed() {
 /// The first rendezvous: every CPU reports itself, and the initiator, which may
 /// print, prints what they reported.
 fn meet() {
-    use globals::REPORTS;
+    use REPORTS;
     let report = |context: &IpiCtx| {
         // Relaxed: the end of the rendezvous publishes it. Never 0: APIC id + 1.
         let id = u64::from(apic::id()) + 1;
         REPORTS[context.cpu().index()].store(id, Ordering::Relaxed);
     };
-    match smp::smp_rendezvous(Phase::Barrier, Phase::Run(&report), Phase::Barrier) {
+    match smp_rendezvous(Phase::Barrier, Phase::Run(&report), Phase::Barrier) {
         Ok(()) => {
-            for cpu in &smp::online() {
+            for cpu in &pcpu::online() {
                 // Relaxed: as above.
                 match REPORTS[cpu.index()].load(Ordering::Relaxed) {
                     0 => log::error!(target: "kernel::smp", "rendezvous: {cpu} did not come"),
@@ -337,17 +347,13 @@ pub fn report_and_power_off() -> ! {
 /// The same, if it was not every CPU that the firmware enables.
 pub fn verdict() -> Result<String, String> {
     // Relaxed: published by the end of the rendezvous. APIC id + 1.
-    let reports = globals::REPORTS
-        .iter()
-        .map(|report| report.load(Ordering::Relaxed));
+    let reports = REPORTS.iter().map(|report| report.load(Ordering::Relaxed));
     let met: Vec<u64> = reports.filter(|report| *report != 0).collect();
-    let platform = globals::PLATFORM.get();
+    let platform = acpi::PLATFORM.get();
     let Some(madt) = platform.and_then(|platform| platform.madt.as_ref()) else {
         return Err(format!("{} CPUs met, others unknown", met.len()));
     };
-    let expected = madt
-        .taking_part(globals::BOOT_PCPU.apic_id())
-        .take(MAX_CPUS);
+    let expected = madt.taking_part(BOOT_PCPU.apic_id()).take(MAX_CPUS);
     let expected: Vec<u32> = expected.collect();
     let has_met = |id: &u32| met.contains(&(u64::from(*id) + 1));
     let missing = || expected.iter().copied().filter(|id| !has_met(id));

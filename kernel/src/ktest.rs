@@ -30,15 +30,15 @@ use core::slice;
 
 use heart::shim::{AtomicBool, Ordering};
 use plat::cmdline::CommandLine;
+use plat::line::Line;
 use spin::Once;
 use wrong_order::Heart;
 
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu, vector};
-use crate::console::Line;
 use crate::end::{self, Verdict};
-use crate::globals;
 use crate::port::{InterruptsOff, Spinlock};
+use crate::{clock, console, init, rendezvous};
 
 pub use step::without_interrupts;
 
@@ -120,7 +120,7 @@ fn tests() -> &'static [Test] {
     unsafe { slice::from_raw_parts(start, count) }
 }
 
-// The runner's own statics; they are not the kernel's (see `globals`).
+// The runner's own statics; they are not the kernel's.
 
 /// The running test. Written once, by the boot CPU.
 static RUNNING: Once<&'static Test> = Once::new();
@@ -189,7 +189,7 @@ fn check_quiet() {
     );
     // A time slice may end at any moment, and another CPU may ask for something: an IPI that is
     // not taken is found by the counts below.
-    let tick = match globals::TIMER.get() {
+    let tick = match clock::TIMER.get() {
         Some(_) => vector::TIMER,
         None => vector::IO_APIC_BASE,
     };
@@ -197,12 +197,12 @@ fn check_quiet() {
     assert_eq!(pending, None, "the test left an interrupt pending");
     drop(off);
     assert_eq!(
-        globals::RENDEZVOUS.calls().count(),
+        rendezvous::RENDEZVOUS.calls().count(),
         0,
         "the test left a rendezvous going"
     );
     assert!(
-        !globals::CONSOLE.is_held_here(),
+        !console::CONSOLE.is_held_here(),
         "the test left the console locked"
     );
     for block in crate::smp::online().iter().filter_map(crate::pcpu::of) {
@@ -214,7 +214,7 @@ fn check_quiet() {
             sent == taken || sent < taken && bugs::active(bugs::Bug::FaultDoubleIpis)
         };
         assert!(
-            crate::clock::wait_until(1_000_000_000, arrived),
+            clock::wait_until(1_000_000_000, arrived),
             "{}: an IPI was lost, or came twice: {:?} sent, {:?} taken",
             block.id(),
             block.ipis_sent,
@@ -224,7 +224,7 @@ fn check_quiet() {
 }
 
 fn command_line() -> CommandLine<'static> {
-    globals::BOOT
+    init::BOOT
         .get()
         .map_or_else(CommandLine::default, |boot| boot.command_line(&mut |_| ()))
 }

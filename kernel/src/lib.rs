@@ -1,14 +1,21 @@
 //! The kernel of Tryst, from the first instruction after the loader to the last.
 //!
-//! Modules in layer order (see `docs/decisions/0003-layers.md`); a file uses what
-//! stands above it and in `plat` and `heart`:
+//! The modules, lowest first. A file uses `plat`, `heart`, `sync`, and what stands above it here
+//! (`cargo xtask layers` checks it):
 //!
-//! * [`arch`]: registers, instructions and devices of x86_64;
-//! * [`port`], [`pcpu`], [`globals`], [`mem`], [`console`]: the machine as the
-//!   algorithms of the heart see it, and what the kernel owns;
-//! * [`acpi`], [`clock`], [`smp`], [`end`]: the machine as a whole;
-//! * [`init`], [`trap`], [`mod@panic`], and in the test image `ktest`: what ties them together;
-//!   [`probe`]: where `ktest` may look in.
+//! * [`probe`]: where the test image may look in; [`arch`]: registers, instructions and devices of
+//!   x86_64; [`port`]: the machine as a type;
+//! * [`mod@sync`]: sleeping locks and wait queues; [`mem`]: frames, page tables, heap and stacks;
+//!   [`acpi`]: firmware's tables; [`epoch`]: memory that is freed when its last reader has gone;
+//! * [`thread`]: a thread, and the table of them; [`pcpu`]: what each CPU has; [`clock`]: time;
+//!   [`console`]: the log;
+//! * [`backtrace`]: where a CPU is; [`rendezvous`]: CPUs that meet; [`fence`]: fences that they
+//!   execute; [`shootdown`] and [`vspace`]: pages that they forget; [`call`]: functions that they run;
+//! * [`sched`]: threads that take turns; [`kthread`]: their birth and end; [`idle`]: what a CPU does
+//!   that has none;
+//! * [`smp`]: CPUs that start, stop, leave and come back; [`end`]: the verdict;
+//! * [`mod@panic`], [`trap`] and [`init`]: the ways into the kernel; [`machine`]: what the heart asks
+//!   of it; and in the test image `ktest`.
 //!
 //! [`start`] is where to begin reading.
 
@@ -16,35 +23,35 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod arch;
-
+pub mod backtrace;
+pub mod call;
+pub mod clock;
 pub mod console;
+pub mod end;
 pub mod epoch;
 pub mod fence;
-pub mod globals;
+pub mod idle;
+pub mod init;
+pub mod kthread;
+pub mod machine;
 pub mod mem;
+pub mod panic;
 pub mod pcpu;
 pub mod port;
 #[cfg_attr(feature = "ktest", path = "ktest/probe.rs")]
 pub mod probe;
-
-pub mod acpi;
-pub mod call;
-pub mod clock;
-pub mod end;
-pub mod idle;
+pub mod rendezvous;
 pub mod sched;
 pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;
+pub mod trap;
 pub mod vspace;
-pub mod waitq;
 
-pub mod init;
 #[cfg(feature = "ktest")]
 pub mod ktest;
-pub mod panic;
-pub mod trap;
 
 pub use init::{report_and_power_off, start, watch};

@@ -23,18 +23,27 @@ use core::panic::{Location, PanicInfo};
 use core::ptr;
 
 use heart::KASSERT;
-use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use heart::critical::CritWord;
 use heart::more::stop::Means;
-use heart::shim::Ordering;
+use heart::shim::{AtomicBool, Ordering};
+use plat::line::Line;
 
 use crate::arch::backtrace::{self, GENERAL, Snapshot};
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
-use crate::console::{self, Line};
+use crate::console;
 use crate::end::{self, Verdict};
-use crate::port::interrupts_off_anyhow;
-use crate::{clock, globals, pcpu, probe, smp, thread};
+use crate::kthread::report_at_the_end;
+use crate::pcpu::{self, interrupts_off_anyhow};
+use crate::rendezvous::RENDEZVOUS;
+use crate::smp::{self, STOPS};
+use crate::{clock, probe};
+
+/// The CPUs that panic. Each puts itself in, once.
+static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
+/// Whether a panic within a panic has been told. Used by the CPU that reports.
+static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 
 /// How long the other CPUs may take to stop, in nanoseconds.
 const PATIENCE: u64 = 500_000_000;
@@ -62,11 +71,12 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     if let Some(thread) = this.and_then(pcpu::Pcpu::current) {
         thread.crit.enter();
     }
-    if !globals::PANICKED.insert(me) {
+    console::wait_no_more();
+    if !PANICKED.insert(me) {
         again(me, snapshot, format_args!("{place}: {message}"));
     }
     let text = Line::of(message);
-    if !globals::STOPS.panics_first(me) {
+    if !STOPS.panics_first(me) {
         leave(snapshot, &Line::of(format_args!("{place}: {text}")));
     }
     stop_others(me);
@@ -81,8 +91,8 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     }
     let alone = others(me).iter().all(smp::is_stopped);
     // SAFETY: interrupts are off for good, and a CPU that has stopped for a panic never goes on.
-    unsafe { thread::report_at_the_end(alone, print) };
-    for call in globals::RENDEZVOUS.calls() {
+    unsafe { report_at_the_end(alone, print) };
+    for call in RENDEZVOUS.calls() {
         print(format_args!("{call}"));
     }
     probe::panicked(location, format_args!("{text}"));
@@ -96,11 +106,11 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
 /// A panic within a panic: the message's, or the report's. Says so with the least
 /// machinery, and if that panics too, says only that.
 fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
-    if !globals::STOPS.panics_first(me) {
+    if !STOPS.panics_first(me) {
         stop_this_cpu(snapshot);
     }
     // Relaxed: the first CPU only.
-    if globals::PANICKED_TWICE.swap(true, Ordering::Relaxed) {
+    if PANICKED_TWICE.swap(true, Ordering::Relaxed) {
         Serial::COM1.write(b"panic within a panic within a panic\n");
     } else {
         print(format_args!("panic on {me} within a panic{message}"));
@@ -157,7 +167,7 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
         // What the panic itself has added, or the NMI that stopped it.
         // Relaxed: the CPU stands.
         let nmi = pcpu::of(cpu).is_some_and(|block| block.in_nmi.load(Ordering::Relaxed));
-        let panicked = globals::PANICKED.contains(cpu);
+        let panicked = PANICKED.contains(cpu);
         print(format_args!(
             "{cpu}: {thread}, critnest {}, owepreempt {}, interrupt depth {}, {} spinlocks",
             crit.critnest().saturating_sub(panicked.into()),
@@ -247,7 +257,7 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         return;
     }
     if let Some(this) = pcpu::try_this() {
-        if globals::PANICKED.contains(this.id()) {
+        if PANICKED.contains(this.id()) {
             return;
         }
         let sent = this.take_nmi();
@@ -256,13 +266,13 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         // whether it is to stop. Of a panic nothing is put off: nobody counts on that NMI any
         // more. Relaxed: this CPU's own.
         let sends = this.sends_nmi.load(Ordering::Relaxed);
-        let stops = !sends || globals::STOPS.panicking().is_some();
+        let stops = !sends || STOPS.panicking().is_some();
         let stopped = stops && smp::stop_here(Means::Nmi, snapshot);
         probe::nmi();
         if sent || asked || stopped {
             return;
         }
-    } else if globals::STOPS.panicking().is_some() {
+    } else if STOPS.panicking().is_some() {
         cpu::halt_forever();
     }
     at(snapshot, format_args!("NMI from outside"));
@@ -272,7 +282,7 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
 fn stop_this_cpu(snapshot: &Snapshot) -> ! {
     if let Some(block) = pcpu::try_this() {
         block.stopped.record(snapshot);
-        let _stands = globals::STOPS.for_good(block.id());
+        let _stands = STOPS.for_good(block.id());
     }
     cpu::halt_forever()
 }

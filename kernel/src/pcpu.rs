@@ -4,10 +4,12 @@
 //! CPUs may read. The first word is the block's own address, so that one load
 //! from GS:0 finds it.
 
+mod counters;
+
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use heart::cpu::{CpuId, MAX_CPUS};
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use heart::ipi::Ipis;
 use heart::more::call::CallQueue;
 use heart::port::Port;
@@ -15,15 +17,23 @@ use heart::sched::PerCpu;
 use heart::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Spaces;
 use heart::wake::DeferredWakes;
+use plat::line::Line;
 
 use crate::arch::backtrace::{Registers, Trace};
 use crate::arch::descriptor::{Descriptors, Ist};
 use crate::arch::{apic, cpu, vector};
-use crate::console::Line;
-use crate::port::{InterruptsOff, Machine, Spinlock};
-use crate::sched::{Counters, Timers};
-use crate::thread::Thread;
-use crate::{globals, probe};
+use crate::port::{InterruptsOff, Machine, Spinlock, interrupts_off};
+use crate::probe;
+use crate::thread::{Thread, Timers};
+
+pub use counters::Counters;
+
+/// The CPUs that take part in everything. Each changes its own bit: `heart::more::hotplug`.
+pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
+/// The boot CPU's block.
+pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);
+/// Each CPU's block, null until there is one. See [`register`].
+static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 /// One CPU's block.
 #[derive(Debug)]
@@ -370,7 +380,7 @@ pub fn try_this() -> Option<&'static Pcpu> {
 #[must_use]
 pub fn of(cpu: CpuId) -> Option<&'static Pcpu> {
     // Acquire: pairs with the Release in `register`.
-    let block = globals::PCPUS[cpu.index()].load(Ordering::Acquire);
+    let block = PCPUS[cpu.index()].load(Ordering::Acquire);
     // SAFETY: null, or a 'static block.
     unsafe { block.as_ref() }
 }
@@ -378,5 +388,20 @@ pub fn of(cpu: CpuId) -> Option<&'static Pcpu> {
 /// Makes `block` known to [`of`].
 pub fn register(block: &'static Pcpu) {
     // Release: pairs with the Acquire in `of`.
-    globals::PCPUS[block.id.index()].store(ptr::from_ref(block).cast_mut(), Ordering::Release);
+    PCPUS[block.id.index()].store(ptr::from_ref(block).cast_mut(), Ordering::Release);
+}
+
+/// The CPUs that are online.
+#[must_use]
+pub fn online() -> CpuSet {
+    ONLINE.snapshot()
+}
+
+/// As [`interrupts_off`], where there may be no thread to count it: at the kernel's entry, and
+/// at its end, from which nothing comes back.
+pub(crate) fn interrupts_off_anyhow() {
+    cpu::cli();
+    if try_this().and_then(Pcpu::current).is_some() {
+        interrupts_off();
+    }
 }

@@ -202,19 +202,6 @@ pub(crate) fn switch<T, R>(me: &T, why: R) {
     let _ = (me, why);
 }
 
-/// The calling thread takes a sleeping lock that was made at `class`, at `site`; with `waits`, it
-/// may have to wait for it.
-#[inline(always)]
-pub(crate) fn sleeping_lock_taken(class: Place, site: Place, waits: bool) {
-    let _ = (class, site, waits);
-}
-
-/// The calling thread lets go of it.
-#[inline(always)]
-pub(crate) fn sleeping_lock_released(class: Place) {
-    let _ = class;
-}
-
 /// The idle thread is about to look for work and rest.
 #[inline(always)]
 pub(crate) fn idle_begins() {}

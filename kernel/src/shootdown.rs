@@ -18,7 +18,7 @@ use heart::shootdown::Forget;
 
 use crate::arch::paging::{MapError, PAGE_SIZE};
 use crate::port::Machine;
-use crate::{mem, smp};
+use crate::{mem, rendezvous};
 
 /// Lets every CPU forget what it knows of the pages in `addresses`, global ones too; of
 /// more than 32, of all pages. Thread context, interrupts on, no spinlock held.
@@ -31,7 +31,7 @@ pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
     let what = Forget::of(addresses.start, pages, Forget::All);
     let forget = |_: &IpiCtx| what.apply::<Machine>();
     let none = Phase::NoBarrier;
-    smp::smp_rendezvous(none, Phase::Run(&forget), none)
+    rendezvous::smp_rendezvous(none, Phase::Run(&forget), none)
 }
 
 /// Why pages are still mapped, or their frames not free.

@@ -14,13 +14,16 @@ use crate::arch::backtrace::Snapshot;
 use crate::arch::trap::TrapFrame;
 use crate::arch::{apic, cpu, vector};
 use crate::mem::kstack;
-use crate::pcpu::{Ipi, Pcpu};
-use crate::port::{Machine, interrupts_off_anyhow};
-use crate::{call, globals, panic, pcpu, probe, sched, smp};
+use crate::pcpu::{self, Ipi, ONLINE, Pcpu, interrupts_off_anyhow};
+use crate::port::Machine;
+use crate::rendezvous::RENDEZVOUS;
+use crate::{call, panic, probe, sched, smp};
 
 /// Dispatches the vectors whose handlers need the registers in `frame`: exceptions, the NMI, the
-/// stop interrupt. Called by the stubs only.
-pub fn dispatch(frame: &mut TrapFrame) {
+/// stop interrupt. `arch::trap` calls it by name.
+// Unsafe, since a second function of that name would be linked in its place: there is none.
+#[unsafe(no_mangle)]
+extern "C" fn trap_entry(frame: &mut TrapFrame) {
     if probe::takes_trap(frame) {
         return;
     }
@@ -28,16 +31,18 @@ pub fn dispatch(frame: &mut TrapFrame) {
         vector::NMI => nmi(&Snapshot::of_frame(frame)),
         number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
         vector::STOP => intr::interrupt::<Machine>(|| stop(&Snapshot::of_frame(frame))),
-        number => interrupt(number),
+        number => interrupt_entry(number.into()),
     }
 }
 
 /// An interrupt: which handler its vector has. Its order, from the acknowledgement to the one
-/// place where it may switch threads, is [`intr::interrupt`]. Called by the stubs, but not for
-/// [`vector::RENDEZVOUS`] and [`vector::STOP`].
-#[inline]
-pub fn interrupt(number: u8) {
-    match number {
+/// place where it may switch threads, is [`intr::interrupt`]. `arch::trap` calls it by name, but not
+/// for [`vector::RENDEZVOUS`] and [`vector::STOP`].
+// Unsafe, since a second function of that name would be linked in its place: there is none.
+#[unsafe(no_mangle)]
+extern "C" fn interrupt_entry(number: u32) {
+    // Below 256: the stubs pass their own number.
+    match number as u8 {
         vector::TIMER => intr::interrupt::<Machine>(timer),
         vector::IPI => intr::interrupt::<Machine>(ipis),
         vector::IO_APIC_BASE..=vector::IO_APIC_LAST => intr::interrupt::<Machine>(device),
@@ -47,13 +52,13 @@ pub fn interrupt(number: u8) {
         // In service only if firmware left it: spurious ones are not.
         vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => intr::stray::<Machine>(|| {
             count(&pcpu::this().stray_interrupts);
-            if apic::in_service() == Some(number) {
+            if apic::in_service() == Some(number as u8) {
                 apic::end_of_interrupt();
             }
         }),
         _ => intr::stray::<Machine>(|| {
             // What firmware left pending comes as soon as interrupts are on.
-            if globals::ONLINE.contains(pcpu::this().id()) {
+            if ONLINE.contains(pcpu::this().id()) {
                 panic!("interrupt by vector {number:#x}, which nothing uses");
             }
             count(&pcpu::this().stray_interrupts);
@@ -62,9 +67,10 @@ pub fn interrupt(number: u8) {
     }
 }
 
-/// A rendezvous, by the order of [`intr::rendezvous`]. Called by its stub.
-#[inline]
-pub fn rendezvous() {
+/// A rendezvous, by the order of [`intr::rendezvous`]. `arch::trap` calls it by name.
+// Unsafe, since a second function of that name would be linked in its place: there is none.
+#[unsafe(no_mangle)]
+extern "C" fn rendezvous_entry() {
     intr::rendezvous::<Machine>(take_part);
 }
 
@@ -72,7 +78,7 @@ pub fn rendezvous() {
 #[inline]
 pub(crate) fn take_part() {
     count(&pcpu::this().rendezvous_interrupts);
-    if !globals::RENDEZVOUS.interrupt() {
+    if !RENDEZVOUS.interrupt() {
         // `this()` is reloaded: to keep it in a register would cost two instructions.
         count(&pcpu::this().stray_interrupts);
     }

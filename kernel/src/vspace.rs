@@ -14,7 +14,7 @@ use heart::cpu::CpuSet;
 use heart::kassert;
 use heart::port::Port;
 use heart::rendezvous::{Callback, Phase, RendezvousError};
-use heart::shim::Ordering;
+use heart::shim::{AtomicU64, Ordering};
 use heart::shootdown::{Forget, Space, Spaces};
 
 use crate::arch::paging::{Access, MapError, PAGE_SIZE, PageTables};
@@ -22,8 +22,11 @@ use crate::mem::heap::try_box;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine, Spinlock};
 use crate::shootdown::UnmapError;
-use crate::thread::Thread;
-use crate::{globals, mem, sched, smp};
+use crate::thread::{Thread, curthread};
+use crate::{mem, rendezvous};
+
+/// The number of the next address space. Relaxed throughout.
+static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 
 /// The first address after the half that a space has for itself.
 const END: u64 = 1 << 47;
@@ -45,7 +48,7 @@ impl VSpace {
     pub fn new() -> Result<Self, MapError> {
         let tables = mem::new_tables()?;
         // Relaxed: only that no two get the same.
-        let id = globals::NEXT_SPACE.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT_SPACE.fetch_add(1, Ordering::Relaxed);
         match try_box(Space::new(id, tables.root())) {
             Ok(space) => Ok(Self {
                 space: Box::leak(space),
@@ -148,7 +151,7 @@ impl VSpace {
     /// # Panics
     /// If the thread is in a space already.
     pub fn run<V>(&self, body: impl FnOnce() -> V) -> V {
-        let me = sched::curthread();
+        let me = curthread();
         // Relaxed, here and below: the thread's own, and its switch's.
         let before = me.space.load(Ordering::Relaxed);
         kassert!(before.is_null(), "{me} enters a space and is in one");
@@ -212,7 +215,7 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
     let mut left = *set;
     loop {
-        match smp::smp_rendezvous_cpus(&left, none, Phase::Run(action), none) {
+        match rendezvous::smp_rendezvous_cpus(&left, none, Phase::Run(action), none) {
             // Since the look at the active ones, all of which it had left before.
             Err(RendezvousError::NotOnline(cpu)) => {
                 left.remove(cpu);
@@ -229,9 +232,9 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
 fn enter(space: *mut Space) {
     // On one CPU from here on; an interrupt in between does not switch.
     let _here = CriticalGuard::enter();
-    sched::curthread().space.store(space, Ordering::Relaxed);
+    curthread().space.store(space, Ordering::Relaxed);
     let _off = InterruptsOff::enter();
-    switch(pcpu::this(), sched::curthread());
+    switch(pcpu::this(), curthread());
 }
 
 /// This CPU goes over to the space of `next`, which is going to run. By the switch, interrupts

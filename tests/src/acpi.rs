@@ -5,12 +5,12 @@
 use alloc::vec::Vec;
 
 use kernel::ktest::tables;
-use kernel::{globals, init, ktest, mem, pcpu, smp};
+use kernel::{acpi, clock, init, ktest, mem, pcpu, smp};
 use plat::acpi::{CpuState, Madt};
 
 /// What the firmware says.
 pub(crate) fn madt() -> &'static Madt {
-    let platform = globals::PLATFORM.get();
+    let platform = acpi::PLATFORM.get();
     let madt = platform.and_then(|platform| platform.madt.as_ref());
     madt.expect("a MADT")
 }
@@ -41,16 +41,16 @@ fn nothing_lost() {
     assert_eq!(online(), all);
     assert_eq!(init::verdict().map(|_| ()), Ok(()));
     assert_eq!(
-        globals::IO_APICS.lock().first().map(|one| one.inputs()),
+        init::IO_APICS.lock().first().map(|one| one.inputs()),
         Some(24)
     );
     assert_eq!(madt().isa(0).gsi, 2);
-    assert!(globals::TSC.get().is_some());
+    assert!(clock::TSC.get().is_some());
 }
 
 fn one_cpu() {
     assert_eq!(online().len(), 1);
-    assert!(globals::PLATFORM.get().expect("read").madt.is_none());
+    assert!(acpi::PLATFORM.get().expect("read").madt.is_none());
     assert!(init::verdict().is_err());
 }
 
@@ -289,7 +289,7 @@ ktest! {
 /// All CPUs are online, without an I/O APIC.
 fn no_io_apic() {
     assert_eq!(online().len(), enabled().len());
-    assert!(globals::IO_APICS.lock().is_empty());
+    assert!(init::IO_APICS.lock().is_empty());
 }
 
 ktest! {
@@ -357,7 +357,7 @@ ktest! {
         console = "registers at 0xfec00100, serving interrupts from 8 on as another one does; I/O APIC 2 not used",
     ] {
         nothing_lost();
-        assert_eq!(globals::IO_APICS.lock().len(), 1);
+        assert_eq!(init::IO_APICS.lock().len(), 1);
     }
 }
 

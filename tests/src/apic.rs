@@ -5,7 +5,7 @@ use kernel::arch::ioapic::{IoApic, RouteError};
 use kernel::arch::{apic, cpu, paging, timer, vector};
 use kernel::pcpu::{self, Pcpu};
 use kernel::smp::{online, smp_rendezvous};
-use kernel::{clock, globals, ktest, mem};
+use kernel::{clock, init, ktest, mem};
 use plat::acpi::Isa;
 
 use crate::acpi::madt;
@@ -187,7 +187,7 @@ ktest! {
         let pit = madt().isa(0);
         assert_ne!(pit.gsi, 0, "QEMU moves the PIT");
         let with_io_apic = |act: &dyn Fn(&mut IoApic) -> Result<(), RouteError>| {
-            let mut io_apics = globals::IO_APICS.lock();
+            let mut io_apics = init::IO_APICS.lock();
             let io_apic = io_apics.iter_mut().find(|one| one.serves(pit.gsi));
             act(io_apic.expect("an I/O APIC"))
         };
@@ -220,7 +220,7 @@ ktest! {
             let mask: u8 = unsafe { x86_64::instructions::port::PortReadOnly::new(port).read() };
             assert_eq!(mask, 0xff, "the PIC at port {port:#x} minus one");
         }
-        let mut io_apics = globals::IO_APICS.lock();
+        let mut io_apics = init::IO_APICS.lock();
         for (found, io_apic) in madt().io_apics.iter().zip(io_apics.iter_mut()) {
             let registers = paging::physical_to_virtual(found.registers.address);
             let masked = |input| {
@@ -274,7 +274,7 @@ ktest! {
     fn pit_calibration() [
         qemu = "-machine hpet=off", append = "bug=acpi:FACP@5b=00", console = "by the PIT",
     ] {
-        assert!(globals::TSC.get().is_some());
+        assert!(clock::TSC.get().is_some());
     }
 }
 
@@ -287,9 +287,9 @@ ktest! {
         console = "by the PIT",
     ] {
         let percent = |hz: u64, expected: u64| hz.abs_diff(expected) * 100 / expected;
-        let tsc = globals::TSC.get().expect("a clock").hz();
+        let tsc = clock::TSC.get().expect("a clock").hz();
         assert!(percent(tsc, 1_000_000_000) < 1, "TSC {tsc} Hz, which ticks at 1 GHz");
-        let timer = globals::TIMER.get().expect("a timer").scale.hz();
+        let timer = clock::TIMER.get().expect("a timer").scale.hz();
         assert!(percent(timer, 62_500_000) < 1, "local timer {timer} Hz, which ticks at 62.5 MHz");
     }
 }
@@ -313,7 +313,7 @@ ktest! {
             ktest::skip("the virtual CPU is taken away too often");
         }
         let percent = |hz: u64, expected: u64| hz.abs_diff(expected) * 100 / expected;
-        let (tsc, timer) = (globals::TSC.get().unwrap(), globals::TIMER.get().unwrap());
+        let (tsc, timer) = (clock::TSC.get().unwrap(), clock::TIMER.get().unwrap());
         assert!(percent(by_pit.tsc, tsc.hz()) <= 2, "{by_pit:?}, by the HPET {tsc:?}");
         let scale = timer.scale;
         assert!(percent(by_pit.timer.unwrap(), scale.hz()) <= 2, "{by_pit:?}, by the HPET {scale:?}");

@@ -1,7 +1,7 @@
 //! All three boot paths lead to the same machine.
 
 use kernel::arch::cpu;
-use kernel::{globals, init, ktest, smp};
+use kernel::{init, ktest, mem, smp};
 
 ktest! {
     /// QEMU's -kernel.
@@ -100,7 +100,7 @@ ktest! {
         let module = boot::pvh::given().and_then(|given| given.start_info.module);
         let module = module.expect("QEMU passed one");
         let end = module.address + module.size;
-        let map = globals::MEMORY.lock();
+        let map = mem::MEMORY.lock();
         assert!(module.size > 500 && map.usable_bytes() > 0, "{module:?}");
         let usable = |region: plat::memmap::Region| region.start < end && module.address < region.end;
         assert!(!map.iter().any(usable), "{module:?} is usable memory");
@@ -118,7 +118,7 @@ ktest! {
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
         // Relaxed: written by this CPU during boot.
-        let nanoseconds = globals::ONLINE_AFTER.load(heart::shim::Ordering::Relaxed);
+        let nanoseconds = init::ONLINE_AFTER.load(heart::shim::Ordering::Relaxed);
         log::info!("{nanoseconds} ns from entry to all CPUs online");
         assert!(nanoseconds < 100_000_000, "{nanoseconds} ns");
         assert!(nanoseconds > 1_000_000, "the clock does not count");

@@ -11,10 +11,10 @@ use heart::wake::DeferredWake;
 use kernel::arch::{cpu, interrupt};
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
 use kernel::ktest::step;
+use kernel::kthread::Builder;
 use kernel::port::Spinlock;
 use kernel::smp::{bring_online, online, smp_rendezvous_cpu, take_offline};
-use kernel::thread::Builder;
-use kernel::waitq::WaitQueue;
+use kernel::sync::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched};
 
 ktest! {

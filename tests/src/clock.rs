@@ -4,11 +4,11 @@ use alloc::sync::Arc;
 
 use heart::cpu::CpuId;
 use heart::shim::{AtomicBool, Ordering, spin_loop};
+use kernel::kthread::Builder;
 use kernel::sched::Reason;
+use kernel::sync::WaitQueue;
 use kernel::sync::{Condvar, Mutex, Semaphore};
-use kernel::thread::Builder;
-use kernel::waitq::WaitQueue;
-use kernel::{clock, globals, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, pcpu, sched, smp};
 
 const MILLISECOND: u64 = 1_000_000;
 /// Longer than a test may take.
@@ -137,7 +137,7 @@ ktest! {
 
 /// The kernel's value of the TSC's frequency, in kHz.
 fn khz() -> u64 {
-    globals::TSC.get().expect("a clock").hz() / 1000
+    clock::TSC.get().expect("a clock").hz() / 1000
 }
 
 ktest! {
@@ -221,7 +221,7 @@ ktest! {
         append = "bug=cpuid-tsc,acpi:FACP@5b=00", bug = "cpuid-tsc", console = " kHz by CPUID leaf 0x15",
     ] {
         assert_eq!(khz(), 1_000_000);
-        let timer = globals::TIMER.get().expect("a timer").scale.hz();
+        let timer = clock::TIMER.get().expect("a timer").scale.hz();
         assert!(timer.abs_diff(62_500_000) < 625_000, "{timer} Hz");
         every_wait();
     }
@@ -232,7 +232,7 @@ ktest! {
     fn without_a_timer() [
         append = "bug=dead-timer", bug = "dead-timer", console = " kHz by the HPET, no local timer",
     ] {
-        assert!(globals::TIMER.get().is_none());
+        assert!(clock::TIMER.get().is_none());
         every_wait();
     }
 }

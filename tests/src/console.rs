@@ -1,8 +1,8 @@
 //! The console in bad moments: NMIs, panics, records that are too long.
 
 use heart::shim::{AtomicBool, Ordering, spin_loop};
-use kernel::console::Line;
-use kernel::{arch, globals, ktest};
+use kernel::{arch, console, ktest};
+use plat::line::Line;
 
 ktest! {
     /// An NMI arrives while this CPU holds the console: its report still comes out.
@@ -10,7 +10,7 @@ ktest! {
         expect = "panic", console = "panic on cpu0: NMI from outside",
         console = "console::nmi_while_printing",
     ] {
-        let _held = globals::CONSOLE.lock();
+        let _held = console::CONSOLE.lock();
         ktest::without_interrupts(|| arch::apic::send_nmi(arch::apic::id()));
         kernel::clock::delay(1_000_000_000);
     }
@@ -25,8 +25,8 @@ ktest! {
         let held = alloc::sync::Arc::new(AtomicBool::new(false));
         let seen = alloc::sync::Arc::clone(&held);
         let cpu1 = heart::cpu::CpuId::new(1).unwrap();
-        let holder = kernel::thread::Builder::new("holder").on(cpu1).spawn(move || {
-            let _held = globals::CONSOLE.lock();
+        let holder = kernel::kthread::Builder::new("holder").on(cpu1).spawn(move || {
+            let _held = console::CONSOLE.lock();
             // Relaxed: only its arrival matters.
             seen.store(true, Ordering::Relaxed);
             loop {

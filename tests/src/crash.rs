@@ -8,8 +8,8 @@ use heart::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::arch::interrupt;
 use kernel::arch::power::{PowerOff, Register};
 use kernel::end::{self, Means, Verdict};
-use kernel::thread::Builder;
-use kernel::{arch, globals, ktest, pcpu, smp};
+use kernel::kthread::Builder;
+use kernel::{arch, ktest, pcpu, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
 fn on_cpu1(action: &(dyn Fn() + Sync)) {
@@ -63,7 +63,7 @@ impl fmt::Display for Together<'_> {
             spin_loop();
         }
         if self.1 != CpuId::BOOT {
-            while globals::STOPS.panicking().is_none() {
+            while smp::STOPS.panicking().is_none() {
                 spin_loop();
             }
             kernel::clock::delay(20_000_000);
@@ -128,7 +128,7 @@ ktest! {
         let deaf = Builder::new("deaf").on(cpu1).spawn(|| {
             kernel::port::interrupts_off();
             DEAF.store(true, Ordering::Relaxed);
-            while globals::STOPS.stopped().is_empty() {
+            while smp::STOPS.stopped().is_empty() {
                 spin_loop();
             }
             panic!("in a stop");
@@ -336,7 +336,7 @@ ktest! {
     fn power_off_registers_in_one_page() [
         append = "bug=acpi:FACP@ac=00100002000000fe00000000,acpi:FACP@b8=00100002040000fe00000000",
     ] {
-        let found = globals::POWER_OFF.get();
+        let found = end::POWER_OFF.get();
         assert!(matches!(found, Some(PowerOff::Pm1([
             Some((Register::Memory(a), _)), Some((Register::Memory(b), _)),
         ])) if b - a == 4), "{found:x?}");
@@ -376,7 +376,7 @@ fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
         if context.cpu() == CpuId::BOOT {
             return first();
         }
-        while globals::ENDS.get().is_none() {
+        while end::ENDS.get().is_none() {
             spin_loop();
         }
         then();
@@ -402,7 +402,7 @@ ktest! {
         smp = "2..=8", qemu = "-device isa-debug-exit,iobase=0x500", expect = "fail",
         append = "bug=acpi:FACP@24..=00", console = "exit code 35; halted",
     ] {
-        let boot = globals::BOOT_PCPU.apic_id();
+        let boot = pcpu::BOOT_PCPU.apic_id();
         let cpu1 = CpuId::new(1).unwrap();
         at_the_end(&|| end::exit(Verdict::Failure), &|| {
             // By one CPU, with gaps of every length: NMIs in close succession would keep the boot

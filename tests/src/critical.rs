@@ -8,9 +8,9 @@ use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::call::smp_call_async;
 use kernel::ktest::spans::Spans;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::{CriticalGuard, Machine, Spinlock};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
+use kernel::sync::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched, smp};
 
 use crate::stepping::{better_thread, finish, settled, wake};

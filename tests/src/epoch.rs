@@ -7,9 +7,10 @@ use heart::cpu::CpuId;
 use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
 use kernel::epoch::{self, Deferred};
 use kernel::ktest::step;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::smp::online;
-use kernel::thread::{self, Builder, JoinHandle};
-use kernel::{globals, ktest, sched};
+use kernel::thread;
+use kernel::{fence, ktest, sched};
 
 use crate::threads::join_with_beats;
 
@@ -77,7 +78,7 @@ fn under_readers(rounds: u64) {
                 read(5);
                 if round % 8 == cpu.index() as u64 % 8 {
                     replace();
-                    epoch::collect().unwrap();
+                    fence::collect().unwrap();
                 }
                 if round.is_multiple_of(16) {
                     sched::sleep_for(20_000);
@@ -87,7 +88,7 @@ fn under_readers(rounds: u64) {
         Builder::new("reads").on(cpu).spawn(body).unwrap()
     });
     join_with_beats(threads.collect());
-    epoch::collect().unwrap();
+    fence::collect().unwrap();
     assert_eq!(epoch::pending(), 0);
     assert_eq!(
         FREED.load(Ordering::Relaxed),
@@ -117,7 +118,7 @@ ktest! {
             spin_loop();
         }
         replace();
-        epoch::collect().unwrap();
+        fence::collect().unwrap();
         COLLECTED.store(true, Ordering::Release);
         reader.unwrap().join();
     }
@@ -145,9 +146,9 @@ ktest! {
         while !READS.load(Ordering::Acquire) {
             spin_loop();
         }
-        epoch::synchronize().unwrap();
+        fence::synchronize().unwrap();
         assert!(ENDED.load(Ordering::Relaxed), "a grace period did not wait for a reader");
-        epoch::synchronize().unwrap();
+        fence::synchronize().unwrap();
         OVER.store(true, Ordering::Relaxed);
         reader.unwrap().join();
     }
@@ -168,7 +169,7 @@ ktest! {
             };
             let steps = step::run(code, at, || step::interrupt_me(|| read(1)));
             replace();
-            assert_eq!(epoch::collect(), Ok(1), "boundary {at}: a record was left behind");
+            assert_eq!(fence::collect(), Ok(1), "boundary {at}: a record was left behind");
             if at >= steps {
                 assert!(steps > 10, "nothing was stepped");
                 break;
@@ -184,7 +185,7 @@ ktest! {
     /// interrupts and one by one. The replaced tables are freed.
     fn the_thread_table_grows() [smp = "1..=8"] {
         // Acquire: pairs with the Release of whoever replaces it.
-        let table = || globals::THREADS.load(Ordering::Acquire);
+        let table = || thread::THREADS.load(Ordering::Acquire);
         let first = table();
         let lookers: Vec<JoinHandle> = online().iter().map(|cpu| {
             let body = || while !OVER.load(Ordering::Relaxed) {
@@ -207,7 +208,7 @@ ktest! {
         assert_eq!(thread::all().filter(|thread| thread.name() == "sleeps").count(), 300);
         OVER.store(true, Ordering::Relaxed);
         lookers.into_iter().chain(sleepers).for_each(JoinHandle::join);
-        epoch::collect().unwrap();
+        fence::collect().unwrap();
         assert_eq!(epoch::pending(), 0, "a table is not freed");
     }
 }

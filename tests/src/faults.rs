@@ -12,11 +12,11 @@ use kernel::arch::paging::{Access, MapError};
 use kernel::arch::{apic, vector};
 use kernel::call::{Call, CallState, smp_call_async, smp_call_post};
 use kernel::ktest::faults::{failing, forget_eoi, left_to_lose, lose, struck};
+use kernel::kthread::{Builder, JoinHandle, SpawnError};
 use kernel::smp::{self, online, watchdog};
-use kernel::thread::{Builder, JoinHandle, SpawnError};
+use kernel::sync::WaitQueue;
 use kernel::vspace::VSpace;
-use kernel::waitq::WaitQueue;
-use kernel::{clock, globals, ktest, mem, pcpu, sched};
+use kernel::{clock, ktest, mem, pcpu, sched};
 
 use crate::rendezvous::storm;
 use crate::soak::soak;
@@ -25,7 +25,7 @@ use crate::stress::stress;
 /// Bytes in use of the heap and of frames, in this order.
 fn in_use() -> (usize, u64) {
     let (usable, free) = mem::usage();
-    (globals::HEAP.usage().1, usable - free)
+    (mem::heap::HEAP.usage().1, usable - free)
 }
 
 static GATE: WaitQueue = WaitQueue::new();

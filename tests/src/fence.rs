@@ -4,7 +4,7 @@
 use heart::cpu::CpuId;
 use heart::shim::{AtomicU64, Ordering, compiler_fence, spin_loop};
 use kernel::fence::cpus_fence_seq_cst;
-use kernel::thread::Builder;
+use kernel::kthread::Builder;
 use kernel::{ktest, pcpu, sched};
 
 /// A word in a line of its own.

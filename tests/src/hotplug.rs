@@ -8,9 +8,9 @@ use heart::more::stop::StopError;
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::ktest::step;
+use kernel::kthread::{Builder, JoinHandle, SpawnError};
 use kernel::pcpu::Presence;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
-use kernel::thread::{Builder, JoinHandle, SpawnError};
 use kernel::{clock, ktest, pcpu, sched};
 
 fn cpu(index: usize) -> CpuId {

@@ -8,9 +8,9 @@ use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::arch::{apic, cpu, vector};
 use kernel::ktest::step;
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
-use kernel::{clock, globals, ktest, pcpu, sched, smp};
+use kernel::kthread::{Builder, JoinHandle};
+use kernel::sync::WaitQueue;
+use kernel::{clock, idle, ktest, pcpu, sched, smp};
 
 /// Where a thread of the idle CPU waits.
 static GATE: WaitQueue = WaitQueue::new();
@@ -99,7 +99,7 @@ fn at_every_boundary(ready: impl Fn() -> bool, mut act: impl FnMut(), done: impl
     let block = pcpu::of(cpu1()).expect("CPU 1");
     let mut at = 0;
     loop {
-        let idle = || ready() && globals::IDLE.contains(cpu1());
+        let idle = || ready() && sched::IDLE.contains(cpu1());
         assert!(soon(idle), "CPU 1 does not become idle");
         step::idle(cpu1(), at, ask);
         // If it halts, it must return to its loop once more.
@@ -163,7 +163,7 @@ fn every_cpu_is_woken() {
 
 /// Whether CPUs rest by MWAIT.
 fn by_mwait() -> bool {
-    globals::IDLE_BY_MWAIT.load(Ordering::Relaxed)
+    idle::IDLE_BY_MWAIT.load(Ordering::Relaxed)
 }
 
 ktest! {

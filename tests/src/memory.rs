@@ -5,7 +5,7 @@ use core::hint::black_box;
 
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, MapError, physical_to_virtual};
-use kernel::{globals, ktest, mem};
+use kernel::{ktest, mem};
 use plat::memmap::{Kind, LeftOut};
 
 ktest! {
@@ -146,9 +146,9 @@ ktest! {
     ] {
         take_all_frames(1);
         assert_holes(300, 1 << 20);
-        assert_eq!(globals::MEMORY.lock().left_out(), LeftOut::default());
+        assert_eq!(mem::MEMORY.lock().left_out(), LeftOut::default());
         let (usable, _free) = mem::usage();
-        let (heap, _used) = globals::HEAP.usage();
+        let (heap, _used) = mem::heap::HEAP.usage();
         assert_eq!(heap as u64, usable / 16 / 4096 * 4096);
         let ones = alloc::vec![1_u8; heap / 2];
         assert_eq!(ones.iter().map(|&one| usize::from(one)).sum::<usize>(), heap / 2);
@@ -173,7 +173,7 @@ ktest! {
     ] {
         take_all_frames(1);
         assert_holes(2000, 64 << 10);
-        let left_out = globals::MEMORY.lock().left_out();
+        let left_out = mem::MEMORY.lock().left_out();
         assert!(left_out.regions > 1400 && left_out.bytes > 80 << 20, "{left_out:?}");
     }
 }
@@ -199,7 +199,7 @@ ktest! {
         console = "memory 0xa0000-0x100000 left out, of which the map calls 0x10000 bytes usable: video memory",
         console = "memory 0xfee00000-0xfee01000 left out, of which the map calls 0x1000 bytes usable: the local APIC",
     ] {
-        let map = globals::MEMORY.lock();
+        let map = mem::MEMORY.lock();
         assert!(map.usable_bytes() > 500 << 20);
         let usable = [0xa_0000, 0xfee0_0000, 0x100_0000, 1 << 44].map(|at| map.kind(at) == Some(Kind::Usable));
         assert_eq!(usable, [false; 4]);
@@ -273,7 +273,7 @@ ktest! {
 ktest! {
     /// Allocations of random sizes keep their contents and are all given back.
     fn heap() [] {
-        let (_size, used) = globals::HEAP.usage();
+        let (_size, used) = mem::heap::HEAP.usage();
         let mut random = ktest::seed() | 1;
         let mut kept: Vec<Vec<u8>> = Vec::new();
         for round in 0..2000_u32 {
@@ -290,7 +290,7 @@ ktest! {
             }
         }
         drop(kept);
-        assert_eq!(globals::HEAP.usage().1, used);
+        assert_eq!(mem::heap::HEAP.usage().1, used);
     }
 }
 

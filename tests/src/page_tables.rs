@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use kernel::arch::paging::physical_to_virtual;
-use kernel::{globals, ktest, mem};
+use kernel::{ktest, mem, smp};
 
 /// Where the kernel half begins.
 const KERNEL_HALF: u64 = boot::PHYS_OFFSET;
@@ -73,7 +73,7 @@ fn walk(table: u64, shift: u32, start: u64, above: u64, leaves: &mut Vec<Leaf>) 
 
 /// The tables that CPUs start on.
 fn starting() -> kernel::arch::ap::Trampoline {
-    *globals::TRAMPOLINE.get().expect("made with a MADT")
+    *smp::TRAMPOLINE.get().expect("made with a MADT")
 }
 
 ktest! {
@@ -131,7 +131,7 @@ ktest! {
             assert_eq!(kernel::arch::cpu::page_table_root(), root, "{}", context.cpu());
         };
         let (none, look) = (heart::rendezvous::Phase::NoBarrier, heart::rendezvous::Phase::Run(&look));
-        kernel::smp::smp_rendezvous(none, look, none).unwrap();
+        smp::smp_rendezvous(none, look, none).unwrap();
     }
 }
 

@@ -3,10 +3,10 @@
 use heart::cpu::{CpuId, MAX_CPUS};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
+use kernel::kthread::Builder;
 use kernel::port::CriticalGuard;
 use kernel::smp::{online, quiesce_all_cpus, quiesce_all_critical, tsc_skew};
-use kernel::thread::Builder;
-use kernel::{clock, globals, ktest, pcpu};
+use kernel::{clock, ktest, pcpu};
 
 /// The section that the holder is in: the first, the second, or none any more.
 static SECTION: AtomicU64 = AtomicU64::new(0);
@@ -135,7 +135,7 @@ ktest! {
             Builder::new("waiter").on(cpu).spawn(wait).unwrap()
         });
         let threads: alloc::vec::Vec<_> = threads.collect();
-        threads.into_iter().for_each(kernel::thread::JoinHandle::join);
+        threads.into_iter().for_each(kernel::kthread::JoinHandle::join);
     }
 }
 
@@ -143,7 +143,7 @@ ktest! {
     /// QEMU's CPUs share one time-stamp counter: none is ahead, as far as can be told, which is to
     /// within a rendezvous.
     fn tsc_skew_of_all() [smp = "2..=8", console = "ahead of cpu0's by"] {
-        let hz = globals::TSC.get().expect("a clock").hz().cast_signed();
+        let hz = clock::TSC.get().expect("a clock").hz().cast_signed();
         for cpu in online().iter().skip(1) {
             let skew = tsc_skew(cpu, CpuId::BOOT, 50).unwrap();
             log::info!(

@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
 use heart::rendezvous::{IpiCtx, Pending, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use kernel::kthread::Builder;
 use kernel::smp::{
     online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
-use kernel::thread::Builder;
-use kernel::{arch, clock, globals, ktest, pcpu, sched};
+use kernel::{arch, clock, ktest, pcpu, rendezvous, sched};
 
 ktest! {
     /// Every CPU reports itself at boot.
@@ -280,7 +280,7 @@ fn all_at_once(rounds: u64) {
     let threads: Vec<_> = threads.collect();
     threads
         .into_iter()
-        .for_each(kernel::thread::JoinHandle::join);
+        .for_each(kernel::kthread::JoinHandle::join);
 }
 
 /// One call of a random set of `cpus` with random phases; `next` is a source of random numbers.
@@ -396,7 +396,7 @@ pub(crate) fn storm(seconds: u64) {
     let callers: Vec<_> = callers.collect();
     callers
         .into_iter()
-        .for_each(kernel::thread::JoinHandle::join);
+        .for_each(kernel::kthread::JoinHandle::join);
     log::info!("{} calls", CALLS.load(Ordering::Relaxed));
 }
 
@@ -430,7 +430,7 @@ fn one_vector_twice() {
     let action = |_: &IpiCtx| {
         INSIDE.store(true, Ordering::Release);
         let called = |call: Pending| call.initiator == third && call.left.contains(far);
-        while !globals::RENDEZVOUS.calls().any(called) {
+        while !rendezvous::RENDEZVOUS.calls().any(called) {
             spin_loop();
         }
         // Its IPI is on the way.

@@ -6,9 +6,9 @@ use heart::cpu::CpuId;
 use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::paging::{self, Access, MapError, PAGE_SIZE};
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::shootdown::{self, UnmapError};
 use kernel::smp::{online, smp_rendezvous};
-use kernel::thread::{Builder, JoinHandle};
 use kernel::{ktest, mem};
 
 /// Addresses that nothing else uses: beyond all stacks, a stretch for each CPU.

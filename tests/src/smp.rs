@@ -4,12 +4,12 @@ use heart::cpu::MAX_CPUS;
 use heart::rendezvous::Phase;
 use heart::shim::{AtomicU64, Ordering, spin_loop};
 use kernel::arch::ap;
+use kernel::kthread::Builder;
 use kernel::smp::{online, smp_rendezvous};
-use kernel::thread::Builder;
-use kernel::{arch, globals, ktest, pcpu};
+use kernel::{arch, init, ktest, pcpu, smp};
 
 fn enabled() -> usize {
-    let boot = globals::BOOT_PCPU.apic_id();
+    let boot = pcpu::BOOT_PCPU.apic_id();
     crate::acpi::madt().taking_part(boot).take(MAX_CPUS).count()
 }
 
@@ -113,7 +113,7 @@ ktest! {
     /// its tables, as they were, and parks.
     fn a_late_cpu_parks() [smp = "2..=8"] {
         const ACCESSED: u64 = 1 << 5;
-        let trampoline = globals::TRAMPOLINE.get().expect("made with a MADT");
+        let trampoline = smp::TRAMPOLINE.get().expect("made with a MADT");
         let mut entry = trampoline.tables;
         for shift in [39, 30, 21, 12] {
             let table = arch::paging::physical_to_virtual(entry & !0xfff);
@@ -221,7 +221,7 @@ ktest! {
     ] {
         const LIMIT: u64 = 2_000_000_000;
         // By the guest's own clock, which counts instructions.
-        let taken = globals::ONLINE_AFTER.load(Ordering::Relaxed);
+        let taken = init::ONLINE_AFTER.load(Ordering::Relaxed);
         assert!((LIMIT..2 * LIMIT).contains(&taken), "{taken} ns");
         ktest::bugs::start_late();
         ktest::bugs::go_on();

@@ -11,12 +11,12 @@ use heart::rendezvous::{IpiCtx, RendezvousError};
 use heart::shim::{AtomicU64, Ordering};
 use heart::shootdown::Forget;
 use heart::thread::Priority;
+use kernel::kthread::{Builder, JoinHandle, SpawnError};
 use kernel::port::CriticalGuard;
 use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
-use kernel::thread::{Builder, JoinHandle, SpawnError};
+use kernel::sync::WaitQueue;
 use kernel::vspace::VSpace;
-use kernel::waitq::WaitQueue;
-use kernel::{clock, globals, ktest, pcpu, sched, shootdown};
+use kernel::{clock, ktest, pcpu, rendezvous, sched, shootdown};
 
 use crate::stress::{random, stay};
 
@@ -253,8 +253,8 @@ pub(crate) fn soak(seconds: u64) {
     workers.into_iter().for_each(JoinHandle::join);
     hotplug.join();
     assert_eq!(online(), cpus);
-    assert!(globals::STOPS.is_quiet() && globals::STOPS.stopped().is_empty());
-    assert_eq!(globals::RENDEZVOUS.calls().count(), 0);
+    assert!(smp::STOPS.is_quiet() && smp::STOPS.stopped().is_empty());
+    assert_eq!(rendezvous::RENDEZVOUS.calls().count(), 0);
     for kind in KINDS {
         log::info!("{kind:?}: {}", DONE[kind as usize].load(Ordering::Relaxed));
     }

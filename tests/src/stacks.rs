@@ -6,7 +6,7 @@ use heart::rendezvous::{IpiCtx, Phase};
 use kernel::arch::descriptor::Ist;
 use kernel::arch::{apic, cpu, interrupt, paging, vector};
 use kernel::mem::kstack;
-use kernel::{ktest, pcpu, smp, thread};
+use kernel::{ktest, kthread, pcpu, smp};
 use x86_64::instructions::tables::{sgdt, sidt};
 
 /// Runs `action` on every CPU, one after the other.
@@ -46,7 +46,7 @@ fn top_of(address: u64) -> u64 {
 ktest! {
     /// Nothing is mapped below any stack, of threads, of interrupts and of the boot.
     fn guard_pages() [] {
-        let thread = thread::Builder::new("one more").spawn(|| {
+        let thread = kthread::Builder::new("one more").spawn(|| {
             let (_rip, rsp, _rbp) = cpu::here();
             top_of(rsp);
         });

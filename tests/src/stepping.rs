@@ -13,10 +13,10 @@ use heart::thread::Priority;
 use kernel::arch::{apic, cpu, interrupt, vector};
 use kernel::call::{Call, CallState};
 use kernel::ktest::step;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::{CriticalGuard, Machine, Spinlock};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
-use kernel::{call, clock, globals, ktest, pcpu, sched, smp};
+use kernel::sync::WaitQueue;
+use kernel::{call, clock, ktest, pcpu, rendezvous, sched, smp};
 
 /// Where the better thread waits.
 static GATE: WaitQueue = WaitQueue::new();
@@ -425,7 +425,7 @@ fn rendezvous() {
         REQUESTED.store(true, Ordering::Release);
         // The IPI is sent when this CPU is called; it is taken after the IRET.
         let me = pcpu::this().id();
-        while !globals::RENDEZVOUS
+        while !rendezvous::RENDEZVOUS
             .calls()
             .any(|call| call.left.contains(me))
         {
@@ -491,7 +491,7 @@ fn opposite_orders() {
             let me = pcpu::this().id();
             let called =
                 |call: heart::rendezvous::Pending| call.initiator != me && call.left.contains(me);
-            let _ = clock::wait_until(100_000, || globals::RENDEZVOUS.calls().any(called));
+            let _ = clock::wait_until(100_000, || rendezvous::RENDEZVOUS.calls().any(called));
         });
         if at < steps {
             while ANSWERED.load(Ordering::Acquire) <= at {

@@ -9,10 +9,10 @@ use heart::more::stop::StopError;
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::{CriticalGuard, Spinlock};
 use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::{arch, clock, globals, ktest, mem, pcpu, sched};
+use kernel::{arch, clock, ktest, mem, pcpu, sched};
 
 fn cpu1() -> CpuId {
     CpuId::new(1).unwrap()
@@ -127,7 +127,7 @@ ktest! {
         BUSY.wait_for_it();
         let silent = CpuSet::single(cpu1());
         assert_eq!(stop_cpus(&online()).unwrap_err(), StopError::Silent(silent));
-        assert!(globals::STOPS.stopped().is_empty());
+        assert!(smp::STOPS.stopped().is_empty());
         assert!(BUSY.turns());
         let stopped = stop_cpus_hard(&online()).unwrap();
         assert_eq!(stopped.cpus().len(), online().len() - 1);
@@ -395,7 +395,7 @@ fn nmi_in_a_section() {
     }
     threads.push(Builder::new("sends NMIs").on(three).spawn(move || {
         let holder = pcpu::of(one).expect("online");
-        while globals::STOPS.is_quiet() {
+        while smp::STOPS.is_quiet() {
             spin_loop();
         }
         while NMIS.load(Ordering::Relaxed) < 3 {

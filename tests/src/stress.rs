@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 
 use heart::shim::{AtomicU64, Ordering};
 use heart::thread::Priority;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::CriticalGuard;
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
+use kernel::sync::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched, smp};
 
 /// A random number from `state`.

@@ -7,9 +7,9 @@ use heart::cpu::CpuId;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::{Priority, ThreadState};
 use kernel::arch::paging::MapError;
+use kernel::kthread::{Builder, JoinHandle, SpawnError};
 use kernel::port::CriticalGuard;
-use kernel::thread::{Builder, JoinHandle, SpawnError};
-use kernel::waitq::WaitQueue;
+use kernel::sync::WaitQueue;
 use kernel::{clock, ktest, mem, pcpu, sched, smp};
 
 use crate::stepping::{better_thread, finish, settled, wake};
@@ -669,7 +669,7 @@ ktest! {
     /// Sleeping in a critical section is found, with the thread's name and count.
     fn sleep_in_a_critical_section() [
         expect = "assert", console = "thread0.0 \"boot\" would sleep with critnest 2, interrupt depth 0, owepreempt false, 1 spinlocks",
-        console = "cpu0: in a critical section since tests/src/threads.rs:", console = "cpu0: holds lock kernel/src/waitq.rs:",
+        console = "cpu0: in a critical section since tests/src/threads.rs:", console = "cpu0: holds lock kernel/heart/src/waitq.rs:",
     ] {
         let _section = CriticalGuard::enter();
         sched::sleep_for(1_000_000);

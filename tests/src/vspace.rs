@@ -11,11 +11,11 @@ use heart::shootdown::Forget;
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, Access, PAGE_SIZE};
 use kernel::ktest::step;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::smp::{online, smp_rendezvous};
 use kernel::sync::Semaphore;
-use kernel::thread::{Builder, JoinHandle};
 use kernel::vspace::VSpace;
-use kernel::{clock, globals, ktest, mem, pcpu, sched, shootdown};
+use kernel::{clock, ktest, mem, pcpu, rendezvous, sched, shootdown};
 
 use crate::threads::join_with_beats;
 
@@ -277,7 +277,7 @@ fn at_boundary() {
         DONE.load(Ordering::Acquire) == round
     };
     let called = || {
-        globals::RENDEZVOUS
+        rendezvous::RENDEZVOUS
             .calls()
             .any(|call| call.left.contains(me))
     };
@@ -484,7 +484,7 @@ ktest! {
             kernel::port::interrupts_off();
             let threads: Vec<JoinHandle> = threads.collect();
             let called = |call: &Pending| call.left.contains(me);
-            let waits = || globals::RENDEZVOUS.calls().filter(called).count();
+            let waits = || rendezvous::RENDEZVOUS.calls().filter(called).count();
             assert!(clock::wait_until(PATIENCE, || waits() == others.len()), "{} calls", waits());
             kernel::port::interrupts_on();
             threads.into_iter().for_each(JoinHandle::join);

@@ -4,11 +4,11 @@ use heart::cpu::{CpuId, CpuSet};
 use heart::rendezvous::IpiCtx;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
 use kernel::smp::{self, watchdog};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
-use kernel::{arch, clock, globals, ktest, pcpu, sched};
+use kernel::sync::WaitQueue;
+use kernel::{arch, clock, ktest, pcpu, rendezvous, sched};
 
 ktest! {
     /// On a healthy machine it finds nobody.
@@ -145,7 +145,7 @@ ktest! {
         assert!(GATE.wake_one());
         assert!(crit.owepreempt());
         ASKED.store(true, Ordering::Release);
-        while !globals::RENDEZVOUS.calls().any(|call| call.left.contains(boot)) {
+        while !rendezvous::RENDEZVOUS.calls().any(|call| call.left.contains(boot)) {
             spin_loop();
         }
         clock::delay(1_000_000);

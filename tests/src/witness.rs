@@ -6,8 +6,8 @@
 use alloc::vec::Vec;
 
 use heart::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
-use kernel::thread::{Builder, JoinHandle};
 use kernel::{clock, ktest, pcpu, sched, smp};
 
 static A: Spinlock<()> = Spinlock::new(());

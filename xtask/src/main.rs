@@ -31,7 +31,7 @@ mod test;
 mod tools;
 mod vm;
 
-use check::{bugs, ci, coverage, miri, model, size, tree};
+use check::{bugs, ci, coverage, miri, model, size, statics, tree};
 use cli::{bench, doctor, gdb, run};
 use vm::image;
 
@@ -78,6 +78,8 @@ enum Command {
     /// Count the lines of each part of the tree; name long files and functions.
     #[command(after_help = "This is a report and never fails. `ci` prints it too.")]
     Size,
+    /// List the statics of the kernel: where each is, and what protects it.
+    Statics,
     /// Check the instructions of a critical section and of a spinlock.
     Emitted(tree::Emitted),
     /// Say how much of plat and the heart their host tests run, file by file.
@@ -167,6 +169,7 @@ fn command(line: Line) -> Result<()> {
         Command::Ci(options) => ci::command(&options),
         Command::Layers => tree::layers(),
         Command::Size => size::command(),
+        Command::Statics => statics::command(),
         Command::Emitted(options) => tree::emitted(&options),
         Command::Coverage(options) => coverage::command(&options),
         Command::Miri(options) => miri::command(&options),

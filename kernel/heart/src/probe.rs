@@ -59,6 +59,19 @@ pub trait Probe: 'static {
     fn lock_released(class: Place) {
         let _ = class;
     }
+
+    /// The calling thread takes a sleeping lock that was made at `class`, at `site`; with `waits`,
+    /// it may have to wait for it.
+    #[inline(always)]
+    fn sleeping_lock_taken(class: Place, site: Place, waits: bool) {
+        let _ = (class, site, waits);
+    }
+
+    /// The calling thread lets go of it.
+    #[inline(always)]
+    fn sleeping_lock_released(class: Place) {
+        let _ = class;
+    }
 }
 
 /// Nobody looks in.

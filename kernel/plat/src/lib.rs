@@ -9,7 +9,7 @@
 //!   [`frame`]: the free frames of that memory;
 //! - [`cmdline`] and [`logfilter`]: the command line;
 //! - [`calibrate`] and [`clock`]: a counter's frequency, and nanoseconds from its ticks;
-//! - [`list`]: a list in an array.
+//! - [`list`]: a list in an array; [`mod@line`]: a line of text.
 //!
 //! The inputs of `acpi`, `cmdline`, `logfilter`, `memmap` and `start_info` come from outside and
 //! are not trusted. Whatever the bytes are, the result is a value or an error, never a panic. Only
@@ -26,6 +26,7 @@ pub mod calibrate;
 pub mod clock;
 pub mod cmdline;
 pub mod frame;
+pub mod line;
 pub mod list;
 mod little_endian;
 pub mod logfilter;

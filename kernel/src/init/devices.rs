@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::iter::once_with;
 
 use heart::shim::Ordering;
+use heart::thread::Priority;
 use plat::acpi::{Block, CpuState, IoApic as Listed, Madt, Platform, Register};
 use plat::calibrate::Measured;
 use plat::clock::FASTEST_TSC;
@@ -17,8 +18,13 @@ use crate::arch::ioapic::IoApic;
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::timer::{self, Reference};
 use crate::arch::{apic, vector};
-use crate::port::interrupts_on;
-use crate::{clock, globals, mem, probe, smp};
+use crate::kthread::Builder;
+use crate::pcpu::BOOT_PCPU;
+use crate::port::{Spinlock, interrupts_on};
+use crate::{clock, mem, probe, sched, smp};
+
+/// The I/O APICs.
+pub static IO_APICS: Spinlock<Vec<IoApic>> = Spinlock::new(Vec::new());
 
 /// Maps and enables the boot CPU's local APIC, which is where the CPU says.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
@@ -50,8 +56,8 @@ pub(super) fn init_local_apic(madt: Option<&Madt>) {
     if ended > 0 {
         log::warn!(target: "kernel::apic", "firmware left {ended} interrupts in service, ended");
     }
-    globals::BOOT_PCPU.set_apic_id(apic::id());
-    smp::look_at_cpuid(&globals::BOOT_PCPU);
+    BOOT_PCPU.set_apic_id(apic::id());
+    smp::look_at_cpuid(&BOOT_PCPU);
     if let Some(madt) = madt {
         report_boot_cpu(madt, apic::id());
     }
@@ -75,7 +81,7 @@ pub(super) fn take_leftovers() {
     // Bounded: if they do not end, there is a device behind them.
     let _quiet = (0..1000).any(|_| apic::requested().is_none());
     // Relaxed: this CPU's own.
-    let strays = globals::BOOT_PCPU.stray_interrupts.load(Ordering::Relaxed);
+    let strays = BOOT_PCPU.stray_interrupts.load(Ordering::Relaxed);
     if strays > 0 {
         log::warn!(target: "kernel::apic", "firmware left {strays} interrupts pending, taken");
     }
@@ -158,9 +164,9 @@ fn pm_timers(platform: &Platform) -> impl Iterator<Item = Reference> {
 /// local timers, if these do not count.
 pub(super) fn start_ticks(madt: Option<&Madt>) {
     // Relaxed: this CPU's own.
-    let ticks = || globals::BOOT_PCPU.device_interrupts.load(Ordering::Relaxed);
+    let ticks = || BOOT_PCPU.device_interrupts.load(Ordering::Relaxed);
     let routed = madt.map(|madt| madt.isa(0)).and_then(|pit| {
-        let mut io_apics = globals::IO_APICS.lock();
+        let mut io_apics = IO_APICS.lock();
         let io_apic = io_apics.iter_mut().find(|one| one.serves(pit.gsi))?;
         Some(io_apic.route(pit, vector::IO_APIC_BASE, apic::id()))
     });
@@ -226,5 +232,13 @@ pub(super) fn init_io_apics(madt: Option<&Madt>) {
             );
         }
     }
-    *globals::IO_APICS.lock() = io_apics;
+    *IO_APICS.lock() = io_apics;
+}
+
+/// Starts the thread that wakes sleepers where no local timer counts.
+pub(super) fn start_looking() {
+    let clock = Builder::new("clock").priority(Priority::LOWEST);
+    if let Err(error) = clock.spawn(|| sched::look_everywhere()) {
+        log::error!("{error}: nobody wakes sleepers when their time has come");
+    }
 }

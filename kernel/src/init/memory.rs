@@ -12,9 +12,9 @@ use plat::start_info::Module;
 
 use crate::arch::paging::PAGE_SIZE;
 use crate::arch::{apic, cpu};
-use crate::{globals, mem, probe};
+use crate::{mem, probe};
 
-/// Reads the loader's memory map into [`globals::MEMORY`], and takes out what is in use. Before
+/// Reads the loader's memory map into [`mem::MEMORY`], and takes out what is in use. Before
 /// anything is handed out.
 pub(super) fn read_map(boot_info: &BootInfo) {
     match pvh::given() {
@@ -22,7 +22,7 @@ pub(super) fn read_map(boot_info: &BootInfo) {
             // SAFETY: the entry's tables are in use, and nothing is handed out.
             take_in(unsafe { given.memory_map() });
             let (start, end) = pvh::image();
-            let mut map = globals::MEMORY.lock();
+            let mut map = mem::MEMORY.lock();
             map.carve(start, end);
             if let Some(Module { address, size }) = given.start_info.module {
                 map.carve(address, address + size);
@@ -31,7 +31,7 @@ pub(super) fn read_map(boot_info: &BootInfo) {
         None => take_in(boot_info.memory_regions.iter().map(region)),
     }
     // The BIOS's vectors and data; and no allocator should return address 0.
-    globals::MEMORY.lock().carve(0, PAGE_SIZE);
+    mem::MEMORY.lock().carve(0, PAGE_SIZE);
     keep_out(0xa_0000, 0x10_0000, "video memory and firmware are there");
     if let Some(local_apic) = apic::base_address() {
         keep_out(
@@ -51,7 +51,7 @@ pub(super) fn keep_tables(rsdp: Option<u64>) {
     // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
     let mut read = |address, length| unsafe { mem::boot_memory(address, length) };
     extents(rsdp, &mut read, &mut |start, end| {
-        let bytes = globals::MEMORY.lock().carve(start, end);
+        let bytes = mem::MEMORY.lock().carve(start, end);
         if bytes > 0 {
             free += bytes;
             first.get_or_insert(start);
@@ -80,7 +80,7 @@ fn region(region: &MemoryRegion) -> Region {
 
 /// Fills the memory map, and says what is odd about the entries.
 fn take_in(entries: impl Iterator<Item = Region> + Clone) {
-    let odd = globals::MEMORY.lock().fill(probe::memory_map(entries));
+    let odd = mem::MEMORY.lock().fill(probe::memory_map(entries));
     if odd.example.is_some() {
         log::warn!(target: "kernel::mem", "{odd}");
     }
@@ -88,7 +88,7 @@ fn take_in(entries: impl Iterator<Item = Region> + Clone) {
 
 /// Takes out memory that is none, whatever the map says.
 fn keep_out(start: u64, end: u64, why: &str) {
-    let bytes = globals::MEMORY.lock().carve(start, end);
+    let bytes = mem::MEMORY.lock().carve(start, end);
     if bytes > 0 {
         log::warn!(
             target: "kernel::mem",
@@ -97,9 +97,9 @@ fn keep_out(start: u64, end: u64, why: &str) {
     }
 }
 
-/// Leaves out of [`globals::MEMORY`] what the kernel cannot use.
+/// Leaves out of [`mem::MEMORY`] what the kernel cannot use.
 pub(super) fn limit_map() {
-    let regions = (0..).map_while(|at| globals::MEMORY.lock().regions().get(at).copied());
+    let regions = (0..).map_while(|at| mem::MEMORY.lock().regions().get(at).copied());
     regions.for_each(|region| log::debug!(target: "kernel::mem", "memory map: {region}"));
     let bits = cpu::physical_address_bits();
     leave_out(
@@ -111,13 +111,13 @@ pub(super) fn limit_map() {
         window,
         format_args!("the kernel maps physical memory below {window:#x} only"),
     );
-    let room = mem::bookkeeping_room(&globals::MEMORY.lock());
-    let end = globals::MEMORY.lock().affordable_end(room);
+    let room = mem::bookkeeping_room(&mem::MEMORY.lock());
+    let end = mem::MEMORY.lock().affordable_end(room);
     leave_out(
         end,
         format_args!("page tables and frame map would take more than {room:#x} bytes"),
     );
-    let left_out = globals::MEMORY.lock().left_out();
+    let left_out = mem::MEMORY.lock().left_out();
     if left_out.regions > 0 {
         let most = mem::MAX_REGIONS;
         log::warn!(
@@ -128,7 +128,7 @@ pub(super) fn limit_map() {
 }
 
 fn leave_out(end: u64, why: Arguments<'_>) {
-    let left_out = globals::MEMORY.lock().limit(end);
+    let left_out = mem::MEMORY.lock().limit(end);
     if let Some(left_out) = left_out {
         log::warn!(target: "kernel::mem", "{left_out} left out: {why}");
     }

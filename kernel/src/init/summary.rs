@@ -6,12 +6,15 @@ use plat::acpi::Madt;
 use plat::clock::Scale;
 
 use crate::arch::apic;
+use crate::clock::{TIMER, TSC};
 use crate::idle::Rest;
-use crate::{globals, mem, pcpu, smp};
+use crate::mem::heap::HEAP;
+use crate::pcpu::BOOT_PCPU;
+use crate::{mem, pcpu};
 
 /// The summary of the boot: the clocks were measured by `by`, and idle CPUs rest by `rest`.
 pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
-    let online = smp::online().len();
+    let online = pcpu::online().len();
     log::info!(
         target: "kernel",
         "summary: {online} CPU{} online {}, {}, APIC ids {ApicIds}",
@@ -20,10 +23,10 @@ pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
         apic::mode().name(),
     );
     // Relaxed: written by this CPU.
-    let microseconds = globals::ONLINE_AFTER.load(Ordering::Relaxed) / 1000;
+    let microseconds = super::ONLINE_AFTER.load(Ordering::Relaxed) / 1000;
     log::info!(target: "kernel", "summary: all online {microseconds} us after the kernel's entry");
     let (usable, free) = mem::usage();
-    let (heap, _used) = globals::HEAP.usage();
+    let (heap, _used) = HEAP.usage();
     log::info!(
         target: "kernel",
         "summary: {} MiB usable memory, {} MiB free, heap {} KiB",
@@ -31,8 +34,8 @@ pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
         free >> 20,
         heap >> 10
     );
-    let tsc = globals::TSC.get().map_or(0, Scale::hz) / 1000;
-    match globals::TIMER.get() {
+    let tsc = TSC.get().map_or(0, Scale::hz) / 1000;
+    match TIMER.get() {
         Some(timer) => log::info!(
             target: "kernel",
             "summary: TSC {tsc} kHz, local timer {} kHz by {by}, TSC-deadline {}",
@@ -52,7 +55,7 @@ impl core::fmt::Display for OfListed<'_> {
         let Some(madt) = self.0 else {
             return f.write_str("(no MADT)");
         };
-        let boot = globals::BOOT_PCPU.apic_id();
+        let boot = BOOT_PCPU.apic_id();
         let enabled = madt.taking_part(boot).count();
         let listed = madt.cpus.iter().filter(|cpu| cpu.apic_id != boot).count() + 1;
         let disabled = listed - enabled;
@@ -65,7 +68,7 @@ struct ApicIds;
 
 impl core::fmt::Display for ApicIds {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let online = smp::online();
+        let online = pcpu::online();
         let blocks = online.iter().filter_map(pcpu::of);
         write_ranges(f, blocks.map(pcpu::Pcpu::apic_id))
     }

@@ -15,7 +15,7 @@ use super::{step, tables};
 use crate::arch::timer::Reference;
 use crate::arch::{ap, apic, vector};
 use crate::pcpu::{self, Pcpu};
-use crate::{clock, globals};
+use crate::{clock, smp};
 
 /// A mistake that can be brought back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,7 +378,7 @@ pub fn startup_is_late(to: u32) -> bool {
 
 /// Starts the CPUs that did not start in time, and waits until all have parked.
 pub fn start_late() {
-    let page = globals::TRAMPOLINE.get().expect("CPUs were started").page;
+    let page = smp::TRAMPOLINE.get().expect("CPUs were started").page;
     let blocks = (0..MAX_CPUS).filter_map(CpuId::new).filter_map(pcpu::of);
     let late = blocks.map(Pcpu::apic_id).filter(|&id| startup_is_late(id));
     let before = ap::late();

@@ -14,8 +14,9 @@ use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use super::bugs::{Bug, active};
 use super::step::without_interrupts;
 use crate::arch::{apic, cpu, vector};
+use crate::kthread::{Builder, JoinHandle};
 use crate::port::Machine;
-use crate::thread::{Builder, JoinHandle, Thread};
+use crate::thread::Thread;
 use crate::{clock, pcpu, sched, smp};
 
 /// Whose allocation is to fail; null: nobody's.

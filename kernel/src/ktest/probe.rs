@@ -54,6 +54,14 @@ impl Probe for Heart {
     fn lock_released(class: Place) {
         witness::release(class);
     }
+
+    fn sleeping_lock_taken(class: Place, site: Place, waits: bool) {
+        witness::acquire_sleeping(class, site, waits);
+    }
+
+    fn sleeping_lock_released(class: Place) {
+        witness::release_sleeping(class);
+    }
 }
 
 /// What is kept with each CPU.
@@ -179,9 +187,6 @@ pub(crate) fn timer_count(count: u32) -> u32 {
 
 pub(crate) use crate::ktest::bugs::mwait_is_deaf;
 pub(crate) use crate::ktest::step::{idle_begins, idle_ends};
-pub(crate) use crate::ktest::witness::{
-    acquire_sleeping as sleeping_lock_taken, release_sleeping as sleeping_lock_released,
-};
 
 pub(crate) fn switch(me: &Thread, why: Reason) {
     kassert!(

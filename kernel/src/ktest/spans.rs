@@ -13,7 +13,7 @@ use heart::site::{Place, Site};
 use heart::thread::ThreadId;
 
 use crate::arch::cpu;
-use crate::{globals, pcpu, sched};
+use crate::{clock, pcpu, sched};
 
 /// The longest span of one kind on one CPU, and the one that is going on. Written by the
 /// CPU itself, with interrupts off or in a critical section: relaxed throughout.
@@ -87,7 +87,7 @@ impl Spans {
             index: self.longest_owner.0.load(Ordering::Relaxed),
             generation: self.longest_owner.1.load(Ordering::Relaxed),
         };
-        let nanoseconds = globals::TSC.get()?.nanoseconds(ticks);
+        let nanoseconds = clock::TSC.get()?.nanoseconds(ticks);
         Some((nanoseconds, self.longest_site.get()?, owner))
     }
 }

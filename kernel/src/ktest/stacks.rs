@@ -7,8 +7,7 @@ use heart::shim::{AtomicU64, Ordering, spin_loop};
 
 use crate::arch::paging::{PAGE_SIZE, STACKS, early_stacks, physical_to_virtual};
 use crate::arch::trap::TrapFrame;
-use crate::globals;
-use crate::mem::kstack::{self, SLOT};
+use crate::mem::kstack::{self, KERNEL_STACKS, SLOT};
 
 /// Makes the fresh frame at physical `frame`, which will be part of a stack, zero.
 pub(crate) fn paint(frame: u64) {
@@ -35,7 +34,7 @@ pub(super) fn check() {
 
 /// The tops of all stacks.
 pub fn tops() -> impl Iterator<Item = u64> {
-    let count = globals::KERNEL_STACKS.lock().made;
+    let count = KERNEL_STACKS.lock().made;
     (1..=count).map(|number| STACKS + number * SLOT)
 }
 

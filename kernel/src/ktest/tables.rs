@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use plat::memmap::{Kind, Region};
 
 use super::bugs::{Bug, active};
-use crate::{globals, mem};
+use crate::{init, mem};
 
 /// One patch, in the words of the command line.
 #[derive(Clone, Copy)]
@@ -203,7 +203,7 @@ fn seal(table: &mut [u8]) {
 /// RSDT is in it. On the loader's page tables.
 pub fn free_memory(region: Region) -> Region {
     let rsdt = || {
-        let rsdp = globals::BOOT.get()?.rsdp?;
+        let rsdp = init::BOOT.get()?.rsdp?;
         // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
         let pointer = unsafe { mem::boot_memory(rsdp, 20) }?;
         Some(u64::from(u32::from_le_bytes(

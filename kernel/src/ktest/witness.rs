@@ -19,7 +19,7 @@ use plat::list::List;
 
 use crate::arch::{backtrace, cpu};
 use crate::port::{InterruptsOff, Machine};
-use crate::{globals, pcpu, sched};
+use crate::{pcpu, sched, smp};
 
 /// How many locks a thread may hold at once: more than the kernel has any need for.
 const DEPTH: usize = 8;
@@ -67,7 +67,7 @@ impl HeldLocks {
 /// must go on whatever is held.
 fn with_mine(look: impl FnOnce(&mut Locks)) {
     // Relaxed: set before this CPU does anything for the report.
-    if globals::STOPS.panicking().is_none() {
+    if smp::STOPS.panicking().is_none() {
         let mine = &sched::curthread().probe.held;
         // SAFETY: interrupts are off, so this thread stays here and nothing comes on top
         // of it but an NMI, which panics; and `look` takes no lock, unless it panics.

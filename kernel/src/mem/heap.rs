@@ -13,9 +13,13 @@ use core::ptr::{NonNull, null_mut};
 
 use plat::frame::FRAME_SIZE;
 
-use crate::arch::paging::{Access, HEAP, MapError, physical_to_virtual};
+use crate::arch::paging::{self, Access, MapError, physical_to_virtual};
 use crate::port::Spinlock;
 use crate::{mem, probe};
+
+/// The kernel heap.
+#[global_allocator]
+pub static HEAP: Heap = Heap::new();
 
 /// The heap gets this part of the memory, within the two bounds below.
 const SHARE: u64 = 16;
@@ -63,21 +67,21 @@ pub fn init() -> Result<(), MapError> {
         Some(start) => physical_to_virtual(start),
         None => in_pieces(bytes)?,
     };
-    let mut heap = crate::globals::HEAP.0.lock();
+    let mut heap = HEAP.0.lock();
     // SAFETY: mapped as data for good, given to nobody else; and init is called once.
     unsafe { heap.init(start as *mut u8, bytes as usize) };
     Ok(())
 }
 
 /// Memory for the heap where physical memory has holes: any frames, mapped in a row at
-/// [`HEAP`]. Gives back that address.
+/// [`paging::HEAP`]. Gives back that address.
 fn in_pieces(bytes: u64) -> Result<u64, MapError> {
-    for page in (HEAP..HEAP + bytes).step_by(FRAME_SIZE as usize) {
+    for page in (paging::HEAP..paging::HEAP + bytes).step_by(FRAME_SIZE as usize) {
         let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
         // SAFETY: a fresh frame at an address that nothing else is ever mapped at.
         unsafe { mem::map(page, frame, FRAME_SIZE, Access::Data)? };
     }
-    Ok(HEAP)
+    Ok(paging::HEAP)
 }
 
 /// As `Box::new`, for who can do without: that one panics if there is no memory. (Stable

@@ -1,7 +1,8 @@
 //! Kernel stacks, each with unmapped pages below it: an overflow faults at once.
 
 use crate::arch::paging::{self, Access, MapError, PAGE_SIZE, STACKS};
-use crate::{globals, mem, probe};
+use crate::port::Spinlock;
+use crate::{mem, probe};
 
 /// The size of a kernel stack, in bytes.
 pub const SIZE: u64 = 64 * 1024;
@@ -9,6 +10,9 @@ pub const SIZE: u64 = 64 * 1024;
 pub const GUARD: u64 = SIZE;
 /// The distance between stacks; what is not stack is never mapped.
 pub(crate) const SLOT: u64 = SIZE + GUARD;
+
+/// The kernel stacks. Taken before the kernel's page tables.
+pub(crate) static KERNEL_STACKS: Spinlock<Stacks> = Spinlock::new(Stacks::new());
 
 /// The stacks there are.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl Default for Stacks {
 pub fn allocate() -> Result<u64, MapError> {
     loop {
         // A page at a time, or interrupts were off for all of them.
-        let mut stacks = globals::KERNEL_STACKS.lock();
+        let mut stacks = KERNEL_STACKS.lock();
         if stacks.spare != 0 {
             let top = stacks.spare;
             // SAFETY: mapped, and nobody's, since `give_back`, which wrote it.
@@ -79,7 +83,7 @@ pub fn allocate() -> Result<u64, MapError> {
 /// # Safety
 /// It came from there, and nobody is on it or refers to it.
 pub unsafe fn give_back(top: u64) {
-    let mut stacks = globals::KERNEL_STACKS.lock();
+    let mut stacks = KERNEL_STACKS.lock();
     // SAFETY: the last word of a stack that is nobody's.
     unsafe { ((top - 8) as *mut u64).write(stacks.spare) };
     stacks.spare = top;
@@ -94,7 +98,7 @@ pub fn overflow(address: u64) -> Option<u64> {
             return Some(start - address);
         }
     }
-    let slots = globals::KERNEL_STACKS
+    let slots = KERNEL_STACKS
         .try_lock()
         .map_or(u64::MAX / SLOT, |stacks| stacks.made);
     let offset = address.checked_sub(STACKS)?;

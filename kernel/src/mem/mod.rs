@@ -20,7 +20,8 @@ use crate::arch::cpu;
 use crate::arch::paging::{
     self, Access, MapError, PAGE_SIZE, PageTables, STACKS, physical_to_virtual,
 };
-use crate::{globals, probe};
+use crate::port::Spinlock;
+use crate::probe;
 
 /// Physical addresses below this are visible on every boot path before the
 /// kernel's own tables are.
@@ -32,6 +33,14 @@ pub const PHYSICAL_WINDOW: u64 = STACKS - PHYS_OFFSET;
 /// How many regions the memory map can have, usable and other; neighbours of a kind are one.
 /// QEMU's has about ten, and that of a large server with UEFI some hundred.
 pub const MAX_REGIONS: usize = 1024;
+
+/// The memory map. The boot fills it, while it is alone, and then it stays as it is. Taken
+/// before the free frames.
+pub static MEMORY: Spinlock<MemoryMap<MAX_REGIONS>> = Spinlock::new(MemoryMap::new());
+/// Free physical memory.
+static FRAMES: Spinlock<Option<FrameAllocator<'static>>> = Spinlock::new(None);
+/// The kernel's page tables. Taken before [`FRAMES`].
+static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 
 /// Why memory could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +81,10 @@ impl From<MapError> for MemoryError {
 /// [`MemoryError`].
 ///
 /// # Safety
-/// [`globals::MEMORY`] must tell the truth: what it calls usable, nobody uses. Of that nothing
+/// [`MEMORY`] must tell the truth: what it calls usable, nobody uses. Of that nothing
 /// may lie above [`PHYSICAL_WINDOW`], or where this CPU has no physical addresses.
 pub unsafe fn init() -> Result<u64, MemoryError> {
-    let map = globals::MEMORY.lock();
+    let map = MEMORY.lock();
     // SAFETY: the caller's promise.
     let mut frames = unsafe { frame_allocator(&map)? };
     let root = visible_frame(&mut frames)
@@ -92,8 +101,8 @@ pub unsafe fn init() -> Result<u64, MemoryError> {
         unsafe { space.map(to, region.start, region.bytes(), Access::Data, &mut low)? };
     }
     space.fill_kernel_half(&mut low)?;
-    *globals::FRAMES.lock() = Some(frames);
-    *globals::SPACE.lock() = Some(space);
+    *FRAMES.lock() = Some(frames);
+    *SPACE.lock() = Some(space);
     Ok(root)
 }
 
@@ -219,11 +228,11 @@ pub unsafe fn free_frames(address: u64, count: u64) {
 /// # Panics
 /// Before [`init`].
 fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
-    act(globals::FRAMES.lock().as_mut().expect("mem::init has run"))
+    act(FRAMES.lock().as_mut().expect("mem::init has run"))
 }
 
 fn with_space<T>(act: impl FnOnce(&mut PageTables) -> T) -> T {
-    act(globals::SPACE.lock().as_mut().expect("mem::init has run"))
+    act(SPACE.lock().as_mut().expect("mem::init has run"))
 }
 
 /// The physical address of the kernel's page tables.
@@ -363,7 +372,7 @@ fn pages(address: u64, end: u64) -> impl Iterator<Item = u64> {
 
 /// Whether the memory map has anything but a hole at physical `address`.
 fn is_memory(address: u64) -> bool {
-    address < ONE_MIB || globals::MEMORY.lock().kind(address).is_some()
+    address < ONE_MIB || MEMORY.lock().kind(address).is_some()
 }
 
 /// The first physical address that the kernel cannot map, or that this CPU does not have.
@@ -405,7 +414,7 @@ pub unsafe fn unmap_device(registers: u64) {
 
 /// Whether the memory map calls the page at physical `address` usable.
 fn is_usable(address: u64) -> bool {
-    globals::MEMORY.lock().kind(address) == Some(Kind::Usable)
+    MEMORY.lock().kind(address) == Some(Kind::Usable)
 }
 
 /// Whether the page at physical `address` holds a page of the kernel's image.
@@ -422,7 +431,7 @@ fn is_image(address: u64) -> bool {
 /// Bytes of usable memory as the memory map has it, and how many are free now.
 #[must_use]
 pub fn usage() -> (u64, u64) {
-    let usable = globals::MEMORY.lock().usable_bytes();
+    let usable = MEMORY.lock().usable_bytes();
     (
         usable,
         with_frames(|frames| frames.free_frames()) * FRAME_SIZE,

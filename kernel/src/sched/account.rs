@@ -1,70 +1,11 @@
-//! What each CPU's scheduler has done, and whether it adds up.
+//! Whether what each CPU's scheduler has done adds up.
 
 use heart::kassert;
 use heart::port::Port;
-use heart::sched::{Count, REASONS};
-use heart::shim::{AtomicU64, Ordering};
+use heart::shim::Ordering;
 
-use crate::pcpu::Pcpu;
+use crate::pcpu::{Counters, Pcpu};
 use crate::port::Machine;
-
-/// What a CPU's scheduler has done. Written by the CPU itself.
-#[derive(Debug)]
-pub struct Counters {
-    /// Switches by [`Reason`](heart::sched::Reason).
-    pub switches: [AtomicU64; REASONS],
-    /// Preemptions that came to be owed.
-    pub requested: AtomicU64,
-    /// Of these, how many by a thread in a critical section, and so not at once.
-    pub deferred: AtomicU64,
-    /// Of these, how many a switch paid, whatever its reason.
-    pub taken: AtomicU64,
-    /// And how many found the better thread gone.
-    pub cancelled: AtomicU64,
-    /// Threads taken from other CPUs' queues, by stealing or balancing.
-    pub stolen: AtomicU64,
-    /// How often its idle thread found nothing to switch to.
-    pub rests: AtomicU64,
-}
-
-impl Counters {
-    /// All zero.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            switches: [const { AtomicU64::new(0) }; REASONS],
-            requested: AtomicU64::new(0),
-            deferred: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
-            stolen: AtomicU64::new(0),
-            rests: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Counts one: [`heart::sched::Scheduler::count`].
-#[inline(always)]
-pub(super) fn count(block: &Pcpu, what: Count) {
-    let counters = &block.counters;
-    let counter = match what {
-        Count::Switch(why) => &counters.switches[why as usize],
-        Count::Requested => &counters.requested,
-        Count::Deferred => &counters.deferred,
-        Count::Taken => &counters.taken,
-        Count::Cancelled => &counters.cancelled,
-        Count::Stolen => &counters.stolen,
-        Count::Rest => &counters.rests,
-    };
-    // Relaxed: a statistic of this CPU.
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
 
 /// How often the CPU of `block` has come into the scheduler, outside of all sections, and
 /// paid, switched, or found nothing to do. By its run-queue lock: whoever finds the number
@@ -82,7 +23,7 @@ pub(crate) fn payments(block: &Pcpu) -> u64 {
     counters.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
-/// I14: what was requested on `block`'s CPU was taken, was cancelled, or is owed by the
+/// What was requested on `block`'s CPU was taken, was cancelled, or is owed by the
 /// thread that runs there; and a better thread that is queued there is known to it. By
 /// its run-queue lock, under which all of this changes, exact at any moment.
 ///

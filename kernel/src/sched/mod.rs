@@ -1,36 +1,33 @@
 //! The scheduler of this machine: [`heart::sched`] over its CPUs, its timers and its threads.
 
 mod account;
-mod switch;
 mod timer;
 
-use heart::spinlock::SpinlockGuard;
+use heart::cpu::AtomicCpuSet;
+use heart::waitq::What;
 
-use crate::arch::cpu;
+use crate::clock;
 use crate::port::Machine;
+use crate::sync::WaitQueue;
 use crate::thread::Thread;
 
-pub use account::{Counters, assert_accounts};
+pub use crate::thread::curthread;
+pub use account::assert_accounts;
 pub use heart::sched::{REASONS, Reason};
-pub use switch::{sleep_for, yield_now};
-pub use timer::Timers;
 
 pub(crate) use account::payments;
-pub(crate) use switch::{begin, sleep_at_most};
 pub(crate) use timer::{
-    begin_slices, device_interrupt, start_looking, take_over_timers, timer_interrupt,
+    begin_slices, device_interrupt, look_everywhere, sleep_at_most, take_over_timers,
+    timer_interrupt,
 };
+
+/// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
+pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 
 /// As [`heart::sched::wakeup`].
 #[inline(always)]
 pub fn wakeup(thread: &'static Thread) -> bool {
     heart::sched::wakeup::<Machine>(thread)
-}
-
-/// As [`heart::sched::sleep`].
-#[inline(always)]
-pub(crate) fn sleep<T>(list: SpinlockGuard<'_, T, Machine>) {
-    heart::sched::sleep::<Machine, T>(list);
 }
 
 /// As [`heart::sched::assert_may_sleep`].
@@ -40,12 +37,18 @@ pub(crate) fn assert_may_sleep(held: u32) {
     heart::sched::assert_may_sleep::<Machine>(held);
 }
 
-/// The thread that runs this. Right even if it moves to another CPU in between: it is
-/// the caller itself.
-#[must_use]
-#[inline]
-pub fn curthread() -> &'static Thread {
-    // SAFETY: set for each CPU before it takes its first interrupt, and at each switch,
-    // to a thread; threads are never freed.
-    unsafe { &*cpu::gs_curthread().cast::<Thread>() }
+/// Waits for `nanoseconds` at least; 0 is no wait. Thread context, outside critical sections.
+#[track_caller]
+pub fn sleep_for(nanoseconds: u64) {
+    let queue = WaitQueue::new();
+    let _time_is_up = queue.lock().wait_at_most(What::Time, nanoseconds);
+}
+
+/// Lets other threads of the same priority go first. Thread context, outside critical
+/// sections.
+pub fn yield_now() {
+    if clock::TIMER.get().is_none() {
+        timer::look_here();
+    }
+    heart::sched::yield_now::<Machine>();
 }

@@ -3,16 +3,16 @@
 use heart::cpu::CpuId;
 use heart::more::balance::{balance, others};
 use heart::port::Port;
-use heart::sched::{owe, start_slice};
+use heart::sched::{owe, sleep, start_slice};
 use heart::shim::Ordering;
-use heart::thread::Priority;
+use heart::spinlock::SpinlockGuard;
 
 use super::{curthread, wakeup, yield_now};
 use crate::arch::cpu;
+use crate::clock;
 use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
-use crate::thread::{self, Builder, Thread, TimerPositions};
-use crate::{clock, globals, smp};
+use crate::thread::Thread;
 
 /// The timer: wakes whose time has come, and ends the slice. In interrupt context.
 pub(crate) fn timer_interrupt() {
@@ -47,7 +47,7 @@ pub(crate) fn timer_interrupt() {
 /// A device has interrupted. The only one that may is the PIT, in place of the local timers where
 /// these do not count: its tick is passed on to all CPUs. In interrupt context.
 pub(crate) fn device_interrupt() {
-    if globals::TIMER.get().is_some() {
+    if clock::TIMER.get().is_some() {
         return;
     }
     others::<Machine>(pcpu::this()).for_each(|block| block.send_ipi(Ipi::Tick));
@@ -65,25 +65,22 @@ fn wake_sleepers(block: &Pcpu, now: u64) {
     }
 }
 
-/// Starts what a machine has whose local timers do not count: a thread that looks for sleepers
-/// whose time has come, on one CPU or another, whenever that has nothing better to do. A thread
-/// that yields looks too ([`look_here`]). So each wait ends even if the PIT does not tick either,
-/// unless threads that neither wait nor yield keep all CPUs: nothing ends their slices then.
-pub(crate) fn start_looking() {
-    let look = || loop {
-        for block in smp::online().iter().filter_map(pcpu::of) {
+/// What a thread of a machine does whose local timers do not count: looks for sleepers whose time
+/// has come, on one CPU or another, whenever that has nothing better to do. A thread that yields
+/// looks too ([`look_here`]). So each wait ends even if the PIT does not tick either, unless threads
+/// that neither wait nor yield keep all CPUs: nothing ends their slices then.
+pub(crate) fn look_everywhere() -> ! {
+    loop {
+        for block in pcpu::online().iter().filter_map(pcpu::of) {
             wake_sleepers(block, cpu::tsc());
         }
         Machine::relax();
         yield_now();
-    };
-    if let Err(error) = Builder::new("clock").priority(Priority::LOWEST).spawn(look) {
-        log::error!("{error}: nobody wakes sleepers when their time has come");
     }
 }
 
 /// Wakes the sleepers of this CPU whose time has come, where no timer does. A thread that yields
-/// calls this: threads that only yield to each other keep the thread of [`start_looking`], which
+/// calls this: threads that only yield to each other keep the thread of [`look_everywhere`], which
 /// has the lowest priority, from this CPU (`clock::without_a_timer_on_one_cpu`).
 #[cold]
 pub(super) fn look_here() {
@@ -100,14 +97,29 @@ pub(crate) fn begin_slices() {
     }
 }
 
-/// A slice in ticks of the time-stamp counter.
-pub(super) fn slice_ticks() -> u64 {
-    // Relaxed: written while there is one CPU.
-    globals::SLICE_TICKS.load(Ordering::Relaxed)
+/// As [`sleep`], until `nanoseconds` are over at the latest. If these are 0 it returns at once.
+pub(crate) fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: u64) {
+    if nanoseconds == 0 {
+        return;
+    }
+    let me = curthread();
+    let here = pcpu::this();
+    let deadline = clock::ticks_from_now(nanoseconds);
+    // Relaxed: the thread's own.
+    me.timer_cpu
+        .store(here.id().index() as u32, Ordering::Relaxed);
+    // Relaxed: for messages.
+    me.deadline.store(deadline, Ordering::Relaxed);
+    here.timers.lock().insert(me, deadline);
+    clock::arm(deadline);
+    sleep::<Machine, _>(list);
+    take_off_timer(me);
+    // Relaxed: for messages.
+    me.deadline.store(0, Ordering::Relaxed);
 }
 
 /// The timer of `me` is not needed any more, on whichever CPU it is.
-pub(super) fn take_off_timer(me: &Thread) {
+fn take_off_timer(me: &Thread) {
     loop {
         // Acquire: pairs with the Release in `take_over_timers`.
         let cpu = me.timer_cpu.load(Ordering::Acquire);
@@ -151,54 +163,5 @@ pub(crate) fn take_over_timers(gone: &Pcpu) {
             .timer_cpu
             .store(here.id().index() as u32, Ordering::Release);
         clock::arm(deadline);
-    }
-}
-
-/// Timers of one CPU, over threads.
-#[derive(Debug)]
-pub struct Timers(Option<heart::timerq::TimerQueue<'static>>);
-
-impl Timers {
-    /// None yet, and no room for any.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(None)
-    }
-
-    /// Makes room for every thread there can be. Once.
-    pub(crate) fn init(&mut self) {
-        let room = alloc::vec![heart::timerq::Timer::default(); thread::capacity()];
-        self.0 = Some(heart::timerq::TimerQueue::new(room.leak()));
-    }
-
-    pub(super) fn insert(&mut self, thread: &Thread, deadline: u64) {
-        self.0.as_mut().expect("this CPU's timers").insert(
-            &TimerPositions,
-            thread.index(),
-            deadline,
-        );
-    }
-
-    fn remove(&mut self, thread: &Thread) {
-        if let Some(queue) = &mut self.0 {
-            queue.remove(&TimerPositions, thread.index());
-        }
-    }
-
-    fn pop_expired(&mut self, now: u64) -> Option<&'static Thread> {
-        self.0
-            .as_mut()?
-            .pop_expired(&TimerPositions, now)
-            .map(thread::at)
-    }
-
-    fn next(&self) -> Option<u64> {
-        self.0.as_ref()?.next()
-    }
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Self::new()
     }
 }

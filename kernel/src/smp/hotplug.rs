@@ -5,7 +5,7 @@
 //! 1. Its run queue is closed, by a thread of the best priority that runs there: what
 //!    becomes runnable goes elsewhere, and what waits there is moved. A thread that is
 //!    pinned there cannot move: the CPU stays, and the thread is named.
-//! 2. It leaves [`globals::ONLINE`] and [`globals::IDLE`], and waits until every other CPU
+//! 2. It leaves [`ONLINE`] and [`IDLE`], and waits until every other CPU
 //!    has left the critical section that it was in ([`heart::more::hotplug`]). Until then others
 //!    may call it, and it answers; from then on nobody does.
 //!    Its queue of calls ([`heart::more::call`]) is closed, in one step with taking what is in it,
@@ -26,16 +26,21 @@ use core::fmt;
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::more::balance;
-use heart::port::Port;
 use heart::shim::Ordering;
 use heart::thread::{Priority, ThreadId};
 
-use super::{Reason, backtraces, quiesce_all_critical, start};
-use crate::arch::cpu;
-use crate::pcpu::{self, Pcpu, Presence};
-use crate::port::{CriticalGuard, InterruptsOff, Machine, interrupts_off};
-use crate::thread::{Builder, SpawnError};
-use crate::{clock, globals, sched, thread, vspace};
+use super::{Reason, quiesce_all_critical, start};
+use crate::backtrace::backtraces;
+use crate::kthread::{Builder, SpawnError};
+use crate::pcpu::{self, ONLINE, Pcpu, Presence};
+use crate::port::{CriticalGuard, InterruptsOff, Machine};
+use crate::rendezvous::RENDEZVOUS;
+use crate::sched::{self, IDLE};
+use crate::sync::Mutex;
+use crate::{clock, thread, vspace};
+
+/// Who takes a CPU offline, or brings one back.
+static HOTPLUG: Mutex<()> = Mutex::new(());
 
 /// How long a CPU may take to go, in nanoseconds, once nothing keeps it.
 const PATIENCE: u64 = 2_000_000_000;
@@ -89,12 +94,12 @@ impl core::error::Error for HotplugError {}
 /// [`HotplugError`]; it is online then as before. But for [`HotplugError::Silent`]: it is
 /// offline, does something still, which is in the log, and cannot be brought back.
 pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
-    let _one = globals::HOTPLUG.lock();
+    let _one = HOTPLUG.lock();
     if cpu == CpuId::BOOT {
         return Err(HotplugError::BootCpu);
     }
     let block = pcpu::of(cpu).ok_or(HotplugError::Absent(cpu))?;
-    if !globals::ONLINE.contains(cpu) {
+    if !ONLINE.contains(cpu) {
         return Err(HotplugError::NotOnline(cpu));
     }
     let leaver = Builder::new("offline").priority(Priority::HIGHEST).on(cpu);
@@ -120,7 +125,7 @@ pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
 /// # Errors
 /// [`HotplugError`]; it is offline then as before.
 pub fn bring_online(cpu: CpuId) -> Result<(), HotplugError> {
-    let _one = globals::HOTPLUG.lock();
+    let _one = HOTPLUG.lock();
     let block = pcpu::of(cpu).ok_or(HotplugError::Absent(cpu))?;
     match block.presence() {
         Presence::Online => Err(HotplugError::Online(cpu)),
@@ -149,13 +154,10 @@ fn leave() {
     }
     // No thread that runs here from now on has a space, and no space has this CPU.
     vspace::leave();
-    globals::IDLE.remove(here.id());
-    heart::more::hotplug::leave::<Machine>(
-        &globals::ONLINE,
-        here.id(),
-        quiesce_all_critical,
-        || globals::RENDEZVOUS.is_called(here.id()),
-    );
+    IDLE.remove(here.id());
+    heart::more::hotplug::leave::<Machine>(&ONLINE, here.id(), quiesce_all_critical, || {
+        RENDEZVOUS.is_called(here.id())
+    });
     close_calls(here);
     here.set_presence(Presence::Leaving);
 }
@@ -179,23 +181,4 @@ fn stays(thread: &thread::Thread, here: &Pcpu) -> bool {
         && thread.cpu() == here.id()
         && !matches!(thread.state(), Dead | Free)
         && !own
-}
-
-/// The end of a CPU's time online, in its idle thread: halts until it is started again.
-pub(crate) fn halt(here: &Pcpu) -> ! {
-    // Nobody sends any more; what has been sent comes while interrupts are on.
-    let arrived = || {
-        // Relaxed: counters. One that came twice was taken more often than sent.
-        here.ipis_sent.load(Ordering::Relaxed) <= here.ipis_taken.load(Ordering::Relaxed)
-            && !globals::RENDEZVOUS.is_called(here.id())
-    };
-    while !arrived() {
-        Machine::relax();
-    }
-    sched::assert_may_sleep(0);
-    interrupts_off();
-    clock::stop_timer();
-    clock::disarmed();
-    here.set_presence(Presence::Halted);
-    cpu::halt_forever()
 }

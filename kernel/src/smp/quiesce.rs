@@ -22,10 +22,9 @@ use heart::port::Port;
 use heart::probe::Probe;
 use heart::thread::Priority;
 
-use super::online;
-use crate::pcpu::{self, Ipi};
+use crate::kthread::{Builder, JoinHandle, SpawnError};
+use crate::pcpu::{self, Ipi, online};
 use crate::port::{InterruptsOff, Machine};
-use crate::thread::{Builder, JoinHandle, SpawnError};
 use crate::{probe, sched};
 
 /// Waits until every online CPU has left the critical section that it is in, if it is in one

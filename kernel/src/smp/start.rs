@@ -7,21 +7,28 @@
 
 use alloc::boxed::Box;
 
-use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
+use heart::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use heart::more::balance;
 use heart::shim::{AtomicBool, Ordering};
 use plat::acpi::Madt;
+use spin::Once;
 
-use super::online;
 use crate::arch::ap::{Mailbox, Trampoline};
 use crate::arch::descriptor::Ist;
 use crate::arch::paging::MapError;
 use crate::arch::{ap, apic, cpu, paging};
+use crate::kthread::SpawnError;
 use crate::mem::kstack;
-use crate::pcpu::{self, Pcpu, Presence};
+use crate::pcpu::{self, ONLINE, Pcpu, Presence, online};
 use crate::port::{InterruptsOff, Machine, interrupts_on};
-use crate::thread::SpawnError;
-use crate::{clock, globals, idle, mem, probe, sched, thread};
+use crate::sched::IDLE;
+use crate::thread::curthread;
+use crate::{clock, idle, kthread, mem, probe};
+
+/// Where CPUs start. Kept for good: see `arch::ap`.
+pub static TRAMPOLINE: Once<Trampoline> = Once::new();
+/// The CPUs to which CPUID gives another APIC id than their local APIC. Each puts itself in.
+pub static MISNAMED: AtomicCpuSet = AtomicCpuSet::new();
 
 /// How long to wait for the next step, in nanoseconds: for one of the CPUs that are started to
 /// take its stack, or to be online. On hardware it is a millisecond; the rest is for a host
@@ -123,7 +130,7 @@ fn trampoline() -> Result<Trampoline, MapError> {
     unsafe { ap::install(trampoline, mem::page_table_root()) };
     // SAFETY: our own, and there is no other CPU yet.
     unsafe { mem::write_protect(page)? };
-    Ok(*globals::TRAMPOLINE.call_once(|| trampoline))
+    Ok(*TRAMPOLINE.call_once(|| trampoline))
 }
 
 /// Makes what the CPU with `apic_id` needs, as number `index`.
@@ -134,7 +141,7 @@ fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
     }
     let stack = kstack::allocate().map_err(Reason::OutOfMemory)?;
     let ist = interrupt_stacks().map_err(Reason::OutOfMemory)?;
-    let idle = thread::adopt("idle", id).map_err(Reason::NoThread)?;
+    let idle = kthread::adopt("idle", id).map_err(Reason::NoThread)?;
     let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
     block.set_curthread(idle);
     block.sched.set_idle(idle);
@@ -166,7 +173,7 @@ fn start_of(cpu: CpuId) -> &'static Start {
 /// # Errors
 /// [`Reason`]; it is still halted, or it parks when it comes.
 pub(super) fn again(cpu: CpuId) -> Result<(), Reason> {
-    let trampoline = globals::TRAMPOLINE.get();
+    let trampoline = TRAMPOLINE.get();
     let trampoline = trampoline.expect("a CPU that was online was started in it");
     // Relaxed: the CPU does not run; the mailbox publishes it.
     start_of(cpu).decided.store(false, Ordering::Relaxed);
@@ -287,18 +294,20 @@ impl Start {
 }
 
 /// Where a CPU other than the boot CPU enters the kernel: on its own stack,
-/// interrupts off, the kernel's page tables on.
+/// interrupts off, the kernel's page tables on. `arch::ap` calls it by name.
 ///
 /// # Safety
 /// `argument` must be the address of the `Start` that `prepare` made for this CPU, which runs
 /// nothing else, and whose stack nobody uses.
-pub unsafe fn ap_main(argument: u64) -> ! {
+// Unsafe, since a second function of that name would be linked in its place: there is none.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ap_main(argument: u64) -> ! {
     // SAFETY: the caller's promise; it is never freed.
     let start: &'static Start = unsafe { &*(argument as *const Start) };
     // SAFETY: this CPU's block and stacks, used by nobody else; the boot CPU
     // filled the IDT before it started anyone.
     unsafe { start.block.install(start.ist) };
-    sched::curthread().crit.start();
+    curthread().crit.start();
     cpu::protect();
     apic::init();
     look_at_cpuid(start.block);
@@ -313,9 +322,9 @@ pub unsafe fn ap_main(argument: u64) -> ! {
     block.set_presence(Presence::Online);
     block.calls.open();
     probe::before_online();
-    heart::more::hotplug::come(&globals::ONLINE, block.id(), paging::forget_all);
-    // Behind it: a thread is put on an idle CPU without a look whether that is online.
-    globals::IDLE.insert(block.id());
+    heart::more::hotplug::come(&ONLINE, block.id(), paging::forget_all);
+    // After that: a thread is put on an idle CPU without a look whether that is online.
+    IDLE.insert(block.id());
     interrupts_on();
     idle::idle()
 }
@@ -324,6 +333,6 @@ pub unsafe fn ap_main(argument: u64) -> ! {
 /// APIC. By the CPU itself.
 pub fn look_at_cpuid(block: &Pcpu) {
     if !apic::cpuid_agrees() {
-        globals::MISNAMED.insert(block.id());
+        MISNAMED.insert(block.id());
     }
 }

@@ -6,14 +6,17 @@
 //! panic.
 
 use heart::cpu::{CpuId, CpuSet};
-use heart::more::stop::{Means, Outcome, StopError, Stopped};
+use heart::more::stop::{Means, Outcome, StopError, Stopped, Stops};
 use heart::port::Port;
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, paging, vector};
+use crate::backtrace::backtraces;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine};
-use crate::{globals, smp};
+
+/// Which CPUs are stopped, by whom, and which panics first.
+pub static STOPS: Stops<Machine> = Stops::new();
 
 /// CPUs that are stopped. They go on when this is dropped or given to [`restart_cpus`].
 #[derive(Debug)]
@@ -34,7 +37,7 @@ impl StoppedCpus {
 
 impl Drop for StoppedCpus {
     fn drop(&mut self) {
-        globals::STOPS.restart(&self.cpus);
+        STOPS.restart(&self.cpus);
     }
 }
 
@@ -58,7 +61,7 @@ pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
         && !Machine::in_nmi()
     {
         log::error!("{error}");
-        smp::backtraces(silent);
+        backtraces(silent);
     }
     result
 }
@@ -73,10 +76,10 @@ pub fn stop_cpus_hard(set: &CpuSet) -> Result<StoppedCpus, StopError> {
 
 fn stop(set: &CpuSet, means: Means, send: fn(&Pcpu)) -> Result<StoppedCpus, StopError> {
     let here = CriticalGuard::enter();
-    if let Some(cpu) = set.difference(&smp::online()).iter().next() {
+    if let Some(cpu) = set.difference(&pcpu::online()).iter().next() {
         return Err(StopError::NotOnline(cpu));
     }
-    let cpus = globals::STOPS.stop(set, means, |asked| {
+    let cpus = STOPS.stop(set, means, |asked| {
         asked.each(|cpu| {
             pcpu::of(cpu).map(send);
         });
@@ -93,7 +96,7 @@ pub fn restart_cpus(stopped: StoppedCpus) {
 /// Whether `cpu` is stopped, by a stop or a panic.
 #[must_use]
 pub fn is_stopped(cpu: CpuId) -> bool {
-    globals::STOPS.is_stopped(cpu)
+    STOPS.is_stopped(cpu)
 }
 
 /// Stops this CPU, which was doing what `snapshot` says until `means` came, if it is asked to;
@@ -110,7 +113,7 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
         this.stopped.forget();
         paging::forget_all();
     };
-    match globals::STOPS.stop_here(means, save, resume) {
+    match STOPS.stop_here(means, save, resume) {
         Outcome::NotAsked => false,
         Outcome::Resumed => true,
         Outcome::ForGood => cpu::halt_forever(),
@@ -120,7 +123,7 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
 /// As [`stop_here`], for a wait: [`Port::stop_if_asked`].
 #[inline]
 pub fn stop_if_asked() {
-    if !globals::STOPS.is_quiet() {
+    if !STOPS.is_quiet() {
         stop_in_a_wait();
     }
 }

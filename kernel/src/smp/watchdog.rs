@@ -25,12 +25,12 @@ use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::Ordering;
 use heart::thread::Priority;
 
-use super::{online, smp_rendezvous};
 use crate::arch::{apic, vector};
-use crate::pcpu::{self, Pcpu};
+use crate::kthread::{self, Builder, JoinHandle, SpawnError};
+use crate::pcpu::{self, Pcpu, online};
 use crate::port::InterruptsOff;
+use crate::rendezvous::smp_rendezvous;
 use crate::sched;
-use crate::thread::{self, Builder, JoinHandle, SpawnError};
 
 /// How long an IPI may be on its way before it is taken to be lost, in nanoseconds.
 const IPI_PATIENCE: u64 = 200_000_000;
@@ -46,7 +46,7 @@ pub fn find_deaf() -> CpuSet {
     let none = Phase::NoBarrier;
     match smp_rendezvous(none, Phase::Run(&|_: &IpiCtx| ()), none) {
         Err(RendezvousError::Timeout { silent, .. }) => {
-            thread::report(|line| log::error!("{line}"));
+            kthread::report(|line| log::error!("{line}"));
             silent
         }
         Ok(()) => CpuSet::EMPTY,

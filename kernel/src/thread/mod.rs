@@ -1,15 +1,13 @@
-//! Kernel threads: the table of them, their birth and their end.
+//! What a thread is, and the table of them. How one is made, and ends, is in [`crate::kthread`].
 //!
-//! A [`Thread`] is made once and kept for good: when a thread ends, its place and its
-//! stack wait for the next one. [`JoinHandle`] names place and generation, so one that
-//! is kept too long finds its thread gone, and not somebody else's.
+//! A [`Thread`] is made once and kept for good: when a thread ends, its place and its stack wait
+//! for the next one.
 
-mod join;
-mod report;
-mod spawn;
 mod table;
+mod timers;
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::Deref;
@@ -19,49 +17,51 @@ use heart::critical::CritState;
 use heart::kassert;
 use heart::more::blocker::{Blocker, Kind, Wait, Waiter};
 use heart::more::rmlock::Reads;
-use heart::shim::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use heart::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Space;
+use heart::site::Site;
 use heart::tailq::{Link, Linked};
 use heart::thread::{AtomicName, AtomicPriority, Name, Priority, Task, ThreadId};
 use heart::timerq::NOWHERE;
-use heart::waitq::WaitLink;
+use heart::waitq::{Sleeper, WaitLink, WaitsFor};
+use sync::{Lender, Lending};
 
 use crate::arch::context::Context;
+use crate::arch::cpu;
+use crate::arch::paging::MapError;
 use crate::probe;
-use crate::sync::inherit::Lending;
-use crate::waitq::{WaitQueue, What};
+use crate::sync::WaitQueue;
 
-pub use join::JoinHandle;
-pub use report::report;
-pub(crate) use report::report_at_the_end;
-pub(crate) use spawn::vacate;
-pub use spawn::{Builder, SpawnError, adopt, make_idle};
-pub use table::{Table, TimerPositions, all, at, capacity, init};
+pub use table::{THREADS, Table, all, at, capacity, init};
+pub(crate) use table::{all_at_the_end, next_place, register};
+pub use timers::Timers;
+
+/// The thread that boots the kernel, and then runs its main function.
+pub static BOOT_THREAD: Thread = Thread::running(0, "boot", CpuId::BOOT, Priority::NORMAL);
 
 /// What a thread runs.
-type Entry = Box<dyn FnOnce() + Send>;
+pub(crate) type Entry = Box<dyn FnOnce() + Send>;
 
 /// A kernel thread.
 #[repr(C)]
 pub struct Thread {
     /// What the scheduler knows. First, so that `curthread` points at the word of every critical
     /// section.
-    task: Task<Thread>,
+    pub(crate) task: Task<Thread>,
 
     // Constant since the place was made.
-    index: u32,
-    stack: u64,
+    pub(crate) index: u32,
+    pub(crate) stack: u64,
 
     // Under the run-queue lock of its CPU.
     pub(crate) context: UnsafeCell<Context>,
 
     // Under the lock of the queue that the thread waits in.
     wait_link: Link<Thread>,
-    /// A [`What`]; nothing while it is in no queue.
-    waits_for: AtomicU8,
+    waits_for: WaitsFor,
 
     /// What it waits for and what others wait for: says what is under which lock.
-    pub(crate) lending: Lending,
+    pub(crate) lending: Lending<Thread>,
 
     // Under the timer lock of CPU `timer_cpu`, which changes under its own lock, or is
     // `sched::ON_THE_WAY`.
@@ -80,18 +80,18 @@ pub struct Thread {
     pub(crate) probe: probe::PerThread,
 
     // The thread's own.
-    base_priority: AtomicPriority,
+    pub(crate) base_priority: AtomicPriority,
 
     // Written by its maker before anyone can know the thread.
-    name: AtomicName,
-    entry: UnsafeCell<Option<Entry>>,
+    pub(crate) name: AtomicName,
+    pub(crate) entry: UnsafeCell<Option<Entry>>,
 
     /// Goes up when the thread ends.
-    generation: AtomicU32,
+    pub(crate) generation: AtomicU32,
     /// Those who wait for that.
-    joiners: WaitQueue,
+    pub(crate) joiners: WaitQueue,
     /// The same for the search for circles. Its owner is always the thread itself.
-    end: Blocker<Thread>,
+    pub(crate) end: Blocker<Thread>,
 }
 
 // SAFETY: the parts that are not Sync by themselves: `context` is touched by the
@@ -110,7 +110,7 @@ impl Thread {
             stack: 0,
             context: UnsafeCell::new(Context::EMPTY),
             wait_link: Link::new(),
-            waits_for: AtomicU8::new(What::Nothing as u8),
+            waits_for: WaitsFor::nothing(),
             lending: Lending::new(),
             timer_position: AtomicU32::new(NOWHERE),
             timer_cpu: AtomicU32::new(0),
@@ -128,7 +128,7 @@ impl Thread {
     }
 
     /// A place for threads to come, with its stack.
-    fn vacant(index: u32, stack: u64) -> Self {
+    pub(crate) fn vacant(index: u32, stack: u64) -> Self {
         Self {
             stack,
             task: Task::vacant(CpuId::BOOT, Priority::NORMAL),
@@ -175,18 +175,6 @@ impl Thread {
     #[must_use]
     pub fn base_priority(&self) -> Priority {
         self.base_priority.get()
-    }
-
-    /// What it waits for in a wait queue: under the queue's lock, or for messages.
-    pub(crate) fn waits_for(&self) -> What {
-        // Relaxed: under the lock.
-        What::from_u8(self.waits_for.load(Ordering::Relaxed))
-    }
-
-    /// Changes that. Under the queue's lock.
-    pub(crate) fn set_waits_for(&self, what: What) {
-        // Relaxed: under the lock.
-        self.waits_for.store(what as u8, Ordering::Relaxed);
     }
 
     /// Undoes one `pin`.
@@ -240,5 +228,78 @@ impl Linked<WaitLink> for Thread {
     #[inline]
     fn link(&self) -> &Link<Self> {
         &self.wait_link
+    }
+}
+
+impl Sleeper for Thread {
+    #[inline]
+    fn waits_for(&self) -> &WaitsFor {
+        &self.waits_for
+    }
+
+    #[inline]
+    fn wait_site(&self) -> &Site {
+        &self.lending.wait.site
+    }
+}
+
+impl Lender for Thread {
+    #[inline]
+    fn lending(&self) -> &Lending<Self> {
+        &self.lending
+    }
+
+    #[inline]
+    fn base_priority(&self) -> Priority {
+        self.base_priority()
+    }
+
+    fn id(&self) -> ThreadId {
+        self.id()
+    }
+}
+
+/// The thread that runs this. Right even if it moves to another CPU in between: it is
+/// the caller itself.
+#[must_use]
+#[inline]
+pub fn curthread() -> &'static Thread {
+    // SAFETY: set for each CPU before it takes its first interrupt, and at each switch,
+    // to a thread; threads are never freed.
+    unsafe { &*cpu::gs_curthread().cast::<Thread>() }
+}
+
+/// Why there is no new thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpawnError {
+    /// There are as many threads as there can be.
+    TableFull {
+        /// So many.
+        capacity: usize,
+    },
+    /// There was no memory for it: its record, what it is to run, or the table.
+    OutOfMemory,
+    /// There was no stack for it.
+    NoStack(MapError),
+    /// The CPU that it is to be pinned to is not online.
+    NotOnline(CpuId),
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
+            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
+            Self::OutOfMemory => f.write_str("no memory for a thread"),
+            Self::NoStack(error) => write!(f, "no stack for a thread: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for SpawnError {}
+
+impl From<TryReserveError> for SpawnError {
+    fn from(_: TryReserveError) -> Self {
+        Self::OutOfMemory
     }
 }

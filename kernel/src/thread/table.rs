@@ -4,17 +4,24 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
-use heart::shim::{AtomicPtr, Ordering};
-use heart::timerq::Positions;
+use heart::shim::{AtomicPtr, AtomicUsize, Ordering};
 
-use super::{SpawnError, Thread};
+use super::{BOOT_THREAD, SpawnError, Thread};
 use crate::epoch::{self, Deferred};
-use crate::globals;
-use crate::waitq::may_sleep;
+use crate::port::Spinlock;
 
 /// The thread table: place to thread, null where none has been. Replaced by a bigger one as
 /// threads come, while others look threads up.
 pub type Table = Deferred<Box<[AtomicPtr<Thread>]>>;
+
+/// The thread table; null before there is a heap. Read inside [`epoch::EPOCH`], replaced under
+/// `NEXT_THREAD`.
+pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
+/// The next place of the thread table that no thread has had. Under the same lock the table
+/// changes, and is replaced.
+static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
+/// How many threads there can be. Relaxed throughout.
+static MAX_THREADS: AtomicUsize = AtomicUsize::new(1);
 
 /// How many places the table has at first.
 const FIRST_PLACES: usize = 64;
@@ -25,7 +32,7 @@ fn look_up(index: usize) -> Option<&'static Thread> {
     let _reading = epoch::enter();
     // Acquire: pairs with the Release in `publish`.
     // SAFETY: null, or a table, which is not freed while somebody reads.
-    let table = unsafe { globals::THREADS.load(Ordering::Acquire).as_ref() }?;
+    let table = unsafe { THREADS.load(Ordering::Acquire).as_ref() }?;
     // Acquire: pairs with the Release in `register`.
     let thread = table.get(index)?.load(Ordering::Acquire);
     // SAFETY: null, or a thread, which is never freed.
@@ -43,7 +50,7 @@ pub fn at(index: u32) -> &'static Thread {
 
 /// Every thread that there has been, ended ones too.
 pub fn all() -> impl Iterator<Item = &'static Thread> {
-    let places = *globals::NEXT_THREAD.lock() as usize;
+    let places = *NEXT_THREAD.lock() as usize;
     (0..places).filter_map(look_up)
 }
 
@@ -51,10 +58,10 @@ pub fn all() -> impl Iterator<Item = &'static Thread> {
 ///
 /// # Safety
 /// It is so. The table that is found is then never freed: whoever would free it waits first for a
-/// fence that this CPU would have to execute ([`epoch::collect`]).
-pub(super) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
+/// fence that this CPU would have to execute (`fence::collect`).
+pub(crate) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
     // Acquire: pairs with the Release in `publish`.
-    let table = globals::THREADS.load(Ordering::Acquire);
+    let table = THREADS.load(Ordering::Acquire);
     // SAFETY: null, or a table that stays: the caller's promise.
     let places = unsafe { table.as_ref() }.map_or(&[][..], |table| table);
     // Acquire: pairs with the Release in `register`.
@@ -68,15 +75,15 @@ pub(super) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
 pub fn init(usable_bytes: u64) {
     const BYTES_PER_THREAD: u64 = 256 << 10;
     let most = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
-    globals::MAX_THREADS.store(most, Ordering::Relaxed);
+    MAX_THREADS.store(most, Ordering::Relaxed);
     publish(table(FIRST_PLACES).expect("memory for the thread table"));
-    register(&globals::BOOT_THREAD);
+    register(&BOOT_THREAD);
 }
 
 /// How many threads there can be.
 #[must_use]
 pub fn capacity() -> usize {
-    globals::MAX_THREADS.load(Ordering::Relaxed)
+    MAX_THREADS.load(Ordering::Relaxed)
 }
 
 /// An empty table.
@@ -88,23 +95,23 @@ fn table(places: usize) -> Result<Box<Table>, TryReserveError> {
 }
 
 /// Puts `table` in the place of the one before, which is given back. Under the lock of
-/// [`globals::NEXT_THREAD`], or before there are others.
+/// [`NEXT_THREAD`], or before there are others.
 fn publish(table: Box<Table>) -> *mut Table {
     // AcqRel: pairs with the Acquire in `look_up`, and with the one before.
-    globals::THREADS.swap(Box::into_raw(table), Ordering::AcqRel)
+    THREADS.swap(Box::into_raw(table), Ordering::AcqRel)
 }
 
-/// The table, for who has the lock of [`globals::NEXT_THREAD`]: it is not replaced meanwhile.
+/// The table, for who has the lock of [`NEXT_THREAD`]: it is not replaced meanwhile.
 fn table_of(_next: &u32) -> &[AtomicPtr<Thread>] {
     // Relaxed: under the lock.
     // SAFETY: null or a table, which is freed only after it was replaced.
-    unsafe { globals::THREADS.load(Ordering::Relaxed).as_ref() }.map_or(&[], |table| table)
+    unsafe { THREADS.load(Ordering::Relaxed).as_ref() }.map_or(&[], |table| table)
 }
 
 /// Enters a thread at its place, which [`next_place`] gave.
-pub(super) fn register(thread: &'static Thread) {
+pub(crate) fn register(thread: &'static Thread) {
     // Under the lock, or a copy that is being made would lack it.
-    let next = globals::NEXT_THREAD.lock();
+    let next = NEXT_THREAD.lock();
     let pointer = core::ptr::from_ref(thread).cast_mut();
     // Release: pairs with the Acquire in `look_up`.
     table_of(&next)[thread.index as usize].store(pointer, Ordering::Release);
@@ -114,7 +121,7 @@ pub(super) fn register(thread: &'static Thread) {
 fn grow(places: usize) -> Result<(), SpawnError> {
     let bigger = table((2 * places).min(capacity()))?;
     let replaced = {
-        let next = globals::NEXT_THREAD.lock();
+        let next = NEXT_THREAD.lock();
         let table = table_of(&next);
         if table.len() == places {
             for (place, old) in bigger.iter().zip(table) {
@@ -133,21 +140,11 @@ fn grow(places: usize) -> Result<(), SpawnError> {
     Ok(())
 }
 
-/// Frees tables that were replaced. It costs nothing if there are none.
-pub(super) fn free_tables() {
-    if epoch::pending() > 0
-        && may_sleep()
-        && let Err(error) = epoch::collect()
-    {
-        log::debug!("a thread table is freed later: {error}");
-    }
-}
-
 /// A number that no thread has had, with its place in the table.
-pub(super) fn next_place() -> Result<u32, SpawnError> {
+pub(crate) fn next_place() -> Result<u32, SpawnError> {
     loop {
         let places = {
-            let mut next = globals::NEXT_THREAD.lock();
+            let mut next = NEXT_THREAD.lock();
             let places = table_of(&next).len();
             if (*next as usize) < places {
                 *next += 1;
@@ -161,21 +158,5 @@ pub(super) fn next_place() -> Result<u32, SpawnError> {
             });
         }
         grow(places)?;
-    }
-}
-
-/// Where the threads stand in the timer queues, which know them by their numbers.
-#[derive(Debug)]
-pub struct TimerPositions;
-
-impl Positions for TimerPositions {
-    fn position(&self, thread: u32) -> u32 {
-        // Relaxed: under the timer lock.
-        at(thread).timer_position.load(Ordering::Relaxed)
-    }
-
-    fn set_position(&self, thread: u32, position: u32) {
-        // Relaxed: under the timer lock.
-        at(thread).timer_position.store(position, Ordering::Relaxed);
     }
 }

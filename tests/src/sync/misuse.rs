@@ -4,9 +4,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use heart::thread::ThreadState;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::{CriticalGuard, Spinlock};
 use kernel::sync::{Mutex, RwLock, Semaphore};
-use kernel::thread::{Builder, JoinHandle};
 use kernel::{ktest, sched};
 
 use super::{

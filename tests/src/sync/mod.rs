@@ -12,7 +12,7 @@ mod semaphore;
 
 use heart::cpu::CpuId;
 use heart::thread::{Priority, ThreadState};
-use kernel::thread::{Builder, JoinHandle};
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::{sched, smp};
 
 const MILLISECOND: u64 = 1_000_000;

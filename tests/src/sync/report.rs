@@ -4,9 +4,9 @@ use alloc::sync::Arc;
 
 use heart::shim::spin_loop;
 use heart::thread::Priority;
+use kernel::kthread::{Builder, JoinHandle};
+use kernel::sync::WaitQueue;
 use kernel::sync::{Condvar, Mutex, RwLock, Semaphore};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::waitq::WaitQueue;
 use kernel::{ktest, sched};
 
 use super::{FOREVER, until_asleep};

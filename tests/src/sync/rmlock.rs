@@ -7,9 +7,9 @@ use heart::rendezvous::Phase;
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::ThreadState;
 use kernel::ktest::step;
+use kernel::kthread::{Builder, JoinHandle};
 use kernel::sync::{RmLock, rmlock};
-use kernel::thread::{Builder, JoinHandle};
-use kernel::{clock, globals, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, pcpu, rendezvous, sched, smp};
 
 use super::{cpu, join_all, last_cpu, sleep_until, spawn};
 use crate::stepping;
@@ -85,7 +85,7 @@ fn ask() {
     ASKED.fetch_add(1, Ordering::Release);
     let me = pcpu::this().id();
     let called = || {
-        globals::RENDEZVOUS
+        rendezvous::RENDEZVOUS
             .calls()
             .any(|call| call.left.contains(me))
     };

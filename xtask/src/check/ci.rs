@@ -59,7 +59,7 @@ const CHECKS: [(List, &str, &str); 24] = [
     (Fast, "QEMU tests", "cargo xtask test"),
     // Readers of the kernel want the private items.
     (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
-        --document-private-items -p plat -p heart -p xtask -p symbols -p bench-report"),
+        --document-private-items -p plat -p heart -p sync -p xtask -p symbols -p bench-report"),
     (Full, "documentation, kernel", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
         --document-private-items -p kernel -p boot --target x86_64-unknown-none"),
     // With empty files in place of the loader's stages, which take minutes to build, and in a

@@ -6,4 +6,5 @@ pub(crate) mod coverage;
 pub(crate) mod miri;
 pub(crate) mod model;
 pub(crate) mod size;
+pub(crate) mod statics;
 pub(crate) mod tree;

@@ -18,7 +18,11 @@ use anyhow::{Context, Result, anyhow};
 const FAILURES: &str = "docs/failures.md";
 const LAYOUT: &str = "docs/layout.md";
 const MODELS: &str = "docs/models.md";
+const README: &str = "README.md";
 const PICTURE: &str = "docs/r222942.svg";
+
+/// Where the assertion is that the README shows.
+const ASSERTION: &str = "kernel/src/ktest/probe.rs";
 
 /// By how much a figure may be off.
 const SLACK: f64 = 0.05;
@@ -42,6 +46,7 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
         page(FAILURES, |text| crash::renewed(text, &log))?,
         page(LAYOUT, |text| tables::layout(text, &said(xtask().arg("size"), false)?))?,
         page(MODELS, |text| tables::models(text, &list, &explored, &stepped, &loom))?,
+        page(README, readme)?,
         page(PICTURE, |_| Ok(fs::read_to_string(&picture)?))?,
     ];
     let mut stale = 0;
@@ -95,6 +100,16 @@ fn page(
     let text = read(name)?;
     let new = renew(&text)?;
     Ok((name, text, new))
+}
+
+/// The README with the line of the assertion that it shows.
+fn readme(text: &str) -> Result<String> {
+    let source = read(ASSERTION)?;
+    let asserts = |line: &str| line.contains("mi_switch") && line.contains("is in service");
+    let line = source.lines().position(asserts).context("no such assertion")? + 1;
+    let (before, shown) = text.split_once(&format!("{ASSERTION}:")).context("it shows none")?;
+    let after = shown.trim_start_matches(|c: char| c.is_ascii_digit());
+    Ok(format!("{before}{ASSERTION}:{line}{after}"))
 }
 
 fn root() -> PathBuf {

@@ -178,15 +178,6 @@ unsafe extern "C" {
     safe static ap_long_mode_pointer: u8;
 }
 
-/// What `ap_claim` calls.
-///
-/// # Safety
-/// `argument` must be what [`Mailbox::expect`] was given for this CPU.
-unsafe extern "C" fn ap_entry(argument: u64) -> ! {
-    // SAFETY: each mailbox hands its argument to exactly one CPU.
-    unsafe { crate::smp::ap_main(argument) }
-}
-
 global_asm!(
     r#"
     .section .rodata.ap, "a", @progbits
@@ -274,7 +265,7 @@ ap_claim:
     mov     rsp, qword ptr [rdx + {stack}]
     mov     rdi, qword ptr [rdx + {argument}]
     xor     ebp, ebp                        # the backtrace ends here
-    call    {entry}
+    call    ap_main
 5:  lock inc qword ptr [rip + {late}]       # late: nobody expects this CPU any more
 6:  cli
     hlt
@@ -289,5 +280,4 @@ ap_claim:
     root = sym ROOT,
     late = sym LATE,
     registers = sym REGISTERS,
-    entry = sym ap_entry,
 );

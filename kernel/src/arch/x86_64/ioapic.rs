@@ -1,7 +1,7 @@
 //! One I/O APIC: its inputs, each masked until routed (82093AA data sheet).
 //!
 //! Registers are accessed through an index and a window, so two CPUs at once would mix them up: the
-//! caller holds the lock in [`crate::globals`].
+//! caller holds the lock that they are under.
 
 use core::fmt;
 

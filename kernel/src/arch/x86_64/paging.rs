@@ -230,7 +230,7 @@ pub fn is_mapped(address: u64) -> bool {
     translate(address).is_some()
 }
 
-/// Page tables: the kernel's, under the lock of [`crate::globals::SPACE`], or another space's.
+/// Page tables: the kernel's, under the lock of `mem::SPACE`, or another space's.
 #[derive(Debug)]
 pub struct PageTables {
     root: u64,

@@ -1,4 +1,4 @@
-//! From an interrupt to [`crate::trap`] and back: the frame and the stubs.
+//! From an interrupt to `kernel::trap` and back: the frame and the stubs.
 //!
 //! Vector n enters at `trap_stubs + 16 n`. The stubs of exceptions and NMI make these look
 //! alike (a zero where the CPU pushes no error code, then the number), and `trap_common`
@@ -57,27 +57,9 @@ pub(super) fn trap_stubs() -> u64 {
     core::ptr::addr_of!(trap_stubs) as u64
 }
 
-/// What `trap_common` calls: the safe half lives in the upper layer.
-///
-/// # Safety
-/// `frame` must point to the frame that the stubs built on this stack.
-unsafe extern "C" fn trap_entry(frame: *mut TrapFrame) {
-    // SAFETY: trap_common passes the frame it has just built; nobody else knows
-    // of it until it returns.
-    crate::trap::dispatch(unsafe { &mut *frame });
-}
-
-/// What `interrupt_common` calls.
-extern "C" fn interrupt_entry(vector: u32) {
-    // Below 256: the stubs pass their own number.
-    crate::trap::interrupt(vector as u8);
-}
-
-/// What `rendezvous_common` calls.
-extern "C" fn rendezvous_entry() {
-    crate::trap::rendezvous();
-}
-
+// The stubs call `trap_entry`, `interrupt_entry` and `rendezvous_entry` by name: they are in
+// `kernel::trap`, which uses this module, and which this module does not use.
+//
 // The CPU aligned RSP to 16 before it pushed 5 words; the stub makes it 7,
 // trap_common adds 15 registers (22, even) and 2 words for the backtrace (24),
 // interrupt_common 8 registers and one word of nothing (16): RSP is 16-aligned at the
@@ -148,11 +130,11 @@ trap_stubs:
 
     .balign 16
 interrupt_common:
-    interrupt_calls {interrupt}
+    interrupt_calls interrupt_entry
 
     .balign 16
 rendezvous_common:
-    interrupt_calls {rendezvous_entry}
+    interrupt_calls rendezvous_entry
 
     .global trap_common
     .balign 16
@@ -177,7 +159,7 @@ trap_common:
     push    rbp                             # and its frame pointer:
     mov     rbp, rsp                        # a frame to walk through
     cld
-    call    {entry}
+    call    trap_entry
     add     rsp, 2 * 8
     pop     r15
     pop     r14
@@ -197,9 +179,6 @@ trap_common:
     add     rsp, 2 * 8                      # vector and error code
     iretq
 "#,
-    entry = sym trap_entry,
-    interrupt = sym interrupt_entry,
-    rendezvous_entry = sym rendezvous_entry,
     rendezvous = const super::vector::RENDEZVOUS,
     stop = const super::vector::STOP,
 );

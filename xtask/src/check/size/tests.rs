@@ -58,6 +58,16 @@ fn a_circle_of_imports_is_found() {
 }
 
 #[test]
+fn what_is_above_a_file_in_a_folder_is_no_module_of_the_root() {
+    let files = [
+        file("x/arch/cpu/trap.rs", ""),
+        file("x/arch/cpu/idt.rs", "use super::trap::stubs;\n"),
+        file("x/trap.rs", "use crate::arch;\n"),
+    ];
+    assert!(largest_circle(&imports(&files, "x", 1)).is_empty());
+}
+
+#[test]
 fn a_child_and_what_is_above_count_too() {
     let files = [
         file("x/a/mod.rs", "mod b; use b::B;\nmod c;\n"),

@@ -2,10 +2,11 @@
 
 use heart::shim::Ordering;
 use heart::thread::ThreadId;
+use sync::inherit::begin_wait;
 
-use super::Thread;
-use crate::sync::inherit::begin_wait;
-use crate::{globals, sched};
+use crate::sched;
+use crate::sync::INHERITANCE;
+use crate::thread::Thread;
 
 /// A thread that can be waited for.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +56,7 @@ impl JoinHandle {
         let joiners = self.thread.joiners.lock();
         if !self.is_finished() {
             let end = &self.thread.end;
-            begin_wait(
-                &mut globals::INHERITANCE.lock(),
-                sched::curthread(),
-                end,
-                false,
-            );
+            begin_wait(&mut INHERITANCE.lock(), sched::curthread(), end, false);
             // Only `ended` wakes it.
             joiners.sleep();
         }
@@ -77,7 +73,7 @@ impl Thread {
         if joiners.is_empty() {
             return;
         }
-        let mut chains = globals::INHERITANCE.lock();
+        let mut chains = INHERITANCE.lock();
         while let Some(joiner) = joiners.take_best() {
             chains.end(joiner);
             sched::wakeup(joiner);

@@ -1,8 +1,8 @@
 //! The condition variable: waiting, inside a mutex, for something to become true.
 
-use crate::sync::MutexGuard;
-use crate::sync::might_sleep;
-use crate::waitq::{WaitQueue, What};
+use heart::waitq::{WaitQueue, What};
+
+use crate::{Locks, MutexGuard, might_sleep};
 
 /// The threads that wait for what a mutex protects to change.
 ///
@@ -18,9 +18,9 @@ use crate::waitq::{WaitQueue, What};
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Condvar(WaitQueue);
+pub struct Condvar<S: Locks>(WaitQueue<S>);
 
-impl Condvar {
+impl<S: Locks> Condvar<S> {
     /// Nobody waits.
     #[must_use]
     #[track_caller]
@@ -34,8 +34,8 @@ impl Condvar {
     /// # Panics
     /// If the caller may not sleep here.
     #[track_caller]
-    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        might_sleep();
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T, S>) -> MutexGuard<'a, T, S> {
+        might_sleep::<S>();
         let queue = self.0.lock();
         let mutex = guard.unlock();
         queue.wait(What::Notification);
@@ -50,10 +50,10 @@ impl Condvar {
     #[track_caller]
     pub fn wait_for<'a, T>(
         &self,
-        guard: MutexGuard<'a, T>,
+        guard: MutexGuard<'a, T, S>,
         nanoseconds: u64,
-    ) -> (MutexGuard<'a, T>, bool) {
-        might_sleep();
+    ) -> (MutexGuard<'a, T, S>, bool) {
+        might_sleep::<S>();
         let queue = self.0.lock();
         let mutex = guard.unlock();
         let notified = queue.wait_at_most(What::Notification, nanoseconds);
@@ -72,7 +72,7 @@ impl Condvar {
     }
 }
 
-impl Default for Condvar {
+impl<S: Locks> Default for Condvar<S> {
     fn default() -> Self {
         Self::new()
     }

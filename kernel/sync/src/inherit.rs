@@ -9,8 +9,7 @@
 //! # One lock
 //!
 //! The waiters of all mutexes, and which thread waits for which other one, are under one
-//! spinlock, [`globals::INHERITANCE`](crate::globals::INHERITANCE); holding it is holding its
-//! value, [`Chains`]. With a lock to each mutex, two walks along crossing chains would
+//! spinlock, [`Locks::chains`]; holding it is holding its value, [`Chains`]. With a lock to each mutex, two walks along crossing chains would
 //! take the same locks in opposite orders; Linux's rt_mutex holds two at a time, lets
 //! go at each step and looks whether the chain is still the one that it was. With one
 //! lock a chain stands still while it is followed. The
@@ -32,34 +31,33 @@ use core::panic::Location;
 use core::ptr;
 
 use heart::KASSERT;
-pub use heart::more::blocker::Chains;
-use heart::more::blocker::{Blocker, Wait};
+use heart::more::blocker::{Blocker, Chains, Wait, Waiter};
 use heart::sched::set_priority;
 use heart::shim::{AtomicPtr, AtomicU32, Ordering};
-use heart::thread::Priority;
+use heart::thread::{Priority, Thread as _};
+use heart::waitq::WaitList;
 
-use crate::port::Machine;
-use crate::sync::best;
-use crate::sync::mutex::RawMutex;
-use crate::thread::Thread;
+use crate::mutex::RawMutex;
+use crate::{Lender, Locks};
 
 /// What a thread borrows and lends.
 #[derive(Debug)]
-pub(crate) struct Lending {
+pub struct Lending<T: 'static> {
     // Under the lock.
     /// What it waits for that another thread owns.
-    pub(crate) wait: Wait<Thread>,
+    pub wait: Wait<T>,
     /// The mutexes that it owns and others wait for: the first, linked by their `next`.
-    contested: AtomicPtr<RawMutex>,
+    contested: AtomicPtr<RawMutex<T>>,
 
     // The thread's own.
     /// How many sleeping locks it holds.
     held: AtomicU32,
 }
 
-impl Lending {
+impl<T: Lender> Lending<T> {
     /// Of a thread that holds nothing and waits for nothing.
-    pub(crate) const fn new() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             wait: Wait::new(),
             contested: AtomicPtr::new(ptr::null_mut()),
@@ -68,7 +66,7 @@ impl Lending {
     }
 
     /// Others wait for `mutex`, which the thread owns.
-    pub(super) fn add(&self, _chains: &mut Chains, mutex: &RawMutex) {
+    pub(crate) fn add(&self, _chains: &mut Chains, mutex: &RawMutex<T>) {
         // Relaxed here and below: under the lock.
         let first = self.contested.load(Ordering::Relaxed);
         mutex.next.store(first, Ordering::Relaxed);
@@ -77,7 +75,7 @@ impl Lending {
     }
 
     /// Nobody waits for `mutex` any more, or the thread does not own it any more.
-    pub(super) fn remove(&self, chains: &mut Chains, mutex: &RawMutex) {
+    pub(crate) fn remove(&self, chains: &mut Chains, mutex: &RawMutex<T>) {
         let mut link = &self.contested;
         while let Some(one) = follow(chains, link) {
             if ptr::eq(one, mutex) {
@@ -90,21 +88,28 @@ impl Lending {
     }
 
     /// The thread holds a sleeping lock more. By itself.
-    pub(super) fn took(&self) {
+    pub(crate) fn took(&self) {
         // Relaxed here and below: the thread's own.
         let held = self.held.load(Ordering::Relaxed);
         self.held.store(held + 1, Ordering::Relaxed);
     }
 
     /// The thread holds a sleeping lock less. By itself.
-    pub(super) fn released(&self) {
+    pub(crate) fn released(&self) {
         let held = self.held.load(Ordering::Relaxed);
         self.held.store(held.wrapping_sub(1), Ordering::Relaxed);
     }
 
     /// How many sleeping locks the thread holds: itself, or a guess.
-    pub(crate) fn held(&self) -> u32 {
+    #[must_use]
+    pub fn held(&self) -> u32 {
         self.held.load(Ordering::Relaxed)
+    }
+}
+
+impl<T: Lender> Default for Lending<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -113,10 +118,10 @@ impl Lending {
 /// # Panics
 /// If the owner waits, maybe by way of others, for `me`, and none of these waits ends by time.
 #[track_caller]
-pub(crate) fn begin_wait(
+pub fn begin_wait<T: Waiter>(
     chains: &mut Chains,
-    me: &'static Thread,
-    blocker: &Blocker<Thread>,
+    me: &'static T,
+    blocker: &Blocker<T>,
     timed: bool,
 ) {
     if let Err(circle) = chains.begin(me, blocker, Location::caller(), timed) {
@@ -129,21 +134,21 @@ pub(crate) fn begin_wait(
 /// # Panics
 /// As [`begin_wait`].
 #[track_caller]
-pub(super) fn begin_to_lend(
+pub(crate) fn begin_to_lend<S: Locks>(
     chains: &mut Chains,
-    me: &'static Thread,
-    mutex: &RawMutex,
+    me: &'static S::Thread,
+    mutex: &RawMutex<S::Thread>,
     timed: bool,
 ) {
     begin_wait(chains, me, &mutex.blocker, timed);
     if mutex.push_waiter(chains, me) {
-        mutex.owner().lending.add(chains, mutex);
+        mutex.owner().lending().add(chains, mutex);
     }
-    settle(chains, mutex.owner());
+    settle::<S>(chains, mutex.owner());
 }
 
 /// Where `link` leads.
-fn follow<'a>(_chains: &'a Chains, link: &AtomicPtr<RawMutex>) -> Option<&'a RawMutex> {
+fn follow<'a, T>(_chains: &'a Chains, link: &AtomicPtr<RawMutex<T>>) -> Option<&'a RawMutex<T>> {
     // Relaxed: under the lock.
     let mutex = link.load(Ordering::Relaxed);
     // SAFETY: null, or a mutex in which a thread waits: links are made when the wait
@@ -153,24 +158,29 @@ fn follow<'a>(_chains: &'a Chains, link: &AtomicPtr<RawMutex>) -> Option<&'a Raw
 }
 
 /// Gives `thread` the priority that it has a right to, and those after it in the chain.
-pub(super) fn settle(chains: &Chains, thread: &'static Thread) {
+pub(crate) fn settle<S: Locks>(chains: &Chains, thread: &'static S::Thread) {
     let mut next = Some(thread);
     while let Some(thread) = next {
         let priority = entitled(chains, thread);
-        if priority == thread.priority() {
+        if priority == thread.task().priority() {
             return;
         }
-        set_priority::<Machine>(thread, priority);
+        set_priority::<S>(thread, priority);
         next = chains.owner_of_mutex(thread);
     }
 }
 
 /// The best of a thread's own priority and those of all who wait for what it owns.
-fn entitled(chains: &Chains, thread: &Thread) -> Priority {
-    successors(follow(chains, &thread.lending.contested), |mutex| {
+fn entitled<T: Lender>(chains: &Chains, thread: &T) -> Priority {
+    successors(follow(chains, &thread.lending().contested), |mutex| {
         follow(chains, &mutex.next)
     })
-    .filter_map(|mutex| best(mutex.waiters(chains)))
-    .map(|thread| thread.priority())
+    .filter_map(|mutex| best_priority(mutex.waiters(chains)))
     .fold(thread.base_priority(), Ord::min)
+}
+
+/// The best priority in `list`: the one of this moment, lent or not, so nobody has to be moved when
+/// it changes.
+fn best_priority<T: Lender>(list: &WaitList<T>) -> Option<Priority> {
+    list.iter().map(|thread| thread.task().priority()).min()
 }

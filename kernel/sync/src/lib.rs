@@ -19,15 +19,22 @@
 //! A wait that would never end is found before it begins, in every build: a chain of mutexes,
 //! writers and joined threads that comes back to the caller ([`heart::more::blocker`]).
 //!
+//! The machine is a type parameter, [`Locks`], as it is for the heart, so host tests and the
+//! explorer run this source too.
+//!
 //! Order of the spinlocks underneath: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
-use heart::kassert;
-use heart::thread::Priority;
-use heart::waitq::WaitList;
+#![no_std]
 
-use crate::sched;
-use crate::thread::Thread;
+use heart::cpu::CpuSet;
+use heart::kassert;
+use heart::more::blocker::{Chains, Waiter};
+use heart::rendezvous::{Callback, RendezvousError};
+use heart::sched::assert_may_sleep;
+use heart::spinlock::Spinlock;
+use heart::thread::{Priority, Thread as _, ThreadId};
+use heart::waitq::{Sleeper, Waits};
 
 pub mod condvar;
 pub mod inherit;
@@ -37,33 +44,49 @@ pub mod rwlock;
 pub mod semaphore;
 
 pub use condvar::Condvar;
+pub use inherit::Lending;
 pub use mutex::{Mutex, MutexGuard};
 pub use rmlock::{RmLock, rmlock};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 pub use semaphore::Semaphore;
 
+/// A thread that sleeps for locks, and lends its priority to whom it waits for.
+pub trait Lender: Sleeper + Waiter {
+    /// What it borrows and lends.
+    fn lending(&self) -> &Lending<Self>;
+
+    /// Its own priority.
+    fn base_priority(&self) -> Priority;
+
+    /// Its name for messages.
+    fn id(&self) -> ThreadId;
+}
+
+/// The machine as the sleeping locks see it.
+pub trait Locks: Waits<Thread: Lender> {
+    /// Which thread waits for which other one, and whose priority follows from it: one lock for
+    /// the whole machine. Taken after wait queues, before timers and run queues.
+    fn chains() -> &'static Spinlock<Chains, Self>;
+
+    /// Runs `action` on each CPU of `cpus` that is online, this one too, and waits until all have.
+    ///
+    /// # Errors
+    /// [`RendezvousError`], but for CPUs that are not online.
+    fn call_online(cpus: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError>;
+}
+
 /// Asserts that the caller may sleep, for what will sleep only sometimes: a mistake is
 /// found where it was made, the first time, and not when the lock happens to be taken.
 #[track_caller]
-fn might_sleep() {
-    sched::assert_may_sleep(0);
-    let me = sched::curthread();
-    kassert!(me.crit().is_open(), "{me} would sleep with interrupts off");
+fn might_sleep<S: Locks>() {
+    assert_may_sleep::<S>(0);
+    let me = S::curthread();
+    kassert!(
+        me.task().crit.is_open(),
+        "{me} would sleep with interrupts off"
+    );
     kassert!(
         me.base_priority() != Priority::IDLE,
         "{me} would sleep, and its CPU has nothing else to run"
     );
-}
-
-/// The thread of the best priority in `list`, the first of several. The priority is the
-/// one of this moment, lent or not, so nobody has to be moved when it changes.
-fn best(list: &WaitList<Thread>) -> Option<&'static Thread> {
-    list.best(|thread| thread.priority())
-}
-
-/// Takes [`best`] out of `list`.
-fn take_best(list: &mut WaitList<Thread>) -> Option<&'static Thread> {
-    let thread = best(list)?;
-    list.remove(thread);
-    Some(thread)
 }

@@ -1,23 +1,23 @@
 //! The semaphore: so many permits, and waiting for one.
 
+use heart::sched::wakeup;
 use heart::shim::{AtomicUsize, Ordering};
+use heart::waitq::{WaitQueue, What};
 
-use crate::sched;
-use crate::sync::might_sleep;
-use crate::waitq::{WaitQueue, What};
+use crate::{Locks, might_sleep};
 
 /// A number of permits that threads take, and that anybody, interrupts too, gives.
 ///
 /// There is never a permit left while somebody waits: [`Self::release`] gives it to the
 /// best waiter. Nobody owns a permit, so there is no priority to inherit.
 #[derive(Debug)]
-pub struct Semaphore {
+pub struct Semaphore<S: Locks> {
     /// Under the lock of `queue`.
     permits: AtomicUsize,
-    queue: WaitQueue,
+    queue: WaitQueue<S>,
 }
 
-impl Semaphore {
+impl<S: Locks> Semaphore<S> {
     /// A semaphore with so many permits.
     #[must_use]
     #[track_caller]
@@ -35,7 +35,7 @@ impl Semaphore {
     /// If the caller may not sleep here, whether it would have to or not.
     #[track_caller]
     pub fn acquire(&self) {
-        might_sleep();
+        might_sleep::<S>();
         let queue = self.queue.lock();
         if !self.take() {
             queue.wait(What::Permit);
@@ -50,7 +50,7 @@ impl Semaphore {
     #[track_caller]
     #[must_use = "there may be no permit"]
     pub fn acquire_for(&self, nanoseconds: u64) -> bool {
-        might_sleep();
+        might_sleep::<S>();
         let queue = self.queue.lock();
         // Who is woken was given a permit with it.
         self.take() || queue.wait_at_most(What::Permit, nanoseconds)
@@ -68,7 +68,7 @@ impl Semaphore {
         let mut queue = self.queue.lock();
         if let Some(thread) = queue.take_best() {
             // Out of the queue, it has the permit, even if its time was up just now.
-            sched::wakeup(thread);
+            wakeup::<S>(thread);
         } else {
             // Relaxed: under the queue's lock.
             let permits = self.permits.load(Ordering::Relaxed);

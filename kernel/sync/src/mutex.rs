@@ -16,37 +16,36 @@ use core::panic::Location;
 use core::ptr;
 
 use heart::kassert;
-use heart::more::blocker::{Blocker, Kind};
+use heart::more::blocker::{Blocker, Chains, Kind};
+use heart::probe::Probe;
+use heart::sched::{sleep, wakeup};
 use heart::shim::AtomicPtr;
 use heart::site::Place;
-use heart::thread::ThreadId;
+use heart::thread::{Thread as _, ThreadId};
 use heart::waitq::WaitList;
 
-use crate::probe;
-use crate::sync::inherit::{self, Chains};
-use crate::sync::{might_sleep, take_best};
-use crate::thread::Thread;
-use crate::{globals, sched};
+use crate::inherit;
+use crate::{Lender, Locks, might_sleep};
 
 /// A mutex without its value.
 #[derive(Debug)]
-pub(super) struct RawMutex {
+pub(crate) struct RawMutex<T: 'static> {
     /// The owner, and where it locked it.
-    pub(super) blocker: Blocker<Thread>,
+    pub(crate) blocker: Blocker<T>,
     /// Where the mutex was made: its class in the order of locks.
     class: Place,
 
     // Under the lock of `inherit`.
-    waiters: UnsafeCell<WaitList<Thread>>,
+    waiters: UnsafeCell<WaitList<T>>,
     /// The next of the contested mutexes of the same owner.
-    pub(super) next: AtomicPtr<RawMutex>,
+    pub(crate) next: AtomicPtr<RawMutex<T>>,
 }
 
 // SAFETY: all fields are atomics but `waiters`, which is reached through `Chains` only,
 // of which there is one, under a lock.
-unsafe impl Sync for RawMutex {}
+unsafe impl<T: Sync> Sync for RawMutex<T> {}
 
-impl RawMutex {
+impl<T: Lender> RawMutex<T> {
     #[track_caller]
     const fn new() -> Self {
         Self {
@@ -58,18 +57,18 @@ impl RawMutex {
     }
 
     /// Those who wait.
-    pub(super) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<Thread> {
+    pub(crate) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<T> {
         // SAFETY: there is one `Chains`, and who borrows it shares it with readers only.
         unsafe { &*self.waiters.get() }
     }
 
-    fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<Thread> {
+    fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<T> {
         // SAFETY: there is one `Chains`, and the caller has it for itself.
         unsafe { &mut *self.waiters.get() }
     }
 
     /// Adds `thread` to those who wait; whether it is the first.
-    pub(super) fn push_waiter(&self, chains: &mut Chains, thread: &'static Thread) -> bool {
+    pub(crate) fn push_waiter(&self, chains: &mut Chains, thread: &'static T) -> bool {
         let waiters = self.waiters_mut(chains);
         let first = waiters.is_empty();
         waiters.push_back(thread);
@@ -78,40 +77,43 @@ impl RawMutex {
 
     /// The owner of a mutex that has one and cannot lose it: with the lock held and
     /// waiters in it.
-    pub(super) fn owner(&self) -> &'static Thread {
+    pub(crate) fn owner(&self) -> &'static T {
         let owner = self.blocker.owner();
         owner.expect("who waits for a mutex waits for a thread")
     }
+}
 
+/// What the calling thread does with it.
+impl<T: Lender> RawMutex<T> {
     /// Takes the mutex if it is free.
     #[track_caller]
     #[inline]
-    fn take(&self) -> bool {
-        let me = sched::curthread();
+    fn take<S: Locks<Thread = T>>(&self) -> bool {
+        let me = S::curthread();
         let taken = self.blocker.take(me);
         if taken {
             self.blocker.site.set(Location::caller());
-            me.lending.took();
+            me.lending().took();
         }
         taken
     }
 
     #[track_caller]
     #[inline]
-    fn lock(&self, nanoseconds: Option<u64>) -> bool {
-        might_sleep();
-        if self.take() {
-            probe::sleeping_lock_taken(self.class, Location::caller(), true);
+    fn lock<S: Locks<Thread = T>>(&self, nanoseconds: Option<u64>) -> bool {
+        might_sleep::<S>();
+        if self.take::<S>() {
+            S::Probe::sleeping_lock_taken(self.class, Location::caller(), true);
             return true;
         }
-        self.wait(nanoseconds)
+        self.wait::<S>(nanoseconds)
     }
 
     /// Waits until the mutex is the caller's, or until the time is up: false then.
     #[cold]
     #[track_caller]
-    fn wait(&self, nanoseconds: Option<u64>) -> bool {
-        let me = sched::curthread();
+    fn wait<S: Locks<Thread = T>>(&self, nanoseconds: Option<u64>) -> bool {
+        let me = S::curthread();
         // One that is not the caller's does not become so meanwhile.
         kassert!(
             !self.blocker.is_owned_by(me),
@@ -121,21 +123,21 @@ impl RawMutex {
             Location::caller()
         );
         // If this may come to a deadlock, now is the time to find it.
-        probe::sleeping_lock_taken(self.class, Location::caller(), true);
-        let mut chains = globals::INHERITANCE.lock();
+        S::Probe::sleeping_lock_taken(self.class, Location::caller(), true);
+        let mut chains = S::chains().lock();
         while !self.blocker.contest(&mut chains) {
-            if self.take() {
+            if self.take::<S>() {
                 return true;
             }
         }
-        inherit::begin_to_lend(&mut chains, me, self, nanoseconds.is_some());
+        inherit::begin_to_lend::<S>(&mut chains, me, self, nanoseconds.is_some());
         match nanoseconds {
-            None => sched::sleep(chains),
-            Some(nanoseconds) => sched::sleep_at_most(chains, nanoseconds),
+            None => sleep(chains),
+            Some(nanoseconds) => S::sleep_at_most(chains, nanoseconds),
         }
         // An untimed wait ends in one way only.
-        if nanoseconds.is_some() && self.give_up(me) {
-            probe::sleeping_lock_released(self.class);
+        if nanoseconds.is_some() && self.give_up::<S>(me) {
+            S::Probe::sleeping_lock_released(self.class);
             return false;
         }
         kassert!(
@@ -145,14 +147,14 @@ impl RawMutex {
             Location::caller(),
             &self.blocker
         );
-        me.lending.took();
+        me.lending().took();
         true
     }
 
     /// The time is up: `me` does not wait any more, unless it has been given the mutex
     /// in the meantime.
-    fn give_up(&self, me: &'static Thread) -> bool {
-        let mut chains = globals::INHERITANCE.lock();
+    fn give_up<S: Locks<Thread = T>>(&self, me: &'static T) -> bool {
+        let mut chains = S::chains().lock();
         let owner = self.owner();
         if ptr::eq(owner, me) {
             return false;
@@ -163,62 +165,62 @@ impl RawMutex {
             // It stays contested. Else the owner could unlock, and go on, and even end,
             // before `settle` has taken back what was lent to it (test
             // `sync::inheritance_under_stress`).
-            owner.lending.remove(&mut chains, self);
+            owner.lending().remove(&mut chains, self);
         }
-        inherit::settle(&chains, owner);
+        inherit::settle::<S>(&chains, owner);
         true
     }
 
     #[inline]
-    fn unlock(&self) {
-        let me = sched::curthread();
-        me.lending.released();
-        probe::sleeping_lock_released(self.class);
+    fn unlock<S: Locks<Thread = T>>(&self) {
+        let me = S::curthread();
+        me.lending().released();
+        S::Probe::sleeping_lock_released(self.class);
         if !self.blocker.free(me) {
-            self.pass_on(me);
+            self.pass_on::<S>(me);
         }
     }
 
     /// Makes the best waiter the owner and wakes it.
     #[cold]
-    fn pass_on(&self, me: &'static Thread) {
+    fn pass_on<S: Locks<Thread = T>>(&self, me: &'static T) {
         kassert!(
             self.blocker.is_owned_by(me),
             "{} unlocks a mutex that it does not hold: held by {}",
             me,
             &self.blocker
         );
-        let mut chains = globals::INHERITANCE.lock();
-        let Some(next) = take_best(self.waiters_mut(&mut chains)) else {
+        let mut chains = S::chains().lock();
+        let Some(next) = self.waiters_mut(&mut chains).take_best() else {
             // All have given up.
             return self.blocker.give(None, false);
         };
-        me.lending.remove(&mut chains, self);
+        me.lending().remove(&mut chains, self);
         chains.end(next);
-        self.blocker.site.copy(&next.lending.wait.site);
+        self.blocker.site.copy(&next.lending().wait.site);
         let alone = self.waiters(&chains).is_empty();
         self.blocker.give(Some(next), !alone);
         if !alone {
             // They lend `next` nothing: it was the best of them.
-            next.lending.add(&mut chains, self);
+            next.lending().add(&mut chains, self);
         }
-        inherit::settle(&chains, me);
-        sched::wakeup(next);
+        inherit::settle::<S>(&chains, me);
+        wakeup::<S>(next);
     }
 }
 
 /// A value that one thread at a time can reach. Waiters sleep, get their turn by
 /// priority and then in the order they came, and lend the owner their priority.
-pub struct Mutex<T> {
-    raw: RawMutex,
+pub struct Mutex<T, S: Locks> {
+    raw: RawMutex<S::Thread>,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the mutex gives the value to one thread at a time; T itself moves between
 // threads by way of the guard, so it must be Send.
-unsafe impl<T: Send> Sync for Mutex<T> {}
+unsafe impl<T: Send, S: Locks> Sync for Mutex<T, S> {}
 
-impl<T> Mutex<T> {
+impl<T, S: Locks> Mutex<T, S> {
     /// A free mutex around `value`. The caller's place in the source is its class in the
     /// order of locks.
     #[must_use]
@@ -238,8 +240,8 @@ impl<T> Mutex<T> {
     /// the mutex already; if the owner waits, maybe by way of others, for the caller.
     #[track_caller]
     #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        let _always = self.raw.lock(None);
+    pub fn lock(&self) -> MutexGuard<'_, T, S> {
+        let _always = self.raw.lock::<S>(None);
         MutexGuard::new(self)
     }
 
@@ -249,9 +251,9 @@ impl<T> Mutex<T> {
     /// # Panics
     /// As [`Self::lock`], but for circles of waiters: they come apart when the time is up.
     #[track_caller]
-    pub fn lock_for(&self, nanoseconds: u64) -> Option<MutexGuard<'_, T>> {
+    pub fn lock_for(&self, nanoseconds: u64) -> Option<MutexGuard<'_, T, S>> {
         self.raw
-            .lock(Some(nanoseconds))
+            .lock::<S>(Some(nanoseconds))
             .then(|| MutexGuard::new(self))
     }
 
@@ -261,15 +263,15 @@ impl<T> Mutex<T> {
     /// # Panics
     /// In interrupt context: the thread there is somebody else.
     #[track_caller]
-    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        let me = sched::curthread();
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T, S>> {
+        let me = S::curthread();
         kassert!(
-            me.crit().interrupt_depth() == 0,
+            me.task().crit.interrupt_depth() == 0,
             "an interrupt on top of {me} takes a mutex"
         );
-        let taken = self.raw.take();
+        let taken = self.raw.take::<S>();
         if taken {
-            probe::sleeping_lock_taken(self.raw.class, Location::caller(), false);
+            S::Probe::sleeping_lock_taken(self.raw.class, Location::caller(), false);
         }
         taken.then(|| MutexGuard::new(self))
     }
@@ -277,7 +279,7 @@ impl<T> Mutex<T> {
     /// Who owns the mutex at this moment. For messages, and for the owner itself.
     #[must_use]
     pub fn owner(&self) -> Option<ThreadId> {
-        self.raw.blocker.owner().map(Thread::id)
+        self.raw.blocker.owner().map(Lender::id)
     }
 
     /// The value without locking, when no other reference to it can exist.
@@ -286,7 +288,7 @@ impl<T> Mutex<T> {
     }
 }
 
-impl<T> fmt::Debug for Mutex<T> {
+impl<T, S: Locks> fmt::Debug for Mutex<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex")
             .field("owner", &self.owner())
@@ -296,15 +298,15 @@ impl<T> fmt::Debug for Mutex<T> {
 
 /// The value of a locked [`Mutex`]. Dropping it passes the mutex on.
 #[must_use = "the mutex is unlocked at once if the guard is not kept"]
-pub struct MutexGuard<'a, T> {
-    mutex: &'a Mutex<T>,
+pub struct MutexGuard<'a, T, S: Locks> {
+    mutex: &'a Mutex<T, S>,
     /// The owner is a thread: the guard cannot go to another one.
     not_send: PhantomData<*const ()>,
 }
 
-impl<'a, T> MutexGuard<'a, T> {
+impl<'a, T, S: Locks> MutexGuard<'a, T, S> {
     /// Of a mutex that the calling thread has just come to own.
-    fn new(mutex: &'a Mutex<T>) -> Self {
+    fn new(mutex: &'a Mutex<T, S>) -> Self {
         Self {
             mutex,
             not_send: PhantomData,
@@ -312,18 +314,18 @@ impl<'a, T> MutexGuard<'a, T> {
     }
 
     /// Unlocks; the mutex, to be locked again.
-    pub(super) fn unlock(self) -> &'a Mutex<T> {
+    pub(crate) fn unlock(self) -> &'a Mutex<T, S> {
         self.mutex
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
+impl<T: fmt::Debug, S: Locks> fmt::Debug for MutexGuard<'_, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T> Deref for MutexGuard<'_, T> {
+impl<T, S: Locks> Deref for MutexGuard<'_, T, S> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -332,15 +334,15 @@ impl<T> Deref for MutexGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for MutexGuard<'_, T> {
+impl<T, S: Locks> DerefMut for MutexGuard<'_, T, S> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and &mut self is the only way here.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
 
-impl<T> Drop for MutexGuard<'_, T> {
+impl<T, S: Locks> Drop for MutexGuard<'_, T, S> {
     fn drop(&mut self) {
-        self.mutex.raw.unlock();
+        self.mutex.raw.unlock::<S>();
     }
 }

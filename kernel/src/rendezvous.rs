@@ -3,10 +3,14 @@
 //! Inlined in any case, since the phases are made into steps where they are known.
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
+use heart::rendezvous::{IpiCtx, Phase, Rendezvous, RendezvousError};
 
-use super::backtraces;
-use crate::globals;
+use crate::backtrace::backtraces;
+use crate::pcpu::ONLINE;
+use crate::port::Machine;
+
+/// The rendezvous.
+pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
 
 /// Runs the three phases on every online CPU: [`heart::rendezvous`]. Thread
 /// context, interrupts on, no spinlock held.
@@ -20,7 +24,7 @@ pub fn smp_rendezvous(
     action: Phase<'_>,
     teardown: Phase<'_>,
 ) -> Result<(), RendezvousError> {
-    report(globals::RENDEZVOUS.run_on_all(&globals::ONLINE, &[setup, action, teardown]))
+    report(RENDEZVOUS.run_on_all(&ONLINE, &[setup, action, teardown]))
 }
 
 /// As [`smp_rendezvous`], on the CPUs of `set`.
@@ -35,7 +39,7 @@ pub fn smp_rendezvous_cpus(
     action: Phase<'_>,
     teardown: Phase<'_>,
 ) -> Result<(), RendezvousError> {
-    report(globals::RENDEZVOUS.run(&globals::ONLINE, set, &[setup, action, teardown]))
+    report(RENDEZVOUS.run(&ONLINE, set, &[setup, action, teardown]))
 }
 
 /// The result, once a timeout has been reported.
@@ -66,7 +70,7 @@ pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
 ) -> Result<(), RendezvousError> {
     let none = Phase::NoBarrier;
     let phases = [none, Phase::Run(action), none];
-    report(globals::RENDEZVOUS.run_on_one(&globals::ONLINE, cpu, &phases))
+    report(RENDEZVOUS.run_on_one(&ONLINE, cpu, &phases))
 }
 
 /// Runs `action` on the CPUs of `set`, and again, after `wait`, on those where it returned

@@ -9,7 +9,7 @@
 //!
 //! No priority is inherited: a writer would have to lend to every reader inside, each
 //! of which would have to be on record. Among writers the best goes first. Where
-//! bounded waiting matters, use a [`Mutex`](crate::sync::Mutex).
+//! bounded waiting matters, use a [`Mutex`](crate::Mutex).
 //!
 //! A thread that reads already must not read again: a writer that came in between waits
 //! for it, and it for the writer. The lock-order checker finds it, as two locks of one
@@ -23,28 +23,25 @@ use core::panic::Location;
 
 use heart::kassert;
 use heart::more::blocker::{Blocker, Kind};
+use heart::probe::Probe;
+use heart::sched::{sleep, wakeup};
 use heart::site::Place;
-use heart::spinlock::SpinlockGuard;
+use heart::spinlock::{Spinlock, SpinlockGuard};
 use heart::waitq::WaitList;
 
-use crate::port::{Machine, Spinlock};
-use crate::probe;
-use crate::sync::inherit;
-use crate::sync::{might_sleep, take_best};
-use crate::thread::Thread;
-use crate::{globals, sched};
+use crate::{Lender, Locks, inherit, might_sleep};
 
 /// Who is in, and who waits. The writer that is in is in the lock's [`Blocker`].
-struct State {
+struct State<T: 'static> {
     /// How many readers are in.
     readers: u32,
-    waiting_readers: WaitList<Thread>,
-    waiting_writers: WaitList<Thread>,
+    waiting_readers: WaitList<T>,
+    waiting_writers: WaitList<T>,
 }
 
-impl State {
+impl<T: Lender> State<T> {
     /// Lets in a reader, if it is not the writers' turn.
-    fn admit_reader(&mut self, writer: &Blocker<Thread>) -> bool {
+    fn admit_reader(&mut self, writer: &Blocker<T>) -> bool {
         let admitted = writer.owner().is_none() && self.waiting_writers.is_empty();
         self.readers += u32::from(admitted);
         admitted
@@ -52,33 +49,33 @@ impl State {
 
     /// Lets in those whose turn it is now that a reader has gone, or the writer (`wrote`): after
     /// a writer all readers that wait; then, if nobody is in, the best writer.
-    fn next(&mut self, writer: &Blocker<Thread>, wrote: bool) {
+    fn next<S: Locks<Thread = T>>(&mut self, writer: &Blocker<T>, wrote: bool) {
         let waited_for = !(self.waiting_readers.is_empty() && self.waiting_writers.is_empty());
-        let mut chains = waited_for.then(|| globals::INHERITANCE.lock());
+        let mut chains = waited_for.then(|| S::chains().lock());
         if wrote {
             writer.give(None, false);
         }
         let Some(chains) = &mut chains else { return };
-        while wrote && let Some(reader) = take_best(&mut self.waiting_readers) {
+        while wrote && let Some(reader) = self.waiting_readers.take_best() {
             self.readers += 1;
             chains.end(reader);
-            sched::wakeup(reader);
+            wakeup::<S>(reader);
         }
         if self.readers == 0
             && writer.owner().is_none()
-            && let Some(next) = take_best(&mut self.waiting_writers)
+            && let Some(next) = self.waiting_writers.take_best()
         {
             chains.end(next);
-            writer.site.copy(&next.lending.wait.site);
+            writer.site.copy(&next.lending().wait.site);
             writer.give(Some(next), false);
-            sched::wakeup(next);
+            wakeup::<S>(next);
         }
     }
 }
 
 /// The state of a free lock. Not made where the lock is made, which would put the two
 /// in one class.
-const fn nobody() -> Spinlock<State> {
+const fn nobody<S: Locks>() -> Spinlock<State<S::Thread>, S> {
     Spinlock::new(State {
         readers: 0,
         waiting_readers: WaitList::new(),
@@ -87,21 +84,21 @@ const fn nobody() -> Spinlock<State> {
 }
 
 /// A value that many threads may read at once, or one may change.
-pub struct RwLock<T> {
+pub struct RwLock<T, S: Locks> {
     /// Where the lock was made: its class in the order of locks.
     class: Place,
     /// The writer that is in, and where it locked. Changed under the lock of `state`, and while
     /// others wait under [`inherit`]'s too.
-    writer: Blocker<Thread>,
-    state: Spinlock<State>,
+    writer: Blocker<S::Thread>,
+    state: Spinlock<State<S::Thread>, S>,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the lock gives out one exclusive reference, so T must be Send, or many shared
 // ones, so T must be Sync.
-unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
+unsafe impl<T: Send + Sync, S: Locks> Sync for RwLock<T, S> {}
 
-impl<T> RwLock<T> {
+impl<T, S: Locks> RwLock<T, S> {
     /// A free lock around `value`.
     #[must_use]
     #[track_caller]
@@ -122,13 +119,13 @@ impl<T> RwLock<T> {
     /// writer, or the writer waits, maybe by way of others, for the caller, and none of these
     /// waits ends by time.
     #[track_caller]
-    pub fn read(&self) -> ReadGuard<'_, T> {
+    pub fn read(&self) -> ReadGuard<'_, T, S> {
         let (me, mut state) = self.enter();
         if !state.admit_reader(&self.writer) {
             state.waiting_readers.push_back(me);
             self.wait(me, state);
         }
-        me.lending.took();
+        me.lending().took();
         ReadGuard {
             lock: self,
             not_send: PhantomData,
@@ -141,7 +138,7 @@ impl<T> RwLock<T> {
     /// # Panics
     /// As [`Self::read`].
     #[track_caller]
-    pub fn write(&self) -> WriteGuard<'_, T> {
+    pub fn write(&self) -> WriteGuard<'_, T, S> {
         let (me, mut state) = self.enter();
         if state.readers == 0 && self.writer.take(me) {
             self.writer.site.set(Location::caller());
@@ -149,7 +146,7 @@ impl<T> RwLock<T> {
             state.waiting_writers.push_back(me);
             self.wait(me, state);
         }
-        me.lending.took();
+        me.lending().took();
         WriteGuard {
             lock: self,
             not_send: PhantomData,
@@ -158,10 +155,10 @@ impl<T> RwLock<T> {
 
     /// What both kinds do first.
     #[track_caller]
-    fn enter(&self) -> (&'static Thread, SpinlockGuard<'_, State, Machine>) {
-        might_sleep();
-        probe::sleeping_lock_taken(self.class, Location::caller(), true);
-        let me = sched::curthread();
+    fn enter(&self) -> (&'static S::Thread, SpinlockGuard<'_, State<S::Thread>, S>) {
+        might_sleep::<S>();
+        S::Probe::sleeping_lock_taken(self.class, Location::caller(), true);
+        let me = S::curthread();
         let state = self.state.lock();
         kassert!(
             !self.writer.is_owned_by(me),
@@ -175,13 +172,13 @@ impl<T> RwLock<T> {
 
     /// Waits until it is the turn of `me`, which is on one of the lists.
     #[track_caller]
-    fn wait(&self, me: &'static Thread, state: SpinlockGuard<'_, State, Machine>) {
-        inherit::begin_wait(&mut globals::INHERITANCE.lock(), me, &self.writer, false);
-        sched::sleep(state);
+    fn wait(&self, me: &'static S::Thread, state: SpinlockGuard<'_, State<S::Thread>, S>) {
+        inherit::begin_wait(&mut S::chains().lock(), me, &self.writer, false);
+        sleep(state);
     }
 }
 
-impl<T> fmt::Debug for RwLock<T> {
+impl<T, S: Locks> fmt::Debug for RwLock<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RwLock").finish_non_exhaustive()
     }
@@ -189,19 +186,19 @@ impl<T> fmt::Debug for RwLock<T> {
 
 /// The value of an [`RwLock`], for one of several readers.
 #[must_use = "the lock is released at once if the guard is not kept"]
-pub struct ReadGuard<'a, T> {
-    lock: &'a RwLock<T>,
+pub struct ReadGuard<'a, T, S: Locks> {
+    lock: &'a RwLock<T, S>,
     /// The thread answers for it.
     not_send: PhantomData<*const ()>,
 }
 
-impl<T: fmt::Debug> fmt::Debug for ReadGuard<'_, T> {
+impl<T: fmt::Debug, S: Locks> fmt::Debug for ReadGuard<'_, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T> Deref for ReadGuard<'_, T> {
+impl<T, S: Locks> Deref for ReadGuard<'_, T, S> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -211,32 +208,32 @@ impl<T> Deref for ReadGuard<'_, T> {
     }
 }
 
-impl<T> Drop for ReadGuard<'_, T> {
+impl<T, S: Locks> Drop for ReadGuard<'_, T, S> {
     fn drop(&mut self) {
-        sched::curthread().lending.released();
-        probe::sleeping_lock_released(self.lock.class);
+        S::curthread().lending().released();
+        S::Probe::sleeping_lock_released(self.lock.class);
         let mut state = self.lock.state.lock();
         state.readers -= 1;
         // Readers wait only for writers, so it is a writer's turn, if any.
-        state.next(&self.lock.writer, false);
+        state.next::<S>(&self.lock.writer, false);
     }
 }
 
 /// The value of an [`RwLock`], for the writer alone.
 #[must_use = "the lock is released at once if the guard is not kept"]
-pub struct WriteGuard<'a, T> {
-    lock: &'a RwLock<T>,
+pub struct WriteGuard<'a, T, S: Locks> {
+    lock: &'a RwLock<T, S>,
     /// The thread answers for it.
     not_send: PhantomData<*const ()>,
 }
 
-impl<T: fmt::Debug> fmt::Debug for WriteGuard<'_, T> {
+impl<T: fmt::Debug, S: Locks> fmt::Debug for WriteGuard<'_, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T> Deref for WriteGuard<'_, T> {
+impl<T, S: Locks> Deref for WriteGuard<'_, T, S> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -245,18 +242,18 @@ impl<T> Deref for WriteGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for WriteGuard<'_, T> {
+impl<T, S: Locks> DerefMut for WriteGuard<'_, T, S> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and &mut self is the only way here.
         unsafe { &mut *self.lock.value.get() }
     }
 }
 
-impl<T> Drop for WriteGuard<'_, T> {
+impl<T, S: Locks> Drop for WriteGuard<'_, T, S> {
     fn drop(&mut self) {
-        sched::curthread().lending.released();
-        probe::sleeping_lock_released(self.lock.class);
+        S::curthread().lending().released();
+        S::Probe::sleeping_lock_released(self.lock.class);
         let mut state = self.lock.state.lock();
-        state.next(&self.lock.writer, true);
+        state.next::<S>(&self.lock.writer, true);
     }
 }

@@ -8,12 +8,13 @@ use core::fmt::{self, Arguments};
 use heart::more::blocker::Chains;
 use heart::shim::Ordering;
 use heart::thread::{Priority, ThreadState};
+use heart::waitq::Sleeper;
+use plat::line::Line;
 
-use super::Thread;
-use super::table::{all, all_at_the_end};
 use crate::arch::cpu;
-use crate::console::Line;
-use crate::{clock, globals};
+use crate::clock;
+use crate::sync::INHERITANCE;
+use crate::thread::{Thread, all, all_at_the_end};
 
 /// How many threads get a line; the others are counted.
 const LINES: usize = 32;
@@ -61,7 +62,7 @@ fn lines(
 
 /// As [`describe`], while others may have the lock.
 fn describe_as_it_runs(thread: &'static Thread) -> Option<Line> {
-    describe(thread, globals::INHERITANCE.try_lock().as_deref())
+    describe(thread, INHERITANCE.try_lock().as_deref())
 }
 
 /// A line about `thread`, unless it runs, is an idle thread, or has ended. Without `chains`, which
@@ -83,7 +84,7 @@ fn describe(thread: &Thread, chains: Option<&Chains>) -> Option<Line> {
             let mut line = Line::of(format_args!("{thread} sleeps at {}: ", wait.site));
             match chains.map(|chains| chains.blocker_of(thread)) {
                 Some(Some(blocker)) => line.append(format_args!("waits for {blocker}")),
-                _ => line.append(format_args!("waits {}", thread.waits_for().as_str())),
+                _ => line.append(format_args!("waits {}", thread.waits_for().get())),
             }
             line.append(format_args!("{}", Limit(thread)));
             Some(line)

@@ -2,36 +2,33 @@
 //! sleep.
 
 use heart::cpu::CpuSet;
-use heart::more::rmlock::Gate;
-use heart::port::Port;
-use heart::rendezvous::{Callback, Phase, RendezvousError};
+use heart::more::rmlock::{Gate, Reader};
+use heart::rendezvous::Callback;
+use heart::waitq::{WaitQueue, may_sleep};
 
-use crate::port::Machine;
-use crate::smp;
-use crate::sync::{Mutex, MutexGuard};
-use crate::waitq::WaitQueue;
+use crate::{Locks, Mutex, MutexGuard};
 
 /// A value that many threads may read at once for some plain instructions each, and one at
 /// a time may write, at the cost of an interrupt to each CPU that has read since.
-pub type RmLock<T> = heart::more::rmlock::RmLock<T, Machine, Sleeping>;
+pub type RmLock<T, S> = heart::more::rmlock::RmLock<T, S, Sleeping<S>>;
 
 /// A lock around `value`. The caller's place in the source is the class, in the order of
 /// locks, of the mutex that writers hold.
 #[must_use]
 #[track_caller]
-pub const fn rmlock<T>(value: T) -> RmLock<T> {
+pub const fn rmlock<T, S: Locks + Reader>(value: T) -> RmLock<T, S> {
     RmLock::with_gate(value, Sleeping::new())
 }
 
 /// Where readers and writers of a lock sleep.
 #[derive(Debug)]
-pub struct Sleeping {
-    inside: Mutex<()>,
+pub struct Sleeping<S: Locks> {
+    inside: Mutex<(), S>,
     /// The writer, while readers are counted.
-    writer: WaitQueue,
+    writer: WaitQueue<S>,
 }
 
-impl Sleeping {
+impl<S: Locks> Sleeping<S> {
     /// Nobody is inside.
     #[must_use]
     #[track_caller]
@@ -43,17 +40,20 @@ impl Sleeping {
     }
 }
 
-impl Gate for Sleeping {
-    type Pass<'a> = MutexGuard<'a, ()>;
+impl<S: Locks> Gate for Sleeping<S> {
+    type Pass<'a> = MutexGuard<'a, (), S>;
 
-    fn enter(&self) -> MutexGuard<'_, ()> {
+    fn enter(&self) -> MutexGuard<'_, (), S> {
         self.inside.lock()
     }
 
-    fn try_enter(&self) -> Option<MutexGuard<'_, ()>> {
+    fn try_enter(&self) -> Option<MutexGuard<'_, (), S>> {
         // In an interrupt, or in a critical section, there is no owning a mutex.
-        let thread = Machine::crit().now().is_only_locks(0);
-        if thread { self.inside.try_lock() } else { None }
+        if may_sleep::<S>() {
+            self.inside.try_lock()
+        } else {
+            None
+        }
     }
 
     fn wait(&self, drained: &dyn Fn() -> bool) {
@@ -75,19 +75,9 @@ impl Gate for Sleeping {
     /// # Panics
     /// If a CPU does not answer: what it reads is not known.
     fn interrupt(&self, cpus: &CpuSet, action: Callback<'_>) {
-        let none = Phase::NoBarrier;
-        loop {
-            // A CPU that has gone offline has switched its threads out, and so counted them.
-            let cpus = cpus.intersection(&smp::online());
-            if cpus.is_empty() {
-                return;
-            }
-            match smp::smp_rendezvous_cpus(&cpus, none, Phase::Run(action), none) {
-                Ok(()) => return,
-                // Between the two looks.
-                Err(RendezvousError::NotOnline(_)) => {}
-                Err(error) => panic!("a writer of an rmlock: {error}"),
-            }
+        // A CPU that has gone offline has switched its threads out, and so counted them.
+        if let Err(error) = S::call_online(cpus, action) {
+            panic!("a writer of an rmlock: {error}");
         }
     }
 }

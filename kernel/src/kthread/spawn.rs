@@ -1,56 +1,24 @@
 //! The birth of a thread, and the place and stack that it leaves to the next one.
 
 use alloc::boxed::Box;
-use alloc::collections::TryReserveError;
-use core::fmt;
 
 use heart::cpu::CpuId;
-use heart::sched::add_new;
+use heart::kassert;
+use heart::sched::{add_new, after_switch, assert_may_sleep, exit};
 use heart::thread::{Name, Priority, Thread as _, ThreadState};
 
-use super::table::{free_tables, next_place, register};
-use super::{Entry, JoinHandle, Thread};
+use super::JoinHandle;
 use crate::arch::context::Context;
-use crate::arch::paging::MapError;
-use crate::globals;
 use crate::mem::heap::try_box;
 use crate::mem::kstack;
+use crate::pcpu::BOOT_PCPU;
 use crate::port::Machine;
+use crate::sync::{WaitQueue, may_sleep};
+use crate::thread::{Entry, SpawnError, Thread, curthread, next_place, register};
+use crate::{epoch, fence};
 
-/// Why there is no new thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpawnError {
-    /// There are as many threads as there can be.
-    TableFull {
-        /// So many.
-        capacity: usize,
-    },
-    /// There was no memory for it: its record, what it is to run, or the table.
-    OutOfMemory,
-    /// There was no stack for it.
-    NoStack(MapError),
-    /// The CPU that it is to be pinned to is not online.
-    NotOnline(CpuId),
-}
-
-impl fmt::Display for SpawnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TableFull { capacity } => write!(f, "all {capacity} threads are in use"),
-            Self::NotOnline(cpu) => write!(f, "{cpu} is not online"),
-            Self::OutOfMemory => f.write_str("no memory for a thread"),
-            Self::NoStack(error) => write!(f, "no stack for a thread: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for SpawnError {}
-
-impl From<TryReserveError> for SpawnError {
-    fn from(_: TryReserveError) -> Self {
-        Self::OutOfMemory
-    }
-}
+/// The places whose threads have ended.
+static VACANT_THREADS: WaitQueue = WaitQueue::new();
 
 /// A thread to be: name, priority and CPU.
 #[derive(Debug)]
@@ -96,7 +64,7 @@ impl<'a> Builder<'a> {
         let handle = JoinHandle::of(thread);
         if let Err(closed) = add_new::<Machine>(thread, self.cpu) {
             drop(thread.take_entry());
-            globals::VACANT_THREADS.lock().push(thread);
+            VACANT_THREADS.lock().push(thread);
             return Err(SpawnError::NotOnline(closed));
         }
         Ok(handle)
@@ -125,7 +93,7 @@ pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnE
 
 /// A vacant place: one whose thread has ended, or a new one.
 fn vacant() -> Result<&'static Thread, SpawnError> {
-    let used = globals::VACANT_THREADS.lock().take_best();
+    let used = VACANT_THREADS.lock().take_best();
     if let Some(thread) = used {
         return Ok(thread);
     }
@@ -151,7 +119,7 @@ fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
 #[cold]
 pub(crate) fn vacate(thread: &'static Thread) {
     thread.change_state(ThreadState::Dead, ThreadState::Free);
-    globals::VACANT_THREADS.lock().push(thread);
+    VACANT_THREADS.lock().push(thread);
 }
 
 /// Makes the thread that the calling CPU is running already, when it starts: it will
@@ -171,14 +139,14 @@ pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
 impl Thread {
     /// Prepares a vacant place for a thread. By its maker, who alone knows it.
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
-        self.probe.reset(globals::BOOT_PCPU.sched.runq.class());
+        self.probe.reset(BOOT_PCPU.sched.runq.class());
         self.task.reset(new.priority, new.cpu.is_some());
         self.base_priority.set(new.priority);
         self.name.set(Name::new(new.name));
         // SAFETY: nobody else knows the thread.
         unsafe { *self.entry.get() = Some(entry) };
         // SAFETY: the stack of a place that no thread has.
-        let context = unsafe { Context::new(self.stack, crate::sched::begin) };
+        let context = unsafe { Context::new(self.stack, begin) };
         // SAFETY: nobody else knows the thread.
         unsafe { *self.context.get() = context };
     }
@@ -187,5 +155,35 @@ impl Thread {
     pub(crate) fn take_entry(&self) -> Option<Entry> {
         // SAFETY: only the thread itself calls this, after its maker is done.
         unsafe { (*self.entry.get()).take() }
+    }
+}
+
+/// Ends the calling thread.
+#[inline]
+fn end() -> ! {
+    assert_may_sleep::<Machine>(0);
+    let me = curthread();
+    let held = me.lending.held();
+    kassert!(held == 0, "{me} ends and holds {held} sleeping locks");
+    me.ended();
+    exit::<Machine>()
+}
+
+/// Where a new thread begins: inside the switch that chose it.
+extern "C" fn begin() -> ! {
+    after_switch::<Machine>(true);
+    if let Some(entry) = curthread().take_entry() {
+        entry();
+    }
+    end()
+}
+
+/// Frees tables that were replaced. It costs nothing if there are none.
+fn free_tables() {
+    if epoch::pending() > 0
+        && may_sleep()
+        && let Err(error) = fence::collect()
+    {
+        log::debug!("a thread table is freed later: {error}");
     }
 }
