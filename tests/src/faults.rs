@@ -399,21 +399,26 @@ ktest! {
 ktest! {
     /// A thread that waits until every CPU has left its critical section does not wait forever.
     fn lost_quiesce() [smp = "2..=8", console = "were sent and do not come; sent again"] {
+        static BUSY: AtomicBool = AtomicBool::new(false);
         static OVER: AtomicBool = AtomicBool::new(false);
         let watchdog = watchdog::start(10_000_000, |_| !OVER.load(Ordering::Relaxed));
         // So that it needs an interrupt.
         let busy = Builder::new("busy").on(cpu1()).spawn(|| {
+            BUSY.store(true, Ordering::Relaxed);
             while !OVER.load(Ordering::Relaxed) {
                 spin_loop();
             }
         });
-        clock::delay(5_000_000);
-        while left_to_lose() == 0 {
+        assert!(clock::wait_until(10_000_000_000, || BUSY.load(Ordering::Relaxed)));
+        loop {
             lose(vector::IPI, 1);
             smp::quiesce_all_critical();
             if left_to_lose() == 0 {
                 break;
             }
+            // All CPUs were between two threads, and needed none. Else a later one was lost,
+            // with no watchdog to notice it.
+            lose(vector::IPI, 0);
         }
         wait_for_lost_ipis();
         OVER.store(true, Ordering::Relaxed);
