@@ -1,25 +1,25 @@
-//! The heart: what CPUs, threads and interrupts run together, and may get wrong together.
+//! The heart: the code in which CPUs, threads and interrupts race.
 //!
 //! Every algorithm here works on state that it is handed. The machine is a type parameter,
-//! [`port::Port`]; there are no statics, no allocation and no privileged instruction. So the
+//! [`port::Port`]; there are no statics, no allocation and no privileged instructions. So the
 //! kernel, the unit tests and the model checkers run this very source.
 //!
-//! To read in this order. A module imports only what stands above it:
+//! Read it in this order. A module imports only modules that stand above it:
 //!
 //! - [`shim`]: the atomics, which a model checker replaces here and nowhere else;
 //!   [`cpu`]: CPU ids and sets of CPUs; [`site`]: a place in the source, for messages;
-//! - [`critical`]: a thread's critical sections, and the window in which a preemption is owed
-//!   and nothing is held; [`intr`]: the order of an interrupt, as types;
-//! - [`tailq`] and [`llist`]: lists through their elements; [`wake`]: wakeups that wait for the
-//!   end of an interrupt; [`probe`]: where tests look in; [`port`]: what the algorithms need of
+//! - [`critical`]: a thread's critical sections, and the window in which it owes a preemption and
+//!   holds nothing; [`intr`]: the order of an interrupt, as types;
+//! - [`tailq`] and [`llist`]: intrusive lists; [`wake`]: wakeups that wait for the end of an
+//!   interrupt; [`probe`]: where tests observe or interfere; [`port`]: what the algorithms need from
 //!   the machine;
 //! - [`spinlock`]: one CPU at a time;
 //! - [`action`], [`ipi`] and [`rendezvous`]: what a CPU has others run, how it interrupts them,
-//!   and all CPUs at once; [`shootdown`]: which CPUs must forget a page;
-//! - [`thread`], [`runq`], [`waitq`] and [`timerq`]: what a thread is to the scheduler, and the
+//!   and how all run it at once; [`shootdown`]: which CPUs must forget a page;
+//! - [`thread`], [`runq`], [`waitq`] and [`timerq`]: a thread as the scheduler sees it, and the
 //!   queues; [`sched`]: waking, preempting and switching threads.
 //!
-//! [`more`] is the second volume: what the kernel builds on these. Nothing here imports it.
+//! [`more`] is the second volume, which is built on these modules. Nothing here imports it.
 
 #![cfg_attr(not(any(test, feature = "model")), no_std)]
 #![deny(unsafe_code)]
@@ -69,15 +69,15 @@ mod tso;
 pub mod waitq;
 pub mod wake;
 
-/// What the message of a failed [`kassert!`] starts with: the kernel's panic handler
-/// tells it from other panics by this.
+/// The prefix of a failed [`kassert!`]'s message. The kernel's panic handler tells such a panic
+/// from others by it.
 pub const KASSERT: &str = "kassert: ";
 
-/// Asserts what must hold whatever the input: a failure is a bug of the kernel
-/// itself. In every build. The message comes after [`KASSERT`].
+/// Asserts what must hold whatever the input: a failure is a bug in the kernel itself. Checked in
+/// every build. The message follows [`KASSERT`].
 ///
-/// What the message names is moved into the branch that fails: a message made of
-/// references would force its values into memory on the way that does not.
+/// The failing branch takes the message's values by move. References to them would force the values
+/// into memory on the branch that does not fail.
 #[macro_export]
 macro_rules! kassert {
     ($condition:expr, $text:literal $(, $value:expr)* $(,)?) => {

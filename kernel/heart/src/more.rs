@@ -1,12 +1,12 @@
-//! The second volume: what is built on the heart. Each room is read alone.
+//! The second volume: what is built on the heart. Each module can be read alone.
 //!
-//! - [`balance`]: threads that go from CPU to CPU;
+//! - [`balance`]: moving threads from CPU to CPU;
 //! - [`call`]: calls that another CPU runs later, and nobody waits for;
-//! - [`stop`]: one CPU stops others; [`hotplug`]: CPUs that come and go;
-//! - [`rmlock`]: readers that pay nothing, writers that interrupt them; [`epoch`]: memory that
-//!   is freed when its last reader has gone;
-//! - [`blocker`]: which thread waits for which, and the search for a deadlock; [`witness`]: the
-//!   order in which spinlocks are taken.
+//! - [`stop`]: one CPU stops others; [`hotplug`]: CPUs come and go;
+//! - [`rmlock`]: readers cost almost nothing, and writers interrupt them; [`epoch`]: memory is freed
+//!   once its last reader has gone;
+//! - [`blocker`]: which thread waits for which, and the search for deadlocks; [`witness`]: the order
+//!   in which spinlocks are taken.
 
 pub mod balance;
 #[expect(unsafe_code, reason = "threads and locks are reached by pointers")]

@@ -1,9 +1,9 @@
-//! What the algorithms need of the machine.
+//! What the algorithms need from the machine.
 //!
-//! The kernel implements [`Port`] for its `Machine`. The others run the same algorithms on a
-//! host: the unit tests' port, the explorer's and loom's in `model/`, and the single-stepped one
-//! in `tests/stepping/`. The functions have no `self`: a port is a type, and a host port keeps
-//! what state it needs in thread-locals.
+//! The kernel implements [`Port`] for its `Machine`. Other ports run the same algorithms on a host:
+//! the unit tests' port, those of the explorer and of loom in `model/`, and the single-stepped one
+//! in `tests/stepping/`. The functions have no `self`: a port is a type, and a host port keeps its
+//! state in thread-locals.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -15,16 +15,16 @@ use crate::kassert;
 use crate::probe::Probe;
 use crate::wake::DeferredWakes;
 
-/// A critical section of the current thread, until the guard is dropped: no switch,
-/// no other CPU. It keeps out neither interrupts nor other CPUs.
+/// A critical section of the current thread, until the guard is dropped: the thread keeps its CPU.
+/// The section keeps out neither interrupts nor other CPUs.
 ///
-/// The drop may switch threads, if that is owed. A guard that is forgotten leaks a
-/// level, which the thread's next sleep, its end, or the idle loop finds.
+/// The drop switches threads if the thread owes that. A forgotten guard leaks a level, which the
+/// thread's next sleep, its end, or the idle loop finds.
 #[derive(Debug)]
 #[must_use = "the section ends at once if the guard is not kept"]
 pub struct CriticalGuard<P: Port> {
     port: PhantomData<P>,
-    /// The level is the thread's: the guard cannot go to another one.
+    /// The level belongs to the thread: the guard cannot go to another one.
     not_send: PhantomData<*const ()>,
 }
 
@@ -50,11 +50,11 @@ impl<P: Port> Drop for CriticalGuard<P> {
     }
 }
 
-/// Turns interrupts off on this CPU, whatever they were, until [`interrupts_on`]. Counts, with
-/// the thread: the release of a spinlock in between does not turn them on. Any context where
-/// there is a thread; what is owed in between is paid at the end.
+/// Turns interrupts off on this CPU until [`interrupts_on`], whether they were on or not. The
+/// thread counts such calls, so releasing a spinlock in between does not turn interrupts on. Any
+/// context that has a thread; the thread pays at the end what it came to owe in between.
 ///
-/// [`InterruptsOff`] is better wherever the end is in the same function.
+/// Prefer [`InterruptsOff`] if the end is in the same function.
 #[track_caller]
 #[inline]
 pub fn interrupts_off<P: Port>() {
@@ -62,11 +62,11 @@ pub fn interrupts_off<P: Port>() {
     P::crit().off();
 }
 
-/// Undoes one [`interrupts_off`] of this thread. They are on then, unless something else keeps
-/// them off: another one, a spinlock, an interrupt.
+/// Undoes one [`interrupts_off`] of this thread. Turns interrupts on, unless something else keeps
+/// them off: another such call, a spinlock, an interrupt.
 ///
 /// # Panics
-/// If there is none to undo.
+/// Panics if there is none to undo.
 #[track_caller]
 #[inline]
 pub fn interrupts_on<P: Port>() {
@@ -75,20 +75,20 @@ pub fn interrupts_on<P: Port>() {
     }
 }
 
-/// As [`interrupts_on`], in a section, which looks at what is owed in its turn, where nothing
-/// else keeps interrupts off: without any look.
+/// As [`interrupts_on`], but never pays. For use inside a section, whose exit pays, where nothing
+/// else keeps interrupts off.
 #[inline]
 pub(crate) fn interrupts_on_in_section<P: Port>() {
     P::crit().on_unpaid();
     P::enable_interrupts();
 }
 
-/// No interrupts on this CPU until the guard is dropped, and so no switch and no other CPU.
+/// Keeps interrupts off on this CPU until the guard is dropped, and so keeps the thread on its CPU.
 #[derive(Debug)]
 #[must_use = "interrupts are on again at once if the guard is not kept"]
 pub struct InterruptsOff<P: Port> {
     port: PhantomData<P>,
-    /// It is the thread's: the guard cannot go to another one.
+    /// It belongs to the thread: the guard cannot go to another one.
     not_send: PhantomData<*const ()>,
 }
 
@@ -104,8 +104,8 @@ impl<P: Port> InterruptsOff<P> {
         }
     }
 
-    /// Ends by `wait`, which turns interrupts on and waits for one in one step. What is owed is
-    /// paid at the end of that one. Only where nothing else keeps them off.
+    /// Ends through `wait`, which in one step turns interrupts on and waits for one. The end of
+    /// that interrupt pays what is owed. Call only where nothing else keeps interrupts off.
     #[inline]
     pub fn wait(self, wait: impl FnOnce()) {
         core::mem::forget(self);
@@ -126,52 +126,50 @@ impl<P: Port> Drop for InterruptsOff<P> {
     }
 }
 
-/// The machine as seen by the CPU that calls.
+/// The machine, as the calling CPU sees it.
 pub trait Port: Preempt + 'static {
-    /// Where tests look in, or interfere: `()` in the kernel.
+    /// Where tests observe or interfere: `()` in the kernel.
     type Probe: Probe;
 
-    /// The calling CPU. The answer holds only while the caller cannot move to
-    /// another CPU.
+    /// The calling CPU. The answer holds only while the caller cannot migrate.
     fn cpu() -> CpuId;
 
-    /// The critical-section state of the thread that runs on this CPU. The thread
-    /// may move to another CPU; its state comes along.
+    /// The critical-section state of the thread that runs on this CPU. The state moves with the
+    /// thread.
     fn crit() -> &'static CritState;
 
     /// The thread that runs on this CPU, for messages.
     fn thread() -> impl fmt::Display;
 
-    /// Keeps interrupts from this CPU, whatever it did before. The word of the thread says so
-    /// next: nothing but [`interrupts_off`] and the spinlock calls this.
+    /// Keeps interrupts from this CPU, whatever it did before. The caller then changes the thread's
+    /// word to say so. Only [`interrupts_off`] and the spinlock call this.
     #[track_caller]
     fn disable_interrupts();
 
-    /// Lets this CPU take interrupts: the word of the thread says so already. Nothing but
-    /// [`interrupts_on`] and the spinlock calls this.
+    /// Lets this CPU take interrupts. The thread's word already says so. Only [`interrupts_on`] and
+    /// the spinlock call this.
     fn enable_interrupts();
 
-    /// Acknowledges the interrupt in service to this CPU's local interrupt controller. Nothing but
+    /// Acknowledges the interrupt in service to this CPU's local interrupt controller. Only
     /// [`crate::intr`] calls this.
     fn eoi();
 
-    /// One turn of a spin loop: tells the CPU, or lets a model run another one.
+    /// One turn of a spin loop: tells the CPU that it spins, or lets a model run another CPU.
     fn relax();
 
-    /// Makes the rendezvous interrupt pending on each CPU of `targets`, which
-    /// does not hold the caller. What the caller wrote before is visible to the
-    /// handlers. Two sends may become one interrupt. With `all` these are all others that
-    /// are online, and one command may do; a CPU that has come since may get it too. Interrupts
-    /// off.
+    /// Makes the rendezvous interrupt pending on each CPU of `targets`, which excludes the
+    /// caller's. The handlers see what the caller wrote before. Two sends may become one interrupt.
+    /// `all` says that these are all other online CPUs, so that one command may do; a CPU that has
+    /// come online since may get it too. Call with interrupts off.
     fn send_rendezvous(targets: &CpuSet, all: bool);
 
-    /// The same for one CPU, not the caller's.
+    /// As [`Self::send_rendezvous`], for one CPU other than the caller's.
     #[inline]
     fn send_rendezvous_to(target: CpuId) {
         Self::send_rendezvous(&CpuSet::single(target), false);
     }
 
-    /// The wakeups that are noted on this CPU.
+    /// The wakeups noted on this CPU.
     fn wakes() -> &'static DeferredWakes;
 
     /// Whether this CPU is in an NMI.
@@ -180,19 +178,19 @@ pub trait Port: Preempt + 'static {
         false
     }
 
-    /// Stops this CPU, until it is let go, if another one asks it to: [`crate::more::stop`]. In
-    /// waits that may last until a stopped CPU goes on, where the interrupt that asks might
-    /// not come. A CPU that has to stop for good does not come back.
+    /// Stops this CPU until it is let go, if another one asks it to ([`crate::more::stop`]). For
+    /// waits that may last until a stopped CPU goes on, where the interrupt that asks might not
+    /// arrive. Does not return if the CPU has to stop for good.
     fn stop_if_asked();
 
-    /// Whether this CPU has stopped others: it must not wait for those.
+    /// Returns whether this CPU has stopped others: it must not wait for those.
     #[inline(always)]
     #[must_use]
     fn is_stopper() -> bool {
         false
     }
 
-    /// A CPU of `cpus` that stands, stopped by another one. Any context.
+    /// Returns a CPU of `cpus` that another one has stopped, if there is one. Any context.
     #[inline(always)]
     #[must_use]
     fn stopped(cpus: &CpuSet) -> Option<CpuId> {

@@ -1,29 +1,28 @@
 //! The scheduler: waking, preempting and switching threads.
 //!
-//! Each CPU has a run queue with a lock, and that lock is everything:
+//! Each CPU has a run queue, and everything depends on its lock:
 //!
-//! * A thread's state, CPU and effective priority change only under the run-queue
-//!   lock of the CPU it belongs to ([`Task::cpu`](crate::thread::Task::cpu)). Code that wants another CPU's thread
-//!   takes that CPU's lock and then looks whether the thread still belongs there
-//!   (`wakeup::lock_cpu_of`).
-//! * The lock is held *across* a switch: the thread that is switched to releases it.
-//!   Under the lock of a CPU, therefore, each of its threads is either running or
-//!   completely switched out, never in between. There is no "still on its CPU" flag
-//!   to wait for.
+//! * A thread's state, CPU and effective priority change only under the run-queue lock of the CPU
+//!   it belongs to ([`Task::cpu`](crate::thread::Task::cpu)). To reach another CPU's thread, take
+//!   that CPU's lock, then check that the thread still belongs there (`wakeup::lock_cpu_of`).
+//! * The lock is held *across* a switch: the next thread releases it. Whoever holds a CPU's lock
+//!   therefore finds each of its threads either running or completely switched out, never in
+//!   between. There is no "still on its CPU" flag to wait for.
 //!
 //! A thread enters a switch with that lock as its only spinlock and in no other section. No
-//! interrupt counts: a switch at the end of an interrupt comes after the EOI and after the depth
-//! is back to 0. The thread leaves the switch the same way, maybe on another CPU. `mi_switch`
-//! asserts it with values: a switch anywhere else would be the bug this kernel is about.
+//! interrupt is in progress: at the end of an interrupt, the switch comes after the EOI, when the
+//! depth is 0 again. The thread leaves the switch the same way, maybe on another CPU. `mi_switch`
+//! asserts all this and prints what it found: a switch anywhere else would be the bug this kernel
+//! is about.
 //!
-//! A better thread on this CPU makes the current one owe its
-//! preemption, paid at its next exit from a critical section or at the end of the
-//! interrupt. On another CPU it sends one IPI; none more until that CPU has switched, or has
-//! found that the thread is gone. `Runq::told` says so. (FreeBSD r355644 is what came of clearing
-//! that flag in every handler.)
+//! If a better thread becomes runnable on this CPU, the current one owes a preemption. It pays at
+//! its next exit from a critical section, or at the end of the interrupt. For another CPU, the
+//! waker sends one IPI, and no second one until that CPU has switched or has found that the thread
+//! is gone. `Runq::told` records this. (FreeBSD r355644 shows what happens if every handler clears
+//! that flag.)
 //!
-//! The machine is a [`Scheduler`]: it knows which thread runs and how stacks are exchanged. The
-//! kernel's and the explorer's run this source.
+//! The machine is a [`Scheduler`]: it knows which thread runs and how to switch stacks. The kernel
+//! and the explorer run this same source.
 
 mod policy;
 mod switch;
@@ -49,7 +48,7 @@ pub use wakeup::{add_new, enqueue, ipi_preempt, ipi_quiesce, owe, set_priority, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
-    /// It waits.
+    /// It waits for something.
     Sleep = 0,
     /// It let others go first.
     Yield = 1,
@@ -57,27 +56,27 @@ pub enum Reason {
     Preempted = 2,
     /// It has ended.
     Exit = 3,
-    /// It was idle, and found something to do.
+    /// It was idle and found work.
     Idle = 4,
 }
 
 /// How many [`Reason`]s there are.
 pub const REASONS: usize = 5;
 
-/// What the scheduler counts of each CPU.
+/// What the scheduler counts on each CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// A switch to another thread.
     Switch(Reason),
-    /// A preemption came to be owed.
+    /// A thread came to owe its preemption.
     Requested,
-    /// It is owed by a thread in a critical section, and so not paid at once.
+    /// The thread that owes it was in a critical section, and so could not pay at once.
     Deferred,
-    /// A switch paid it, whatever its reason.
+    /// A switch paid it, whatever the switch's reason.
     Taken,
-    /// The better thread was gone.
+    /// The better thread was gone before the switch.
     Cancelled,
-    /// A thread was taken from another CPU's queue, by stealing or balancing.
+    /// This CPU took a thread from another CPU's queue, by stealing or balancing.
     Stolen,
     /// The idle thread found nothing to switch to.
     Rest,
@@ -87,35 +86,36 @@ pub enum Count {
 pub trait Scheduler: Port + Sized {
     /// The threads.
     type Thread: Thread;
-    /// What the machine keeps for each CPU, a [`PerCpu`] among it.
+    /// The machine's data for one CPU, which contains a [`PerCpu`].
     type Cpu: 'static;
 
-    /// The thread that runs this. Right even if it moves to another CPU in between: it is the
-    /// caller itself.
+    /// The thread that calls this. The answer stays right if the caller moves to another CPU, since
+    /// it is the caller itself.
     fn curthread() -> &'static Self::Thread;
 
-    /// The per-CPU data of this CPU. The answer holds only while the caller cannot migrate.
+    /// This CPU's data. The answer holds only while the caller cannot migrate.
     fn here() -> &'static Self::Cpu;
 
-    /// The per-CPU data of that CPU, if there is such a CPU.
+    /// Returns the data of `cpu`, or `None` if there is no such CPU.
     fn block(cpu: CpuId) -> Option<&'static Self::Cpu>;
 
-    /// The scheduler's part of a block.
+    /// The scheduler's part of a CPU's data.
     fn per_cpu(block: &Self::Cpu) -> &PerCpu<Self>;
 
     /// The CPUs that are online.
     fn online() -> &'static AtomicCpuSet;
 
-    /// The CPUs that run their idle threads. The scheduler alone changes it.
+    /// The CPUs that run their idle threads. Only the scheduler changes the set.
     fn idle() -> &'static AtomicCpuSet;
 
-    /// Interrupts `target`, another CPU, which calls [`ipi_preempt`] then. Interrupts off.
+    /// Interrupts `target`, another CPU, which then calls [`ipi_preempt`]. Call with interrupts
+    /// off.
     fn send_preempt(target: &Self::Cpu);
 
-    /// Interrupts `target`, another CPU, which idles: there may be work. Interrupts off.
+    /// Interrupts `target`, another CPU, which is idle, to look for work. Call with interrupts off.
     fn send_look(target: &Self::Cpu);
 
-    /// This CPU leaves its idle thread: what it polled for is its idle thread's affair no more.
+    /// This CPU switches away from its idle thread, so it no longer polls.
     fn leaves_idle(here: &Self::Cpu);
 
     /// The time, in ticks.
@@ -124,41 +124,42 @@ pub trait Scheduler: Port + Sized {
     /// The length of a time slice, in ticks.
     fn slice() -> u64;
 
-    /// This CPU calls its timer interrupt at `end` at the latest. Interrupts off.
+    /// Makes the timer interrupt this CPU at `end` or earlier. Call with interrupts off.
     fn arm(here: &Self::Cpu, end: u64);
 
-    /// A switch of `me` is about to be made, for `why`, unless no other thread is to run. It may
-    /// look whether it is legal.
+    /// Checks that a switch of `me` for `why` is legal. Called before the next thread is chosen,
+    /// which may turn out to be `me` again.
     fn check_switch(me: &Self::Thread, why: Reason);
 
     /// Makes `to` the current thread of this CPU instead of `from`: stack, registers and address
-    /// space. Comes back when `from` runs again, maybe on another CPU.
+    /// space. Returns when `from` runs again, maybe on another CPU.
     ///
     /// # Safety
-    /// Under the run-queue lock of this CPU, which stays held; interrupts are off. `from` runs
-    /// here, and `to` runs nowhere: it was saved by its last switch, or prepared.
+    /// The caller holds this CPU's run-queue lock, which stays held, and interrupts are off. `from`
+    /// runs here. `to` runs nowhere: its last switch saved it, or it is prepared and has never run.
     unsafe fn switch(here: &Self::Cpu, from: &'static Self::Thread, to: &'static Self::Thread);
 
-    /// `dead` has ended and is off its CPU for all to see: its place may be used again.
+    /// `dead` has ended and every CPU can see that it is off its CPU: its place may be reused.
     fn bury(dead: &'static Self::Thread);
 
-    /// Counts one. On the CPU of `block`, under its run-queue lock or in its idle thread.
+    /// Counts one event. Call on the CPU of `block`, under its run-queue lock or in its idle
+    /// thread.
     fn count(block: &Self::Cpu, what: Count);
 }
 
-/// What the scheduler has for each CPU.
+/// The scheduler's data for one CPU.
 pub struct PerCpu<S: Scheduler> {
     id: CpuId,
-    /// The runnable threads of this CPU. Other CPUs take its lock too.
+    /// The runnable threads of this CPU. Other CPUs take this lock too.
     pub runq: Spinlock<Runq<S::Thread>, S>,
-    /// The thread that runs when no other does. Constant once the CPU is online.
+    /// The thread that runs when no other can. Constant once the CPU is online.
     idle: AtomicPtr<S::Thread>,
-    /// A thread that has ended in the last switch; taken by the thread after it.
+    /// A thread that ended in the last switch. The next thread takes it.
     dead: AtomicPtr<S::Thread>,
 }
 
 impl<S: Scheduler> PerCpu<S> {
-    /// Of a CPU that has not started.
+    /// The data of a CPU that has not started.
     #[must_use]
     pub const fn new(id: CpuId) -> Self {
         Self {
@@ -169,53 +170,53 @@ impl<S: Scheduler> PerCpu<S> {
         }
     }
 
-    /// Which CPU it is.
+    /// The CPU that this belongs to.
     #[must_use]
     #[inline]
     pub fn id(&self) -> CpuId {
         self.id
     }
 
-    /// Whether `thread` is the CPU's idle thread.
+    /// Returns whether `thread` is the CPU's idle thread.
     #[must_use]
     #[inline]
     pub fn is_idle(&self, thread: &S::Thread) -> bool {
-        // Relaxed: constant since the CPU is online.
+        // Relaxed: constant once the CPU is online.
         core::ptr::eq(self.idle.load(Ordering::Relaxed), thread)
     }
 
-    /// The CPU's idle thread.
+    /// Returns the CPU's idle thread.
     ///
     /// # Panics
-    /// If it has none yet.
+    /// Panics if the CPU has none yet.
     #[must_use]
     #[inline]
     pub fn idle(&self) -> &'static S::Thread {
-        // Relaxed: constant since the CPU is online.
+        // Relaxed: constant once the CPU is online.
         let idle = self.idle.load(Ordering::Relaxed);
         // SAFETY: null, or a thread, which is never freed.
         unsafe { idle.as_ref() }.expect("an idle thread")
     }
 
-    /// Sets the idle thread. Once, before the CPU is online.
+    /// Sets the idle thread. Call once, before the CPU is online.
     pub fn set_idle(&self, thread: &'static S::Thread) {
-        // Relaxed: published by the CPU's coming online.
+        // Relaxed: coming online publishes it.
         self.idle
             .store(core::ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Leaves a thread that has ended to the thread that runs next.
+    /// Leaves a thread that has ended for the next thread to take.
     fn set_dead(&self, thread: &'static S::Thread) {
         // Relaxed: this CPU only.
         self.dead
             .store(core::ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Takes what [`Self::set_dead`] left.
+    /// Takes the thread that [`Self::set_dead`] left.
     #[inline]
     fn take_dead(&self) -> Option<&'static S::Thread> {
         // Relaxed: this CPU only.
-        // SAFETY: null or a thread, which is never freed.
+        // SAFETY: null, or a thread, which is never freed.
         let dead = unsafe { self.dead.load(Ordering::Relaxed).as_ref() }?;
         self.dead.store(core::ptr::null_mut(), Ordering::Relaxed);
         Some(dead)
@@ -228,23 +229,23 @@ impl<S: Scheduler> fmt::Debug for PerCpu<S> {
     }
 }
 
-/// The runnable threads of one CPU, and what it is doing.
+/// The runnable threads of one CPU, and the state of the one that runs.
 #[derive(Debug)]
 pub struct Runq<T: Thread> {
-    /// Those that are queued.
+    /// The threads that wait for their turn.
     pub queue: RunQueue<T>,
-    /// The priority of the thread that runs.
+    /// The priority of the running thread.
     current: Priority,
-    /// A preempt IPI has been sent, and there has been no switch since.
+    /// A preempt IPI was sent, and the CPU has not switched since.
     told: bool,
-    /// The thread that runs has used up its slice.
+    /// The running thread has used up its slice.
     slice_over: bool,
-    /// The CPU goes offline, or is: only what is pinned there comes here.
+    /// The CPU is offline or going offline: only pinned threads may be queued here.
     pub closed: bool,
 }
 
 impl<T: Thread> Runq<T> {
-    /// Of a CPU that runs its first thread.
+    /// The run queue of a CPU that runs its first thread.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -256,24 +257,24 @@ impl<T: Thread> Runq<T> {
         }
     }
 
-    /// The priority of the thread that runs.
+    /// The priority of the running thread.
     #[must_use]
     pub fn current(&self) -> Priority {
         self.current
     }
 
-    /// Sets that: of the first thread of a CPU, which no switch has chosen.
+    /// Sets the priority of a CPU's first thread, which no switch has chosen.
     pub fn set_current(&mut self, priority: Priority) {
         self.current = priority;
     }
 
-    /// The thread that runs has used up its slice: others of its priority go first at the next
-    /// switch.
+    /// The running thread has used up its slice: at the next switch, others of its priority go
+    /// first.
     pub fn end_slice(&mut self) {
         self.slice_over = true;
     }
 
-    /// Whether a better thread is queued, and the CPU has been told.
+    /// Returns whether the CPU has been told of a better thread in its queue.
     #[must_use]
     pub fn is_told(&self) -> bool {
         self.told
@@ -288,7 +289,7 @@ impl<T: Thread> Default for Runq<T> {
 
 type RunqGuard<S> = SpinlockGuard<'static, Runq<<S as Scheduler>::Thread>, S>;
 
-/// Locks the run queue of this CPU.
+/// Locks this CPU's run queue.
 #[track_caller]
 #[inline]
 pub fn this_runq<S: Scheduler>() -> RunqGuard<S> {

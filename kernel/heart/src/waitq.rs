@@ -1,11 +1,11 @@
 //! Wait queues: the threads that wait for one thing, in the order they came.
 //!
-//! A waiter puts itself into the queue, goes to sleep and gives up the lock in one step, as far as
-//! a waker can see. The waker takes the same lock. So it comes either before (the waiter then finds
-//! that there is nothing to wait for, since it tests under the lock) or after (it finds the waiter).
-//! The locks are taken in the order wait queue, timers, run queue.
+//! To a waker, a waiter enters the queue, goes to sleep and releases the lock in one step. The
+//! waker takes the same lock, so it comes either before that step, and the waiter, which tests
+//! under the lock, finds nothing to wait for; or after it, and the waker finds the waiter. Take the
+//! locks in the order wait queue, timers, run queue.
 //!
-//! [`WaitList`] is the list alone, for what has a lock of its own.
+//! [`WaitList`] is the list alone, for an object that has a lock of its own.
 
 #![forbid(unsafe_code)]
 
@@ -19,24 +19,24 @@ use crate::spinlock::{Spinlock, SpinlockGuard};
 use crate::tailq::{Linked, TailQueue};
 use crate::thread::Thread;
 
-/// The link by which a thread is in a [`WaitList`].
+/// Marks the link by which a thread is in a [`WaitList`].
 #[derive(Debug)]
 pub enum WaitLink {}
 
-/// The threads that wait. Under the lock of whatever it is part of.
+/// The waiting threads. Protected by the lock of the object that contains the list.
 pub type WaitList<T> = TailQueue<T, WaitLink>;
 
 impl<T: Linked<WaitLink>> WaitList<T> {
-    /// The thread with the least `rank`, the first of several. Ranks may change while
-    /// threads wait, so nothing is kept in their order.
+    /// Returns the thread with the lowest `rank`, the first of several. Ranks may change while
+    /// threads wait, so the list is not sorted by them.
     pub fn best<R: Ord>(&self, rank: impl Fn(&T) -> R) -> Option<&'static T> {
         self.iter().min_by_key(|thread| rank(thread))
     }
 }
 
 impl<T: Linked<WaitLink> + Thread> WaitList<T> {
-    /// Takes out the thread of the best priority, the first of several. The priority is the one of
-    /// this moment, lent or not.
+    /// Removes and returns the thread with the best priority, the first of several. The priority is
+    /// the current one, lent or not.
     pub fn take_best(&mut self) -> Option<&'static T> {
         let thread = self.best(|thread| thread.task().priority())?;
         self.remove(thread);
@@ -46,17 +46,16 @@ impl<T: Linked<WaitLink> + Thread> WaitList<T> {
 
 /// A thread that can wait in a [`WaitQueue`].
 pub trait Sleeper: Thread + Linked<WaitLink> {
-    /// What it waits for.
+    /// What the thread waits for.
     fn waits_for(&self) -> &WaitsFor;
 
-    /// Where it waits, or last waited, for messages.
+    /// Where the thread waits, or last waited, for messages.
     fn wait_site(&self) -> &Site;
 }
 
 /// The scheduler of a machine whose threads wait in queues.
 pub trait Waits: Scheduler<Thread: Sleeper> {
-    /// As [`sleep`], until `nanoseconds` have gone by at the latest. If these are 0 it returns at
-    /// once.
+    /// As [`sleep`], but for `nanoseconds` at most. Returns at once if these are 0.
     fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Self>, nanoseconds: u64);
 }
 
@@ -72,7 +71,7 @@ pub enum What {
     Notification,
     /// A permit of a semaphore.
     Permit,
-    /// That its time is up.
+    /// The end of its time.
     Time,
 }
 
@@ -88,7 +87,7 @@ impl What {
     }
 }
 
-/// As it follows "waits".
+/// Completes a sentence that begins with "waits".
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -101,25 +100,25 @@ impl fmt::Display for What {
     }
 }
 
-/// What a thread keeps of the queue that it waits in.
+/// What a thread in a wait queue waits for, stored as a number.
 #[derive(Debug)]
 pub struct WaitsFor(AtomicU8);
 
 impl WaitsFor {
-    /// Of a thread that is in no queue.
+    /// For a thread that is in no queue.
     #[must_use]
     pub const fn nothing() -> Self {
         Self(AtomicU8::new(What::Nothing as u8))
     }
 
-    /// What it is: under the queue's lock, or for messages.
+    /// Returns it. Exact under the queue's lock; elsewhere for messages only.
     #[must_use]
     pub fn get(&self) -> What {
         // Relaxed: under the lock.
         What::from_u8(self.0.load(Ordering::Relaxed))
     }
 
-    /// Changes that. Under the queue's lock.
+    /// Changes it, under the queue's lock.
     fn set(&self, what: What) {
         // Relaxed: under the lock.
         self.0.store(what as u8, Ordering::Relaxed);
@@ -129,7 +128,7 @@ impl WaitsFor {
 /// The threads that wait for one thing.
 pub struct WaitQueue<S: Waits>(Spinlock<WaitList<S::Thread>, S>);
 
-/// A wait queue that is locked.
+/// A locked wait queue.
 #[must_use = "the queue is unlocked at once if this is not kept"]
 pub struct WaitQueueGuard<'a, S: Waits> {
     queue: &'a WaitQueue<S>,
@@ -137,13 +136,13 @@ pub struct WaitQueueGuard<'a, S: Waits> {
 }
 
 impl<S: Waits> WaitQueue<S> {
-    /// Nobody waits.
+    /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
         Self(Spinlock::new(WaitList::new()))
     }
 
-    /// Locks the queue. What the threads wait for is tested, and changed, under it.
+    /// Locks the queue. Test and change what the threads wait for under this lock.
     #[track_caller]
     pub fn lock(&self) -> WaitQueueGuard<'_, S> {
         WaitQueueGuard {
@@ -152,14 +151,14 @@ impl<S: Waits> WaitQueue<S> {
         }
     }
 
-    /// Wakes the best thread that waits; whether there was one. Any context but NMI.
+    /// Wakes the best waiting thread. Returns whether there was one. Any context but NMI.
     #[inline]
     pub fn wake_one(&self) -> bool {
         let mut guard = self.lock();
         guard.take_best().is_some_and(wakeup::<S>)
     }
 
-    /// Wakes all threads that wait now; how many. Any context but NMI.
+    /// Wakes all threads that wait now, and returns their number. Any context but NMI.
     pub fn wake_all(&self) -> usize {
         let mut guard = self.lock();
         let mut count = 0;
@@ -189,7 +188,7 @@ impl<S: Waits> Default for WaitQueue<S> {
 }
 
 impl<S: Waits> WaitQueueGuard<'_, S> {
-    /// Whether nobody waits.
+    /// Returns whether no thread waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -210,29 +209,28 @@ impl<S: Waits> WaitQueueGuard<'_, S> {
         thread.waits_for().set(What::Nothing);
     }
 
-    /// The thread of the best priority that waits, the first of several.
+    /// Returns the waiting thread with the best priority, the first of several.
     #[must_use]
     pub fn best(&self) -> Option<&'static S::Thread> {
         self.list.best(|thread| thread.task().priority())
     }
 
-    /// Takes [`Self::best`] out of the queue.
+    /// Removes and returns [`Self::best`].
     pub fn take_best(&mut self) -> Option<&'static S::Thread> {
         let thread = self.best()?;
         self.remove(thread);
         Some(thread)
     }
 
-    /// Unlocks the queue and waits in it until woken. Thread context, outside
-    /// critical sections but for this lock.
+    /// Unlocks the queue and sleeps in it until woken. Thread context, in no critical section but
+    /// this lock's.
     #[track_caller]
     #[inline]
     pub fn sleep(self) {
         self.wait(What::Wakeup);
     }
 
-    /// As [`Self::sleep`], until `nanoseconds` have gone by at the latest; false if
-    /// they have.
+    /// As [`Self::sleep`], but for `nanoseconds` at most. Returns false if they have passed.
     #[track_caller]
     pub fn sleep_for(self, nanoseconds: u64) -> bool {
         self.wait_at_most(What::Wakeup, nanoseconds)
@@ -251,7 +249,7 @@ impl<S: Waits> WaitQueueGuard<'_, S> {
         let me = self.enter(what);
         let Self { queue, list } = self;
         S::sleep_at_most(list, nanoseconds);
-        // A waker takes its thread out of the queue: still in, the time was up.
+        // A waker removes its thread from the queue. If we are still in it, our time was up.
         let mut guard = queue.lock();
         let timed_out = me.waits_for().get() != What::Nothing;
         if timed_out {
@@ -260,7 +258,7 @@ impl<S: Waits> WaitQueueGuard<'_, S> {
         !timed_out
     }
 
-    /// Puts the calling thread, which is going to wait for `what`, into the queue.
+    /// Puts the calling thread into the queue, as one that waits for `what`.
     #[track_caller]
     #[inline(always)]
     fn enter(&mut self, what: What) -> &'static S::Thread {
@@ -272,8 +270,8 @@ impl<S: Waits> WaitQueueGuard<'_, S> {
     }
 }
 
-/// Whether the calling thread could be put to sleep here: it takes interrupts and is in no
-/// critical section.
+/// Returns whether the calling thread may sleep here: it takes interrupts and is in no critical
+/// section.
 #[must_use]
 pub fn may_sleep<S: Scheduler>() -> bool {
     S::crit().now().is_only_locks(0)

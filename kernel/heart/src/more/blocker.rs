@@ -1,18 +1,19 @@
-//! Which thread waits for which other one, and the search for waits that never end.
+//! Which thread waits for which, and the search for deadlocks.
 //!
-//! A [`Blocker`] is what a thread owns and others wait for: a mutex that it has locked, a
-//! readers-writer lock that it writes under, or its own end, which others join. A thread waits for
-//! one of them at a time ([`Wait`]), so "waits for" and "is owned by" lead from each thread along one
-//! chain. A chain that comes back to where it began is a circle, none of whose threads ever runs
-//! again. The thread that is about to close it finds it ([`Chains::begin`]).
+//! A [`Blocker`] is something that a thread owns and others wait for: a mutex that it has locked, a
+//! readers-writer lock that it has locked for writing, or its own end, which others join. A thread
+//! waits for one of them at a time ([`Wait`]), so "waits for" and "is owned by" lead from each
+//! thread along one chain. A chain that returns to its beginning is a circle, and none of its
+//! threads ever runs again. The thread that is about to close a circle finds it
+//! ([`Chains::begin`]).
 //!
-//! A circle with a timed wait in it comes apart by itself, and is not reported: a thread may hold
-//! a mutex while it joins a thread that tries for that mutex for a second. (That locks are taken
-//! in the right order is another question, and [`crate::more::witness`]'s.) What has no owner, a permit or a
-//! condition, ends a chain: nobody can tell who will give it.
+//! A circle with a timed wait resolves itself and is not reported: a thread may hold a mutex while
+//! it joins a thread that tries for that mutex for a second. (The order in which locks are taken is
+//! another question: see [`crate::more::witness`].) Something without an owner, a permit or a
+//! condition, ends a chain: nobody can tell who will provide it.
 //!
-//! Waits begin and end, and what is waited for changes its owner, under one lock, whose value is
-//! [`Chains`]. While it is held, chains stand still.
+//! One lock, whose value is [`Chains`], protects the beginning and the end of each wait, and every
+//! change of owner of something that is waited for. While a CPU holds it, the chains do not change.
 
 use core::fmt;
 use core::ptr;
@@ -20,11 +21,11 @@ use core::ptr;
 use crate::shim::{AtomicBool, AtomicPtr, Ordering};
 use crate::site::{Place, Site};
 
-/// The bit, beside the owner, that keeps [`Blocker::free`] from succeeding: others wait, or have
-/// waited until their time was up.
+/// The bit, beside the owner, that makes [`Blocker::free`] fail: others wait, or waited until their
+/// time was up.
 const CONTESTED: usize = 1;
 
-/// What a [`Blocker`] is.
+/// The kinds of [`Blocker`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A mutex; the owner has locked it.
@@ -35,7 +36,7 @@ pub enum Kind {
     End,
 }
 
-/// What one thread owns and others wait for.
+/// Something that one thread owns and others wait for.
 #[derive(Debug)]
 pub struct Blocker<T: 'static> {
     kind: Kind,
@@ -48,7 +49,7 @@ pub struct Blocker<T: 'static> {
 impl<T> Blocker<T> {
     const HAS_A_FREE_BIT: () = assert!(align_of::<T>() > CONTESTED);
 
-    /// One that nobody owns.
+    /// A blocker without an owner.
     #[must_use]
     pub const fn new(kind: Kind) -> Self {
         let () = Self::HAS_A_FREE_BIT;
@@ -59,25 +60,25 @@ impl<T> Blocker<T> {
         }
     }
 
-    /// The owner at this moment. It remains the owner while it is the caller, or while others
-    /// wait and the caller has [`Chains`].
+    /// Returns the present owner. It stays the owner as long as the caller is that owner, or as
+    /// long as others wait and the caller has [`Chains`].
     #[must_use]
     #[inline]
     pub fn owner(&self) -> Option<&'static T> {
         // Acquire: pairs with the Release in `take` and `give`, so the owner can be read.
         let owner = self.owner.load(Ordering::Acquire);
-        // SAFETY: but for the bit, null or made of a 'static reference in `take` or `give`.
+        // SAFETY: without the bit, null or made from a 'static reference in `take` or `give`.
         unsafe { owner.map_addr(|address| address & !CONTESTED).as_ref() }
     }
 
-    /// Whether `thread` is the owner.
+    /// Returns whether `thread` is the owner.
     #[must_use]
     #[inline]
     pub fn is_owned_by(&self, thread: &T) -> bool {
         self.owner().is_some_and(|owner| ptr::eq(owner, thread))
     }
 
-    /// Makes `me` the owner if there is none; whether it did.
+    /// Makes `me` the owner if there is none. Returns whether it did.
     #[inline]
     pub fn take(&self, me: &'static T) -> bool {
         let me = ptr::from_ref(me).cast_mut();
@@ -88,7 +89,7 @@ impl<T> Blocker<T> {
         taken.is_ok()
     }
 
-    /// Makes it nobody's if it is `me`'s and not contested; whether it did.
+    /// Removes the owner if that is `me` and the blocker is not contested. Returns whether it did.
     #[inline]
     pub fn free(&self, me: &T) -> bool {
         let me = ptr::from_ref(me).cast_mut();
@@ -99,8 +100,8 @@ impl<T> Blocker<T> {
         freed.is_ok()
     }
 
-    /// Gives it to `owner`, or to nobody, contested or not. By its owner, which has [`Chains`] if
-    /// others wait.
+    /// Makes `owner` the owner, or nobody, contested or not. Only the present owner calls this,
+    /// with [`Chains`] if others wait.
     pub fn give(&self, owner: Option<&'static T>, contested: bool) {
         let owner = owner.map_or(ptr::null_mut(), |owner| ptr::from_ref(owner).cast_mut());
         let bit = if contested { CONTESTED } else { 0 };
@@ -109,9 +110,9 @@ impl<T> Blocker<T> {
             .store(owner.map_addr(|address| address | bit), Ordering::Release);
     }
 
-    /// From here on the owner cannot [`Self::free`] it; false if there is no owner.
+    /// Makes [`Self::free`] fail for the owner from now on. Returns false if there is no owner.
     pub fn contest(&self, _chains: &mut Chains) -> bool {
-        // Relaxed: what follows from it is under the lock.
+        // Relaxed: everything that follows from it is under the lock.
         let mut owner = self.owner.load(Ordering::Relaxed);
         while !owner.is_null() {
             let contested = owner.map_addr(|address| address | CONTESTED);
@@ -127,7 +128,7 @@ impl<T> Blocker<T> {
     }
 }
 
-/// "Held by" or "waits for" this: the owner, and since where.
+/// Follows "held by" or "waits for": names the owner, and since where.
 impl<T: Waiter> fmt::Display for Blocker<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let site = &self.site;
@@ -141,19 +142,19 @@ impl<T: Waiter> fmt::Display for Blocker<T> {
     }
 }
 
-/// What a thread waits for. Changed under the lock.
+/// What a thread waits for. Changes only under the lock.
 #[derive(Debug)]
 pub struct Wait<T: 'static> {
-    /// Null, or what it waits for. The waiter borrows that until this is null again.
+    /// What it waits for, or null. The waiter borrows that until this is null again.
     blocker: AtomicPtr<Blocker<T>>,
-    /// Whether the wait ends by time.
+    /// Whether the wait has a time limit.
     timed: AtomicBool,
     /// Where it waits, or last waited. Written by the waiter.
     pub site: Site,
 }
 
 impl<T> Wait<T> {
-    /// Of a thread that waits for nothing.
+    /// For a thread that waits for nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -170,31 +171,31 @@ impl<T> Default for Wait<T> {
     }
 }
 
-/// A thread: what may own a [`Blocker`], and waits for one at a time.
+/// A thread, which may own [`Blocker`]s and waits for one at a time.
 pub trait Waiter: fmt::Display + Sized + 'static {
     /// What it waits for.
     fn wait(&self) -> &Wait<Self>;
 }
 
-/// The proof that the caller holds the lock.
+/// Proof that the caller holds the lock.
 #[derive(Debug)]
 pub struct Chains(());
 
 impl Chains {
-    /// What the lock protects.
+    /// The value for the lock to protect.
     ///
     /// # Safety
-    /// For one lock only, or while nothing else runs on the machine: with two of these, two CPUs
-    /// could change the same chains.
+    /// Make one for one lock only, or while nothing else runs on the machine: with two of these,
+    /// two CPUs could change the same chains.
     #[must_use]
     pub const unsafe fn new() -> Self {
         Self(())
     }
 
-    /// `me` is about to wait for `blocker` at `site`; `timed` if not for good.
+    /// `me` is about to wait for `blocker` at `site`; `timed` if with a time limit.
     ///
     /// # Errors
-    /// The circle that this closes. `me` counts as waiting all the same.
+    /// Returns the circle that this wait closes. `me` counts as waiting all the same.
     pub fn begin<T: Waiter>(
         &mut self,
         me: &'static T,
@@ -214,7 +215,7 @@ impl Chains {
         Ok(())
     }
 
-    /// `thread` does not wait any more: it has what it waited for, or has given up.
+    /// `thread` no longer waits: it has what it waited for, or has given up.
     pub fn end<T: Waiter>(&mut self, thread: &T) {
         thread
             .wait()
@@ -222,30 +223,30 @@ impl Chains {
             .store(ptr::null_mut(), Ordering::Relaxed);
     }
 
-    /// What `thread` waits for.
+    /// Returns what `thread` waits for.
     #[must_use]
     pub fn blocker_of<T: Waiter>(&self, thread: &T) -> Option<&Blocker<T>> {
         let blocker = thread.wait().blocker.load(Ordering::Relaxed);
-        // SAFETY: null, or what the waiter borrows until the wait has ended, for which it would
-        // take these chains, which are borrowed.
+        // SAFETY: null, or something that the waiter borrows until the wait ends. To end it, the
+        // waiter would take these chains, which are borrowed.
         unsafe { blocker.as_ref() }
     }
 
-    /// The owner of the mutex that `thread` waits for.
+    /// Returns the owner of the mutex that `thread` waits for.
     #[must_use]
     pub fn owner_of_mutex<T: Waiter>(&self, thread: &T) -> Option<&'static T> {
         let blocker = self.blocker_of(thread)?;
         (blocker.kind == Kind::Mutex).then(|| blocker.owner())?
     }
 
-    /// Whether the chain from `me` comes back to `me`, without a timed wait.
+    /// Returns whether the chain from `me` leads back to `me` through untimed waits only.
     fn is_in_a_circle<T: Waiter>(&self, me: &'static T) -> bool {
         let next = |thread: &T| {
             let timed = thread.wait().timed.load(Ordering::Relaxed);
             self.blocker_of(thread).filter(|_| !timed)?.owner()
         };
-        // A circle that `me` is not part of ends the search when a thread is met again: the one
-        // that was met after 1, 2, 4 ... steps, the last of these (Brent).
+        // A circle without `me` ends the search when it meets a thread again. `met` is the thread
+        // it met last after 1, 2, 4 ... steps (Brent's algorithm).
         let (mut thread, mut met) = (me, me);
         for step in 1_u64.. {
             let Some(owner) = next(thread) else { break };
@@ -264,7 +265,7 @@ impl Chains {
     }
 }
 
-/// A circle of threads that wait for each other. Displays each wait of it.
+/// A circle of threads that wait for each other. Its `Display` shows each wait.
 #[derive(Debug)]
 pub struct Circle<'a, T: Waiter> {
     me: &'static T,

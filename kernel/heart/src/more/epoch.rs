@@ -1,32 +1,31 @@
-//! Epoch-based reclamation: readers without a lock, and memory that is freed when the last
-//! of them has gone.
+//! Epoch-based reclamation: lock-free readers, and memory that is freed once its last reader has
+//! gone.
 //!
-//! A reader says in its CPU's record in which epoch it began, and stays on its CPU until it
-//! has ended: it is a critical section. Who takes something out of a structure frees it when
-//! no record is older than that:
+//! A reader writes into its CPU's record in which epoch it began, and stays on its CPU until it has
+//! ended: a reading is a critical section. A writer removes an item from a structure, and frees it
+//! when no record is older than the item:
 //!
 //! ```text
 //! reader                          writer
-//! critical_enter                  take it out of the structure
+//! critical_enter                  remove the item from the structure
 //! record := epoch                 epoch + 1                        (the item's)
-//! (a fence to the compiler)       fence on all CPUs
+//! (a compiler fence)              fence on all CPUs
 //! ... read ...                    no record before the item's epoch? free it
 //! record := 0
 //! critical_exit
 //! ```
 //!
-//! The reader's store to the record and its first load need a fence in between, or the load
-//! may come first, and find what the writer takes out while the record is not yet to be seen.
-//! The writer executes it, on all CPUs, by interrupts ([`crate::rendezvous`]): a reader that
-//! has loaded before its CPU's fence has stored before it too, and is seen; one that loads
-//! after it does not find the item. The model is in `tso`, in its test. The epoch tells the
-//! readers that were there from those that came since, so that a CPU which reads all the time
-//! keeps nobody waiting.
+//! The reader needs a fence between its store to the record and its first load. Otherwise the load
+//! may come first, and find what the writer removes while the record is not yet visible. The writer
+//! executes that fence for it, on all CPUs, by interrupts ([`crate::rendezvous`]): a reader that
+//! has loaded before its CPU's fence has also stored before it, and is seen; one that loads after
+//! it does not find the item. A test in `tso` models this. The epoch tells the readers that were
+//! there from those that have come since, so a CPU that reads all the time delays nobody.
 //!
-//! Interrupts may read on top of a reader, and those on top of them: the record is the
+//! Interrupts may read on top of a reader, and other interrupts on top of them: the record is the
 //! outermost one's.
 //!
-//! FreeBSD's `epoch(9)` (`sys/kern/subr_epoch.c`, over Concurrency Kit) has the fence in the
+//! In FreeBSD's `epoch(9)` (`sys/kern/subr_epoch.c`, over Concurrency Kit) the fence is in the
 //! reader.
 
 use core::fmt;
@@ -39,26 +38,26 @@ use crate::probe::Probe;
 use crate::shim::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use crate::spinlock::Spinlock;
 
-/// In a record: nobody reads.
+/// The value of a record while nobody reads.
 const NOBODY: u64 = 0;
 
-/// The record of one CPU: the epoch in which what reads there began. Its own.
+/// The record of one CPU: the epoch in which its outermost reader began. Only that CPU writes it.
 #[repr(align(64))]
 struct Record(AtomicU64);
 
-/// What every object has that is freed by way of an [`Epoch`].
+/// What every object contains that is freed through an [`Epoch`].
 #[derive(Debug)]
 pub struct Retired {
-    /// The next on the list; under the lists' lock.
+    /// The next on the list. Protected by the lists' lock.
     next: AtomicPtr<Retired>,
-    /// Readers from before this epoch may have it; under the same lock.
+    /// Readers from before this epoch may have it. Protected by the same lock.
     epoch: AtomicU64,
     /// Frees the object that this is part of.
     free: unsafe fn(*mut Retired),
 }
 
 impl Retired {
-    /// Of an object that is in use, and that `free` frees, given the address of this.
+    /// For an object in use. `free` frees it, given the address of this field.
     #[must_use]
     pub const fn new(free: unsafe fn(*mut Self)) -> Self {
         Self {
@@ -69,25 +68,25 @@ impl Retired {
     }
 }
 
-/// A list of what was taken out: the last one first.
+/// A list of removed objects, the last one first.
 struct List(*mut Retired);
 
-// SAFETY: what is on a list belongs to it: nobody else can reach it but readers, who do not
-// look at its `Retired`.
+// SAFETY: the list owns its objects: nobody but readers can reach them, and readers do not look at
+// their `Retired`.
 unsafe impl Send for List {}
 
 impl List {
     /// Puts an object on the list.
     ///
     /// # Safety
-    /// It is the list's from now on.
+    /// The list owns it from now on.
     unsafe fn push(&mut self, object: *mut Retired) {
         // SAFETY: the caller's promise. Relaxed: under the lock.
         unsafe { (*object).next.store(self.0, Ordering::Relaxed) };
         self.0 = object;
     }
 
-    /// Takes the last one.
+    /// Takes the object that was pushed last.
     fn pop(&mut self) -> Option<*mut Retired> {
         let object = self.0;
         // SAFETY: null, or an object of ours. Relaxed: under the lock.
@@ -96,15 +95,16 @@ impl List {
     }
 }
 
-/// What was taken out and is not freed.
+/// The objects that were removed and are not freed yet.
 struct Lists {
-    /// Without an epoch yet.
+    /// Those without an epoch.
     new: List,
-    /// With one, and with the fence on all CPUs after it.
+    /// Those with one, and with the fence on all CPUs after it.
     fenced: List,
 }
 
-/// The readers of all structures that are reclaimed together, and what they may still have.
+/// The readers of all structures that are reclaimed together, and the objects that they may still
+/// have.
 pub struct Epoch<P: Port> {
     now: AtomicU64,
     records: [Record; MAX_CPUS],
@@ -113,17 +113,17 @@ pub struct Epoch<P: Port> {
     pending: AtomicUsize,
 }
 
-/// Reads until it is dropped; the thread stays on its CPU meanwhile.
+/// A reading, until it is dropped. The thread stays on its CPU meanwhile.
 #[must_use = "the reading ends at once if this is not kept"]
 pub struct Reading<'a, P: Port> {
     record: &'a Record,
     outer: u64,
-    /// Dropped after the record is as before.
+    /// Dropped after the record has its old value again.
     _section: CriticalGuard<P>,
 }
 
 impl<P: Port> Epoch<P> {
-    /// Nobody reads, nothing waits.
+    /// Without readers or objects.
     #[must_use]
     #[track_caller]
     pub const fn new() -> Self {
@@ -138,22 +138,22 @@ impl<P: Port> Epoch<P> {
         }
     }
 
-    /// Begins to read: what is found from now on in a structure stays until the guard is
-    /// dropped. Any context but NMI. As in every critical section there is no sleeping.
+    /// Begins a reading: what the thread finds in a structure from now on stays until the guard is
+    /// dropped. Any context but NMI. The thread must not sleep, as in every critical section.
     #[track_caller]
     #[inline]
     pub fn enter(&self) -> Reading<'_, P> {
         let section = CriticalGuard::<P>::enter();
         let record = &self.records[P::cpu().index()];
-        // Relaxed: this CPU's own. An interrupt in between leaves it as it was.
+        // Relaxed: only this CPU writes it. An interrupt in between restores it.
         let outer = record.0.load(Ordering::Relaxed);
         if outer == NOBODY {
-            // Acquire: pairs with the AcqRel in `advance`: who begins in an epoch finds nothing
-            // that was taken out before it.
+            // Acquire: pairs with the AcqRel in `advance`: a reader that begins in an epoch finds
+            // nothing that was removed before it.
             let now = self.now.load(Ordering::Acquire);
             record.0.store(now, Ordering::Relaxed);
         }
-        // The fence between the two is the writer's.
+        // The writer executes the fence between the two.
         compiler_fence(Ordering::SeqCst);
         Reading {
             record,
@@ -162,12 +162,12 @@ impl<P: Port> Epoch<P> {
         }
     }
 
-    /// Frees `object` when nobody can have it any more: by a later [`Self::collect`]. Any
-    /// context that may take a spinlock.
+    /// Frees `object` in a later [`Self::collect`], when nobody can have it any more. Any context
+    /// that may take a spinlock.
     ///
     /// # Safety
-    /// `object` is in no structure any more where readers that begin now could find it, and
-    /// its `free` may be called with it once, in thread context, on any CPU.
+    /// No reader that begins now may find `object` in any structure. It must be sound to call its
+    /// `free` with it once, in thread context, on any CPU.
     pub unsafe fn defer(&self, object: *mut Retired) {
         // Relaxed: a hint to whoever collects.
         self.pending.fetch_add(1, Ordering::Relaxed);
@@ -175,19 +175,19 @@ impl<P: Port> Epoch<P> {
         unsafe { self.lists.lock().new.push(object) };
     }
 
-    /// How many objects wait to be freed: a snapshot.
+    /// Returns how many objects wait to be freed. A snapshot.
     #[must_use]
     #[inline]
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Frees what nobody can have any more; how many there were. Does not wait for readers.
-    /// `fence` makes all CPUs execute a fence, if there is something new. Thread context,
-    /// interrupts on, no spinlock held.
+    /// Frees what nobody can have any more, and returns how many objects that were. Does not wait
+    /// for readers. If there is something new, `fence` makes all CPUs execute a fence. Thread
+    /// context, interrupts on, no spinlock held.
     ///
     /// # Errors
-    /// Those of `fence`: what was new waits on.
+    /// Returns the error of `fence`. The new objects go on waiting.
     pub fn collect<E>(&self, fence: impl FnOnce() -> Result<(), E>) -> Result<usize, E> {
         let mut new = core::mem::replace(&mut self.lists.lock().new, List(ptr::null_mut()));
         if !new.0.is_null() {
@@ -220,18 +220,18 @@ impl<P: Port> Epoch<P> {
                 freed += 1;
                 self.pending.fetch_sub(1, Ordering::Relaxed);
             } else {
-                // SAFETY: from a list of ours.
+                // SAFETY: the same.
                 unsafe { self.lists.lock().fenced.push(object) };
             }
         }
         Ok(freed)
     }
 
-    /// Waits until all who read now have ended. `fence` as in [`Self::collect`]. Thread
-    /// context, interrupts on, no spinlock held, and not inside a reading.
+    /// Waits until all present readers have ended. `fence` as in [`Self::collect`]. Thread context,
+    /// interrupts on, no spinlock held, and not inside a reading.
     ///
     /// # Errors
-    /// Those of `fence`.
+    /// Returns the error of `fence`.
     #[track_caller]
     pub fn synchronize<E>(&self, fence: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         kassert!(
@@ -248,17 +248,17 @@ impl<P: Port> Epoch<P> {
         Ok(())
     }
 
-    /// Begins an epoch: its number.
+    /// Begins an epoch and returns its number.
     fn advance(&self) -> u64 {
         // AcqRel: pairs with the Acquire in `enter`.
         self.now.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The epoch of the oldest reader; after all others if there is none.
+    /// Returns the epoch of the oldest reader, or a later one than all others if there is none.
     fn oldest(&self) -> u64 {
         let epoch = |record: &Record| {
-            // Acquire: pairs with the Release in the drop of `Reading`: what it read, it read
-            // before what follows here.
+            // Acquire: pairs with the Release in the drop of `Reading`: its loads come before what
+            // follows here.
             match record.0.load(Ordering::Acquire) {
                 NOBODY => u64::MAX,
                 epoch => epoch,

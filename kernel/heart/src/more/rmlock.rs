@@ -1,8 +1,8 @@
-//! `rmlock`: a lock for what is read all the time and hardly ever written.
+//! `rmlock`: a readers-writer lock for what is read all the time and hardly ever written.
 //!
-//! A reader writes nothing that another CPU reads, and executes no locked instruction and
-//! no fence. It puts a `Tracker`, which lies on its stack, on top of the list of its
-//! thread, and looks whether its CPU has a *token* for the lock:
+//! A reader writes nothing that another CPU reads, and executes no locked instruction and no fence.
+//! It puts a `Tracker`, which is on its stack, on top of its thread's list, and checks whether its
+//! CPU has a *token* for the lock:
 //!
 //! ```text
 //! reader                                  writer
@@ -14,27 +14,26 @@
 //! was it counted? ── yes: slow            wait until no reader is counted
 //! ```
 //!
-//! The interrupt is the fence that readers do not have. It comes before the reader's store
-//! to the list, and then the token that the reader looks at next is gone; or after, and
-//! then the handler finds the tracker. So each of the two orders is load-bearing, to the
-//! compiler: the CPU itself is interrupted between instructions. On the way out the same:
-//! first the tracker leaves the list, then the reader looks whether it was counted. The
-//! other way round an interrupt in between counts a reader that never takes itself off the
-//! count, and the writer waits forever (FreeBSD D28821, where a compiler had swapped them;
-//! here `bugs/0007-flag-before-unlink.patch`, found by `sync::rmlock::at_every_boundary`).
+//! The interrupt is the fence that readers lack. If it comes before the reader's store to the list,
+//! the token that the reader checks next is gone. If it comes after, its handler finds the tracker.
+//! So the program order of each pair is load-bearing; the compiler must keep it, and an interrupt
+//! always falls between two instructions. On the way out it is the same: first the tracker leaves
+//! the list, then the reader checks whether it was counted. In the opposite order, an interrupt in
+//! between would count a reader that never uncounts itself, and the writer would wait forever
+//! (FreeBSD D28821, where a compiler had swapped the two; here
+//! `bugs/0007-flag-before-unlink.patch`, found by `sync::rmlock::at_every_boundary`).
 //!
-//! Only the thread that runs on a CPU can be found by an interrupt there, so the switch
-//! counts the readers that it takes off the CPU ([`Reads::count_all`]). Hence a tracker that
-//! is not counted belongs to a thread that runs, on a CPU that has a token, or whose reader
-//! has not looked yet and will find none. A reader may be preempted, may move to another
-//! CPU, and may sleep.
+//! An interrupt finds only the thread that runs on its CPU, so a switch counts the readers of the
+//! thread that it takes off the CPU ([`Reads::count_all`]). Hence a tracker that is not counted
+//! belongs to a thread that runs on a CPU with a token, or to a reader that has not checked yet and
+//! will find none. A reader may be preempted, may migrate, and may sleep.
 //!
-//! FreeBSD (`sys/kern/kern_rmlock.c`) has a list to each CPU, with the readers of all the
-//! threads that were on it; so it opens a critical section around each of the two changes,
-//! and pins the reader. Decision 8 says why this is different.
+//! FreeBSD (`sys/kern/kern_rmlock.c`) has a list per CPU, with the readers of all threads that were
+//! on it. So it opens a critical section around each of the two changes, and pins the reader.
+//! Decision 8 says why Tryst differs.
 //!
-//! A reader that already reads the same lock gets in although a writer waits: it would wait
-//! for itself. Readers lend no priority to anybody, nor does a writer to readers.
+//! A reader that already reads the same lock gets in although a writer waits: otherwise it would
+//! wait for itself. Neither readers nor writers of this lock lend priority to each other.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -49,29 +48,29 @@ use crate::shim::{AtomicBool, AtomicPtr, AtomicU32, LowBit, Ordering, compiler_f
 
 /// A port whose threads can read.
 pub trait Reader: Port {
-    /// What the current thread reads. As [`Port::crit`], it moves with the thread.
+    /// The reads of the current thread. As [`Port::crit`], they move with the thread.
     fn reads() -> &'static Reads;
 }
 
 /// How readers and writers of a lock wait for each other.
 pub trait Gate {
-    /// Somebody is inside: nobody else gets in until it is dropped.
+    /// The caller is inside the gate: nobody else gets in until this is dropped.
     type Pass<'a>
     where
         Self: 'a;
 
-    /// Waits until the caller may go in: writers, and readers without a token.
+    /// Waits until the caller may enter. For writers, and for readers without a token.
     #[track_caller]
     fn enter(&self) -> Self::Pass<'_>;
 
-    /// As [`Self::enter`], or `None` if it would have to wait.
+    /// As [`Self::enter`], but returns `None` if it would have to wait.
     #[track_caller]
     fn try_enter(&self) -> Option<Self::Pass<'_>>;
 
-    /// Waits until `drained`. By the one who is inside.
+    /// Waits until `drained` returns true. Called from inside the gate.
     fn wait(&self, drained: &dyn Fn() -> bool);
 
-    /// What [`Self::wait`] waits for may have come true.
+    /// Wakes [`Self::wait`], whose condition may have come true.
     fn wake(&self);
 
     /// Runs `action` on those of `cpus` that run threads, and waits until it has run: a
@@ -80,16 +79,16 @@ pub trait Gate {
     fn interrupt(&self, cpus: &CpuSet, action: Callback<'_>);
 }
 
-/// In [`Tracker::lock`]: the reader is counted.
+/// The bit of [`Tracker::lock`] that says that the reader is counted.
 const COUNTED: usize = 1;
 
-/// One read of one lock, on the stack of the reader. Touched by its thread, the interrupts
-/// on top of it, and the switch away from it: relaxed throughout.
+/// One read of one lock, on the reader's stack. Only its thread, interrupts on top of it, and the
+/// switch away from it touch it: all accesses are relaxed.
 #[derive(Debug)]
 struct Tracker {
-    /// Which lock, and [`COUNTED`].
+    /// The lock's address, and [`COUNTED`].
     lock: AtomicPtr<Core>,
-    /// The one below on the thread's list: the same for as long as the tracker exists.
+    /// The next on the thread's list. Constant.
     next: AtomicPtr<Tracker>,
 }
 
@@ -99,43 +98,43 @@ impl Tracker {
         ptr::eq(lock.map_addr(|address| address & !COUNTED), core)
     }
 
-    /// Counts this reader, if it is not. Interrupts off.
+    /// Counts this reader, if it is not counted yet. Call with interrupts off.
     fn count(&self) {
         let lock = self.lock.load(Ordering::Relaxed);
         if lock.addr() & COUNTED == 0 {
             let counted = lock.map_addr(|address| address | COUNTED);
             self.lock.store(counted, Ordering::Relaxed);
-            // SAFETY: not counted, it is the address of a lock that the reader, whose
-            // tracker is still on its list, has borrowed.
+            // SAFETY: without the bit this is the address of a lock. The reader borrows it as long
+            // as its tracker is on its list, and it still is.
             let core = unsafe { &*lock };
-            // Relaxed: what makes the writer look at the count orders it: the end of its
-            // rendezvous, in which this CPU took part after this.
+            // Relaxed: the end of the writer's rendezvous, in which this CPU took part after this,
+            // orders it before the writer's look at the count.
             core.readers.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The trackers of one thread, the last one first.
+/// The trackers of one thread, the newest first.
 #[derive(Debug)]
 pub struct Reads(AtomicPtr<Tracker>);
 
 impl Reads {
-    /// Of a thread that reads nothing.
+    /// For a thread that reads nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Whether the thread reads nothing.
+    /// Returns whether the thread reads nothing.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        // Relaxed: the thread's own.
+        // Relaxed: only this thread uses it.
         self.0.load(Ordering::Relaxed).is_null()
     }
 
-    /// Counts all that the thread reads: it is going to be off its CPU, where no interrupt
-    /// finds it. By the switch, interrupts off.
+    /// Counts all reads of a thread that is about to leave its CPU, where interrupts no longer find
+    /// them. The switch calls this with interrupts off.
     #[cold]
     pub fn count_all(&self) {
         self.each(|tracker| {
@@ -144,11 +143,11 @@ impl Reads {
         });
     }
 
-    /// Calls `each` for the trackers until it returns false; whether it never did.
+    /// Calls `each` for the trackers until it returns false. Returns whether it never did.
     fn each(&self, mut each: impl FnMut(&Tracker) -> bool) -> bool {
         let mut at = self.0.load(Ordering::Relaxed);
-        // SAFETY: null, or a tracker that is on the list, and so on the stack of the thread:
-        // one leaves the list before it goes out of scope.
+        // SAFETY: null, or a tracker on the list, and so on the thread's stack: a tracker leaves
+        // the list before it goes out of scope.
         while let Some(tracker) = unsafe { at.as_ref() } {
             if !each(tracker) {
                 return false;
@@ -158,7 +157,7 @@ impl Reads {
         true
     }
 
-    /// Whether the thread reads `core`, `but` not counting.
+    /// Returns whether the thread reads `core`, not counting `but`.
     fn has(&self, core: &Core, but: Option<&Tracker>) -> bool {
         let is_but = |tracker: &Tracker| but.is_some_and(|but| ptr::eq(but, tracker));
         !self.each(|tracker| !tracker.is_of(core) || is_but(tracker))
@@ -171,18 +170,18 @@ impl Default for Reads {
     }
 }
 
-/// What trackers point to.
+/// What trackers point to: the part of a lock without its value.
 #[derive(Debug)]
 struct Core {
-    /// Whether a CPU has a token. Taken by writers; given to its own CPU by a reader that
-    /// is inside the gate.
+    /// Whether each CPU has a token. Writers take them away. A reader inside the gate gives one to
+    /// its own CPU.
     tokens: [AtomicBool; MAX_CPUS],
-    /// How many readers are counted.
+    /// The number of counted readers.
     readers: AtomicU32,
 }
 
-/// A value that many threads may read at once, each by some plain instructions, and one at
-/// a time may write, at the cost of an interrupt to each CPU that has read since.
+/// A value that many threads may read at once, each at the cost of a few plain instructions. One at
+/// a time may write, at the cost of an interrupt to each CPU that has read since the last write.
 pub struct RmLock<T, R: Reader, G: Gate> {
     core: Core,
     gate: G,
@@ -190,12 +189,12 @@ pub struct RmLock<T, R: Reader, G: Gate> {
     port: PhantomData<fn() -> R>,
 }
 
-// SAFETY: readers share the value between threads (Sync), and a writer has it alone, on
-// whatever thread (Send).
+// SAFETY: readers share the value between threads (Sync). A writer has it alone, on any thread
+// (Send).
 unsafe impl<T: Send + Sync, R: Reader, G: Gate + Sync> Sync for RmLock<T, R, G> {}
 
 impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
-    /// A lock that nobody has, whose readers and writers wait at `gate`.
+    /// A free lock, whose readers and writers wait at `gate`.
     #[must_use]
     pub const fn with_gate(value: T, gate: G) -> Self {
         Self {
@@ -209,9 +208,9 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         }
     }
 
-    /// Reads: runs `body` while nobody writes. It may be preempted, move and sleep, and may
-    /// read this lock again. Thread context, outside critical sections, since it may have to
-    /// wait for a writer.
+    /// Reads: runs `body` while nobody writes. `body` may be preempted, migrate and sleep, and may
+    /// read this lock again. Thread context, outside critical sections, since it may have to wait
+    /// for a writer.
     #[track_caller]
     #[inline]
     pub fn read<V>(&self, body: impl FnOnce(&T) -> V) -> V {
@@ -226,7 +225,7 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         body(unsafe { &*self.value.get() })
     }
 
-    /// As [`Self::read`], or `None` if it would have to wait. Any context but NMI.
+    /// As [`Self::read`], but returns `None` if it would have to wait. Any context but NMI.
     #[track_caller]
     #[inline]
     pub fn try_read<V>(&self, body: impl FnOnce(&T) -> V) -> Option<V> {
@@ -245,7 +244,7 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
     /// outside critical sections.
     ///
     /// # Panics
-    /// If the calling thread reads the lock: it would wait for itself.
+    /// Panics if the calling thread reads the lock: it would wait for itself.
     #[track_caller]
     pub fn write<V>(&self, body: impl FnOnce(&mut T) -> V) -> V {
         kassert!(
@@ -258,18 +257,18 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         // Acquire: pairs with the Release of the last reader in `leave`.
         self.gate
             .wait(&|| self.core.readers.load(Ordering::Acquire) == 0);
-        // SAFETY: no reader is counted, none can be without a token, and no token is given
-        // while we are inside the gate, where there is no other writer.
+        // SAFETY: no reader is counted, and none can read without a token. Nobody gives a token
+        // while we are inside the gate, and no other writer is there.
         body(unsafe { &mut *self.value.get() })
     }
 
-    /// Takes all tokens, and lets the CPUs that had one count their readers.
+    /// Takes away all tokens, and makes the CPUs that had one count their readers.
     #[track_caller]
     fn revoke(&self) {
         let mut cpus = CpuSet::EMPTY;
         for (index, token) in self.core.tokens.iter().enumerate() {
-            // Relaxed, both: the rendezvous makes it known, and only who is inside the gate
-            // writes it.
+            // Relaxed, both: the rendezvous publishes it, and only the CPU inside the gate writes
+            // it.
             if token.load(Ordering::Relaxed) {
                 token.store(false, Ordering::Relaxed);
                 CpuId::new(index).map(|cpu| cpus.insert(cpu));
@@ -290,7 +289,7 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         self.gate.interrupt(&cpus, &count);
     }
 
-    /// Which CPUs have a token. For tests and reports: a snapshot.
+    /// Returns the CPUs that have a token. A snapshot, for tests and reports.
     #[must_use]
     pub fn tokens(&self) -> CpuSet {
         let tokens = self.core.tokens.iter().enumerate();
@@ -317,23 +316,23 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         }
     }
 
-    /// Whether this CPU has a token. Which CPU that is, is asked after `link`: a thread that
-    /// moves in between is counted.
+    /// Returns whether this CPU has a token. Called after `link`, so if the thread migrates in
+    /// between, the switch has counted it.
     #[inline(always)]
     fn has_token(&self) -> bool {
-        // Acquire: pairs with the Release in `slow`: who has the token sees what the last
+        // Acquire: pairs with the Release in `slow`: a reader with the token sees what the last
         // writer wrote.
         self.core.tokens[R::cpu().index()].low_bit()
     }
 
-    /// The end of a read.
+    /// Ends a read.
     #[inline(always)]
     fn leave(&self, tracker: &Tracker, below: *mut Tracker) {
-        // No read of the value sinks below, for the compiler; the CPU keeps loads before
-        // later stores by itself.
+        // The compiler moves no read of the value below this. The CPU keeps loads before later
+        // stores anyway.
         compiler_fence(Ordering::SeqCst);
         R::reads().0.store(below, Ordering::Relaxed);
-        // Only now the look: see the module.
+        // Check for the count only after the store: see the module's header.
         compiler_fence(Ordering::SeqCst);
         if tracker.lock.low_bit() {
             self.uncount();
@@ -342,14 +341,14 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
 
     #[cold]
     fn uncount(&self) {
-        // Release: pairs with the Acquire in `write`: what was read, was read before.
+        // Release: pairs with the Acquire in `write`: the reader's loads come before it.
         if self.core.readers.fetch_sub(1, Ordering::Release) == 1 {
             self.gate.wake();
         }
     }
 
-    /// Without a token: waits inside the gate for one, unless `enter` does not let it in:
-    /// false then, and the tracker is off the list.
+    /// Without a token: waits inside the gate to get one. Returns false if `enter` does not let it
+    /// in; the tracker is then off the list.
     #[cold]
     #[track_caller]
     fn slow<'a>(
@@ -359,12 +358,12 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         enter: impl FnOnce(&'a G) -> Option<G::Pass<'a>>,
     ) -> bool {
         if R::reads().has(&self.core, Some(tracker)) {
-            // The writer cannot be in before the thread's other read is over.
+            // The writer cannot get in before the thread's other read ends.
             let _off = InterruptsOff::<R>::enter();
             tracker.count();
             return true;
         }
-        // While it waits the writer must not wait for it.
+        // The writer must not wait for this reader while this waits for the writer.
         self.leave(tracker, below);
         let Some(_pass) = enter(&self.gate) else {
             return false;
@@ -372,23 +371,23 @@ impl<T, R: Reader, G: Gate> RmLock<T, R, G> {
         let core = ptr::from_ref(&self.core).cast_mut();
         tracker.lock.store(core, Ordering::Relaxed);
         link::<R>(tracker);
-        // No writer is inside. If the thread has moved since `link`, it is counted, and the
-        // token of a CPU without readers costs an interrupt. Release: pairs with the Acquire
+        // No writer is inside. If the thread has migrated since `link`, it is counted, and giving a
+        // token to a CPU without readers costs only an interrupt. Release: pairs with the Acquire
         // in `has_token`.
         self.core.tokens[R::cpu().index()].store(true, Ordering::Release);
         true
     }
 }
 
-/// Puts a tracker that is filled in on top of the list of the calling thread.
+/// Puts a tracker, already filled in, on top of the calling thread's list.
 #[inline(always)]
 fn link<R: Reader>(tracker: &Tracker) {
     // An interrupt that finds the tracker finds it filled in.
     compiler_fence(Ordering::SeqCst);
     let tracker = ptr::from_ref(tracker).cast_mut();
     R::reads().0.store(tracker, Ordering::Relaxed);
-    // What comes from here on finds the tracker; what came before is seen by the look at the
-    // token.
+    // An interrupt from here on finds the tracker. The check for the token notices one that came
+    // before.
     compiler_fence(Ordering::SeqCst);
 }
 
@@ -406,7 +405,7 @@ impl<T: fmt::Debug, R: Reader, G: Gate> fmt::Debug for RmLock<T, R, G> {
 struct Reading<'a, T, R: Reader, G: Gate> {
     lock: &'a RmLock<T, R, G>,
     tracker: &'a Tracker,
-    /// The tracker's `next`, in a register: a list is changed at its top only.
+    /// The tracker's `next`, in a register. Only the top of a list changes.
     below: *mut Tracker,
 }
 

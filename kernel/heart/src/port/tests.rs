@@ -1,7 +1,7 @@
 use super::{InterruptsOff, Port};
 use crate::testing::HostPort;
 
-/// What waits turns interrupts on in the same step, so nothing may keep them off in the word.
+/// The wait turns interrupts on in the same step, so nothing else may keep them off in the word.
 #[test]
 fn a_wait_for_an_interrupt_ends_the_guard() {
     HostPort::become_cpu(0);

@@ -1,4 +1,4 @@
-//! The policy: which thread runs first, and where a woken thread goes. Numbers in, numbers out.
+//! The policy: which thread runs first, and where a woken thread goes. Pure functions of numbers.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ pub enum Resched {
     None,
     /// This CPU owes its current thread's preemption.
     Local,
-    /// That CPU must be notified.
+    /// That CPU must be interrupted.
     Remote(CpuId),
 }
 
@@ -35,9 +35,9 @@ pub fn maybe_preempt(
     }
 }
 
-/// Chooses the CPU to queue a thread on that becomes runnable. The CPU where it ran last, if the
-/// thread is pinned there or that CPU would run it at once. Otherwise an idle CPU, the waker's
-/// first, since what the waker wrote is in its cache. Otherwise where it ran last.
+/// Chooses the CPU on which to queue a thread that becomes runnable. That is the CPU where it ran
+/// last, if the thread is pinned there or would run there at once. Otherwise it is an idle CPU,
+/// preferably the waker's, whose cache holds what the waker wrote. Otherwise it is the last CPU.
 #[must_use]
 #[inline]
 pub fn place(
@@ -61,21 +61,21 @@ pub fn place(
     idle.find(|cpu| online.contains(cpu)).unwrap_or(last)
 }
 
-/// What a thread that ran until `now`, and could run on, keeps of a slice that ends at `end`, in
-/// the caller's ticks. 0 means that its next slice is whole, and that others of its priority go
+/// Returns what remains at `now` of a slice that ends at `end`, in the caller's ticks, for a thread
+/// that could run on. 0 means that its next slice is whole, and that others of its priority go
 /// first.
 ///
-/// A thread that was preempted keeps the rest. If it got a whole slice each time, a better thread
-/// that wakes more often than slices end would let it run forever, and the others of its priority
-/// never (`threads::round_robin_under_a_sleeper`).
+/// A preempted thread keeps the rest. If it got a whole slice each time, a better thread that wakes
+/// more often than slices end would let it run forever, and the others of its priority never
+/// (`threads::round_robin_under_a_sleeper`).
 #[must_use]
 #[inline]
 pub const fn slice_left(end: u64, now: u64) -> u64 {
     end.saturating_sub(now)
 }
 
-/// Whether a CPU with `mine` threads queued takes one from a CPU with `theirs`, while both run one:
-/// only if it does not end up with more than the other. So no thread goes back and forth.
+/// Returns whether a CPU with `mine` queued threads takes one from a CPU with `theirs`, while both
+/// run one: only if it then has no more than the other, so that no thread goes back and forth.
 #[must_use]
 #[inline]
 pub const fn is_unbalanced(mine: usize, theirs: usize) -> bool {

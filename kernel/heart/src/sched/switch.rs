@@ -1,4 +1,4 @@
-//! The switch, and the ways into it.
+//! The switch (`mi_switch`), and the ways into it: sleep, yield, exit, idle and preemption.
 
 use core::mem;
 
@@ -10,9 +10,9 @@ use crate::shim::Ordering;
 use crate::spinlock::SpinlockGuard;
 use crate::thread::{Priority, Thread as _, ThreadState};
 
-/// Waits: gives up `list`, the lock of the wait queue that the thread has put itself
-/// into, and runs something else until [`wakeup`](super::wakeup()). Thread context, in no critical
-/// section but that lock's.
+/// Sleeps: releases `list`, the lock of the wait queue that the thread has put itself into, and
+/// runs another thread until [`wakeup`](super::wakeup()). Thread context, in no critical section
+/// but that lock's.
 #[inline(always)]
 pub fn sleep<S: Scheduler, T>(list: SpinlockGuard<'_, T, S>) {
     let rq = S::per_cpu(S::here()).runq.lock_within(&list);
@@ -42,12 +42,12 @@ pub fn exit<S: Scheduler>() -> ! {
     unreachable!("a dead thread runs");
 }
 
-/// Runs what is queued on this CPU, if there is anything. The idle thread, outside critical
+/// Switches from the idle thread to the best queued thread, if there is one. Outside critical
 /// sections.
 pub fn run_best_instead_of_idle<S: Scheduler>() {
     let mut rq = this_runq::<S>();
     if rq.queue.is_empty() {
-        // What this CPU was told of has been taken elsewhere: as in `ipi_preempt`.
+        // Another CPU has taken the thread that this CPU was told of, as in `ipi_preempt`.
         rq.told = false;
         S::count(S::here(), Count::Rest);
     } else {
@@ -56,13 +56,13 @@ pub fn run_best_instead_of_idle<S: Scheduler>() {
     }
 }
 
-/// Pays an owed preemption: what [`crate::critical::Preempt::preempt`] is to call.
+/// Pays an owed preemption. [`crate::critical::Preempt::preempt`] calls this.
 pub fn preempt<S: Scheduler>(crit: &CritState) {
     let rq = this_runq::<S>();
-    // Drops the level of `pay`: the run-queue lock now keeps us from coming here again.
+    // Leaves the level of `pay`: the run-queue lock now keeps us from coming here again.
     crit.leave();
-    // Test again under the lock: an interrupt may have paid since. FreeBSD does not, and
-    // switches once for nothing.
+    // Test again under the lock: an interrupt may have paid since. FreeBSD does not test, and makes
+    // one useless switch.
     if crit.owepreempt() {
         mi_switch::<S>(rq, Reason::Preempted);
     } else {
@@ -71,9 +71,9 @@ pub fn preempt<S: Scheduler>(crit: &CritState) {
     after_switch::<S>(false);
 }
 
-/// Runs the best thread of this CPU, which may be the present one. `rq` is this CPU's run
-/// queue. Returns with the run queue of the CPU that the thread is on by then locked;
-/// [`after_switch`] unlocks it.
+/// Runs the best thread of this CPU, which may be the current one. `rq` is this CPU's run queue.
+/// When this returns, the thread may be on another CPU, and holds the run-queue lock of the CPU it
+/// is on; [`after_switch`] releases it.
 pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
     let here = S::here();
     let me = S::curthread();
@@ -100,13 +100,13 @@ pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
         start_slice::<S>(here, next, now, task.slice.load(Ordering::Relaxed));
     }
     mem::forget(rq);
-    // SAFETY: under this CPU's run-queue lock. `next` runs on no other CPU, since it was on this
-    // queue or is this CPU's idle thread.
+    // SAFETY: we hold this CPU's run-queue lock and interrupts are off. `next` runs on no other
+    // CPU, since it was on this queue or is this CPU's idle thread.
     unsafe { S::switch(here, me, next) };
 }
 
-/// The next thread, and what is left of the slice of `me`. `None` if `me` runs on. `me` is queued
-/// if it is runnable. Under the lock of `rq`.
+/// Chooses the next thread, and returns it with the rest of `me`'s slice; or `None` if `me` runs
+/// on. Queues `me` if it is runnable. The caller holds the lock of `rq`.
 #[inline(always)]
 fn choose<S: Scheduler>(
     rq: &mut Runq<S::Thread>,
@@ -115,7 +115,7 @@ fn choose<S: Scheduler>(
     now: u64,
 ) -> Option<(&'static S::Thread, u64)> {
     let (cpu, task) = (S::per_cpu(here), me.task());
-    // Next to each other: one store.
+    // The two fields are adjacent: the compiler clears them with one store.
     rq.told = false;
     let over = mem::take(&mut rq.slice_over);
     if !me.change_state_if(ThreadState::Running, ThreadState::Runnable) {
@@ -132,8 +132,8 @@ fn choose<S: Scheduler>(
     let (next, left) = if idles {
         (rq.queue.pop(), 0)
     } else {
-        // One that lets others go first begins its next slice anew, as one that waits.
-        // Relaxed: under this CPU's run-queue lock.
+        // A thread that yields starts its next slice afresh, like one that sleeps. Relaxed: under
+        // this CPU's run-queue lock.
         let left = match over {
             true => 0,
             false => slice_left(task.slice.load(Ordering::Relaxed), now),
@@ -147,8 +147,8 @@ fn choose<S: Scheduler>(
     let Some(next) = next else {
         me.change_state(ThreadState::Runnable, ThreadState::Running);
         if left == 0 && !idles {
-            // Whoever was to have the next slice has been taken elsewhere, and the timer
-            // that ended this one is not armed any more.
+            // Another CPU has taken the thread that was to run next, and the timer that ended this
+            // slice is no longer armed.
             start_slice::<S>(here, me, now, 0);
         }
         return None;
@@ -162,21 +162,21 @@ fn choose<S: Scheduler>(
     Some((next, left))
 }
 
-/// The first thing after a switch: on this CPU, whichever it is now, the lock that the
-/// thread before us took is ours to release, with or without a look at what is owed. A new thread
-/// begins with it.
+/// The first thing that a thread does after a switch, and that a new thread does: releases the
+/// run-queue lock of the CPU it is on now, which the previous thread took. `pay`: whether the
+/// release pays what is owed.
 #[inline(always)]
 pub fn after_switch<S: Scheduler>(pay: bool) {
     let here = S::per_cpu(S::here());
     if let Some(dead) = here.take_dead() {
         return bury::<S>(here, dead, pay);
     }
-    // SAFETY: the thread before us, or this one, forgot its guard.
+    // SAFETY: the previous thread, or this one, forgot its guard.
     unsafe { here.runq.unlock_handed_over(pay) };
 }
 
-/// The same after a thread that has ended: its place may be used again, once it is off its CPU
-/// for all to see.
+/// As [`after_switch`], if the previous thread has ended: its place may be reused once every CPU
+/// can see that it is off its CPU.
 #[cold]
 fn bury<S: Scheduler>(here: &PerCpu<S>, dead: &'static S::Thread, pay: bool) {
     // SAFETY: as in `after_switch`.
@@ -184,8 +184,8 @@ fn bury<S: Scheduler>(here: &PerCpu<S>, dead: &'static S::Thread, pay: bool) {
     S::bury(dead);
 }
 
-/// Lets `thread`, which runs here from `now` on and is not the idle one, have the `left` ticks of
-/// its slice, or a whole one if none are left. Interrupts off.
+/// Gives `thread`, which runs here from `now` on, the remaining `left` ticks of its slice, or a
+/// whole slice if none are left. Not for the idle thread. Call with interrupts off.
 #[inline]
 pub fn start_slice<S: Scheduler>(here: &S::Cpu, thread: &S::Thread, now: u64, left: u64) {
     let end = now + if left == 0 { S::slice() } else { left };
@@ -194,8 +194,8 @@ pub fn start_slice<S: Scheduler>(here: &S::Cpu, thread: &S::Thread, now: u64, le
     S::arm(here, end);
 }
 
-/// A thread waits for its turn on this CPU: if another CPU idles, it may take it. The
-/// interrupt alone does it: the idle loop looks for work when it is through.
+/// A thread is now waiting for its turn on this CPU, so this interrupts an idle CPU, which may take
+/// it. The interrupt is enough: the idle loop looks for work after it.
 #[inline(never)]
 fn rouse_idle_cpu<S: Scheduler>(here: &PerCpu<S>) {
     let idle = S::idle().find(|cpu| cpu != here.id);
@@ -204,8 +204,8 @@ fn rouse_idle_cpu<S: Scheduler>(here: &PerCpu<S>) {
     }
 }
 
-/// A switch is legal only in thread context or at the end of an acknowledged interrupt. The
-/// run-queue lock is the only section and the only spinlock. Returns whether the switch is owed.
+/// Asserts that a switch is legal: in thread context or at the end of an acknowledged interrupt,
+/// with the run-queue lock as the only section and the only spinlock. Returns whether it is owed.
 #[inline]
 fn assert_switch_legal<S: Scheduler>(me: &S::Thread, why: Reason) -> bool {
     S::check_switch(me, why);
@@ -224,10 +224,10 @@ fn illegal_switch<S: Scheduler>(me: &S::Thread, why: Reason) -> ! {
     );
 }
 
-/// A thread that waits, ends or idles holds nothing but the `held` spinlocks that it names.
+/// Asserts that a thread that is about to sleep, end or idle holds nothing but `held` spinlocks.
 ///
 /// # Panics
-/// If it holds something else.
+/// Panics if it holds anything else.
 #[track_caller]
 #[inline]
 pub fn assert_may_sleep<S: Scheduler>(held: u32) {

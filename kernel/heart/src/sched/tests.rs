@@ -1,5 +1,5 @@
-//! The scheduler on a host: two CPUs that the test plays in turn. A switch only says which thread
-//! runs now, and comes back at once: from there on the test goes on as that thread.
+//! The scheduler on a host. The test plays two CPUs in turn. A switch only records which thread
+//! runs now, and returns at once: from there on the test acts as that thread.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -42,7 +42,7 @@ pub(crate) struct World {
     online: AtomicCpuSet,
     idle: AtomicCpuSet,
     now: Cell<u64>,
-    /// What was done: switches, IPIs, burials.
+    /// What happened: switches, IPIs, burials.
     log: RefCell<Vec<String>>,
     counts: RefCell<Vec<Count>>,
     wakes: DeferredWakes,
@@ -176,7 +176,7 @@ fn note(text: String) {
     world().log.borrow_mut().push(text);
 }
 
-/// What was done since the last look, but for timers.
+/// What happened since the last call, without timers.
 pub(crate) fn done() -> Vec<String> {
     let mut log = world().log.take();
     log.retain(|line| !line.starts_with("arm"));
@@ -195,7 +195,7 @@ fn leak(name: &'static str, task: Task<Thread>) -> &'static Thread {
     Box::leak(Box::new(Thread { name, task }))
 }
 
-/// A new thread, made runnable by the CPU that the test plays.
+/// Makes a new thread runnable, from the CPU that the test plays.
 pub(crate) fn start(name: &'static str, value: u8, on: Option<usize>) -> &'static Thread {
     let thread = leak(name, Task::vacant(cpu(0), priority(value)));
     thread.task.reset(priority(value), on.is_some());
@@ -204,8 +204,8 @@ pub(crate) fn start(name: &'static str, value: u8, on: Option<usize>) -> &'stati
     thread
 }
 
-/// Two CPUs that run `first` and `second`, of priority 32, with idle threads; the test plays the
-/// first.
+/// Two CPUs with idle threads that run `first` and `second`, of priority 32. The test plays the
+/// first CPU.
 pub(crate) fn machine() -> (&'static Thread, &'static Thread) {
     let running = |index, name| leak(name, Task::running(cpu(index), priority(32)));
     let (first, second) = (running(0, "first"), running(1, "second"));
@@ -241,7 +241,7 @@ pub(crate) fn machine() -> (&'static Thread, &'static Thread) {
     (first, second)
 }
 
-/// Lets the thread that runs here sleep.
+/// Makes the current thread sleep.
 pub(crate) fn go_to_sleep() {
     let list = Spinlock::<(), Desk>::new(());
     sleep(list.lock());
@@ -279,7 +279,7 @@ fn in_a_section_a_preemption_is_owed_until_its_exit() {
     start("better", 10, Some(0));
     assert!(first.task.crit.owepreempt());
     assert_eq!(counted(), [Count::Requested, Count::Deferred]);
-    // Owed once, whoever comes.
+    // It is owed once, whichever thread comes.
     start("best", 5, Some(0));
     assert_eq!((current(), counted()), ("first", vec![]));
     first.task.crit.exit::<Desk>();
@@ -300,7 +300,7 @@ fn another_cpu_is_told_once_until_it_has_switched() {
     assert_eq!((current(), done()), ("two", vec!["second to two".into()]));
     assert!(!world().cpus[1].runq.lock().is_told());
     assert_eq!(second.task.state(), ThreadState::Runnable);
-    // What it was told of has been taken elsewhere: the next one needs an IPI of its own.
+    // Another CPU has taken the thread it was told of: the next one needs an IPI of its own.
     counted();
     interrupt();
     assert_eq!((done(), counted()), (vec![], vec![]));
@@ -325,7 +325,7 @@ fn a_sleeper_is_woken_once_on_the_cpu_it_was_on() {
 #[test]
 fn a_sleeper_goes_to_a_cpu_that_idles() {
     machine();
-    // It may go anywhere, is no better than what runs there, and the other CPU idles.
+    // It may go anywhere, is no better than the thread there, and the other CPU is idle.
     let sleeper = start("sleeper", 32, None);
     go_to_sleep();
     go_to_sleep();
@@ -339,7 +339,7 @@ fn a_sleeper_goes_to_a_cpu_that_idles() {
     run_best_instead_of_idle::<Desk>();
     assert_eq!(current(), "sleeper");
     assert!(!world().idle.contains(cpu(0)) && world().idle.contains(cpu(1)));
-    // With nothing to do the idle thread rests.
+    // Without work the idle thread rests.
     world().here.set(1);
     counted();
     run_best_instead_of_idle::<Desk>();
@@ -353,7 +353,7 @@ fn equals_take_turns_and_a_preempted_one_keeps_the_rest_of_its_slice() {
     yield_now::<Desk>();
     assert_eq!(current(), "equal");
     world().now.set(30);
-    // 70 ticks are left of its slice; `first` waits behind it.
+    // 70 ticks of its slice are left, and `first` waits.
     start("better", 10, Some(0));
     assert_eq!(current(), "better");
     go_to_sleep();
@@ -362,7 +362,7 @@ fn equals_take_turns_and_a_preempted_one_keeps_the_rest_of_its_slice() {
         Desk::curthread().task.slice.load(Ordering::Relaxed),
         30 + 70
     );
-    // At its end the other one has its turn, with a whole slice.
+    // At its end it is the other one's turn, with a whole slice.
     world().now.set(100);
     this_runq::<Desk>().end_slice();
     owe_in_section();
@@ -393,7 +393,7 @@ fn alone_a_thread_begins_a_whole_slice_once_its_own_is_over() {
     let (first, _) = machine();
     let slice = || first.task.slice.load(Ordering::Relaxed);
     world().now.set(40);
-    // Nothing better came: the slice goes on, and no timer is armed.
+    // No better thread came: the slice goes on, and no timer is armed.
     owe_in_section();
     assert_eq!((slice(), world().log.take()), (100, vec![]));
     yield_now::<Desk>();
@@ -440,7 +440,7 @@ fn a_sleeper_is_queued_where_another_cpu_idles() {
     assert_eq!(current(), "sleeper");
 }
 
-/// Owes, as a timer interrupt whose slice is over, and pays.
+/// Owes, as at a timer interrupt that ends the slice, and pays.
 fn owe_in_section() {
     let rq = this_runq::<Desk>();
     owe::<Desk>(Desk::here());
@@ -464,15 +464,15 @@ fn a_priority_moves_a_thread_in_its_queue_and_tells() {
     let worse = start("worse", 40, Some(0));
     set_priority::<Desk>(worse, priority(5));
     assert_eq!(current(), "worse");
-    // Of a thread that runs: what is queued is better now.
+    // A running thread: the queued one is better now.
     set_priority::<Desk>(worse, priority(50));
     assert_eq!(current(), "first");
-    // Of one on another CPU.
+    // A thread on another CPU.
     done();
     start("there", 40, Some(1));
     set_priority::<Desk>(second, priority(60));
     assert_eq!(done(), ["preempt cpu1"]);
-    // Of one that sleeps.
+    // A sleeping thread.
     go_to_sleep();
     go_to_sleep();
     set_priority::<Desk>(worse, priority(1));
@@ -488,7 +488,7 @@ fn a_closed_queue_takes_only_what_is_pinned_there() {
     assert_eq!(add_new::<Desk>(thread, Some(cpu(1))), Err(cpu(1)));
     let absent = cpu(1).index() + 1;
     assert_eq!(add_new::<Desk>(thread, Some(cpu(absent))), Err(cpu(absent)));
-    // One that may go anywhere goes to the boot CPU.
+    // A thread that may go anywhere goes to the boot CPU.
     let free = start("free", 40, None);
     free.task.set_cpu(cpu(1));
     world().here.set(1);
@@ -512,7 +512,7 @@ fn a_dead_thread_is_buried_by_the_next_one() {
     machine();
     let dying = start("dying", 10, Some(0));
     let ended = std::panic::catch_unwind(|| exit::<Desk>());
-    // A switch comes back here at once, and a dead thread must not run on.
+    // A switch returns here at once, and a dead thread must not continue.
     assert!(ended.is_err());
     assert_eq!(
         (current(), dying.task.state()),

@@ -1,4 +1,4 @@
-//! Making threads runnable, and telling the CPU that one is better than what runs there.
+//! Making threads runnable, and telling a CPU that a better thread than its current one waits.
 
 use super::policy::{Resched, maybe_preempt, place};
 use super::{Count, Runq, RunqGuard, Scheduler};
@@ -7,16 +7,16 @@ use crate::cpu::CpuId;
 use crate::port::CriticalGuard;
 use crate::thread::{Priority, Thread as _, ThreadState};
 
-/// Makes `thread` runnable if it sleeps, and returns whether it did. Any context but NMI; the lock
-/// of the queue it waited in may be held.
+/// Makes `thread` runnable if it sleeps, and returns whether it did. Any context but NMI; the
+/// caller may hold the lock of the queue that the thread waits in.
 pub fn wakeup<S: Scheduler>(thread: &'static S::Thread) -> bool {
     let (owner, rq) = lock_cpu_of::<S>(thread);
     let task = thread.task();
     if !thread.change_state_if(ThreadState::Sleeping, ThreadState::Moving) {
         return false;
     }
-    // The sleeper held this lock from before it changed its state until it was switched out.
-    // We hold it now.
+    // The sleeper held this lock from before its change of state until it was switched out. Now we
+    // hold it.
     let last = S::per_cpu(owner).id();
     let current = rq.current;
     let here = S::cpu();
@@ -37,12 +37,11 @@ pub fn wakeup<S: Scheduler>(thread: &'static S::Thread) -> bool {
     true
 }
 
-/// Queues `thread` on the CPU `target` and not on the one that it belongs to, whose run queue
-/// is `rq`.
+/// Queues `thread` on `target`, another CPU than the one it belongs to, whose run queue is `rq`.
 #[inline(never)]
 fn enqueue_elsewhere<S: Scheduler>(rq: RunqGuard<S>, target: CpuId, thread: &'static S::Thread) {
-    // Under the lock of the CPU that it leaves: code that looks for the thread meanwhile
-    // (`set_priority`) locks the queue where it is going to be.
+    // Change the CPU under the lock of the old one: whoever looks for the thread meanwhile
+    // (`set_priority`) then locks the queue where it is going to be.
     thread.task().set_cpu(target);
     let _carrying = CriticalGuard::<S>::enter();
     drop(rq);
@@ -50,10 +49,11 @@ fn enqueue_elsewhere<S: Scheduler>(rq: RunqGuard<S>, target: CpuId, thread: &'st
     enqueue::<S>(S::per_cpu(block).runq.lock(), block, thread);
 }
 
-/// Queues a thread that has never run, on `cpu` or where it will run soonest.
+/// Queues a thread that has never run, on `cpu`, or else where it will run soonest.
 ///
 /// # Errors
-/// The CPU that it is pinned to, if that is not online; the thread is on no queue.
+/// Returns the CPU that the thread is pinned to, if that is not online. The thread is on no queue
+/// then.
 pub fn add_new<S: Scheduler>(thread: &'static S::Thread, cpu: Option<CpuId>) -> Result<(), CpuId> {
     let here = S::cpu();
     let target = cpu.unwrap_or_else(|| S::idle().find(|_| true).unwrap_or(here));
@@ -68,9 +68,8 @@ pub fn add_new<S: Scheduler>(thread: &'static S::Thread, cpu: Option<CpuId>) -> 
     Ok(())
 }
 
-/// Changes the priority that counts of `thread`. If it is queued, its place changes; in
-/// any case, what runs there may not be the best any more. The caller holds the lock that orders
-/// such changes.
+/// Changes the effective priority of `thread`. A queued thread changes its place. In any case the
+/// running thread may no longer be the best. The caller holds the lock that orders such changes.
 pub fn set_priority<S: Scheduler>(thread: &'static S::Thread, priority: Priority) {
     let (owner, mut rq) = lock_cpu_of::<S>(thread);
     let task = thread.task();
@@ -92,22 +91,22 @@ pub fn set_priority<S: Scheduler>(thread: &'static S::Thread, priority: Priority
     }
 }
 
-/// The block of the CPU that `thread` belongs to, and its run queue, locked.
+/// Locks the run queue of the CPU that `thread` belongs to, and returns that CPU's data with it.
 #[inline(always)]
 fn lock_cpu_of<S: Scheduler>(thread: &S::Thread) -> (&'static S::Cpu, RunqGuard<S>) {
     loop {
         let cpu = thread.task().cpu();
         let owner = S::block(cpu).expect("a thread is on a CPU that exists");
         let rq = S::per_cpu(owner).runq.lock();
-        // It may have gone elsewhere before we had the lock; while we have it, not.
+        // It may have moved before we had the lock. Now that we have it, it cannot.
         if thread.task().cpu() == cpu {
             return (owner, rq);
         }
     }
 }
 
-/// Queues `thread`, which is on no queue, on `target`, and sees to it that it gets
-/// its turn if it is better than what runs there. `rq` is the run queue of `target`.
+/// Queues `thread`, which is on no queue, on `target`, and makes that CPU switch if the thread is
+/// better than its current one. `rq` is the run queue of `target`.
 #[inline(always)]
 pub fn enqueue<S: Scheduler>(
     rq: RunqGuard<S>,
@@ -120,8 +119,8 @@ pub fn enqueue<S: Scheduler>(
     enqueue_here::<S>(rq, target, thread);
 }
 
-/// Instead of on a CPU that is closed: the boot CPU's queue never is. The order is that of
-/// [`wakeup`].
+/// Queues `thread` on the boot CPU, whose queue never closes, instead of on a closed one. The steps
+/// have the order of `enqueue_elsewhere`.
 #[cold]
 fn enqueue_on_boot_cpu<S: Scheduler>(rq: RunqGuard<S>, thread: &'static S::Thread) {
     let target = S::block(CpuId::BOOT).expect("it boots");
@@ -146,14 +145,14 @@ fn enqueue_here<S: Scheduler>(
     resched::<S>(&mut rq, target, priority);
 }
 
-/// A thread of priority `queued` is on the queue of `target`: the CPU is told if that is
-/// better than what runs there.
+/// Tells `target` that a thread of priority `queued` is on its queue, if that is better than the
+/// thread that runs there.
 #[inline(always)]
 fn resched<S: Scheduler>(rq: &mut Runq<S::Thread>, target: &'static S::Cpu, queued: Priority) {
     match maybe_preempt(queued, rq.current, S::per_cpu(target).id(), S::cpu) {
         Resched::None => {}
         Resched::Local => {
-            // Paid when the lock is released, or later: somebody is in a section.
+            // The thread pays when the lock is released, or later if it is in another section.
             owe::<S>(target);
         }
         Resched::Remote(_) => {
@@ -165,12 +164,12 @@ fn resched<S: Scheduler>(rq: &mut Runq<S::Thread>, target: &'static S::Cpu, queu
     }
 }
 
-/// The current thread of this CPU owes its preemption. Under the run-queue lock, which
-/// is one level of its nesting.
+/// Makes the current thread of this CPU owe its preemption. The caller holds the run-queue lock,
+/// which is one level of the thread's nesting.
 ///
 /// # Panics
-/// If `here` is another CPU: the thread that runs on this one would be switched out for
-/// nothing, and nobody would look on that one.
+/// Panics if `here` is another CPU: this CPU would switch for nothing, and nobody would look on
+/// that one.
 pub fn owe<S: Scheduler>(here: &'static S::Cpu) {
     if !core::ptr::eq(here, S::here()) {
         owed_elsewhere::<S>(here);
@@ -196,7 +195,7 @@ fn owed_elsewhere<S: Scheduler>(there: &S::Cpu) -> ! {
     );
 }
 
-/// The handler of the preempt IPI: somebody queued a better thread here.
+/// The handler of the preempt IPI: another CPU has queued a better thread here.
 pub fn ipi_preempt<S: Scheduler>() {
     let here = S::here();
     let mut rq = S::per_cpu(here).runq.lock();
@@ -204,13 +203,13 @@ pub fn ipi_preempt<S: Scheduler>() {
         Some(best) if best.is_better_than(rq.current) => {
             owe::<S>(here);
         }
-        // It has been taken elsewhere; the next one needs an IPI of its own.
+        // Another CPU has taken it. The next better thread needs an IPI of its own.
         _ => rq.told = false,
     }
 }
 
-/// The handler of the quiesce IPI: this CPU is to come into the scheduler as soon as it is in no
-/// critical section, though nobody better may wait.
+/// The handler of the quiesce IPI: makes this CPU enter the scheduler as soon as it is in no
+/// critical section, even if no better thread waits.
 pub fn ipi_quiesce<S: Scheduler>() {
     let here = S::here();
     let _rq = S::per_cpu(here).runq.lock();

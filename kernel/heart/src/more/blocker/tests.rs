@@ -1,4 +1,4 @@
-//! Circles of every kind and length, and those that are none.
+//! Circles of every kind and length, and chains that are no circles.
 
 use std::fmt;
 use std::panic::Location;
@@ -29,7 +29,7 @@ impl Waiter for Thread {
     }
 }
 
-/// So many threads, each of which owns its end.
+/// `COUNT` threads, each of which owns its end.
 fn threads<const COUNT: usize>() -> [&'static Thread; COUNT] {
     std::array::from_fn(|number| {
         let thread: &'static Thread = Box::leak(Box::new(Thread {
@@ -42,7 +42,7 @@ fn threads<const COUNT: usize>() -> [&'static Thread; COUNT] {
     })
 }
 
-/// What `owner` owns: a lock of that kind, or its end.
+/// Something that `owner` owns: a lock of kind `kind`, or its end.
 fn owned(kind: Kind, owner: &'static Thread) -> &'static Blocker<Thread> {
     if kind == Kind::End {
         return &owner.end;
@@ -53,21 +53,21 @@ fn owned(kind: Kind, owner: &'static Thread) -> &'static Blocker<Thread> {
     lock
 }
 
-/// The one of a test.
+/// The chains of one test.
 fn chains() -> Chains {
-    // SAFETY: each test has threads of its own, and one of these.
+    // SAFETY: each test has its own threads, and makes this once.
     unsafe { Chains::new() }
 }
 
-/// The circle that an untimed wait closes, as text.
+/// Returns the circle that an untimed wait closes, as text.
 #[track_caller]
 fn wait(chains: &mut Chains, me: &'static Thread, blocker: &Blocker<Thread>) -> Result<(), String> {
     let begun = chains.begin(me, blocker, Location::caller(), false);
     begun.map_err(|circle: Circle<'_, Thread>| circle.to_string())
 }
 
-/// Four threads, each of which waits for what the next one owns, of every mixture of kinds:
-/// whichever comes last closes the circle, and each wait of it is told in its order.
+/// Four threads each wait for something that the next one owns, of every mixture of kinds.
+/// Whichever comes last closes the circle, and the report lists the waits in order.
 #[test]
 fn circles_of_all_kinds_are_found_by_the_last_one() {
     const KINDS: [Kind; 3] = [Kind::Mutex, Kind::Writer, Kind::End];
@@ -130,7 +130,7 @@ fn what_is_waited_for_changes_its_owner() {
             .owner_of_mutex(t1)
             .is_some_and(|owner| std::ptr::eq(owner, t0))
     );
-    // Passed on: t1 owns it, and t0 may wait for it.
+    // It was handed over: t1 owns it, and t0 may wait for it.
     chains.end(t1);
     mutex.give(Some(t1), true);
     assert!(chains.blocker_of(t1).is_none() && mutex.is_owned_by(t1) && !mutex.free(t1));
@@ -159,8 +159,8 @@ fn what_nobody_owns_ends_the_chain() {
     }
 }
 
-/// Random waits of random kinds, some timed, that end in random order, against a plain graph: a
-/// circle is reported if and only if there is one of untimed waits through the thread that begins
+/// Random waits of random kinds, some timed, end in random order and are compared with a plain
+/// graph: a circle is reported if and only if untimed waits form one through the thread that begins
 /// to wait. Circles stay, reported or not, and others wait for their threads.
 #[test]
 fn a_circle_is_reported_exactly_if_it_never_comes_apart() {
@@ -173,13 +173,13 @@ fn a_circle_is_reported_exactly_if_it_never_comes_apart() {
         random ^= random << 17;
         (random >> 16) % sides
     };
-    // How often there was a circle, one that comes apart, and one of others only.
+    // How often there was a circle, one that resolves itself, and one of others only.
     let (mut reported, mut timed_ones, mut of_others) = (0, 0, 0);
     for _ in 0..ROUNDS {
         let (threads, mut chains) = (threads::<THREADS>(), chains());
         let blockers = threads
             .map(|thread| [Kind::Mutex, Kind::Writer, Kind::End].map(|kind| owned(kind, thread)));
-        // For each thread: the thread that it waits for, and whether its wait ends by time.
+        // For each thread: which thread it waits for, and whether its wait is timed.
         let mut graph = [None::<(usize, bool)>; THREADS];
         for _ in 0..24 {
             let me = dice(THREADS as u64) as usize;
@@ -190,7 +190,7 @@ fn a_circle_is_reported_exactly_if_it_never_comes_apart() {
             let (other, kind) = (dice(THREADS as u64) as usize, dice(3) as usize);
             let timed = dice(4) == 0;
             graph[me] = Some((other, timed));
-            // Every thread on the way from `me`, until there are none or all have been seen.
+            // Every thread on the way from `me`, until the way ends or all have been seen.
             let way: Vec<_> = std::iter::successors(Some(me), |&at| Some(graph[at]?.0))
                 .take(THREADS + 1)
                 .collect();

@@ -11,7 +11,7 @@ use crate::testing::{HostPort, on_cpus};
 const ALIVE: u64 = 0x600d;
 const POISON: u64 = 0xdead;
 
-/// Something that is poisoned when it is freed, and stays, so that a late reader sees it.
+/// An object that is poisoned when it is freed but stays in memory, so that a late reader sees it.
 #[repr(C)]
 struct Object {
     retired: Retired,
@@ -21,7 +21,7 @@ struct Object {
 fn object() -> *mut Object {
     Box::leak(Box::new(Object {
         retired: Retired::new(|object| {
-            // SAFETY: the first field of an `Object` that is never freed in fact.
+            // SAFETY: the first field of an `Object`, which is never really freed.
             let object = unsafe { &*object.cast::<Object>() };
             object.value.store(POISON, Ordering::SeqCst);
         }),
@@ -30,7 +30,7 @@ fn object() -> *mut Object {
 }
 
 fn value(object: *mut Object) -> u64 {
-    // SAFETY: never freed in fact.
+    // SAFETY: never really freed.
     unsafe { &*object }.value.load(Ordering::SeqCst)
 }
 
@@ -79,7 +79,7 @@ fn who_comes_later_keeps_nothing() {
     assert_eq!(epoch.collect(no_fence), Ok(1));
 }
 
-/// Whichever CPU has the oldest of three readers, it keeps what it may have found.
+/// Whichever CPU has the oldest of three readers, that reader keeps what it may have found.
 #[test]
 fn the_oldest_reader_counts_wherever_it_is() {
     for oldest in 0..3 {
@@ -103,7 +103,7 @@ fn the_oldest_reader_counts_wherever_it_is() {
     }
 }
 
-/// Of several objects each is freed, once, also those that wait for a fence or a reader.
+/// Each of several objects is freed once, even those that wait for a fence or a reader.
 #[test]
 fn none_of_many_is_lost() {
     HostPort::become_cpu(0);
@@ -143,7 +143,7 @@ fn a_reader_that_waits_for_readers_is_found() {
     let _ = epoch.synchronize(no_fence);
 }
 
-/// Runs `body` on CPUs that answer rendezvous; it is given a fence for all of them.
+/// Runs `body` on CPUs that answer rendezvous, and hands it a fence for all of them.
 fn machine(cpus: usize, body: impl Fn(usize, &dyn Fn() -> Result<(), ()>) + Sync) {
     let rendezvous = Arc::new(Rendezvous::<HostPort>::new());
     let online = AtomicCpuSet::new();
@@ -164,7 +164,7 @@ fn machine(cpus: usize, body: impl Fn(usize, &dyn Fn() -> Result<(), ()>) + Sync
     });
 }
 
-/// A grace period ends after the reader that was there, and not after those that came.
+/// A grace period waits for the reader that was there, and not for those that came later.
 #[test]
 fn a_grace_period_waits_for_a_reader() {
     let epoch = Epoch::<HostPort>::new();
@@ -185,7 +185,7 @@ fn a_grace_period_waits_for_a_reader() {
             ended.store(true, Ordering::SeqCst);
             drop(reading);
         }
-        // Reads all the time, with hardly a moment between two.
+        // Reads all the time, with hardly a pause between two reads.
         _ => {
             while !over.load(Ordering::SeqCst) {
                 let _reading = epoch.enter();
@@ -195,7 +195,7 @@ fn a_grace_period_waits_for_a_reader() {
     });
 }
 
-/// All CPUs read and replace one object: nobody reads one that was freed.
+/// All CPUs read and replace one object: nobody reads a freed one.
 #[test]
 fn nothing_is_freed_under_a_reader() {
     const ROUNDS: usize = if cfg!(miri) { 30 } else { 1_000 };

@@ -17,12 +17,12 @@ impl Reader for HostPort {
     }
 }
 
-/// Waits by spinning, taking interrupts.
+/// A gate that waits by spinning, and takes interrupts meanwhile.
 struct Spinning {
     inside: Mutex<()>,
     rendezvous: Rendezvous<HostPort>,
     online: AtomicCpuSet,
-    /// Interrupts asked for.
+    /// The interrupts it has sent.
     sent: AtomicU64,
 }
 
@@ -71,7 +71,7 @@ fn lock<T>(value: T, cpus: usize) -> Lock<T> {
     RmLock::with_gate(value, gate)
 }
 
-/// How many readers each lock counts.
+/// Returns how many readers each lock counts.
 fn counts<const N: usize>(locks: &[Lock<i32>; N]) -> [u32; N] {
     let count = |lock: &Lock<i32>| lock.core.readers.load(Ordering::Relaxed);
     locks.each_ref().map(count)
@@ -156,7 +156,7 @@ fn a_reader_that_writes_is_found() {
     lock.read(|_| lock.write(|_| ()));
 }
 
-/// A switch counts the reader, wherever it goes on, and once; its end uncounts it.
+/// A switch counts the reader once, wherever it continues, and its end uncounts it.
 #[test]
 fn a_reader_that_is_switched_out_is_counted_once() {
     HostPort::become_cpu(0);
@@ -179,14 +179,14 @@ fn a_reader_that_is_switched_out_is_counted_once() {
     assert_eq!(counts(), [0, 0]);
 }
 
-/// Each of what a thread reads is known and counted, whichever it read first.
+/// Every read of a thread is known and counted, whichever came first.
 #[test]
 fn all_that_a_thread_reads_is_counted() {
     HostPort::become_cpu(0);
     let locks = [lock(0, 1), lock(0, 1), lock(0, 1)];
     let reads = |lock: &Lock<i32>| HostPort::reads().has(&lock.core, None);
     let (known, counts) = (|| locks.each_ref().map(reads), || counts(&locks));
-    // With a token nothing else counts a reader.
+    // With a token nothing but a switch counts a reader.
     locks.iter().for_each(|lock| lock.read(|_| ()));
     let [first, second, third] = &locks;
     first.read(|_| {
@@ -202,8 +202,8 @@ fn all_that_a_thread_reads_is_counted() {
     assert_eq!(counts(), [0; 3]);
 }
 
-/// A writer's interrupt counts each read of its lock, wherever it is on the thread's list, and
-/// no other.
+/// A writer's interrupt counts each read of its lock, anywhere on the thread's list, and no other
+/// read.
 #[test]
 fn an_interrupt_counts_each_read_of_its_lock() {
     HostPort::become_cpu(0);
