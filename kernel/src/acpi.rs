@@ -1,5 +1,5 @@
-//! What ACPI says of this machine: the tables are brought to [`plat::acpi`], and what is wrong
-//! with them to the log.
+//! What ACPI says about this machine: brings the tables to [`plat::acpi`], and logs what is wrong
+//! with them.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,15 +11,15 @@ use spin::Once;
 use crate::arch::paging::{MapError, PAGE_SIZE, physical_to_virtual};
 use crate::mem;
 
-/// What the firmware's tables say. Written once, by the boot CPU while it is alone.
+/// The contents of the firmware's tables. The boot CPU writes it once, while it is alone.
 pub static PLATFORM: Once<Platform> = Once::new();
 
-/// How many lines are said about one reading: tables full of garbage must not fill the log.
+/// The most lines that one reading may log: tables full of garbage must not fill the log.
 const MOST_LINES: usize = 16;
 
-/// Reads the tables that the root pointer at physical `rsdp` leads to. `memory` gives so many
-/// bytes from a physical address on, if there are any. Needs the kernel's page tables and heap.
-/// What is wrong with a table is logged, and left out.
+/// Reads the tables to which the root pointer at physical `rsdp` leads. `memory` returns a number
+/// of bytes from a physical address on, if they exist. Needs the kernel's page tables and heap.
+/// Logs what is wrong with a table, and leaves it out.
 pub fn discover(rsdp: Option<u64>, memory: fn(u64, usize) -> Option<&'static [u8]>) -> Platform {
     let Some(rsdp) = rsdp else {
         log::warn!("the loader names no root pointer of ACPI");
@@ -39,12 +39,12 @@ pub fn discover(rsdp: Option<u64>, memory: fn(u64, usize) -> Option<&'static [u8
     platform
 }
 
-/// Maps the registers of `block`, unless those of a device in use are in the same page, as they
-/// may be in `shared`, and has `ask` find out from the virtual address of the first whether the
-/// device answers. If not, the page is unmapped again: it may be another device's.
+/// Maps the registers of `block`, unless the same page holds those of a device in use, which may be
+/// in `shared`. `ask` gets the virtual address of the first register and finds out whether the
+/// device answers. If not, the page is unmapped again, since it may belong to another device.
 ///
 /// # Errors
-/// Why there is no device. The text follows the address in a message.
+/// Returns why there is no device. In a message this text follows the address.
 pub fn device<T>(
     block: &Block,
     shared: &[u64],
@@ -60,8 +60,8 @@ pub fn device<T>(
         other => format!("and {other}"),
     })?;
     ask(registers).inspect_err(|_| {
-        // SAFETY: mapped above, by the boot CPU alone, and `ask` keeps no address that it
-        // found no device at.
+        // SAFETY: mapped above, by the boot CPU alone. `ask` keeps no address at which it found no
+        // device.
         unsafe { mem::unmap_device(registers) };
     })
 }

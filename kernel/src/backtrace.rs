@@ -1,4 +1,4 @@
-//! Where CPUs are that do not answer: asked by NMI, which reaches a CPU whatever it does.
+//! Where unresponsive CPUs are. This asks by NMI, which reaches a CPU whatever it does.
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::critical::CritWord;
@@ -10,17 +10,17 @@ use crate::{clock, thread};
 /// How long a CPU may take to answer an NMI, in nanoseconds.
 const PATIENCE: u64 = 500_000_000;
 
-/// Asks each CPU of `cpus`, none of which is this one, by NMI where it is, and prints the
-/// answers: thread, registers, what its local APIC has in service and requested, and the
-/// calls that led there. All are asked at once, so that many that do not answer take no longer
-/// than one. Any context but NMI in which the console may be written to; spins.
+/// Asks each CPU of `cpus` by NMI where it is, and prints the answers: thread, registers, what its
+/// local APIC has in service and requested, and the call chain. This CPU is not among them. All are
+/// asked at once, so many silent CPUs take no longer than one. Any context but NMI that may write
+/// to the console; spins.
 pub fn backtraces(cpus: &CpuSet) {
     let ask = |cpu: &CpuId| pcpu::of(*cpu).is_some_and(|block| block.trace.ask());
     let asked: CpuSet = cpus.iter().filter(ask).collect();
     let blocks = || asked.iter().filter_map(pcpu::of);
     blocks().for_each(Pcpu::send_nmi);
     let answered = || blocks().all(|block| block.trace.has_answer());
-    // Who has not answered by then is told of below.
+    // CPUs that have not answered by then are reported below.
     let _all = clock::wait_until(PATIENCE, answered);
     for cpu in cpus {
         match pcpu::of(cpu) {
@@ -39,7 +39,7 @@ pub fn backtraces(cpus: &CpuSet) {
     }
 }
 
-/// Prints what the CPU of `block` has answered.
+/// Prints the answer of the CPU of `block`.
 fn print(block: &Pcpu) {
     let cpu = block.id();
     if let Some(registers) = block.trace.registers() {
@@ -49,7 +49,7 @@ fn print(block: &Pcpu) {
     block.trace.take(line);
 }
 
-/// Prints what `cpu` was doing, on top of that thread, when the NMI came.
+/// Prints what `cpu` was doing when the NMI came, and in which thread.
 fn print_state(cpu: CpuId, registers: &Snapshot, thread: Option<(u32, CritWord)>) {
     let enabled = registers.interrupts_enabled();
     let (rip, on) = (registers.rip, if enabled { "on" } else { "off" });

@@ -1,8 +1,9 @@
-//! `smp_call`: a function on other CPUs, waited for or not.
+//! `smp_call`: runs a function on other CPUs, with or without waiting.
 //!
-//! Waited for, it is a rendezvous without barriers. Not waited for, it is a
-//! [`heart::more::call::Call`] in the queue of each CPU, which runs it in an interrupt of its own,
-//! after the EOI. Who has memory for the call in hand queues it from any context
+//! With waiting, it is a rendezvous without barriers. Without, it is a [`heart::more::call::Call`]
+//! in each CPU's queue, which the CPU runs in an interrupt of its own, after the EOI. A caller with
+//! memory for the call queues it from any context ([`smp_call_post`]). [`smp_call_async`] allocates
+//! it, and returns a token.
 //! ([`smp_call_post`]); [`smp_call_async`] allocates it, and gives back a token.
 
 use alloc::boxed::Box;
@@ -23,11 +24,11 @@ use crate::port::{CriticalGuard, InterruptsOff, Machine};
 use crate::probe;
 use crate::rendezvous::{RENDEZVOUS, report, smp_rendezvous_cpus};
 
-/// Runs `action` once on each CPU of `set`, this one too if it is in it, and waits until
-/// all have. Thread context, interrupts on, no spinlock held.
+/// Runs `action` once on each CPU of `set`, which may include this one, and waits until all have
+/// run it. Thread context, interrupts on, no spinlock held.
 ///
 /// # Errors
-/// [`RendezvousError`].
+/// Returns a [`RendezvousError`].
 #[track_caller]
 #[inline]
 pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), RendezvousError> {
@@ -35,15 +36,15 @@ pub fn smp_call<F: Fn(&IpiCtx) + Sync>(set: &CpuSet, action: &F) -> Result<(), R
     smp_rendezvous_cpus(set, none, Phase::Run(action), none)
 }
 
-/// Queues `call` to `cpu`, which may be this one. Does not wait: [`Call::state`] says when
-/// it is over. Any context but NMI.
+/// Queues `call` to `cpu`, which may be this one. Does not wait: [`Call::state`] says when it is
+/// over. Any context but NMI.
 ///
 /// # Errors
-/// [`Refused`].
+/// Returns [`Refused`] if the CPU is offline or the call is already queued.
 pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
     let block = pcpu::of(cpu).ok_or(Refused::Offline)?;
-    // Who has posted must send before anything else runs here: others who ask the CPU for
-    // something count on it, and an interrupt, or another thread, may wait for what they ask
+    // After posting, this must send before anything else runs here: others who ask the CPU for
+    // something count on it, and an interrupt or another thread may wait for what they ask
     // (`stepping::interrupted_while_posting`).
     let off = InterruptsOff::enter();
     let posted = block.calls.post(call);
@@ -54,11 +55,11 @@ pub fn smp_call_post(cpu: CpuId, call: &'static Call) -> Result<(), Refused> {
     posted.map(|_sent| ())
 }
 
-/// Has `action` run once on each CPU of `set`, soon. Thread context, interrupts on, no
-/// spinlock held.
+/// Makes each CPU of `set` run `action` once, soon. Thread context, interrupts on, no spinlock
+/// held.
 ///
 /// # Errors
-/// [`RendezvousError`] but `Timeout`; nothing runs then.
+/// Returns a [`RendezvousError`] other than `Timeout`. Nothing runs then.
 #[track_caller]
 pub fn smp_call_async(
     set: &CpuSet,
@@ -77,7 +78,7 @@ pub fn smp_call_async(
         return Err(RendezvousError::OutOfMemory);
     };
     let action: NonNull<dyn Action> = NonNull::from(Box::leak(action));
-    // SAFETY: from a box; it is freed when nobody uses it any more, in `Token::drop`.
+    // SAFETY: from a box, which `Token::drop` frees when nobody uses it any more.
     let shared: &'static dyn Action = unsafe { action.as_ref() };
     calls.extend(set.iter().map(|_| Call::new(shared)));
     let token = Token {
@@ -87,13 +88,13 @@ pub fn smp_call_async(
         site: Location::caller(),
     };
     for (call, cpu) in token.calls().iter().zip(set) {
-        // One that went offline since has not run it, and the token says so.
+        // A CPU that has gone offline does not run it, and the token says so.
         let _refused = smp_call_post(cpu, call);
     }
     Ok(token)
 }
 
-/// Calls that are on their way. Dropped, it waits for them.
+/// Calls in progress. Dropping the token waits for them.
 #[derive(Debug)]
 #[must_use = "it waits at once if it is not kept"]
 pub struct Token {
@@ -103,17 +104,17 @@ pub struct Token {
     site: Place,
 }
 
-// SAFETY: the calls may be looked at, and the action dropped, on any CPU: it is Send.
+// SAFETY: any CPU may look at the calls, and drop the action, since that is Send.
 unsafe impl Send for Token {}
 
 impl Token {
-    /// One for each CPU, in their order.
+    /// The calls, one for each CPU, in the CPUs' order.
     fn calls(&self) -> &'static [Call] {
-        // SAFETY: a leaked box; it is freed in `drop`, when nobody has a reference.
+        // SAFETY: a leaked box, which `drop` frees when nobody has a reference.
         unsafe { self.calls.as_ref() }
     }
 
-    /// The CPUs whose call is where `wanted` says.
+    /// The CPUs whose call is in a state that `wanted` accepts.
     fn cpus_where(&self, wanted: impl Fn(CallState) -> bool) -> CpuSet {
         let calls = self.cpus.iter().zip(self.calls());
         calls
@@ -122,7 +123,7 @@ impl Token {
             .collect()
     }
 
-    /// Whether all CPUs have run it, or will not.
+    /// Returns whether every CPU has run it, or never will.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let over = |call: &Call| call.state() != CallState::Queued;
@@ -132,8 +133,8 @@ impl Token {
     /// Waits until all CPUs have run it. Thread context, interrupts on; spins.
     ///
     /// # Errors
-    /// [`RendezvousError::NotOnline`] for one that went offline before it ran it;
-    /// [`RendezvousError::Timeout`]: it may still run on those, and its memory is lost.
+    /// Returns [`RendezvousError::NotOnline`] for a CPU that went offline before it ran it, or
+    /// [`RendezvousError::Timeout`]: those CPUs may still run it, so its memory is lost.
     pub fn wait(self) -> Result<(), RendezvousError> {
         let mut turns = 0;
         while !self.is_over() {
@@ -163,7 +164,7 @@ impl Token {
             function: action.name(),
             initiator: self.site,
         });
-        // The CPUs may still come.
+        // The CPUs may still run it.
         core::mem::forget(self);
         report(result)
     }
@@ -175,21 +176,21 @@ impl Drop for Token {
             Machine::relax();
         }
         probe::Heart::spin_ends();
-        // SAFETY: from a box, and all calls are over: no CPU uses them any more.
+        // SAFETY: from a box, and all calls are over, so no CPU uses them.
         drop(unsafe { Box::from_raw(self.calls.as_ptr()) });
-        // SAFETY: from a box, and nobody has a reference but the calls, which are gone.
+        // SAFETY: from a box, and only the calls had references, which are gone.
         drop(unsafe { Box::from_raw(self.action.as_ptr()) });
     }
 }
 
-/// Runs the calls that wait for this CPU. In its interrupt, after the EOI.
+/// Runs the calls that wait for this CPU. Called in its interrupt, after the EOI.
 pub(crate) fn run_here(here: &Pcpu) {
     here.calls.run::<Machine>();
 }
 
-/// The same by the idle thread, who was not interrupted. Interrupts are on in the end.
+/// The same in the idle thread, without an interrupt. Returns with interrupts on.
 pub(crate) fn run_outside_interrupt(here: &Pcpu) {
-    // What a callback wakes runs when this ends.
+    // A thread that a callback wakes runs when this ends.
     let _section = CriticalGuard::enter();
     let off = InterruptsOff::enter();
     run_here(here);

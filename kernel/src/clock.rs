@@ -1,13 +1,14 @@
-//! Time: what the time-stamp counter says, in nanoseconds, and the local timers.
+//! Time: the time-stamp counter in nanoseconds, and the local timers.
 //!
-//! Both are measured once, on the boot CPU, against a counter whose frequency is known
-//! ([`measure`]; [`plat::calibrate`] tells how). The time-stamp counters of all CPUs are taken
-//! to agree.
+//! The boot CPU measures both once, against a counter whose frequency is known ([`measure`];
+//! [`plat::calibrate`] explains how). The kernel assumes that the time-stamp counters of all CPUs
+//! agree.
 //!
 //! There is always a clock, and no wait is too short: before the measurement, and on a machine
-//! that has nothing to measure by, the time-stamp counter is taken to be as fast as none is.
-//! Where no local timer counts, the PIT ticks in its place, and a thread looks for sleepers whose
-//! time has come (`sched::look_everywhere`). Without the PIT, a time slice ends when its thread next
+//! without a reference, the kernel assumes a time-stamp counter faster than any real one. If no
+//! local timer counts, the PIT ticks in its place, and a thread looks for sleepers whose time has
+//! come (`sched::look_everywhere`). Without the PIT, a time slice ends when its thread next waits
+//! or yields.
 //! waits or yields.
 
 use heart::shim::{AtomicU64, Ordering, spin_loop};
@@ -21,7 +22,7 @@ use crate::arch::{apic, cpu};
 use crate::pcpu::{self, Pcpu};
 use crate::probe;
 
-/// How long a thread runs, in nanoseconds, before one of the same priority gets its turn.
+/// How long, in nanoseconds, a thread runs before another of its priority gets its turn.
 const SLICE: u64 = 8_000_000;
 
 /// The local timers: the same on every CPU.
@@ -35,22 +36,22 @@ pub struct Timer {
     pub has_deadline: bool,
 }
 
-/// The time-stamp counter's scale; before [`set`] there is none.
+/// The time-stamp counter's scale, once [`set`] knows it.
 pub static TSC: Once<Scale> = Once::new();
 /// The local timers' scale and kind, if they count.
 pub static TIMER: Once<Timer> = Once::new();
-/// A time slice in ticks of the time-stamp counter: forever until that is known. Relaxed
+/// A time slice in ticks of the time-stamp counter. Endless until the scale is known. Relaxed
 /// throughout.
 static SLICE_TICKS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
-/// The time-stamp counter when the kernel was entered. Relaxed throughout.
+/// The time-stamp counter at the kernel's entry. Relaxed throughout.
 static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// Why nothing can be measured.
 #[derive(Clone, Copy, Debug)]
 pub enum ClockError<'r> {
-    /// The reference stands still.
+    /// The reference does not count.
     Reference(&'r Reference),
-    /// The time-stamp counter does.
+    /// The time-stamp counter does not count.
     Tsc,
 }
 
@@ -63,7 +64,7 @@ impl core::fmt::Display for ClockError<'_> {
     }
 }
 
-/// The time-stamp counter as a reference, if CPUID tells its frequency.
+/// The time-stamp counter as a reference, if CPUID reports its frequency.
 #[must_use]
 pub fn told_by_cpuid() -> Option<Reference> {
     let leaf = |leaf| {
@@ -76,11 +77,11 @@ pub fn told_by_cpuid() -> Option<Reference> {
     tsc_by_cpuid(leaf).map(|(hz, by)| Reference::Tsc { hz, by })
 }
 
-/// Measures the time-stamp counter and the local timer against `reference`. Interrupts off,
-/// with the local APIC on; the timer is stopped at the end.
+/// Measures the time-stamp counter and the local timer against `reference`. Call with interrupts
+/// off and the local APIC on. Leaves the timer stopped.
 ///
 /// # Errors
-/// [`ClockError`].
+/// Returns a [`ClockError`].
 pub fn measure(reference: &Reference) -> Result<Measured, ClockError<'_>> {
     apic::timer_mode(apic::TimerMode::OneShot);
     let restart = || apic::timer_start(u32::MAX);
@@ -99,7 +100,7 @@ pub fn measure(reference: &Reference) -> Result<Measured, ClockError<'_>> {
     Ok(measured)
 }
 
-/// Goes by `measured` from now on. Once, on the boot CPU, before there are others.
+/// Uses `measured` from now on. Call once, on the boot CPU, before there are others.
 pub fn set(measured: &Measured) {
     let tsc = Scale::new(measured.tsc).unwrap_or(GUESS);
     TSC.call_once(|| tsc);
@@ -130,7 +131,7 @@ fn look(reference: &Reference) -> Look {
     }
 }
 
-/// The time-stamp counter as fast as none is.
+/// The scale of a time-stamp counter faster than any real one.
 const GUESS: Scale = Scale::new(FASTEST_TSC).expect("a frequency");
 
 /// The time-stamp counter's scale.
@@ -143,20 +144,20 @@ pub(crate) fn slice_ticks() -> u64 {
     SLICE_TICKS.load(Ordering::Relaxed)
 }
 
-/// Remembers when the kernel was entered.
+/// Records when the kernel was entered.
 pub fn set_entry(tsc: u64) {
-    // Relaxed: read by CPUs that start later, and for messages.
+    // Relaxed: for CPUs that start later, and for messages.
     ENTRY_TSC.store(tsc, Ordering::Relaxed);
 }
 
-/// Nanoseconds since the kernel was entered: too few before [`set`]. Any context.
+/// Nanoseconds since the kernel's entry; too few before [`set`]. Any context.
 #[must_use]
 pub fn since_entry() -> u64 {
     // Relaxed: as in `set_entry`.
     nanoseconds_of(cpu::tsc().wrapping_sub(ENTRY_TSC.load(Ordering::Relaxed)))
 }
 
-/// So many nanoseconds are `ticks` of the time-stamp counter.
+/// Returns how many nanoseconds `ticks` of the time-stamp counter take.
 #[must_use]
 pub fn nanoseconds_of(ticks: u64) -> u64 {
     scale().nanoseconds(ticks)
@@ -167,7 +168,7 @@ pub fn delay(nanoseconds: u64) {
     cpu::spin_ticks(ticks_of(nanoseconds));
 }
 
-/// Spins until `done` or for `nanoseconds`; whether it was done.
+/// Spins until `done` or for `nanoseconds`. Returns whether it was done.
 #[must_use]
 pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let start = since_entry();
@@ -182,25 +183,25 @@ pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// So many ticks of the time-stamp counter are `nanoseconds`.
+/// Returns how many ticks of the time-stamp counter `nanoseconds` take.
 #[must_use]
 pub fn ticks_of(nanoseconds: u64) -> u64 {
     scale().ticks(nanoseconds)
 }
 
-/// The time-stamp counter `nanoseconds` from now.
+/// The value of the time-stamp counter in `nanoseconds`.
 #[must_use]
 pub fn ticks_from_now(nanoseconds: u64) -> u64 {
     cpu::tsc().saturating_add(ticks_of(nanoseconds))
 }
 
-/// Lets the timer of this CPU interrupt when the time-stamp counter reaches
-/// `deadline`, or earlier if it will already. Interrupts off.
+/// Makes this CPU's timer interrupt when the time-stamp counter reaches `deadline`, or earlier if
+/// it is already set to. Call with interrupts off.
 pub fn arm(deadline: u64) {
     arm_on(pcpu::this(), deadline);
 }
 
-/// As [`arm`], for code that knows the block of this CPU, `here`.
+/// As [`arm`], for code that has the block of this CPU, `here`.
 #[inline]
 pub(crate) fn arm_on(here: &Pcpu, deadline: u64) {
     // Relaxed: this CPU only, interrupts off. 0, no deadline, wraps to the latest of all.
@@ -229,13 +230,13 @@ fn arm_earlier(here: &Pcpu, deadline: u64) {
     }
 }
 
-/// The timer has interrupted. In its handler.
+/// Notes that the timer has interrupted. Called in its handler.
 pub fn disarmed() {
     // Relaxed: as in `arm`.
     pcpu::this().armed.store(0, Ordering::Relaxed);
 }
 
-/// Makes this CPU's timer ready for [`arm`]. Interrupts off.
+/// Prepares this CPU's timer for [`arm`]. Call with interrupts off.
 pub fn init_this_cpu() {
     let deadline = TIMER.get().is_some_and(|timer| timer.has_deadline);
     let mode = if deadline {
@@ -246,8 +247,8 @@ pub fn init_this_cpu() {
     apic::timer_mode(mode);
 }
 
-/// Lets the local timer of this CPU interrupt once, `nanoseconds` from now; false if there is
-/// none that counts. Interrupts off, or nobody else uses this CPU's timer.
+/// Makes this CPU's local timer interrupt once, `nanoseconds` from now. Returns false if no local
+/// timer counts. Call with interrupts off, or if nobody else uses this CPU's timer.
 #[must_use]
 pub fn interrupt_after(nanoseconds: u64) -> bool {
     start_timer(apic::TimerMode::OneShot, nanoseconds)
@@ -268,8 +269,8 @@ fn start_timer(mode: apic::TimerMode, nanoseconds: u64) -> bool {
     timer.is_some()
 }
 
-/// As [`interrupt_after`], by the time-stamp counter; false if this machine's
-/// timers cannot.
+/// As [`interrupt_after`], by the time-stamp counter. Returns false if this machine's timers cannot
+/// do that.
 #[must_use]
 pub fn interrupt_at_deadline(nanoseconds: u64) -> bool {
     let has_deadline = TIMER.get().is_some_and(|timer| timer.has_deadline);

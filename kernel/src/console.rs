@@ -1,12 +1,12 @@
-//! The console: `log` records as lines on the first serial port.
+//! The console: prints `log` records as lines on the first serial port.
 //!
-//! `[    0.012345][cpu2][INFO ] smp: 4 CPUs online`: seconds since the kernel was
-//! entered, the CPU, the level, the module. A record is formatted first and then
-//! written in one piece under a lock, so lines of several CPUs do not mix.
+//! `[    0.012345][cpu2][INFO ] smp: 4 CPUs online`: the seconds since the kernel's entry, the CPU,
+//! the level, the module. A record is first formatted and then written in one piece under a lock,
+//! so lines of several CPUs do not mix.
 //!
-//! A panic or an NMI may come while this or another CPU holds that lock, and the
-//! other may have been stopped: [`write()`] waits for the lock only as long as its
-//! holder can be expected to let go of it.
+//! A panic or an NMI may arrive while this or another CPU holds that lock, and the other may have
+//! been stopped. So [`write()`] waits for the lock only as long as its holder can be expected to
+//! release it.
 
 use heart::shim::{AtomicBool, Ordering, spin_loop};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -18,25 +18,24 @@ use crate::arch::serial::Serial;
 use crate::port::Spinlock;
 use crate::{clock, pcpu};
 
-/// How often a CPU that panics, or gives the verdict, tries for the lock of one that may stand.
+/// How often a CPU that panics or gives the verdict tries for a lock whose holder may be stopped.
 const TRIES_AT_THE_END: u32 = 100_000;
 
-/// Which records are printed.
+/// The records to print.
 pub static LOG_FILTER: Once<LogFilter> = Once::new();
-/// What to print before the command line has been read.
+/// The records to print before the command line is read.
 static DEFAULT_FILTER: LogFilter = LogFilter::new(LevelFilter::Info);
-/// The serial port of the console: one record at a time.
+/// The console's serial port: one record at a time.
 pub static CONSOLE: Spinlock<()> = Spinlock::new(());
-/// Whether nobody waits for [`CONSOLE`] without a bound: [`wait_no_more`]. Relaxed throughout.
+/// Whether nobody waits for [`CONSOLE`] without a bound: see [`wait_no_more`]. Relaxed throughout.
 static AT_THE_END: AtomicBool = AtomicBool::new(false);
 
 struct Console;
 
-/// Sets up the serial port and makes this the destination of `log`. Once, on
-/// the boot CPU.
+/// Sets up the serial port and makes this the destination of `log`. Call once, on the boot CPU.
 pub fn init() {
     Serial::COM1.init();
-    // It fails only if it was called before, and then it is the same logger.
+    // This fails only on a second call, and then the logger is the same.
     let _ = log::set_logger(&Console);
     log::set_max_level(LevelFilter::Trace);
 }
@@ -58,14 +57,13 @@ impl Log for Console {
     fn flush(&self) {}
 }
 
-/// Writes `bytes` in one piece. Any context, NMI and panic included; spins while
-/// another CPU writes.
+/// Writes `bytes` in one piece. Any context, even NMI and panic. Spins while another CPU writes.
 pub fn write(bytes: &[u8]) {
     if pcpu::try_this().is_none() {
-        // Before there is a second CPU, or on one that never got so far.
+        // Before there is a second CPU, or on one without a block yet.
         Serial::COM1.write(bytes);
     } else if CONSOLE.is_held_here() {
-        // On top of this CPU's own write: its line is torn, but nothing waits.
+        // This interrupted the CPU's own write: its line is torn, but nothing waits.
         Serial::COM1.write(b"\n");
         Serial::COM1.write(bytes);
     } else if AT_THE_END.load(Ordering::Relaxed) {
@@ -74,7 +72,7 @@ pub fn write(bytes: &[u8]) {
             CONSOLE.try_lock()
         });
         if guard.is_none() {
-            // In the middle of the holder's line.
+            // Write into the middle of the holder's line.
             Serial::COM1.write(b"\n");
         }
         Serial::COM1.write(bytes);
@@ -85,9 +83,9 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// From here on no CPU waits for the console without a bound. A CPU panics, or gives the verdict:
-/// the CPU that writes may stand, and the CPU that waits may be stopped while the verdict is still
-/// to be given.
+/// From now on no CPU waits for the console without a bound. Called by a CPU that panics or gives
+/// the verdict: the CPU that writes may be stopped, and so may a CPU that waits while it has still
+/// to give the verdict.
 pub(crate) fn wait_no_more() {
     AT_THE_END.store(true, Ordering::Relaxed);
 }

@@ -1,9 +1,9 @@
-//! The end of a run: one verdict, and then the machine goes off or stands.
+//! The end of a run: one verdict, and then the machine powers off or halts.
 //!
-//! Only one CPU gives a verdict ([`heart::cpu::FirstCpu`]); any other that comes to its end
-//! stands. QEMU 10 lets all CPUs run on for a moment after the write to `isa-debug-exit`, and
-//! of two writes either may decide: with a panic on a second CPU, `ok` was reported as a
-//! panic, or a panic as `ok` (`crash::one_verdict`).
+//! Only one CPU gives a verdict ([`heart::cpu::FirstCpu`]). Any other that comes to its end halts.
+//! After a write to `isa-debug-exit`, QEMU 10 lets all CPUs run for a moment, and of two writes
+//! either may decide: with a panic on a second CPU, `ok` was reported as a panic, or a panic as
+//! `ok` (`crash::one_verdict`).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -35,20 +35,20 @@ pub enum Verdict {
     Assertion = 0x13,
 }
 
-/// What turns the machine off, if anything does. Written once, by the boot CPU while it is alone.
+/// What powers the machine off, if anything does. The boot CPU writes it once, while it is alone.
 pub static POWER_OFF: Once<PowerOff> = Once::new();
 /// The CPU that gives the verdict on the run.
 pub static ENDS: FirstCpu = FirstCpu::new();
 
-/// How long a machine may take to go off, in nanoseconds.
+/// How long a machine may take to power off, in nanoseconds.
 const GOES_OFF: u64 = 1_000_000_000;
 
-/// What becomes of this machine at the end. Its `Display` is what a person is told.
+/// How this machine ends. Its `Display` tells the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Means {
     /// QEMU ends, with an exit code.
     DebugExit,
-    /// The machine goes off, by ACPI.
+    /// ACPI powers the machine off.
     PowerOff(PowerOff),
     /// The CPUs halt for good.
     Halt,
@@ -76,15 +76,14 @@ impl fmt::Display for Means {
     }
 }
 
-/// Takes from the FADT what turns the machine off, and maps it. Without a FADT, with one that
-/// makes no sense, or without the sleep types in the DSDT, the machine halts at its end. Once,
-/// on the boot CPU.
+/// Finds in the FADT what powers the machine off, and maps it. Without a usable FADT, or without
+/// the sleep types in the DSDT, the machine halts at its end. Call once, on the boot CPU.
 pub fn learn(fadt: Option<&Fadt>) {
     let Some(fadt) = fadt else { return };
     let Some([a, b]) = fadt.s5 else {
         return log::debug!(target: "kernel::acpi", "DSDT: no sleep types for S5");
     };
-    // One page may have several registers.
+    // One page may hold several registers.
     let mut pages = Vec::new();
     let mut usable = |found| match found {
         acpi::Register::Port(_, port) => Some(Register::Port(port)),
@@ -114,9 +113,9 @@ pub fn learn(fadt: Option<&Fadt>) {
     }
 }
 
-/// Gives the verdict and ends the run. Where no device takes the exit code, the console's
-/// last line does: `exit code 33; powering off`. If another CPU has given its verdict, or this one
-/// already has and has failed since, this CPU only halts. Any context, NMI and panic included.
+/// Gives the verdict and ends the run. If no device takes the exit code, the console's last line
+/// has it: `exit code 33; powering off`. If another CPU has given its verdict, or this one has and
+/// has failed since, this CPU only halts. Any context, even NMI and panic.
 pub fn exit(verdict: Verdict) -> ! {
     interrupts_off_anyhow();
     console::wait_no_more();
@@ -127,7 +126,7 @@ pub fn exit(verdict: Verdict) -> ! {
                 say(verdict, Means::PowerOff(registers));
                 Serial::COM1.drain();
                 Serial::COM2.drain();
-                // SAFETY: as the FADT names them.
+                // SAFETY: these registers are the ones that the FADT names.
                 unsafe { registers.go() };
                 clock::delay(GOES_OFF);
                 console::write(b"the machine is still on; halted\n");
@@ -138,7 +137,7 @@ pub fn exit(verdict: Verdict) -> ! {
     cpu::halt_forever()
 }
 
-/// Whether this CPU is giving the verdict, and an NMI must not keep it from that.
+/// Returns whether this CPU is giving the verdict, so that an NMI must not interfere.
 #[must_use]
 pub fn is_here() -> bool {
     ENDS.get() == Some(me())

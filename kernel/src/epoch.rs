@@ -1,7 +1,9 @@
-//! What the kernel's own structures are read and freed by: one [`heart::more::epoch`] for all.
-//! What waits for the readers needs a fence of all CPUs, and is in [`crate::fence`].
+//! The epoch through which the kernel's own structures are read and freed: one
+//! [`heart::more::epoch`] for all. Waiting for readers needs a fence on all CPUs, and is in
+//! [`crate::fence`].
 //!
-//! The thread table is one: it grows while others look threads up, in timer interrupts too.
+//! The thread table is such a structure: it grows while others look threads up, even in timer
+//! interrupts.
 
 use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
@@ -12,17 +14,17 @@ use heart::more::epoch::{Epoch, Reading, Retired};
 use crate::mem::heap::try_box;
 use crate::port::Machine;
 
-/// Who reads what may be freed.
+/// The readers of what may be freed.
 pub static EPOCH: Epoch<Machine> = Epoch::new();
 
-/// Begins to read: see [`heart::more::epoch::Epoch::enter`].
+/// Begins a reading: see [`heart::more::epoch::Epoch::enter`].
 #[track_caller]
 #[inline]
 pub fn enter() -> Reading<'static, Machine> {
     EPOCH.enter()
 }
 
-/// A value that is freed when nobody reads it any more: [`defer`].
+/// A value that [`defer`] frees once nobody reads it any more.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Deferred<T> {
@@ -32,10 +34,10 @@ pub struct Deferred<T> {
 }
 
 impl<T> Deferred<T> {
-    /// The value, in use.
+    /// A value in use.
     ///
     /// # Errors
-    /// [`TryReserveError`]: no memory.
+    /// Returns [`TryReserveError`] if there is no memory.
     pub fn new(value: T) -> Result<Box<Self>, TryReserveError> {
         try_box(Self {
             retired: Retired::new(free::<T>),
@@ -55,24 +57,24 @@ impl<T> Deref for Deferred<T> {
 /// Frees a [`Deferred`].
 ///
 /// # Safety
-/// `retired` is that of one that [`defer`] was given, and nobody refers to it.
+/// `retired` is the field of one that was given to [`defer`], and nobody refers to it.
 unsafe fn free<T>(retired: *mut Retired) {
-    // SAFETY: the caller's promise: made by `Deferred::new`, of which it is the first field.
+    // SAFETY: the caller's promise. `Deferred::new` made it, and `retired` is its first field.
     drop(unsafe { Box::from_raw(retired.cast::<Deferred<T>>()) });
 }
 
-/// Frees `object` when no reader can have it any more: by a [`collect`](crate::fence::collect) after that. Any
-/// context that may take a spinlock.
+/// Frees `object` in a later [`collect`](crate::fence::collect), when no reader can have it any
+/// more. Any context that may take a spinlock.
 ///
 /// # Safety
-/// It came from [`Deferred::new`] by `Box::into_raw`, and is where readers that begin now do
-/// not find it.
+/// It came from [`Deferred::new`] through `Box::into_raw`, and readers that begin now do not find
+/// it.
 pub unsafe fn defer<T: Send>(object: *mut Deferred<T>) {
-    // SAFETY: the caller's promise, and `free` is the one for it.
+    // SAFETY: the caller's promise, and `free` is the function for this type.
     unsafe { EPOCH.defer(object.cast()) };
 }
 
-/// How many objects wait to be freed: a snapshot.
+/// Returns how many objects wait to be freed. A snapshot.
 #[must_use]
 #[inline]
 pub fn pending() -> usize {

@@ -1,10 +1,9 @@
-//! What a CPU does that has nothing to do: it looks for work elsewhere, and rests, by
-//! MONITOR/MWAIT or by HLT.
+//! What a CPU does without work: it looks for work elsewhere, and rests by MONITOR/MWAIT or by HLT.
 //!
-//! While it is on its way to rest it polls ([`heart::ipi`]), and who has work for it only
-//! sets a bit. Before HLT it ends that, and is interrupted. MWAIT it enters polling: the
-//! store of the bit is what wakes it, and saves the interrupt (FreeBSD's
-//! `cpu_idle_wakeup`, sys/x86/x86/cpu_machdep.c; Linux's `TIF_POLLING_NRFLAG`).
+//! On its way to rest it polls ([`heart::ipi`]), so a CPU that has work for it only sets a bit.
+//! Before HLT it stops polling, and work comes with an interrupt. It enters MWAIT polling: the
+//! store of the bit wakes it, which saves the interrupt (FreeBSD's `cpu_idle_wakeup`,
+//! sys/x86/x86/cpu_machdep.c; Linux's `TIF_POLLING_NRFLAG`).
 
 use core::fmt;
 
@@ -22,22 +21,22 @@ use crate::{call, clock, probe, sched};
 /// Whether idle CPUs rest by MWAIT: [`choose`]. Relaxed throughout.
 pub static IDLE_BY_MWAIT: AtomicBool = AtomicBool::new(false);
 
-/// How CPUs rest that have nothing to do, and why not by MWAIT.
+/// How idle CPUs rest, and if by HLT, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// By MWAIT: every other CPU's was ended by a store of the boot CPU.
+    /// By MWAIT: a store of the boot CPU ended it on every other CPU.
     Mwait,
-    /// By MWAIT: there is no CPU to try it with, and none that would store.
+    /// By MWAIT: there is no other CPU to try it with, and none that would store.
     MwaitUntried,
     /// By HLT: `idle=hlt`.
     Asked,
     /// By HLT: CPUID has no MONITOR/MWAIT.
     NoMwait,
-    /// By HLT: a hypervisor may have made MWAIT wait for nothing, as QEMU's TCG has.
+    /// By HLT: a hypervisor may have made MWAIT a no-op, as QEMU's TCG does.
     Hypervisor,
-    /// By HLT: CPUID has MONITOR, and no line for it to watch.
+    /// By HLT: CPUID has MONITOR, but no line size for it to watch.
     NoLine,
-    /// By HLT: the MWAIT of this CPU was not ended by a store of the boot CPU.
+    /// By HLT: a store of the boot CPU did not end this CPU's MWAIT.
     Deaf(CpuId),
 }
 
@@ -61,7 +60,7 @@ impl fmt::Display for Rest {
     }
 }
 
-/// What was found out about the MWAIT of a CPU.
+/// The CPU whose MWAIT a store did not end.
 struct NotEnded(CpuId);
 
 impl fmt::Display for NotEnded {
@@ -74,9 +73,9 @@ impl fmt::Display for NotEnded {
     }
 }
 
-/// Chooses how all CPUs rest for now: `asked` is `idle=` of the command line, `mwait` or
-/// `hlt`. By default as CPUID says. On the boot CPU, before there are others; [`try_mwait`] has
-/// the last word.
+/// Chooses how all CPUs rest for now. `asked` is `idle=` of the command line, `mwait` or `hlt`; the
+/// default follows CPUID. Call on the boot CPU, before there are others. [`try_mwait`] makes the
+/// final decision.
 pub fn choose(asked: Option<&str>) -> Rest {
     let rest = match asked {
         Some("hlt") => Rest::Asked,
@@ -102,19 +101,19 @@ pub fn choose(asked: Option<&str>) -> Rest {
     rest
 }
 
-/// How often MWAIT is tried, how long before each a CPU has to come to wait by it, and how
-/// long after that it may take to go on, in nanoseconds and at least in turns of a loop that
-/// lets an emulator go on with the next CPU.
+/// How often to try MWAIT; how long before each store a CPU must have begun to wait; and how long
+/// it may take to wake after it. In nanoseconds, and at least in turns of a loop that lets an
+/// emulator run the next CPU.
 const TRIES: u32 = 3;
 const SETTLE: u64 = 100_000;
 const PATIENCE: u64 = 100_000_000;
 const TURNS: u32 = 10_000;
 
-/// Tries on all other CPUs, which idle, what `rest` relies on, if that is MWAIT: that it ends
-/// when this CPU stores to the word of the other one, by the address that [`Pcpu::send_ipi`]
-/// uses. Where it does not (as in Bochs 2.7) all rest by HLT. What fails but now and then (as
-/// Intel's Goldmont may by erratum APL30) is for the watchdog to find. On the boot CPU, once,
-/// when the others are online; spins, for less than a millisecond if all is well.
+/// If `rest` relies on MWAIT, tries on all other CPUs, which idle, whether it works: a store of
+/// this CPU to the other one's word, at the address that [`Pcpu::send_ipi`] uses, must end it. If
+/// it does not (as in Bochs 2.7), all rest by HLT. The watchdog has to find an MWAIT that fails
+/// only sometimes (as Intel's Goldmont may by erratum APL30). Call on the boot CPU, once, when the
+/// others are online. Spins, for less than a millisecond if all is well.
 pub fn try_mwait(rest: Rest) -> Rest {
     let others = pcpu::online().difference(&CpuSet::single(pcpu::this().id()));
     if !rest.is_mwait() || others.is_empty() {
@@ -122,7 +121,7 @@ pub fn try_mwait(rest: Rest) -> Rest {
     }
     for _ in 0..TRIES {
         if let Some(deaf) = find_deaf_mwait(&others) {
-            // Relaxed: whoever does not see it yet rests once more, and is interrupted.
+            // Relaxed: a CPU that does not see it yet rests once more, and is interrupted.
             IDLE_BY_MWAIT.store(false, Ordering::Relaxed);
             for block in others.iter().filter_map(pcpu::of) {
                 let _off = InterruptsOff::enter();
@@ -135,7 +134,7 @@ pub fn try_mwait(rest: Rest) -> Rest {
     Rest::Mwait
 }
 
-/// The first CPU of `others` that goes on waiting when its word is stored to.
+/// Returns the first CPU of `others` whose MWAIT goes on after a store to its word.
 fn find_deaf_mwait(others: &CpuSet) -> Option<CpuId> {
     let blocks = || others.iter().filter_map(pcpu::of);
     let in_time = |done: &dyn Fn() -> bool| {
@@ -158,10 +157,10 @@ fn find_deaf_mwait(others: &CpuSet) -> Option<CpuId> {
     deaf().map(Pcpu::id)
 }
 
-/// What a CPU's idle thread does, forever. The timer is armed only for sleepers, so an
-/// idle CPU with none is left alone.
+/// The body of a CPU's idle thread, forever. The timer is armed only for sleepers, so nothing wakes
+/// an idle CPU without any.
 pub fn idle() -> ! {
-    // The idle thread does not move.
+    // The idle thread does not migrate.
     let here = pcpu::this();
     loop {
         sched::assert_may_sleep(0);
@@ -171,14 +170,14 @@ pub fn idle() -> ! {
         probe::idle_begins();
         let before = events(here);
         if balance::steal::<Machine>() {
-            // Queued here, and better than idling: paid when the lock was released.
+            // A thread queued here is better than the idle one: the lock's release paid for it.
             probe::idle_ends();
             continue;
         }
         let mut off = InterruptsOff::enter();
-        // An event since may have meant: look again at what waits elsewhere. An interrupt that
-        // is none, such as another CPU's rendezvous, sends nobody on a look at all CPUs: with
-        // many idle ones that would cost the square of their number.
+        // If there was an event, it may have meant work: look again at the other CPUs. An interrupt
+        // that brings no work, such as another CPU's rendezvous, causes no such look: with many
+        // idle CPUs the looks would cost the square of their number.
         while events(here) == before && here.ipis.poll() {
             let found = rest(here, off);
             probe::idle_ends();
@@ -188,7 +187,7 @@ pub fn idle() -> ! {
             }
         }
         drop(off);
-        // Who found us polling has sent no interrupt.
+        // A CPU that found us polling has sent no interrupt.
         if !here.calls.is_empty() {
             call::run_outside_interrupt(here);
         }
@@ -197,10 +196,10 @@ pub fn idle() -> ! {
     }
 }
 
-/// How many interrupts this CPU has had that may bring work, and how often it has switched
-/// threads: while another one ran, whoever had work for idle CPUs passed this one over.
+/// How many interrupts that may bring work this CPU has had, plus its switches: while another
+/// thread ran, CPUs with work for idle ones passed this one over.
 fn events(here: &Pcpu) -> u64 {
-    // Relaxed, all of them: counted on this CPU.
+    // Relaxed, all of them: this CPU counts them.
     let switches = here.counters.switches.iter();
     let switches = switches.map(|count| count.load(Ordering::Relaxed));
     here.ipis_taken.load(Ordering::Relaxed)
@@ -208,9 +207,9 @@ fn events(here: &Pcpu) -> u64 {
         + switches.sum::<u64>()
 }
 
-/// Waits until there may be something to do; whether there is. Polling when called; the
-/// polling is over at the end, and interrupts are on. What was asked for meanwhile is not acted
-/// on, since the idle loop looks everywhere next.
+/// Waits until there may be something to do, and returns whether there is. The CPU polls when this
+/// is called. At the end it no longer polls, and interrupts are on. This does not act on what was
+/// asked for meanwhile, since the idle loop looks everywhere next.
 fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
     if !here.sched.runq.lock().queue.is_empty() {
         here.ipis.take();
@@ -219,24 +218,24 @@ fn rest(here: &Pcpu, off: InterruptsOff) -> bool {
     // Relaxed: constant since the boot.
     if IDLE_BY_MWAIT.load(Ordering::Relaxed) {
         cpu::monitor(here.ipis.address());
-        // A bit that is set from the MONITOR on makes the MWAIT return at once.
+        // If a bit is set after the MONITOR, the MWAIT returns at once.
         if here.ipis.is_quiet() {
             off.wait(mwait);
         }
         return here.ipis.end_polling() != 0;
     }
-    // The last look, in one step with the end of the polling: else a bit in between is
-    // overwritten, and nobody is interrupted for it.
+    // One step looks for the last time and ends the polling. Otherwise a bit set between the two
+    // would be overwritten, and no interrupt would come for it.
     if here.ipis.take() != 0 {
         return true;
     }
-    // With interrupts off the interrupt that a bit comes with now cannot come between
-    // the look and the halt: STI lets it in only after HLT.
+    // Interrupts are off, so the interrupt of a bit set now cannot come between the look and the
+    // halt: STI lets it in only after HLT.
     off.wait(cpu::sti_hlt);
     false
 }
 
-/// MWAIT.
+/// Rests by MWAIT.
 fn mwait() {
     if probe::mwait_is_deaf() {
         return cpu::sti_hlt();
@@ -244,11 +243,11 @@ fn mwait() {
     cpu::sti_mwait();
 }
 
-/// The end of a CPU's time online, in its idle thread: halts until it is started again.
+/// Ends a CPU's time online, in its idle thread: halts until it is started again.
 fn halt(here: &Pcpu) -> ! {
-    // Nobody sends any more; what has been sent comes while interrupts are on.
+    // Nobody sends any more. Interrupts that were sent arrive while interrupts are on.
     let arrived = || {
-        // Relaxed: counters. One that came twice was taken more often than sent.
+        // Relaxed: counters. An IPI that arrived twice was taken more often than sent.
         here.ipis_sent.load(Ordering::Relaxed) <= here.ipis_taken.load(Ordering::Relaxed)
             && !RENDEZVOUS.is_called(here.id())
     };

@@ -1,8 +1,8 @@
-//! From the loader to a machine with all its CPUs: the boot list.
+//! The boot: from the loader to a machine with all its CPUs.
 //!
-//! [`start`] runs on the loader's page tables and stack and builds what replaces
-//! them; `continue_boot` goes on with those. Both read as a list, whose order
-//! is the documentation of what needs what.
+//! [`start`] runs on the loader's page tables and stack, and builds those that replace them;
+//! `continue_boot` goes on with the new ones. Both read as a list, whose order documents what needs
+//! what.
 
 mod devices;
 mod memory;
@@ -37,30 +37,30 @@ use crate::{acpi, clock, console, idle, kthread, probe, sched, smp};
 
 pub use devices::IO_APICS;
 
-/// How the machine was entered, and what the loader said. Written once, by the boot CPU while it is
-/// alone.
+/// How the machine was entered, and what the loader reported. The boot CPU writes it once, while it
+/// is alone.
 pub static BOOT: Once<BootRecord> = Once::new();
 /// Nanoseconds from the kernel's entry until all CPUs were online. Relaxed throughout.
 pub static ONLINE_AFTER: AtomicU64 = AtomicU64::new(0);
 /// What each CPU reported at the first rendezvous: its APIC id plus one.
 static REPORTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// What the loader said, copied out of memory that will be reused.
+/// What the loader reported, copied out of memory that will be reused.
 #[derive(Debug)]
 pub struct BootRecord {
     /// `pvh`, `bios` or `uefi`.
     pub path: &'static str,
     /// The physical address of ACPI's root pointer.
     pub rsdp: Option<u64>,
-    /// One byte more than is read shows that there are more.
+    /// One byte longer than the part that is used, to show whether there was more.
     command_line: [u8; MAX_LENGTH + 1],
     command_line_len: usize,
-    /// What the kernel proper, or the test image, does once all is up.
+    /// What the kernel proper, or the test image, runs once all is up.
     main: fn() -> !,
 }
 
 impl BootRecord {
-    /// The command line, parsed; complaints go to `complain`.
+    /// The parsed command line. `complain` gets the complaints.
     pub fn command_line(
         &self,
         complain: &mut dyn FnMut(cmdline::Complaint<'_>),
@@ -74,9 +74,9 @@ impl BootRecord {
     }
 }
 
-/// Where every loader ends and the kernel begins: brings the machine up, and then
-/// calls `main` on the boot CPU, interrupts on. Once, in long mode, with all
-/// memory below 4 GiB visible at `boot::PHYS_OFFSET`.
+/// Where every loader ends and the kernel begins. Brings the machine up, then calls `main` on the
+/// boot CPU with interrupts on. Call once, in long mode, with all memory below 4 GiB visible at
+/// `boot::PHYS_OFFSET`.
 pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     interrupts_off_anyhow();
     clock::set_entry(boot::pvh::entry_tsc().unwrap_or_else(cpu::tsc));
@@ -98,16 +98,16 @@ pub fn start(boot_info: &'static mut BootInfo, main: fn() -> !) -> ! {
     memory::read_map(boot_info);
     memory::keep_tables(record.rsdp);
     memory::limit_map();
-    // SAFETY: the loader's map; kernel image, module and the loader's own data
-    // are not usable in it.
+    // SAFETY: the loader's map, in which the kernel image, the module and the loader's own data are
+    // not usable.
     let root = needed("the kernel to run in", unsafe { mem::init() });
     let stack = needed("the boot CPU's stack", kstack::allocate());
-    // SAFETY: mem::init mapped the image and all usable memory, kstack the stack;
-    // `record` is in a static.
+    // SAFETY: mem::init mapped the image and all usable memory, and kstack the stack. `record` is
+    // in a static.
     unsafe { paging::switch_to(root, stack, continue_boot) }
 }
 
-/// On the kernel's own page tables and a guarded stack.
+/// Continues on the kernel's own page tables and a guarded stack.
 extern "C" fn continue_boot() -> ! {
     let record = BOOT.get().expect("recorded by start");
     let stacks = needed("the boot CPU's interrupt stacks", smp::interrupt_stacks());
@@ -146,10 +146,10 @@ extern "C" fn continue_boot() -> ! {
     (record.main)()
 }
 
-/// What the kernel cannot do without.
+/// Returns what the kernel cannot do without.
 ///
 /// # Panics
-/// If there is none.
+/// Panics if there is none.
 #[track_caller]
 fn needed<T, E: fmt::Display>(what: &str, got: Result<T, E>) -> T {
     match got {
@@ -158,8 +158,8 @@ fn needed<T, E: fmt::Display>(what: &str, got: Result<T, E>) -> T {
     }
 }
 
-/// Gives the boot CPU its descriptor tables and per-CPU block, with one stack for
-/// the interrupts that need their own until there is memory for three.
+/// Gives the boot CPU its descriptor tables and per-CPU block. One stack serves all interrupts that
+/// need their own, until there is memory for three.
 fn install_boot_cpu() {
     BOOT_PCPU.set_curthread(&BOOT_THREAD);
     let [(_, early), _] = paging::early_stacks();
@@ -175,7 +175,7 @@ fn install_boot_cpu() {
     pcpu::register(&BOOT_PCPU);
 }
 
-/// The thread table, with this thread in it, and the boot CPU's idle thread.
+/// Makes the thread table, with this thread in it, and the boot CPU's idle thread.
 fn init_threads() {
     let (usable, _free) = mem::usage();
     thread::init(usable);
@@ -186,9 +186,9 @@ fn init_threads() {
     boot.sched.runq.lock().set_current(BOOT_THREAD.priority());
 }
 
-/// Copies what matters of `boot_info`, which lies in the loader's memory.
+/// Copies what matters from `boot_info`, which is in the loader's memory.
 fn record(boot_info: &BootInfo, main: fn() -> !) -> BootRecord {
-    // Filled in place: the stack of the boot is small.
+    // Filled in place: the boot's stack is small.
     let mut record = BootRecord {
         path: "pvh",
         rsdp: boot_info.rsdp_addr.into_option(),
@@ -216,7 +216,7 @@ fn record(boot_info: &BootInfo, main: fn() -> !) -> BootRecord {
     record
 }
 
-/// Takes `log=` to heart and says what of the command line is not understood.
+/// Obeys `log=`, and reports the parts of the command line that it does not understand.
 fn read_command_line(record: &BootRecord) {
     let words = record.command_line(&mut |complaint| {
         log::warn!(target: "kernel", "{complaint}");
@@ -253,7 +253,7 @@ fn read_command_line(record: &BootRecord) {
     }
 }
 
-/// Starts the other CPUs and says which did not come.
+/// Starts the other CPUs and reports those that did not come.
 fn start_others(madt: Option<&Madt>) {
     let Some(madt) = madt else {
         log::error!(target: "kernel::smp", "no MADT lists the CPUs; going on with one CPU");
@@ -273,7 +273,7 @@ fn start_others(madt: Option<&Madt>) {
     }
 }
 
-/// Names the CPUs of which CPUID has another APIC id than their local APICs.
+/// Names the CPUs for which CPUID and the local APIC report different APIC ids.
 fn report_misnamed() {
     let cpus = smp::MISNAMED.snapshot();
     if !cpus.is_empty() {
@@ -284,12 +284,12 @@ fn report_misnamed() {
     }
 }
 
-/// The first rendezvous: every CPU reports itself, and the initiator, which may
-/// print, prints what they reported.
+/// The first rendezvous: every CPU reports itself. Then the initiator, which may print, prints the
+/// reports.
 fn meet() {
     use REPORTS;
     let report = |context: &IpiCtx| {
-        // Relaxed: the end of the rendezvous publishes it. Never 0: APIC id + 1.
+        // Relaxed: the rendezvous' end publishes it. Never 0: APIC id + 1.
         let id = u64::from(apic::id()) + 1;
         REPORTS[context.cpu().index()].store(id, Ordering::Relaxed);
     };
@@ -314,10 +314,10 @@ fn meet() {
 /// How often the watchdog looks, in nanoseconds.
 const WATCH_EVERY: u64 = 1_000_000_000;
 
-/// Starts the watchdog, whose findings are in the log. In the kernel proper, once all is up: a
-/// benchmark does without, and a test starts its own.
+/// Starts the watchdog, which logs its findings. The kernel proper calls this once all is up; a
+/// benchmark runs without it, and a test starts its own.
 pub fn watch() {
-    // It is better than this thread, which an idle CPU would take meanwhile.
+    // The watchdog is better than this thread, which an idle CPU would otherwise take meanwhile.
     let me = sched::curthread();
     me.pin();
     if let Err(error) = smp::watchdog::start(WATCH_EVERY, |_logged| true) {
@@ -341,12 +341,12 @@ pub fn report_and_power_off() -> ! {
     }
 }
 
-/// How many CPUs met at the first rendezvous.
+/// Returns how many CPUs met at the first rendezvous.
 ///
 /// # Errors
-/// The same, if it was not every CPU that the firmware enables.
+/// Returns the same if these were not all the CPUs that the firmware enables.
 pub fn verdict() -> Result<String, String> {
-    // Relaxed: published by the end of the rendezvous. APIC id + 1.
+    // Relaxed: the rendezvous' end publishes it. APIC id + 1.
     let reports = REPORTS.iter().map(|report| report.load(Ordering::Relaxed));
     let met: Vec<u64> = reports.filter(|report| *report != 0).collect();
     let platform = acpi::PLATFORM.get();

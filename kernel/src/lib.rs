@@ -1,23 +1,25 @@
 //! The kernel of Tryst, from the first instruction after the loader to the last.
 //!
-//! The modules, lowest first. A file uses `plat`, `heart`, `sync`, and what stands above it here
-//! (`cargo xtask layers` checks it):
+//! The modules, lowest first. A file uses `plat`, `heart`, `sync`, and the modules above it in this
+//! list (`cargo xtask layers` checks that):
 //!
-//! * [`probe`]: where the test image may look in; [`arch`]: registers, instructions and devices of
-//!   x86_64; [`port`]: the machine as a type;
+//! * [`probe`]: where the test image may observe or interfere; [`arch`]: registers, instructions
+//!   and devices of x86_64; [`port`]: the machine as a type;
 //! * [`mod@sync`]: sleeping locks and wait queues; [`mem`]: frames, page tables, heap and stacks;
-//!   [`acpi`]: firmware's tables; [`epoch`]: memory that is freed when its last reader has gone;
-//! * [`thread`]: a thread, and the table of them; [`pcpu`]: what each CPU has; [`clock`]: time;
+//!   [`acpi`]: the firmware's tables; [`epoch`]: memory that is freed once its last reader has
+//!   gone;
+//! * [`thread`]: threads and their table; [`pcpu`]: the data of each CPU; [`clock`]: time;
 //!   [`console`]: the log;
-//! * [`backtrace`]: where a CPU is; [`rendezvous`]: CPUs that meet; [`fence`]: fences that they
-//!   execute; [`shootdown`] and [`vspace`]: pages that they forget; [`call`]: functions that they run;
-//! * [`sched`]: threads that take turns; [`kthread`]: their birth and end; [`idle`]: what a CPU does
-//!   that has none;
-//! * [`smp`]: CPUs that start, stop, leave and come back; [`end`]: the verdict;
-//! * [`mod@panic`], [`trap`] and [`init`]: the ways into the kernel; [`machine`]: what the heart asks
-//!   of it; and in the test image `ktest`.
+//! * [`backtrace`]: where a CPU is; [`rendezvous`]: all CPUs run one function at an agreed point;
+//!   [`fence`]: other CPUs execute a fence; [`shootdown`] and [`vspace`]: they forget pages;
+//!   [`call`]: they run functions;
+//! * [`sched`]: which thread runs; [`kthread`]: how threads begin and end; [`idle`]: what a CPU
+//!   does without work;
+//! * [`smp`]: CPUs start, stop, go offline and come back; [`end`]: the verdict of a run;
+//! * [`mod@panic`], [`trap`] and [`init`]: the ways into the kernel; [`machine`]: what the heart
+//!   needs from it; in the test image also `ktest`.
 //!
-//! [`start`] is where to begin reading.
+//! Begin reading at [`start`].
 
 #![no_std]
 

@@ -1,7 +1,9 @@
-//! The machine as the heart and the sleeping locks see it: one function for each thing that they ask
-//! of it.
+//! The machine as the heart and the sleeping locks see it: one function for each thing that they
+//! need.
 //!
-//! The algorithms name their machine by these traits, and the kernel's modules name the algorithms.
+//! The algorithms know their machine only through these traits, and the kernel's modules use the
+//! algorithms. So this file, which ties the two together, uses nearly every other file, and none
+//! uses it.
 //! So this file, which ties the two together, uses nearly every other one, and none uses it.
 
 use core::fmt;
@@ -38,12 +40,12 @@ impl Preempt for Machine {
 impl Mmu for Machine {
     #[inline]
     fn tags() -> usize {
-        // As many as there are numbers, but for 0.
+        // Every number of 12 bits but 0.
         if paging::tagged() { 0xfff } else { 0 }
     }
 
     fn load(root: u64, tag: usize, keep: bool) {
-        // SAFETY: all spaces have the kernel's half, and are not freed while they are loaded
+        // SAFETY: every space has the kernel's half, and is not freed while it is loaded
         // (`heart::shootdown::Space::retire`).
         unsafe { paging::load(root, tag as u16, keep) };
     }
@@ -149,7 +151,7 @@ impl Port for Machine {
     }
 
     fn in_nmi() -> bool {
-        // Relaxed: this CPU's own.
+        // Relaxed: only this CPU writes it.
         pcpu::this().in_nmi.load(Ordering::Relaxed)
     }
 }
@@ -200,8 +202,8 @@ impl Scheduler for Machine {
 
     #[inline(always)]
     fn leaves_idle(here: &Pcpu) {
-        // An interrupt has ended its MWAIT. From here on it must be interrupted; what it
-        // was asked for was to switch, or to take from others what it now does not need.
+        // An interrupt has ended its MWAIT, so from here on only an interrupt reaches it. It was
+        // asked to switch, which it does, or to take work from others, which it no longer needs.
         if here.ipis.is_polling() {
             here.ipis.take();
         }
@@ -234,10 +236,10 @@ impl Scheduler for Machine {
             from.reads.count_all();
         }
         here.set_curthread(to);
-        // SAFETY: under this CPU's run-queue lock (the caller's promise), where alone contexts are
-        // used.
+        // SAFETY: contexts are used only under the run-queue lock of their CPU, which the caller
+        // promises to hold.
         let load = unsafe { *to.context.get() };
-        // SAFETY: interrupts are off; `to` was saved by its last switch, or prepared, and runs on
+        // SAFETY: interrupts are off. `to` was saved by its last switch, or prepared, and runs on
         // no other CPU (the caller's promise).
         unsafe { context::switch(from.context.get(), load) };
     }
@@ -273,7 +275,7 @@ impl Locks for Machine {
                 return Ok(());
             }
             match rendezvous::smp_rendezvous_cpus(&cpus, none, Phase::Run(action), none) {
-                // It went offline between the two looks.
+                // It went offline after the snapshot above.
                 Err(RendezvousError::NotOnline(_)) => {}
                 result => return result,
             }

@@ -1,4 +1,4 @@
-//! The kernel proper: boots every CPU, lets them meet once, and reports.
+//! The kernel proper: boots every CPU, runs one rendezvous of them all, and reports.
 
 #![no_std]
 #![no_main]
@@ -9,7 +9,7 @@ fn kernel_main(boot_info: &'static mut bootloader_api::BootInfo) -> ! {
     kernel::start(boot_info, main)
 }
 
-/// On the boot CPU, with everything up: the end of an ordinary run.
+/// Runs on the boot CPU once everything is up, and ends an ordinary run.
 fn main() -> ! {
     kernel::watch();
     kernel::report_and_power_off()

@@ -1,22 +1,22 @@
-//! The end: one CPU reports, the others are stopped.
+//! The panic: one CPU reports, and the others are stopped.
 //!
 //! The first CPU to panic wins ([`heart::more::stop::Stops::panics_first`]) and sends every other
-//! online CPU an NMI, which reaches it whatever it does and whatever its interrupt
-//! flag says. Each leaves its registers in its block and stops, as for any stop, but for
-//! good; so does one that is stopped already, or waits to stop others. A CPU that panics
-//! second leaves its message there too, and no NMI stops it before it has: of two
-//! failures at once the one that comes second is as often the cause.
+//! online CPU an NMI, which reaches it whatever it does and whatever its interrupt flag says. Each
+//! leaves its registers in its block and stops, as for any stop, but for good. So does one that is
+//! already stopped, or waits to stop others. A CPU that panics second leaves its message there too,
+//! and no NMI stops it before it has: of two simultaneous failures, the second to be reported is as
+//! often the cause.
 //!
-//! A CPU that panics is in a critical section from then on, so that no lock which the report
-//! tries for ends in a switch, and waits for no lock that another CPU may hold. The winner
-//! prints the registers and a backtrace of each CPU: raw addresses, which
-//! `cargo xtask` turns into functions and lines, since the host has the symbols.
+//! From then on a CPU that panics is in a critical section, so that no lock for which the report
+//! tries ends in a switch, and it waits for no lock that another CPU may hold. The winner prints
+//! the registers and a backtrace of each CPU. The addresses are raw; `cargo xtask` turns them into
+//! functions and lines, since the host has the symbols.
 //!
-//! A CPU formats its message before it asks whether it is the first: a message that
-//! panics itself is then found before anything depends on it.
+//! A CPU formats its message before it asks whether it is the first. So a message that itself
+//! panics is found before anything depends on it.
 //!
-//! Nothing here allocates or waits without a bound, and all that is read of
-//! another CPU is what it left by atomics.
+//! Nothing here allocates or waits without a bound. All that it reads of another CPU is what that
+//! CPU left in atomics.
 
 use core::fmt::{self, Arguments};
 use core::panic::{Location, PanicInfo};
@@ -40,9 +40,9 @@ use crate::rendezvous::RENDEZVOUS;
 use crate::smp::{self, STOPS};
 use crate::{clock, probe};
 
-/// The CPUs that panic. Each puts itself in, once.
+/// The CPUs that panic. Each adds itself, once.
 static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
-/// Whether a panic within a panic has been told. Used by the CPU that reports.
+/// Whether a panic within a panic has been reported. Only the reporting CPU uses it.
 static PANICKED_TWICE: AtomicBool = AtomicBool::new(false);
 
 /// How long the other CPUs may take to stop, in nanoseconds.
@@ -54,7 +54,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     report(&here, info.location(), format_args!("{}", info.message()))
 }
 
-/// Panics on behalf of interrupted code with the registers in `snapshot`.
+/// Panics on behalf of interrupted code whose registers are in `snapshot`.
 pub fn at(snapshot: &Snapshot, message: Arguments<'_>) -> ! {
     report(snapshot, None, message)
 }
@@ -63,7 +63,7 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     interrupts_off_anyhow();
     let this = pcpu::try_this();
     if this.is_none() {
-        // Perhaps before `console::init`; harmless after it.
+        // This may come before `console::init`, and is harmless after it.
         Serial::COM1.init();
     }
     let me = this.map_or(CpuId::BOOT, pcpu::Pcpu::id);
@@ -103,8 +103,8 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     })
 }
 
-/// A panic within a panic: the message's, or the report's. Says so with the least
-/// machinery, and if that panics too, says only that.
+/// A panic within a panic, from the message or from the report. Reports it with the least
+/// machinery, and if that panics too, reports only that.
 fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
     if !STOPS.panics_first(me) {
         stop_this_cpu(snapshot);
@@ -119,10 +119,10 @@ fn again(me: CpuId, snapshot: &Snapshot, message: Arguments<'_>) -> ! {
     end::exit(Verdict::Panic)
 }
 
-/// Leaves `words` for the report and stops this CPU, which panics second.
+/// Leaves `words` for the report and stops this CPU, which panicked second.
 fn leave(snapshot: &Snapshot, words: &Line) -> ! {
     if let Some(block) = pcpu::try_this() {
-        // Relaxed: published with the registers.
+        // Relaxed: the registers publish it.
         block
             .last_words
             .store(ptr::from_ref(words).cast_mut(), Ordering::Relaxed);
@@ -130,7 +130,7 @@ fn leave(snapshot: &Snapshot, words: &Line) -> ! {
     stop_this_cpu(snapshot)
 }
 
-/// Where a panic was, if that is known: ` at FILE:LINE:COLUMN`.
+/// Where a panic happened, if that is known: ` at FILE:LINE:COLUMN`.
 struct Place<'a>(Option<&'a Location<'a>>);
 
 impl fmt::Display for Place<'_> {
@@ -164,8 +164,8 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
     }
     if let Some(thread) = pcpu::of(cpu).and_then(pcpu::Pcpu::current) {
         let crit = thread.crit();
-        // What the panic itself has added, or the NMI that stopped it.
-        // Relaxed: the CPU stands.
+        // Leave out what the panic itself has added, or the NMI that stopped it. Relaxed: the CPU
+        // stands.
         let nmi = pcpu::of(cpu).is_some_and(|block| block.in_nmi.load(Ordering::Relaxed));
         let panicked = PANICKED.contains(cpu);
         print(format_args!(
@@ -176,7 +176,7 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
             thread.spinlocks()
         ));
     }
-    // The CPU that reports reads its own.
+    // The reporting CPU reads its own.
     let pending = pending.or_else(|| here(cpu).then(apic::pending).flatten());
     if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
         print(format_args!("{cpu}: {pending}"));
@@ -189,12 +189,12 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
     });
 }
 
-/// Whether this is `cpu`.
+/// Returns whether this CPU is `cpu`.
 fn here(cpu: CpuId) -> bool {
     pcpu::try_this().is_some_and(|this| this.id() == cpu)
 }
 
-/// Two lines of registers.
+/// Prints two lines of registers.
 fn print_general(cpu: CpuId, values: &[u64; GENERAL.len()]) {
     for (names, values) in GENERAL.chunks(7).zip(values.chunks(7)) {
         let mut line = Line::of(format_args!("{cpu}:"));
@@ -211,9 +211,9 @@ fn print_other(cpu: CpuId) {
     else {
         return print(format_args!("{cpu}: did not answer the NMI"));
     };
-    // Relaxed: ordered by the read of the registers.
+    // Relaxed: the read of the registers orders it.
     let words = block.last_words.load(Ordering::Relaxed);
-    // SAFETY: null, or on the stack of a CPU that has halted for good in `leave`.
+    // SAFETY: null, or on the stack of a CPU that `leave` has halted for good.
     match unsafe { words.as_ref() } {
         Some(words) => {
             print(format_args!("{cpu}: panicked too{words}"));
@@ -223,7 +223,7 @@ fn print_other(cpu: CpuId) {
     }
 }
 
-/// The CPUs that run, but `me`: those that are online, come, or go.
+/// The running CPUs but `me`: those online, starting or leaving.
 fn others(me: CpuId) -> CpuSet {
     let runs = |block: &&pcpu::Pcpu| {
         matches!(
@@ -236,21 +236,21 @@ fn others(me: CpuId) -> CpuSet {
     running.difference(&CpuSet::single(me))
 }
 
-/// Sends the others an NMI and waits, not forever, until they have stopped.
+/// Sends the others an NMI and waits, with a bound, until they have stopped.
 fn stop_others(me: CpuId) {
     let others = others(me);
     for block in others.iter().filter_map(pcpu::of) {
         block.send_last_nmi();
     }
-    // What a CPU that did not stop means is said per CPU by the report.
+    // The report says of each CPU whether it stopped.
     let _ = clock::wait_until(PATIENCE, || others.iter().all(smp::is_stopped));
 }
 
-/// What an NMI means: a CPU that has sent it asks where this one is, or stops it, for a
-/// time or, if it panics, for good. One that nobody has sent is from outside (a person's
-/// `inject-nmi`, a watchdog, a hardware error), which is a panic too. On a CPU that panics
-/// already, or gives the verdict on the run, it means nothing: the CPU reports, is about to
-/// leave its last words and to stop, or ends the machine. It came on top of `thread`, by its
+/// Decides what an NMI means. If a CPU sent it, that one asks where this CPU is, or stops it, for a
+/// time or, in a panic, for good. If nobody sent it, it comes from outside (a person's
+/// `inject-nmi`, a watchdog, a hardware error) and is a panic. On a CPU that already panics or
+/// gives the verdict it means nothing: that CPU reports, is about to leave its last words and stop,
+/// or ends the machine. `thread` is the interrupted thread's number and word.
 /// number, and of what that was in.
 pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
     if end::is_here() {
@@ -262,9 +262,9 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
         }
         let sent = this.take_nmi();
         let asked = this.trace.answer(snapshot, thread);
-        // Who is in the middle of `Pcpu::send_nmi` ends that first, and then looks by itself
-        // whether it is to stop. Of a panic nothing is put off: nobody counts on that NMI any
-        // more. Relaxed: this CPU's own.
+        // A CPU in the middle of `Pcpu::send_nmi` finishes that first, and then looks whether it
+        // has to stop. A panic is not put off: nobody counts on that NMI any more. Relaxed: only
+        // this CPU writes it.
         let sends = this.sends_nmi.load(Ordering::Relaxed);
         let stops = !sends || STOPS.panicking().is_some();
         let stopped = stops && smp::stop_here(Means::Nmi, snapshot);

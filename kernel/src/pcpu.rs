@@ -1,8 +1,7 @@
 //! The per-CPU block (FreeBSD's `struct pcpu`), reached through GS.
 //!
-//! Every field is written by its own CPU only, unless it says otherwise; other
-//! CPUs may read. The first word is the block's own address, so that one load
-//! from GS:0 finds it.
+//! Only a CPU itself writes the fields of its block, unless a field says otherwise. Other CPUs may
+//! read them. The first word is the block's own address, so one load from GS:0 finds it.
 
 mod counters;
 
@@ -28,11 +27,11 @@ use crate::thread::{Thread, Timers};
 
 pub use counters::Counters;
 
-/// The CPUs that take part in everything. Each changes its own bit: `heart::more::hotplug`.
+/// The online CPUs. Each changes its own bit: `heart::more::hotplug`.
 pub static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// The boot CPU's block.
 pub static BOOT_PCPU: Pcpu = Pcpu::new(CpuId::BOOT, 0);
-/// Each CPU's block, null until there is one. See [`register`].
+/// Each CPU's block, or null if it has none yet. See [`register`].
 static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 /// One CPU's block.
@@ -41,41 +40,42 @@ static PCPUS: [AtomicPtr<Pcpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mu
 pub struct Pcpu {
     /// The block's address; constant since [`Pcpu::install`].
     this: AtomicPtr<Pcpu>,
-    /// The thread that runs; the second word, where `arch::cpu::gs_curthread` looks.
-    /// Written by the switch.
+    /// The running thread. The second word, where `arch::cpu::gs_curthread` looks. The switch
+    /// writes it.
     curthread: AtomicPtr<Thread>,
 
     // Constant since the block was made.
     /// The third word, where `arch::cpu::gs_cpu` looks.
     id: CpuId,
-    /// Constant once the CPU is online; the boot CPU's is found out late.
+    /// Constant once the CPU is online. The boot CPU learns its own late.
     apic_id: AtomicU32,
 
     /// Loaded by `install`, then read by the CPU itself.
     descriptors: UnsafeCell<Descriptors>,
 
-    /// What the scheduler keeps.
+    /// The scheduler's data.
     pub sched: PerCpu<Machine>,
-    /// The sleepers that this CPU's timer wakes. Other CPUs take its lock too. Taken
-    /// before run queues, after wait queues.
+    /// The sleepers that this CPU's timer wakes. Other CPUs take this lock too: before run queues,
+    /// after wait queues.
     pub timers: Spinlock<Timers>,
-    /// What the scheduler has done here.
+    /// What the scheduler has done on this CPU.
     pub counters: Counters,
-    /// When the timer will interrupt, in ticks of the time-stamp counter; 0: not.
+    /// When the timer will interrupt, in ticks of the time-stamp counter; 0 if it will not.
     pub armed: AtomicU64,
     /// The address spaces of this CPU. See `vspace`.
     pub spaces: Spaces,
-    /// Which IPIs wait here: a bit for each [`Ipi`]. Set by other CPUs.
+    /// Which IPIs wait here, a bit for each [`Ipi`]. Other CPUs set them.
     pub ipis: Ipis,
-    /// Calls that wait for this CPU; closed while it is offline. Added to by other CPUs.
+    /// Calls that wait for this CPU; closed while it is offline. Other CPUs add to it.
     pub calls: CallQueue,
-    /// Wakeups for the end of the interrupt.
+    /// Wakeups noted for the end of the interrupt.
     pub wakes: DeferredWakes,
-    /// IPI vectors sent to this CPU. Written by other CPUs.
+    /// IPI vectors sent to this CPU. Other CPUs write it.
     pub ipis_sent: AtomicU64,
     /// IPI vectors taken.
     pub ipis_taken: AtomicU64,
-    /// How often it idled over work, and the watchdog interrupted it, which alone writes this.
+    /// How often the watchdog found it idle despite work, and interrupted it. Only the watchdog
+    /// writes this.
     pub overslept: AtomicU64,
 
     /// Timer interrupts taken.
@@ -88,32 +88,32 @@ pub struct Pcpu {
     pub device_interrupts: AtomicU64,
     /// Stop interrupts taken.
     pub stop_interrupts: AtomicU64,
-    /// An NMI is on its way here. Set by other CPUs.
+    /// An NMI is on its way here. Other CPUs set it.
     pub nmi_posted: AtomicBool,
     /// Whether this CPU is in an NMI.
     pub in_nmi: AtomicBool,
-    /// Whether it is in [`Self::send_nmi`]. Its own.
+    /// Whether it is in [`Self::send_nmi`].
     pub sends_nmi: AtomicBool,
-    /// Whether the CPU is there: a [`Presence`].
+    /// Whether the CPU is online, as a [`Presence`].
     presence: AtomicU8,
     /// The number of the thread that kept it from going offline.
     pub kept_by: AtomicU32,
-    /// The address of what `smp::start` starts it with.
+    /// The address of the record with which `smp::start` starts it.
     pub start: AtomicU64,
-    /// Where this CPU was when another one asked.
+    /// Where this CPU was when another one asked for a backtrace.
     pub trace: Trace,
     /// What this CPU was doing when it was stopped.
     pub stopped: Registers,
 
-    /// What tests keep with it.
+    /// What tests keep for each CPU.
     pub probe: probe::PerCpu,
-    /// Why it panicked, if another CPU was first: a line on its stack, which it does not
-    /// leave any more. Read after `stopped`.
+    /// Why it panicked if another CPU did so first: a line on its stack, which it never leaves.
+    /// Read after `stopped`.
     pub last_words: AtomicPtr<Line>,
 }
 
-// SAFETY: all fields are atomics but `descriptors`, which only the CPU itself
-// touches, with interrupts off (install, set_ist).
+// SAFETY: all fields are Sync but `descriptors`, which only the CPU itself touches, with interrupts
+// off (install, set_ist).
 unsafe impl Sync for Pcpu {}
 
 impl Pcpu {
@@ -155,16 +155,16 @@ impl Pcpu {
         }
     }
 
-    /// The kernel's number of this CPU.
+    /// The kernel's number for this CPU.
     #[must_use]
     pub fn id(&self) -> CpuId {
         self.id
     }
 
-    /// Its APIC id: where interrupts for it are sent.
+    /// Its APIC id, to which interrupts for it are sent.
     #[must_use]
     pub fn apic_id(&self) -> u32 {
-        // Relaxed: does not change once others may ask.
+        // Relaxed: constant once other CPUs may ask.
         self.apic_id.load(Ordering::Relaxed)
     }
 
@@ -174,36 +174,34 @@ impl Pcpu {
         self.apic_id.store(apic_id, Ordering::Relaxed);
     }
 
-    /// Makes this the block of the calling CPU, and loads its descriptor tables,
-    /// with `ist` as the three interrupt stacks.
+    /// Makes this the block of the calling CPU, and loads its descriptor tables, with `ist` as the
+    /// three interrupt stacks.
     ///
     /// # Safety
-    /// Once per block and start, on the CPU it is for, interrupts off; the IDT is filled,
-    /// and the stacks are this CPU's alone.
+    /// Call once per block and start, on the CPU that it is for, with interrupts off. The IDT is
+    /// filled, and only this CPU uses the stacks.
     pub unsafe fn install(&'static self, ist: [(Ist, u64); 3]) {
-        // SAFETY: the caller's promise; not one of the stacks, nobody has used them.
+        // SAFETY: the caller's promise. This runs on none of the stacks, and nobody has used them.
         unsafe { self.set_ist(ist) };
         // Relaxed: read through GS by this CPU only.
         self.this
             .store(ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
-        // SAFETY: the tables are this CPU's and the block is 'static; the caller
-        // answers for the rest.
+        // SAFETY: the tables are this CPU's and the block is 'static; the caller promises the rest.
         unsafe { Descriptors::load(self.descriptors.get()) };
-        // SAFETY: 'static, and the first word is its own address. After the
-        // descriptor tables, since loading GS would clear its base.
+        // SAFETY: 'static, and the first word is its own address. This follows the descriptor
+        // tables, since loading GS would clear its base.
         unsafe { cpu::set_gs_base(ptr::from_ref(self) as u64) };
     }
 
-    /// The thread that runs on this CPU; on another CPU a guess.
+    /// The thread that runs on this CPU. Asked from another CPU, the answer is a guess.
     #[must_use]
     pub fn curthread(&self) -> &'static Thread {
         // Relaxed: exact on the CPU itself and under its run-queue lock.
-        // SAFETY: set before the CPU is known to others, to threads, which are never
-        // freed.
+        // SAFETY: set before other CPUs know this one, and always to a thread. Threads are never freed.
         unsafe { &*self.curthread.load(Ordering::Relaxed) }
     }
 
-    /// As [`Self::curthread`], or `None` on a CPU that has not come so far. For reports.
+    /// As [`Self::curthread`], or `None` on a CPU that has no thread yet. For reports.
     #[must_use]
     pub fn current(&self) -> Option<&'static Thread> {
         // Relaxed: a snapshot.
@@ -211,15 +209,15 @@ impl Pcpu {
         unsafe { self.curthread.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// Says which thread runs: the CPU's first one, or by the switch.
+    /// Sets the running thread. For a CPU's first thread, and for the switch.
     pub fn set_curthread(&self, thread: &'static Thread) {
         // Relaxed: as in `curthread`.
         self.curthread
             .store(ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Asks this CPU for `ipi`, and interrupts it if it must be. Interrupts off, as for the
-    /// next one.
+    /// Asks this CPU for `ipi`, and interrupts it if necessary. Call with interrupts off; the same
+    /// holds for [`Self::interrupt`].
     #[inline]
     pub fn send_ipi(&self, ipi: Ipi) {
         if !probe::is_kept_back(ipi) && self.ipis.post(ipi as u32) {
@@ -227,8 +225,8 @@ impl Pcpu {
         }
     }
 
-    /// Interrupts this CPU by the vector of [`Self::send_ipi`], whatever it is asked for: one
-    /// that polls, and does not look.
+    /// Interrupts this CPU with the vector of [`Self::send_ipi`], whatever it is asked for. For a
+    /// CPU that polls but does not look.
     #[inline]
     pub fn interrupt(&self) {
         // Relaxed: a statistic.
@@ -236,19 +234,20 @@ impl Pcpu {
         apic::send(self.apic_id(), vector::IPI);
     }
 
-    /// Sends this CPU an NMI, unless one is on its way: it looks at all that it may be for.
-    /// So each one that is sent is taken once, and one that nobody sent is from outside. Any
-    /// context but an NMI on top of this: it would find its own announced, and wait in vain.
+    /// Sends this CPU an NMI, unless one is already on its way: its handler looks for every reason
+    /// there may be. So the CPU takes each NMI once, and one that nobody sent comes from outside.
+    /// Any context but an NMI that interrupted this function: it would find that NMI announced, and
+    /// wait for it in vain.
     ///
-    /// Who has said that it is on its way must send it, whatever comes: others count on it. An
-    /// interrupt between the two could wait at a barrier for the very CPU that waits for the
-    /// NMI, so there is none. An NMI there could stop this CPU, with the stop of the other one
-    /// counting on what is not sent; so it leaves that to the end of this
-    /// (`faults::nmi_storm` finds both).
+    /// A CPU that has announced the NMI must send it, since others count on it. An interrupt
+    /// between the two steps could wait at a barrier for the very CPU that waits for the NMI, so
+    /// interrupts are off. An NMI between them could stop this CPU while the other one's stop
+    /// counts on the unsent NMI, so it leaves that to the end of this function (`faults::nmi_storm`
+    /// finds both).
     pub fn send_nmi(&self) {
         let _off = InterruptsOff::enter();
         let sender = try_this();
-        // AcqRel: for an NMI on this CPU it stands around the rest.
+        // AcqRel: an NMI on this CPU sees it set around the rest.
         let nested = sender.map(|sender| sender.sends_nmi.swap(true, Ordering::AcqRel));
         // AcqRel: set, then send. Pairs with `take_nmi`: clear, then look.
         if !self.nmi_posted.swap(true, Ordering::AcqRel) {
@@ -260,15 +259,15 @@ impl Pcpu {
         }
     }
 
-    /// Sends this CPU an NMI in any case: of a panic, which may be on top of
-    /// [`Self::send_nmi`]. Whoever takes two stops at the first one.
+    /// Sends this CPU an NMI in any case. For a panic, which may have interrupted
+    /// [`Self::send_nmi`]. A CPU that gets two stops at the first one.
     pub fn send_last_nmi(&self) {
         // Release: as in `send_nmi`.
         self.nmi_posted.store(true, Ordering::Release);
         apic::send_nmi(self.apic_id());
     }
 
-    /// Whether it is there.
+    /// Returns whether it is online.
     #[must_use]
     #[inline]
     pub fn presence(&self) -> Presence {
@@ -281,24 +280,25 @@ impl Pcpu {
         }
     }
 
-    /// Says so. On the CPU itself.
+    /// Sets that, on the CPU itself.
     pub fn set_presence(&self, presence: Presence) {
         // Release: pairs with the Acquire in `presence`.
         self.presence.store(presence as u8, Ordering::Release);
     }
 
-    /// Forgets what an earlier time online has left. On the CPU itself when it starts.
+    /// Clears what an earlier time online has left. Called by the CPU itself when it starts.
     pub fn begin_anew(&self) {
         self.ipis.take();
         self.take_nmi();
-        // Relaxed: this CPU's own.
+        // Relaxed: only this CPU writes it.
         self.in_nmi.store(false, Ordering::Relaxed);
         self.sends_nmi.store(false, Ordering::Relaxed);
         self.armed.store(0, Ordering::Relaxed);
         self.stopped.forget();
     }
 
-    /// In an NMI, before the look at what it is for: whether a CPU has sent it.
+    /// Returns whether a CPU sent the current NMI. Called in the NMI, before it looks for its
+    /// reason.
     pub fn take_nmi(&self) -> bool {
         // AcqRel: as in `send_nmi`.
         self.nmi_posted.swap(false, Ordering::AcqRel)
@@ -307,11 +307,11 @@ impl Pcpu {
     /// Changes this CPU's interrupt stacks.
     ///
     /// # Safety
-    /// On the CPU that the block is for, interrupts off, not on one of its interrupt
-    /// stacks; the new ones are 16-aligned tops of stacks that are this CPU's alone.
+    /// Call on the CPU that the block is for, with interrupts off, and on none of its interrupt
+    /// stacks. The new ones are 16-aligned tops of stacks that only this CPU uses.
     pub unsafe fn set_ist(&self, ist: [(Ist, u64); 3]) {
-        // SAFETY: only the own CPU makes references to its descriptors, and not
-        // two at once: this does not nest.
+        // SAFETY: only the CPU itself makes references to its descriptors, and never two at once,
+        // since this does not nest.
         let descriptors = unsafe { &mut *self.descriptors.get() };
         for (which, top) in ist {
             descriptors.set_ist(which, top);
@@ -319,7 +319,7 @@ impl Pcpu {
     }
 }
 
-/// Where a CPU is between its start and its end.
+/// The states of a CPU between its start and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Presence {
@@ -339,44 +339,44 @@ pub enum Presence {
 pub enum Ipi {
     /// A better thread is queued: `sched::ipi_preempt`.
     Preempt = 1,
-    /// Nothing but the interrupt: its exit is the effect.
+    /// Asks for nothing but the interrupt, whose exit is the effect.
     Ast = 2,
-    /// The CPU is to come into the scheduler: `sched::ipi_quiesce`.
+    /// The CPU is to enter the scheduler: `sched::ipi_quiesce`.
     Quiesce = 4,
     /// A call waits: `call::run_here`.
     Call = 8,
-    /// The PIT has ticked, where no local timer counts: `sched::timer_interrupt`.
+    /// The PIT has ticked, on a machine whose local timers do not count: `sched::timer_interrupt`.
     Tick = 16,
 }
 
-/// The block of the CPU that runs this. It is the caller's own only as long as
-/// the caller cannot move to another CPU.
+/// The block of the calling CPU. It stays the caller's own only as long as the caller cannot
+/// migrate.
 #[must_use]
 #[inline]
 pub fn this() -> &'static Pcpu {
-    // SAFETY: GS:0 holds the address of a 'static block since `install`, which
-    // runs on each CPU before anything calls this.
+    // SAFETY: since `install`, which each CPU runs before anything calls this, GS:0 holds the
+    // address of a 'static block.
     unsafe { &*cpu::gs_self().cast::<Pcpu>() }
 }
 
-/// The number of the CPU that runs this.
+/// The number of the calling CPU.
 #[must_use]
 #[inline]
 pub fn this_cpu() -> CpuId {
     let index = cpu::gs_cpu() as usize;
-    // SAFETY: what lies there is the index of a CpuId, `Pcpu::id`.
+    // SAFETY: that field holds the index of a CpuId, `Pcpu::id`.
     unsafe { core::hint::assert_unchecked(index < MAX_CPUS) };
     CpuId::new(index).unwrap_or(CpuId::BOOT)
 }
 
-/// As [`this`], or `None` on a CPU that has not come that far: for code that may
-/// run at any moment, such as a panic.
+/// As [`this`], or `None` on a CPU without a block yet. For code that may run at any moment, such
+/// as a panic.
 #[must_use]
 pub fn try_this() -> Option<&'static Pcpu> {
     cpu::gs_is_set().then(this)
 }
 
-/// The block of `cpu`, if that CPU has one.
+/// Returns the block of `cpu`, if it has one.
 #[must_use]
 pub fn of(cpu: CpuId) -> Option<&'static Pcpu> {
     // Acquire: pairs with the Release in `register`.
@@ -385,7 +385,7 @@ pub fn of(cpu: CpuId) -> Option<&'static Pcpu> {
     unsafe { block.as_ref() }
 }
 
-/// Makes `block` known to [`of`].
+/// Makes [`of`] find `block`.
 pub fn register(block: &'static Pcpu) {
     // Release: pairs with the Acquire in `of`.
     PCPUS[block.id.index()].store(ptr::from_ref(block).cast_mut(), Ordering::Release);
@@ -397,8 +397,8 @@ pub fn online() -> CpuSet {
     ONLINE.snapshot()
 }
 
-/// As [`interrupts_off`], where there may be no thread to count it: at the kernel's entry, and
-/// at its end, from which nothing comes back.
+/// As [`interrupts_off`], where there may be no thread to count it: at the kernel's entry, and at
+/// its end, which does not return.
 pub(crate) fn interrupts_off_anyhow() {
     cpu::cli();
     if try_this().and_then(Pcpu::current).is_some() {

@@ -1,5 +1,5 @@
-//! The machine as a type, and what the heart has for it. What the heart asks of it is in
-//! `machine.rs`.
+//! The machine as a type, and the heart's types for it. `machine.rs` implements what the heart
+//! needs.
 
 /// This machine.
 #[derive(Debug)]
@@ -11,11 +11,11 @@ pub type Spinlock<T> = heart::spinlock::Spinlock<T, Machine>;
 /// A critical section of the current thread.
 pub type CriticalGuard = heart::port::CriticalGuard<Machine>;
 
-/// No interrupts on this CPU until it is dropped.
+/// Keeps interrupts off on this CPU until it is dropped.
 pub type InterruptsOff = heart::port::InterruptsOff<Machine>;
 
-/// Turns interrupts off on this CPU until [`interrupts_on`]: where it is not the same function
-/// that turns them on again.
+/// Turns interrupts off on this CPU until [`interrupts_on`]. For use where another function turns
+/// them on again.
 #[track_caller]
 pub fn interrupts_off() {
     heart::port::interrupts_off::<Machine>();

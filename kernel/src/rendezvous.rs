@@ -1,6 +1,6 @@
-//! Bringing CPUs together: [`heart::rendezvous`] for this machine.
+//! The rendezvous of all CPUs: [`heart::rendezvous`] for this machine.
 //!
-//! Inlined in any case, since the phases are made into steps where they are known.
+//! Always inlined, since the phases become steps where the caller's phases are known.
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use heart::rendezvous::{IpiCtx, Phase, Rendezvous, RendezvousError};
@@ -12,11 +12,11 @@ use crate::port::Machine;
 /// The rendezvous.
 pub static RENDEZVOUS: Rendezvous<Machine> = Rendezvous::new();
 
-/// Runs the three phases on every online CPU: [`heart::rendezvous`]. Thread
-/// context, interrupts on, no spinlock held.
+/// Runs the three phases on every online CPU: [`heart::rendezvous`]. Thread context, interrupts on,
+/// no spinlock held.
 ///
 /// # Errors
-/// [`RendezvousError`]; after a timeout the backtraces of the silent CPUs are in the log.
+/// Returns a [`RendezvousError`]. After a timeout the log has the backtraces of the silent CPUs.
 #[track_caller]
 #[inline(always)]
 pub fn smp_rendezvous(
@@ -42,7 +42,7 @@ pub fn smp_rendezvous_cpus(
     report(RENDEZVOUS.run(&ONLINE, set, &[setup, action, teardown]))
 }
 
-/// The result, once a timeout has been reported.
+/// Returns `result`, and reports a timeout first.
 #[inline]
 pub(crate) fn report(result: Result<(), RendezvousError>) -> Result<(), RendezvousError> {
     if let Err(error @ RendezvousError::Timeout { silent, .. }) = &result {
@@ -51,7 +51,7 @@ pub(crate) fn report(result: Result<(), RendezvousError>) -> Result<(), Rendezvo
     result
 }
 
-/// Prints what was not answered, and where the CPUs are that did not.
+/// Prints the call that was not answered, and where the silent CPUs are.
 #[cold]
 fn report_silent(error: &RendezvousError, silent: &CpuSet) {
     log::error!("{error}");
@@ -73,8 +73,8 @@ pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
     report(RENDEZVOUS.run_on_one(&ONLINE, cpu, &phases))
 }
 
-/// Runs `action` on the CPUs of `set`, and again, after `wait`, on those where it returned
-/// false, until it has returned true on each once (FreeBSD's `smp_rendezvous_cpus_retry`).
+/// Runs `action` on the CPUs of `set`. Repeats it after `wait` on those where it returned false,
+/// until it has returned true once on each (FreeBSD's `smp_rendezvous_cpus_retry`).
 ///
 /// # Errors
 /// As [`smp_rendezvous`].

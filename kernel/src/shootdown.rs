@@ -1,15 +1,15 @@
-//! TLB shootdown of kernel pages: what is unmapped on one CPU is forgotten by all. For pages
-//! of an address space see [`crate::vspace`], for what both share [`heart::shootdown`].
+//! TLB shootdown of kernel pages: every CPU forgets what one CPU unmaps. [`crate::vspace`] does the
+//! same for pages of an address space, and [`heart::shootdown`] has what both share.
 //!
-//! A CPU may keep what a page table said until it is told to forget it, and the page
-//! tables of the kernel's half are everybody's. So a page is taken out of them first, then
-//! every CPU forgets it, and only then may its frame be used for something else: a CPU that
-//! is told too late would write into another one's memory.
+//! A CPU may keep what a page table said until it is told to forget it, and all CPUs share the page
+//! tables of the kernel's half. So a page is first removed from the tables, then every CPU forgets
+//! it, and only then may its frame be used again. A CPU that is told too late would write into
+//! somebody else's memory.
 //!
-//! The telling is a rendezvous without barriers: each initiator has its own, so that many
-//! CPUs may shoot down at once (FreeBSD r363195 gave each a descriptor of its own for the
-//! same reason). An idle CPU is told too: all pages here are the kernel's, and an interrupt
-//! may use them before the CPU leaves its rest.
+//! CPUs are told by a rendezvous without barriers. Each initiator has its own, so many CPUs may
+//! shoot down at once (FreeBSD r363195 gave each its own descriptor for the same reason). An idle
+//! CPU is told too: all pages here are the kernel's, and an interrupt may use them before the CPU
+//! is woken.
 
 use core::ops::Range;
 
@@ -20,11 +20,11 @@ use crate::arch::paging::{MapError, PAGE_SIZE};
 use crate::port::Machine;
 use crate::{mem, rendezvous};
 
-/// Lets every CPU forget what it knows of the pages in `addresses`, global ones too; of
-/// more than 32, of all pages. Thread context, interrupts on, no spinlock held.
+/// Makes every CPU forget what it knows of the pages in `addresses`, including global ones; if
+/// there are more than 32, of all pages. Thread context, interrupts on, no spinlock held.
 ///
 /// # Errors
-/// [`RendezvousError`]; after a timeout the CPUs in it may still know the pages.
+/// Returns a [`RendezvousError`]. After a timeout the CPUs in it may still know the pages.
 #[track_caller]
 pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
     let pages = (addresses.end - addresses.start) / PAGE_SIZE;
@@ -34,24 +34,23 @@ pub fn shootdown(addresses: &Range<u64>) -> Result<(), RendezvousError> {
     rendezvous::smp_rendezvous(none, Phase::Run(&forget), none)
 }
 
-/// Why pages are still mapped, or their frames not free.
+/// Why pages are still mapped, or their frames are not free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnmapError {
-    /// This one was not mapped, or not as a page of 4 KiB; those before it are unmapped.
+    /// This page was not mapped, or not as a page of 4 KiB. Those before it are unmapped.
     NotMapped(MapError),
-    /// Some CPUs may still use the frames, which are lost to everybody else.
+    /// Some CPUs may still use the frames, so nobody else may: they are lost.
     StillKnown(RendezvousError),
 }
 
-/// Unmaps the kernel pages in `addresses` and frees their frames, once no CPU can reach
-/// them any more. Thread context, interrupts on, no spinlock held.
+/// Unmaps the kernel pages in `addresses`, and frees their frames once no CPU can reach them.
+/// Thread context, interrupts on, no spinlock held.
 ///
 /// # Errors
-/// [`UnmapError`].
+/// Returns an [`UnmapError`].
 ///
 /// # Safety
-/// Nobody may use the pages any more, and their frames must be those that
-/// [`mem::allocate_frame`] gave.
+/// Nobody may use the pages any more, and their frames must come from [`mem::allocate_frame`].
 #[track_caller]
 pub unsafe fn unmap(addresses: &Range<u64>) -> Result<(), UnmapError> {
     let pages = || addresses.clone().step_by(PAGE_SIZE as usize);
@@ -61,7 +60,7 @@ pub unsafe fn unmap(addresses: &Range<u64>) -> Result<(), UnmapError> {
     }
     shootdown(addresses).map_err(UnmapError::StillKnown)?;
     for page in pages() {
-        // SAFETY: hidden above, and forgotten by all CPUs; the frame is the caller's.
+        // SAFETY: hidden above, and all CPUs have forgotten it. The frame is the caller's.
         unsafe { mem::free_hidden(page) }.map_err(UnmapError::NotMapped)?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The sleeping locks and wait queues of this machine: those of the crate `sync` and of
-//! [`heart::waitq`], for [`Machine`].
+//! The sleeping locks and wait queues: those of the crate `sync` and of [`heart::waitq`], for
+//! [`Machine`].
 
 use heart::more::blocker::Chains;
 
@@ -22,10 +22,10 @@ pub type Condvar = ::sync::Condvar<Machine>;
 /// See [`::sync::Semaphore`].
 pub type Semaphore = ::sync::Semaphore<Machine>;
 
-/// Which thread waits for which other one, and whose priority follows from it. Taken after
-/// wait queues, before timers and run queues.
+/// Which thread waits for which, and the priorities that follow. Taken after wait queues, before
+/// timers and run queues.
 pub static INHERITANCE: Spinlock<Chains> = Spinlock::new(
-    // SAFETY: this static is the one.
+    // SAFETY: this static is the only one.
     unsafe { Chains::new() },
 );
 

@@ -1,9 +1,9 @@
 //! Every interrupt and exception, by its vector.
 //!
-//! Who acknowledges what, and when, is the table in [`crate::arch::vector`]; the order of each
-//! interrupt is [`heart::intr`]'s. All handlers run with interrupts off, on the interrupted stack
-//! (NMI, double fault and machine check on their own), and return to what they interrupted; an exception
-//! is a panic.
+//! The table in [`crate::arch::vector`] says who acknowledges what, and when. The order of each
+//! interrupt is in [`heart::intr`]. All handlers run with interrupts off, on the interrupted stack
+//! (NMI, double fault and machine check on stacks of their own), and return to the interrupted
+//! code. An exception is a panic.
 
 use heart::critical::CritWord;
 use heart::intr;
@@ -21,7 +21,7 @@ use crate::{call, panic, probe, sched, smp};
 
 /// Dispatches the vectors whose handlers need the registers in `frame`: exceptions, the NMI, the
 /// stop interrupt. `arch::trap` calls it by name.
-// Unsafe, since a second function of that name would be linked in its place: there is none.
+// Unsafe, since the linker would use a second function with this name instead: there is none.
 #[unsafe(no_mangle)]
 extern "C" fn trap_entry(frame: &mut TrapFrame) {
     if probe::takes_trap(frame) {
@@ -35,10 +35,10 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
     }
 }
 
-/// An interrupt: which handler its vector has. Its order, from the acknowledgement to the one
-/// place where it may switch threads, is [`intr::interrupt`]. `arch::trap` calls it by name, but not
-/// for [`vector::RENDEZVOUS`] and [`vector::STOP`].
-// Unsafe, since a second function of that name would be linked in its place: there is none.
+/// Chooses the handler of an interrupt by its vector. [`intr::interrupt`] is the order, from the
+/// acknowledgement to the one place where it may switch threads. `arch::trap` calls this by name,
+/// but not for [`vector::RENDEZVOUS`] and [`vector::STOP`].
+// Unsafe, since the linker would use a second function with this name instead: there is none.
 #[unsafe(no_mangle)]
 extern "C" fn interrupt_entry(number: u32) {
     // Below 256: the stubs pass their own number.
@@ -49,7 +49,7 @@ extern "C" fn interrupt_entry(number: u32) {
         vector::APIC_ERROR => intr::interrupt::<Machine>(|| {
             panic!("local APIC error, status {:#x}", apic::take_errors());
         }),
-        // In service only if firmware left it: spurious ones are not.
+        // In service only if firmware left it pending: spurious ones are not.
         vector::SPURIOUS | vector::PIC_BASE..=vector::PIC_LAST => intr::stray::<Machine>(|| {
             count(&pcpu::this().stray_interrupts);
             if apic::in_service() == Some(number as u8) {
@@ -57,7 +57,7 @@ extern "C" fn interrupt_entry(number: u32) {
             }
         }),
         _ => intr::stray::<Machine>(|| {
-            // What firmware left pending comes as soon as interrupts are on.
+            // What firmware left pending arrives as soon as interrupts are on.
             if ONLINE.contains(pcpu::this().id()) {
                 panic!("interrupt by vector {number:#x}, which nothing uses");
             }
@@ -67,8 +67,8 @@ extern "C" fn interrupt_entry(number: u32) {
     }
 }
 
-/// A rendezvous, by the order of [`intr::rendezvous`]. `arch::trap` calls it by name.
-// Unsafe, since a second function of that name would be linked in its place: there is none.
+/// A rendezvous, in the order of [`intr::rendezvous`]. `arch::trap` calls it by name.
+// Unsafe, since the linker would use a second function with this name instead: there is none.
 #[unsafe(no_mangle)]
 extern "C" fn rendezvous_entry() {
     intr::rendezvous::<Machine>(take_part);
@@ -79,7 +79,7 @@ extern "C" fn rendezvous_entry() {
 pub(crate) fn take_part() {
     count(&pcpu::this().rendezvous_interrupts);
     if !RENDEZVOUS.interrupt() {
-        // `this()` is reloaded: to keep it in a register would cost two instructions.
+        // This calls `this()` again: keeping the address in a register would cost two instructions.
         count(&pcpu::this().stray_interrupts);
     }
 }
@@ -109,7 +109,7 @@ pub(crate) fn ipis() {
     act_on(this.ipis.take(), this);
 }
 
-/// Does what the `bits` of [`Ipi`] ask `this` CPU for.
+/// Does what `bits` of [`Ipi`] ask `this` CPU to do.
 pub(crate) fn act_on(bits: u32, this: &Pcpu) {
     if bits & Ipi::Preempt as u32 != 0 {
         heart::sched::ipi_preempt::<Machine>();
@@ -126,7 +126,7 @@ pub(crate) fn act_on(bits: u32, this: &Pcpu) {
     // Ipi::Ast asks for nothing but the interrupt.
 }
 
-/// An NMI, on top of whatever it has interrupted.
+/// An NMI, which may interrupt anything.
 fn nmi(snapshot: &Snapshot) {
     match found_by_nmi() {
         Some((this, found)) => intr::nmi::<Machine>(|| in_nmi(this, snapshot, found)),
@@ -134,8 +134,8 @@ fn nmi(snapshot: &Snapshot) {
     }
 }
 
-/// The CPU that has taken the NMI, its thread's number, and that thread's word. Nothing before
-/// there is a thread.
+/// The CPU that has taken the NMI, its thread's number, and that thread's word. `None` before there
+/// is a thread.
 pub(crate) fn found_by_nmi() -> Option<(&'static Pcpu, (u32, CritWord))> {
     let this = pcpu::try_this()?;
     let thread = this.current()?;
@@ -144,19 +144,19 @@ pub(crate) fn found_by_nmi() -> Option<(&'static Pcpu, (u32, CritWord))> {
 
 /// The handler of the NMI.
 pub(crate) fn in_nmi(this: &Pcpu, snapshot: &Snapshot, found: (u32, CritWord)) {
-    // Relaxed: this CPU's own; read by a report after it has stopped.
+    // Relaxed: only this CPU writes it. A report reads it after the CPU has stopped.
     this.in_nmi.store(true, Ordering::Relaxed);
     panic::nmi(snapshot, Some(found));
     this.in_nmi.store(false, Ordering::Relaxed);
 }
 
 fn count(counter: &AtomicU64) {
-    // Relaxed: a statistic, written by this CPU only, with interrupts off.
+    // Relaxed: a statistic, which only this CPU writes, with interrupts off.
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 fn exception(number: u8, frame: &TrapFrame) -> ! {
-    // The CPU has turned interrupts off; the thread's word must say so.
+    // The hardware has turned interrupts off. The thread's word must say so.
     interrupts_off_anyhow();
     let name = vector::exception_name(number);
     let snapshot = Snapshot::of_frame(frame);

@@ -1,9 +1,9 @@
-//! Address spaces: the kernel's half of every table, and a half of its own.
+//! Address spaces: page tables with the kernel's half in common and a half of their own.
 //!
-//! There is no user mode yet, so what uses a space is a kernel thread, inside
-//! [`VSpace::run`], and its pages are the supervisor's. Which CPUs know something of it, and
-//! who is told when a page goes away, is in [`heart::shootdown`]; the switch between threads
-//! takes the CPU along (`switch`).
+//! There is no user mode yet, so a kernel thread uses a space, inside [`VSpace::run`], and its
+//! pages are the supervisor's. [`heart::shootdown`] knows which CPUs have something of a space
+//! cached, and tells them when a page goes away. The switch between threads takes the CPU from
+//! space to space (`switch`).
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -28,26 +28,26 @@ use crate::{mem, rendezvous};
 /// The number of the next address space. Relaxed throughout.
 static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 
-/// The first address after the half that a space has for itself.
+/// The end of the half that a space has for itself.
 const END: u64 = 1 << 47;
 
 /// An address space.
 #[derive(Debug)]
 pub struct VSpace {
-    /// What CPUs have pointers to: freed when it is retired.
+    /// What CPUs point to. Freed when the space is retired.
     space: &'static Space,
-    /// Taken away when the space is dropped.
+    /// `None` once the space is dropped.
     tables: Spinlock<Option<PageTables>>,
 }
 
 impl VSpace {
-    /// A space with no page of its own. Thread context, no spinlock held: allocates.
+    /// A space without pages of its own. Thread context, no spinlock held: allocates.
     ///
     /// # Errors
-    /// [`MapError::OutOfFrames`], [`MapError::OutOfHeap`].
+    /// Returns [`MapError::OutOfFrames`] or [`MapError::OutOfHeap`].
     pub fn new() -> Result<Self, MapError> {
         let tables = mem::new_tables()?;
-        // Relaxed: only that no two get the same.
+        // Relaxed: it only has to be unique.
         let id = NEXT_SPACE.fetch_add(1, Ordering::Relaxed);
         match try_box(Space::new(id, tables.root())) {
             Ok(space) => Ok(Self {
@@ -55,18 +55,18 @@ impl VSpace {
                 tables: Spinlock::new(Some(tables)),
             }),
             Err(_full) => {
-                // SAFETY: new, and loaded by nobody.
+                // SAFETY: new, and no CPU has loaded it.
                 unsafe { tables.free(&mut free_frame) };
                 Err(MapError::OutOfHeap)
             }
         }
     }
 
-    /// Maps the frame at physical `frame` at `address`, a page of the half that is the
-    /// space's own. Any context that may take a spinlock.
+    /// Maps the frame at physical `frame` at `address`, a page of the space's own half. Any context
+    /// that may take a spinlock.
     ///
     /// # Errors
-    /// [`MapError`].
+    /// Returns a [`MapError`].
     ///
     /// # Safety
     /// As [`PageTables::map`].
@@ -81,15 +81,14 @@ impl VSpace {
         })
     }
 
-    /// Unmaps the pages in `addresses` and frees their frames, once no CPU can reach them any
-    /// more. Thread context, interrupts on, no spinlock held.
+    /// Unmaps the pages in `addresses`, and frees their frames once no CPU can reach them. Thread
+    /// context, interrupts on, no spinlock held.
     ///
     /// # Errors
-    /// [`UnmapError`].
+    /// Returns an [`UnmapError`].
     ///
     /// # Safety
-    /// Nobody may use the pages any more, and their frames must be those that
-    /// [`mem::allocate_frame`] gave.
+    /// Nobody may use the pages any more, and their frames must come from [`mem::allocate_frame`].
     #[track_caller]
     pub unsafe fn unmap(&self, addresses: &Range<u64>) -> Result<(), UnmapError> {
         let pages = || addresses.clone().step_by(PAGE_SIZE as usize);
@@ -103,22 +102,23 @@ impl VSpace {
             .map_err(UnmapError::StillKnown)?;
         for page in pages() {
             let frame = self.with_tables(|tables| tables.take_hidden(page));
-            // SAFETY: hidden above, and forgotten by all CPUs; the frame is the caller's.
+            // SAFETY: hidden above, and all CPUs have forgotten it. The frame is the caller's.
             unsafe { mem::free_frames(frame.map_err(UnmapError::NotMapped)?, 1) };
         }
         Ok(())
     }
 
-    /// Puts `frames` in place of those of the pages from `start` on, which stay mapped
-    /// throughout, and gives back the old ones there, once no CPU can reach them any more: they
-    /// are the caller's then. Thread context, interrupts on, no spinlock held.
+    /// Maps `frames` at the pages from `start` on, in place of their old frames, without unmapping
+    /// them in between. Writes the old frames into `frames`, and returns once no CPU can reach
+    /// them: they belong to the caller then. Thread context, interrupts on, no spinlock held.
     ///
     /// # Errors
-    /// [`UnmapError`]: with `NotMapped` the pages before that one are exchanged, and may still
-    /// be known.
+    /// Returns an [`UnmapError`]. With `NotMapped` the pages before that one are exchanged, and
+    /// CPUs may still know the old frames.
     ///
     /// # Safety
-    /// As [`PageTables::map`] for the new ones, and whoever uses the pages must do with either.
+    /// As [`PageTables::map`] for the new frames; and code that uses the pages must work with
+    /// either frame.
     #[track_caller]
     pub unsafe fn exchange(
         &self,
@@ -135,24 +135,24 @@ impl VSpace {
             .map_err(UnmapError::StillKnown)
     }
 
-    /// Lets every CPU forget that of the space, before it can use it again. Thread context,
+    /// Makes every CPU forget `forget` of the space before it can use it again. Thread context,
     /// interrupts on, no spinlock held.
     ///
     /// # Errors
-    /// [`RendezvousError`]; after a timeout the CPUs in it may still know the pages.
+    /// Returns a [`RendezvousError`]. After a timeout the CPUs in it may still know the pages.
     #[track_caller]
     pub fn shootdown(&self, forget: Forget) -> Result<(), RendezvousError> {
         self.space.shootdown::<Machine, _>(forget, here, tell)
     }
 
-    /// Runs `body` with the space: the calling thread, on whatever CPU it comes to run. Thread
+    /// Runs `body` in the space: the calling thread uses it on whatever CPU it runs. Thread
     /// context.
     ///
     /// # Panics
-    /// If the thread is in a space already.
+    /// Panics if the thread is already in a space.
     pub fn run<V>(&self, body: impl FnOnce() -> V) -> V {
         let me = curthread();
-        // Relaxed, here and below: the thread's own, and its switch's.
+        // Relaxed, here and below: only the thread and its switch use it.
         let before = me.space.load(Ordering::Relaxed);
         kassert!(before.is_null(), "{me} enters a space and is in one");
         enter(ptr::from_ref(self.space).cast_mut());
@@ -161,13 +161,13 @@ impl VSpace {
         value
     }
 
-    /// The CPUs that have its tables loaded: a snapshot.
+    /// The CPUs that have its tables loaded. A snapshot.
     #[must_use]
     pub fn active(&self) -> CpuSet {
         self.space.active()
     }
 
-    /// Of these, those that use no page of it: a snapshot.
+    /// Those among them that use no page of it. A snapshot.
     #[must_use]
     pub fn lazy(&self) -> CpuSet {
         self.space.lazy()
@@ -183,28 +183,28 @@ impl VSpace {
 impl Drop for VSpace {
     fn drop(&mut self) {
         let root = mem::page_table_root();
-        // A CPU that does not answer may go on walking the tables: then they stay.
+        // A CPU that does not answer may go on walking the tables, so they stay.
         if let Err(error) = self.space.retire::<Machine, _>(root, here, tell) {
             return log::error!("an address space is not freed: {error}");
         }
         let left = self.space.active();
         kassert!(left.is_empty(), "CPUs {left} have a freed space loaded");
         if let Some(tables) = self.tables.lock().take() {
-            // SAFETY: no CPU has them loaded, and none can come: nobody has the space.
+            // SAFETY: no CPU has them loaded, and none will load them, since nobody has the space.
             unsafe { tables.free(&mut free_frame) };
         }
-        // SAFETY: made by Box::leak, and no CPU has a pointer to it: none is active.
+        // SAFETY: made by Box::leak, and no CPU points to it, since none is active.
         drop(unsafe { Box::from_raw(ptr::from_ref(self.space).cast_mut()) });
     }
 }
 
-/// Takes back a frame of tables that are freed.
+/// Frees a frame of page tables.
 fn free_frame(frame: u64) {
-    // SAFETY: `allocate_frame` gave it, and nobody uses it any more: `PageTables::free`.
+    // SAFETY: `allocate_frame` gave it, and nobody uses it any more (`PageTables::free`).
     unsafe { mem::free_frames(frame, 1) };
 }
 
-/// The spaces of this CPU. Interrupts off.
+/// This CPU's spaces. Call with interrupts off.
 fn here() -> &'static Spaces {
     &pcpu::this().spaces
 }
@@ -216,7 +216,7 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     let mut left = *set;
     loop {
         match rendezvous::smp_rendezvous_cpus(&left, none, Phase::Run(action), none) {
-            // Since the look at the active ones, all of which it had left before.
+            // It went offline after the look at the active CPUs, and had left all spaces before.
             Err(RendezvousError::NotOnline(cpu)) => {
                 left.remove(cpu);
                 if left.is_empty() {
@@ -228,17 +228,17 @@ fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
     }
 }
 
-/// The calling thread goes over to `space`, or to none.
+/// The calling thread switches to `space`, or to none.
 fn enter(space: *mut Space) {
-    // On one CPU from here on; an interrupt in between does not switch.
+    // From here on the thread keeps its CPU. An interrupt in between does not switch.
     let _here = CriticalGuard::enter();
     curthread().space.store(space, Ordering::Relaxed);
     let _off = InterruptsOff::enter();
     switch(pcpu::this(), curthread());
 }
 
-/// This CPU goes over to the space of `next`, which is going to run. By the switch, interrupts
-/// off.
+/// Switches this CPU to the space of `next`, which is about to run. The thread switch calls this,
+/// with interrupts off.
 #[inline]
 pub(crate) fn switch(here: &Pcpu, next: &Thread) {
     let space = next.space.load(Ordering::Relaxed);
@@ -247,8 +247,8 @@ pub(crate) fn switch(here: &Pcpu, next: &Thread) {
     }
 }
 
-/// This CPU goes back to the kernel's own tables, before it goes offline. On one that runs no
-/// thread with a space any more.
+/// Returns this CPU to the kernel's own tables before it goes offline. No thread with a space runs
+/// here any more.
 pub(crate) fn leave() {
     let root = mem::page_table_root();
     let _off = InterruptsOff::enter();
@@ -257,7 +257,7 @@ pub(crate) fn leave() {
 
 #[cold]
 fn other_space(here: &Pcpu, space: *const Space) {
-    // SAFETY: a thread is in a space inside `VSpace::run` only, which borrows it; the drop
-    // comes after that, and retires it before it frees it.
+    // SAFETY: a thread is in a space only inside `VSpace::run`, which borrows it. The drop comes
+    // after that, and retires the space before it frees it.
     unsafe { here.spaces.switch::<Machine>(here.id(), space) };
 }

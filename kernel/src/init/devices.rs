@@ -1,6 +1,5 @@
-//! The boot's part with interrupt controllers and clocks: what firmware's tables say
-//! against what is there. What is of no use is named by table and offset, and the machine
-//! goes on without it.
+//! The boot of interrupt controllers and clocks: compares what firmware's tables say with what is
+//! there. Names what is useless by table and offset, and the machine goes on without it.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -26,7 +25,7 @@ use crate::{clock, mem, probe, sched, smp};
 /// The I/O APICs.
 pub static IO_APICS: Spinlock<Vec<IoApic>> = Spinlock::new(Vec::new());
 
-/// Maps and enables the boot CPU's local APIC, which is where the CPU says.
+/// Maps and enables the boot CPU's local APIC, at the address that the CPU reports.
 pub(super) fn init_local_apic(madt: Option<&Madt>) {
     let Some(actual) = apic::base_address() else {
         panic!(
@@ -63,7 +62,7 @@ pub(super) fn init_local_apic(madt: Option<&Madt>) {
     }
 }
 
-/// Says so if the table that lists the CPUs does not have the one that is running as enabled.
+/// Reports it if the table that lists the CPUs does not list the running one as enabled.
 fn report_boot_cpu(madt: &Madt, boot: u32) {
     let (place, what) = match madt.cpus.iter().find(|cpu| cpu.apic_id == boot) {
         Some(cpu) if cpu.state == CpuState::Enabled => return,
@@ -73,24 +72,24 @@ fn report_boot_cpu(madt: &Madt, boot: u32) {
     log::warn!(target: "kernel::acpi", "{place}: the boot CPU, APIC id {boot}, {what}; it is running");
 }
 
-/// Turns interrupts on. What firmware left pending comes now, before this CPU is online,
-/// and is a stray: with interrupts off there is no way to withdraw it (SDM vol. 3, 11.8.4).
+/// Turns interrupts on. What firmware left pending arrives now, before this CPU is online, and
+/// counts as stray: with interrupts off nothing can withdraw it (SDM vol. 3, 11.8.4).
 pub(super) fn take_leftovers() {
     probe::take_leftovers();
     interrupts_on();
-    // Bounded: if they do not end, there is a device behind them.
+    // Bounded: if they do not end, a device causes them.
     let _quiet = (0..1000).any(|_| apic::requested().is_none());
-    // Relaxed: this CPU's own.
+    // Relaxed: only this CPU writes it.
     let strays = BOOT_PCPU.stray_interrupts.load(Ordering::Relaxed);
     if strays > 0 {
         log::warn!(target: "kernel::apic", "firmware left {strays} interrupts pending, taken");
     }
 }
 
-/// Measures the clocks against the first of what counts at a known frequency, and says by
-/// what. The best of what is in doubt is taken if all are; a guess if there is none.
+/// Measures the clocks against the first reference that counts at a known frequency, and returns
+/// its description. If all are doubtful, takes the best of them; if there is none, a guess.
 pub(super) fn calibrate(platform: &Platform) -> &'static str {
-    // Each is looked for when those before it are of no use.
+    // Each is looked for only if those before it are useless.
     let references = once_with(|| hpet(platform))
         .chain(pm_timers(platform).map(Some))
         .chain(once_with(|| Some(Reference::pit())))
@@ -138,7 +137,7 @@ pub(super) fn calibrate(platform: &Platform) -> &'static str {
 fn hpet(platform: &Platform) -> Option<Reference> {
     let block = platform.hpet?;
     let hpet = device(&block, &[], |registers| {
-        // SAFETY: ACPI says that the HPET is there; mapped as a device just now.
+        // SAFETY: ACPI says that the HPET is there, and it has just been mapped as a device.
         unsafe { Reference::hpet(registers) }.map_err(|error| error.to_string())
     });
     let log = |why| {
@@ -148,7 +147,7 @@ fn hpet(platform: &Platform) -> Option<Reference> {
     hpet.map_err(log).ok()
 }
 
-/// The PM timers that the FADT names, in the order in which they are to be tried.
+/// The PM timers that the FADT names, in the order in which to try them.
 fn pm_timers(platform: &Platform) -> impl Iterator<Item = Reference> {
     let fields = platform.fadt.iter().flat_map(|fadt| fadt.pm_timer);
     fields.flatten().filter_map(|register| match register {
@@ -160,10 +159,10 @@ fn pm_timers(platform: &Platform) -> impl Iterator<Item = Reference> {
     })
 }
 
-/// Lets the PIT interrupt the boot CPU, which this is, once in the time of a slice: in place of the
-/// local timers, if these do not count.
+/// Makes the PIT interrupt the boot CPU, which runs this, once per time slice: in place of the
+/// local timers, if they do not count.
 pub(super) fn start_ticks(madt: Option<&Madt>) {
-    // Relaxed: this CPU's own.
+    // Relaxed: only this CPU writes it.
     let ticks = || BOOT_PCPU.device_interrupts.load(Ordering::Relaxed);
     let routed = madt.map(|madt| madt.isa(0)).and_then(|pit| {
         let mut io_apics = IO_APICS.lock();
@@ -189,7 +188,7 @@ pub(super) fn start_ticks(madt: Option<&Madt>) {
     );
 }
 
-/// Masks every input of every I/O APIC, and names the overrides that lead to none.
+/// Masks every input of every I/O APIC, and names the overrides that lead to no input.
 pub(super) fn init_io_apics(madt: Option<&Madt>) {
     let (mut io_apics, mut pages) = (Vec::<IoApic>::new(), Vec::new());
     for &Listed {
@@ -199,8 +198,8 @@ pub(super) fn init_io_apics(madt: Option<&Madt>) {
     } in madt.iter().flat_map(|madt| &madt.io_apics)
     {
         let found = device(&registers, &pages, |registers| {
-            // SAFETY: the MADT says that an I/O APIC is there, and no other at the same
-            // address; mapped as a device, and from here on used under the lock only.
+            // SAFETY: the MADT says that an I/O APIC is there, and no other one at this address. It
+            // is mapped as a device, and from here on used only under the lock.
             let io_apic = unsafe { IoApic::new(registers, gsi_base) };
             io_apic.map_err(|version| format!("where none answers (version {version:#x})"))
         });

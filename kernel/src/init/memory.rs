@@ -1,5 +1,5 @@
-//! The boot's part with memory: the loader's map against what this CPU and this kernel can
-//! use. What is left out is named, and the boot goes on with the rest.
+//! The boot of memory: compares the loader's map with what this CPU and this kernel can use. Names
+//! what it leaves out, and goes on with the rest.
 
 use core::fmt::Arguments;
 
@@ -14,12 +14,12 @@ use crate::arch::paging::PAGE_SIZE;
 use crate::arch::{apic, cpu};
 use crate::{mem, probe};
 
-/// Reads the loader's memory map into [`mem::MEMORY`], and takes out what is in use. Before
-/// anything is handed out.
+/// Reads the loader's memory map into [`mem::MEMORY`], and removes what is in use. Call before
+/// anything is allocated.
 pub(super) fn read_map(boot_info: &BootInfo) {
     match pvh::given() {
         Some(given) => {
-            // SAFETY: the entry's tables are in use, and nothing is handed out.
+            // SAFETY: the entry's tables are in use, and nothing is allocated yet.
             take_in(unsafe { given.memory_map() });
             let (start, end) = pvh::image();
             let mut map = mem::MEMORY.lock();
@@ -30,7 +30,7 @@ pub(super) fn read_map(boot_info: &BootInfo) {
         }
         None => take_in(boot_info.memory_regions.iter().map(region)),
     }
-    // The BIOS's vectors and data; and no allocator should return address 0.
+    // The BIOS's vectors and data. Besides, no allocator should return address 0.
     mem::MEMORY.lock().carve(0, PAGE_SIZE);
     keep_out(0xa_0000, 0x10_0000, "video memory and firmware are there");
     if let Some(local_apic) = apic::base_address() {
@@ -42,13 +42,13 @@ pub(super) fn read_map(boot_info: &BootInfo) {
     }
 }
 
-/// Takes the tables of ACPI that the root pointer at `rsdp` leads to out of the memory that is
-/// handed out, where the map calls it free. Before anything is handed out: what overwrites them
-/// may be the kernel's own page tables.
+/// Removes ACPI's tables, to which the root pointer at `rsdp` leads, from the memory to allocate,
+/// where the map calls it free. Call before anything is allocated: the kernel's own page tables
+/// might overwrite them.
 pub(super) fn keep_tables(rsdp: Option<u64>) {
     let Some(rsdp) = rsdp else { return };
     let (mut free, mut first) = (0, None);
-    // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
+    // SAFETY: the loader's page tables are in use, and firmware no longer writes its tables.
     let mut read = |address, length| unsafe { mem::boot_memory(address, length) };
     extents(rsdp, &mut read, &mut |start, end| {
         let bytes = mem::MEMORY.lock().carve(start, end);
@@ -66,7 +66,7 @@ pub(super) fn keep_tables(rsdp: Option<u64>) {
     }
 }
 
-/// A region of rust-osdev's loader, whose own memory is not usable either.
+/// Converts a region of rust-osdev's loader, whose own memory is not usable either.
 fn region(region: &MemoryRegion) -> Region {
     Region {
         start: region.start,
@@ -78,7 +78,7 @@ fn region(region: &MemoryRegion) -> Region {
     }
 }
 
-/// Fills the memory map, and says what is odd about the entries.
+/// Fills the memory map, and reports odd entries.
 fn take_in(entries: impl Iterator<Item = Region> + Clone) {
     let odd = mem::MEMORY.lock().fill(probe::memory_map(entries));
     if odd.example.is_some() {
@@ -86,7 +86,7 @@ fn take_in(entries: impl Iterator<Item = Region> + Clone) {
     }
 }
 
-/// Takes out memory that is none, whatever the map says.
+/// Removes what is not memory, whatever the map says.
 fn keep_out(start: u64, end: u64, why: &str) {
     let bytes = mem::MEMORY.lock().carve(start, end);
     if bytes > 0 {
@@ -97,7 +97,7 @@ fn keep_out(start: u64, end: u64, why: &str) {
     }
 }
 
-/// Leaves out of [`mem::MEMORY`] what the kernel cannot use.
+/// Removes from [`mem::MEMORY`] what the kernel cannot use.
 pub(super) fn limit_map() {
     let regions = (0..).map_while(|at| mem::MEMORY.lock().regions().get(at).copied());
     regions.for_each(|region| log::debug!(target: "kernel::mem", "memory map: {region}"));

@@ -1,4 +1,4 @@
-//! The summary of the boot, for people: CPUs, memory, timer, idle CPUs.
+//! The summary of the boot, for the user: CPUs, memory, timer, idle CPUs.
 
 use heart::cpu::write_ranges;
 use heart::shim::Ordering;
@@ -12,7 +12,7 @@ use crate::mem::heap::HEAP;
 use crate::pcpu::BOOT_PCPU;
 use crate::{mem, pcpu};
 
-/// The summary of the boot: the clocks were measured by `by`, and idle CPUs rest by `rest`.
+/// Prints the summary. `by`: what the clocks were measured against; `rest`: how idle CPUs rest.
 pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
     let online = pcpu::online().len();
     log::info!(
@@ -22,7 +22,7 @@ pub(super) fn print(madt: Option<&Madt>, by: &str, rest: Rest) {
         OfListed(madt),
         apic::mode().name(),
     );
-    // Relaxed: written by this CPU.
+    // Relaxed: this CPU wrote it.
     let microseconds = super::ONLINE_AFTER.load(Ordering::Relaxed) / 1000;
     log::info!(target: "kernel", "summary: all online {microseconds} us after the kernel's entry");
     let (usable, free) = mem::usage();

@@ -1,4 +1,4 @@
-//! The end of a thread, and waiting for it.
+//! The end of a thread, and how others wait for it.
 
 use heart::shim::Ordering;
 use heart::thread::ThreadId;
@@ -8,7 +8,7 @@ use crate::sched;
 use crate::sync::INHERITANCE;
 use crate::thread::Thread;
 
-/// A thread that can be waited for.
+/// A thread that others can wait for.
 #[derive(Clone, Copy, Debug)]
 pub struct JoinHandle {
     thread: &'static Thread,
@@ -16,7 +16,7 @@ pub struct JoinHandle {
 }
 
 impl JoinHandle {
-    /// Of a thread that has not ended. By its maker.
+    /// The handle of a thread that has not ended. Called by its maker.
     pub(super) fn of(thread: &'static Thread) -> Self {
         Self {
             thread,
@@ -24,7 +24,7 @@ impl JoinHandle {
         }
     }
 
-    /// The thread's name for messages.
+    /// The thread's name, for messages.
     #[must_use]
     pub fn id(&self) -> ThreadId {
         ThreadId {
@@ -33,13 +33,13 @@ impl JoinHandle {
         }
     }
 
-    /// The thread, as long as it is this one: `None` once it has ended.
+    /// Returns the thread, or `None` once it has ended.
     #[must_use]
     pub fn thread(&self) -> Option<&'static Thread> {
         (!self.is_finished()).then_some(self.thread)
     }
 
-    /// Whether the thread has ended.
+    /// Returns whether the thread has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         // Acquire: pairs with the Release in `ended`.
@@ -47,9 +47,9 @@ impl JoinHandle {
     }
 
     /// Waits until the thread has ended. Thread context, outside critical sections.
-    ///
     /// # Panics
-    /// If the thread is the caller, or waits, maybe by way of others, for the caller, and none
+    /// Panics if the thread is the caller; or if it waits for the caller, directly or through
+    /// others, and none of these waits is timed.
     /// of these waits ends by time.
     #[track_caller]
     pub fn join(self) {
@@ -64,8 +64,8 @@ impl JoinHandle {
 }
 
 impl Thread {
-    /// The thread is at its end: its handles are out of date, and whoever waits for
-    /// it goes on. By itself.
+    /// Called by a thread at its end: makes its handles outdated, and wakes the threads that wait
+    /// for it.
     pub(crate) fn ended(&self) {
         let mut joiners = self.joiners.lock();
         // Release: pairs with the Acquire in `is_finished`.

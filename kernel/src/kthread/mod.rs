@@ -1,7 +1,7 @@
-//! Kernel threads: how one is made, how it ends, and who waits for that.
+//! Kernel threads: how they begin and end, and how others wait for the end.
 //!
-//! [`JoinHandle`] names a thread by its place in the table and its generation, so one that is kept
-//! too long finds its thread gone, and not somebody else's.
+//! [`JoinHandle`] names a thread by its place in the table and its generation. So a handle that is
+//! kept too long finds its thread gone, instead of another thread.
 
 mod join;
 mod report;

@@ -1,7 +1,7 @@
-//! What the threads that do not run wait for: a line for each, in the report of a panic or of
-//! deaf CPUs. The report of a hang is that of a panic, by an NMI.
+//! What the threads that do not run wait for: one line each, in the report of a panic or of deaf
+//! CPUs. To see it in a hang, send an NMI, which panics.
 //!
-//! Nothing here allocates, and nothing waits for a lock.
+//! Nothing here allocates or waits for a lock.
 
 use core::fmt::{self, Arguments};
 
@@ -16,25 +16,25 @@ use crate::clock;
 use crate::sync::INHERITANCE;
 use crate::thread::{Thread, all, all_at_the_end};
 
-/// How many threads get a line; the others are counted.
+/// How many threads get a line. The others are only counted.
 const LINES: usize = 32;
 
-/// Hands `print` a line for each thread that sleeps or waits for a CPU. Other CPUs go on, so each
-/// line is of another moment. Any context but NMI; `print` is called with no lock held.
+/// Hands `print` a line for each thread that sleeps or waits for a CPU. Other CPUs go on meanwhile,
+/// so each line shows another moment. Any context but NMI. Holds no lock while it calls `print`.
 pub fn report(print: impl FnMut(Arguments<'_>)) {
     lines(all(), print, describe_as_it_runs);
 }
 
-/// As [`report`], by a CPU that takes no interrupt and never goes on. `alone` says that all other
-/// CPUs stand still for good. Any context, NMI too.
+/// As [`report`], for a CPU that takes no interrupt and never continues. `alone` says that all
+/// other CPUs stand still for good. Any context, even NMI.
 ///
 /// # Safety
-/// It is so.
+/// The caller is such a CPU, and `alone` is true only if it holds.
 pub(crate) unsafe fn report_at_the_end(alone: bool, print: impl FnMut(Arguments<'_>)) {
     // SAFETY: the caller's promise.
     let threads = unsafe { all_at_the_end() };
     if alone {
-        // SAFETY: nothing else runs, so whoever has the lock, the chains stand still.
+        // SAFETY: nothing else runs, so the chains do not change, whoever has the lock.
         let chains = unsafe { Chains::new() };
         lines(threads, print, |thread| describe(thread, Some(&chains)));
     } else {
@@ -65,8 +65,8 @@ fn describe_as_it_runs(thread: &'static Thread) -> Option<Line> {
     describe(thread, INHERITANCE.try_lock().as_deref())
 }
 
-/// A line about `thread`, unless it runs, is an idle thread, or has ended. Without `chains`, which
-/// others have, a lock or a thread that it waits for is not named.
+/// Returns a line about `thread`, unless it runs, is an idle thread, or has ended. Without
+/// `chains`, whose lock others have, the line does not name the lock or thread that it waits for.
 fn describe(thread: &Thread, chains: Option<&Chains>) -> Option<Line> {
     let state = thread.state();
     let (cpu, priority) = (thread.cpu(), thread.priority());

@@ -1,4 +1,4 @@
-//! The birth of a thread, and the place and stack that it leaves to the next one.
+//! How a thread begins, and how it leaves its place and stack to a later one.
 
 use alloc::boxed::Box;
 
@@ -17,10 +17,10 @@ use crate::sync::{WaitQueue, may_sleep};
 use crate::thread::{Entry, SpawnError, Thread, curthread, next_place, register};
 use crate::{epoch, fence};
 
-/// The places whose threads have ended.
+/// The places of threads that have ended.
 static VACANT_THREADS: WaitQueue = WaitQueue::new();
 
-/// A thread to be: name, priority and CPU.
+/// The name, priority and CPU of a thread to be made.
 #[derive(Debug)]
 #[must_use = "nothing runs before `spawn`"]
 pub struct Builder<'a> {
@@ -30,7 +30,8 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// A thread called `name` (the first 16 bytes, in whole letters), of normal priority, on any CPU.
+    /// A thread called `name` (its first 16 bytes, in whole characters), of normal priority, on any
+    /// CPU.
     pub fn new(name: &'a str) -> Self {
         Self {
             name,
@@ -39,12 +40,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// With this priority.
+    /// Sets its priority.
     pub fn priority(self, priority: Priority) -> Self {
         Self { priority, ..self }
     }
 
-    /// Pinned to this CPU from the start.
+    /// Pins it to this CPU from the start.
     pub fn on(self, cpu: CpuId) -> Self {
         Self {
             cpu: Some(cpu),
@@ -52,11 +53,10 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Makes the thread and lets it run `entry`. Thread context, no spinlock held:
-    /// allocates.
+    /// Makes the thread, which runs `entry`. Thread context, no spinlock held: allocates.
     ///
     /// # Errors
-    /// [`SpawnError`]; nothing will run then.
+    /// Returns a [`SpawnError`]. Nothing will run then.
     pub fn spawn(self, entry: impl FnOnce() + Send + 'static) -> Result<JoinHandle, SpawnError> {
         let entry = try_box(entry)?;
         let thread = vacant()?;
@@ -71,11 +71,11 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Makes the idle thread of a CPU that runs another thread already. It is on no
-/// queue; the switch falls back on it.
+/// Makes the idle thread of a CPU that already runs another thread. It is on no queue; the switch
+/// falls back on it.
 ///
 /// # Errors
-/// [`SpawnError`].
+/// Returns a [`SpawnError`].
 pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnError> {
     let entry = try_box(move || entry())?;
     let thread = vacant()?;
@@ -91,7 +91,7 @@ pub fn make_idle(cpu: CpuId, entry: fn() -> !) -> Result<&'static Thread, SpawnE
     Ok(thread)
 }
 
-/// A vacant place: one whose thread has ended, or a new one.
+/// Returns a vacant place: one whose thread has ended, or a new one.
 fn vacant() -> Result<&'static Thread, SpawnError> {
     let used = VACANT_THREADS.lock().take_best();
     if let Some(thread) = used {
@@ -105,7 +105,8 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
     })
 }
 
-/// A new place in the table, with `stack`. What is taken last cannot be given back: its number.
+/// Makes a new place in the table, with `stack`. It takes the number last, since that cannot be
+/// given back.
 fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
     let mut thread = try_box(Thread::vacant(0, stack))?;
     thread.index = next_place()?;
@@ -115,18 +116,18 @@ fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
     Ok(thread)
 }
 
-/// The place of `thread`, which is dead and off its CPU, may be used again.
+/// Frees the place of `thread`, which is dead and off its CPU, for a later one.
 #[cold]
 pub(crate) fn vacate(thread: &'static Thread) {
     thread.change_state(ThreadState::Dead, ThreadState::Free);
     VACANT_THREADS.lock().push(thread);
 }
 
-/// Makes the thread that the calling CPU is running already, when it starts: it will
-/// be the CPU's idle thread.
+/// Makes a thread of what the calling CPU already runs at its start. It becomes the CPU's idle
+/// thread.
 ///
 /// # Errors
-/// [`SpawnError`].
+/// Returns a [`SpawnError`].
 pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
     let mut thread = try_box(Thread::running(0, name, cpu, Priority::IDLE))?;
     thread.index = next_place()?;
@@ -137,7 +138,7 @@ pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
 }
 
 impl Thread {
-    /// Prepares a vacant place for a thread. By its maker, who alone knows it.
+    /// Prepares a vacant place for a thread. Only its maker knows it yet.
     fn prepare(&self, new: &Builder<'_>, entry: Entry) {
         self.probe.reset(BOOT_PCPU.sched.runq.class());
         self.task.reset(new.priority, new.cpu.is_some());
@@ -145,13 +146,13 @@ impl Thread {
         self.name.set(Name::new(new.name));
         // SAFETY: nobody else knows the thread.
         unsafe { *self.entry.get() = Some(entry) };
-        // SAFETY: the stack of a place that no thread has.
+        // SAFETY: the stack belongs to a place that no thread has.
         let context = unsafe { Context::new(self.stack, begin) };
         // SAFETY: nobody else knows the thread.
         unsafe { *self.context.get() = context };
     }
 
-    /// Takes what the thread is to run. By itself, once.
+    /// Takes the function that the thread is to run. The thread calls this once.
     pub(crate) fn take_entry(&self) -> Option<Entry> {
         // SAFETY: only the thread itself calls this, after its maker is done.
         unsafe { (*self.entry.get()).take() }
@@ -169,7 +170,7 @@ fn end() -> ! {
     exit::<Machine>()
 }
 
-/// Where a new thread begins: inside the switch that chose it.
+/// Where a new thread begins, inside the switch that chose it.
 extern "C" fn begin() -> ! {
     after_switch::<Machine>(true);
     if let Some(entry) = curthread().take_entry() {
@@ -178,7 +179,7 @@ extern "C" fn begin() -> ! {
     end()
 }
 
-/// Frees tables that were replaced. It costs nothing if there are none.
+/// Frees tables that have been replaced. Costs nothing if there are none.
 fn free_tables() {
     if epoch::pending() > 0
         && may_sleep()

@@ -1,9 +1,8 @@
-//! The kernel heap: `linked_list_allocator` behind the kernel's own lock.
+//! The kernel heap: `linked_list_allocator` under the kernel's own lock.
 //!
-//! A fixed piece of memory taken at boot. Must not be used in interrupt context
-//! or under a spinlock; that nothing does so is a rule, and a convenience of the
-//! lock is that breaking it deadlocks nobody (it only takes time with interrupts
-//! off).
+//! A fixed piece of memory, taken at boot. Do not allocate in interrupt context or under a
+//! spinlock. Breaking that rule deadlocks nobody, thanks to the lock; it only takes time with
+//! interrupts off.
 
 use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
@@ -21,22 +20,22 @@ use crate::{mem, probe};
 #[global_allocator]
 pub static HEAP: Heap = Heap::new();
 
-/// The heap gets this part of the memory, within the two bounds below.
+/// The heap gets one part in 16 of the memory, within the two bounds below.
 const SHARE: u64 = 16;
 const LEAST: u64 = 1 << 20;
 const MOST: u64 = 32 << 20;
 
-/// The heap; empty, and every allocation fails, until [`init`].
+/// The heap. It is empty until [`init`], and every allocation fails.
 pub struct Heap(Spinlock<linked_list_allocator::Heap>);
 
 impl Heap {
-    /// The empty heap.
+    /// An empty heap.
     #[must_use]
     pub const fn new() -> Self {
         Self(Spinlock::new(linked_list_allocator::Heap::empty()))
     }
 
-    /// How many bytes the heap has, and how many of them are allocated.
+    /// The size of the heap in bytes, and how many of them are allocated.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
         let heap = self.0.lock();
@@ -56,10 +55,10 @@ impl core::fmt::Debug for Heap {
     }
 }
 
-/// Gives the heap its memory: a sixteenth of what there is, 1 to 32 MiB. Once.
+/// Gives the heap its memory: a sixteenth of the total, at least 1 and at most 32 MiB. Call once.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`] if there is not so much.
+/// Returns [`MapError::OutOfFrames`] if there is not enough memory.
 pub fn init() -> Result<(), MapError> {
     let (usable, _free) = mem::usage();
     let bytes = (usable / SHARE).clamp(LEAST, MOST) / FRAME_SIZE * FRAME_SIZE;
@@ -68,13 +67,13 @@ pub fn init() -> Result<(), MapError> {
         None => in_pieces(bytes)?,
     };
     let mut heap = HEAP.0.lock();
-    // SAFETY: mapped as data for good, given to nobody else; and init is called once.
+    // SAFETY: mapped as data for good, and given to nobody else. `init` is called once.
     unsafe { heap.init(start as *mut u8, bytes as usize) };
     Ok(())
 }
 
-/// Memory for the heap where physical memory has holes: any frames, mapped in a row at
-/// [`paging::HEAP`]. Gives back that address.
+/// Memory for the heap on a machine whose physical memory has holes: any frames, mapped
+/// contiguously at [`paging::HEAP`]. Returns that address.
 fn in_pieces(bytes: u64) -> Result<u64, MapError> {
     for page in (paging::HEAP..paging::HEAP + bytes).step_by(FRAME_SIZE as usize) {
         let frame = mem::allocate_frame().ok_or(MapError::OutOfFrames)?;
@@ -84,22 +83,22 @@ fn in_pieces(bytes: u64) -> Result<u64, MapError> {
     Ok(paging::HEAP)
 }
 
-/// As `Box::new`, for who can do without: that one panics if there is no memory. (Stable
-/// Rust has the same for a `Vec` only.) Thread context, no spinlock held.
+/// As `Box::new`, but returns an error if there is no memory, where that one panics. (Stable Rust
+/// has the same only for `Vec`.) Thread context, no spinlock held.
 ///
 /// # Errors
-/// [`TryReserveError`]; `value` is dropped.
+/// Returns [`TryReserveError`], and drops `value`.
 pub fn try_box<T>(value: T) -> Result<Box<T>, TryReserveError> {
     let mut one = Vec::new();
     one.try_reserve_exact(1)?;
     one.push(value);
     let one: *mut [T] = Box::into_raw(one.into_boxed_slice());
-    // SAFETY: a box of one T, which is laid out as a T.
+    // SAFETY: a box of one T, which has the layout of a T.
     Ok(unsafe { Box::from_raw(one.cast()) })
 }
 
-// SAFETY: linked_list_allocator's heap keeps the contract of GlobalAlloc, and the
-// lock makes it usable from all CPUs.
+// SAFETY: linked_list_allocator's heap keeps the contract of GlobalAlloc, and the lock lets all
+// CPUs use it.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if probe::allocation_fails() {

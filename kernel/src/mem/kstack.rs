@@ -1,4 +1,4 @@
-//! Kernel stacks, each with unmapped pages below it: an overflow faults at once.
+//! Kernel stacks, each above unmapped pages, so that an overflow faults at once.
 
 use crate::arch::paging::{self, Access, MapError, PAGE_SIZE, STACKS};
 use crate::port::Spinlock;
@@ -6,27 +6,27 @@ use crate::{mem, probe};
 
 /// The size of a kernel stack, in bytes.
 pub const SIZE: u64 = 64 * 1024;
-/// How much below each is unmapped.
+/// The size of the unmapped part below each stack, in bytes.
 pub const GUARD: u64 = SIZE;
-/// The distance between stacks; what is not stack is never mapped.
+/// The distance between stacks. Nothing but stacks is ever mapped there.
 pub(crate) const SLOT: u64 = SIZE + GUARD;
 
 /// The kernel stacks. Taken before the kernel's page tables.
 pub(crate) static KERNEL_STACKS: Spinlock<Stacks> = Spinlock::new(Stacks::new());
 
-/// The stacks there are.
+/// All stacks.
 #[derive(Debug)]
 pub struct Stacks {
-    /// So many are whole.
+    /// How many are complete.
     pub(crate) made: u64,
-    /// So many pages of the next one are mapped, from its lower end.
+    /// How many pages of the next one are mapped, from its lower end.
     pages: u64,
-    /// The top of one that was given back, 0 if none was. In its last word is the next.
+    /// The top of a stack that was given back, or 0. Its last word holds the next such top.
     spare: u64,
 }
 
 impl Stacks {
-    /// None yet.
+    /// No stacks.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -43,19 +43,19 @@ impl Default for Stacks {
     }
 }
 
-/// Gives a stack: its top (16-aligned, where RSP starts). If memory runs out in the middle of
-/// a new one, what is made of it stays, and the next call goes on there: to take it away again
-/// would need a shootdown, which must not be made in every context that makes a stack.
+/// Returns the top of a free stack (16-aligned, where RSP starts). If memory runs out in the middle
+/// of a new one, the part already made stays, and the next call continues there: unmapping it would
+/// need a shootdown, which not every caller may make.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`].
+/// Returns [`MapError::OutOfFrames`].
 pub fn allocate() -> Result<u64, MapError> {
     loop {
-        // A page at a time, or interrupts were off for all of them.
+        // Lock for one page at a time: otherwise interrupts would be off for all of them.
         let mut stacks = KERNEL_STACKS.lock();
         if stacks.spare != 0 {
             let top = stacks.spare;
-            // SAFETY: mapped, and nobody's, since `give_back`, which wrote it.
+            // SAFETY: mapped, and nobody has used it since `give_back` wrote it.
             stacks.spare = unsafe { ((top - 8) as *const u64).read() };
             return Ok(top);
         }
@@ -78,19 +78,19 @@ pub fn allocate() -> Result<u64, MapError> {
     }
 }
 
-/// Gives back the stack whose top is `top`, for the next [`allocate`].
+/// Returns the stack whose top is `top` for the next [`allocate`].
 ///
 /// # Safety
-/// It came from there, and nobody is on it or refers to it.
+/// The stack came from there, and nobody is on it or refers to it.
 pub unsafe fn give_back(top: u64) {
     let mut stacks = KERNEL_STACKS.lock();
-    // SAFETY: the last word of a stack that is nobody's.
+    // SAFETY: the last word of a stack that nobody uses.
     unsafe { ((top - 8) as *mut u64).write(stacks.spare) };
     stacks.spare = top;
 }
 
-/// If `address` lies in the unmapped part below a stack: how far below, in bytes. Any
-/// context.
+/// If `address` is in the unmapped part below a stack, returns how far below the stack it is, in
+/// bytes. Any context.
 #[must_use]
 pub fn overflow(address: u64) -> Option<u64> {
     for (start, _end) in paging::early_stacks() {

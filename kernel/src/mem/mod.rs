@@ -1,9 +1,8 @@
 //! Memory: frames, the kernel's page tables, its heap and its stacks.
 //!
-//! [`init`] runs once, on the page tables of whoever loaded the kernel, and
-//! builds what replaces them. From then on physical memory is visible at
-//! `boot::PHYS_OFFSET` plus its address: usable RAM always, the rest by
-//! [`firmware_table`] and [`device`].
+//! [`init`] runs once, on the loader's page tables, and builds those that replace them. From then
+//! on physical memory is visible at `boot::PHYS_OFFSET` plus its address: usable RAM always, the
+//! rest through [`firmware_table`] and [`device`].
 
 pub mod heap;
 pub mod kstack;
@@ -23,18 +22,18 @@ use crate::arch::paging::{
 use crate::port::Spinlock;
 use crate::probe;
 
-/// Physical addresses below this are visible on every boot path before the
-/// kernel's own tables are.
+/// Physical addresses below this are visible on every boot path even before the kernel's own tables
+/// exist.
 const BOOT_VISIBLE: u64 = 1 << 32;
 const ONE_MIB: u64 = 1 << 20;
-/// Physical memory is mapped only below this address: from there on its place is the stacks'.
+/// Physical memory is mapped only below this address. Higher up, the stacks take its place.
 pub const PHYSICAL_WINDOW: u64 = STACKS - PHYS_OFFSET;
 
-/// How many regions the memory map can have, usable and other; neighbours of a kind are one.
-/// QEMU's has about ten, and that of a large server with UEFI some hundred.
+/// How many regions the memory map may have, usable and others. Neighbours of one kind are merged.
+/// QEMU's map has about ten, that of a large server with UEFI some hundred.
 pub const MAX_REGIONS: usize = 1024;
 
-/// The memory map. The boot fills it, while it is alone, and then it stays as it is. Taken
+/// The memory map. The boot fills it while it is alone, and it never changes afterwards. Taken
 /// before the free frames.
 pub static MEMORY: Spinlock<MemoryMap<MAX_REGIONS>> = Spinlock::new(MemoryMap::new());
 /// Free physical memory.
@@ -45,8 +44,8 @@ static SPACE: Spinlock<Option<PageTables>> = Spinlock::new(None);
 /// Why memory could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryError {
-    /// The memory map has no usable region between 1 MiB and 4 GiB that holds
-    /// so many bytes of bookkeeping.
+    /// The memory map has no usable region between 1 MiB and 4 GiB that can hold this many bytes of
+    /// bookkeeping.
     NoRoom(u64),
     /// A page table could not be made.
     Map(MapError),
@@ -73,16 +72,15 @@ impl From<MapError> for MemoryError {
     }
 }
 
-/// Sets up the frame allocator and builds the kernel's page tables; gives back
-/// the physical address of their root. The tables are not in use yet. Once, on
-/// the boot CPU.
+/// Sets up the frame allocator and builds the kernel's page tables. Returns the physical address of
+/// their root. The tables are not in use yet. Call once, on the boot CPU.
 ///
 /// # Errors
-/// [`MemoryError`].
+/// Returns a [`MemoryError`].
 ///
 /// # Safety
-/// [`MEMORY`] must tell the truth: what it calls usable, nobody uses. Of that nothing
-/// may lie above [`PHYSICAL_WINDOW`], or where this CPU has no physical addresses.
+/// [`MEMORY`] must tell the truth: nobody uses what it calls usable. None of that lies above
+/// [`PHYSICAL_WINDOW`], or at addresses that this CPU does not have.
 pub unsafe fn init() -> Result<u64, MemoryError> {
     let map = MEMORY.lock();
     // SAFETY: the caller's promise.
@@ -90,14 +88,14 @@ pub unsafe fn init() -> Result<u64, MemoryError> {
     let root = visible_frame(&mut frames)
         .ok_or(MapError::OutOfFrames)?
         .start_address();
-    // SAFETY: a fresh frame that the present tables show.
+    // SAFETY: a fresh frame that the present tables map.
     let mut space = unsafe { PageTables::new(root) };
-    // Page tables come from low memory: the present tables do not show the rest.
+    // Page tables come from low memory: the present tables do not map the rest.
     let mut low = || visible_frame(&mut frames).map(Frame::start_address);
     space.map_image(&mut low)?;
     for region in map.iter() {
         let to = physical_to_virtual(region.start);
-        // SAFETY: usable memory, as data, at the address it always has here.
+        // SAFETY: usable memory, as data, at its one address in the kernel.
         unsafe { space.map(to, region.start, region.bytes(), Access::Data, &mut low)? };
     }
     space.fill_kernel_half(&mut low)?;
@@ -106,8 +104,8 @@ pub unsafe fn init() -> Result<u64, MemoryError> {
     Ok(root)
 }
 
-/// A frame that the present tables show: from 1 MiB up, as long as there are such. What
-/// lies below is scarce, and CPUs start there.
+/// Takes a frame that the present tables map: from 1 MiB up, while there are any. Frames below that
+/// are scarce, and CPUs start there.
 fn visible_frame(frames: &mut FrameAllocator<'_>) -> Option<Frame> {
     match frames.alloc() {
         Some(frame) if frame.start_address() < BOOT_VISIBLE => Some(frame),
@@ -119,22 +117,22 @@ fn visible_frame(frames: &mut FrameAllocator<'_>) -> Option<Frame> {
     }
 }
 
-/// How many bytes page tables and frame allocator may take: half of the largest region that
-/// they can be in.
+/// How many bytes page tables and frame allocator may take: half of the largest region that can
+/// hold them.
 #[must_use]
 pub fn bookkeeping_room(map: &MemoryMap<MAX_REGIONS>) -> u64 {
     let bytes = visible(map).map(|(start, end)| end.saturating_sub(start));
     bytes.max().unwrap_or(0) / 2
 }
 
-/// The part of each usable region that the boot can see, from 1 MiB on: start and end. There
-/// may be none: the end is below the start then.
+/// The start and end of the part of each usable region that the boot can see, from 1 MiB on. If
+/// there is none, the end is below the start.
 fn visible(map: &MemoryMap<MAX_REGIONS>) -> impl Iterator<Item = (u64, u64)> {
     map.iter()
         .map(|region| (region.start.max(ONE_MIB), region.end.min(BOOT_VISIBLE)))
 }
 
-/// A frame allocator with all usable memory but its own bookkeeping.
+/// Makes a frame allocator for all usable memory but its own bookkeeping.
 ///
 /// # Safety
 /// As [`init`].
@@ -152,11 +150,11 @@ unsafe fn frame_allocator(
         .ok_or(MemoryError::NoRoom(bytes))?
         .0;
     let first = physical_to_virtual(place) as *mut Span;
-    // SAFETY: usable memory that nobody else has, visible, page-aligned, and any bits are a
-    // Span; it is not freed below.
+    // SAFETY: usable, visible, page-aligned memory that nobody else has and nobody frees, since
+    // `without` takes it out below. Any bits are a Span.
     let spans = unsafe { slice::from_raw_parts_mut(first, count) };
     let bitmap = first.wrapping_add(count).cast::<u64>();
-    // SAFETY: the same for what lies after the spans; it is aligned, since a Span is.
+    // SAFETY: the same for the memory after the spans. It is aligned, since a Span is.
     let bitmap = unsafe { slice::from_raw_parts_mut(bitmap, words) };
     let mut frames = FrameAllocator::new(spans, bitmap, runs);
     for region in map.iter() {
@@ -181,14 +179,14 @@ fn without(region: Region, hole_start: u64, hole_end: u64) -> [(u64, u64); 2] {
     ]
 }
 
-/// Takes a frame; its physical address, or `None` if there is none left. The
-/// contents are whatever they were. Any context that may take a spinlock.
+/// Takes a frame and returns its physical address, or `None` if none is left. Its contents are
+/// undefined. Any context that may take a spinlock.
 #[must_use]
 pub fn allocate_frame() -> Option<u64> {
     take_frames(|frames| frames.alloc())
 }
 
-/// Takes `count` frames in a row; the physical address of the first.
+/// Takes `count` contiguous frames and returns the physical address of the first.
 #[must_use]
 pub fn allocate_frames(count: u64) -> Option<u64> {
     take_frames(|frames| frames.alloc_contiguous(count, 1))
@@ -200,7 +198,7 @@ pub fn allocate_frame_below(limit: u64) -> Option<u64> {
     take_frames(|frames| frames.alloc_below(limit))
 }
 
-/// The physical address of the frames that `take` takes.
+/// Returns the physical address of the frames that `take` takes.
 fn take_frames(take: impl FnOnce(&mut FrameAllocator<'static>) -> Option<Frame>) -> Option<u64> {
     if probe::allocation_fails() {
         return None;
@@ -208,14 +206,14 @@ fn take_frames(take: impl FnOnce(&mut FrameAllocator<'static>) -> Option<Frame>)
     with_frames(take).map(Frame::start_address)
 }
 
-/// Gives back `count` frames from physical `address` on.
+/// Frees `count` frames from physical `address` on.
 ///
 /// # Panics
-/// If one is not in use, naming it.
+/// Panics if a frame is not in use, and names it.
 ///
 /// # Safety
-/// They were taken by the functions above and nobody refers to their memory any more:
-/// whoever takes them next has it alone.
+/// They came from the functions above, and nobody refers to their memory any more: whoever takes
+/// them next has it alone.
 pub unsafe fn free_frames(address: u64, count: u64) {
     let first = Frame::containing(address);
     if let Err(error) = with_frames(|frames| frames.free_contiguous(first, count)) {
@@ -223,10 +221,10 @@ pub unsafe fn free_frames(address: u64, count: u64) {
     }
 }
 
-/// Does something with the frame allocator.
+/// Calls `act` with the frame allocator.
 ///
 /// # Panics
-/// Before [`init`].
+/// Panics before [`init`].
 fn with_frames<T>(act: impl FnOnce(&mut FrameAllocator<'static>) -> T) -> T {
     act(FRAMES.lock().as_mut().expect("mem::init has run"))
 }
@@ -241,40 +239,40 @@ pub fn page_table_root() -> u64 {
     with_space(|space| space.root())
 }
 
-/// Tables that have the kernel's half and no other page.
+/// Makes tables that have the kernel's half and no other page.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`].
+/// Returns [`MapError::OutOfFrames`].
 pub fn new_tables() -> Result<PageTables, MapError> {
     let root = allocate_frame().ok_or(MapError::OutOfFrames)?;
     // SAFETY: a fresh frame of usable memory, which is visible.
     Ok(with_space(|space| unsafe { space.with_kernel_half(root) }))
 }
 
-/// Makes the page tables that CPUs start on, with the frame at `page` to be run at its
-/// own address; gives back the physical address of their root, which is below 4 GiB.
+/// Makes the page tables that CPUs start on. They map the frame at `page`, to run code in it, at
+/// its own address. Returns the physical address of their root, which is below 4 GiB.
 ///
 /// # Errors
-/// [`MapError`].
+/// Returns a [`MapError`].
 ///
 /// # Safety
-/// The frame must be the caller's for good, and go through [`write_protect`] before it
-/// is run.
+/// The frame must be the caller's for good, and must go through [`write_protect`] before code runs
+/// in it.
 pub unsafe fn starting_tables(page: u64) -> Result<u64, MapError> {
     let root = with_frames(visible_frame).ok_or(MapError::OutOfFrames)?;
     let root = root.start_address();
-    // SAFETY: a fresh frame that is visible; the page as the caller promises.
+    // SAFETY: a fresh, visible frame; the caller promises the rest about the page.
     with_space(|space| unsafe { space.starting(root, page, &mut allocate_frame) })?;
     Ok(root)
 }
 
-/// Makes the frame at physical `address` read-only where physical memory is mapped.
+/// Makes the frame at physical `address` read-only in the mapping of physical memory.
 ///
 /// # Errors
-/// [`MapError::NotMapped`] if it is not there in a page of its own.
+/// Returns [`MapError::NotMapped`] if no page of its own maps it there.
 ///
 /// # Safety
-/// The frame must be the caller's for good, and no other CPU has touched it.
+/// The frame must be the caller's for good, and no other CPU may have touched it.
 pub unsafe fn write_protect(address: u64) -> Result<(), MapError> {
     let page = physical_to_virtual(address);
     // SAFETY: the caller's promise.
@@ -284,7 +282,7 @@ pub unsafe fn write_protect(address: u64) -> Result<(), MapError> {
 /// Maps memory into the kernel's page tables.
 ///
 /// # Errors
-/// [`MapError`].
+/// Returns a [`MapError`].
 ///
 /// # Safety
 /// As [`PageTables::map`].
@@ -294,11 +292,10 @@ pub unsafe fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(),
     with_space(|space| unsafe { space.map(to, from, length, access, &mut allocate_frame) })
 }
 
-/// Makes the kernel page at `address` unreachable. It is forgotten by no CPU yet:
-/// [`crate::shootdown`].
+/// Makes the kernel page at `address` unreachable. No CPU forgets it yet: see [`crate::shootdown`].
 ///
 /// # Errors
-/// [`MapError::NotMapped`].
+/// Returns [`MapError::NotMapped`].
 ///
 /// # Safety
 /// As [`PageTables::hide`].
@@ -311,13 +308,13 @@ pub unsafe fn hide(address: u64) -> Result<(), MapError> {
     with_space(|space| unsafe { space.hide(address) })
 }
 
-/// Frees the frame of a page that was hidden, and the page for another one.
+/// Frees the frame of a hidden page, and makes its address free for another page.
 ///
 /// # Errors
-/// [`MapError::NotMapped`] if it was not hidden.
+/// Returns [`MapError::NotMapped`] if it was not hidden.
 ///
 /// # Safety
-/// As [`free_frames`], and every CPU has forgotten the page.
+/// As [`free_frames`], and every CPU must have forgotten the page.
 pub unsafe fn free_hidden(address: u64) -> Result<(), MapError> {
     let frame = with_space(|space| space.take_hidden(address))?;
     // SAFETY: the caller's promise.
@@ -325,25 +322,25 @@ pub unsafe fn free_hidden(address: u64) -> Result<(), MapError> {
     Ok(())
 }
 
-/// The bytes at physical `address`, on the loader's page tables; `None` if the memory map knows
-/// of no memory there (below 1 MiB it need not), or if these tables do not show it.
+/// Returns the bytes at physical `address`, on the loader's page tables. Returns `None` if the
+/// memory map knows of no memory there (below 1 MiB it need not), or if these tables do not map it.
 ///
 /// # Safety
-/// The loader's page tables are in use, and as long as the bytes are used nobody writes them.
+/// The loader's page tables are in use, and nobody writes the bytes while they are used.
 #[must_use]
 pub unsafe fn boot_memory(address: u64, length: usize) -> Option<&'static [u8]> {
     let end = address.checked_add(length as u64)?;
     if end > BOOT_VISIBLE || !pages(address, end).all(is_memory) {
         return None;
     }
-    // SAFETY: memory below 4 GiB, which every loader shows there; else the caller's promise.
+    // SAFETY: memory below 4 GiB, which every loader maps there. The caller promises the rest.
     Some(unsafe { slice::from_raw_parts(physical_to_virtual(address) as *const u8, length) })
 }
 
-/// The bytes that firmware left at physical `address`, mapped read-only if they
-/// were not; `None` if the memory map knows of no memory there (below 1 MiB it
-/// need not), if it says that the memory is free (it will be overwritten), or if no page
-/// table could be made. The mapping stays.
+/// Returns the bytes that firmware left at physical `address`, and maps them read-only if they were
+/// not mapped; the mapping stays. Returns `None` if the memory map knows of no memory there (below
+/// 1 MiB it need not), if it calls that memory free (it will be overwritten), or if no page table
+/// could be made.
 #[must_use]
 pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
     let end = address.checked_add(length as u64)?;
@@ -353,46 +350,46 @@ pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
         }
         let to = physical_to_virtual(page);
         if !paging::is_mapped(to) {
-            // SAFETY: firmware's memory, read-only, at the address physical memory
-            // has here; Rust knows of no object in it.
+            // SAFETY: firmware's memory, read-only, at the address of its physical memory. Rust
+            // knows of no object in it.
             if let Err(error) = unsafe { map(to, page, PAGE_SIZE, Access::ReadOnly) } {
                 log::error!("firmware's memory at {page:#x} cannot be mapped: {error}");
                 return None;
             }
         }
     }
-    // SAFETY: mapped above; firmware's tables do not change after boot, and the
-    // kernel never writes them.
+    // SAFETY: mapped above. Firmware's tables do not change after boot, and the kernel never writes
+    // them.
     Some(unsafe { slice::from_raw_parts(physical_to_virtual(address) as *const u8, length) })
 }
-/// The pages from the one with physical `address` on, up to `end`.
+/// The pages from that of physical `address` up to `end`.
 fn pages(address: u64, end: u64) -> impl Iterator<Item = u64> {
     (address / PAGE_SIZE * PAGE_SIZE..end).step_by(PAGE_SIZE as usize)
 }
 
-/// Whether the memory map has anything but a hole at physical `address`.
+/// Returns whether the memory map has anything but a hole at physical `address`.
 fn is_memory(address: u64) -> bool {
     address < ONE_MIB || MEMORY.lock().kind(address).is_some()
 }
 
-/// The first physical address that the kernel cannot map, or that this CPU does not have.
+/// The lowest physical address that the kernel cannot map or this CPU does not have.
 fn physical_end() -> u64 {
     PHYSICAL_WINDOW.min(1 << cpu::physical_address_bits())
 }
 
-/// The virtual address of the device registers in the page at physical `address`,
-/// mapped uncached.
+/// Maps the device registers in the page at physical `address`, uncached, and returns their virtual
+/// address.
 ///
 /// # Errors
-/// [`MapError::NotADevice`] below 1 MiB, if there is RAM or the kernel's image, or if no
-/// physical address can be so high; [`MapError::OutOfFrames`]; [`MapError::AlreadyMapped`] if
-/// the page was mapped already.
+/// Returns [`MapError::NotADevice`] if the address is below 1 MiB, in RAM, in the kernel's image,
+/// or higher than a physical address can be; [`MapError::OutOfFrames`]; or
+/// [`MapError::AlreadyMapped`] if the page is already mapped.
 pub fn device(address: u64) -> Result<u64, MapError> {
     let page = address / PAGE_SIZE * PAGE_SIZE;
     if page < ONE_MIB || page >= physical_end() || is_usable(page) || is_image(page) {
         return Err(MapError::NotADevice(address));
     }
-    // SAFETY: neither RAM nor the image, checked above: nothing that Rust knows of.
+    // SAFETY: neither RAM nor the image, as checked above, so nothing that Rust knows of.
     unsafe { map(physical_to_virtual(page), page, PAGE_SIZE, Access::Device)? };
     Ok(physical_to_virtual(address))
 }
@@ -400,7 +397,7 @@ pub fn device(address: u64) -> Result<u64, MapError> {
 /// Unmaps the page of the registers at virtual `registers`, which [`device`] mapped.
 ///
 /// # Panics
-/// If it is not mapped.
+/// Panics if it is not mapped.
 ///
 /// # Safety
 /// Nobody uses them any more, and no other CPU has.
@@ -412,12 +409,12 @@ pub unsafe fn unmap_device(registers: u64) {
     paging::forget(page);
 }
 
-/// Whether the memory map calls the page at physical `address` usable.
+/// Returns whether the memory map calls the page at physical `address` usable.
 fn is_usable(address: u64) -> bool {
     MEMORY.lock().kind(address) == Some(Kind::Usable)
 }
 
-/// Whether the page at physical `address` holds a page of the kernel's image.
+/// Returns whether the page at physical `address` belongs to the kernel's image.
 fn is_image(address: u64) -> bool {
     paging::image_sections()
         .iter()
@@ -428,7 +425,7 @@ fn is_image(address: u64) -> bool {
         })
 }
 
-/// Bytes of usable memory as the memory map has it, and how many are free now.
+/// The bytes of usable memory in the memory map, and how many of them are free now.
 #[must_use]
 pub fn usage() -> (u64, u64) {
     let usable = MEMORY.lock().usable_bytes();

@@ -3,18 +3,18 @@
 use heart::sched::{Count, REASONS};
 use heart::shim::{AtomicU64, Ordering};
 
-/// What a CPU's scheduler has done. Written by the CPU itself.
+/// What a CPU's scheduler has done. Only that CPU writes it.
 #[derive(Debug)]
 pub struct Counters {
     /// Switches by [`Reason`](heart::sched::Reason).
     pub switches: [AtomicU64; REASONS],
-    /// Preemptions that came to be owed.
+    /// Preemptions that threads came to owe.
     pub requested: AtomicU64,
-    /// Of these, how many by a thread in a critical section, and so not at once.
+    /// Of these, how many were owed by a thread in a critical section, and so not paid at once.
     pub deferred: AtomicU64,
-    /// Of these, how many a switch paid, whatever its reason.
+    /// Of these, how many a switch paid, whatever the switch's reason.
     pub taken: AtomicU64,
-    /// And how many found the better thread gone.
+    /// And how many were cancelled, since the better thread was gone.
     pub cancelled: AtomicU64,
     /// Threads taken from other CPUs' queues, by stealing or balancing.
     pub stolen: AtomicU64,
@@ -37,7 +37,7 @@ impl Counters {
         }
     }
 
-    /// Counts one: [`heart::sched::Scheduler::count`].
+    /// Counts one event: [`heart::sched::Scheduler::count`].
     #[inline(always)]
     pub(crate) fn count(&self, what: Count) {
         let counter = match what {

@@ -1,4 +1,4 @@
-//! Whether what each CPU's scheduler has done adds up.
+//! A check that the counts of each CPU's scheduler add up.
 
 use heart::kassert;
 use heart::port::Port;
@@ -7,9 +7,9 @@ use heart::shim::Ordering;
 use crate::pcpu::{Counters, Pcpu};
 use crate::port::Machine;
 
-/// How often the CPU of `block` has come into the scheduler, outside of all sections, and
-/// paid, switched, or found nothing to do. By its run-queue lock: whoever finds the number
-/// changed sees what the CPU did before, and it sees what was written before the first look.
+/// How often the CPU of `block` has entered the scheduler, outside of all sections, and paid,
+/// switched, or found nothing to do. Read under its run-queue lock: a caller that finds the number
+/// changed sees what the CPU did before, and the CPU sees what was written before the first look.
 pub(crate) fn payments(block: &Pcpu) -> u64 {
     let _rq = block.sched.runq.lock();
     let Counters {
@@ -23,12 +23,12 @@ pub(crate) fn payments(block: &Pcpu) -> u64 {
     counters.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
-/// What was requested on `block`'s CPU was taken, was cancelled, or is owed by the
-/// thread that runs there; and a better thread that is queued there is known to it. By
-/// its run-queue lock, under which all of this changes, exact at any moment.
+/// Asserts two things of `block`'s CPU. Every requested preemption was taken or cancelled, or the
+/// running thread owes it. And the CPU knows of a better thread in its queue. Exact at any moment,
+/// since all of this changes under its run-queue lock.
 ///
 /// # Panics
-/// If it is not so, with the counts: a preemption was lost, or paid twice.
+/// Panics with the counts if not: a preemption was lost, or paid twice.
 pub fn assert_accounts(block: &Pcpu) {
     let rq = block.sched.runq.lock();
     // Relaxed: under the run-queue lock.

@@ -1,4 +1,4 @@
-//! The scheduler of this machine: [`heart::sched`] over its CPUs, its timers and its threads.
+//! The scheduler: [`heart::sched`] with this machine's CPUs, timers and threads.
 
 mod account;
 mod timer;
@@ -21,7 +21,7 @@ pub(crate) use timer::{
     timer_interrupt,
 };
 
-/// The CPUs that run their idle thread. Each CPU changes its own bit, in a switch.
+/// The CPUs that run their idle threads. Each CPU changes its own bit, in a switch.
 pub static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 
 /// As [`heart::sched::wakeup`].
@@ -37,7 +37,7 @@ pub(crate) fn assert_may_sleep(held: u32) {
     heart::sched::assert_may_sleep::<Machine>(held);
 }
 
-/// Waits for `nanoseconds` at least; 0 is no wait. Thread context, outside critical sections.
+/// Sleeps for at least `nanoseconds`. 0 does not sleep. Thread context, outside critical sections.
 #[track_caller]
 pub fn sleep_for(nanoseconds: u64) {
     let queue = WaitQueue::new();

@@ -1,4 +1,4 @@
-//! What the timer of a CPU is for: sleepers, and the slice of the thread that runs.
+//! What a CPU's timer does: it wakes sleepers, and ends the slice of the running thread.
 
 use heart::cpu::CpuId;
 use heart::more::balance::{balance, others};
@@ -14,7 +14,7 @@ use crate::pcpu::{self, Ipi, Pcpu};
 use crate::port::{CriticalGuard, Machine};
 use crate::thread::Thread;
 
-/// The timer: wakes whose time has come, and ends the slice. In interrupt context.
+/// The timer interrupt: wakes the sleepers whose time has come, and ends the slice.
 pub(crate) fn timer_interrupt() {
     let here = pcpu::this();
     clock::disarmed();
@@ -44,8 +44,8 @@ pub(crate) fn timer_interrupt() {
     }
 }
 
-/// A device has interrupted. The only one that may is the PIT, in place of the local timers where
-/// these do not count: its tick is passed on to all CPUs. In interrupt context.
+/// A device interrupt. Only the PIT may send one, in place of local timers that do not count. This
+/// passes its tick on to all CPUs. Interrupt context.
 pub(crate) fn device_interrupt() {
     if clock::TIMER.get().is_some() {
         return;
@@ -54,7 +54,7 @@ pub(crate) fn device_interrupt() {
     timer_interrupt();
 }
 
-/// Wakes those whose time on the CPU of `block` has come, and arms the timer for the next.
+/// Wakes those on the CPU of `block` whose time has come, and arms the timer for the next one.
 fn wake_sleepers(block: &Pcpu, now: u64) {
     let mut timers = block.timers.lock();
     while let Some(thread) = timers.pop_expired(now) {
@@ -65,10 +65,10 @@ fn wake_sleepers(block: &Pcpu, now: u64) {
     }
 }
 
-/// What a thread of a machine does whose local timers do not count: looks for sleepers whose time
-/// has come, on one CPU or another, whenever that has nothing better to do. A thread that yields
-/// looks too ([`look_here`]). So each wait ends even if the PIT does not tick either, unless threads
-/// that neither wait nor yield keep all CPUs: nothing ends their slices then.
+/// What a thread does on a machine whose local timers do not count: it looks for sleepers whose
+/// time has come, on each CPU that has nothing better to do. A thread that yields looks too
+/// ([`look_here`]). So each wait ends even if the PIT does not tick either, unless threads that
+/// neither wait nor yield keep all CPUs: nothing ends their slices then.
 pub(crate) fn look_everywhere() -> ! {
     loop {
         for block in pcpu::online().iter().filter_map(pcpu::of) {
@@ -80,16 +80,16 @@ pub(crate) fn look_everywhere() -> ! {
 }
 
 /// Wakes the sleepers of this CPU whose time has come, where no timer does. A thread that yields
-/// calls this: threads that only yield to each other keep the thread of [`look_everywhere`], which
-/// has the lowest priority, from this CPU (`clock::without_a_timer_on_one_cpu`).
+/// calls this: threads that only yield to each other keep this CPU from the thread of
+/// [`look_everywhere`], which has the lowest priority (`clock::without_a_timer_on_one_cpu`).
 #[cold]
 pub(super) fn look_here() {
     let _here = CriticalGuard::enter();
     wake_sleepers(pcpu::this(), cpu::tsc());
 }
 
-/// Gives the first thread of this CPU, which no switch has chosen, its first slice.
-/// Interrupts off.
+/// Gives the first thread of this CPU, which no switch has chosen, its first slice. Call with
+/// interrupts off.
 pub(crate) fn begin_slices() {
     let (here, me) = (pcpu::this(), curthread());
     if !here.sched.is_idle(me) {
@@ -97,7 +97,7 @@ pub(crate) fn begin_slices() {
     }
 }
 
-/// As [`sleep`], until `nanoseconds` are over at the latest. If these are 0 it returns at once.
+/// As [`sleep`], but for `nanoseconds` at most. Returns at once if these are 0.
 pub(crate) fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds: u64) {
     if nanoseconds == 0 {
         return;
@@ -105,7 +105,7 @@ pub(crate) fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds:
     let me = curthread();
     let here = pcpu::this();
     let deadline = clock::ticks_from_now(nanoseconds);
-    // Relaxed: the thread's own.
+    // Relaxed: only this thread writes it.
     me.timer_cpu
         .store(here.id().index() as u32, Ordering::Relaxed);
     // Relaxed: for messages.
@@ -118,30 +118,30 @@ pub(crate) fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Machine>, nanoseconds:
     me.deadline.store(0, Ordering::Relaxed);
 }
 
-/// The timer of `me` is not needed any more, on whichever CPU it is.
+/// Removes the timer of `me`, on whichever CPU it is.
 fn take_off_timer(me: &Thread) {
     loop {
         // Acquire: pairs with the Release in `take_over_timers`.
         let cpu = me.timer_cpu.load(Ordering::Acquire);
         let Some(block) = CpuId::new(cpu as usize).and_then(pcpu::of) else {
-            // It is carried from one CPU to another.
+            // Another CPU is moving it.
             Machine::relax();
             continue;
         };
         let mut timers = block.timers.lock();
-        // Relaxed: it leaves a CPU under that CPU's lock.
+        // Relaxed: it leaves a CPU only under that CPU's lock.
         if me.timer_cpu.load(Ordering::Relaxed) == cpu {
             return timers.remove(me);
         }
     }
 }
 
-/// The `timer_cpu` of a thread whose timer is carried from one CPU to another.
+/// The `timer_cpu` of a thread whose timer is moving from one CPU to another.
 const ON_THE_WAY: u32 = u32::MAX;
 
-/// Lets this CPU wake the sleepers whose timers are on the CPU of `gone`, which is offline.
-/// One at a time is carried, in no lock: two CPUs' timers have no order. Its thread, if it is
-/// woken meanwhile, waits for that.
+/// Moves the timers on the CPU of `gone`, which is offline, to this CPU. They move one at a time
+/// and outside of both locks, since two CPUs' timer locks have no order. A thread that is woken
+/// while its timer moves waits for the move.
 pub(crate) fn take_over_timers(gone: &Pcpu) {
     loop {
         let _carrying = CriticalGuard::enter();

@@ -1,26 +1,24 @@
-//! CPUs that go offline, and come back.
+//! Taking CPUs offline, and bringing them back.
 //!
-//! A CPU goes by its own hand, step by step, each of which closes a way in:
+//! A CPU goes offline by its own code, in steps that each close a way in:
 //!
-//! 1. Its run queue is closed, by a thread of the best priority that runs there: what
-//!    becomes runnable goes elsewhere, and what waits there is moved. A thread that is
-//!    pinned there cannot move: the CPU stays, and the thread is named.
-//! 2. It leaves [`ONLINE`] and [`IDLE`], and waits until every other CPU
-//!    has left the critical section that it was in ([`heart::more::hotplug`]). Until then others
-//!    may call it, and it answers; from then on nobody does.
-//!    Its queue of calls ([`heart::more::call`]) is closed, in one step with taking what is in it,
-//!    which it runs.
-//! 3. That thread ends. The idle thread, which is all that is left, takes what interrupts
-//!    are on their way, and halts with interrupts off.
-//! 4. Its sleepers' timers go to the CPU of whoever asked for all this.
+//! 1. A thread of the best priority closes the CPU's run queue: threads that become runnable go
+//!    elsewhere, and waiting threads are moved. A thread that is pinned there cannot move; then the
+//!    CPU stays, and the error names the thread.
+//! 2. The CPU leaves [`ONLINE`] and [`IDLE`], and waits until every other CPU has left the critical
+//!    section that it was in ([`heart::more::hotplug`]). Until then others may call it, and it
+//!    answers; from then on nobody does. In one step it closes its queue of calls
+//!    ([`heart::more::call`]) and takes what is in it, which it then runs.
+//! 3. That thread ends. Only the idle thread is left. It takes the interrupts that are on their
+//!    way, and halts with interrupts off.
+//! 4. The CPU that asked for all this takes over the timers of the sleepers.
 //!
-//! It comes back by INIT and start-up IPI, like the first time, on the same stack, and so
-//! with nothing in its TLB, its control registers and its local APIC but what it is given
-//! anew. It is in the set before it forgets its TLB once more: what others shot down before
-//! they could see it there, it has not been told.
+//! It comes back by INIT and start-up IPI, as at first, on the same stack. Its TLB, control
+//! registers and local APIC start empty. It joins the set before it flushes its TLB once more,
+//! since nobody told it of shootdowns before others could see it there.
 //!
-//! The boot CPU stays: it has the PIT's and the firmware's interrupts, and somebody must be
-//! there to take over from the others.
+//! The boot CPU stays: it has the PIT's and the firmware's interrupts, and some CPU must be there
+//! to take over from the others.
 
 use core::fmt;
 
@@ -39,13 +37,13 @@ use crate::sched::{self, IDLE};
 use crate::sync::Mutex;
 use crate::{clock, thread, vspace};
 
-/// Who takes a CPU offline, or brings one back.
+/// Held by a thread that takes a CPU offline or brings one back.
 static HOTPLUG: Mutex<()> = Mutex::new(());
 
-/// How long a CPU may take to go, in nanoseconds, once nothing keeps it.
+/// How long a CPU may take to go offline once nothing keeps it, in nanoseconds.
 const PATIENCE: u64 = 2_000_000_000;
 
-/// Why a CPU did not go, or did not come.
+/// Why a CPU did not go offline or come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotplugError {
     /// There is no such CPU, or it was never online.
@@ -54,11 +52,11 @@ pub enum HotplugError {
     NotOnline(CpuId),
     /// It is online.
     Online(CpuId),
-    /// It is the boot CPU, which stays.
+    /// It is the boot CPU, which cannot go.
     BootCpu,
     /// This thread is pinned to it.
     Pinned(CpuId, ThreadId),
-    /// There is no thread to take it down with.
+    /// No thread could be made to take it down.
     NoThread(SpawnError),
     /// It did not halt in time.
     Silent(CpuId),
@@ -85,14 +83,14 @@ impl fmt::Display for HotplugError {
 
 impl core::error::Error for HotplugError {}
 
-/// Takes `cpu` offline: it runs no threads, takes part in nothing, and is halted when this
-/// returns. Its threads go on elsewhere, the calling one too. Calls that had it in their set
-/// come to their end with it; later ones are refused. Thread context, interrupts on; may
-/// sleep, and allocates. One CPU goes or comes at a time.
+/// Takes `cpu` offline: it runs no threads, takes part in nothing, and is halted when this returns.
+/// Its threads, even the calling one, go on elsewhere. Calls that had it in their set end with it;
+/// later ones are refused. Thread context, interrupts on; may sleep, and allocates. Only one CPU
+/// goes or comes at a time.
 ///
 /// # Errors
-/// [`HotplugError`]; it is online then as before. But for [`HotplugError::Silent`]: it is
-/// offline, does something still, which is in the log, and cannot be brought back.
+/// Returns a [`HotplugError`]. The CPU is online as before, except after [`HotplugError::Silent`]:
+/// then it is offline, still does something, which the log shows, and cannot be brought back.
 pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
     let _one = HOTPLUG.lock();
     if cpu == CpuId::BOOT {
@@ -119,11 +117,11 @@ pub fn take_offline(cpu: CpuId) -> Result<(), HotplugError> {
     Ok(())
 }
 
-/// Brings `cpu` back. Thread context, interrupts on; may sleep. One CPU goes or comes at
-/// a time.
+/// Brings `cpu` back. Thread context, interrupts on; may sleep. Only one CPU goes or comes at a
+/// time.
 ///
 /// # Errors
-/// [`HotplugError`]; it is offline then as before.
+/// Returns a [`HotplugError`]. The CPU is offline as before.
 pub fn bring_online(cpu: CpuId) -> Result<(), HotplugError> {
     let _one = HOTPLUG.lock();
     let block = pcpu::of(cpu).ok_or(HotplugError::Absent(cpu))?;
@@ -137,12 +135,12 @@ pub fn bring_online(cpu: CpuId) -> Result<(), HotplugError> {
     }
 }
 
-/// What the thread does that takes its CPU offline; it returns with the CPU online if another
+/// The body of the thread that takes its CPU offline. Returns with the CPU still online if another
 /// thread is pinned there.
 fn leave() {
     let here = pcpu::this();
     {
-        // Nobody else runs here until it is known who must.
+        // No other thread runs here until it is known which ones must.
         let _alone = CriticalGuard::enter();
         balance::close::<Machine>(here);
         let kept_by = thread::all().find(|thread| stays(thread, here));
@@ -152,7 +150,7 @@ fn leave() {
             return balance::open::<Machine>(here);
         }
     }
-    // No thread that runs here from now on has a space, and no space has this CPU.
+    // From here on no thread that runs here has a space, and no space has this CPU.
     vspace::leave();
     IDLE.remove(here.id());
     heart::more::hotplug::leave::<Machine>(&ONLINE, here.id(), quiesce_all_critical, || {
@@ -171,7 +169,7 @@ fn close_calls(here: &Pcpu) {
     here.wakes.run();
 }
 
-/// Whether `thread` cannot leave the CPU of `here`.
+/// Returns whether `thread` cannot leave the CPU of `here`.
 fn stays(thread: &thread::Thread, here: &Pcpu) -> bool {
     use heart::thread::ThreadState::{Dead, Free};
     let own = [sched::curthread(), here.sched.idle()]

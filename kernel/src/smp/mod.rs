@@ -1,5 +1,5 @@
-//! All CPUs: starting them, stopping them, and doing without them. Bringing them together is in
-//! [`crate::rendezvous`].
+//! All CPUs: starting them, stopping them, and taking them offline. [`crate::rendezvous`] brings
+//! them together.
 
 mod hotplug;
 mod quiesce;

@@ -1,9 +1,9 @@
 //! Starting the other CPUs, all at once.
 //!
-//! Each has what it needs before the first is started: number, stacks, block, idle thread, and
-//! a mailbox in which it finds them ([`ap`]). One that does not come is given up when no CPU has
-//! made a step for [`PATIENCE`]: so many that are dead take as long as one, and on a slow host,
-//! whose CPUs come one by one, none is given up as long as others still come.
+//! Each CPU's number, stacks, block and idle thread exist before the first CPU is started, and so
+//! does the mailbox in which it finds them ([`ap`]). This gives up the CPUs that do not come once
+//! no CPU has made a step for [`PATIENCE`]. So many dead CPUs take as long as one, and on a slow
+//! host, whose CPUs come one by one, none is given up while others still come.
 
 use alloc::boxed::Box;
 
@@ -25,14 +25,14 @@ use crate::sched::IDLE;
 use crate::thread::curthread;
 use crate::{clock, idle, kthread, mem, probe};
 
-/// Where CPUs start. Kept for good: see `arch::ap`.
+/// The page where CPUs start. Never freed: see `arch::ap`.
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
-/// The CPUs to which CPUID gives another APIC id than their local APIC. Each puts itself in.
+/// The CPUs for which CPUID and the local APIC report different APIC ids. Each adds itself.
 pub static MISNAMED: AtomicCpuSet = AtomicCpuSet::new();
 
-/// How long to wait for the next step, in nanoseconds: for one of the CPUs that are started to
-/// take its stack, or to be online. On hardware it is a millisecond; the rest is for a host
-/// that gives a virtual CPU its turn late.
+/// How long to wait for the next step, in nanoseconds: until one of the started CPUs takes its
+/// stack or is online. On hardware that takes a millisecond; the rest is for a host that runs a
+/// virtual CPU late.
 const PATIENCE: u64 = 2_000_000_000;
 
 /// How long a CPU has after the first start-up IPI before it gets the second.
@@ -41,9 +41,9 @@ const SECOND_TRY: u64 = 10_000_000;
 /// A CPU that was not brought up, by APIC id, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct LeftOut {
-    /// Its APIC id.
+    /// The CPU's APIC id.
     pub apic_id: u32,
-    /// Why.
+    /// Why it was left out.
     pub reason: Reason,
 }
 
@@ -52,14 +52,14 @@ pub struct LeftOut {
 pub enum Reason {
     /// It did not answer its start-up IPIs in time.
     Silent,
-    /// It took its stack and then did not come online in time.
+    /// It took its stack but did not come online in time.
     Stuck,
-    /// It was about to come online when its time was up, cannot be told any more that it is
-    /// left out, and is not there.
+    /// It was about to come online when its time was up: it can no longer be told that it is left
+    /// out, and is not online.
     Late,
     /// Its APIC id needs x2APIC mode, which the boot CPU does not have.
     IdTooLarge,
-    /// There was no memory for its stacks.
+    /// There is no memory for its stacks.
     OutOfMemory(MapError),
     /// There is no idle thread for it.
     NoThread(SpawnError),
@@ -89,13 +89,13 @@ impl core::fmt::Display for Reason {
     }
 }
 
-/// Starts every enabled CPU of `madt` but this one, the first [`MAX_CPUS`] of them, and hands
-/// those that do not come to `left_out`, each as soon as that is known. They are numbered in the
-/// order of `madt`; a CPU that is left out after it was started keeps its number. Once, on the
-/// boot CPU, after the clocks are calibrated.
+/// Starts every enabled CPU of `madt` but this one, up to [`MAX_CPUS`] in all, and hands each that
+/// does not come to `left_out` as soon as that is known. CPUs are numbered in the order of `madt`;
+/// a CPU that is left out after it was started keeps its number. Call once, on the boot CPU, after
+/// the clocks are calibrated.
 ///
 /// # Errors
-/// [`MapError`] if there is no memory to start in; no CPU was started.
+/// Returns a [`MapError`] if there is no memory to start in. No CPU was started then.
 pub fn start_others(madt: &Madt, mut left_out: impl FnMut(LeftOut)) -> Result<(), MapError> {
     let page = trampoline()?.page;
     let mut starting = CpuSet::EMPTY;
@@ -119,21 +119,21 @@ pub fn start_others(madt: &Madt, mut left_out: impl FnMut(LeftOut)) -> Result<()
     Ok(())
 }
 
-/// The page that CPUs start in, with its tables, kept for good: a CPU that was left out
-/// may wake up in it at any later time.
+/// The page where CPUs start, with its tables. Never freed: a CPU that was left out may wake up in
+/// it at any later time.
 fn trampoline() -> Result<Trampoline, MapError> {
     let page = mem::allocate_frame_below(1 << 20).ok_or(MapError::OutOfFrames)?;
-    // SAFETY: a frame of our own, never given back; write-protected below.
+    // SAFETY: a frame of our own, never freed, and write-protected below.
     let tables = unsafe { mem::starting_tables(page)? };
     let trampoline = Trampoline { page, tables };
     // SAFETY: the frame and its tables, as made above; both have the kernel half.
     unsafe { ap::install(trampoline, mem::page_table_root()) };
-    // SAFETY: our own, and there is no other CPU yet.
+    // SAFETY: our own frame, and there is no other CPU yet.
     unsafe { mem::write_protect(page)? };
     Ok(*TRAMPOLINE.call_once(|| trampoline))
 }
 
-/// Makes what the CPU with `apic_id` needs, as number `index`.
+/// Makes what the CPU with `apic_id` needs, and gives it number `index`.
 fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
     let id = CpuId::new(index).expect("`start_others` takes no more than MAX_CPUS");
     if apic::mode() == apic::Mode::XApic && apic_id > 0xfe {
@@ -152,26 +152,26 @@ fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
         ist,
         decided: AtomicBool::new(false),
     }));
-    // Relaxed: read by the CPU that writes it, or under the lock of `hotplug`.
+    // Relaxed: the CPU that writes it reads it, or a CPU with the lock of `hotplug`.
     block.start.store(start.address(), Ordering::Relaxed);
     start.mailbox.publish();
     pcpu::register(block);
     Ok(start)
 }
 
-/// What [`prepare`] made for `cpu`.
+/// Returns what [`prepare`] made for `cpu`.
 fn start_of(cpu: CpuId) -> &'static Start {
     let block = pcpu::of(cpu).expect("a CPU that is started has a block");
     // Relaxed: as in `prepare`.
     let start = block.start.load(Ordering::Relaxed);
-    // SAFETY: what `prepare` made for this CPU, never freed.
+    // SAFETY: what `prepare` made for this CPU, and never freed.
     unsafe { &*(start as *const Start) }
 }
 
-/// Starts a CPU again that has halted: [`super::hotplug`].
+/// Starts a halted CPU again: see [`super::hotplug`].
 ///
 /// # Errors
-/// [`Reason`]; it is still halted, or it parks when it comes.
+/// Returns a [`Reason`]. The CPU is still halted, or parks when it comes.
 pub(super) fn again(cpu: CpuId) -> Result<(), Reason> {
     let trampoline = TRAMPOLINE.get();
     let trampoline = trampoline.expect("a CPU that was online was started in it");
@@ -183,8 +183,8 @@ pub(super) fn again(cpu: CpuId) -> Result<(), Reason> {
     result
 }
 
-/// Resets the CPUs of `starting`, has them start in `page`, and waits until all are online, but
-/// for those that it hands to `left_out`.
+/// Resets the CPUs of `starting`, makes them start in `page`, and waits until all are online. Hands
+/// those that do not come to `left_out`.
 fn wake(starting: &CpuSet, page: u64, mut left_out: impl FnMut(&Start, Reason)) {
     let starts = || starting.iter().map(start_of);
     for start in starts() {
@@ -192,8 +192,8 @@ fn wake(starting: &CpuSet, page: u64, mut left_out: impl FnMut(&Start, Reason)) 
         let _off = InterruptsOff::enter();
         apic::send_init(start.apic_id());
     }
-    // The 10 ms of the old MP specification are for external APICs; CPUs of this
-    // century take the start-up IPI at once, and have the second one for luck.
+    // The 10 ms of the old MP specification are for external APICs. CPUs of this century take the
+    // start-up IPI at once; the second one is a precaution.
     let send = |start: &Start| send_startup(start.apic_id(), page);
     starts().for_each(send);
     let claimed = |start: &Start| start.mailbox.is_claimed();
@@ -216,8 +216,8 @@ fn wake(starting: &CpuSet, page: u64, mut left_out: impl FnMut(&Start, Reason)) 
     }
 }
 
-/// Waits until all of `starting` are online, or for [`PATIENCE`] none has made a step: those that
-/// are not.
+/// Waits until all of `starting` are online, or until none has made a step for [`PATIENCE`].
+/// Returns those that are not online.
 fn wait_while_they_come(mut starting: CpuSet) -> CpuSet {
     let steps = |starting: &CpuSet| {
         let claimed = |cpu: &CpuId| start_of(*cpu).mailbox.is_claimed();
@@ -235,7 +235,7 @@ fn wait_while_they_come(mut starting: CpuSet) -> CpuSet {
     }
 }
 
-/// Sends the start-up IPI, unless a test wants it to come late.
+/// Sends the start-up IPI, unless a test delays it.
 fn send_startup(apic_id: u32, page: u64) {
     if probe::startup_is_late(apic_id) {
         return;
@@ -244,10 +244,10 @@ fn send_startup(apic_id: u32, page: u64) {
     apic::send_startup(apic_id, page);
 }
 
-/// Three fresh stacks for the interrupts that have their own.
+/// Allocates three stacks for the interrupts that have their own.
 ///
 /// # Errors
-/// [`MapError::OutOfFrames`].
+/// Returns [`MapError::OutOfFrames`].
 pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
     Ok([
         (Ist::Nmi, kstack::allocate()?),
@@ -256,13 +256,13 @@ pub fn interrupt_stacks() -> Result<[(Ist, u64); 3], MapError> {
     ])
 }
 
-/// What a CPU is given when it starts.
+/// What a CPU gets when it starts.
 #[derive(Debug)]
 struct Start {
     block: &'static Pcpu,
     mailbox: Mailbox,
     ist: [(Ist, u64); 3],
-    /// Whether it is known that this CPU takes part, or that it does not.
+    /// Whether it has been decided that this CPU takes part, or that it does not.
     decided: AtomicBool,
 }
 
@@ -276,36 +276,36 @@ impl Start {
         self.block.apic_id()
     }
 
-    /// Gives back the stacks of a CPU that has not come, and now never gets them.
+    /// Frees the stacks of a CPU that has not come and now never gets them.
     fn free_stacks(&self) {
         let tops = self.ist.iter().map(|(_, top)| *top);
         for top in tops.chain([self.mailbox.stack()]) {
-            // SAFETY: from `kstack`; the CPU has not taken its mailbox and was given up.
+            // SAFETY: from `kstack`. The CPU has not taken its mailbox, and has been given up.
             unsafe { kstack::give_back(top) };
         }
     }
 
-    /// True for the first caller only: the CPU, which then comes online, or the boot CPU,
-    /// which then leaves it out.
+    /// Returns true to the first caller only: to the CPU, which then comes online, or to the boot
+    /// CPU, which then leaves it out.
     fn decide(&self) -> bool {
-        // AcqRel: one of the two wins; each is the other's partner.
+        // AcqRel: one of the two wins, and pairs with the other.
         !self.decided.swap(true, Ordering::AcqRel)
     }
 }
 
-/// Where a CPU other than the boot CPU enters the kernel: on its own stack,
-/// interrupts off, the kernel's page tables on. `arch::ap` calls it by name.
+/// Where every CPU but the boot CPU enters the kernel: on its own stack, with interrupts off, on
+/// the kernel's page tables. `arch::ap` calls it by name.
 ///
 /// # Safety
-/// `argument` must be the address of the `Start` that `prepare` made for this CPU, which runs
-/// nothing else, and whose stack nobody uses.
-// Unsafe, since a second function of that name would be linked in its place: there is none.
+/// `argument` must be the address of the `Start` that `prepare` made for this CPU. The CPU runs
+/// nothing else, and nobody uses its stack.
+// Unsafe, since the linker would use a second function with this name instead: there is none.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ap_main(argument: u64) -> ! {
     // SAFETY: the caller's promise; it is never freed.
     let start: &'static Start = unsafe { &*(argument as *const Start) };
-    // SAFETY: this CPU's block and stacks, used by nobody else; the boot CPU
-    // filled the IDT before it started anyone.
+    // SAFETY: this CPU's own block and stacks, which nobody else uses. The boot CPU filled the IDT
+    // before it started any CPU.
     unsafe { start.block.install(start.ist) };
     curthread().crit.start();
     cpu::protect();
@@ -323,14 +323,14 @@ unsafe extern "C" fn ap_main(argument: u64) -> ! {
     block.calls.open();
     probe::before_online();
     heart::more::hotplug::come(&ONLINE, block.id(), paging::forget_all);
-    // After that: a thread is put on an idle CPU without a look whether that is online.
+    // Only now: a waker puts a thread on an idle CPU without checking that the CPU is online.
     IDLE.insert(block.id());
     interrupts_on();
     idle::idle()
 }
 
-/// Notes if CPUID has another APIC id for this CPU, whose block is `block`, than its local
-/// APIC. By the CPU itself.
+/// Notes whether CPUID and the local APIC report different APIC ids for this CPU, whose block is
+/// `block`. Called by the CPU itself.
 pub fn look_at_cpuid(block: &Pcpu) {
     if !apic::cpuid_agrees() {
         MISNAMED.insert(block.id());

@@ -1,9 +1,9 @@
 //! Stopping CPUs and letting them go on: [`heart::more::stop`] for this machine.
 //!
 //! [`stop_cpus`] asks by an interrupt, which a CPU takes where it holds no spinlock.
-//! [`stop_cpus_hard`] asks by an NMI, which it takes anywhere: it may hold any lock then,
-//! and whoever has stopped it must wait for none. Only for what cannot wait: a debugger, a
-//! panic.
+//! [`stop_cpus_hard`] asks by an NMI, which it takes anywhere: it may hold any lock then, so the
+//! CPU that stopped it must wait for none. Use that only where waiting is impossible, as in a
+//! debugger or a panic.
 
 use heart::cpu::{CpuId, CpuSet};
 use heart::more::stop::{Means, Outcome, StopError, Stopped, Stops};
@@ -15,20 +15,21 @@ use crate::backtrace::backtraces;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine};
 
-/// Which CPUs are stopped, by whom, and which panics first.
+/// Which CPUs are stopped, who stopped them, and which CPU panicked first.
 pub static STOPS: Stops<Machine> = Stops::new();
 
-/// CPUs that are stopped. They go on when this is dropped or given to [`restart_cpus`].
+/// Stopped CPUs. They go on when this is dropped or given to [`restart_cpus`].
 #[derive(Debug)]
 #[must_use = "the CPUs go on at once if this is not kept"]
 pub struct StoppedCpus {
     cpus: Stopped,
-    /// For reports and the lock-order checker: given up after the restart.
+    /// For reports and the lock-order checker. Dropped after the restart.
     _here: CriticalGuard,
 }
 
 impl StoppedCpus {
-    /// Those whom this stop has stopped: not this CPU, and none that stood already.
+    /// The CPUs that this stop has stopped: without this CPU, and without those that were already
+    /// stopped.
     #[must_use]
     pub fn cpus(&self) -> &CpuSet {
         self.cpus.cpus()
@@ -41,18 +42,18 @@ impl Drop for StoppedCpus {
     }
 }
 
-/// Stops the CPUs of `set` but this one, each where it next has interrupts on or waits at
-/// the barrier of a rendezvous. They stand when this returns; the caller has interrupts off
-/// and is in a critical section until it lets them go. What it changes in page tables
-/// meanwhile it must forget itself; they will. Any context; a CPU that waits for a spinlock of
-/// the caller's is one that does not stop.
+/// Stops the CPUs of `set` but this one. Each stops where it next has interrupts on or waits at the
+/// barrier of a rendezvous, and all have stopped when this returns. The caller then has interrupts
+/// off and is in a critical section until it lets them go. If it changes page tables meanwhile, it
+/// must flush its own TLB; they flush theirs. Any context. A CPU that waits for one of the caller's
+/// spinlocks does not stop.
 ///
-/// One CPU stops others at a time, and may do so again on top. A second one waits, and is
+/// One CPU stops others at a time, and may nest its stops. A second one waits, and is itself
 /// stopped meanwhile if the first wants that.
 ///
 /// # Errors
-/// [`StopError`], after which all go on: [`StopError::Silent`] names those that kept
-/// interrupts off for too long. Where they are is in the log, but if the caller is in an NMI.
+/// Returns a [`StopError`], after which all go on. [`StopError::Silent`] names those that kept
+/// interrupts off for too long. The log shows where they are, unless the caller is in an NMI.
 pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
     let result = stop(set, Means::Interrupt, |block| {
         apic::send(block.apic_id(), vector::STOP);
@@ -66,10 +67,10 @@ pub fn stop_cpus(set: &CpuSet) -> Result<StoppedCpus, StopError> {
     result
 }
 
-/// As [`stop_cpus`], by NMI: each wherever it is, spinlocks held or not.
+/// As [`stop_cpus`], by NMI: each CPU stops wherever it is, even if it holds spinlocks.
 ///
 /// # Errors
-/// As [`stop_cpus`]; silent is one that is in an NMI and stays there.
+/// As [`stop_cpus`]. A silent CPU is in an NMI and stays there.
 pub fn stop_cpus_hard(set: &CpuSet) -> Result<StoppedCpus, StopError> {
     stop(set, Means::Nmi, Pcpu::send_nmi)
 }
@@ -87,24 +88,24 @@ fn stop(set: &CpuSet, means: Means, send: fn(&Pcpu)) -> Result<StoppedCpus, Stop
     Ok(StoppedCpus { cpus, _here: here })
 }
 
-/// Lets the CPUs of `stopped` go on, and waits until they do. Each has forgotten its whole
-/// TLB, global pages too, before it does anything else. What they owe they pay then.
+/// Lets the CPUs of `stopped` go on, and waits until they do. Each first forgets its whole TLB,
+/// including global pages, and pays what it owes.
 pub fn restart_cpus(stopped: StoppedCpus) {
     drop(stopped);
 }
 
-/// Whether `cpu` is stopped, by a stop or a panic.
+/// Returns whether `cpu` is stopped, by a stop or a panic.
 #[must_use]
 pub fn is_stopped(cpu: CpuId) -> bool {
     STOPS.is_stopped(cpu)
 }
 
-/// Stops this CPU, which was doing what `snapshot` says until `means` came, if it is asked to;
-/// whether it was. Interrupts off, or in an NMI.
+/// Stops this CPU if it has been asked to, and returns whether it had been. `snapshot` says what
+/// the CPU was doing until `means` came. Call with interrupts off, or in an NMI.
 pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     let this = pcpu::this();
     let save = || {
-        // By an NMI on top of a stop: what the CPU was doing is there already.
+        // If an NMI comes on top of a stop, the block already says what the CPU was doing.
         if this.stopped.read().is_none() {
             this.stopped.record(snapshot);
         }
@@ -120,7 +121,7 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     }
 }
 
-/// As [`stop_here`], for a wait: [`Port::stop_if_asked`].
+/// As [`stop_here`], from a wait: [`Port::stop_if_asked`].
 #[inline]
 pub fn stop_if_asked() {
     if !STOPS.is_quiet() {

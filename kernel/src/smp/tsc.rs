@@ -1,12 +1,11 @@
-//! How far the time-stamp counters of two CPUs are apart: the example of a rendezvous with
-//! three phases.
+//! How far the time-stamp counters of two CPUs differ: the example of a rendezvous with three
+//! phases.
 //!
-//! Each of the two reads its counter in setup, in action and in teardown. The barriers say
-//! that whatever the one does in a phase comes after everything that the other did in the
-//! phase before. So the moment at which `cpu` read in action lies, on the clock of
-//! `reference`, between what `reference` read in setup and in teardown, and the difference
-//! is known within bounds that no delay of any CPU can make wrong, only wide. Some rounds
-//! make them narrow.
+//! Both CPUs read their counters in setup, in the action and in teardown. The barriers say that
+//! whatever one does in a phase comes after everything that the other did in the phase before. So
+//! `cpu` read its counter in the action at a moment that, on the clock of `reference`, lies between
+//! the readings of `reference` in setup and in teardown. This bounds the difference. No delay of
+//! any CPU can make the bounds wrong, only wide. Several rounds make them narrow.
 //!
 //! Source: FreeBSD `sys/x86/x86/tsc.c` (`test_tsc`, `adj_smp_tsc`).
 
@@ -17,8 +16,8 @@ use heart::shim::{AtomicU64, Ordering};
 use super::smp_rendezvous_cpus;
 use crate::arch::cpu;
 
-/// By how many ticks the counter of one CPU is ahead of another one's: between the two,
-/// the bounds left out.
+/// By how many ticks the counter of one CPU is ahead of another one's: between the two bounds,
+/// exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skew {
     /// More than this.
@@ -33,21 +32,21 @@ impl Skew {
         below: i64::MAX,
     };
 
-    /// What is known once `middle` of the one lies between `early` and `late` of the other.
+    /// Applies a further pair of bounds.
     fn narrow(&mut self, above: i64, below: i64) {
         self.above = self.above.max(above);
         self.below = self.below.min(below);
     }
 
-    /// Whether the counters may agree.
+    /// Returns whether the counters may agree.
     #[must_use]
     pub fn may_be_none(&self) -> bool {
         self.above < 0 && self.below > 0
     }
 }
 
-/// Measures by how much the time-stamp counter of `cpu` is ahead of that of `reference`, in
-/// `rounds` rounds. Thread context, interrupts on, no spinlock held.
+/// Measures, in `rounds` rounds, by how much the time-stamp counter of `cpu` is ahead of that of
+/// `reference`. Thread context, interrupts on, no spinlock held.
 ///
 /// # Errors
 /// As [`super::smp_rendezvous`].
@@ -56,13 +55,13 @@ pub fn tsc_skew(cpu: CpuId, reference: CpuId, rounds: u32) -> Result<Skew, Rende
     let mut skew = Skew::UNKNOWN;
     let set = [cpu, reference].into_iter().collect();
     for _ in 0..rounds {
-        // What each reads in the three phases.
+        // What each CPU reads in the three phases.
         let [mine, others] = [const { [const { AtomicU64::new(0) }; 3] }; 2];
         let read = |phase: usize| {
             let (mine, others) = (&mine[phase], &others[phase]);
             move |context: &IpiCtx| {
                 let stamp = if context.cpu() == cpu { mine } else { others };
-                // Relaxed: the end of the call publishes it.
+                // Relaxed: the call's end publishes it.
                 stamp.store(cpu::tsc_in_order(), Ordering::Relaxed);
             }
         };

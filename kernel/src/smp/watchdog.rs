@@ -1,21 +1,20 @@
-//! Finding CPUs that are deaf: they run, or believe that they rest, and take no interrupt.
+//! The watchdog finds deaf CPUs: they run, or believe that they rest, and take no interrupt.
 //!
-//! A CPU is deaf that keeps interrupts off forever. It is also deaf if a vector was never
-//! acknowledged: the local APIC then holds back every interrupt of its class and below, and
-//! nothing looks wrong from inside. That is what r222942's bug leaves behind when the thread
-//! that was switched out in its action goes on, and acknowledges, on another CPU.
+//! A CPU is deaf if it keeps interrupts off forever. It is also deaf if it never acknowledged a
+//! vector: its local APIC then holds back every interrupt of that class and below, and nothing
+//! looks wrong from inside. The bug of r222942 leaves this behind when the thread that was switched
+//! out in its action continues, and acknowledges, on another CPU.
 //!
-//! So all CPUs are called, which takes an interrupt of the highest class. One that does not
-//! answer is asked by NMI, which no local APIC holds back, where it is, and which vector its
-//! local APIC has in service.
+//! So the watchdog calls all CPUs, with an interrupt of the highest class. It asks each that does
+//! not answer by NMI, which no local APIC holds back, where it is and which vector is in service.
 //!
-//! An IPI by bitmap that is lost would be silent in another way: nobody sends another one as
-//! long as the word says that one is on its way ([`heart::ipi`]). One that does not come in
-//! time is reported, and sent again (as Linux's `csd_lock_wait_toolong` does).
+//! A lost IPI by bitmap would be silent in another way: nobody sends another one while the word
+//! says that one is on its way ([`heart::ipi`]). The watchdog reports an IPI that does not arrive
+//! in time, and sends it again (as Linux's `csd_lock_wait_toolong` does).
 //!
-//! And a CPU may idle while threads are queued there, or its word asks for something: it was
-//! not told, or by a store that did not end its MWAIT. It is interrupted, so that no wakeup is
-//! lost for good.
+//! A CPU may also idle while threads are queued there, or while its word asks for something:
+//! because nobody told it, or because a store did not end its MWAIT. The watchdog interrupts it, so
+//! that no wakeup is lost for good.
 
 use alloc::vec::Vec;
 
@@ -32,15 +31,16 @@ use crate::port::InterruptsOff;
 use crate::rendezvous::smp_rendezvous;
 use crate::sched;
 
-/// How long an IPI may be on its way before it is taken to be lost, in nanoseconds.
+/// How long an IPI may be on its way before it counts as lost, in nanoseconds.
 const IPI_PATIENCE: u64 = 200_000_000;
 
-/// The online CPUs that take no interrupt. Where each is, which vector is in service there, and
-/// what the threads wait for that do not run, is in the log. One call of all: however many are
-/// deaf, it takes as long as a call that times out. Thread context, interrupts on, no spinlock held.
+/// Returns the online CPUs that take no interrupt. Logs where each is, which vector is in service
+/// there, and what the threads wait for that do not run. This is one call of all CPUs, so however
+/// many are deaf, it takes as long as one call that times out. Thread context, interrupts on, no
+/// spinlock held.
 ///
 /// # Panics
-/// In another context: no CPU can be called there.
+/// Panics in another context, where no CPU can be called.
 #[track_caller]
 pub fn find_deaf() -> CpuSet {
     let none = Phase::NoBarrier;
@@ -54,23 +54,23 @@ pub fn find_deaf() -> CpuSet {
     }
 }
 
-/// What waits for a CPU, and how far it has come.
+/// What waits for a CPU, and the CPU's progress.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Waits {
-    /// What it is asked for by bitmap.
+    /// The IPIs by bitmap that it is asked for.
     bits: u32,
-    /// Whether it is interrupted for that: it does not poll.
+    /// Whether it gets an interrupt for them, since it does not poll.
     interrupted: bool,
-    /// How many threads are queued there, if it idles.
+    /// How many threads are queued there while it idles.
     queued: usize,
-    /// How many IPIs by bitmap it has been sent, and has taken.
+    /// How many IPIs by bitmap were sent to it, and how many it has taken.
     ipis: [u64; 2],
     /// How often it has been in the scheduler.
     payments: u64,
 }
 
 impl Waits {
-    /// What waits for the CPU of `block`, if anything does.
+    /// Returns what waits for the CPU of `block`, if anything does.
     fn of(block: &Pcpu) -> Option<Self> {
         let bits = block.ipis.asked();
         let queued = {
@@ -92,18 +92,18 @@ impl Waits {
         })
     }
 
-    /// Whether an IPI that was on its way at the time of `self` has been lost, if this is how
-    /// it stands `later`: if no count has changed, what is asked for is what was asked for.
+    /// Returns whether an IPI that was on its way at the time of `self` is lost, given the state
+    /// `later`: if no count has changed, the CPU is still asked for the same things.
     fn is_lost(&self, later: &Self) -> bool {
         let asked = |waits: &Self| waits.bits != 0 && waits.interrupted;
         asked(self) && asked(later) && self.ipis == later.ipis
     }
 }
 
-/// The online CPUs that have not taken an IPI by bitmap in time, or that idle over what waits
-/// for them. Each is interrupted. In the log are all of the first kind, and of the second one
-/// the first time of each CPU. Takes as long as that time, if anything waits anywhere. Thread
-/// context, in no critical section.
+/// Returns the online CPUs that have not taken an IPI by bitmap in time, or that idle although
+/// something waits for them, and interrupts each. Logs every CPU of the first kind; of the second,
+/// each CPU once. If anything waits anywhere, this takes as long as that time. Thread context, in
+/// no critical section.
 pub fn find_lost() -> CpuSet {
     let blocks = online();
     let blocks = blocks.iter().filter_map(pcpu::of);
@@ -119,7 +119,7 @@ pub fn find_lost() -> CpuSet {
         if before.is_lost(&now) {
             let bits = now.bits;
             log::error!("{id}: IPIs {bits:#x} were sent and do not come; sent again");
-            // Not counted: it is for the one that was.
+            // Not counted: it stands for the one that was.
             let _off = InterruptsOff::enter();
             apic::send(block.apic_id(), vector::IPI);
         } else if *before == now {
@@ -140,8 +140,8 @@ pub fn find_lost() -> CpuSet {
     suspects.iter().filter_map(lost).collect()
 }
 
-/// How often a CPU has idled over what it had to do: whoever gave it that told it nothing, or
-/// left it word where it did not look.
+/// How often CPUs have idled over work: nobody told them of it, or the message was where they did
+/// not look.
 #[must_use]
 pub fn oversleeps() -> u64 {
     // Relaxed: counters.
@@ -149,8 +149,8 @@ pub fn oversleeps() -> u64 {
     online().iter().filter_map(pcpu::of).map(overslept).sum()
 }
 
-/// How many interrupts the CPUs have had that nobody asked for: by spurious vectors, or for a
-/// call that there is none of.
+/// How many interrupts the CPUs have had that nobody asked for: from spurious vectors, or for a
+/// call that does not exist.
 #[must_use]
 pub fn strays() -> u64 {
     // Relaxed: counters.
@@ -158,17 +158,17 @@ pub fn strays() -> u64 {
     online().iter().filter_map(pcpu::of).map(strays).sum()
 }
 
-/// Looks every `nanoseconds`, in a thread of its own on the boot CPU, and hands those that are
-/// deaf to `found`; ends when that returns false. It interrupts those that have lost an IPI or
-/// oversleep ([`find_lost`]), and new [`strays`] are in the log.
+/// Looks every `nanoseconds`, in its own thread on the boot CPU, and hands deaf CPUs to `found`;
+/// ends when that returns false. Interrupts CPUs that have lost an IPI or oversleep
+/// ([`find_lost`]), and logs new [`strays`].
 ///
 /// # Errors
-/// [`SpawnError`].
+/// Returns a [`SpawnError`].
 pub fn start(
     nanoseconds: u64,
     found: impl Fn(&CpuSet) -> bool + Send + 'static,
 ) -> Result<JoinHandle, SpawnError> {
-    // No IPI is needed to wake it, so none that is lost can keep it asleep.
+    // Its wakeup needs no IPI, so no lost IPI can keep it asleep.
     let here = Builder::new("watchdog").on(CpuId::BOOT);
     here.priority(Priority::HIGHEST).spawn(move || {
         let mut strays_before = strays();

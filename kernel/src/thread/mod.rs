@@ -1,7 +1,7 @@
-//! What a thread is, and the table of them. How one is made, and ends, is in [`crate::kthread`].
+//! Threads, and their table. How a thread begins and ends is in [`crate::kthread`].
 //!
-//! A [`Thread`] is made once and kept for good: when a thread ends, its place and its stack wait
-//! for the next one.
+//! A [`Thread`] is made once and never freed. When a thread ends, its place and its stack wait for
+//! the next one.
 
 mod table;
 mod timers;
@@ -45,11 +45,11 @@ pub(crate) type Entry = Box<dyn FnOnce() + Send>;
 /// A kernel thread.
 #[repr(C)]
 pub struct Thread {
-    /// What the scheduler knows. First, so that `curthread` points at the word of every critical
-    /// section.
+    /// The scheduler's data. The first field, so that `curthread` points at the critical sections'
+    /// word.
     pub(crate) task: Task<Thread>,
 
-    // Constant since the place was made.
+    // Constant once the place is made.
     pub(crate) index: u32,
     pub(crate) stack: u64,
 
@@ -60,48 +60,47 @@ pub struct Thread {
     wait_link: Link<Thread>,
     waits_for: WaitsFor,
 
-    /// What it waits for and what others wait for: says what is under which lock.
+    /// What it waits for and what others wait for. The type says which lock protects what.
     pub(crate) lending: Lending<Thread>,
 
-    // Under the timer lock of CPU `timer_cpu`, which changes under its own lock, or is
+    // Under the timer lock of CPU `timer_cpu`. That field changes under its own lock, or is
     // `sched::ON_THE_WAY`.
     timer_position: AtomicU32,
     pub(crate) timer_cpu: AtomicU32,
     /// When its timed wait ends, in ticks of the time-stamp counter; 0 while there is none.
     pub(crate) deadline: AtomicU64,
 
-    /// The address space that it uses, null if none: its own. See `vspace`.
+    /// The address space that it uses, or null. Only the thread itself writes it. See `vspace`.
     pub(crate) space: AtomicPtr<Space>,
 
-    /// What it reads under `rmlock`s: its own, its interrupts', and the switch's.
+    /// What it reads under `rmlock`s. The thread, its interrupts and the switch use it.
     pub(crate) reads: Reads,
 
-    /// What tests keep with it.
+    /// What tests keep for each thread.
     pub(crate) probe: probe::PerThread,
 
-    // The thread's own.
+    // Only the thread itself writes it.
     pub(crate) base_priority: AtomicPriority,
 
-    // Written by its maker before anyone can know the thread.
+    // Its maker writes it before anyone can know the thread.
     pub(crate) name: AtomicName,
     pub(crate) entry: UnsafeCell<Option<Entry>>,
 
     /// Goes up when the thread ends.
     pub(crate) generation: AtomicU32,
-    /// Those who wait for that.
+    /// The threads that wait for that.
     pub(crate) joiners: WaitQueue,
-    /// The same for the search for circles. Its owner is always the thread itself.
+    /// The same, for the search for circles. Its owner is always the thread itself.
     pub(crate) end: Blocker<Thread>,
 }
 
-// SAFETY: the parts that are not Sync by themselves: `context` is touched by the
-// switch only, under the run-queue lock; the links by the one queue that the thread is
-// in, under that queue's lock; `entry` is written by the maker, before the thread is
-// queued, and then only taken by the thread itself.
+// SAFETY: the parts that are not Sync by themselves: only the switch touches `context`, under the
+// run-queue lock. Only the queue that the thread is in touches the links, under its lock. The maker
+// writes `entry` before the thread is queued, and after that only the thread itself takes it.
 unsafe impl Sync for Thread {}
 
 impl Thread {
-    /// A thread that runs already, on the stack that it is on: a CPU's first.
+    /// A CPU's first thread, which already runs, on its present stack.
     #[must_use]
     pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
         Self {
@@ -127,7 +126,7 @@ impl Thread {
         }
     }
 
-    /// A place for threads to come, with its stack.
+    /// A place for later threads, with its stack.
     pub(crate) fn vacant(index: u32, stack: u64) -> Self {
         Self {
             stack,
@@ -142,10 +141,10 @@ impl Thread {
         self.index
     }
 
-    /// Its name for messages, place and generation.
+    /// Its name, place and generation, for messages.
     #[must_use]
     pub fn id(&self) -> ThreadId {
-        // Relaxed: for messages, and by those who own the thread.
+        // Relaxed: for messages, and for the thread's owner.
         let generation = self.generation.load(Ordering::Relaxed);
         ThreadId {
             index: self.index,
@@ -159,19 +158,19 @@ impl Thread {
         self.name.get()
     }
 
-    /// Its critical sections: of the calling thread, or a guess.
+    /// Its critical sections. Exact for the calling thread, otherwise a guess.
     #[must_use]
     pub fn crit(&self) -> &CritState {
         &self.task.crit
     }
 
-    /// How many spinlocks it holds: of the calling thread, or a guess.
+    /// How many spinlocks it holds. Exact for the calling thread, otherwise a guess.
     #[must_use]
     pub fn spinlocks(&self) -> u32 {
         self.crit.locks()
     }
 
-    /// Its own priority.
+    /// Its own priority, without what others lend it.
     #[must_use]
     pub fn base_priority(&self) -> Priority {
         self.base_priority.get()
@@ -180,7 +179,7 @@ impl Thread {
     /// Undoes one `pin`.
     ///
     /// # Panics
-    /// If there is none to undo.
+    /// Panics if there is none to undo.
     #[track_caller]
     pub fn unpin(&self) {
         kassert!(
@@ -259,27 +258,27 @@ impl Lender for Thread {
     }
 }
 
-/// The thread that runs this. Right even if it moves to another CPU in between: it is
-/// the caller itself.
+/// The calling thread. The answer stays right if it migrates meanwhile, since it is the caller
+/// itself.
 #[must_use]
 #[inline]
 pub fn curthread() -> &'static Thread {
-    // SAFETY: set for each CPU before it takes its first interrupt, and at each switch,
-    // to a thread; threads are never freed.
+    // SAFETY: set for each CPU before its first interrupt, and at each switch, to a thread. Threads
+    // are never freed.
     unsafe { &*cpu::gs_curthread().cast::<Thread>() }
 }
 
-/// Why there is no new thread.
+/// Why no new thread could be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnError {
-    /// There are as many threads as there can be.
+    /// As many threads exist as the table can hold.
     TableFull {
-        /// So many.
+        /// That many.
         capacity: usize,
     },
-    /// There was no memory for it: its record, what it is to run, or the table.
+    /// No memory for its record, for what it is to run, or for the table.
     OutOfMemory,
-    /// There was no stack for it.
+    /// No stack for it.
     NoStack(MapError),
     /// The CPU that it is to be pinned to is not online.
     NotOnline(CpuId),

@@ -1,4 +1,4 @@
-//! The thread table: from a number to a thread, while it grows.
+//! The thread table, which leads from a number to a thread and grows while others use it.
 
 use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
@@ -10,25 +10,25 @@ use super::{BOOT_THREAD, SpawnError, Thread};
 use crate::epoch::{self, Deferred};
 use crate::port::Spinlock;
 
-/// The thread table: place to thread, null where none has been. Replaced by a bigger one as
-/// threads come, while others look threads up.
+/// The thread table: a thread for each place, null where none has been. A bigger table replaces it
+/// as threads come, while others look threads up.
 pub type Table = Deferred<Box<[AtomicPtr<Thread>]>>;
 
-/// The thread table; null before there is a heap. Read inside [`epoch::EPOCH`], replaced under
+/// The thread table, or null before there is a heap. Read inside [`epoch::EPOCH`], replaced under
 /// `NEXT_THREAD`.
 pub static THREADS: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
-/// The next place of the thread table that no thread has had. Under the same lock the table
-/// changes, and is replaced.
+/// The first place of the table that no thread has had. Its lock protects every change of the
+/// table.
 static NEXT_THREAD: Spinlock<u32> = Spinlock::new(1);
-/// How many threads there can be. Relaxed throughout.
+/// How many threads may exist. Relaxed throughout.
 static MAX_THREADS: AtomicUsize = AtomicUsize::new(1);
 
 /// How many places the table has at first.
 const FIRST_PLACES: usize = 64;
 
-/// The thread of that number, if there is or was one. Any context but NMI.
+/// Returns the thread of that number, if there is or was one. Any context but NMI.
 fn look_up(index: usize) -> Option<&'static Thread> {
-    // Until its end the table stays, even if it is replaced meanwhile.
+    // The table is not freed before this ends, even if it is replaced meanwhile.
     let _reading = epoch::enter();
     // Acquire: pairs with the Release in `publish`.
     // SAFETY: null, or a table, which is not freed while somebody reads.
@@ -39,26 +39,26 @@ fn look_up(index: usize) -> Option<&'static Thread> {
     unsafe { thread.as_ref() }
 }
 
-/// The thread of a number that a queue gave.
+/// Returns the thread with a number that a queue gave.
 ///
 /// # Panics
-/// If there is none.
+/// Panics if there is none.
 #[must_use]
 pub fn at(index: u32) -> &'static Thread {
     look_up(index as usize).expect("a queue names threads that exist")
 }
 
-/// Every thread that there has been, ended ones too.
+/// Every thread that has ever been made, including ended ones.
 pub fn all() -> impl Iterator<Item = &'static Thread> {
     let places = *NEXT_THREAD.lock() as usize;
     (0..places).filter_map(look_up)
 }
 
-/// As [`all`], without a lock, for a CPU that takes no interrupt and never goes on.
+/// As [`all`], without a lock, for a CPU that takes no interrupt and never continues.
 ///
 /// # Safety
-/// It is so. The table that is found is then never freed: whoever would free it waits first for a
-/// fence that this CPU would have to execute (`fence::collect`).
+/// The caller is such a CPU. Then nobody frees the table that this finds: that needs a fence, which
+/// this CPU would have to execute (`fence::collect`).
 pub(crate) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
     // Acquire: pairs with the Release in `publish`.
     let table = THREADS.load(Ordering::Acquire);
@@ -70,8 +70,8 @@ pub(crate) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
     threads.filter_map(|thread| unsafe { thread.as_ref() })
 }
 
-/// Makes the table, for one thread to so many bytes of memory and at least as many as
-/// CPUs need, and enters the boot thread. Once, after the heap.
+/// Makes the table and enters the boot thread. `usable_bytes` of memory limit the number of threads,
+/// but never below what the CPUs need. Call once, after the heap is up.
 pub fn init(usable_bytes: u64) {
     const BYTES_PER_THREAD: u64 = 256 << 10;
     let most = (usable_bytes / BYTES_PER_THREAD).clamp(512, 1 << 16) as usize;
@@ -80,7 +80,7 @@ pub fn init(usable_bytes: u64) {
     register(&BOOT_THREAD);
 }
 
-/// How many threads there can be.
+/// How many threads may exist.
 #[must_use]
 pub fn capacity() -> usize {
     MAX_THREADS.load(Ordering::Relaxed)
@@ -94,30 +94,30 @@ fn table(places: usize) -> Result<Box<Table>, TryReserveError> {
     Deferred::new(empty.into_boxed_slice())
 }
 
-/// Puts `table` in the place of the one before, which is given back. Under the lock of
+/// Replaces the table with `table` and returns the old one. Called under the lock of
 /// [`NEXT_THREAD`], or before there are others.
 fn publish(table: Box<Table>) -> *mut Table {
     // AcqRel: pairs with the Acquire in `look_up`, and with the one before.
     THREADS.swap(Box::into_raw(table), Ordering::AcqRel)
 }
 
-/// The table, for who has the lock of [`NEXT_THREAD`]: it is not replaced meanwhile.
+/// The table, for a caller that has the lock of [`NEXT_THREAD`]: nobody replaces it meanwhile.
 fn table_of(_next: &u32) -> &[AtomicPtr<Thread>] {
     // Relaxed: under the lock.
     // SAFETY: null or a table, which is freed only after it was replaced.
     unsafe { THREADS.load(Ordering::Relaxed).as_ref() }.map_or(&[], |table| table)
 }
 
-/// Enters a thread at its place, which [`next_place`] gave.
+/// Enters a thread at its place, which came from [`next_place`].
 pub(crate) fn register(thread: &'static Thread) {
-    // Under the lock, or a copy that is being made would lack it.
+    // Under the lock: otherwise a copy that is being made would lack it.
     let next = NEXT_THREAD.lock();
     let pointer = core::ptr::from_ref(thread).cast_mut();
     // Release: pairs with the Acquire in `look_up`.
     table_of(&next)[thread.index as usize].store(pointer, Ordering::Release);
 }
 
-/// Replaces the table of `places` by one of twice as many, if nobody else has.
+/// Replaces the table of `places` with one twice its size, unless somebody else has.
 fn grow(places: usize) -> Result<(), SpawnError> {
     let bigger = table((2 * places).min(capacity()))?;
     let replaced = {
@@ -125,7 +125,7 @@ fn grow(places: usize) -> Result<(), SpawnError> {
         let table = table_of(&next);
         if table.len() == places {
             for (place, old) in bigger.iter().zip(table) {
-                // Relaxed: changed under the lock only, and published by `publish`.
+                // Relaxed: changes only under the lock, and `publish` publishes it.
                 place.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             Ok(publish(bigger))
@@ -134,13 +134,13 @@ fn grow(places: usize) -> Result<(), SpawnError> {
         }
     };
     if let Ok(old) = replaced {
-        // SAFETY: the table before, made by `table`; who looks now finds the new one.
+        // SAFETY: `table` made the old table, and whoever looks now finds the new one.
         unsafe { epoch::defer(old) };
     }
     Ok(())
 }
 
-/// A number that no thread has had, with its place in the table.
+/// Returns a number that no thread has had, with a place for it in the table.
 pub(crate) fn next_place() -> Result<u32, SpawnError> {
     loop {
         let places = {

@@ -1,22 +1,22 @@
-//! The timers of one CPU: which thread is to be woken when.
+//! The timers of one CPU: which thread to wake, and when.
 
 use heart::shim::Ordering;
 use heart::timerq::{Positions, Timer, TimerQueue};
 
 use super::{Thread, at, capacity};
 
-/// Timers of one CPU, over threads.
+/// The timers of one CPU.
 #[derive(Debug)]
 pub struct Timers(Option<TimerQueue<'static>>);
 
 impl Timers {
-    /// None yet, and no room for any.
+    /// Without timers, and without room for any.
     #[must_use]
     pub const fn new() -> Self {
         Self(None)
     }
 
-    /// Makes room for every thread there can be. Once.
+    /// Makes room for every thread that may exist. Call once.
     pub(crate) fn init(&mut self) {
         let room = alloc::vec![Timer::default(); capacity()];
         self.0 = Some(TimerQueue::new(room.leak()));
@@ -51,7 +51,7 @@ impl Default for Timers {
     }
 }
 
-/// Where the threads stand in the timer queues, which know them by their numbers.
+/// Each thread's position in its timer queue, which knows threads by their numbers.
 struct TimerPositions;
 
 impl Positions for TimerPositions {

@@ -1,19 +1,17 @@
-//! The first steps of an application processor: real mode to `ap_main`.
+//! The first steps of an application processor: from real mode to `ap_main`.
 //!
-//! A start-up IPI puts the CPU into real mode at the first byte of a page below
-//! 1 MiB. The page holds a copy of `ap_trampoline`, which goes straight to long
-//! mode on the kernel's page tables (they map the page at its own address for
-//! as long as CPUs are being started). `ap_claim` then runs in the image proper.
+//! A start-up IPI puts the CPU into real mode at the first byte of a page below 1 MiB. The page
+//! holds a copy of `ap_trampoline`, which goes straight to long mode on the kernel's page tables
+//! (they map the page at its own address while CPUs are being started). Then `ap_claim` runs in the
+//! kernel image.
 //!
-//! Many CPUs are started at once, and each has a [`Mailbox`] of its own, which it finds by
-//! its APIC id on the list of all. It takes what is in there only by exchanging
-//! its own APIC id (its local APIC's: CPUID's may be wrong, see `plat::apic_id`) for
-//! "claimed", and parks if no mailbox has its id. The boot CPU gives it up
-//! by the same exchange the other way; whoever wins, both agree: a CPU that is late, after
-//! the boot CPU gave it up, takes nothing. (The obvious
-//! counter that each arriving CPU increments puts two CPUs on one stack.) A CPU that took
-//! its stack in time may still be too late to come online: `smp` decides that in the
-//! same way, by an exchange that one of the two wins.
+//! Many CPUs start at once. Each has its own [`Mailbox`], which it finds in the list by its APIC
+//! id. It takes the contents only by exchanging its APIC id (the local APIC's: CPUID's may be
+//! wrong, see `plat::apic_id`) for "claimed", and parks if no mailbox has its id. The boot CPU
+//! gives a CPU up by the opposite exchange. Whoever wins, both agree: a CPU that arrives after the
+//! boot CPU gave it up takes nothing. (The obvious counter that each arriving CPU increments puts
+//! two CPUs on one stack.) A CPU that took its stack in time may still be too late to come online:
+//! `smp` decides that in the same way, by an exchange that one of the two wins.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -25,7 +23,7 @@ use super::apic::REGISTERS;
 use super::cpu;
 use super::paging::{PAGE_SIZE, physical_to_virtual};
 
-/// No CPU is expected.
+/// The mailbox expects no CPU.
 const NOBODY: u64 = u64::MAX;
 /// The expected CPU has taken the contents.
 const CLAIMED: u64 = u64::MAX - 1;
@@ -33,7 +31,7 @@ const CLAIMED: u64 = u64::MAX - 1;
 /// What the boot CPU leaves for one CPU that it starts.
 #[derive(Debug)]
 pub struct Mailbox {
-    /// The APIC id of the CPU that is meant, [`NOBODY`] or [`CLAIMED`].
+    /// The APIC id of the expected CPU, or [`NOBODY`] or [`CLAIMED`].
     expected: AtomicU64,
     /// The top of its stack.
     stack: u64,
@@ -43,17 +41,17 @@ pub struct Mailbox {
     next: AtomicPtr<Mailbox>,
 }
 
-/// The list of all mailboxes: the last one first. It only grows; `ap_claim` walks it.
+/// The list of all mailboxes, the newest first. It only grows; `ap_claim` walks it.
 static MAILBOXES: AtomicPtr<Mailbox> = AtomicPtr::new(null_mut());
 
 /// The physical address of the kernel's page tables; `ap_claim` reads it.
 static ROOT: AtomicU64 = AtomicU64::new(0);
 
-/// How many CPUs came too late, and are parked.
+/// How many CPUs arrived too late, and are parked.
 static LATE: AtomicU64 = AtomicU64::new(0);
 
 impl Mailbox {
-    /// That of a CPU whose stack ends at `stack`, and which is not expected.
+    /// The mailbox of a CPU whose stack ends at `stack`. It expects nobody yet.
     #[must_use]
     pub const fn new(stack: u64) -> Self {
         Self {
@@ -64,41 +62,41 @@ impl Mailbox {
         }
     }
 
-    /// The top of the stack in it.
+    /// The top of the stack.
     #[must_use]
     pub fn stack(&self) -> u64 {
         self.stack
     }
 
-    /// Puts it on the list where CPUs look that start. Once, on the boot CPU, before the CPU
-    /// is started that it is for.
+    /// Puts it on the list, where starting CPUs look. Call once, on the boot CPU, before starting
+    /// the CPU that it is for.
     pub fn publish(&'static self) {
-        // Relaxed: the boot CPU alone adds to the list.
+        // Relaxed: only the boot CPU adds to the list.
         self.next
             .store(MAILBOXES.load(Ordering::Relaxed), Ordering::Relaxed);
         // Release: pairs with the load in ap_claim, which x86 does not reorder with later ones.
         MAILBOXES.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
     }
 
-    /// Expects the CPU with `apic_id`: it will call `ap_main(argument)` on the stack in here.
+    /// Expects the CPU with `apic_id`, which will call `ap_main(argument)` on the mailbox's stack.
     pub fn expect(&self, apic_id: u32, argument: u64) {
-        // Relaxed: published by the Release below.
+        // Relaxed: the Release below publishes it.
         self.argument.store(argument, Ordering::Relaxed);
         // Release: pairs with the locked exchange in ap_claim.
         self.expected.store(u64::from(apic_id), Ordering::Release);
     }
 
-    /// Whether the expected CPU has taken its stack.
+    /// Returns whether the expected CPU has taken its stack.
     #[must_use]
     pub fn is_claimed(&self) -> bool {
         // Acquire: pairs with the locked exchange in ap_claim.
         self.expected.load(Ordering::Acquire) == CLAIMED
     }
 
-    /// Gives up waiting for the CPU with `apic_id`; false if it came in this very
-    /// moment, and must be waited for. After true it parks whenever it comes.
+    /// Gives up waiting for the CPU with `apic_id`, which then parks whenever it arrives. Returns
+    /// false if it arrived in this very moment; the caller must then wait for it.
     pub fn give_up(&self, apic_id: u32) -> bool {
-        // AcqRel: against the exchange in ap_claim; one of the two wins.
+        // AcqRel: pairs with the exchange in ap_claim. One of the two wins.
         let exchange = self.expected.compare_exchange(
             u64::from(apic_id),
             NOBODY,
@@ -109,14 +107,14 @@ impl Mailbox {
     }
 }
 
-/// How many CPUs came after the boot CPU had given them up. They are parked for good.
+/// How many CPUs arrived after the boot CPU had given them up. They are parked for good.
 #[must_use]
 pub fn late() -> u64 {
     // Acquire: pairs with the locked increment in ap_claim, and the Release in `park`.
     LATE.load(Ordering::Acquire)
 }
 
-/// Parks this CPU, which came too late, for good. Interrupts off.
+/// Parks this CPU, which arrived too late, for good. Call with interrupts off.
 pub fn park() -> ! {
     // Release: pairs with the Acquire in `late`.
     LATE.fetch_add(1, Ordering::Release);
@@ -128,33 +126,33 @@ pub fn park() -> ! {
 pub struct Trampoline {
     /// Its physical address, below 1 MiB.
     pub page: u64,
-    /// The physical address of the page tables that it turns on, below 4 GiB.
+    /// The physical address, below 4 GiB, of the page tables that it turns on.
     pub tables: u64,
 }
 
-/// Copies the trampoline to its page at physical `page` and patches in what it
-/// cannot know: its own address and that of the page tables. `root` is where the kernel's
-/// are, which the CPU goes over to.
+/// Copies the trampoline to its page at physical `page`, and patches in its own address and that of
+/// the page tables. `root` is the address of the kernel's page tables, to which the CPU then
+/// switches.
 ///
 /// # Safety
-/// The page must be a frame of ours that is visible; both tables must map the kernel,
-/// and the trampoline's its page at its own address.
+/// The page must be a mapped frame that we own. Both tables must map the kernel, and the
+/// trampoline's tables its page at its own address.
 pub unsafe fn install(trampoline: Trampoline, root: u64) {
     let Trampoline { page, tables } = trampoline;
-    // Relaxed: published with the first mailbox.
+    // Relaxed: the first mailbox publishes it.
     ROOT.store(root, Ordering::Relaxed);
     let start = addr_of!(ap_trampoline) as usize;
     let offset = |symbol: *const u8| symbol as usize - start;
     let copy = physical_to_virtual(page) as *mut u8;
     let size = offset(addr_of!(ap_trampoline_end));
     assert!(size as u64 <= PAGE_SIZE, "the trampoline has {size} bytes");
-    // SAFETY: less than a page, into a frame that is ours and elsewhere.
+    // SAFETY: less than a page, into a frame that we own, which does not overlap.
     unsafe { copy_nonoverlapping(addr_of!(ap_trampoline), copy, size) };
     let patch = |symbol: *const u8, value: u32| {
-        // SAFETY: a symbol of the trampoline names four bytes, so its offset is
-        // within the copy.
+        // SAFETY: a symbol of the trampoline names four bytes in it, so its offset is within the
+        // copy.
         let place = unsafe { copy.add(offset(symbol)) }.cast::<u32>();
-        // SAFETY: those four bytes; unaligned, as the linker left them.
+        // SAFETY: those four bytes, unaligned, as the linker left them.
         unsafe { place.write_unaligned(value) };
     };
     patch(addr_of!(ap_root), tables as u32);

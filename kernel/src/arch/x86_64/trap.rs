@@ -1,20 +1,18 @@
-//! From an interrupt to `kernel::trap` and back: the frame and the stubs.
+//! The way from an interrupt to `kernel::trap` and back: the frame and the stubs.
 //!
-//! Vector n enters at `trap_stubs + 16 n`. The stubs of exceptions and NMI make these look
-//! alike (a zero where the CPU pushes no error code, then the number), and `trap_common`
-//! saves all registers: they are reported, or changed. It also pushes a return address
-//! and RBP, as a function does, so that a backtrace walks from the handler into the
-//! interrupted code.
+//! Vector n enters at `trap_stubs + 16 n`. The stubs of exceptions and the NMI make their frames
+//! alike: they push a zero where the CPU pushes no error code, then the number. `trap_common` saves
+//! all registers, for handlers that report or change them. It also pushes a return address and RBP,
+//! as a function does, so that a backtrace walks from the handler into the interrupted code.
 //!
-//! Interrupts are many, and nobody looks at their registers, but for the stop interrupt's:
-//! `interrupt_common` saves those that a call may change, and the others are saved by whoever
-//! uses them. There RBP, pushed first, and what the CPU pushed last, RIP, are the frame to
-//! walk through. The rendezvous, which other CPUs wait for, has a way of its own: it need not
-//! be told from others.
+//! Interrupts are frequent, and apart from the stop interrupt no handler looks at their registers.
+//! So `interrupt_common` saves only those that a call may change; whoever uses the others saves
+//! them. Here RBP, pushed first, and RIP, which the CPU pushed last, are the frame to walk through.
+//! The rendezvous, which other CPUs wait for, has its own path, which need not tell vectors apart.
 
 use core::arch::global_asm;
 
-/// The registers of the code that an exception or NMI came to, as `trap_common` and the CPU
+/// The registers of the code that an exception or NMI interrupted, as `trap_common` and the CPU
 /// pushed them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -35,9 +33,9 @@ pub struct TrapFrame {
     pub rbx: u64,
     pub rax: u64,
     pub rbp: u64,
-    /// Which of the 256 vectors.
+    /// The vector, 0 to 255.
     pub vector: u64,
-    /// The CPU's error code, 0 where the vector has none.
+    /// The CPU's error code, or 0 if the vector has none.
     pub error: u64,
     pub rip: u64,
     pub cs: u64,
@@ -57,13 +55,12 @@ pub(super) fn trap_stubs() -> u64 {
     core::ptr::addr_of!(trap_stubs) as u64
 }
 
-// The stubs call `trap_entry`, `interrupt_entry` and `rendezvous_entry` by name: they are in
-// `kernel::trap`, which uses this module, and which this module does not use.
+// The stubs call `trap_entry`, `interrupt_entry` and `rendezvous_entry` by name, since these are in
+// `kernel::trap`, a higher module, which uses this one.
 //
-// The CPU aligned RSP to 16 before it pushed 5 words; the stub makes it 7,
-// trap_common adds 15 registers (22, even) and 2 words for the backtrace (24),
-// interrupt_common 8 registers and one word of nothing (16): RSP is 16-aligned at the
-// call, as the ABI demands.
+// The CPU aligned RSP to 16 before it pushed 5 words. The stub makes it 7; trap_common adds 15
+// registers (22, even) and 2 words for the backtrace (24); interrupt_common adds 8 registers and
+// one word of padding (16). So RSP is 16-aligned at the call, as the ABI demands.
 global_asm!(
     r#"
     .text
