@@ -4,7 +4,6 @@
 //! in each CPU's queue, which the CPU runs in an interrupt of its own, after the EOI. A caller with
 //! memory for the call queues it from any context ([`smp_call_post`]). [`smp_call_async`] allocates
 //! it, and returns a token.
-//! ([`smp_call_post`]); [`smp_call_async`] allocates it, and gives back a token.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -9,7 +9,6 @@
 //! local timer counts, the PIT ticks in its place, and a thread looks for sleepers whose time has
 //! come (`sched::look_everywhere`). Without the PIT, a time slice ends when its thread next waits
 //! or yields.
-//! waits or yields.
 
 use heart::shim::{AtomicU64, Ordering, spin_loop};
 use plat::calibrate::{Look, Measured, Still};

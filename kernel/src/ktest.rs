@@ -1,11 +1,10 @@
 //! The test image's runner: one fresh boot, one test, one verdict.
 //!
-//! Tests register by [`ktest!`](crate::ktest!): their functions in the section
-//! `.ktest`, and a line of text about each in `.ktest_meta`, which the host reads
-//! from the ELF file without booting it. `test=NAME` on the command line chooses.
+//! [`ktest!`](crate::ktest!) registers a test: its function in section `.ktest`, and a line of text
+//! about it in `.ktest_meta`, which the host reads from the ELF file without booting it.
+//! `test=NAME` on the command line chooses one.
 //!
-//! Results are lines on the second serial port, where no console output can break
-//! them:
+//! Results are lines on the second serial port, where no console output can break them:
 //!
 //! ```text
 //! tryst-test 1
@@ -42,13 +41,13 @@ use crate::{clock, console, init, rendezvous};
 
 pub use step::without_interrupts;
 
-/// One test. Made by [`ktest!`](crate::ktest!).
+/// One test, made by [`ktest!`](crate::ktest!).
 #[derive(Debug)]
 #[repr(C)]
 pub struct Test {
     /// The registry's line: `NAME|KEY=VALUE|...` and a newline.
     pub meta: &'static str,
-    /// The test: it passes by returning, and fails by a panic.
+    /// The test. It passes by returning, and fails by a panic.
     pub run: fn(),
 }
 
@@ -58,8 +57,8 @@ impl Test {
     }
 }
 
-/// Registers a test. The list in brackets holds what the host must know; its
-/// keys are explained in `docs/testing.md`.
+/// Registers a test. The list in brackets holds what the host must know; `docs/testing.md` explains
+/// its keys.
 ///
 /// ```text
 /// ktest! {
@@ -115,16 +114,16 @@ fn tests() -> &'static [Test] {
     let start = (&raw const __ktest_start).cast::<Test>();
     let end = &raw const __ktest_end;
     let count = (end as usize - start as usize) / size_of::<Test>();
-    // SAFETY: the linker script puts all statics of section .ktest, each a Test,
-    // in a row between the two symbols.
+    // SAFETY: the linker script puts all statics of section .ktest, each a Test, contiguously
+    // between the two symbols.
     unsafe { slice::from_raw_parts(start, count) }
 }
 
-// The runner's own statics; they are not the kernel's.
+// The runner's own statics. They are not part of the kernel.
 
 /// The running test. Written once, by the boot CPU.
 static RUNNING: Once<&'static Test> = Once::new();
-/// Whether a verdict has been given; the first one counts.
+/// Whether a verdict has been given. Only the first one counts.
 static JUDGED: AtomicBool = AtomicBool::new(false);
 /// The results port: one line at a time.
 static RESULTS: Spinlock<()> = Spinlock::new(());
@@ -133,8 +132,8 @@ static HEART: Once<Heart> = Once::new();
 /// Whether the running test drives the local timers itself.
 static TIMERS_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Runs the test that the command line names and ends the machine. On the boot CPU,
-/// once all is up: the test image's `main`.
+/// Runs the test that the command line names, and ends the machine. The test image's `main`, on the
+/// boot CPU once all is up.
 pub fn run() -> ! {
     Serial::COM2.init();
     result(format_args!("tryst-test 1"));
@@ -167,13 +166,13 @@ pub fn run() -> ! {
     end::exit(Verdict::Success)
 }
 
-/// Whether the test has begun: the boot is over.
+/// Returns whether the test has begun, and so the boot is over.
 fn has_begun() -> bool {
     RUNNING.is_completed()
 }
 
-/// What must hold after every test: nothing is pending or in service on this CPU,
-/// and nothing is held.
+/// Checks what must hold after every test: on this CPU nothing is pending or in service, and
+/// nothing is held.
 fn check_quiet() {
     let now = crate::sched::curthread().crit().now();
     assert!(now.is_open(), "the test left interrupts off: {now}");
@@ -187,8 +186,8 @@ fn check_quiet() {
         None,
         "the test left a vector in service"
     );
-    // A time slice may end at any moment, and another CPU may ask for something: an IPI that is
-    // not taken is found by the counts below.
+    // A time slice may end at any moment, and another CPU may ask for something. The counts below
+    // find an IPI that is not taken.
     let tick = match clock::TIMER.get() {
         Some(_) => vector::TIMER,
         None => vector::IO_APIC_BASE,
@@ -229,14 +228,14 @@ fn command_line() -> CommandLine<'static> {
         .map_or_else(CommandLine::default, |boot| boot.command_line(&mut |_| ()))
 }
 
-/// The seed of this run: what is random in a test must come from it.
+/// The seed of this run. Everything random in a test must come from it.
 #[must_use]
 pub fn seed() -> u64 {
     command_line().seed.unwrap_or(1)
 }
 
-/// The heart that `heart=` names: `typed`, the default, or `freebsd`. Read once: an
-/// interrupt asks each time.
+/// The heart that `heart=` names: `typed`, the default, or `freebsd`. Read only once, since each
+/// interrupt asks for it.
 #[must_use]
 pub fn heart() -> Heart {
     *HEART.call_once(|| match command_line().heart {
@@ -249,10 +248,9 @@ pub fn heart() -> Heart {
     })
 }
 
-/// From now on the scheduler leaves the timers alone: they are the test's.
+/// From now on the scheduler leaves the timers to the test.
 pub fn take_timers() {
-    // Relaxed: a switch of the test image; the test does not depend on when others
-    // see it.
+    // Relaxed: a switch of the test image. The test does not depend on when other CPUs see it.
     TIMERS_TAKEN.store(true, Ordering::Relaxed);
 }
 
@@ -263,12 +261,12 @@ pub fn timer_is_mine() -> bool {
     TIMERS_TAKEN.load(Ordering::Relaxed)
 }
 
-/// Tells the host that the test makes progress; `n` is for people.
+/// Tells the host that the test makes progress. `n` is for people.
 pub fn beat(n: u64) {
     result(format_args!("beat {n}"));
 }
 
-/// Ends the test without a verdict: this machine lacks what it needs.
+/// Ends the test without a verdict, since this machine lacks what it needs.
 pub fn skip(reason: &str) -> ! {
     let name = RUNNING.get().map_or("?", |test| test.name());
     result(format_args!("skip {name} {reason}"));
@@ -284,8 +282,8 @@ pub fn fail(message: Arguments<'_>) -> ! {
     end::exit(Verdict::Failure)
 }
 
-/// Called by the panic report: a panic is the verdict on the running test, and
-/// whether it was meant is for the host to know.
+/// Called by the panic report. A panic is the verdict on the running test; the host knows whether
+/// it was meant.
 pub fn panicked(location: Option<&Location<'_>>, message: Arguments<'_>) {
     failed(location, message);
 }
@@ -308,17 +306,17 @@ fn failed(location: Option<&Location<'_>>, message: Arguments<'_>) {
     result(format_args!("end passed=0 failed=1 skipped=0"));
 }
 
-/// True for the first caller only.
+/// Returns true to the first caller only.
 fn judge() -> bool {
     // Relaxed: one caller gets false from the swap, whatever the order.
     !JUDGED.swap(true, Ordering::Relaxed)
 }
 
-/// Writes a line to the results port. A CPU that panics may have stopped the
-/// holder of the lock, so it does without.
+/// Writes a line to the results port. A panic ignores the lock, since it may have stopped the
+/// holder.
 fn result(line: Arguments<'_>) {
     let mut text = Line::new();
-    // Infallible: a Line cuts off what does not fit.
+    // Infallible: a Line truncates what does not fit.
     let _ = OneLine(&mut text).write_fmt(line);
     let guard = RESULTS.try_lock();
     Serial::COM2.write(text.finish());

@@ -4,7 +4,6 @@
 //! The algorithms know their machine only through these traits, and the kernel's modules use the
 //! algorithms. So this file, which ties the two together, uses nearly every other file, and none
 //! uses it.
-//! So this file, which ties the two together, uses nearly every other one, and none uses it.
 
 use core::fmt;
 use core::panic::Location;

@@ -7,7 +7,7 @@
 //! and no NMI stops it before it has: of two simultaneous failures, the second to be reported is as
 //! often the cause.
 //!
-//! From then on a CPU that panics is in a critical section, so that no lock for which the report
+//! From its panic on, a CPU is in a critical section, so that no lock for which the report
 //! tries ends in a switch, and it waits for no lock that another CPU may hold. The winner prints
 //! the registers and a backtrace of each CPU. The addresses are raw; `cargo xtask` turns them into
 //! functions and lines, since the host has the symbols.
@@ -251,7 +251,6 @@ fn stop_others(me: CpuId) {
 /// `inject-nmi`, a watchdog, a hardware error) and is a panic. On a CPU that already panics or
 /// gives the verdict it means nothing: that CPU reports, is about to leave its last words and stop,
 /// or ends the machine. `thread` is the interrupted thread's number and word.
-/// number, and of what that was in.
 pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
     if end::is_here() {
         return;

@@ -1,7 +1,7 @@
-//! Checks of the kernel's file that the loader would make without a word.
+//! Checks of the kernel's file on the host, since the loader's own fail silently.
 //!
-//! The loader reads the kernel before its console is up: what it refuses there looks like a
-//! hang. Neighbour: `main`, which puts the file into the image.
+//! The loader reads the kernel before its console is up, so a file that it refuses looks like a
+//! hang. See `main`, which puts the file into the image.
 
 use object::elf::{EM_X86_64, ET_EXEC};
 use object::read::elf::{ElfFile64, FileHeader};
@@ -10,10 +10,10 @@ use object::{Endianness, Object};
 /// The section by which `bootloader_api::entry_point!` tells the loader what to map.
 const CONFIG: &str = ".bootloader-config";
 
-/// Whether rust-osdev's loader can enter the ELF file with these contents.
+/// Checks whether rust-osdev's loader can enter the ELF file with these contents.
 ///
 /// # Errors
-/// Says what the file lacks.
+/// Returns what the file lacks.
 pub(crate) fn check(elf: &[u8]) -> Result<(), String> {
     let file = ElfFile64::<Endianness>::parse(elf)
         .map_err(|error| format!("not a 64-bit ELF file: {error}"))?;

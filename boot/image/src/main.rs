@@ -13,14 +13,14 @@
 //!     --uefi tryst.img --kernel target/x86_64-unknown-none/release/tryst --cmdline cmdline.txt
 //! ```
 //!
-//! Building it needs what nothing else here needs, because `bootloader`'s build script compiles
-//! the loader's stages, which it fetches from crates.io, with unstable features:
+//! Building it needs more than anything else here, because `bootloader`'s build script fetches the
+//! loader's stages from crates.io and compiles them with unstable features:
 //! - `RUSTC_BOOTSTRAP=1` for this one command, never for the kernel;
 //! - the toolchain's component `rust-src`, and for BIOS also `llvm-tools`;
-//! - a `CARGO_TARGET_DIR` that is unset, or is not this build's own target directory: the
+//! - a `CARGO_TARGET_DIR` that is unset or differs from this build's own target directory: the
 //!   script runs `cargo install`, which inherits it and would wait for this build's lock.
 //!
-//! The features `bios` and `uefi` (both on by default) say which stages are built. With
+//! The features `bios` and `uefi` (both on by default) choose the stages to build. With
 //! `RUSTFLAGS="--cfg docsrs_dummy_build"` the stages are empty files, which is enough for clippy
 //! and for `cargo test`, and needs none of the above.
 //!
@@ -38,7 +38,7 @@ mod kernel;
 
 const USAGE: &str = "usage: image --bios|--uefi OUT --kernel ELF --cmdline FILE";
 
-/// The firmware that an image is for.
+/// The firmware that boots an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Firmware {
     Bios,
@@ -96,7 +96,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
     })
 }
 
-/// Writes the image, replacing a file that is there.
+/// Writes the image, and replaces an existing file.
 fn write(request: &Request) -> Result<(), String> {
     let elf = read(&request.kernel, "the kernel")?;
     kernel::check(&elf).map_err(|error| format!("{}: {error}", request.kernel.display()))?;
@@ -154,7 +154,7 @@ fn create(builder: &DiskImageBuilder, firmware: Firmware, out: &Path) -> Result<
     }
 }
 
-/// The contents of the file that is `what`.
+/// Returns the contents of the file at `path`. `what` names it in messages.
 fn read(path: &Path, what: &str) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("cannot read {what}, {}: {error}", path.display()))
 }

@@ -1,8 +1,9 @@
 //! `bug=NAME[,NAME]`: machines and orders of an interrupt that are wrong on purpose, in the test
-//! image only. A mistake in an algorithm is a patch in `bugs/` instead: `docs/bugs.md` lists all.
+//! image only. A mistake in an algorithm is a patch in `bugs/` instead. `docs/bugs.md` lists them
+//! all.
 //!
-//! Here: the list, what firmware leaves behind, and CPUs that come late. `acpi:...`, which is
-//! not on the list, is [`super::tables`]'s.
+//! This file has the list, what firmware leaves behind, and CPUs that start late. [`super::tables`]
+//! handles `acpi:...`, which is not on the list.
 
 use core::hint::black_box;
 
@@ -17,7 +18,7 @@ use crate::arch::{ap, apic, vector};
 use crate::pcpu::{self, Pcpu};
 use crate::{clock, smp};
 
-/// A mistake that can be brought back.
+/// A mistake that the command line can bring back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table below tells what each is")]
 pub enum Bug {
@@ -55,7 +56,7 @@ pub enum Bug {
     FaultTimerStorm,
 }
 
-/// Every bug by its name on the command line, and what it does.
+/// Every bug with its name on the command line and what it does.
 const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::AcpiFreeMemory,
@@ -65,17 +66,17 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::AcpiRandomEntry,
         "acpi-random-entry",
-        "one entry of the MADT is broken, which one and how by the seed",
+        "one entry of the MADT is broken, and the seed chooses which and how",
     ),
     (
         Bug::CpuidApicIds,
         "cpuid-apic-ids",
-        "CPUID gives every CPU with an even APIC id that of the next one",
+        "CPUID reports the next CPU's APIC id on every CPU with an even one",
     ),
     (
         Bug::FirmwareInterrupts,
         "firmware-interrupts",
-        "firmware leaves interrupts pending",
+        "firmware leaves two interrupts pending at the boot CPU",
     ),
     (
         Bug::SmpLateCpu,
@@ -85,27 +86,27 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::SmpStuckCpu,
         "smp-stuck-cpu",
-        "the CPU with APIC id 1 starts, and is held up before it is online",
+        "the CPU with APIC id 1 starts in time, but is held up before it is online",
     ),
     (
         Bug::SmpSlowCpu,
         "smp-slow-cpu",
-        "the CPU with APIC id 1 is held up when it has decided to come online",
+        "the CPU with APIC id 1 is held up after it has decided to come online",
     ),
     (
         Bug::SmpDeadCpus,
         "smp-dead-cpus",
-        "of the CPUs with odd APIC ids one half does not start, the other is held up",
+        "half of the CPUs with odd APIC ids do not start, the others are held up",
     ),
     (
         Bug::CalibrationStalls,
         "calibration-stalls",
-        "while clocks are measured the CPU stands still 60 ms after each 1.5 ms",
+        "while clocks are measured, the CPU stands still 60 ms after each 1.5 ms",
     ),
     (
         Bug::CalibrationCreeps,
         "calibration-creeps",
-        "while clocks are measured the CPU stands still 60 ms between any two looks",
+        "while clocks are measured, the CPU stands still 60 ms between any two readings",
     ),
     (
         Bug::DeadTimer,
@@ -135,17 +136,17 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::ActThenClear,
         "act-then-clear",
-        "the IPI's handler runs the calls first and takes the word then",
+        "the IPI's handler runs the calls before it clears the word that asked for them",
     ),
     (
         Bug::UncheckedSwitch,
         "unchecked-switch",
-        "a switch does not look whether a vector is in service",
+        "a switch does not check whether a vector is in service",
     ),
     (
         Bug::UncountedNmi,
         "uncounted-nmi",
-        "an NMI does not count as an interrupt",
+        "an NMI does not count as an interrupt, and a section in it may pay",
     ),
     (
         Bug::RegularSection,
@@ -160,22 +161,22 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::DeafMwait,
         "deaf-mwait",
-        "an MWAIT is ended by interrupts only",
+        "only interrupts end an MWAIT, not the store of another CPU",
     ),
     (
         Bug::FickleMwait,
         "fickle-mwait",
-        "the same, once the machine is up",
+        "only interrupts end an MWAIT once the boot is over",
     ),
     (
         Bug::LostWakeups,
         "lost-wakeups",
-        "whoever queues a better thread on another CPU does not tell it",
+        "a CPU that queues a better thread on another CPU does not tell it",
     ),
     (
         Bug::BootStackOverflow,
         "boot-stack-overflow",
-        "the boot never returns from a call while it is on its first stack",
+        "the boot recurses without end on its first stack",
     ),
     (
         Bug::OddMemoryMap,
@@ -200,29 +201,29 @@ const BUGS: &[(Bug, &str, &str)] = &[
     (
         Bug::FaultSpinDelays,
         "fault-spin-delays",
-        "a CPU that has waited for another one goes on late, at random",
+        "a CPU that has waited for another one continues late, at random",
     ),
     (
         Bug::FaultDoubleIpis,
         "fault-double-ipis",
-        "every IPI is sent twice",
+        "every IPI is sent again once the first has had time to arrive",
     ),
     (
         Bug::FaultNmiStorm,
         "fault-nmi-storm",
-        "all CPUs get NMIs all the time",
+        "a thread sends NMIs to all other CPUs all the time",
     ),
     (
         Bug::FaultTimerStorm,
         "fault-timer-storm",
-        "a timer that is armed interrupts as soon as it can, and so again",
+        "a timer interrupts at once when armed, again and again",
     ),
 ];
 
-/// What the command line asks for: a bit for each.
+/// The bugs that the command line asks for, a bit for each.
 static ASKED: Once<u64> = Once::new();
 
-/// Whether the command line asks for `bug`. Any context: an interrupt asks.
+/// Returns whether the command line asks for `bug`. Any context: interrupts ask too.
 #[must_use]
 pub fn active(bug: Bug) -> bool {
     let bits = *ASKED.call_once(|| {
@@ -239,8 +240,8 @@ fn bit(bug: Bug) -> u64 {
     1 << bug as u64
 }
 
-/// Says which bugs are brought back, warns of names that are none, and binds the vectors that the
-/// test image handles. On the first stack of the boot.
+/// Logs which bugs are in force, warns of unknown names, and binds the vectors that the test image
+/// handles. Runs on the boot's first stack.
 pub fn report() {
     super::order::bind_all();
     for asked in super::command_line()
@@ -265,8 +266,8 @@ fn never_return(depth: u64) -> u64 {
     never_return(black_box(depth) + 1) + black_box(depth)
 }
 
-/// Leaves two interrupts pending as firmware might: by a vector that nothing uses, and by
-/// one where only spurious ones are expected. Interrupts off.
+/// Leaves two interrupts pending, as firmware might: one with a vector that nothing uses, and one
+/// with a vector where only spurious interrupts are expected. Call with interrupts off.
 pub fn take_leftovers() {
     if active(Bug::FirmwareInterrupts) {
         apic::send(apic::id(), 0xd0);
@@ -274,27 +275,27 @@ pub fn take_leftovers() {
     }
 }
 
-/// The APIC id that CPUID has, of which the CPU has told `id`.
+/// The APIC id that CPUID reports, where the CPU reports `id`.
 #[must_use]
 pub fn apic_id_by_cpuid(id: u32) -> u32 {
     id | u32::from(active(Bug::CpuidApicIds))
 }
 
-/// A CPU is about to come online. It reads ahead what the test wants ([`step::on_coming`]), as a
-/// CPU may at any time.
+/// A CPU is about to come online. It may read ahead at any time, and here reads what the test wants
+/// ([`step::on_coming`]).
 pub fn before_online() {
     hold_up_if(dead(pcpu::this().apic_id()) == Some(Dead::Late));
     step::reads_ahead();
 }
 
-/// Whether an MWAIT is ended by interrupts only.
+/// Returns whether only interrupts end an MWAIT.
 #[must_use]
 pub fn mwait_is_deaf() -> bool {
     active(Bug::DeafMwait) || active(Bug::FickleMwait) && super::has_begun()
 }
 
-/// What CPUID says in `leaf`, if it is to tell the frequency of the time-stamp counter: 40 times
-/// that of a crystal of 25 MHz.
+/// What CPUID reports in `leaf` if it is to tell the frequency of the time-stamp counter: 40 times
+/// that of a 25 MHz crystal.
 #[must_use]
 pub fn cpuid(leaf: u32) -> Option<[u32; 4]> {
     let told = match leaf {
@@ -305,15 +306,15 @@ pub fn cpuid(leaf: u32) -> Option<[u32; 4]> {
     told.filter(|_| active(Bug::CpuidTsc))
 }
 
-/// The CPU is about to look at `reference` and the counters that are measured against it:
-/// what a host does that takes a virtual CPU away, and gives it back later than the PIT takes
-/// to wrap around.
+/// The CPU is about to read `reference` and the counters that are measured against it. This acts
+/// like a host that takes a virtual CPU away, and gives it back only after the PIT has wrapped
+/// around.
 pub fn look_at_clocks(reference: &Reference) {
     /// How long the CPU runs, and how long it stands still, in microseconds.
     const RUNS: u64 = 1_500;
     const STANDS: u64 = 60_000;
-    // Relaxed, both: the boot CPU only. The count at the last call, and the ticks since the
-    // CPU last stood still.
+    // Relaxed, both: only the boot CPU uses them. The count at the last call, and the ticks since
+    // the CPU last stood still.
     static LAST: AtomicU64 = AtomicU64::new(0);
     static RAN: AtomicU64 = AtomicU64::new(0);
     let counter = reference.counter();
@@ -341,18 +342,18 @@ pub fn look_at_clocks(reference: &Reference) {
     LAST.store(last, Ordering::Relaxed);
 }
 
-/// What is wrong with a CPU that does not come online in time.
+/// Why a CPU does not come online in time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dead {
     /// It does not start before [`start_late`].
     Silent,
-    /// It starts, and stands before it is decided whether it comes online, until [`go_on`].
+    /// It starts, and waits for [`go_on`] before it is decided whether it comes online.
     Stuck,
-    /// It starts, and stands once it is decided that it comes online, until [`go_on`].
+    /// It starts, and waits for [`go_on`] after it is decided that it comes online.
     Late,
 }
 
-/// What is wrong with the CPU with that APIC id.
+/// Returns why the CPU with that APIC id is late, if it is.
 fn dead(apic_id: u32) -> Option<Dead> {
     match apic_id {
         1 if active(Bug::SmpLateCpu) => Some(Dead::Silent),
@@ -370,13 +371,13 @@ fn dead(apic_id: u32) -> Option<Dead> {
 /// Whether the CPUs that are held up may go on.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Whether the start-up IPI to the CPU with APIC id `to` is not to be sent now.
+/// Returns whether to withhold the start-up IPI to the CPU with APIC id `to` for now.
 #[must_use]
 pub fn startup_is_late(to: u32) -> bool {
     dead(to) == Some(Dead::Silent)
 }
 
-/// Starts the CPUs that did not start in time, and waits until all have parked.
+/// Starts the CPUs that did not start in time, and waits until all of them have parked.
 pub fn start_late() {
     let page = smp::TRAMPOLINE.get().expect("CPUs were started").page;
     let blocks = (0..MAX_CPUS).filter_map(CpuId::new).filter_map(pcpu::of);
@@ -395,28 +396,28 @@ pub fn start_late() {
     );
 }
 
-/// Holds up the CPU with that APIC id, if it is [`Dead::Stuck`], just before it is decided
-/// whether it comes online, until [`go_on`].
+/// If the CPU with that APIC id is [`Dead::Stuck`], holds it up until [`go_on`], just before it is
+/// decided whether it comes online.
 pub fn before_decision(apic_id: u32) {
     hold_up_if(dead(apic_id) == Some(Dead::Stuck));
 }
 
 fn hold_up_if(held: bool) {
-    // Relaxed: nothing hangs on the order.
+    // Relaxed: nothing depends on the order.
     while held && !GO_ON.load(Ordering::Relaxed) {
         spin_loop();
     }
 }
 
-/// Lets the CPUs go on that are held up.
+/// Releases the CPUs that are held up.
 pub fn go_on() {
     // Relaxed: as above.
     GO_ON.store(true, Ordering::Relaxed);
 }
 
-/// What [`Bug::OddMemoryMap`] adds to a memory map: usable memory that no address reaches, or
-/// none of the 40 bits that QEMU's TCG has, in video memory and over the local APIC; an entry
-/// that wraps around, and one that contradicts another.
+/// The entries that [`Bug::OddMemoryMap`] adds to a memory map: usable memory beyond all addresses,
+/// beyond the 40 bits that QEMU's TCG has, in video memory, and over the local APIC; an entry that
+/// wraps around; and one that contradicts another.
 const ODD: [(u64, u64, Kind); 8] = [
     (1 << 52, 1 << 53, Kind::Usable),
     ((1 << 52) - 0x1000, 1 << 52, Kind::Usable),

@@ -1,9 +1,9 @@
-//! Faults of the machine, made on purpose, in the test image only: allocations that fail, IPIs
-//! that are lost or come twice, CPUs that are late, NMIs and timers without end.
+//! Deliberate faults of the machine, in the test image only: allocations that fail, IPIs that are
+//! lost or doubled, late CPUs, endless NMIs and timer interrupts.
 //!
-//! Those that go on all the time are switched on by `bug=fault-...` ([`super::bugs`]), so that
-//! any test can be run with them. [`struck`] says how often one has happened. Counters and
-//! switches of a test: relaxed throughout.
+//! `bug=fault-...` ([`super::bugs`]) switches on the continuous ones, so any test can run with
+//! them. [`struck`] returns how often one has happened. Counters and switches of a test: relaxed
+//! throughout.
 
 use core::ptr;
 
@@ -19,13 +19,14 @@ use crate::port::Machine;
 use crate::thread::Thread;
 use crate::{clock, pcpu, sched, smp};
 
-/// Whose allocation is to fail; null: nobody's.
+/// The thread whose allocation is to fail, or null.
 static VICTIM: AtomicPtr<Thread> = AtomicPtr::new(ptr::null_mut());
-/// How many it may make before that, and the one. Its own: relaxed, as the above.
+/// How many allocations it may still make up to that one, inclusive. Only that thread writes it:
+/// relaxed, as above.
 static LEFT: AtomicU64 = AtomicU64::new(0);
 
-/// Runs `body`, in which the `nth` allocation of this thread, counted from 1, fails: of a
-/// frame, of frames, or from the heap. What `body` gave, and whether it came so far.
+/// Runs `body`, in which the `nth` allocation of this thread, counted from 1, fails: of a frame, of
+/// several frames, or from the heap. Returns the result of `body`, and whether it made so many.
 pub fn failing<T>(nth: u64, body: impl FnOnce() -> T) -> (T, bool) {
     LEFT.store(nth, Ordering::Relaxed);
     VICTIM.store(
@@ -37,7 +38,7 @@ pub fn failing<T>(nth: u64, body: impl FnOnce() -> T) -> (T, bool) {
     (value, LEFT.load(Ordering::Relaxed) == 0)
 }
 
-/// Whether the allocation that is about to be made fails.
+/// Returns whether the allocation that is about to be made is to fail.
 pub(crate) fn allocation_fails() -> bool {
     let victim = VICTIM.load(Ordering::Relaxed);
     if victim.is_null() || !ptr::eq(victim, sched::curthread()) {
@@ -48,14 +49,14 @@ pub(crate) fn allocation_fails() -> bool {
     left == 1
 }
 
-/// Which vector's IPIs are lost, times 2^32, and how many more.
+/// The vector whose IPIs are lost, times 2^32, and how many more to lose.
 static LOSING: AtomicU64 = AtomicU64::new(0);
-/// For each CPU what it has sent and sends again later: destination and command, 0 if nothing.
+/// For each CPU the IPI that it is to send again: destination and command, or 0.
 static LATE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// How often a fault has happened.
 static STRUCK: AtomicU64 = AtomicU64::new(0);
 
-/// The next `count` commands that send IPIs of `vector` are lost, whoever gives them.
+/// Loses the next `count` commands that send IPIs of `vector`, whichever CPU gives them.
 pub fn lose(vector: u8, count: u32) {
     LOSING.store(
         u64::from(vector) << 32 | u64::from(count),
@@ -63,21 +64,21 @@ pub fn lose(vector: u8, count: u32) {
     );
 }
 
-/// How many of the commands of [`lose`] have not been given.
+/// How many of the commands that [`lose`] announced are still to come.
 pub fn left_to_lose() -> u64 {
     LOSING.load(Ordering::Relaxed) & 0xffff_ffff
 }
 
-/// The CPU that does not acknowledge its next rendezvous, as its number plus one; 0: none.
+/// The CPU that does not acknowledge its next rendezvous, as its number plus one, or 0.
 static FORGETS: AtomicU64 = AtomicU64::new(0);
 
-/// `cpu` does not acknowledge the next rendezvous interrupt that it takes.
+/// Makes `cpu` not acknowledge the next rendezvous interrupt that it takes.
 pub fn forget_eoi(cpu: CpuId) {
     super::order::bind(vector::RENDEZVOUS);
     FORGETS.store(cpu.index() as u64 + 1, Ordering::Relaxed);
 }
 
-/// Whether `cpu` does not acknowledge the rendezvous that it has taken.
+/// Returns whether `cpu` is not to acknowledge the rendezvous that it has taken.
 pub(crate) fn eoi_is_forgotten(cpu: CpuId) -> bool {
     let mark = cpu.index() as u64 + 1;
     let forgets = FORGETS.compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -93,9 +94,9 @@ fn strikes() {
     STRUCK.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Whether the command `low` to the CPU with APIC id `to` is lost. If every IPI is to come
-/// twice, it is remembered: sent at once, it would be one with the first, which has not been
-/// taken.
+/// Returns whether the command `low` to the CPU with APIC id `to` is lost. If every IPI is to come
+/// twice, this stores it: sent at once, it would merge with the first, which has not been taken
+/// yet.
 pub(crate) fn ipi_is_lost(to: u32, low: u32) -> bool {
     let number = low as u8;
     let lose = |losing: u64| {
@@ -112,13 +113,12 @@ pub(crate) fn ipi_is_lost(to: u32, low: u32) -> bool {
     lost.is_ok()
 }
 
-/// The word of this CPU in [`LATE`], or of another one, if the thread has moved: no matter.
+/// This CPU's word in [`LATE`]; or another one's, harmlessly, if the thread has migrated.
 fn late() -> &'static AtomicU64 {
     &LATE[Machine::cpu().index()]
 }
 
-/// Sends again what was sent before the last turn of a loop that waits, or before the next
-/// IPI.
+/// Sends again what was sent before the last turn of a waiting loop, or before the next IPI.
 #[inline]
 pub(crate) fn send_late() {
     if !active(Bug::FaultDoubleIpis) {
@@ -131,7 +131,7 @@ pub(crate) fn send_late() {
     }
 }
 
-/// Holds up this CPU, which has waited for another one, in one of four cases for up to 30
+/// In one of four cases, holds up this CPU, which has waited for another one, for up to 30
 /// microseconds.
 #[inline]
 pub(crate) fn spin_ends() {
@@ -144,7 +144,7 @@ pub(crate) fn spin_ends() {
     }
 }
 
-/// When the timer is to interrupt that is to do so at `deadline`.
+/// When a timer set to `deadline` is to interrupt.
 #[inline]
 pub(crate) fn deadline(deadline: u64) -> u64 {
     if active(Bug::FaultTimerStorm) {
@@ -154,7 +154,7 @@ pub(crate) fn deadline(deadline: u64) -> u64 {
     deadline
 }
 
-/// The next random number of this CPU, which follows from the boot's seed.
+/// This CPU's next random number, which follows from the boot's seed.
 fn random() -> u64 {
     static STATES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
     let me = Machine::cpu().index();
@@ -172,7 +172,7 @@ fn random() -> u64 {
 /// Ends the storm.
 static CALM: AtomicBool = AtomicBool::new(false);
 
-/// What has to run beside the test.
+/// Starts what has to run beside the test.
 pub(super) fn begin() -> Option<JoinHandle> {
     let storm = || {
         while !CALM.load(Ordering::Relaxed) {
@@ -190,7 +190,7 @@ pub(super) fn begin() -> Option<JoinHandle> {
     active(Bug::FaultNmiStorm).then(|| Builder::new("nmi storm").spawn(storm).expect("a thread"))
 }
 
-/// Ends that.
+/// Ends what [`begin`] started.
 pub(super) fn end(storm: Option<JoinHandle>) {
     CALM.store(true, Ordering::Relaxed);
     if let Some(storm) = storm {

@@ -1,9 +1,10 @@
-//! Vectors that the test image handles itself.
+//! The vectors that the test image handles itself.
 //!
-//! Its own vector, single steps, and NMIs that a test expects; and, where the command line asks for
-//! another heart or for a mistake in the order of an interrupt, all interrupts, by the orders of
-//! [`wrong_order`]. The gate of such an interrupt leads to a stub here, and so to `trap_common`,
-//! which saves all registers; what comes to [`crate::trap::dispatch`] is offered to [`takes`].
+//! These are its own vector, single steps, and NMIs that a test expects. If the command line asks
+//! for another heart or for a mistake in the order of an interrupt, they are all interrupts, in the
+//! orders of [`wrong_order`]. The gate of such an interrupt leads to a stub here, and so to
+//! `trap_common`, which saves all registers. [`crate::trap::dispatch`] offers each vector to
+//! [`takes`].
 
 use core::arch::global_asm;
 
@@ -22,7 +23,7 @@ use crate::{call, trap};
 /// The size of a stub, in bytes.
 const STUB_SIZE: u64 = 16;
 
-/// Binds what the test image handles. On the boot CPU, before interrupts come.
+/// Binds the vectors that the test image handles. Runs on the boot CPU, before interrupts come.
 pub(super) fn bind_all() {
     bind(vector::TEST);
     let mistakes = [
@@ -41,18 +42,18 @@ pub(super) fn bind_all() {
     }
 }
 
-/// Lets `vector`, an interrupt's, lead here from now on.
+/// Makes the gate of `vector`, an interrupt's, lead here from now on.
 pub(super) fn bind(vector: u8) {
     unsafe extern "C" {
         safe static ktest_stubs: u8;
     }
     let number = vector - FIRST_EXTERNAL;
     let entry = (&raw const ktest_stubs) as u64 + u64::from(number) * STUB_SIZE;
-    // SAFETY: the vector's stub, in the image.
+    // SAFETY: the vector's stub, which is in the image.
     unsafe { descriptor::bind(vector, entry) };
 }
 
-/// Handles the vector of `frame`, if the test image does; whether it did.
+/// Handles the vector of `frame` if the test image does. Returns whether it did.
 pub(crate) fn takes(frame: &mut TrapFrame) -> bool {
     let heart = heart();
     match frame.vector as u8 {
@@ -102,7 +103,7 @@ fn rendezvous(heart: Heart) {
     wrong_order::rendezvous::<Machine>(heart, around, trap::take_part, eoi);
 }
 
-/// What IPIs ask for, if the word is taken after the calls have run.
+/// Does what IPIs ask for, but runs the calls before it takes the word.
 fn calls_and_then_the_others() {
     let this = pcpu::this();
     call::run_here(this);

@@ -1,7 +1,6 @@
-//! Where the test image looks in, and interferes.
+//! Where the test image observes and interferes.
 //!
-//! It stands in the place of `kernel/src/probe.rs`, which says for each name where it is called
-//! and what for.
+//! This file replaces `kernel/src/probe.rs`, which says for each name where it is called and why.
 
 use heart::probe::Probe;
 use heart::shim::AtomicU32;
@@ -18,7 +17,7 @@ use crate::pcpu::{self, Ipi};
 use crate::sched::Reason;
 use crate::thread::Thread;
 
-/// Into the heart: it measures critical sections, checks the order of locks, and may be late.
+/// In the heart: measures critical sections, checks the order of locks, and may delay a CPU.
 #[derive(Debug)]
 pub struct Heart;
 
@@ -64,7 +63,7 @@ impl Probe for Heart {
     }
 }
 
-/// What is kept with each CPU.
+/// What tests keep for each CPU.
 #[derive(Debug)]
 pub struct PerCpu {
     /// Its longest critical section.
@@ -74,7 +73,7 @@ pub struct PerCpu {
 }
 
 impl PerCpu {
-    /// None yet.
+    /// Without spans.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -90,17 +89,17 @@ impl Default for PerCpu {
     }
 }
 
-/// What is kept with each thread.
+/// What tests keep for each thread.
 #[derive(Debug)]
 pub struct PerThread {
-    /// In how many interrupts it is that do not count, or in #DB: it takes no other in any case.
+    /// How many interrupts that do not count, and #DBs, it is in. No other interrupt comes there.
     pub(crate) uncounted: AtomicU32,
     /// The spinlocks that it holds.
     pub(crate) held: HeldLocks,
 }
 
 impl PerThread {
-    /// Nothing.
+    /// Without locks.
     #[must_use]
     pub const fn new() -> Self {
         Self {

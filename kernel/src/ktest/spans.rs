@@ -1,9 +1,9 @@
-//! How long CPUs were kept: the longest critical section and the longest span with
-//! interrupts off, by CPU, with their owner.
+//! How long CPUs were kept: for each CPU the longest critical section and the longest span with
+//! interrupts off, with their owners.
 //!
-//! Both begin and end on one CPU, so the beginning is kept with the CPU: a section that
-//! is held across a switch is ended by the thread that is switched to. What does not go
-//! through [`heart::port::Port`] is not measured: the boot, the halt of an idle CPU.
+//! Both begin and end on one CPU, so the CPU keeps the beginning: if a section is held across a
+//! switch, the next thread ends it. Spans that do not go through [`heart::port::Port`] are not
+//! measured: the boot, and the halt of an idle CPU.
 
 use core::fmt;
 
@@ -15,15 +15,15 @@ use heart::thread::ThreadId;
 use crate::arch::cpu;
 use crate::{clock, pcpu, sched};
 
-/// The longest span of one kind on one CPU, and the one that is going on. Written by the
-/// CPU itself, with interrupts off or in a critical section: relaxed throughout.
+/// One CPU's longest span of one kind, and the present one. Only the CPU itself writes it, with
+/// interrupts off or in a critical section: relaxed throughout.
 #[derive(Debug)]
 pub struct Spans {
-    /// When the present span began, by the time-stamp counter; 0: there is none.
+    /// When the present span began, by the time-stamp counter; 0 if there is none.
     begin: AtomicU64,
-    /// Where.
+    /// Where it began.
     site: Site,
-    /// Whose it is: place and generation of the thread.
+    /// The place and generation of its thread.
     owner: (AtomicU32, AtomicU32),
     /// The longest so far, in ticks, and its site and owner.
     longest: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// None yet.
+    /// Without spans.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Spans {
         }
     }
 
-    /// A span begins, at `site`.
+    /// Begins a span, at `site`.
     pub(crate) fn begin(&self, site: Place) {
         self.site.set(site);
         let me = sched::curthread().id();
@@ -54,7 +54,7 @@ impl Spans {
         self.begin.store(cpu::tsc(), Ordering::Relaxed);
     }
 
-    /// It ends.
+    /// Ends the present span.
     pub(crate) fn end(&self) {
         let begin = self.begin.load(Ordering::Relaxed);
         self.begin.store(0, Ordering::Relaxed);
@@ -71,15 +71,15 @@ impl Spans {
         copy(&self.longest_owner.1, &self.owner.1);
     }
 
-    /// Where the span began that is going on, if one is. On the CPU itself.
+    /// Where the present span began, if there is one. Called on the CPU itself.
     #[must_use]
     pub fn present(&self) -> Option<Place> {
-        // Relaxed: this CPU's own.
+        // Relaxed: only this CPU writes it.
         (self.begin.load(Ordering::Relaxed) != 0).then(|| self.site.get())?
     }
 
-    /// The longest so far: nanoseconds, where it began, and the thread that ran. Of
-    /// another CPU, a guess.
+    /// The longest span so far: nanoseconds, where it began, and the thread that ran. A guess if
+    /// asked from another CPU.
     #[must_use]
     pub fn longest(&self) -> Option<(u64, Place, ThreadId)> {
         let ticks = self.longest.load(Ordering::Relaxed);
@@ -112,15 +112,16 @@ impl fmt::Display for Spans {
     }
 }
 
-/// Whether interrupts were on, which have just been turned off, by the word of the thread.
+/// Returns whether interrupts, which have just been turned off, were on before, by the thread's
+/// word.
 #[inline]
 pub(crate) fn were_on() -> bool {
     let me = sched::curthread();
-    // Relaxed: this CPU's own.
+    // Relaxed: only this CPU writes it.
     me.crit.is_open() && me.probe.uncounted.load(Ordering::Relaxed) == 0
 }
 
-/// Whether they go on next. A span ends then.
+/// Returns whether interrupts go on next. A span then ends.
 #[inline]
 pub(crate) fn goes_on() -> bool {
     let goes_on = were_on();
@@ -130,16 +131,15 @@ pub(crate) fn goes_on() -> bool {
     goes_on
 }
 
-/// An interrupt begins that does not count: there is no other in between, whatever the word
-/// says.
+/// Begins an interrupt that does not count: no other one can come in it, whatever the word says.
 #[inline]
 pub(crate) fn begin_uncounted() {
-    // Relaxed: this CPU's own.
+    // Relaxed: only this CPU writes it.
     let count = &sched::curthread().probe.uncounted;
     count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// It ends.
+/// Ends such an interrupt.
 #[inline]
 pub(crate) fn end_uncounted() {
     // Relaxed: as above.
@@ -147,7 +147,7 @@ pub(crate) fn end_uncounted() {
     count.store(count.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
 }
 
-/// Runs `handler`, of what comes with interrupts off and need not count.
+/// Runs `handler` of an interrupt that comes with interrupts off and need not count.
 #[inline]
 pub(crate) fn uncounted(handler: impl FnOnce()) {
     begin_uncounted();
@@ -155,7 +155,7 @@ pub(crate) fn uncounted(handler: impl FnOnce()) {
     end_uncounted();
 }
 
-/// The current thread has entered a section; it counts if it is the outermost.
+/// The current thread has entered a section, which is measured if it is the outermost.
 pub(crate) fn section_entered(site: Place) {
     if sched::curthread().crit.critnest() == 1 {
         pcpu::this().probe.longest_section.begin(site);
@@ -169,7 +169,7 @@ pub(crate) fn section_leaves() {
     }
 }
 
-/// Prints what each CPU came to. Thread context.
+/// Prints each CPU's longest spans. Thread context.
 pub(crate) fn report() {
     for block in crate::smp::online().iter().filter_map(pcpu::of) {
         let (cpu, section, off): (CpuId, _, _) = (

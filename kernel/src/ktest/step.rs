@@ -1,10 +1,10 @@
 //! Single steps: something happens at every instruction boundary in turn.
 //!
-//! [`run`] executes a piece of code with the trap flag set, so that the CPU raises
-//! #DB after each instruction, and at the boundary of a given number calls a function
-//! of the test: to send this CPU an interrupt, say, which is then taken right there.
-//! Handlers run without the flag (the CPU clears it), so it is the interrupted code
-//! that is stepped, at full machine precision, without luck and without hooks in it.
+//! [`run`] executes a piece of code with the trap flag set, so that the CPU raises #DB after each
+//! instruction. At the boundary with a given number it calls a function of the test, for example to
+//! send this CPU an interrupt, which is then taken right there. Handlers run without the flag (the
+//! CPU clears it), so only the interrupted code is stepped, at full machine precision, without luck
+//! and without hooks in it.
 
 use heart::cpu::CpuId;
 use heart::shim::{AtomicPtr, AtomicU64, Ordering};
@@ -16,30 +16,30 @@ use crate::port::InterruptsOff;
 use crate::sched;
 use crate::thread::Thread;
 
-/// What is being stepped. One thread at a time, on one CPU: relaxed throughout.
+/// The code that is stepped. One thread at a time, on one CPU: relaxed throughout.
 #[derive(Debug)]
 struct Stepper {
-    /// The thread that is stepped, null if none.
+    /// The stepped thread, or null.
     thread: AtomicPtr<Thread>,
-    /// How many boundaries it has come to.
+    /// How many boundaries it has reached.
     count: AtomicU64,
-    /// At which of them to act.
+    /// The boundary at which to act.
     at: AtomicU64,
     /// The function to call there, as an address.
     inject: AtomicU64,
-    /// Which CPU's idle thread is stepped next, as its number plus one; 0: none.
+    /// The CPU whose idle thread is stepped next, as its number plus one, or 0.
     idle_on: AtomicU64,
-    /// At which boundary to act then.
+    /// The boundary at which to act then.
     idle_at: AtomicU64,
-    /// The function that [`vector::TEST`] calls, as an address; 0: none.
+    /// The function that [`vector::TEST`] calls, as an address, or 0.
     handler: AtomicU64,
     /// The function that each NMI calls, in the same way.
     nmi_handler: AtomicU64,
-    /// The function that each CPU calls that comes online, in the same way.
+    /// The function that each CPU calls when it comes online, in the same way.
     coming: AtomicU64,
 }
 
-/// The one there is.
+/// The only stepper.
 static STEPPER: Stepper = Stepper {
     thread: AtomicPtr::new(core::ptr::null_mut()),
     count: AtomicU64::new(0),
@@ -52,9 +52,9 @@ static STEPPER: Stepper = Stepper {
     coming: AtomicU64::new(0),
 };
 
-/// Runs `code` step by step, calls `inject` at boundary `at` (if it comes so far), and
-/// gives back how many boundaries there were. The calling thread must be pinned. If
-/// the code is switched out by itself, what follows is not stepped.
+/// Runs `code` step by step, calls `inject` at boundary `at` if `code` gets that far, and returns
+/// how many boundaries there were. The calling thread must be pinned. If the code switches by
+/// itself, what follows is not stepped.
 pub fn run(code: impl FnOnce(), at: u64, inject: fn()) -> u64 {
     begin(at, inject);
     set_trap_flag();
@@ -63,8 +63,8 @@ pub fn run(code: impl FnOnce(), at: u64, inject: fn()) -> u64 {
     end()
 }
 
-/// Begins to count, for code that sets the trap flag itself: a handler, which the CPU
-/// enters without it and whose return takes it away again.
+/// Begins to count, for code that sets the trap flag itself: a handler, since the CPU clears the
+/// flag on entry and the return removes it again.
 pub fn begin(at: u64, inject: fn()) {
     let stepper = &STEPPER;
     stepper.count.store(0, Ordering::Relaxed);
@@ -76,7 +76,7 @@ pub fn begin(at: u64, inject: fn()) {
     stepper.thread.store(me, Ordering::Relaxed);
 }
 
-/// Stops counting; how many boundaries there were.
+/// Stops counting, and returns how many boundaries there were.
 pub fn end() -> u64 {
     STEPPER
         .thread
@@ -84,9 +84,8 @@ pub fn end() -> u64 {
     STEPPER.count.load(Ordering::Relaxed)
 }
 
-/// Has the idle thread of `cpu` stepped when it next goes to rest, from its look
-/// elsewhere until it has looked for what to switch to, with `inject` called, with
-/// interrupts off, at boundary `at`.
+/// Steps the idle thread of `cpu` when it next goes to rest, from its look at other CPUs until it
+/// has looked for a thread to switch to. Calls `inject` at boundary `at`, with interrupts off.
 pub fn idle(cpu: CpuId, at: u64, inject: fn()) {
     let stepper = &STEPPER;
     stepper.idle_at.store(at, Ordering::Relaxed);
@@ -99,7 +98,7 @@ pub fn idle(cpu: CpuId, at: u64, inject: fn()) {
         .store(cpu.index() as u64 + 1, Ordering::Release);
 }
 
-/// Whether what [`idle`] asked for has not begun, or is going on.
+/// Returns whether the steps that [`idle`] asked for are still to begin or to end.
 pub fn idle_is_stepped() -> bool {
     // Acquire: pairs with the Release of the stores.
     let stepper = &STEPPER;
@@ -107,7 +106,7 @@ pub fn idle_is_stepped() -> bool {
         || !stepper.thread.load(Ordering::Acquire).is_null()
 }
 
-/// The idle thread goes to rest.
+/// The idle thread is about to rest.
 #[inline]
 pub(crate) fn idle_begins() {
     let stepper = &STEPPER;
@@ -125,7 +124,7 @@ pub(crate) fn idle_begins() {
     set_trap_flag();
 }
 
-/// It has rested.
+/// The idle thread has rested.
 #[inline]
 pub(crate) fn idle_ends() {
     let stepped = STEPPER.thread.load(Ordering::Relaxed);
@@ -135,7 +134,7 @@ pub(crate) fn idle_ends() {
     }
 }
 
-/// The one byte of the instruction.
+/// The opcode, a single byte.
 const HLT: u8 = 0xf4;
 
 /// #DB: counts, and acts if this is the boundary.
@@ -143,7 +142,7 @@ pub(crate) fn trapped(frame: &mut TrapFrame) {
     let stepper = &STEPPER;
     let stepped = stepper.thread.load(Ordering::Relaxed);
     if !core::ptr::eq(stepped, sched::curthread()) {
-        // It was switched out with the flag set, which does not belong to a thread.
+        // The thread was switched out with the flag set, which does not belong to a thread.
         frame.rflags &= !(1 << 8);
         return;
     }
@@ -152,17 +151,17 @@ pub(crate) fn trapped(frame: &mut TrapFrame) {
     if count == stepper.at.load(Ordering::Relaxed) {
         call(&stepper.inject);
     }
-    // STI keeps interrupts out until after the next instruction; this exception ends that
-    // early, and what is pending would come before a HLT that it should end.
-    // SAFETY: what the CPU is going to execute can be read.
+    // STI keeps interrupts out until after the next instruction. This exception ends that early,
+    // and a pending interrupt would come before a HLT that it should end.
+    // SAFETY: the CPU is about to execute this, so it can be read.
     let next = unsafe { *(frame.rip as *const u8) };
     if next == HLT && apic::requested().is_some() {
         frame.rip += 1;
     }
 }
 
-/// Sends this CPU an interrupt by [`vector::TEST`], whose handler is `handler`: after
-/// the acknowledgement, in interrupt context.
+/// Sends this CPU an interrupt with [`vector::TEST`], whose handler is `handler`: it runs after the
+/// acknowledgement, in interrupt context.
 pub fn interrupt_me(handler: fn()) {
     STEPPER
         .handler
@@ -170,8 +169,7 @@ pub fn interrupt_me(handler: fn()) {
     without_interrupts(|| apic::send(apic::id(), vector::TEST));
 }
 
-/// Runs `code` with interrupts off, and leaves them as they were: the word of the thread does not
-/// change.
+/// Runs `code` with interrupts off, and then restores them. The thread's word does not change.
 pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
     let on = cpu::interrupts_enabled();
     cpu::cli();
@@ -182,28 +180,27 @@ pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Turns interrupts on without a look at what is owed, as no code does that is to be stepped:
-/// what waits comes in the window W.
+/// Turns interrupts on without paying, which no stepped code does: what waits arrives in the window
+/// W.
 pub fn open_window(off: InterruptsOff) {
     off.wait(cpu::sti);
 }
 
-/// Turns interrupts on and says nothing: a mistake.
+/// Turns interrupts on without changing the thread's word: a mistake.
 pub fn turn_interrupts_on() {
     cpu::sti();
 }
 
-/// From now on every NMI, on any CPU, calls `handler`, once it is through with what it was
-/// sent for.
+/// From now on every NMI, on any CPU, calls `handler` once it has done what it was sent for.
 pub fn on_nmi(handler: fn()) {
-    // Relaxed: the NMI that is to call it is sent after this.
+    // Relaxed: the NMI that calls it is sent after this.
     STEPPER
         .nmi_handler
         .store(handler as usize as u64, Ordering::Relaxed);
 }
 
-/// From now on every CPU that comes online calls `read`, interrupts off, just before it can be
-/// called: what it reads there stands for what a CPU reads ahead.
+/// From now on every CPU that comes online calls `read`, with interrupts off, just before others
+/// can call it. What it reads there stands for what a CPU reads ahead.
 pub fn on_coming(read: fn()) {
     // Relaxed: the start-up IPI is sent after this.
     STEPPER
@@ -211,12 +208,12 @@ pub fn on_coming(read: fn()) {
         .store(read as usize as u64, Ordering::Relaxed);
 }
 
-/// This CPU comes online.
+/// This CPU is coming online.
 pub(super) fn reads_ahead() {
     call(&STEPPER.coming);
 }
 
-/// An NMI that another CPU, or this one, has sent.
+/// An NMI that another CPU or this one has sent.
 pub(crate) fn nmi() {
     call(&STEPPER.nmi_handler);
 }
@@ -229,7 +226,7 @@ pub(crate) fn test_interrupt() {
 fn call(function: &AtomicU64) {
     let address = function.load(Ordering::Relaxed) as usize;
     if address != 0 {
-        // SAFETY: only `fn()`s are stored, as addresses.
+        // SAFETY: only `fn()`s are stored there, as addresses.
         unsafe { core::mem::transmute::<usize, fn()>(address)() };
     }
 }

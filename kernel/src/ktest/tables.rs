@@ -1,15 +1,15 @@
 //! Broken firmware: `bug=acpi:PATCH` and its relatives damage ACPI's tables on their way from
 //! memory to the kernel.
 //!
-//! A patch is `TABLE@WHERE=BYTES`, all numbers hexadecimal: the bytes are written there and the
-//! checksum made right, or with `~` instead of `=` they are flipped there and the checksum left
-//! alone. `TABLE` is a signature, or `RSDP`. `WHERE` is
+//! A patch is `TABLE@WHERE=BYTES`, all numbers hexadecimal: it writes the bytes there and corrects
+//! the checksum. With `~` instead of `=` it flips those bits and leaves the checksum alone. `TABLE`
+//! is a signature, or `RSDP`. `WHERE` is
 //!
 //! - `2c`: an offset;
 //! - `2c..`: the same, and the table ends after the bytes;
 //! - `end`: after the last byte, and the table grows;
-//! - `t0.2+3`: in the MADT's entry number 2 (from 0) of type 0 the offset 3. `.0` and `+0` may be
-//!   left out.
+//! - `t0.2+3`: offset 3 in the MADT's entry number 2 (from 0) of type 0. `.0` and `+0` may be left
+//!   out.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,7 +19,7 @@ use plat::memmap::{Kind, Region};
 use super::bugs::{Bug, active};
 use crate::{init, mem};
 
-/// One patch, in the words of the command line.
+/// One patch, as the command line gives it.
 #[derive(Clone, Copy)]
 struct Patch {
     table: &'static str,
@@ -40,7 +40,7 @@ impl Patch {
         })
     }
 
-    /// The offset in `table`.
+    /// Returns the patch's offset in `table`.
     fn offset(&self, table: &[u8]) -> Option<usize> {
         let number = |text| usize::from_str_radix(text, 16).ok();
         let place = self.place.trim_end_matches("..");
@@ -58,7 +58,7 @@ impl Patch {
         Some(of_kind.nth(number(index)?)?.0 + number(offset)?)
     }
 
-    /// Damages `table`; `None` if it has no such place.
+    /// Damages `table`. Returns `None` if it has no such place.
     fn apply(&self, table: &mut Vec<u8>) -> Option<()> {
         let offset = self.offset(table)?;
         let byte = |pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
@@ -82,16 +82,16 @@ impl Patch {
     }
 }
 
-/// Whether `text`, of `bug=`, is a patch.
+/// Returns whether `text`, from `bug=`, is a patch.
 #[must_use]
 pub fn is_patch(text: &'static str) -> bool {
     Patch::parse(text).is_some()
 }
 
-/// What reads tables.
+/// A reader of tables.
 pub(crate) type Reader = fn(u64, usize) -> Option<&'static [u8]>;
 
-/// The reader of tables for `acpi::discover`: the first `length` bytes of what is at physical
+/// The reader of tables for `acpi::discover`: returns the first `length` bytes at physical
 /// `address`, damaged if the command line says so.
 #[must_use]
 pub fn firmware_table(address: u64, length: usize) -> Option<&'static [u8]> {
@@ -129,7 +129,7 @@ fn damaged(address: u64, length: usize) -> Option<&'static [u8]> {
     {
         log::warn!("bug=acpi:{name}@{place}: there is no such place");
     }
-    // What a length that is too long covers is what lies after the table.
+    // A length that is too long covers what follows the table.
     if table.len() < length {
         table.extend(&mem::firmware_table(address, length)?[table.len()..]);
     }
@@ -137,7 +137,7 @@ fn damaged(address: u64, length: usize) -> Option<&'static [u8]> {
     Some(Box::leak(table.into_boxed_slice()))
 }
 
-/// The table at physical `address`, or the root pointer, as it is.
+/// Returns the table at physical `address`, or the root pointer, undamaged.
 #[must_use]
 pub fn original(address: u64) -> Option<Vec<u8>> {
     let length = match mem::firmware_table(address, 8)? {
@@ -148,7 +148,7 @@ pub fn original(address: u64) -> Option<Vec<u8>> {
     mem::firmware_table(address, length).map(Vec::from)
 }
 
-/// The offset and length of each entry of a MADT that is right.
+/// The offset and length of each entry of a correct MADT.
 pub fn entries(table: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     let mut next = 44;
     core::iter::from_fn(move || {
@@ -159,13 +159,13 @@ pub fn entries(table: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// The entry of the MADT `table` that [`Bug::AcpiRandomEntry`] breaks, by the seed: its offset,
-/// and its bytes from then on. One byte is another one, or all but the type are.
+/// The entry of the MADT `table` that [`Bug::AcpiRandomEntry`] breaks: its offset, and its bytes
+/// from then on. The seed chooses the entry, and changes one byte or all but the type.
 #[must_use]
 pub fn broken_entry(table: &[u8]) -> (usize, Vec<u8>) {
     let mut state = super::seed();
     let mut random = || {
-        // Knuth's MMIX generator; its high bits are the random ones.
+        // Knuth's MMIX generator, whose high bits are the random ones.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -183,7 +183,7 @@ pub fn broken_entry(table: &[u8]) -> (usize, Vec<u8>) {
     (at, bytes)
 }
 
-/// Makes the checksums right: of a table one, of the root pointer two.
+/// Corrects the checksums: one of a table, two of the root pointer.
 fn seal(table: &mut [u8]) {
     let parts: &[(usize, usize)] = if table.starts_with(b"RSD PTR ") {
         &[(8, 20), (32, 36)]
@@ -199,12 +199,12 @@ fn seal(table: &mut [u8]) {
     }
 }
 
-/// A region of the memory map as it is or, with [`Bug::AcpiFreeMemory`], a usable one if the
-/// RSDT is in it. On the loader's page tables.
+/// Returns a region of the memory map unchanged or, with [`Bug::AcpiFreeMemory`] and the RSDT in
+/// it, as usable. Runs on the loader's page tables.
 pub fn free_memory(region: Region) -> Region {
     let rsdt = || {
         let rsdp = init::BOOT.get()?.rsdp?;
-        // SAFETY: the loader's page tables are in use, and firmware is done with its tables.
+        // SAFETY: the loader's page tables are in use, and firmware no longer writes its tables.
         let pointer = unsafe { mem::boot_memory(rsdp, 20) }?;
         Some(u64::from(u32::from_le_bytes(
             pointer[16..].try_into().ok()?,

@@ -1,10 +1,10 @@
-//! Witnesses every lock that is taken: keeps what each thread holds, and panics at
-//! the first order that may deadlock. The rules are in [`heart::more::witness`].
+//! Watches every lock that is taken: records what each thread holds, and panics at the first order
+//! that may deadlock. The rules are in [`heart::more::witness`].
 //!
-//! The run-queue lock is held across a switch, and released by the thread that is
-//! switched to. Both threads hold one lock of that class at that time, though not the
-//! same lock: each comes out of the switch with what it went in with, and a newborn
-//! starts with it ([`HeldLocks::reset`]). So what a thread holds stays with the thread.
+//! A run-queue lock is held across a switch, and the next thread releases it. Both threads then
+//! hold one lock of that class, though not the same lock: each leaves the switch with as many as it
+//! entered with, and a new thread starts with one ([`HeldLocks::reset`]). So what a thread holds
+//! stays with the thread.
 
 use core::cell::UnsafeCell;
 use core::fmt::Arguments;
@@ -21,12 +21,12 @@ use crate::arch::{backtrace, cpu};
 use crate::port::{InterruptsOff, Machine};
 use crate::{pcpu, sched, smp};
 
-/// How many locks a thread may hold at once: more than the kernel has any need for.
+/// How many locks a thread may hold at once: more than the kernel needs.
 const DEPTH: usize = 8;
 
 type Locks = List<Held, DEPTH>;
 
-/// In which order locks have been taken.
+/// The orders in which locks have been taken.
 static ORDER: Graph = Graph::new();
 /// Whether the order of sleeping locks is watched too.
 static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
@@ -35,12 +35,12 @@ static WATCH_SLEEPING: AtomicBool = AtomicBool::new(true);
 #[derive(Debug)]
 pub(crate) struct HeldLocks(UnsafeCell<Locks>);
 
-// SAFETY: touched by the thread itself only, on its CPU and with interrupts off, or by
-// its maker, before anyone else knows it.
+// SAFETY: only the thread itself touches it, on its CPU and with interrupts off, or its maker
+// before anyone else knows the thread.
 unsafe impl Sync for HeldLocks {}
 
 impl HeldLocks {
-    /// None.
+    /// Without locks.
     pub(crate) const fn new() -> Self {
         let filler = Location::caller();
         Self(UnsafeCell::new(List::new(Held {
@@ -49,7 +49,7 @@ impl HeldLocks {
         })))
     }
 
-    /// Of a newborn, which holds a run queue: a lock of class `runq`. By its maker.
+    /// For a new thread, which holds a run-queue lock, of class `runq`. Called by its maker.
     #[track_caller]
     pub(crate) fn reset(&self, runq: Place) {
         let held = Held {
@@ -63,14 +63,14 @@ impl HeldLocks {
     }
 }
 
-/// The calling thread's locks, for as long as `look` takes; not at all in a panic, which
-/// must go on whatever is held.
+/// Calls `look` with the calling thread's locks; but not in a panic, which must go on whatever is
+/// held.
 fn with_mine(look: impl FnOnce(&mut Locks)) {
     // Relaxed: set before this CPU does anything for the report.
     if smp::STOPS.panicking().is_none() {
         let mine = &sched::curthread().probe.held;
-        // SAFETY: interrupts are off, so this thread stays here and nothing comes on top
-        // of it but an NMI, which panics; and `look` takes no lock, unless it panics.
+        // SAFETY: interrupts are off, so this thread keeps its CPU, and only an NMI, which panics,
+        // can interrupt it. `look` takes no lock unless it panics.
         look(unsafe { &mut *mine.0.get() });
     }
 }
@@ -95,18 +95,18 @@ pub(crate) fn acquire(class: Place, site: Place, waits: bool) {
     });
 }
 
-/// Of the order that was found wrong: the lock that was taken, and the one that was held.
+/// The wrong order that was found: the lock that was taken, and the one that was held.
 static FOUND: [Site; 2] = [const { Site::new() }; 2];
 
-/// Keeps the calls that led here.
+/// Records the call chain that led here.
 fn record(stack: &Stack) {
     let (_rip, _rsp, rbp) = cpu::here();
     stack.record(|call| backtrace::walk(rbp, call));
 }
 
-/// What the panic's report adds: where the section began that this CPU is in, which locks
-/// its thread holds, and, if the order of locks was wrong, the calls that led to the other
-/// order when that was seen first. `print` writes a line. In the report, other CPUs stopped.
+/// Adds to the panic's report where this CPU's present section began and which locks its thread
+/// holds; after a wrong lock order also the call chain that first took the locks in the other
+/// order. `print` writes a line. Called in the report, with other CPUs stopped.
 pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
     let here = pcpu::this();
     if let Some(site) = here.probe.longest_section.present() {
@@ -116,8 +116,7 @@ pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
             Line(site)
         ));
     }
-    // SAFETY: the thread itself, in its panic: it takes and releases no more locks
-    // (`with_mine`).
+    // SAFETY: the thread itself, in its panic. It takes and releases no more locks (`with_mine`).
     let locks = unsafe { &*sched::curthread().probe.held.0.get() };
     for Held { class, site } in locks.iter().copied() {
         print(format_args!(
@@ -137,33 +136,34 @@ pub(crate) fn report(print: impl Fn(Arguments<'_>)) {
     }
 }
 
-/// The calling thread takes a sleeping lock, unless [`watch_sleeping_locks`] says not to
-/// look. Thread context.
+/// The calling thread takes a sleeping lock. Does nothing if [`watch_sleeping_locks`] has switched
+/// this off. Thread context.
 pub(crate) fn acquire_sleeping(class: Place, site: Place, waits: bool) {
     without_interrupts(|| acquire(class, site, waits));
 }
 
-/// The calling thread lets go of a sleeping lock.
+/// The calling thread releases a sleeping lock.
 pub(crate) fn release_sleeping(class: Place) {
     without_interrupts(|| release(class));
 }
 
 fn without_interrupts(look: impl FnOnce()) {
-    // Relaxed: changed by the test before it makes threads.
+    // Relaxed: the test changes it before it makes threads.
     if WATCH_SLEEPING.load(Ordering::Relaxed) {
         let _off = InterruptsOff::enter();
         look();
     }
 }
 
-/// Whether the order of sleeping locks is watched, as it is from the start: not by a test
-/// that wants a deadlock to happen. While no sleeping lock is held.
+/// Sets whether to watch the order of sleeping locks, as from the start. A test that wants a
+/// deadlock switches it off, while no sleeping lock is held.
 pub fn watch_sleeping_locks(watch: bool) {
     // Relaxed: as in `without_interrupts`.
     WATCH_SLEEPING.store(watch, Ordering::Relaxed);
 }
 
-/// The calling thread lets go of a lock: [`Probe::lock_released`](heart::probe::Probe::lock_released).
+/// The calling thread releases a lock:
+/// [`Probe::lock_released`](heart::probe::Probe::lock_released).
 pub(crate) fn release(class: Place) {
     with_mine(|locks| {
         let last = locks.iter().rposition(|held| held.class == class);

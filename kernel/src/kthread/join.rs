@@ -47,10 +47,10 @@ impl JoinHandle {
     }
 
     /// Waits until the thread has ended. Thread context, outside critical sections.
+    ///
     /// # Panics
     /// Panics if the thread is the caller; or if it waits for the caller, directly or through
     /// others, and none of these waits is timed.
-    /// of these waits ends by time.
     #[track_caller]
     pub fn join(self) {
         let joiners = self.thread.joiners.lock();

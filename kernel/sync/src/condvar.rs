@@ -4,13 +4,12 @@ use heart::waitq::{WaitQueue, What};
 
 use crate::{Locks, MutexGuard, might_sleep};
 
-/// The threads that wait for what a mutex protects to change.
+/// The threads that wait until what a mutex protects changes.
 ///
-/// The mutex is unlocked under the lock of the queue that the waiter goes to sleep in,
-/// so whoever changes something with the mutex held, and then notifies, finds the
-/// waiter there. A thread that is woken has been notified, or its time is up: nothing
-/// else wakes it. What it waits for may be over again by the time that it has the
-/// mutex, so it looks again:
+/// The waiter unlocks the mutex under the lock of the queue in which it goes to sleep. So a thread
+/// that changes something with the mutex held, and then notifies, finds the waiter there. Only a
+/// notification or the end of its time wakes a waiter. By the time it has the mutex again, what it
+/// waited for may be over, so it checks again:
 ///
 /// ```text
 /// while !something(&guard) {
@@ -21,18 +20,18 @@ use crate::{Locks, MutexGuard, might_sleep};
 pub struct Condvar<S: Locks>(WaitQueue<S>);
 
 impl<S: Locks> Condvar<S> {
-    /// Nobody waits.
+    /// A condition for which nobody waits.
     #[must_use]
     #[track_caller]
     pub const fn new() -> Self {
         Self(WaitQueue::new())
     }
 
-    /// Unlocks the mutex and waits, in one step, until notified; then locks it again.
-    /// Thread context, outside critical sections.
+    /// Unlocks the mutex and waits, in one step, until notified; then locks it again. Thread
+    /// context, outside critical sections.
     ///
     /// # Panics
-    /// If the caller may not sleep here.
+    /// Panics if the caller may not sleep here.
     #[track_caller]
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T, S>) -> MutexGuard<'a, T, S> {
         might_sleep::<S>();
@@ -42,8 +41,8 @@ impl<S: Locks> Condvar<S> {
         mutex.lock()
     }
 
-    /// As [`Self::wait`], and not for longer than `nanoseconds`; whether it was time
-    /// that ended the wait. Locking the mutex again may take longer.
+    /// As [`Self::wait`], but for `nanoseconds` at most. Returns whether the time ended the wait.
+    /// Locking the mutex again may take longer.
     ///
     /// # Panics
     /// As [`Self::wait`].
@@ -60,8 +59,8 @@ impl<S: Locks> Condvar<S> {
         (mutex.lock(), !notified)
     }
 
-    /// Wakes the best thread that waits, the first of several. Any context but NMI,
-    /// with or without the mutex.
+    /// Wakes the best waiting thread, the first of several. Any context but NMI, with or without
+    /// the mutex.
     pub fn notify_one(&self) {
         self.0.wake_one();
     }

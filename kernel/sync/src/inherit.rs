@@ -1,28 +1,28 @@
-//! Priority inheritance: who waits for a mutex lends its priority to the owner, and
-//! along the chain to the owner of the mutex that the owner waits for, and so on.
+//! Priority inheritance: a thread that waits for a mutex lends its priority to the owner, and along
+//! the chain to the owner of the mutex that this one waits for, and so on.
 //!
-//! The rule, true whenever the lock below is free: **a thread has the best of its own
-//! priority and the priorities of all who wait for mutexes that it owns**. A wait that
-//! begins, ends or is given up changes that for one owner; `settle` computes it anew
-//! there and goes along the chain for as long as something changes.
+//! The rule, true whenever the lock below is free: **a thread has the best of its own priority and
+//! the priorities of all threads that wait for mutexes it owns**. A wait that begins, ends or is
+//! given up changes that for one owner. `settle` recomputes it there, and follows the chain as long
+//! as something changes.
 //!
 //! # One lock
 //!
-//! The waiters of all mutexes, and which thread waits for which other one, are under one
-//! spinlock, [`Locks::chains`]; holding it is holding its value, [`Chains`]. With a lock to each mutex, two walks along crossing chains would
-//! take the same locks in opposite orders; Linux's rt_mutex holds two at a time, lets
-//! go at each step and looks whether the chain is still the one that it was. With one
-//! lock a chain stands still while it is followed. The
-//! price: mutexes that have nothing to do with each other meet here, but only when
-//! they are contended, and interrupts are off for as long as the chain is. FreeBSD's
-//! turnstiles keep their lists of contested locks under one too, `td_contested_lock`.
+//! One spinlock, [`Locks::chains`], protects the waiters of all mutexes and the record of which
+//! thread waits for which. To hold it is to hold its value, [`Chains`]. With a lock for each mutex,
+//! two walks along crossing chains would take the same locks in opposite orders. Linux's rt_mutex
+//! holds two at a time, releases one at each step, and checks whether the chain is still the same.
+//! With one lock a chain does not change while it is followed. The price: unrelated mutexes share
+//! this lock, but only when they are contended, and interrupts are off for as long as the chain is.
+//! FreeBSD's turnstiles keep their lists of contested locks under one lock too,
+//! `td_contested_lock`.
 //!
 //! # Circles
 //!
-//! A wait that would never end is refused ([`heart::more::blocker`]), so a chain is a circle only if a
-//! timed wait is part of it. `settle` ends there too: going round, it only ever raises
-//! priorities, or only ever lowers them. What somebody outside has lent to a circle stays in
-//! it until it comes apart, since each of its threads lends it to the next.
+//! A wait that would never end is refused ([`heart::more::blocker`]), so a chain is a circle only
+//! if it contains a timed wait. `settle` ends there too: going round, it only ever raises
+//! priorities, or only ever lowers them. A priority that an outside thread has lent to a circle
+//! stays in it until the circle resolves, since each of its threads lends it to the next.
 //!
 //! Below it are the run queues' locks, taken one at a time.
 
@@ -40,13 +40,13 @@ use heart::waitq::WaitList;
 use crate::mutex::RawMutex;
 use crate::{Lender, Locks};
 
-/// What a thread borrows and lends.
+/// The priorities that a thread borrows and lends.
 #[derive(Debug)]
 pub struct Lending<T: 'static> {
     // Under the lock.
-    /// What it waits for that another thread owns.
+    /// The thing that it waits for and another thread owns.
     pub wait: Wait<T>,
-    /// The mutexes that it owns and others wait for: the first, linked by their `next`.
+    /// The first of the mutexes that it owns and others wait for. Their `next` links them.
     contested: AtomicPtr<RawMutex<T>>,
 
     // The thread's own.
@@ -55,7 +55,7 @@ pub struct Lending<T: 'static> {
 }
 
 impl<T: Lender> Lending<T> {
-    /// Of a thread that holds nothing and waits for nothing.
+    /// For a thread that holds nothing and waits for nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -65,7 +65,7 @@ impl<T: Lender> Lending<T> {
         }
     }
 
-    /// Others wait for `mutex`, which the thread owns.
+    /// Others begin to wait for `mutex`, which the thread owns.
     pub(crate) fn add(&self, _chains: &mut Chains, mutex: &RawMutex<T>) {
         // Relaxed here and below: under the lock.
         let first = self.contested.load(Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl<T: Lender> Lending<T> {
             .store(ptr::from_ref(mutex).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Nobody waits for `mutex` any more, or the thread does not own it any more.
+    /// Nobody waits for `mutex` any more, or the thread no longer owns it.
     pub(crate) fn remove(&self, chains: &mut Chains, mutex: &RawMutex<T>) {
         let mut link = &self.contested;
         while let Some(one) = follow(chains, link) {
@@ -87,20 +87,20 @@ impl<T: Lender> Lending<T> {
         }
     }
 
-    /// The thread holds a sleeping lock more. By itself.
+    /// Counts one more held sleeping lock. Called by the thread itself.
     pub(crate) fn took(&self) {
-        // Relaxed here and below: the thread's own.
+        // Relaxed here and below: only the thread itself uses it.
         let held = self.held.load(Ordering::Relaxed);
         self.held.store(held + 1, Ordering::Relaxed);
     }
 
-    /// The thread holds a sleeping lock less. By itself.
+    /// Counts one held sleeping lock less. Called by the thread itself.
     pub(crate) fn released(&self) {
         let held = self.held.load(Ordering::Relaxed);
         self.held.store(held.wrapping_sub(1), Ordering::Relaxed);
     }
 
-    /// How many sleeping locks the thread holds: itself, or a guess.
+    /// How many sleeping locks the thread holds. Exact for the calling thread, otherwise a guess.
     #[must_use]
     pub fn held(&self) -> u32 {
         self.held.load(Ordering::Relaxed)
@@ -113,10 +113,11 @@ impl<T: Lender> Default for Lending<T> {
     }
 }
 
-/// `me` is about to wait for `blocker`, which another thread may own; `timed` if not for good.
+/// `me` is about to wait for `blocker`, which another thread may own; `timed` if with a time limit.
 ///
 /// # Panics
-/// If the owner waits, maybe by way of others, for `me`, and none of these waits ends by time.
+/// Panics if the owner waits for `me`, directly or through others, and none of these waits is
+/// timed.
 #[track_caller]
 pub fn begin_wait<T: Waiter>(
     chains: &mut Chains,
@@ -147,17 +148,17 @@ pub(crate) fn begin_to_lend<S: Locks>(
     settle::<S>(chains, mutex.owner());
 }
 
-/// Where `link` leads.
+/// Returns the mutex that `link` leads to.
 fn follow<'a, T>(_chains: &'a Chains, link: &AtomicPtr<RawMutex<T>>) -> Option<&'a RawMutex<T>> {
     // Relaxed: under the lock.
     let mutex = link.load(Ordering::Relaxed);
-    // SAFETY: null, or a mutex in which a thread waits: links are made when the wait
-    // begins and cut when it ends, both by those who have `Chains` for themselves, so
-    // not while it is borrowed. The waiter's frame borrows the mutex all that time.
+    // SAFETY: null, or a mutex for which a thread waits. A link exists from the beginning of the
+    // wait to its end; both need `Chains` exclusively, so neither happens while it is borrowed
+    // here. The waiter's frame borrows the mutex all that time.
     unsafe { mutex.as_ref() }
 }
 
-/// Gives `thread` the priority that it has a right to, and those after it in the chain.
+/// Gives `thread` the priority that it is entitled to, and then the threads after it in the chain.
 pub(crate) fn settle<S: Locks>(chains: &Chains, thread: &'static S::Thread) {
     let mut next = Some(thread);
     while let Some(thread) = next {
@@ -170,7 +171,7 @@ pub(crate) fn settle<S: Locks>(chains: &Chains, thread: &'static S::Thread) {
     }
 }
 
-/// The best of a thread's own priority and those of all who wait for what it owns.
+/// Returns the best of a thread's own priority and those of all who wait for what it owns.
 fn entitled<T: Lender>(chains: &Chains, thread: &T) -> Priority {
     successors(follow(chains, &thread.lending().contested), |mutex| {
         follow(chains, &mutex.next)
@@ -179,8 +180,8 @@ fn entitled<T: Lender>(chains: &Chains, thread: &T) -> Priority {
     .fold(thread.base_priority(), Ord::min)
 }
 
-/// The best priority in `list`: the one of this moment, lent or not, so nobody has to be moved when
-/// it changes.
+/// Returns the best priority in `list`. These are the current priorities, lent or not, so no thread
+/// has to be moved when one changes.
 fn best_priority<T: Lender>(list: &WaitList<T>) -> Option<Priority> {
     list.iter().map(|thread| thread.task().priority()).min()
 }

@@ -1,28 +1,27 @@
-//! Locks that sleep. Whoever cannot have one waits off its CPU, so none of this is for
-//! interrupts, and none for the inside of a critical section or under a spinlock: that
-//! is asserted at every `lock`, `wait` and `acquire`, whether it had to wait or not.
+//! Locks that sleep. A thread that cannot have one waits off its CPU. So none of them is for
+//! interrupts, critical sections, or code that holds a spinlock. Every `lock`, `wait` and `acquire`
+//! asserts that, whether it has to wait or not.
 //!
 //! * [`Mutex`]: one thread at a time; the waiters lend the owner their priority.
 //! * [`Condvar`]: waiting, inside a mutex, for something to become true.
 //! * [`RwLock`]: many readers or one writer, in alternating phases.
-//! * [`RmLock`]: for what is hardly ever written: readers that execute some plain
-//!   instructions, a writer that interrupts them.
-//! * [`Semaphore`]: a number of permits; may be released by interrupts.
+//! * [`RmLock`]: for what is hardly ever written: a read costs a few plain instructions, and a
+//!   writer interrupts the readers.
+//! * [`Semaphore`]: a number of permits; interrupts may release them.
 //!
-//! All of them pass a lock or permit on directly: who releases picks the next owner,
-//! the best of those who wait and the first of several, and that one owns it before it
-//! runs. Nobody who comes by in between is faster, so a waiter waits for those before
-//! it and nobody else. (FreeBSD and Linux let a running thread barge in, which saves
-//! switches on locks that are fought over; Linux hands over when a waiter was passed
-//! by once already.)
+//! All of them hand over directly: the thread that releases a lock or permit picks the next owner,
+//! the best waiter and the first of several, and that thread owns it before it runs. Nobody can
+//! overtake, so a waiter waits only for those before it. (FreeBSD and Linux let a running thread
+//! barge in, which saves switches on contended locks; Linux hands over once a waiter has been
+//! overtaken.)
 //!
-//! A wait that would never end is found before it begins, in every build: a chain of mutexes,
-//! writers and joined threads that comes back to the caller ([`heart::more::blocker`]).
+//! Every build finds a wait that would never end before it begins: a chain of mutexes, writers and
+//! joined threads that leads back to the caller ([`heart::more::blocker`]).
 //!
 //! The machine is a type parameter, [`Locks`], as it is for the heart, so host tests and the
 //! explorer run this source too.
 //!
-//! Order of the spinlocks underneath: the queue of a condition, semaphore or
+//! Take the spinlocks underneath in this order: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.
 
 #![no_std]
@@ -50,9 +49,9 @@ pub use rmlock::{RmLock, rmlock};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 pub use semaphore::Semaphore;
 
-/// A thread that sleeps for locks, and lends its priority to whom it waits for.
+/// A thread that sleeps for locks, and lends its priority to the owner that it waits for.
 pub trait Lender: Sleeper + Waiter {
-    /// What it borrows and lends.
+    /// The priorities that it borrows and lends.
     fn lending(&self) -> &Lending<Self>;
 
     /// Its own priority.
@@ -64,19 +63,20 @@ pub trait Lender: Sleeper + Waiter {
 
 /// The machine as the sleeping locks see it.
 pub trait Locks: Waits<Thread: Lender> {
-    /// Which thread waits for which other one, and whose priority follows from it: one lock for
-    /// the whole machine. Taken after wait queues, before timers and run queues.
+    /// Which thread waits for which, and the priorities that follow: one lock for the whole
+    /// machine. Taken after wait queues, before timers and run queues.
     fn chains() -> &'static Spinlock<Chains, Self>;
 
-    /// Runs `action` on each CPU of `cpus` that is online, this one too, and waits until all have.
+    /// Runs `action` on each CPU of `cpus` that is online, which may include this one, and waits
+    /// until all have run it.
     ///
     /// # Errors
-    /// [`RendezvousError`], but for CPUs that are not online.
+    /// Returns a [`RendezvousError`], but none for CPUs that are not online.
     fn call_online(cpus: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError>;
 }
 
-/// Asserts that the caller may sleep, for what will sleep only sometimes: a mistake is
-/// found where it was made, the first time, and not when the lock happens to be taken.
+/// Asserts that the caller may sleep. For functions that sleep only sometimes: this finds a mistake
+/// where it is made, the first time, and not only once the lock happens to be taken.
 #[track_caller]
 fn might_sleep<S: Locks>() {
     assert_may_sleep::<S>(0);

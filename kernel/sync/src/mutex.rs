@@ -1,12 +1,11 @@
-//! The mutex: a value that one thread at a time can reach, the others asleep.
+//! The mutex: a value for one thread at a time. The others sleep until it is their turn.
 //!
-//! Free, or owned by a thread in whom nobody else is interested, it is one word that is
-//! exchanged ([`Blocker`]). The first who has to wait marks it as contested, and from then on the
-//! owner cannot let go without [`inherit`]'s lock, under which everything else happens.
+//! A mutex that is free, or for which nobody waits, is one word that is exchanged ([`Blocker`]).
+//! The first thread that has to wait marks it as contested. From then on the owner cannot unlock it
+//! without [`inherit`]'s lock, under which everything else happens.
 //!
-//! The owner cannot end, and cannot be anybody but who dropped the guard: the guard
-//! does not leave its thread, and a thread that ends without having dropped it is
-//! reported.
+//! Only the owner can drop the guard, since the guard does not leave its thread. A thread that ends
+//! with a guard undropped is reported.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -30,7 +29,7 @@ use crate::{Lender, Locks, might_sleep};
 /// A mutex without its value.
 #[derive(Debug)]
 pub(crate) struct RawMutex<T: 'static> {
-    /// The owner, and where it locked it.
+    /// The owner, and where it locked the mutex.
     pub(crate) blocker: Blocker<T>,
     /// Where the mutex was made: its class in the order of locks.
     class: Place,
@@ -41,8 +40,8 @@ pub(crate) struct RawMutex<T: 'static> {
     pub(crate) next: AtomicPtr<RawMutex<T>>,
 }
 
-// SAFETY: all fields are atomics but `waiters`, which is reached through `Chains` only,
-// of which there is one, under a lock.
+// SAFETY: all fields are atomics but `waiters`. That is reached only through `Chains`, which exists
+// once, under a lock.
 unsafe impl<T: Sync> Sync for RawMutex<T> {}
 
 impl<T: Lender> RawMutex<T> {
@@ -56,18 +55,18 @@ impl<T: Lender> RawMutex<T> {
         }
     }
 
-    /// Those who wait.
+    /// The waiting threads.
     pub(crate) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<T> {
-        // SAFETY: there is one `Chains`, and who borrows it shares it with readers only.
+        // SAFETY: there is one `Chains`, and a borrower shares it only with readers.
         unsafe { &*self.waiters.get() }
     }
 
     fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<T> {
-        // SAFETY: there is one `Chains`, and the caller has it for itself.
+        // SAFETY: there is one `Chains`, and the caller has it exclusively.
         unsafe { &mut *self.waiters.get() }
     }
 
-    /// Adds `thread` to those who wait; whether it is the first.
+    /// Adds `thread` to the waiting threads. Returns whether it is the first.
     pub(crate) fn push_waiter(&self, chains: &mut Chains, thread: &'static T) -> bool {
         let waiters = self.waiters_mut(chains);
         let first = waiters.is_empty();
@@ -75,17 +74,17 @@ impl<T: Lender> RawMutex<T> {
         first
     }
 
-    /// The owner of a mutex that has one and cannot lose it: with the lock held and
-    /// waiters in it.
+    /// Returns the owner of a mutex that has one and cannot lose it, since threads wait for it and
+    /// the caller has the lock.
     pub(crate) fn owner(&self) -> &'static T {
         let owner = self.blocker.owner();
         owner.expect("who waits for a mutex waits for a thread")
     }
 }
 
-/// What the calling thread does with it.
+/// What the calling thread does with a mutex.
 impl<T: Lender> RawMutex<T> {
-    /// Takes the mutex if it is free.
+    /// Takes the mutex if it is free. Returns whether it did.
     #[track_caller]
     #[inline]
     fn take<S: Locks<Thread = T>>(&self) -> bool {
@@ -109,12 +108,12 @@ impl<T: Lender> RawMutex<T> {
         self.wait::<S>(nanoseconds)
     }
 
-    /// Waits until the mutex is the caller's, or until the time is up: false then.
+    /// Waits until the caller owns the mutex, or until the time is up. Returns false then.
     #[cold]
     #[track_caller]
     fn wait<S: Locks<Thread = T>>(&self, nanoseconds: Option<u64>) -> bool {
         let me = S::curthread();
-        // One that is not the caller's does not become so meanwhile.
+        // If the caller does not own it now, it will not meanwhile.
         kassert!(
             !self.blocker.is_owned_by(me),
             "{} locks a mutex that it holds: locked at {}, and again at {}",
@@ -122,7 +121,7 @@ impl<T: Lender> RawMutex<T> {
             &self.blocker.site,
             Location::caller()
         );
-        // If this may come to a deadlock, now is the time to find it.
+        // If this may lead to a deadlock, find it now.
         S::Probe::sleeping_lock_taken(self.class, Location::caller(), true);
         let mut chains = S::chains().lock();
         while !self.blocker.contest(&mut chains) {
@@ -135,7 +134,7 @@ impl<T: Lender> RawMutex<T> {
             None => sleep(chains),
             Some(nanoseconds) => S::sleep_at_most(chains, nanoseconds),
         }
-        // An untimed wait ends in one way only.
+        // An untimed wait ends only with the mutex.
         if nanoseconds.is_some() && self.give_up::<S>(me) {
             S::Probe::sleeping_lock_released(self.class);
             return false;
@@ -151,8 +150,8 @@ impl<T: Lender> RawMutex<T> {
         true
     }
 
-    /// The time is up: `me` does not wait any more, unless it has been given the mutex
-    /// in the meantime.
+    /// The time is up: ends the wait of `me`, and returns whether it did: not if `me` has become
+    /// the owner in the meantime.
     fn give_up<S: Locks<Thread = T>>(&self, me: &'static T) -> bool {
         let mut chains = S::chains().lock();
         let owner = self.owner();
@@ -162,9 +161,8 @@ impl<T: Lender> RawMutex<T> {
         self.waiters_mut(&mut chains).remove(me);
         chains.end(me);
         if self.waiters(&chains).is_empty() {
-            // It stays contested. Else the owner could unlock, and go on, and even end,
-            // before `settle` has taken back what was lent to it (test
-            // `sync::inheritance_under_stress`).
+            // It stays contested. Otherwise the owner could unlock, go on and even end before
+            // `settle` has taken back what was lent to it (test `sync::inheritance_under_stress`).
             owner.lending().remove(&mut chains, self);
         }
         inherit::settle::<S>(&chains, owner);
@@ -192,7 +190,7 @@ impl<T: Lender> RawMutex<T> {
         );
         let mut chains = S::chains().lock();
         let Some(next) = self.waiters_mut(&mut chains).take_best() else {
-            // All have given up.
+            // All waiters have given up.
             return self.blocker.give(None, false);
         };
         me.lending().remove(&mut chains, self);
@@ -201,7 +199,7 @@ impl<T: Lender> RawMutex<T> {
         let alone = self.waiters(&chains).is_empty();
         self.blocker.give(Some(next), !alone);
         if !alone {
-            // They lend `next` nothing: it was the best of them.
+            // They lend `next` nothing, since it was the best of them.
             next.lending().add(&mut chains, self);
         }
         inherit::settle::<S>(&chains, me);
@@ -209,15 +207,15 @@ impl<T: Lender> RawMutex<T> {
     }
 }
 
-/// A value that one thread at a time can reach. Waiters sleep, get their turn by
-/// priority and then in the order they came, and lend the owner their priority.
+/// A value for one thread at a time. Waiters sleep, get their turn by priority and then in the
+/// order they came, and lend the owner their priority.
 pub struct Mutex<T, S: Locks> {
     raw: RawMutex<S::Thread>,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the mutex gives the value to one thread at a time; T itself moves between
-// threads by way of the guard, so it must be Send.
+// SAFETY: the mutex gives the value to one thread at a time. T itself moves between threads through
+// the guard, so it must be Send.
 unsafe impl<T: Send, S: Locks> Sync for Mutex<T, S> {}
 
 impl<T, S: Locks> Mutex<T, S> {
@@ -232,12 +230,12 @@ impl<T, S: Locks> Mutex<T, S> {
         }
     }
 
-    /// Waits for the mutex, and owns it until the guard is dropped. Thread context,
-    /// interrupts on, outside critical sections.
+    /// Waits for the mutex, and owns it until the guard is dropped. Thread context, interrupts on,
+    /// outside critical sections.
     ///
     /// # Panics
-    /// If the caller may not sleep here, whether it would have to or not; if it owns
-    /// the mutex already; if the owner waits, maybe by way of others, for the caller.
+    /// Panics if the caller may not sleep here, even if it would not have to; if it already owns
+    /// the mutex; or if the owner waits for the caller, directly or through others.
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T, S> {
@@ -245,11 +243,11 @@ impl<T, S: Locks> Mutex<T, S> {
         MutexGuard::new(self)
     }
 
-    /// As [`Self::lock`], for `nanoseconds` at most; `None` when they are over, and
-    /// then what was lent is taken back.
+    /// As [`Self::lock`], but for `nanoseconds` at most. Then it returns `None`, and takes back
+    /// what it lent.
     ///
     /// # Panics
-    /// As [`Self::lock`], but for circles of waiters: they come apart when the time is up.
+    /// As [`Self::lock`], but not for circles of waiters: they resolve when the time is up.
     #[track_caller]
     pub fn lock_for(&self, nanoseconds: u64) -> Option<MutexGuard<'_, T, S>> {
         self.raw
@@ -257,11 +255,11 @@ impl<T, S: Locks> Mutex<T, S> {
             .then(|| MutexGuard::new(self))
     }
 
-    /// Takes the mutex if it is free at this moment. Thread context; never sleeps, so
-    /// inside critical sections too.
+    /// Takes the mutex if it is free now. Thread context; never sleeps, so it may be called inside
+    /// critical sections.
     ///
     /// # Panics
-    /// In interrupt context: the thread there is somebody else.
+    /// Panics in interrupt context, where the current thread is not the caller's.
     #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T, S>> {
         let me = S::curthread();
@@ -276,7 +274,7 @@ impl<T, S: Locks> Mutex<T, S> {
         taken.then(|| MutexGuard::new(self))
     }
 
-    /// Who owns the mutex at this moment. For messages, and for the owner itself.
+    /// Returns the present owner. For messages, and for the owner itself.
     #[must_use]
     pub fn owner(&self) -> Option<ThreadId> {
         self.raw.blocker.owner().map(Lender::id)
@@ -300,12 +298,12 @@ impl<T, S: Locks> fmt::Debug for Mutex<T, S> {
 #[must_use = "the mutex is unlocked at once if the guard is not kept"]
 pub struct MutexGuard<'a, T, S: Locks> {
     mutex: &'a Mutex<T, S>,
-    /// The owner is a thread: the guard cannot go to another one.
+    /// The guard belongs to the thread, which is the owner.
     not_send: PhantomData<*const ()>,
 }
 
 impl<'a, T, S: Locks> MutexGuard<'a, T, S> {
-    /// Of a mutex that the calling thread has just come to own.
+    /// The guard of a mutex that the calling thread has just come to own.
     fn new(mutex: &'a Mutex<T, S>) -> Self {
         Self {
             mutex,
@@ -313,7 +311,7 @@ impl<'a, T, S: Locks> MutexGuard<'a, T, S> {
         }
     }
 
-    /// Unlocks; the mutex, to be locked again.
+    /// Unlocks the mutex and returns it, to be locked again.
     pub(crate) fn unlock(self) -> &'a Mutex<T, S> {
         self.mutex
     }
@@ -336,7 +334,7 @@ impl<T, S: Locks> Deref for MutexGuard<'_, T, S> {
 
 impl<T, S: Locks> DerefMut for MutexGuard<'_, T, S> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as in `deref`, and &mut self is the only way here.
+        // SAFETY: as in `deref`, and &mut self is the only reference to the guard.
         unsafe { &mut *self.mutex.value.get() }
     }
 }

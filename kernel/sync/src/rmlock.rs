@@ -1,5 +1,5 @@
-//! The read-mostly lock: [`heart::more::rmlock`], whose readers without a token and whose writers
-//! sleep.
+//! The read-mostly lock: [`heart::more::rmlock`] with writers that sleep, and readers that sleep if
+//! they have no token.
 
 use heart::cpu::CpuSet;
 use heart::more::rmlock::{Gate, Reader};
@@ -8,19 +8,19 @@ use heart::waitq::{WaitQueue, may_sleep};
 
 use crate::{Locks, Mutex, MutexGuard};
 
-/// A value that many threads may read at once for some plain instructions each, and one at
-/// a time may write, at the cost of an interrupt to each CPU that has read since.
+/// A value that many threads may read at once, each at the cost of a few plain instructions. One at
+/// a time may write, at the cost of an interrupt to each CPU that has read since the last write.
 pub type RmLock<T, S> = heart::more::rmlock::RmLock<T, S, Sleeping<S>>;
 
-/// A lock around `value`. The caller's place in the source is the class, in the order of
-/// locks, of the mutex that writers hold.
+/// A lock around `value`. In the order of locks its class is that of the mutex that writers hold:
+/// the caller's place in the source.
 #[must_use]
 #[track_caller]
 pub const fn rmlock<T, S: Locks + Reader>(value: T) -> RmLock<T, S> {
     RmLock::with_gate(value, Sleeping::new())
 }
 
-/// Where readers and writers of a lock sleep.
+/// Where a lock's readers and writers sleep.
 #[derive(Debug)]
 pub struct Sleeping<S: Locks> {
     inside: Mutex<(), S>,
@@ -29,7 +29,7 @@ pub struct Sleeping<S: Locks> {
 }
 
 impl<S: Locks> Sleeping<S> {
-    /// Nobody is inside.
+    /// A gate with nobody inside.
     #[must_use]
     #[track_caller]
     const fn new() -> Self {
@@ -48,7 +48,7 @@ impl<S: Locks> Gate for Sleeping<S> {
     }
 
     fn try_enter(&self) -> Option<MutexGuard<'_, (), S>> {
-        // In an interrupt, or in a critical section, there is no owning a mutex.
+        // In an interrupt or a critical section nobody can own a mutex.
         if may_sleep::<S>() {
             self.inside.try_lock()
         } else {
@@ -58,8 +58,8 @@ impl<S: Locks> Gate for Sleeping<S> {
 
     fn wait(&self, drained: &dyn Fn() -> bool) {
         loop {
-            // The last reader takes itself off the count, then takes this lock: it is seen
-            // here, or it finds us asleep.
+            // The last reader uncounts itself, then takes this lock. So either we see that here, or
+            // it finds us asleep.
             let queue = self.writer.lock();
             if drained() {
                 return;
@@ -73,9 +73,9 @@ impl<S: Locks> Gate for Sleeping<S> {
     }
 
     /// # Panics
-    /// If a CPU does not answer: what it reads is not known.
+    /// Panics if a CPU does not answer, since its reads are unknown.
     fn interrupt(&self, cpus: &CpuSet, action: Callback<'_>) {
-        // A CPU that has gone offline has switched its threads out, and so counted them.
+        // A CPU that has gone offline has switched its threads out, and so counted their reads.
         if let Err(error) = S::call_online(cpus, action) {
             panic!("a writer of an rmlock: {error}");
         }

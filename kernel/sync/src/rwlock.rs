@@ -1,19 +1,17 @@
 //! The readers-writer lock: many readers or one writer.
 //!
-//! Phases alternate ("phase-fair"): a reader that comes while a writer is in, or waits,
-//! waits; the last reader out lets in the best writer, and a writer going out lets in
-//! all the readers that wait, or the next writer if there are none. So a reader waits
-//! for one writer at most, and a writer for one phase of readers and the writers before
-//! it. Neither kind can starve the other, as readers starve writers without such a rule,
-//! and writers readers under writer preference.
+//! Phases alternate ("phase-fair"). A reader that arrives while a writer is in, or waits, must
+//! wait. The last reader out lets in the best writer. A writer going out lets in all waiting
+//! readers, or the next writer if there are none. So a reader waits for one writer at most, and a
+//! writer for one phase of readers and the writers before it. Neither kind can starve the other, as
+//! readers starve writers without such a rule, and writers starve readers under writer preference.
 //!
-//! No priority is inherited: a writer would have to lend to every reader inside, each
-//! of which would have to be on record. Among writers the best goes first. Where
-//! bounded waiting matters, use a [`Mutex`](crate::Mutex).
+//! No priority is inherited: a writer would have to lend to every reader inside, each of which
+//! would have to be recorded. Among writers the best goes first. Where bounded waiting matters, use
+//! a [`Mutex`](crate::Mutex).
 //!
-//! A thread that reads already must not read again: a writer that came in between waits
-//! for it, and it for the writer. The lock-order checker finds it, as two locks of one
-//! kind.
+//! A thread that already reads must not read again: a writer that arrived in between waits for it,
+//! and it for the writer. The lock-order checker finds this, as two locks of one class.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -31,7 +29,7 @@ use heart::waitq::WaitList;
 
 use crate::{Lender, Locks, inherit, might_sleep};
 
-/// Who is in, and who waits. The writer that is in is in the lock's [`Blocker`].
+/// Who is in, and who waits. The lock's [`Blocker`] has the writer that is in.
 struct State<T: 'static> {
     /// How many readers are in.
     readers: u32,
@@ -40,15 +38,15 @@ struct State<T: 'static> {
 }
 
 impl<T: Lender> State<T> {
-    /// Lets in a reader, if it is not the writers' turn.
+    /// Lets in a reader, unless it is the writers' turn. Returns whether it did.
     fn admit_reader(&mut self, writer: &Blocker<T>) -> bool {
         let admitted = writer.owner().is_none() && self.waiting_writers.is_empty();
         self.readers += u32::from(admitted);
         admitted
     }
 
-    /// Lets in those whose turn it is now that a reader has gone, or the writer (`wrote`): after
-    /// a writer all readers that wait; then, if nobody is in, the best writer.
+    /// Lets in those whose turn it is, now that a reader or, if `wrote`, the writer has gone: after
+    /// a writer all waiting readers; then, if nobody is in, the best writer.
     fn next<S: Locks<Thread = T>>(&mut self, writer: &Blocker<T>, wrote: bool) {
         let waited_for = !(self.waiting_readers.is_empty() && self.waiting_writers.is_empty());
         let mut chains = waited_for.then(|| S::chains().lock());
@@ -73,8 +71,8 @@ impl<T: Lender> State<T> {
     }
 }
 
-/// The state of a free lock. Not made where the lock is made, which would put the two
-/// in one class.
+/// The state of a free lock. Not made at the place that makes the lock, which would put the two in
+/// one class.
 const fn nobody<S: Locks>() -> Spinlock<State<S::Thread>, S> {
     Spinlock::new(State {
         readers: 0,
@@ -83,19 +81,19 @@ const fn nobody<S: Locks>() -> Spinlock<State<S::Thread>, S> {
     })
 }
 
-/// A value that many threads may read at once, or one may change.
+/// A value that many threads may read at once, or one may write.
 pub struct RwLock<T, S: Locks> {
     /// Where the lock was made: its class in the order of locks.
     class: Place,
-    /// The writer that is in, and where it locked. Changed under the lock of `state`, and while
-    /// others wait under [`inherit`]'s too.
+    /// The writer that is in, and where it locked. Changes under the lock of `state`, and while
+    /// others wait also under [`inherit`]'s.
     writer: Blocker<S::Thread>,
     state: Spinlock<State<S::Thread>, S>,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock gives out one exclusive reference, so T must be Send, or many shared
-// ones, so T must be Sync.
+// SAFETY: the lock gives out one exclusive reference, so T must be Send, or many shared ones, so T
+// must be Sync.
 unsafe impl<T: Send + Sync, S: Locks> Sync for RwLock<T, S> {}
 
 impl<T, S: Locks> RwLock<T, S> {
@@ -111,13 +109,13 @@ impl<T, S: Locks> RwLock<T, S> {
         }
     }
 
-    /// Waits until no writer is in and none has come before. Thread context, interrupts
-    /// on, outside critical sections.
+    /// Waits until no writer is in or came before. Thread context, interrupts on, outside critical
+    /// sections.
     ///
     /// # Panics
-    /// If the caller may not sleep here, whether it would have to or not; if it is the
-    /// writer, or the writer waits, maybe by way of others, for the caller, and none of these
-    /// waits ends by time.
+    /// Panics if the caller may not sleep here, even if it would not have to; if it is the writer;
+    /// or if the writer waits for the caller, directly or through others, and none of these waits
+    /// is timed.
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T, S> {
         let (me, mut state) = self.enter();
@@ -153,7 +151,7 @@ impl<T, S: Locks> RwLock<T, S> {
         }
     }
 
-    /// What both kinds do first.
+    /// The first steps of both kinds.
     #[track_caller]
     fn enter(&self) -> (&'static S::Thread, SpinlockGuard<'_, State<S::Thread>, S>) {
         might_sleep::<S>();
@@ -188,7 +186,7 @@ impl<T, S: Locks> fmt::Debug for RwLock<T, S> {
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct ReadGuard<'a, T, S: Locks> {
     lock: &'a RwLock<T, S>,
-    /// The thread answers for it.
+    /// The guard belongs to the thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -202,8 +200,7 @@ impl<T, S: Locks> Deref for ReadGuard<'_, T, S> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: a reader is in, so no writer is, and only writers make exclusive
-        // references.
+        // SAFETY: a reader is in, so no writer is, and only writers make exclusive references.
         unsafe { &*self.lock.value.get() }
     }
 }
@@ -223,7 +220,7 @@ impl<T, S: Locks> Drop for ReadGuard<'_, T, S> {
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct WriteGuard<'a, T, S: Locks> {
     lock: &'a RwLock<T, S>,
-    /// The thread answers for it.
+    /// The guard belongs to the thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -244,7 +241,7 @@ impl<T, S: Locks> Deref for WriteGuard<'_, T, S> {
 
 impl<T, S: Locks> DerefMut for WriteGuard<'_, T, S> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as in `deref`, and &mut self is the only way here.
+        // SAFETY: as in `deref`, and &mut self is the only reference to the guard.
         unsafe { &mut *self.lock.value.get() }
     }
 }

@@ -1,4 +1,5 @@
-//! The semaphore: so many permits, and waiting for one.
+//! The semaphore: a number of permits, and waiting for one. Use it to count, or to wake a thread
+//! from an interrupt.
 
 use heart::sched::wakeup;
 use heart::shim::{AtomicUsize, Ordering};
@@ -6,10 +7,10 @@ use heart::waitq::{WaitQueue, What};
 
 use crate::{Locks, might_sleep};
 
-/// A number of permits that threads take, and that anybody, interrupts too, gives.
+/// A number of permits that threads take. Anybody, even an interrupt, may give one.
 ///
-/// There is never a permit left while somebody waits: [`Self::release`] gives it to the
-/// best waiter. Nobody owns a permit, so there is no priority to inherit.
+/// No permit is left while a thread waits: [`Self::release`] gives it to the best waiter. Nobody
+/// owns a permit, so there is no priority to inherit.
 #[derive(Debug)]
 pub struct Semaphore<S: Locks> {
     /// Under the lock of `queue`.
@@ -18,7 +19,7 @@ pub struct Semaphore<S: Locks> {
 }
 
 impl<S: Locks> Semaphore<S> {
-    /// A semaphore with so many permits.
+    /// A semaphore with `permits` permits.
     #[must_use]
     #[track_caller]
     pub const fn new(permits: usize) -> Self {
@@ -28,11 +29,10 @@ impl<S: Locks> Semaphore<S> {
         }
     }
 
-    /// Takes a permit, and waits for one if there is none. Thread context, outside
-    /// critical sections.
+    /// Takes a permit, and waits if there is none. Thread context, outside critical sections.
     ///
     /// # Panics
-    /// If the caller may not sleep here, whether it would have to or not.
+    /// Panics if the caller may not sleep here, even if it would not have to.
     #[track_caller]
     pub fn acquire(&self) {
         might_sleep::<S>();
@@ -42,8 +42,7 @@ impl<S: Locks> Semaphore<S> {
         }
     }
 
-    /// As [`Self::acquire`], and not for longer than `nanoseconds`; whether there was a
-    /// permit.
+    /// As [`Self::acquire`], but for `nanoseconds` at most. Returns whether it got a permit.
     ///
     /// # Panics
     /// As [`Self::acquire`].
@@ -52,11 +51,11 @@ impl<S: Locks> Semaphore<S> {
     pub fn acquire_for(&self, nanoseconds: u64) -> bool {
         might_sleep::<S>();
         let queue = self.queue.lock();
-        // Who is woken was given a permit with it.
+        // The waker gives a permit to the thread that it wakes.
         self.take() || queue.wait_at_most(What::Permit, nanoseconds)
     }
 
-    /// Takes a permit if there is one at this moment. Any context but NMI.
+    /// Takes a permit if there is one now. Returns whether it did. Any context but NMI.
     #[must_use = "there may be no permit"]
     pub fn try_acquire(&self) -> bool {
         let _queue = self.queue.lock();
@@ -67,7 +66,7 @@ impl<S: Locks> Semaphore<S> {
     pub fn release(&self) {
         let mut queue = self.queue.lock();
         if let Some(thread) = queue.take_best() {
-            // Out of the queue, it has the permit, even if its time was up just now.
+            // A thread out of the queue has the permit, even if its time was up just now.
             wakeup::<S>(thread);
         } else {
             // Relaxed: under the queue's lock.
@@ -76,7 +75,7 @@ impl<S: Locks> Semaphore<S> {
         }
     }
 
-    /// Takes a permit. Under the queue's lock.
+    /// Takes a permit if there is one. Returns whether it did. Under the queue's lock.
     fn take(&self) -> bool {
         // Relaxed: under the queue's lock.
         let permits = self.permits.load(Ordering::Relaxed);
