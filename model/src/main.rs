@@ -239,7 +239,7 @@ fn explore_all(model: &Model, bug: Option<Bug>, limits: Limits) -> (Outcome, [mo
     (sum.expect("a model has phases"), last)
 }
 
-/// Runs the models, two at a time; whether all properties hold.
+/// Runs the models, two at a time. Returns whether all properties hold.
 fn all_models(options: &Options) -> bool {
     let wanted = |model: &&Model| {
         let named = options.name.as_ref();
@@ -368,7 +368,7 @@ fn model(name: &str) -> Option<&'static Model> {
     MODELS.iter().find(|model| model.name == name)
 }
 
-/// Finds what is wrong in a model, and prints it; whether something is.
+/// Finds what is wrong in a model, and prints it. Returns whether something is wrong.
 fn find_and_show(bug: Option<Bug>, model: &Model, options: &Options) -> bool {
     let Some((phases, (violation, choices, owners))) = find(bug, model) else {
         match bug {

@@ -176,7 +176,7 @@ ktest! {
             taken.push(frame);
         }
         assert_eq!(tables::original(madt), Some(before));
-        // SAFETY: taken just now, and nobody was told of them.
+        // SAFETY: taken just now, and nobody else knows of them.
         taken.into_iter().for_each(|frame| unsafe { mem::free_frames(frame, 1) });
     }
 }

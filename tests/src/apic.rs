@@ -12,7 +12,7 @@ use crate::acpi::madt;
 
 /// A counter of the boot CPU.
 fn read(counter: fn(&'static Pcpu) -> &'static AtomicU64) -> u64 {
-    // Relaxed: this CPU's own statistic.
+    // Relaxed: a statistic of this CPU.
     counter(pcpu::this()).load(Ordering::Relaxed)
 }
 
@@ -32,7 +32,7 @@ ktest! {
             while ticks() == before {
                 heart::shim::spin_loop();
             }
-            // The two clocks were measured against each other: allow a percent.
+            // The two clocks were measured against each other, so allow one percent.
             let elapsed = clock::since_entry() - start;
             assert!(elapsed + elapsed / 100 >= nanoseconds, "{elapsed} ns for {nanoseconds}");
             clock::delay(2 * nanoseconds);
@@ -236,7 +236,7 @@ ktest! {
             let wire = Isa { gsi: found.gsi_base + last, level: false, low: false };
             io_apic.route(wire, vector::IO_APIC_BASE, 0).expect("an input");
             assert!(!masked(last));
-            // SAFETY: the mapping of the boot; the one before is gone.
+            // SAFETY: the boot's mapping; the previous reference is gone.
             *io_apic = unsafe { IoApic::new(registers, found.gsi_base) }.expect("it answers");
             assert!(masked(last), "input {last} is left open");
         }
@@ -251,10 +251,10 @@ ktest! {
         for word in [0x17_0020, 0x0098_9680_8086_a201] {
             let frame = mem::allocate_frame().expect("a frame");
             let page = paging::physical_to_virtual(frame);
-            // SAFETY: a frame of our own, which is visible there.
+            // SAFETY: our own frame, in the mapping of all memory.
             let words = || unsafe { core::slice::from_raw_parts_mut(page as *mut u64, 512) };
             words().fill(word);
-            // SAFETY: nobody else uses the page; that it is no device is what is to be found.
+            // SAFETY: nobody else uses the page. The kernel must find out that it is not a device.
             let io_apic = unsafe { IoApic::new(page, 0) };
             assert!(io_apic.is_err(), "{io_apic:?} in {word:#x}");
             // SAFETY: as above.

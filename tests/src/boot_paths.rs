@@ -117,7 +117,7 @@ ktest! {
         smp = "4",
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
-        // Relaxed: written by this CPU during boot.
+        // Relaxed: this CPU wrote it during boot.
         let nanoseconds = init::ONLINE_AFTER.load(heart::shim::Ordering::Relaxed);
         log::info!("{nanoseconds} ns from entry to all CPUs online");
         assert!(nanoseconds < 100_000_000, "{nanoseconds} ns");

@@ -168,7 +168,7 @@ fn posted_at_every_boundary() {
     fn post_second() {
         smp_call_post(pcpu::this().id(), &SECOND).expect("it is over");
     }
-    // Nothing else comes: a timer might look at the queue.
+    // No other interrupt: a timer's might look at the queue.
     sched::curthread().pin();
     ktest::take_timers();
     clock::stop_timer();

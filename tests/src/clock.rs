@@ -120,7 +120,7 @@ ktest! {
     /// A wait of no time is no wait: no other thread runs.
     fn zero_does_not_sleep() [] {
         sched::curthread().pin();
-        // Relaxed: this CPU's own.
+        // Relaxed: only this CPU writes it.
         let slept = || pcpu::this().counters.switches[Reason::Sleep as usize].load(Ordering::Relaxed);
         let before = slept();
         sched::sleep_for(0);

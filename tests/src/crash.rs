@@ -214,7 +214,7 @@ ktest! {
         smp = "2..=8", expect = "panic", console = "cpu1: stopped by NMI: rip ",
         console = "ktest::crash::deaf", console = ": waits for CPUs 1", console = " to finish ",
     ] {
-        // The initiator itself is out of the way: it panics from its action.
+        // The initiator itself does not interfere: it panics in its action.
         let action = |context: &IpiCtx| match context.cpu().index() {
             0 => {
                 kernel::clock::delay(1_000_000);
@@ -405,7 +405,7 @@ ktest! {
         let boot = pcpu::BOOT_PCPU.apic_id();
         let cpu1 = CpuId::new(1).unwrap();
         at_the_end(&|| end::exit(Verdict::Failure), &|| {
-            // By one CPU, with gaps of every length: NMIs in close succession would keep the boot
+            // From one CPU, with gaps of every length: NMIs in quick succession would keep the boot
             // CPU from executing anything else.
             for gap in (0..1000).cycle().take_while(|_| pcpu::this().id() == cpu1) {
                 ktest::without_interrupts(|| arch::apic::send_nmi(boot));

@@ -31,7 +31,7 @@ ktest! {
         expect = "assert", console = "spinlock_exit below zero",
         console = "cpu0: thread0.0 \"boot\", critnest 0", console = "panic on cpu0 at tests/src/critical.rs:",
     ] {
-        // Off, as under a lock: an interrupt would find the word below zero first.
+        // Interrupts are off, as under a lock: an interrupt would find the word below zero first.
         ktest::without_interrupts(|| heart::spinlock::spinlock_exit::<Machine>());
     }
 }
@@ -83,7 +83,7 @@ fn counts() -> [u64; 4] {
 
 /// The same for another CPU, which does not switch meanwhile.
 fn counts_of(block: &pcpu::Pcpu) -> [u64; 4] {
-    // Relaxed: the CPU's own.
+    // Relaxed: only this CPU writes it.
     let counters = &block.counters;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     [
@@ -116,11 +116,11 @@ ktest! {
         let [switches, requested, taken, cancelled] = counts();
         crit.enter();
         let better = owe(&RAN);
-        // Into the window, and on: nobody has looked.
+        // Enter the window, and go on: nobody has looked.
         crit.leave();
         sched::yield_now();
         assert!(RAN.load(Ordering::Acquire) && !crit.owepreempt());
-        // To the better thread, and back at its end.
+        // Switch to the better thread, and return at its end.
         assert_eq!(counts(), [switches + 2, requested + 1, taken + 1, cancelled]);
         drop(CriticalGuard::enter());
         assert_eq!(counts(), [switches + 2, requested + 1, taken + 1, cancelled]);
@@ -300,7 +300,7 @@ ktest! {
             // Release, Acquire, here and below: pair with the other CPU's.
             INSIDE.store(true, Ordering::Release);
             spin_until(|| crit.owepreempt());
-            // Into the window, and on: nobody has looked.
+            // Enter the window, and go on: nobody has looked.
             crit.leave();
             sched::yield_now();
         });

@@ -54,7 +54,7 @@ fn read(turns: u32) {
 /// Reads the object until `over`.
 fn read_until(mut over: impl FnMut() -> bool) {
     let _reading = epoch::enter();
-    // SAFETY: not freed while somebody reads, which is what is tested.
+    // SAFETY: not freed while somebody reads, as the test claims.
     let object = unsafe { &*CURRENT.load(Ordering::Acquire) };
     let number = object.0.load(Ordering::Relaxed);
     let mut last = false;
@@ -135,7 +135,7 @@ ktest! {
                 let _reading = epoch::enter();
                 READS.store(true, Ordering::Release);
                 (0..10_000).for_each(|_| spin_loop());
-                // Release, by the end of the reading.
+                // Release: the end of the reading.
                 ENDED.store(true, Ordering::Relaxed);
             }
             while !OVER.load(Ordering::Relaxed) {
@@ -184,7 +184,7 @@ ktest! {
     /// More threads than the table had places for, while all CPUs look threads up, in timer
     /// interrupts and one by one. The replaced tables are freed.
     fn the_thread_table_grows() [smp = "1..=8"] {
-        // Acquire: pairs with the Release of whoever replaces it.
+        // Acquire: pairs with the Release of the thread that replaces it.
         let table = || thread::THREADS.load(Ordering::Acquire);
         let first = table();
         let lookers: Vec<JoinHandle> = online().iter().map(|cpu| {

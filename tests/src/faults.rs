@@ -33,7 +33,7 @@ static OPEN: AtomicBool = AtomicBool::new(false);
 
 /// A thread in a new place of the table that waits until [`OPEN`].
 fn waiting() -> Result<JoinHandle, SpawnError> {
-    // Something to carry, so that it is allocated.
+    // Give it something to capture, so that it is allocated.
     let carried = core::hint::black_box(1_u64);
     Builder::new("waiting").spawn(move || {
         loop {
@@ -79,7 +79,7 @@ ktest! {
                     Err(error) => panic!("{error}"),
                 }
                 failures += 1;
-                // The part of the stack that was made stays: then the same happens to the next
+                // The part of the stack that was made stays. Then the same happens to the next
                 // page.
                 if in_use() == before {
                     nth += 1;
@@ -91,7 +91,7 @@ ktest! {
         log::info!("{made} threads, {failures} failures");
         assert!(failures > made * 17, "16 frames of a stack, a record, and what it is to run");
         assert_eq!(end - start, made as usize * heap + TABLE * size_of::<usize>());
-        // A page table serves 16 stacks and what is between them.
+        // A page table serves 16 stacks and the gaps between them.
         let tables = (frames_now - frames) / 4096 - 16 * made;
         assert!(tables <= made / 16 + 1, "{tables} frames too many for {made} stacks");
         OPEN.store(true, Ordering::Relaxed);
@@ -106,7 +106,7 @@ ktest! {
         let frame = mem::allocate_frame().expect("a frame");
         let make = || {
             let space = VSpace::new()?;
-            // SAFETY: a frame of ours that nobody uses.
+            // SAFETY: our own frame, unused.
             unsafe { space.map(0x4000_0000, frame, Access::Data) }?;
             Ok::<_, MapError>(space)
         };
@@ -126,7 +126,7 @@ ktest! {
         assert_eq!(nth - 1, 5, "the root, the record, and three tables");
         drop(space);
         assert_eq!(in_use(), before);
-        // SAFETY: taken above; the space is gone.
+        // SAFETY: taken above, and the space is gone.
         unsafe { mem::free_frames(frame, 1) };
     }
 }
@@ -190,7 +190,7 @@ ktest! {
     /// Every IPI arrives twice: what it asks for is done once.
     fn doubled_ipis() [smp = "2..=8", append = "bug=fault-double-ipis"] {
         everything(2000);
-        // The IPIs that arrived for nothing.
+        // The IPIs that arrived without need.
         assert!(watchdog::strays() > 0);
     }
 }
@@ -238,7 +238,7 @@ ktest! {
         assert_eq!((silent, left_to_lose()), (CpuSet::single(cpu1()), 0));
         smp::smp_rendezvous_cpu(cpu1(), &action).unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 1);
-        // Sent to all others, by one command.
+        // Sent to all others by one command.
         lose(vector::RENDEZVOUS, 1);
         let all = || smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier);
         let result = all();
@@ -266,7 +266,7 @@ ktest! {
         call().unwrap();
         assert!(matches!(call(), Err(RendezvousError::Timeout { silent, .. }) if silent == set));
         assert_eq!(smp::stop_cpus(&set).unwrap_err(), StopError::Silent(set));
-        // An NMI is above all vectors: in one the CPU acknowledges, and answers again.
+        // An NMI outranks all vectors: in one the CPU acknowledges, and answers again.
         static ACKNOWLEDGED: AtomicU64 = AtomicU64::new(0);
         ktest::step::on_nmi(|| {
             ACKNOWLEDGED.fetch_add(apic::end_all() as u64, Ordering::Relaxed);
@@ -377,7 +377,7 @@ ktest! {
             !OVER.load(Ordering::Relaxed)
         });
         while left_to_lose() == 0 {
-            // It may be on its way to rest, and then needs none.
+            // It may be on its way to rest, and then needs no interrupt.
             clock::delay(1_000_000);
             lose(vector::IPI, 1);
             smp_call_post(cpu1(), &CALL).unwrap();
@@ -402,7 +402,7 @@ ktest! {
         static BUSY: AtomicBool = AtomicBool::new(false);
         static OVER: AtomicBool = AtomicBool::new(false);
         let watchdog = watchdog::start(10_000_000, |_| !OVER.load(Ordering::Relaxed));
-        // So that it needs an interrupt.
+        // So it needs an interrupt.
         let busy = Builder::new("busy").on(cpu1()).spawn(|| {
             BUSY.store(true, Ordering::Relaxed);
             while !OVER.load(Ordering::Relaxed) {
@@ -491,7 +491,7 @@ ktest! {
             Builder::new("spurious").on(cpu).spawn(body).expect("a thread").join();
         }
         assert_eq!(watchdog::strays(), 17 * online().len() as u64);
-        // The first that it ends from now on may have begun before.
+        // The first section that it ends from now on may have begun before.
         let looks = LOOKS.load(Ordering::Relaxed);
         while LOOKS.load(Ordering::Relaxed) < looks + 2 {
             sched::sleep_for(1_000_000);

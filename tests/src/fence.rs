@@ -53,7 +53,7 @@ fn missed(rounds: u64) -> u64 {
         SLOW.0.store(0, Ordering::Relaxed);
         FAST.0.store(0, Ordering::Relaxed);
         ROUND.0.store(round, Ordering::Release);
-        // From before the other side has seen the round to after it has ended it.
+        // Lasts from before the other side sees the round until it has ended it.
         for _ in 0..round % 64 {
             core::hint::black_box(round);
         }

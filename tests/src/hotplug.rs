@@ -229,7 +229,7 @@ ktest! {
         const PAGE: u64 = 0xffff_e000_5000_0000;
         static READ: AtomicU64 = AtomicU64::new(0);
         let read = |_: &IpiCtx| {
-            // SAFETY: mapped whenever a CPU is asked to read.
+            // SAFETY: the page is mapped whenever a CPU is asked to read it.
             let value = unsafe { (PAGE as *const u64).read_volatile() };
             READ.store(value, Ordering::Relaxed);
         };
@@ -240,7 +240,7 @@ ktest! {
             assert_eq!(READ.load(Ordering::Relaxed), round);
             let cpu = last();
             take_offline(cpu).unwrap();
-            // SAFETY: nobody reads it any more; the frame is that of `map`.
+            // SAFETY: nobody reads it any more, and `map` mapped the frame.
             unsafe { kernel::shootdown::unmap(&(PAGE..PAGE + 4096)) }.unwrap();
             kept.push(kernel::mem::allocate_frame().expect("a frame"));
             bring_online(cpu).unwrap();
@@ -251,8 +251,8 @@ ktest! {
 /// Pages change while a CPU comes online that has read them ahead, too early to be told: once it is
 /// in the set it flushes them.
 fn read_ahead() {
-    // As many as QEMU's smallest TLB has entries. With more, a later one evicts an earlier one
-    // before that is read again; with fewer, the kernel's own pages might evict all.
+    // As many as QEMU's smallest TLB has entries. With more, a later entry evicts an earlier one
+    // before it is read again; with fewer, the kernel's own pages might evict them all.
     const PAGES: u64 = 64;
     const START: u64 = 0xffff_e000_6000_0000;
     static AHEAD: AtomicBool = AtomicBool::new(false);
@@ -261,7 +261,8 @@ fn read_ahead() {
     /// How many pages do not hold `value`.
     fn others(value: u64) -> u64 {
         let word = |page| (START + page * 4096) as *const u64;
-        // SAFETY: mapped whenever a CPU is asked to read, and before it comes online.
+        // SAFETY: the page is mapped whenever a CPU is asked to read it, and before it comes
+        // online.
         let read = |&page: &u64| unsafe { word(page).read_volatile() } != value;
         (0..PAGES).filter(read).count() as u64
     }
@@ -280,8 +281,8 @@ fn read_ahead() {
         while !AHEAD.load(Ordering::Acquire) {
             sched::sleep_for(100_000);
         }
-        // SAFETY: the one that has read them reads no more before they are changed; the
-        // frames are those of `map`.
+        // SAFETY: the CPU that has read them reads no more before they change, and the frames are
+        // those of `map`.
         unsafe { kernel::shootdown::unmap(&(START..START + PAGES * 4096)) }.unwrap();
         // No page gets its old frame again.
         let kept = |_| kernel::mem::allocate_frame().expect("a frame");

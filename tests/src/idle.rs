@@ -56,7 +56,7 @@ fn sleeper() -> JoinHandle {
             return;
         }
         waiting.sleep();
-        // Release: pairs with the Acquire of who waits for it.
+        // Release: pairs with the Acquire of the thread that waits for it.
         RUNS.fetch_add(1, Ordering::Release);
     };
     let sleeper = Builder::new("sleeper")
@@ -344,7 +344,7 @@ ktest! {
         static VECTORS: AtomicU64 = AtomicU64::new(0);
         sched::curthread().pin();
         let target = apic::id();
-        // Handle what comes by the vector like what is stepped.
+        // Handle the interrupt of this vector like a stepped one.
         step::interrupt_me(take_word);
         let senders = smp::online().len().saturating_sub(1).min(3);
         let sender = |number: usize| {

@@ -12,7 +12,7 @@ ktest! {
     /// Code cannot be written.
     fn text_is_not_writable() [expect = "panic", console = "#PF page fault: write to 0xffffffff80"] {
         let (start, ..) = paging::image_sections()[0];
-        // SAFETY: it is not: the write must fault.
+        // SAFETY: unsound on purpose: the write must fault.
         unsafe { (start as *mut u8).write_volatile(0) };
     }
 }
@@ -24,14 +24,14 @@ ktest! {
         console = "(not permitted)",
     ] {
         let (start, ..) = paging::image_sections()[1];
-        // SAFETY: it is not: the write must fault.
+        // SAFETY: unsound on purpose: the write must fault.
         unsafe { (start as *mut u8).write_volatile(0) };
     }
 }
 
 /// Calls the byte at `address`, a RET, as a function.
 fn call(address: u64) {
-    // SAFETY: a data pointer as a function: the call must fault.
+    // SAFETY: unsound on purpose: a data pointer as a function, whose call must fault.
     let function = unsafe { core::mem::transmute::<u64, extern "C" fn()>(address) };
     function();
 }
@@ -41,7 +41,7 @@ ktest! {
     fn data_is_not_executable() [
         expect = "panic", console = "#PF page fault: instruction fetch from 0xffffffff80",
     ] {
-        // By name: a static that nobody writes would end up among the constants.
+        // Use its name: a static that nobody writes would end up among the constants.
         #[unsafe(link_section = ".data")]
         static RET: heart::shim::AtomicU32 = heart::shim::AtomicU32::new(0xc3);
         call(&raw const RET as u64);
@@ -54,7 +54,7 @@ ktest! {
         expect = "panic", console = "#PF page fault: instruction fetch from 0xffff8",
     ] {
         let frame = mem::allocate_frame().expect("a frame");
-        // SAFETY: a frame of our own.
+        // SAFETY: our own frame.
         unsafe { (physical_to_virtual(frame) as *mut u8).write_volatile(0xc3) };
         call(physical_to_virtual(frame));
     }
@@ -77,7 +77,7 @@ ktest! {
     fn null_is_not_mapped() [
         expect = "panic", console = "#PF page fault: read from 0x8 (not mapped)",
     ] {
-        // SAFETY: it is not: the read must fault.
+        // SAFETY: unsound on purpose: the read must fault.
         unsafe { core::ptr::with_exposed_provenance::<u64>(black_box(8)).read_volatile() };
     }
 }
@@ -222,9 +222,9 @@ fn take_all_frames(frames: u64) -> u64 {
         assert_ne!(address, 0, "the page of the BIOS was given out");
         let link = physical_to_virtual(address) as *mut u64;
         let mark = physical_to_virtual(address + 8) as *mut u64;
-        // SAFETY: memory of our own.
+        // SAFETY: our own memory.
         unsafe { link.write(last) };
-        // SAFETY: the second word of it.
+        // SAFETY: its second word.
         unsafe { mark.write(!address) };
         last = address;
         highest = highest.max(address);
@@ -240,7 +240,7 @@ fn take_all_frames(frames: u64) -> u64 {
         assert_eq!(mark, !last, "frame {last:#x} was given out twice");
         // SAFETY: as above.
         let next = unsafe { link.read() };
-        // SAFETY: as it was taken; its memory is not used again.
+        // SAFETY: as it was taken, and its memory is not used again.
         unsafe { mem::free_frames(last, frames) };
         last = next;
     }
@@ -264,7 +264,7 @@ ktest! {
     fn double_free() [expect = "panic", console = "kernel::mem::free_frames at kernel/src/mem/mod.rs:"] {
         let frame = mem::allocate_frame().expect("a frame");
         for _ in 0..2 {
-            // SAFETY: the second time it is not: this must be found.
+            // SAFETY: sound the first time only; the kernel must find the second.
             unsafe { mem::free_frames(frame, 1) };
         }
     }

@@ -60,8 +60,8 @@ fn waits_for(cpu: CpuId, quiesce: fn(), and_not_longer: bool) {
             quiesce();
             RETURNED.store(true, Ordering::Release);
         });
-    // However long the host takes to run it: a waiter that begins in the second section waits for
-    // that one.
+    // Wait however long the host takes to run it: a waiter that begins in the second section waits
+    // for that one.
     while !BEGUN.load(Ordering::Acquire) {
         kernel::sched::sleep_for(1_000_000);
     }

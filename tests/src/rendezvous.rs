@@ -59,7 +59,7 @@ fn many(rounds: u64) {
     }
     for block in online().iter().filter_map(pcpu::of) {
         let count = block.rendezvous_interrupts.load(Ordering::Relaxed);
-        // One more for the rendezvous at boot; none for the initiator.
+        // One more for the rendezvous at boot, and none for the initiator.
         let expected = if block.id() == pcpu::this().id() {
             0
         } else {
@@ -206,7 +206,7 @@ ktest! {
     /// The retry runs the call only on CPUs that have not acknowledged it.
     fn retry() [smp = "2..=8"] {
         let ran = [const { AtomicU64::new(0) }; MAX_CPUS];
-        // CPU n acknowledges the n+1st time.
+        // CPU n acknowledges for the n+1st time.
         let action = |context: &IpiCtx| {
             let index = context.cpu().index();
             ran[index].fetch_add(1, Ordering::Relaxed) == index as u64
@@ -255,8 +255,7 @@ fn all_at_once(rounds: u64) {
                 let (arrived, acted) = (AtomicU64::new(0), AtomicU64::new(0));
                 let cpus = online().len() as u64;
                 let setup = |context: &IpiCtx| {
-                    // The initiator, which has interrupts off here, gives the others time to call
-                    // it.
+                    // The initiator has interrupts off here, and gives the others time to call it.
                     if context.cpu() == cpu {
                         clock::delay(20_000);
                     }
@@ -356,7 +355,7 @@ ktest! {
         let cpus = online().len() as u64;
         let left_now = left.load(Ordering::Relaxed);
         if left_now < cpus {
-            // They use this function's variables.
+            // The callbacks use this function's variables.
             clock::delay(50_000_000);
         }
         assert!(left_now == cpus, "the initiator returned before all had left");
@@ -433,7 +432,7 @@ fn one_vector_twice() {
         while !rendezvous::RENDEZVOUS.calls().any(called) {
             spin_loop();
         }
-        // Its IPI is on the way.
+        // Its IPI is on its way.
         clock::delay(100_000);
     };
     smp_rendezvous_cpu(far, &action).unwrap();

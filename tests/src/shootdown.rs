@@ -21,9 +21,9 @@ pub(crate) fn map(start: u64, pages: u64, value: u64) {
     for page in 0..pages {
         let frame = mem::allocate_frame().expect("a frame");
         let word = paging::physical_to_virtual(frame) as *mut u64;
-        // SAFETY: a fresh frame, visible where all memory is.
+        // SAFETY: a fresh frame, in the mapping of all memory.
         unsafe { word.write_volatile(value) };
-        // SAFETY: the frame is ours, at an address that nothing else is ever mapped at.
+        // SAFETY: our own frame, at an address where nothing else is ever mapped.
         unsafe { mem::map(start + page * PAGE_SIZE, frame, PAGE_SIZE, Access::ReadOnly) }
             .expect("a page table");
     }
@@ -49,7 +49,7 @@ fn all_read(start: u64, pages: u64, value: u64) -> bool {
 /// Maps pages, has all CPUs read them, unmaps them, and repeats that at the same addresses with
 /// other frames.
 fn rounds(start: u64, pages: u64, rounds: u64) {
-    // Keep the frame of the round before, so that this round does not get it again.
+    // Keep the previous round's frame, so that this round does not get it again.
     let mut kept = mem::allocate_frame().expect("a frame");
     for round in 1..=rounds {
         map(start, pages, round);
@@ -57,18 +57,18 @@ fn rounds(start: u64, pages: u64, rounds: u64) {
             all_read(start, pages, round),
             "round {round}: a CPU reads from a frame that was unmapped"
         );
-        // SAFETY: nobody reads them any more; the frames are those of `map`.
+        // SAFETY: nobody reads them any more, and the frames are those of `map`.
         unsafe { shootdown::unmap(&(start..start + pages * PAGE_SIZE)) }.unwrap();
         assert!(!paging::is_mapped(start));
         let freed = mem::allocate_frame().expect("a frame");
-        // SAFETY: taken in the round before, and used by nobody.
+        // SAFETY: taken in the previous round, and unused.
         unsafe { mem::free_frames(kept, 1) };
         kept = freed;
         if round.is_multiple_of(50) {
             ktest::beat(round);
         }
     }
-    // SAFETY: taken above and used by nobody.
+    // SAFETY: taken above, and unused.
     unsafe { mem::free_frames(kept, 1) };
 }
 
@@ -110,13 +110,13 @@ ktest! {
         let result = unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) };
         assert_eq!(result, Err(UnmapError::NotMapped(MapError::NotMapped(start))));
         map(start, 1, 7);
-        // SAFETY: the frame is that of `map`.
+        // SAFETY: `map` mapped the frame.
         unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) }.unwrap();
         map(start, 1, 8);
         // SAFETY: as above.
         unsafe { shootdown::unmap(&(start..start + PAGE_SIZE)) }.unwrap();
         let (_, after) = mem::usage();
-        // Page tables stay: one of each level at most.
+        // Page tables stay, at most one of each level.
         assert!(before - after <= 3 * PAGE_SIZE, "{before} bytes free, then {after}");
     }
 }

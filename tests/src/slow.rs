@@ -38,7 +38,7 @@ ktest! {
             let phase = |number: usize| {
                 let ended = &ended;
                 move |context: &IpiCtx| {
-                    // Relaxed here and below: the barriers order it, which is the claim.
+                    // Relaxed here and below: the barriers order it, as the test claims.
                     if let Some(before) = number.checked_sub(1) {
                         assert_eq!(ended[before].load(Ordering::Relaxed), cpus);
                     }

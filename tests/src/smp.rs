@@ -119,7 +119,7 @@ ktest! {
             let table = arch::paging::physical_to_virtual(entry & !0xfff);
             let index = trampoline.page >> shift & 0x1ff;
             let place = (table + 8 * index) as *mut u64;
-            // SAFETY: an entry of tables that nobody changes and no CPU has in use.
+            // SAFETY: an entry of tables that nobody changes and no CPU uses.
             entry = unsafe { place.read_volatile() };
             // SAFETY: the same; the CPU sets the bit when it uses the entry.
             unsafe { place.write_volatile(entry & !ACCESSED) };
@@ -133,7 +133,7 @@ ktest! {
                 assert!(kernel::clock::wait_until(2_000_000_000, used), "it did not start");
             }
         }
-        // A CPU that finds no code, or goes on, ends the machine.
+        // A CPU that finds no code, or continues, ends the machine.
         assert!(kernel::clock::wait_until(2_000_000_000, || ap::late() == 1), "it did not park");
     }
 }

@@ -98,7 +98,7 @@ fn unmap(number: u64, round: u64) {
         0,
         "a CPU read from a frame that was unmapped"
     );
-    // SAFETY: nobody reads it any more; the frame is that of `map`.
+    // SAFETY: nobody reads it any more, and the frame is that of `map`.
     unsafe { shootdown::unmap(&(page..page + 4096)) }.unwrap();
     count(Kind::Unmap);
 }

@@ -25,14 +25,14 @@ fn on_every_cpu(action: &(dyn Fn() + Sync)) {
 fn interrupt_stacks() -> [u64; 3] {
     let gdt = sgdt().base.as_u64();
     let word = |index: u64| {
-        // SAFETY: entries 5 and 6 of the GDT in force are the TSS's descriptor.
+        // SAFETY: entries 5 and 6 of the current GDT are the TSS's descriptor.
         unsafe { ((gdt + 8 * index) as *const u64).read() }
     };
     let (low, high) = (word(5), word(6));
     let tss = low >> 16 & 0xff_ffff | (low >> 56) << 24 | high << 32;
     [Ist::Nmi, Ist::DoubleFault, Ist::MachineCheck].map(|ist| {
         let place = tss + 0x24 + 8 * ist as u64;
-        // SAFETY: the TSS in force has its interrupt stack table at offset 0x24.
+        // SAFETY: the current TSS has its interrupt stack table at offset 0x24.
         unsafe { (place as *const u64).read_unaligned() }
     })
 }
@@ -103,7 +103,7 @@ ktest! {
                 _ => 0,
             };
             let gate = idt.base.as_u64() + 16 * u64::from(number);
-            // SAFETY: a gate of the IDT in force; byte 4 is the stack, byte 5 the kind.
+            // SAFETY: a gate of the current IDT. Byte 4 is the stack, byte 5 the type.
             let [stack, kind] = unsafe { ((gate + 4) as *const [u8; 2]).read() };
             assert_eq!(stack, expected, "vector {number}");
             assert_eq!(kind, 0x8e, "vector {number} has no interrupt gate");

@@ -45,7 +45,7 @@ pub(crate) fn better_thread() -> JoinHandle {
             return;
         }
         if TIMED.load(Ordering::Relaxed) {
-            // Its time is up at once; nobody looks until the timer interrupts.
+            // Its time is up at once, but nobody looks until the timer interrupts.
             let _timer = waiting.sleep_for(1);
         } else {
             waiting.sleep();
@@ -423,7 +423,7 @@ fn rendezvous() {
     }
     by_another("rendezvous", act, || {
         REQUESTED.store(true, Ordering::Release);
-        // The IPI is sent when this CPU is called; it is taken after the IRET.
+        // The IPI is sent when this CPU is called, and taken after the IRET.
         let me = pcpu::this().id();
         while !rendezvous::RENDEZVOUS
             .calls()
@@ -514,7 +514,7 @@ ktest! {
 
 /// How often this CPU has switched threads.
 fn switches() -> u64 {
-    // Relaxed: this CPU's own statistic.
+    // Relaxed: a statistic of this CPU.
     pcpu::this()
         .counters
         .switches
@@ -587,7 +587,7 @@ fn nmi_me() {
     }
     step::on_nmi(handler);
     let before = NMIS.load(Ordering::Relaxed);
-    // By code that does not turn interrupts off around it: this would count, and nobody would pay.
+    // Interrupts are on around this code, so it would count, and nobody would pay.
     pcpu::this().send_last_nmi();
     while NMIS.load(Ordering::Relaxed) == before {
         spin_loop();
@@ -608,8 +608,8 @@ fn nmi() {
     };
     at_every_boundary("NMI in a critical exit", code, nmi_me);
     at_every_boundary("NMI in a spinlock", || *LOCK.lock() += 1, nmi_me);
-    // From its beginning, before the acknowledgement. The self-IPI is taken after the instruction
-    // that turns interrupts on, with the trap flag set by `step::run`.
+    // Step from its beginning, before the acknowledgement. The self-IPI is taken after the
+    // instruction that turns interrupts on, with the trap flag that `step::run` has set.
     for at in 0.. {
         AT.store(at, Ordering::Relaxed);
         step::interrupt_me(|| {
@@ -626,7 +626,7 @@ fn nmi() {
         }
         ktest::beat(at);
     }
-    // For the rendezvous interrupt, whose acknowledgement comes last.
+    // Step the rendezvous interrupt, whose acknowledgement comes last.
     let me = pcpu::this().id();
     let from = Builder::new("initiator")
         .on(heart::cpu::CpuId::new(1).unwrap())

@@ -134,7 +134,7 @@ ktest! {
         assert!(!BUSY.turns());
         restart_cpus(stopped);
         BUSY.end(thread.expect("a thread"));
-        // The interrupt of the stop that was given up has come by now.
+        // The interrupt of the abandoned stop has arrived by now.
         restart_cpus(stop_cpus(&online()).unwrap());
     }
 }
@@ -318,7 +318,7 @@ ktest! {
             let other = online().iter().find(|&cpu| cpu != me).unwrap();
             pcpu::of(other).unwrap().send_nmi();
             pcpu::this().send_nmi();
-            // The second may come late, as an NMI of the first's stop.
+            // The second one may stop late, in an NMI of the first's stop.
             while ROUNDS.load(Ordering::Acquire) < 2 * round {
                 spin_loop();
             }
@@ -335,8 +335,8 @@ fn deaf_to_each_other() {
         for round in 1..=20 {
             kernel::port::interrupts_off();
             READY.fetch_add(1, Ordering::AcqRel);
-            // From here on neither takes an interrupt before both have been the stopper, or
-            // one has given up.
+            // From here on neither takes an interrupt before both have been the stopper, or one has
+            // given up.
             while READY.load(Ordering::Acquire) < 2 * round {
                 spin_loop();
             }
@@ -376,7 +376,7 @@ fn nmi_in_a_section() {
     threads.push(Builder::new("holder").on(one).spawn(|| {
         let _held = LOCK.lock();
         HELD.store(true, Ordering::Release);
-        // Until it has been asked, and then has had the NMIs.
+        // Wait until it has been asked, and then until it has had the NMIs.
         while NMIS.load(Ordering::Acquire) < 3 {
             spin_loop();
         }
@@ -437,13 +437,13 @@ fn stale_pages() {
     pages().for_each(|page| crate::shootdown::map(page, 1, 1));
     let thread = Builder::new("reader").on(cpu1()).spawn(move || {
         while !OVER.load(Ordering::Acquire) {
-            // SAFETY: mapped, but for the time in which this CPU is stopped.
+            // SAFETY: mapped, except while this CPU is stopped.
             let read = |page| unsafe { (page as *const u64).read_volatile() };
             SEEN.store(pages().map(read).min().unwrap(), Ordering::Relaxed);
             spin_loop();
         }
     });
-    // What was mapped before, so that it is not used, nor changed, again.
+    // Keep the pages mapped before, so that they are not used or changed again.
     let mut kept = Vec::new();
     for round in 1..=20 {
         let seen = || SEEN.load(Ordering::Relaxed) == round;
@@ -459,9 +459,9 @@ fn stale_pages() {
         };
         let stopped = stop(&CpuSet::single(cpu1())).unwrap();
         for page in pages() {
-            // SAFETY: its one user stands.
+            // SAFETY: its only user is stopped.
             unsafe { mem::hide(page) }.expect("mapped");
-            // SAFETY: hidden; its one user stands, and forgets it when it goes on.
+            // SAFETY: hidden. Its only user is stopped, and forgets it when it continues.
             unsafe { mem::free_hidden(page) }.expect("hidden");
             arch::paging::forget(page);
             kept.push(mem::allocate_frame().expect("a frame"));

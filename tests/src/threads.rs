@@ -62,7 +62,7 @@ ktest! {
         });
         handle.join();
         assert!(ran.load(Ordering::Relaxed) && handle.is_finished() && handle.thread().is_none());
-        // A handle that is kept too long waits for no other thread.
+        // A handle that is kept too long does not wait for another thread.
         let next = spawn("next", || sched::sleep_for(50_000_000));
         handle.join();
         assert!(!next.is_finished());
@@ -134,7 +134,7 @@ ktest! {
         log::info!("{} threads, then: {error}", handles.len());
         let capacity = kernel::thread::capacity();
         assert_eq!(error, SpawnError::TableFull { capacity });
-        // One to 256 KiB of memory, of which firmware and the image have some.
+        // One thread for each 256 KiB of memory, part of which firmware and the image use.
         assert!((1900..=2048).contains(&capacity), "{capacity} threads in 512 MiB");
         open.store(true, Ordering::Relaxed);
         handles.into_iter().for_each(JoinHandle::join);
@@ -146,7 +146,7 @@ ktest! {
     /// Without memory for a stack there is an error and no thread; the part of the stack that was
     /// made is kept for the next one.
     fn no_memory() [qemu = "-m 64", console = "no stack for a thread: no frame of memory is free"] {
-        // A stack, with what its mapping may need.
+        // A stack, and what its mapping may need.
         const FRAMES: u64 = 20;
         let part = mem::allocate_frames(FRAMES).expect("a stack");
         let mut stacks = 0;
@@ -154,7 +154,7 @@ ktest! {
             stacks += 1;
         }
         while mem::allocate_frame().is_some() {}
-        // How much memory there was decides how much of a stack exists already.
+        // The amount of memory decides how much of a stack already exists.
         let last = (0..FRAMES).find_map(|frame| match Builder::new("last").spawn(|| ()) {
             Ok(last) => {
                 assert!(frame > 0, "a thread without memory");
@@ -308,7 +308,7 @@ ktest! {
             } else {
                 let crit = holder.thread().expect("it spins").crit();
                 spin_until(|| crit.owepreempt());
-                // An interrupt there has levels of its own for a moment.
+                // For a moment an interrupt there has levels of its own.
                 spin_until(|| crit.critnest() == depth);
                 clock::delay(1_000_000);
                 assert!(!ran.load(Ordering::Acquire) && crit.owepreempt(), "depth {depth}");
@@ -399,7 +399,7 @@ ktest! {
         sched::curthread().pin();
         let here = pcpu::this().id();
         let stop = Arc::new(AtomicBool::new(false));
-        // No other CPU idles, so that the next thread is queued here.
+        // No other CPU is idle, so the next thread is queued here.
         let hogs: Vec<_> = smp::online().iter().filter(|&cpu| cpu != here).map(|cpu| {
             let (busy, seen) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stop));
             let begun = Arc::clone(&busy);
@@ -418,7 +418,7 @@ ktest! {
         stop.store(true, Ordering::Relaxed);
         spin_until(|| taken.load(Ordering::Relaxed));
         drop(section);
-        // This thread is alone here and nothing it does ends its turn but its slice.
+        // This thread is alone here, and only the end of its slice ends its turn.
         let turn = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&turn);
         let other = Builder::new("other").on(here).spawn(move || seen.store(true, Ordering::Relaxed));
@@ -498,7 +498,7 @@ ktest! {
         let stop = Arc::new(AtomicBool::new(false));
         let begun = Arc::new(AtomicBool::new(false));
         let (seen, started) = (Arc::clone(&stop), Arc::clone(&begun));
-        // It never waits and never ends before the others have moved: cpu1 never idles.
+        // It never sleeps, and does not end before the others have moved, so cpu1 is never idle.
         let busy = Builder::new("busy").on(cpu(1)).spawn(move || {
             started.store(true, Ordering::Relaxed);
             spin_until(|| seen.load(Ordering::Relaxed));
@@ -535,14 +535,14 @@ ktest! {
             ROUNDS.fetch_add(1, Ordering::Relaxed);
             spin_loop();
         });
-        // Wherever it runs, it loses that CPU to a thread that neither moves nor stops.
+        // Wherever it runs, it loses that CPU to a thread that neither migrates nor sleeps.
         let hog = |cpu: CpuId| {
             let hog = || while !STOP.load(Ordering::Relaxed) {
                 spin_loop();
             };
             Builder::new("hog").on(cpu).priority(Priority::HIGHEST).spawn(hog).unwrap()
         };
-        // This CPU is never idle meanwhile: it spins.
+        // This CPU spins meanwhile, so it is never idle.
         spin_until(|| ROUNDS.load(Ordering::Relaxed) > 0);
         let cpu = movable.thread().unwrap().cpu();
         assert_ne!(cpu, me);
@@ -603,8 +603,8 @@ ktest! {
 ktest! {
     /// A sleeper wakes in time, not early, and sleepers wake in the order of their times.
     fn sleeping() [
-        // By instructions: a host that stops the guest between two of the sleepers' beginnings
-        // would change the order of their ends.
+        // Count in instructions: if the host stopped the guest between two of the sleepers'
+        // beginnings, their ends would come in another order.
         qemu = "-machine q35 -cpu max,-x2apic -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm",
     ] {
         let order = Arc::new(AtomicU64::new(0));
@@ -659,7 +659,7 @@ ktest! {
         });
         assert!(queue.lock().sleep_for(60_000_000_000));
         handle.join();
-        // The time of the wait that was cut short must not wake the next one.
+        // The end time of the wait that was cut short must not wake the next one.
         assert!(!queue.lock().sleep_for(3_000_000));
         assert!(queue.lock().is_empty());
     }
@@ -704,7 +704,7 @@ ktest! {
         static RAN: AtomicBool = AtomicBool::new(false);
         let me = sched::curthread();
         me.pin();
-        // No slice ends: the newborn would run in another thread's time.
+        // No slice ends: the new thread would run in another thread's time.
         ktest::take_timers();
         clock::stop_timer();
         let here = pcpu::this().id();
@@ -716,7 +716,7 @@ ktest! {
         let newborn = Builder::new("newborn").on(here).spawn(|| {
             assert!(RAN.load(Ordering::Relaxed), "the newborn went before the better thread");
         });
-        // Pending until interrupts are turned on, which the newborn does.
+        // Pending until the new thread turns interrupts on.
         kernel::port::interrupts_off();
         ktest::step::interrupt_me(|| assert!(GATE.wake_one()));
         sched::yield_now();

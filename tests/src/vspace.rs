@@ -33,7 +33,7 @@ fn frame(value: u64) -> u64 {
 
 fn fill(frame: u64, value: u64) {
     let word = paging::physical_to_virtual(frame) as *mut u64;
-    // SAFETY: a frame of ours that is mapped nowhere else, visible where all memory is.
+    // SAFETY: our own frame, mapped nowhere else but in the mapping of all memory.
     unsafe { word.write_volatile(value) };
 }
 
@@ -41,7 +41,7 @@ fn fill(frame: u64, value: u64) {
 fn map(space: &VSpace, start: u64, pages: u64, value: u64) {
     for page in 0..pages {
         let frame = frame(value);
-        // SAFETY: the frame is ours, at an address that nothing else is mapped at.
+        // SAFETY: our own frame, at an address where nothing else is mapped.
         unsafe { space.map(start + page * PAGE_SIZE, frame, Access::ReadOnly) }.expect("a table");
     }
 }
@@ -52,23 +52,23 @@ const POISON: u64 = 0xdead_dead_dead_dead;
 /// Other frames at the same addresses, with `value`; the old ones are poisoned.
 fn replace(space: &VSpace, start: u64, pages: u64, value: u64) {
     let mut frames: Vec<u64> = (0..pages).map(|_| frame(value)).collect();
-    // SAFETY: readers take the page as it comes.
+    // SAFETY: readers accept either page.
     unsafe { space.exchange(start, &mut frames, Access::ReadOnly) }.expect("all CPUs answer");
     for old in frames {
         fill(old, POISON);
-        // SAFETY: one of ours, and no CPU reads it any more.
+        // SAFETY: our own, and no CPU reads it any more.
         unsafe { mem::free_frames(old, 1) };
     }
 }
 
 fn unmap(space: &VSpace, start: u64, pages: u64) {
-    // SAFETY: nobody reads them any more; the frames are those of `map`.
+    // SAFETY: nobody reads them any more, and the frames are those of `map`.
     unsafe { space.unmap(&(start..start + pages * PAGE_SIZE)) }.expect("all CPUs answer");
 }
 
 /// The value that this CPU finds there.
 fn word(address: u64) -> u64 {
-    // SAFETY: of a space that the thread is in, where `map` mapped it.
+    // SAFETY: `map` mapped it in the space that the thread is in.
     unsafe { (address as *const u64).read_volatile() }
 }
 
@@ -183,7 +183,7 @@ fn lazy() {
             found == round,
             "a CPU reads from a frame that was unmapped: {found}, not {round}"
         );
-        // It sleeps: its CPU keeps the tables.
+        // It sleeps, and its CPU keeps the tables.
         while !space.lazy().contains(far) {
             sched::sleep_for(100_000);
         }
@@ -194,7 +194,7 @@ fn lazy() {
     }
     visitor.end();
     sched::curthread().unpin();
-    // The tables are different: the CPU leaves them.
+    // A space with other tables makes the CPU leave them.
     unmap(&space, PAGE, PAGES);
     let space = Arc::into_inner(space).expect("the visitor has ended");
     assert!(space.active().contains(far));
@@ -262,7 +262,7 @@ static OUTSIDE: AtomicU64 = AtomicU64::new(0);
 /// an NMI or the CPU itself might, with whatever tables are loaded.
 fn at_boundary() {
     let me = pcpu::this().id();
-    // SAFETY: set by the test, which keeps the space until it is over.
+    // SAFETY: the test set it, and keeps the space until it ends.
     let space = unsafe { &*SPACE.load(Ordering::Relaxed) };
     let root = cpu::page_table_root();
     let loaded = root == SPACE_ROOT.load(Ordering::Relaxed);
@@ -270,7 +270,7 @@ fn at_boundary() {
     let reads = loaded && !space.lazy().contains(me);
     let round = ASKED.fetch_add(1, Ordering::AcqRel) + 1;
     let over = || {
-        // A page that must be flushed must be in the TLB before, and QEMU's is small.
+        // A page that must be flushed must be in the TLB first, and QEMU's is small.
         if reads {
             core::hint::black_box(word(PAGE));
         }
@@ -287,7 +287,7 @@ fn at_boundary() {
     );
     if waited_for {
         INSIDE.fetch_add(1, Ordering::Relaxed);
-        // It is interrupted after the boundary.
+        // The interrupt comes after the boundary.
         clock::delay(20_000);
         assert!(!over(), "not waited for a CPU that has the space");
     } else {
@@ -311,7 +311,7 @@ static SPACE_ROOT: AtomicU64 = AtomicU64::new(0);
 
 fn stepped() {
     sched::curthread().pin();
-    // No slice ends: a thread that is switched out in between is not stepped any more.
+    // No slice ends: once a thread is switched out, it is no longer stepped.
     ktest::take_timers();
     let space = Arc::new(VSpace::new().unwrap());
     let other = Arc::new(VSpace::new().unwrap());
@@ -336,7 +336,7 @@ fn stepped() {
         .on(CpuId::new(1).unwrap())
         .spawn(body)
         .unwrap();
-    // The thread that this one yields to is in another space.
+    // This thread yields to one in another space.
     let there = Arc::clone(&other);
     let body = move || {
         there.run(|| {
@@ -347,7 +347,7 @@ fn stepped() {
     };
     let me = pcpu::this().id();
     let neighbour = Builder::new("neighbour").on(me).spawn(body).unwrap();
-    // Into the space, to none, to another one, and from the one to the other in one switch.
+    // Switch to the space, to none, to another one, and from one to the other directly.
     let code = || {
         space.run(|| core::hint::black_box(word(PAGE)));
         other.run(|| core::hint::black_box(word(PAGE)));
@@ -411,7 +411,7 @@ fn everybody(rounds: u64) {
     let space = Arc::new(VSpace::new().unwrap());
     let threads = online().iter().map(|cpu| {
         let space = Arc::clone(&space);
-        // A stretch for each CPU to change, which its neighbour reads too.
+        // Each CPU changes its own stretch, which its neighbour reads too.
         let mine = PAGE + cpu.index() as u64 * PAGES * PAGE_SIZE;
         map(&space, mine, PAGES, 0);
         let body = move || {
@@ -423,12 +423,12 @@ fn everybody(rounds: u64) {
                         let found = word(mine + page * PAGE_SIZE);
                         assert!(found == round, "a CPU reads from a frame that was unmapped");
                     }
-                    // And so do all others that are in the space at this moment.
+                    // So do all others that are in the space now.
                     let root = cpu::page_table_root();
                     let read = |context: &IpiCtx| {
                         let lazy = space.lazy().contains(context.cpu());
                         if cpu::page_table_root() == root && !lazy {
-                            // Not by `assert`: in an interrupt.
+                            // Not `assert`: this runs in an interrupt.
                             let stale =
                                 (0..pages).any(|page| word(mine + page * PAGE_SIZE) != round);
                             STALE.fetch_or(stale, Ordering::Relaxed);

@@ -25,7 +25,7 @@ ktest! {
 
 /// A thread for `cpu`, which may not be told of it.
 fn put_on(cpu: CpuId) -> JoinHandle {
-    // It has come to rest then, if it is not held up.
+    // By then it rests, unless something holds it up.
     clock::delay(5_000_000);
     let thread = Builder::new("put there").on(cpu).spawn(|| ());
     thread.expect("a thread")
@@ -39,8 +39,8 @@ fn oversleeper_is_found() {
         let found = || {
             let thread = put_on(cpu);
             let found = watchdog::find_lost().contains(cpu);
-            // No join: a CPU that rests until this thread is woken oversleeps that too, unless
-            // the timer of a slice happens to interrupt it, and nobody looks any more.
+            // No join: a CPU that rests until it wakes this thread would oversleep that too, unless
+            // a slice's timer happens to interrupt it, and nobody looks any more.
             while !thread.is_finished() {
                 spin_loop();
             }
@@ -80,8 +80,8 @@ ktest! {
         smp = "2..=8", append = "idle=hlt bug=lost-wakeups", bug = "lost-wakeups",
     ] {
         static OVER: AtomicBool = AtomicBool::new(false);
-        // Stays on the watchdog's CPU: its last act is to wake this thread, and nobody looks any
-        // more if another CPU oversleeps that.
+        // Stay on the watchdog's CPU: its last act is to wake this thread, and if another CPU
+        // oversleeps that, nobody looks any more.
         sched::curthread().pin();
         let watchdog = watchdog::start(10_000_000, |deaf| {
             assert!(deaf.is_empty());
@@ -113,11 +113,11 @@ ktest! {
         static ASKED: AtomicBool = AtomicBool::new(false);
         static HELD: AtomicBool = AtomicBool::new(false);
         let boot = CpuId::BOOT;
-        // The better one takes the CPU as soon as it is there: an idle CPU may then take a thread
-        // that is not pinned.
+        // The better thread takes the CPU as soon as it exists, and an idle CPU may then take a
+        // thread that is not pinned.
         sched::curthread().pin();
         assert_eq!(pcpu::this().id(), boot);
-        // The better one, which runs where the action was, until that has gone on elsewhere.
+        // The better thread runs where the action was, until the other one continues elsewhere.
         let better = Builder::new("better").priority(Priority::HIGHEST).on(boot);
         let better = better.spawn(|| {
             GATE.lock().sleep();
@@ -133,11 +133,11 @@ ktest! {
             smp::smp_rendezvous_cpu(boot, &action).unwrap();
             HELD.store(true, Ordering::Release);
         });
-        // It must have gone to sleep, and this thread be back here.
+        // It must have gone to sleep, and this thread must be back here.
         sched::sleep_for(20_000_000);
         ktest::take_timers();
-        // The window W, by hand: nothing held, a preemption owed. The call's interrupt, which
-        // waits, comes with the next instruction. Only then may another CPU take this thread.
+        // Make the window W by hand: hold nothing, owe a preemption. The call's pending interrupt
+        // comes with the next instruction. Only then may another CPU take this thread.
         let off = kernel::port::InterruptsOff::enter();
         sched::curthread().unpin();
         let crit = sched::curthread().crit();
@@ -153,7 +153,7 @@ ktest! {
         ktest::step::open_window(off);
         let moved = || pcpu::this().id() != boot;
         assert!(clock::wait_until(1_000_000_000, moved), "this thread was not switched out");
-        // The deaf one would take it back.
+        // The deaf CPU would take it back.
         sched::curthread().pin();
         initiator.expect("a thread").join();
         better.expect("a thread").join();

@@ -37,7 +37,7 @@ fn twice(lock: &Spinlock<()>) {
 
 fn for_ever(lock: &Spinlock<()>, held: &AtomicBool) {
     let _for_ever = lock.lock();
-    // Release: pairs with the Acquire of who waits for it.
+    // Release: pairs with the Acquire of the CPU that waits for it.
     held.store(true, Ordering::Release);
     loop {
         spin_loop();
@@ -200,7 +200,7 @@ ktest! {
         console = "kassert: witness: interrupts are on in thread0.0 \"boot\", which holds lock \
                    tests/src/witness.rs:13 since tests/src/witness.rs:",
     ] {
-        // Otherwise an interrupt would find it first.
+        // Off, or an interrupt would find the order first.
         ktest::take_timers();
         clock::stop_timer();
         let guard = A.lock();
@@ -222,7 +222,8 @@ ktest! {
         while !HELD.load(Ordering::Acquire) {
             spin_loop();
         }
-        // SAFETY: it is not: this CPU does not hold the lock, and that must be found.
+        // SAFETY: violated on purpose: this CPU does not hold the lock, and the kernel must find
+        // that.
         unsafe { A.unlock_handed_over(true) };
     }
 }

@@ -230,7 +230,7 @@ fn remapped_paths() -> Result<String> {
     let library = sysroot()?.join("lib/rustlib/src/rust");
     let mut flags = Vec::new();
     for (from, to) in [(registry(), "registry"), (library, "/rustc")] {
-        // rustc takes no other names: it could compile nothing there.
+        // rustc takes no other names, and could compile nothing there.
         if let Some(from) = from.to_str() {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }

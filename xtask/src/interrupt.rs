@@ -24,7 +24,7 @@ pub(crate) fn watch() -> Result<()> {
     let code = CODE.get_or_init(Arc::default);
     let again = Arc::new(AtomicBool::new(false));
     for (signal, exit) in [(SIGINT, Exit::Interrupted), (SIGTERM, Exit::Terminated)] {
-        // They run in this order: the first signal finds `again` unset.
+        // These run in order: the first signal finds `again` unset.
         flag::register_conditional_shutdown(signal, exit as i32, again.clone())
             .and_then(|_| flag::register(signal, again.clone()))
             .and_then(|_| flag::register_usize(signal, code.clone(), exit as usize))

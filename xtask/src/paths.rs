@@ -153,7 +153,7 @@ pub(crate) fn moved(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         create_dir(dir)?;
     }
-    // Across file systems it must be copied.
+    // On another file system it must be copied.
     fs::rename(from, to)
         .or_else(|_| fs::copy(from, to).map(|_| ()))
         .with_context(|| format!("cannot write {}", shown(to)))

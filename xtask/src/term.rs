@@ -14,7 +14,7 @@ use clap::ValueEnum;
 /// from `-h`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    // On a terminal that knows them.
+    // On a terminal that supports them.
     Auto,
     Always,
     Never,

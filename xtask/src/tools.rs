@@ -194,7 +194,7 @@ fn by_apt(tools: &[&Tool], packages: &[&str]) -> Result<()> {
     for words in [vec!["update"], [&install[..], packages].concat()] {
         let mut command = Command::new("apt-get");
         command.args(&words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-        // The package manager's chatter is not this command's output.
+        // The package manager's output is not this command's.
         let output = command.output().context("cannot start apt-get")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_string();

@@ -29,7 +29,7 @@ const HPET: Counter = Counter {
 #[derive(Clone, Copy, Debug)]
 enum Stalls {
     Never,
-    /// With every step, in one of so many, for up to so long.
+    /// At a step, with a chance of one in the first number, for up to the second.
     AtRandom(u64, u64),
     /// Before every look.
     BeforeLooks(u64),

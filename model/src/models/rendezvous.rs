@@ -34,7 +34,7 @@ pub(super) fn initiators(thread: usize, initiators: usize, rounds: usize) {
     }
 }
 
-/// Each of two CPUs calls the other one, so many times.
+/// Each of two CPUs calls the other one, as often as the parameter says.
 pub(super) fn each_other(thread: usize, rounds: usize) {
     for round in 0..rounds {
         let set = CpuSet::single(cpu(1 - thread));

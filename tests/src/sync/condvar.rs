@@ -136,7 +136,7 @@ ktest! {
         let mut notified = 0_u64;
         for at in 0.. {
             let (mut boundaries, mut lost) = wait_stepped(at, MILLISECOND);
-            // It may have come when the time was up: with more time it does not.
+            // It may have come just when the time was up; with more time it does not.
             if lost {
                 (boundaries, lost) = wait_stepped(at, 2000 * MILLISECOND);
             }
@@ -180,7 +180,7 @@ ktest! {
             shared.1.notify_all();
             join_all(waiters);
             assert_eq!(shared.0.lock().len(), 5);
-            // Kept for nobody.
+            // The notification is kept for nobody.
             shared.1.notify_one();
             assert!(shared.1.wait_for(shared.0.lock(), 2 * MILLISECOND).1);
         });

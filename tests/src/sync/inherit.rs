@@ -34,7 +34,7 @@ impl Spinner {
     fn spin(&self) -> impl FnOnce() + Send + use<> {
         let (turns, stop) = (Arc::clone(&self.turns), Arc::clone(&self.stop));
         move || {
-            // Relaxed: only that the numbers change counts.
+            // Relaxed: it only matters that the numbers change.
             while !stop.load(Ordering::Relaxed) {
                 turns.fetch_add(1, Ordering::Relaxed);
                 spin_loop();
@@ -83,7 +83,7 @@ fn chain_of_five(high_on: CpuId) {
             let next = shared[number - 1].lock();
             assert_eq!(sched::curthread().priority(), priority(HIGH));
             drop(next);
-            // What was lent by way of this thread's own mutex, it still has.
+            // It still has what this thread's own mutex lent it.
             assert_eq!(sched::curthread().priority(), priority(HIGH));
             drop(mine);
             assert_eq!(sched::curthread().priority(), priority(low(number)));
@@ -110,9 +110,9 @@ fn chain_of_five(high_on: CpuId) {
     for owner in &owners {
         assert_eq!(priority_of(owner), priority(HIGH));
     }
-    // The CPU was told at once, and not at the end of a slice.
+    // The CPU was told at once, not at the end of a slice.
     sched::assert_accounts(pcpu::of(cpu(0)).expect("the boot CPU"));
-    // Now it runs, and the one in its way does not.
+    // Now it runs, and the thread in its way does not.
     work.until_it_runs();
     let before = middle.turns();
     work.until_it_runs();
@@ -168,7 +168,7 @@ ktest! {
             let stays = wait(30, FOREVER);
             until_asleep(&stays);
             assert!(lent(30));
-            // The time may be up before anything is seen to be lent: try again then.
+            // The time may be up before the loan is visible: try again then.
             let seen = (0..10).any(|round| {
                 let gives_up = wait(10, MILLISECOND << round);
                 let mut seen = false;
@@ -221,7 +221,7 @@ fn two_mutexes(wanted: [(usize, u8); 2]) {
         until_asleep(&waiter);
         waiter
     });
-    // Lent while it sleeps, and good for the queue that it sleeps in.
+    // Lent while it sleeps, and effective in the queue in which it sleeps.
     assert_eq!(priority_of(&owner), priority(20));
     go.release();
     join_all(waiters);
@@ -297,7 +297,7 @@ fn lend_and_return() {
                 if random & (1 << 12) == 0 {
                     sched::sleep_for(random % 50_000);
                 }
-                // In the order in which they were locked, and against it.
+                // In the order in which they were locked, and in the opposite one.
                 while !guards.is_empty() {
                     let last = guards.len() - 1;
                     drop(guards.remove(if random & (1 << 13) == 0 { 0 } else { last }));

@@ -69,7 +69,7 @@ ktest! {
 
 /// `threads` threads, each of which locks one mutex and then the next one's.
 fn circle(threads: usize) {
-    // It would find the order wrong before anybody waits.
+    // The checker would find the order wrong before any thread waits.
     ktest::witness::watch_sleeping_locks(false);
     let mutexes: Arc<Vec<Mutex<()>>> = Arc::new((0..threads).map(|_| Mutex::new(())).collect());
     let mut handles = Vec::new();
@@ -265,7 +265,7 @@ ktest! {
         console = ", which writes since tests/src/sync/misuse.rs:",
         console = ", which locked at tests/src/sync/misuse.rs:",
     ] {
-        // It would find the order wrong before anybody waits.
+        // The checker would find the order wrong before any thread waits.
         ktest::witness::watch_sleeping_locks(false);
         let locks = Arc::new((RwLock::new(()), Mutex::new(())));
         let behind = Arc::new(Spinlock::new(None::<JoinHandle>));
@@ -342,7 +342,7 @@ fn timed_circle(waits_first: usize) {
     let third = spawn(10, None, move || drop(shared[0].lock()));
     third.join();
     (0..2).for_each(|_| through.acquire());
-    // What was lent around the circle is taken back.
+    // The lock takes back what was lent around the circle.
     assert_eq!(threads.each_ref().map(priority_of), [50, 49].map(priority));
     (0..2).for_each(|_| gates[2].release());
     join_all(threads);

@@ -21,7 +21,7 @@ fn count_together(threads: u64, rounds: u64) {
         spawn(32, None, move || {
             for round in 0..rounds {
                 let mut counter = counter.lock();
-                // Relaxed: the mutex orders it, and if not, that is found.
+                // Relaxed: the mutex orders it, or the test finds out.
                 assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
                 let [first, second] = *counter;
                 assert_eq!(first, second);
@@ -122,7 +122,7 @@ ktest! {
         until_asleep(&waiter);
         drop(held);
         waiter.join();
-        // Nothing is left of the waits that were given up.
+        // Nothing is left of the abandoned waits.
         assert_eq!(*mutex.try_lock().expect("it is free"), 1);
     }
 }

@@ -104,7 +104,7 @@ ktest! {
                 gates[1 - number].release();
             });
         }
-        // If all CPUs idle, a hang is seen late.
+        // If all CPUs are idle, the host notices a hang late.
         loop {
             spin_loop();
         }

@@ -108,7 +108,7 @@ fn written(at: u64) {
 /// Runs a reader once for each of its boundaries, with a writer's interrupt there.
 fn stepped(code: fn()) {
     sched::curthread().pin();
-    // No slice ends: a thread that is switched out in between is not stepped any more.
+    // No slice ends: once a thread is switched out, it is no longer stepped.
     ktest::take_timers();
     let writer = writer();
     let mut at = 0;
@@ -133,7 +133,7 @@ fn stepped(code: fn()) {
 
 fn one_read() {
     WORDS.read(|_| {
-        // Relaxed, with the interrupt in between.
+        // Relaxed: the interrupt comes in between.
         READING.store(true, Ordering::Relaxed);
         spin_loop();
         READING.store(false, Ordering::Relaxed);
@@ -180,7 +180,7 @@ ktest! {
         while !sleeps(&reader) || on() == pcpu::this().id() {
             spin_loop();
         }
-        // A better thread runs where it is, until it has ended: it is taken elsewhere.
+        // A better thread runs there until this one has ended, so another CPU takes this one.
         let (from, handle) = (on(), reader);
         let busy = spawn(5, Some(from), move || while !handle.is_finished() {
             spin_loop();
@@ -247,7 +247,7 @@ fn stress(rounds: u64, noise: bool) {
                     }
                 }
             };
-            // The first of each CPU is better than the others, and preempts them.
+            // The first thread of each CPU is better than the others, and preempts them.
             let on = (number < 2).then_some(here);
             threads.push(spawn(if number == 0 { 10 } else { 20 }, on, body));
         }

@@ -20,7 +20,7 @@ ktest! {
             spawn(32, None, move || {
                 let value = lock.read();
                 together.fetch_add(1, Ordering::Relaxed);
-                // Nobody leaves before all are in.
+                // No reader leaves before all are in.
                 sleep_until(|| together.load(Ordering::Relaxed) == READERS);
                 assert_eq!(*value, [0; 2]);
             })
@@ -74,7 +74,7 @@ ktest! {
             assert!(first.is_empty());
             drop(first);
             join_all(threads);
-            // Behind the first writer, and before the second.
+            // It comes after the first writer, and before the second.
             assert_eq!(seen.lock()[..], [1, 1]);
             assert_eq!(lock.read()[..], ["one", "two"]);
         });

@@ -41,7 +41,7 @@ use List::{Both, Fast, Full};
 const CHECKS: [(List, &str, &str); 24] = [
     (Both, "format", "cargo fmt --all --check"),
     (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
-    // Without the members that the host cannot compile, and without model, which compiles the heart
+    // Exclude the members that the host cannot compile, and model, which compiles the heart
     // differently.
     (Both, "lints, host", "cargo clippy --locked --workspace --all-targets --exclude kernel \
         --exclude boot --exclude tests --exclude bench --exclude model -- -Dwarnings"),
@@ -53,7 +53,7 @@ const CHECKS: [(List, &str, &str); 24] = [
     (Both, "host tests", "cargo test --locked"),
     (Both, "lints, model", "cargo clippy --locked -p model --all-targets -- -Dwarnings"),
     (Both, "models, loom and shuttle", "cargo test --locked -p model --test loom --test shuttle"),
-    // The explorer's quick tier, every mistake and the single-stepping: with their figures.
+    // The explorer's quick tier, every mistake and the single-stepping, with their figures.
     (Both, "models, and documents", "cargo xtask docs"),
     (Fast, "the first bug", "cargo xtask bugs r222942"),
     (Fast, "QEMU tests", "cargo xtask test"),
@@ -62,22 +62,22 @@ const CHECKS: [(List, &str, &str); 24] = [
         --document-private-items -p plat -p heart -p sync -p xtask -p symbols -p bench-report"),
     (Full, "documentation, kernel", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
         --document-private-items -p kernel -p boot --target x86_64-unknown-none"),
-    // With empty files in place of the loader's stages, which take minutes to build, and in a
-    // target folder of its own, so that the tool proper is not built again.
+    // Use empty files in place of the loader's stages, which take minutes to build, and a separate
+    // target folder, so that the tool proper is not built again.
     (Full, "lints of boot/image", "RUSTFLAGS=--cfg=docsrs_dummy_build cargo clippy --locked \
         --manifest-path boot/image/Cargo.toml --target-dir {target}/boot-image-check --all-targets \
         -- -Dwarnings"),
     (Full, "tests of boot/image", "RUSTFLAGS=--cfg=docsrs_dummy_build cargo test --locked \
         --manifest-path boot/image/Cargo.toml --target-dir {target}/boot-image-check"),
     (Full, "bench, one row explained", "cargo xtask bench --explain call_one_busy"),
-    // For the most CPUs there can be, whose sets have four words.
+    // With the most CPUs there can be, whose sets have four words.
     (Full, "host tests, 256 CPUs", "TRYST_MAX_CPUS=256 cargo test --locked -p heart --tests"),
     (Full, "QEMU test, 256 CPUs", "TRYST_MAX_CPUS=256 cargo xtask test smp::two_hundred_and_fifty_five"),
     (Full, "all bugs", "cargo xtask bugs"),
     // With debug assertions.
     (Full, "QEMU tests, dev", "cargo xtask test --debug rendezvous::ten stress::short"),
     (Full, "QEMU tests, 1 2 4 CPUs", "cargo xtask test --smp 1,2,4"),
-    // What QEMU 7.2's CPU lacks, and what CPUs do to each other.
+    // What QEMU 7.2's CPU lacks, and how CPUs interact.
     (Full, "ten tests in Bochs", "cargo xtask test --emulator bochs --exact apic::x2apic \
         apic::tsc_deadline vspace::tags_keep_and_forget smp::all_cpus_online rendezvous::sets \
         shootdown::no_stale_page stepping::window_typed stop::hard hotplug::off_and_on \

@@ -31,8 +31,8 @@ pub(crate) struct Options {
 /// If the toolchain is missing and cannot be installed, or if Miri finds something.
 pub(crate) fn command(options: &Options) -> Result<()> {
     tools::nightly(&["miri", "rust-src"])?;
-    // Ignore what the tests leak on purpose, such as the memory of a CPU: the heart itself
-    // allocates nothing.
+    // Ignore what the tests leak on purpose, such as a CPU's memory: the heart itself allocates
+    // nothing.
     let mut flags = std::env::var("MIRIFLAGS").unwrap_or_default();
     flags.push_str(&format!(" -Zmiri-many-seeds={} -Zmiri-ignore-leaks", options.seeds));
     let status = tool("rustup")

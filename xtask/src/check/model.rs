@@ -24,7 +24,7 @@ pub(crate) fn command(Options { words }: &Options) -> Result<()> {
     explorer.args(["--quiet", "--release", "-p", "model", "--"]).args(words);
     let status = explorer.status().context("cannot start cargo")?;
     match status.code() {
-        // All of it: the machine code too.
+        // Run all of it, including the machine code.
         Some(0) if words.iter().all(|word| word == "--full") => {
             let stepping = ["--quiet", "--release", "-p", "heart", "--test", "stepping"];
             succeeds(cargo("test").args(stepping))

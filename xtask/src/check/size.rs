@@ -48,7 +48,7 @@ const GRAPHS: [(&str, usize); 5] = [
     ("xtask/src", 2),
 ];
 
-/// Where a switch (`cfg`) is at home.
+/// The files in which a `cfg` does not count, since it belongs there.
 const SWITCHES_AT_HOME: [&str; 2] = ["kernel/src/arch/", "kernel/heart/src/shim"];
 
 /// One file.
@@ -56,7 +56,7 @@ struct File {
     name: String,
     part: usize,
     lines: usize,
-    /// Its lines of code, with their numbers from 1.
+    /// The lines of code, each with its number in the file.
     code: Vec<(usize, String)>,
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     command.args(["-serial", "null", "-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     let errors = dir.join("qemu.log");
     let errors = File::create(&errors).with_context(|| paths::shown(&errors))?;
-    // QEMU never reads it, but holds the lock for as long as it runs: gdb replaces this process.
+    // QEMU never reads it, but keeps it locked while it runs, since gdb replaces this process.
     let lock = own.lock.try_clone();
     let lock = lock.with_context(|| format!("cannot keep {}", paths::shown(dir)))?;
     command.stdin(lock).stdout(Stdio::null()).stderr(errors);

@@ -7,7 +7,7 @@ fn colours_are_where_they_are_wanted() {
         (When::Auto, Some("xterm"), Some(""), true),
         (When::Auto, Some("xterm"), Some("1"), false),
         (When::Auto, Some("dumb"), None, false),
-        // A terminal that does not say what it is.
+        // A terminal that does not report its type.
         (When::Auto, Some(""), None, false),
         (When::Auto, None, None, false),
         (When::Always, None, Some("1"), true),

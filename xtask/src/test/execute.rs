@@ -138,7 +138,7 @@ impl Bench<'_> {
         let medium = image::medium(emulator, job.boot, elf, &append, &job.dir, || {
             self.images.get(job.boot, elf, &append)
         })?;
-        // Of a test's QEMU arguments Bochs takes the number of CPUs and the memory.
+        // Bochs takes only the number of CPUs and the memory from a test's QEMU arguments.
         let (own, mem) = match emulator.kind() {
             emulator::Kind::Qemu => (&job.test.qemu[..], None),
             emulator::Kind::Bochs => (&[][..], bochs_memory(&job.test).unwrap_or(None)),

@@ -126,8 +126,8 @@ fn passed(ended: &Ended, results: &Results) -> Ending {
 
 /// A test that must end with a failure of this kind and `name`.
 fn failed_as_expected(kind: Kind, name: &str, ended: &Ended, results: &Results) -> Ending {
-    // A guest may report its own crash as a failure: the registry says whether it was meant to.
-    // `ok` and then a crash is not meant. (A hung guest may have been asked by an NMI, and may have
+    // A guest may report its own crash as a failure, since the registry says whether it was meant
+    // to crash. A crash after `ok` is not meant. (A hung guest may have got an NMI, and may have
     // said anything.)
     let is_told = results.end.is_none_or(|counts| counts == (0, 1, 0)) || kind == Kind::Hang;
     let skipped = results.said.as_ref().is_some_and(|said| said.kind == Kind::Ignored);
@@ -159,7 +159,7 @@ fn seen(ended: &Ended, results: &Results) -> Ending {
         _ => (None, own.clone()),
     };
     let place = place.filter(|place| place != "-");
-    // A hung guest most likely says only that an NMI asked it.
+    // A hung guest most likely says only that it got an NMI.
     let is_asked = kind == Kind::Hang && text != own;
     let text = if is_asked { format!("{own}; the guest said: {text}") } else { text };
     Ending { kind, text, place }
@@ -178,7 +178,7 @@ fn panic_line(console: &str) -> Option<(Option<String>, String)> {
     let line = lines.find_map(|line| line.strip_prefix("panic on cpu"))?;
     let (front, message) = line.split_once(": ").unwrap_or((line, ""));
     let place = front.split_once(" at ").map(|(_, place)| {
-        // Without the column.
+        // Leave out the column.
         let short = place.rsplit_once(':').filter(|(front, _)| front.contains(':'));
         short.map_or(place, |(front, _)| front).to_string()
     });

@@ -123,7 +123,7 @@ pub(super) fn plan(tests: &[Arc<Test>], options: &Options, base: u64, dir: &Path
                 } else {
                     Some("takes long: give its whole name".to_string())
                 };
-                // Reported once, not run.
+                // Reported once, but not run.
                 if ignored.is_some() && run > 0 {
                     continue;
                 }
@@ -202,7 +202,7 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
         let [option, value] = &words[..] else {
             return needs();
         };
-        // Options that QEMU's CPU needs added or removed, and that Bochs's CPU has as it is.
+        // Options that add or remove what Bochs's CPU always has or lacks.
         let as_this_one = || {
             let more = value.strip_prefix("max").unwrap_or("no").split(',');
             more.skip_while(|word| word.is_empty())
@@ -212,7 +212,7 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
             ("-smp", Ok(1..=MOST_CPUS)) => {}
             ("-m", Ok(mib @ ..=MOST_MEMORY)) => memory = Some(mib),
             ("-cpu", _) if as_this_one() => {}
-            // At another port; Bochs has none at all.
+            // QEMU's at another port; Bochs has none at all.
             ("-device", _) if is_debug_exit(value.as_ref().as_ref()) => {}
             _ => return needs(),
         }
@@ -222,7 +222,7 @@ pub(super) fn bochs_memory(test: &Test) -> Result<Option<u32>, String> {
 
 /// A random seed, from the operating system.
 pub(super) fn random() -> u64 {
-    // Every RandomState has keys of its own, made from the system's.
+    // Every RandomState has its own keys, which come from the system.
     RandomState::new().build_hasher().finish()
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn refusal(
     let mut machine = machine.clone();
     let emulates = machine.emulates();
     if emulates {
-        // Only the arguments can be wrong: the guest does not run.
+        // The guest does not run, so only the arguments can be wrong.
         machine.extra.push("-S".into());
     }
     let symbols = Arc::new(Symbols::none());

@@ -110,7 +110,7 @@ impl Boot<'_> {
     fn budget(&self) -> Budget {
         let mut limits = self.limits;
         match (self.emulator, &self.machine.medium) {
-            // Bochs takes about ten times as long as TCG, for everything.
+            // Bochs takes about ten times as long as TCG for everything.
             (Emulator::Bochs(_), _) => {
                 limits.quiet *= 8;
                 limits.total *= 8;
@@ -192,7 +192,7 @@ impl Boot<'_> {
         let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
-            // Lets the guest report by itself.
+            // Let the guest report first.
             let before = vm.progress();
             if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
                 lines.push(why.one_line());
@@ -272,8 +272,8 @@ fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
                 other => off(other.unwrap_or("for no reason given")),
             }
         }
-        // The code for a refusal of its own. With a monitor QEMU did start, and with console
-        // output Bochs.
+        // The emulator's code when it refuses to start. With a monitor QEMU did start; with console
+        // output Bochs did.
         Some(1) if vm.qmp.is_none() && vm.progress() == 0 => {
             Ending::with_words(Kind::Setup, "the emulator did not start and", &own_words(vm))
         }

@@ -50,7 +50,7 @@ pub(crate) fn check_test(
     options: &MachineOptions,
 ) -> Result<()> {
     let path = boot.unwrap_or(test.boot);
-    // With the longest seed.
+    // Assume the longest seed.
     let line = test.command_line(u64::MAX, &options.append);
     let extra: Vec<OsString> = test.qemu.iter().cloned().chain(options.extra()).collect();
     match refusal(path, &line, &extra) {

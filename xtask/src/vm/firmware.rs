@@ -50,7 +50,7 @@ pub(crate) fn find(qemu: Option<&Qemu>) -> Result<Option<(PathBuf, PathBuf)>> {
         }
         return Ok(Some((code, vars)));
     }
-    // QEMU's x86_64 firmware goes with the variables of its 32-bit one.
+    // QEMU's x86_64 firmware uses the variables of its 32-bit one.
     let bundled = qemu.map(Qemu::share_dirs).unwrap_or_default().into_iter();
     let bundled =
         bundled.map(|dir| (dir.join("edk2-x86_64-code.fd"), dir.join("edk2-i386-vars.fd")));
@@ -75,7 +75,7 @@ pub(crate) fn prepare(qemu: &Qemu, dir: &Path) -> Result<Option<Firmware>> {
     };
     let vars = dir.join("ovmf-vars.fd");
     paths::create_dir(dir)?;
-    // Read and written, not copied: the source may be read-only.
+    // Read and written, not copied, since the source may be read-only.
     paths::write(&vars, paths::read(&source)?)?;
     Ok(Some(Firmware { code, vars }))
 }

@@ -79,11 +79,11 @@ impl Machine {
         default("-smp", self.smp.to_string());
         default("-m", self.mem.to_string());
         let fixed = [
-            // QEMU merges several of these: one that sets a property keeps the type.
+            // QEMU merges several of these; one that only sets a property keeps the type.
             "-machine", "q35", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot",
         ];
         args.extend(fixed.map(OsString::from));
-        // One at another port leaves the kernel without.
+        // With one at another port, the kernel does without.
         if !self.extra.iter().any(|word| is_debug_exit(word)) {
             args.extend(["-device".into(), format!("{DEBUG_EXIT},iobase=0xf4,iosize=4").into()]);
         }

@@ -108,7 +108,7 @@ impl Vm {
             }
             Emulator::Bochs(bochs) => {
                 let mut command = bochs.command(machine, dir, port)?;
-                // The output of its debugger.
+                // Its debugger's output.
                 command.stdout(Stdio::null());
                 command
             }
@@ -200,7 +200,7 @@ impl Vm {
     /// Bytes that the guest has sent on its two serial ports.
     pub(crate) fn progress(&self) -> u64 {
         let results = fs::metadata(&self.results).map_or(0, |file| file.len());
-        // Relaxed: a count that is only compared with its own past.
+        // Relaxed: compared only with earlier values of itself.
         self.heard.bytes.load(Ordering::Relaxed) + results
     }
 
@@ -229,7 +229,7 @@ impl Vm {
 
     /// Whether the emulator has said that it cannot go on, and has not ended.
     pub(crate) fn gives_up(&self) -> bool {
-        // Relaxed: a lock protects its words.
+        // Relaxed: a lock protects the words.
         self.heard.gives_up.load(Ordering::Relaxed)
     }
 
@@ -241,7 +241,7 @@ impl Vm {
 
     /// Ends the emulator, and whatever it started, at once.
     pub(crate) fn kill(&mut self) {
-        // A child that is gone may have left its number to another process.
+        // Another process may have the number of a child that is gone.
         if matches!(self.child.try_wait(), Ok(None)) {
             guard::kill_group(&mut self.child);
             let _ = self.child.wait();
@@ -296,7 +296,7 @@ fn read_console(
         if let Some(last) = LastWords::of_line(line) {
             let _ = heard.last_words.set(last);
         }
-        // The log is complete for someone who follows it, or if it outlives this process.
+        // Complete the log for a reader that follows it, or if it outlives this process.
         let write = writeln!(log, "{text}").and_then(|()| log.flush());
         if written.is_ok() {
             written = write;
@@ -337,7 +337,7 @@ fn read_errors(mut pipe: impl Read, heard: &Heard, tail: &Mutex<Vec<u8>>) {
         let from = tail.len().saturating_sub(LONGEST_LINE);
         tail.extend_from_slice(&buffer[..count]);
         let new = String::from_utf8_lossy(&tail[from..]);
-        // Wait for the whole line: the emulator is killed then.
+        // Wait for the whole line, since the emulator is killed then.
         let whole = new.rsplit_once('\n').map_or("", |(whole, _rest)| whole);
         if GIVES_UP.iter().any(|text| whole.contains(text)) {
             // Relaxed: as in `gives_up`.

@@ -126,7 +126,7 @@ pub(crate) fn reason(words: &str) -> &str {
 /// What helps against this message of QEMU's, if that is known.
 pub(crate) fn advice(words: &str) -> Option<&'static str> {
     const KNOWN: [(&str, &str); 4] = [
-        // IA32_ARCH_CAPABILITIES, which `max` has and a nested KVM may not let be set.
+        // IA32_ARCH_CAPABILITIES, which `max` has and a nested KVM may refuse to set.
         ("MSR 0x10a", "add -- -cpu max,-arch-capabilities"),
         (KVM_ERROR, "take --accel tcg, which logs the exceptions too"),
         (

@@ -85,7 +85,8 @@ impl Tree {
             .args(["apply", "--whitespace=nowarn"])
             .arg(patch)
             .current_dir(self.root())
-            // Not as part of the repository around it, because git skips what is not its own.
+            // Not as part of the surrounding repository, since git skips files that are not tracked
+            // in it.
             .env("GIT_CEILING_DIRECTORIES", &self.own.dir)
             .output()
             .context("cannot start git, which applies the patches")?;

@@ -49,7 +49,7 @@ fn test(tree: &Tree, finder: &Finder) -> Result<String> {
     let mut command = tree.xtask(&["test", "--exact"])?;
     command.args(words).arg("--json").arg(&report);
     let output = output(&mut command)?;
-    // Without a report it did not build, or could not run.
+    // Without a report the test did not build, or could not run.
     let Ok(text) = fs::read_to_string(&report) else {
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim()));
     };

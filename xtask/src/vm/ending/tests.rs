@@ -34,7 +34,7 @@ fn the_console_has_the_exit_code_where_the_emulator_does_not() {
     for (kind, console, expected) in [
         (Kind::Off, powering, Kind::Pass),
         (Kind::Halted, halted, Kind::Panic),
-        // Off in silence, or though it said that it halts.
+        // Off without a word, or although it said that it halts.
         (Kind::Off, "verdict: ok\n", Kind::Off),
         (Kind::Off, halted, Kind::Off),
         (Kind::On, powering, Kind::On),

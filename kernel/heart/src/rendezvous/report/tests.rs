@@ -1,4 +1,4 @@
-//! The texts, and whom they name.
+//! The texts, and the CPUs that they name.
 
 use core::panic::Location;
 
@@ -66,7 +66,7 @@ fn a_report_names_those_who_are_behind() {
     serves(6, 6, 0);
     serves(7, 6, 2);
     serves(8, 6, 1);
-    // One that has all open, or one for whom nobody is left, is still going on.
+    // A call with all phases open, or with no CPU left, is still in progress.
     for (busy, left, differ) in [
         (DRIVES, 4, ""),
         (0, 4, ""),
