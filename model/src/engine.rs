@@ -148,7 +148,7 @@ pub(crate) struct Cpu {
     pub(crate) timers: u8,
     /// How many NMIs from outside may still arrive.
     nmis: u8,
-    /// How many interrupts are nested.
+    /// How many interrupts are nested on the running thread.
     pub(crate) depth: u8,
     /// How many timeouts may still occur, and whether the next look at the turns finds one.
     timeouts: u8,
@@ -165,6 +165,8 @@ pub(crate) struct State {
     pub(crate) cpus: [Cpu; CPUS],
     /// The stack pointers of the threads that do not run.
     sp: [usize; THREADS],
+    /// How many interrupts are nested on the threads that do not run.
+    depth: [u8; THREADS],
     /// The threads whose programs are over.
     pub(crate) done: [bool; THREADS],
     /// The CPU that is taking steps.
@@ -587,7 +589,7 @@ impl Engine {
             trace.push(Line {
                 cpu,
                 thread: thread_of(&state),
-                depth: state.cpus[cpu].depth,
+                depth: state.depth_on(cpu, self.setup.cpus),
                 what,
                 backtrace,
             });
@@ -783,6 +785,18 @@ pub(crate) struct Snapshot {
     bytes: Vec<u8>,
 }
 
+impl State {
+    /// How many interrupts are nested on the threads of a CPU, each of which stays there.
+    fn depth_on(&self, cpu: usize, cpus: usize) -> u8 {
+        let switched_out = self.depth.iter().skip(cpu).step_by(cpus);
+        let running = usize::from(self.cpus[cpu].thread);
+        let switched_out = switched_out
+            .enumerate()
+            .filter(|(at, _)| cpu + at * cpus != running);
+        self.cpus[cpu].depth + switched_out.map(|(_, depth)| depth).sum::<u8>()
+    }
+}
+
 fn thread_of(state: &State) -> usize {
     usize::from(state.cpus[usize::from(state.current)].thread)
 }
@@ -960,6 +974,8 @@ pub(crate) fn switch_thread(to: usize) {
         let mut state = engine.state.borrow_mut();
         let number = usize::from(state.current);
         let me = usize::from(std::mem::replace(&mut state.cpus[number].thread, to as u8));
+        let depth = state.depth[to];
+        state.depth[me] = std::mem::replace(&mut state.cpus[number].depth, depth);
         engine.clear_below(to, state.sp[to]);
         (&raw mut state.sp[me], state.sp[to])
     };

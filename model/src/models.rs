@@ -10,6 +10,7 @@ pub(crate) mod call;
 mod critical;
 pub(crate) mod epoch;
 mod ipi;
+mod locks;
 mod offline;
 mod rendezvous;
 mod rmlock;
@@ -57,6 +58,8 @@ pub(crate) struct Model {
     pub(crate) timeouts: [u8; CPUS],
     pub(crate) tags: usize,
     pub(crate) extra: bool,
+    /// Whether the second threads are idle threads, and not better ones.
+    pub(crate) idle: bool,
     pub(crate) online: usize,
     pub(crate) quiesces: bool,
     pub(crate) heart: Heart,
@@ -75,7 +78,7 @@ impl Model {
     pub(crate) fn setup(&self) -> Setup {
         Setup {
             cpus: self.cpus,
-            threads: if self.better {
+            threads: if self.better || self.idle {
                 2 * self.cpus
             } else {
                 self.cpus
@@ -98,6 +101,7 @@ impl Model {
             nested: self.nested,
             tags: self.tags,
             extra: self.extra,
+            idle: self.idle,
             online: self.online,
             quiesces: self.quiesces,
             bug,
@@ -117,6 +121,7 @@ const BASE: Model = Model {
     timeouts: [0; CPUS],
     tags: 0,
     extra: false,
+    idle: false,
     online: CPUS,
     quiesces: false,
     heart: Heart::Typed,
@@ -558,6 +563,88 @@ pub(crate) const MODELS: &[Model] = &[
         name: "rmlock-nested",
         about: "2 CPUs, one nests reads three deep, the other writes",
         program: rmlock::nested,
+        ..BASE
+    },
+    Model {
+        name: "mutex",
+        about: "1 CPU, a thread locks a mutex, and so does a better one, which two timer interrupts wake",
+        cpus: 1,
+        better: true,
+        extra: true,
+        timers: [2, 0, 0, 0],
+        program: locks::inherits,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "mutex-timed",
+        about: "1 CPU, the better thread waits for the mutex until a timer interrupt wakes it",
+        cpus: 1,
+        better: true,
+        extra: true,
+        timers: [3, 0, 0, 0],
+        program: locks::gives_up,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "mutex-2",
+        about: "2 CPUs that idle while their threads sleep, each thread locks a mutex",
+        idle: true,
+        extra: true,
+        program: locks::mutex,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "mutex-3",
+        about: "3 CPUs, the same",
+        tier: Tier::Full,
+        cpus: 3,
+        idle: true,
+        extra: true,
+        program: locks::mutex,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "rwlock",
+        about: "2 CPUs that idle while their threads sleep, one reads, the other writes",
+        idle: true,
+        extra: true,
+        program: locks::rwlock,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "rwlock-3",
+        about: "3 CPUs, two read, the third writes",
+        tier: Tier::Full,
+        cpus: 3,
+        idle: true,
+        extra: true,
+        program: locks::rwlock,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "semaphore",
+        about: "2 CPUs that idle while their threads sleep, one waits for a permit, the other gives it",
+        idle: true,
+        extra: true,
+        program: locks::semaphore,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "semaphore-3",
+        about: "3 CPUs, two wait for a permit each, the third gives both",
+        tier: Tier::Full,
+        cpus: 3,
+        idle: true,
+        extra: true,
+        program: locks::semaphore,
+        at_rest: locks::at_rest,
         ..BASE
     },
     Model {

@@ -8,20 +8,25 @@ use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use heart::critical::{CritState, Preempt};
 use heart::intr;
 use heart::ipi::Ipis;
+use heart::more::blocker::{Chains, Wait, Waiter};
 use heart::more::call::{Call, CallQueue};
 use heart::more::epoch::Epoch;
 use heart::more::rmlock::{Reader, Reads, RmLock};
 use heart::more::stop::{Means, Stops};
-use heart::port::Port;
+use heart::port::{InterruptsOff, Port};
 use heart::probe::Probe;
-use heart::rendezvous::Rendezvous;
+use heart::rendezvous::{Callback, Rendezvous, RendezvousError};
 use heart::sched::{self, Count, PerCpu, Reason, Scheduler};
 use heart::shim::{AtomicU32, Ordering};
 use heart::shootdown::{Space, Spaces};
-use heart::spinlock::Spinlock;
-use heart::thread::{Priority, Task, Thread as _, ThreadState};
+use heart::site::Site;
+use heart::spinlock::{Spinlock, SpinlockGuard};
+use heart::tailq::{Link, Linked};
+use heart::thread::{Priority, Task, Thread as _, ThreadId, ThreadState};
+use heart::waitq::{Sleeper, WaitLink, Waits, WaitsFor};
 use heart::wake::{DeferredWake, DeferredWakes};
 
+use sync::{Lender, Lending, Locks, Mutex, RwLock, Semaphore};
 use wrong_order::{Around, Heart};
 
 use crate::bugs::Bug;
@@ -45,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) tags: usize,
     /// Whether there is an [`Extra`].
     pub(crate) extra: bool,
+    /// Whether the second threads are idle threads, and not better ones.
+    pub(crate) idle: bool,
     /// How many CPUs are online: the first ones.
     pub(crate) online: usize,
     /// Whether payments are counted.
@@ -58,6 +65,7 @@ impl Config {
         nested: true,
         tags: 0,
         extra: false,
+        idle: false,
         online: CPUS,
         quiesces: false,
         bug: None,
@@ -87,9 +95,10 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// The first thread of a CPU, or the better one, which waits to be woken.
+    /// The first thread of a CPU; or its better one, which waits to be woken; or its idle one.
     fn new(number: usize, cpus: usize) -> Self {
         let first = number < cpus;
+        let idle = !first && CONFIG.get().idle;
         let cpu = CpuId::new(number % cpus).expect("few CPUs");
         let thread = Self {
             task: if first {
@@ -105,9 +114,15 @@ impl Thread {
             thread.task.slice.store(SLICE, Ordering::Relaxed);
             thread.task.pin();
         } else {
-            thread.task.reset(Priority::HIGHEST, true);
             use ThreadState::{Free, Moving, Runnable, Running, Sleeping};
-            for step in [Free, Moving, Runnable, Running, Sleeping].windows(2) {
+            let steps = [Free, Moving, Runnable, Running, Sleeping];
+            let (priority, steps) = if idle {
+                (Priority::IDLE, &steps[..3])
+            } else {
+                (Priority::HIGHEST, &steps[..])
+            };
+            thread.task.reset(priority, true);
+            for step in steps.windows(2) {
                 thread.change_state(step[0], step[1]);
             }
         }
@@ -121,6 +136,50 @@ impl heart::thread::Thread for Thread {
     }
 }
 
+impl Waiter for Thread {
+    fn wait(&self) -> &Wait<Self> {
+        &self.lending().wait
+    }
+}
+
+impl Linked<WaitLink> for Thread {
+    fn link(&self) -> &Link<Self> {
+        &self.locks().link
+    }
+}
+
+impl Sleeper for Thread {
+    fn waits_for(&self) -> &WaitsFor {
+        &self.locks().waits_for
+    }
+
+    fn wait_site(&self) -> &Site {
+        &self.lending().wait.site
+    }
+}
+
+impl Lender for Thread {
+    fn lending(&self) -> &Lending<Self> {
+        &self.locks().lending
+    }
+
+    fn base_priority(&self) -> Priority {
+        if self.number() < engine().setup.cpus {
+            Priority::LOWEST
+        } else {
+            Priority::HIGHEST
+        }
+    }
+
+    fn id(&self) -> ThreadId {
+        let index = self.number() as u32;
+        ThreadId {
+            index,
+            generation: 0,
+        }
+    }
+}
+
 impl fmt::Display for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "thread {}", self.number())
@@ -128,7 +187,12 @@ impl fmt::Display for Thread {
 }
 
 impl Thread {
-    fn number(&self) -> usize {
+    /// What the sleeping locks know of it.
+    fn locks(&self) -> &'static OfLocks {
+        &extra().locks[self.number()]
+    }
+
+    pub(crate) fn number(&self) -> usize {
         let first = std::ptr::from_ref(&world().threads[0]);
         (std::ptr::from_ref(self) as usize - first as usize) / size_of::<Self>()
     }
@@ -170,6 +234,18 @@ pub(crate) struct Extra {
     pub(crate) space: [Space; 2],
     pub(crate) epoch: Epoch<Explored>,
     pub(crate) object: epoch::Object,
+    pub(crate) mutex: Mutex<Cell<u32>, Explored>,
+    pub(crate) rwlock: RwLock<(), Explored>,
+    pub(crate) semaphore: Semaphore<Explored>,
+    chains: Spinlock<Chains, Explored>,
+    locks: [OfLocks; THREADS],
+}
+
+/// What the sleeping locks know of a thread.
+struct OfLocks {
+    link: Link<Thread>,
+    waits_for: WaitsFor,
+    lending: Lending<Thread>,
 }
 
 impl Extra {
@@ -183,6 +259,18 @@ impl Extra {
             space: [Space::new(1, 1), Space::new(2, 2)],
             epoch: Epoch::new(),
             object: epoch::object(),
+            mutex: Mutex::new(Cell::new(0)),
+            rwlock: RwLock::new(()),
+            semaphore: Semaphore::new(0),
+            chains: Spinlock::new(
+                // SAFETY: the one of this world.
+                unsafe { Chains::new() },
+            ),
+            locks: std::array::from_fn(|_| OfLocks {
+                link: Link::new(),
+                waits_for: WaitsFor::nothing(),
+                lending: Lending::new(),
+            }),
         }
     }
 }
@@ -227,11 +315,24 @@ pub(crate) fn make_world(place: *mut u8) -> usize {
         let extra = Extra::new();
         // SAFETY: as below.
         unsafe { place.cast::<Whole>().write(Whole { world, extra }) };
+        set_idle(place.cast(), cpus);
         return size_of::<Whole>();
     }
     // SAFETY: the arena begins there, page-aligned and longer than this.
     unsafe { place.cast::<World>().write(world) };
+    set_idle(place.cast(), cpus);
     size_of::<World>()
+}
+
+/// Makes the second threads of all CPUs their idle ones, if they are to be.
+fn set_idle(world: *const World, cpus: usize) {
+    if CONFIG.get().idle {
+        // SAFETY: made just now, in memory that is not freed while a model uses it.
+        let world: &'static World = unsafe { &*world };
+        for (cpu, idle) in world.cpus.iter().zip(&world.threads[cpus..]).take(cpus) {
+            cpu.set_idle(idle);
+        }
+    }
 }
 
 /// The rest of it.
@@ -493,6 +594,37 @@ pub(crate) fn better(body: impl Fn()) -> ! {
     }
 }
 
+/// The loop of an idle thread.
+pub(crate) fn idle() -> ! {
+    sched::after_switch::<Explored>(true);
+    loop {
+        let off = InterruptsOff::<Explored>::enter();
+        if Explored::here().runq.lock().queue.is_empty() {
+            off.wait(engine::halt);
+        } else {
+            drop(off);
+        }
+        sched::run_best_instead_of_idle::<Explored>();
+    }
+}
+
+impl Waits for Explored {
+    /// The time is up when a timer interrupt wakes the thread: [`wake_better`].
+    fn sleep_at_most<T>(list: SpinlockGuard<'_, T, Self>, _: u64) {
+        sched::sleep(list);
+    }
+}
+
+impl Locks for Explored {
+    fn chains() -> &'static Spinlock<Chains, Self> {
+        &extra().chains
+    }
+
+    fn call_online(_: &CpuSet, _: Callback<'_>) -> Result<(), RendezvousError> {
+        unreachable!("no model has an rmlock that sleeps");
+    }
+}
+
 impl Preempt for Explored {
     fn preempt(crit: &CritState) {
         note!("pays");
@@ -644,7 +776,9 @@ pub(crate) fn at_rest() {
         let cpu = &state.cpus[number];
         let thread = &world().threads[number];
         let better = world().threads.get(engine.setup.cpus + number);
-        if better.is_some_and(|better| better.task.state() == ThreadState::Runnable) {
+        if !CONFIG.get().idle
+            && better.is_some_and(|better| better.task.state() == ThreadState::Runnable)
+        {
             engine.fail_here(
                 Property::NoLostPreemption,
                 format!("a better thread waits on cpu{number} forever"),

@@ -162,7 +162,7 @@ impl<T: Lender> RawMutex<T> {
         chains.end(me);
         if self.waiters(&chains).is_empty() {
             // It stays contested. Otherwise the owner could unlock, go on and even end before
-            // `settle` has taken back what was lent to it (test `sync::inheritance_under_stress`).
+            // `settle` has taken back what was lent to it (test `sync::inherit::under_stress`).
             owner.lending().remove(&mut chains, self);
         }
         inherit::settle::<S>(&chains, owner);
