@@ -280,7 +280,7 @@ impl fmt::Display for CpuSet {
 /// Writes `numbers`, with consecutive ones as ranges: `0-3,7`. Writes `none` if there are none.
 ///
 /// # Errors
-/// Those of `f`.
+/// Returns the error of `f`.
 pub fn write_ranges(f: &mut fmt::Formatter<'_>, numbers: impl Iterator<Item = u32>) -> fmt::Result {
     let mut numbers = numbers.peekable();
     if numbers.peek().is_none() {

@@ -47,7 +47,7 @@ impl<T: Element> LockLessList<T> {
     /// takes must be notified. Any CPU, any context.
     ///
     /// # Errors
-    /// [`Closed`] if the list is closed.
+    /// Returns [`Closed`] if the list is closed.
     pub fn push(&self, element: &'static T) -> Result<bool, Closed> {
         let new = core::ptr::from_ref(element).cast_mut();
         // Relaxed: the exchange decides.

@@ -145,7 +145,7 @@ impl<P: Port> Rendezvous<P> {
     /// [`crate::more::hotplug::leave`], which waits for the calls that have seen it there.
     ///
     /// # Errors
-    /// A [`RendezvousError`]. Except after a timeout, nothing has run.
+    /// Returns a [`RendezvousError`]. Except after a timeout, nothing has run.
     #[track_caller]
     #[inline(always)]
     pub fn run(
@@ -221,7 +221,7 @@ impl<P: Port> Rendezvous<P> {
     /// while it waits.
     ///
     /// # Errors
-    /// The error of [`Self::run`] for a wrong context.
+    /// Returns the error of [`Self::run`] for a wrong context.
     #[inline]
     pub fn check_context(&self, set: impl FnOnce() -> CpuSet) -> Result<(), RendezvousError> {
         if P::crit().is_open() {

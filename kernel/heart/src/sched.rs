@@ -115,7 +115,7 @@ pub trait Scheduler: Port + Sized {
     /// Interrupts `target`, another CPU, which is idle, to look for work. Call with interrupts off.
     fn send_look(target: &Self::Cpu);
 
-    /// This CPU switches away from its idle thread, so it no longer polls.
+    /// This CPU switches away from its idle thread. If that polled, nobody polls any more.
     fn leaves_idle(here: &Self::Cpu);
 
     /// The time, in ticks.
@@ -127,8 +127,8 @@ pub trait Scheduler: Port + Sized {
     /// Makes the timer interrupt this CPU at `end` or earlier. Call with interrupts off.
     fn arm(here: &Self::Cpu, end: u64);
 
-    /// Checks that a switch of `me` for `why` is legal. Called before the next thread is chosen,
-    /// which may turn out to be `me` again.
+    /// A switch of `me` for `why` is about to be made, unless `me` turns out to be the best thread.
+    /// The machine may check here that it is legal.
     fn check_switch(me: &Self::Thread, why: Reason);
 
     /// Makes `to` the current thread of this CPU instead of `from`: stack, registers and address

@@ -161,7 +161,7 @@ impl Space {
     /// able to wait for other CPUs.
     ///
     /// # Errors
-    /// Those of `tell`.
+    /// Returns the error of `tell`.
     pub fn shootdown<M: Mmu, E>(
         &self,
         forget: Forget,
@@ -185,7 +185,7 @@ impl Space {
     /// space any more. Otherwise as [`Self::shootdown`].
     ///
     /// # Errors
-    /// Those of `tell`.
+    /// Returns the error of `tell`.
     pub fn retire<M: Mmu, E>(
         &self,
         kernel_root: u64,

@@ -163,7 +163,7 @@ impl Counter {
     /// if the CPU does not stand still. Any context in which nothing else uses the timer.
     ///
     /// # Errors
-    /// [`Still`] if the reference or the time-stamp counter does not count.
+    /// Returns [`Still`] if the reference or the time-stamp counter does not count.
     pub fn measure(
         self,
         mut restart: impl FnMut(),

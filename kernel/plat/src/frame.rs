@@ -190,7 +190,7 @@ impl<'a> FrameAllocator<'a> {
     /// Adds memory: `n` frames from `start` on become free.
     ///
     /// # Errors
-    /// [`FreeError::OutOfRange`] or [`FreeError::DoubleFree`], naming the first frame that is
+    /// Returns [`FreeError::OutOfRange`] or [`FreeError::DoubleFree`] with the first frame that is
     /// beyond the bitmap or already free; then nothing is added.
     pub fn free_range(&mut self, start: Frame, n: u64) -> Result<(), FreeError> {
         let (from, to) = self.used_range(start, n)?;
@@ -240,8 +240,8 @@ impl<'a> FrameAllocator<'a> {
     /// Frees a frame.
     ///
     /// # Errors
-    /// [`FreeError`], naming the frame, if it cannot be in use. (A frame that was never added looks
-    /// like one in use; it is detected only when no frame is in use.)
+    /// Returns [`FreeError`], naming the frame, if it cannot be in use. (A frame that was never
+    /// added looks like one in use; it is detected only when no frame is in use.)
     pub fn free(&mut self, frame: Frame) -> Result<(), FreeError> {
         self.free_contiguous(frame, 1)
     }

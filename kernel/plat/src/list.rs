@@ -31,7 +31,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     /// Adds `value` at the end.
     ///
     /// # Errors
-    /// [`Full`] if the list already has `N` values.
+    /// Returns [`Full`] if the list already has `N` values.
     pub fn push(&mut self, value: T) -> Result<(), Full> {
         *self.slots.get_mut(self.len).ok_or(Full)? = value;
         self.len += 1;
@@ -41,7 +41,7 @@ impl<T: Copy, const N: usize> List<T, N> {
     /// Puts `value` at `index` and moves those from there on up by one.
     ///
     /// # Errors
-    /// [`Full`] if the list already has `N` values.
+    /// Returns [`Full`] if the list already has `N` values.
     ///
     /// # Panics
     /// Panics if `index` is beyond the end.

@@ -97,8 +97,8 @@ impl StartInfo {
     /// out.
     ///
     /// # Errors
-    /// [`StartInfoError`] if the magic number or a count is wrong, if there is no memory map
-    /// (version 0), or if something is not in memory.
+    /// Returns [`StartInfoError`] if the magic number or a count is wrong, if there is no memory
+    /// map (version 0), or if something is not in memory.
     pub fn read(address: u64, read: Reader<'_>) -> Result<Self, StartInfoError> {
         let error = |field, offset, problem| StartInfoError {
             field,
@@ -146,7 +146,7 @@ impl StartInfo {
     /// the first module and the start_info itself as usable.)
     ///
     /// # Errors
-    /// [`StartInfoError`] if it is not in memory.
+    /// Returns [`StartInfoError`] if it is not in memory.
     pub fn memory_map_entry(
         &self,
         number: u32,
@@ -168,7 +168,7 @@ impl StartInfo {
     /// it is longer than the buffer, returns the buffer's length. Returns 0 if there is none.
     ///
     /// # Errors
-    /// [`StartInfoError`] if the memory ends first.
+    /// Returns [`StartInfoError`] if the memory ends first.
     pub fn command_line(
         &self,
         buffer: &mut [u8],

@@ -2,9 +2,9 @@
 //!
 //! A CPU goes offline by its own code, in steps that each close a way in:
 //!
-//! 1. A thread of the best priority closes the CPU's run queue: threads that become runnable go
-//!    elsewhere, and waiting threads are moved. A thread that is pinned there cannot move; then the
-//!    CPU stays, and the error names the thread.
+//! 1. A thread of the best priority on that CPU closes its run queue: threads that become runnable
+//!    go elsewhere, and queued threads are moved. A thread that is pinned there cannot move; then
+//!    the CPU stays, and the error names the thread.
 //! 2. The CPU leaves [`ONLINE`] and [`IDLE`], and waits until every other CPU has left the critical
 //!    section that it was in ([`heart::more::hotplug`]). Until then others may call it, and it
 //!    answers; from then on nobody does. In one step it closes its queue of calls
@@ -14,8 +14,8 @@
 //! 4. The CPU that asked for all this takes over the timers of the sleepers.
 //!
 //! It comes back by INIT and start-up IPI, as at first, on the same stack. Its TLB, control
-//! registers and local APIC start empty. It joins the set before it flushes its TLB once more,
-//! since nobody told it of shootdowns before others could see it there.
+//! registers and local APIC then hold only what it is given anew. It joins the set before it
+//! flushes its TLB once more, since nobody told it of shootdowns before others could see it there.
 //!
 //! The boot CPU stays: it has the PIT's and the firmware's interrupts, and some CPU must be there
 //! to take over from the others.

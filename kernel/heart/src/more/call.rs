@@ -122,7 +122,7 @@ impl CallQueue {
     /// Queues `call`. Returns whether the CPU must be interrupted for it. Any CPU, any context.
     ///
     /// # Errors
-    /// [`Refused`]; the call is then unchanged.
+    /// Returns [`Refused`]; the call is then unchanged.
     #[must_use = "without the interrupt nobody looks"]
     pub fn post(&self, call: &'static Call) -> Result<bool, Refused> {
         if !call.begin() {

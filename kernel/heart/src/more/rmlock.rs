@@ -33,7 +33,7 @@
 //! Decision 8 says why Tryst differs.
 //!
 //! A reader that already reads the same lock gets in although a writer waits: otherwise it would
-//! wait for itself. Neither readers nor writers of this lock lend priority to each other.
+//! wait for itself. Readers lend priority to nobody, and a writer lends none to readers.
 
 use core::cell::UnsafeCell;
 use core::fmt;

@@ -171,7 +171,7 @@ impl<P: Port> Stops<P> {
     /// Any context. The CPUs must be able to answer throughout.
     ///
     /// # Errors
-    /// [`StopError::Silent`]; then no CPU is stopped that was not stopped before.
+    /// Returns [`StopError::Silent`]; then no CPU is stopped that was not stopped before.
     pub fn stop(
         &self,
         set: &CpuSet,

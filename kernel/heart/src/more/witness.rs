@@ -120,7 +120,7 @@ impl Graph {
     /// locks `held`. If an order is new, `record` stores the calls that led here.
     ///
     /// # Errors
-    /// [`Violation`]; the order is then not added to the graph.
+    /// Returns a [`Violation`]; the order is then not added to the graph.
     pub fn acquire<'a>(
         &'a self,
         held: &'a [Held],

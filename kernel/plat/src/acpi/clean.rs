@@ -49,7 +49,7 @@ impl Clean {
     /// The copy of a MADT, HPET or FADT.
     ///
     /// # Errors
-    /// The offset of what makes it useless, and why.
+    /// Returns the offset of what makes it useless, and why.
     pub(super) fn table(
         table: &Table<'_>,
         found: &[Table<'_>],

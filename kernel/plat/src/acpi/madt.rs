@@ -115,7 +115,7 @@ impl Madt {
     /// Takes in an entry. `ids` are the processor ids of the table's CPUs.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns what is wrong with it.
     fn take(&mut self, entry: &MadtEntry<'_>, ids: &[u32], place: Place) -> Result<(), String> {
         match entry {
             MadtEntry::LocalApic(cpu) => {

@@ -78,7 +78,7 @@ impl Block {
     /// these devices. So they lie in one page, and one page is mapped.
     ///
     /// # Errors
-    /// The reason why not, for a message.
+    /// Returns why not, for a message.
     pub const fn check(&self) -> Result<(), &'static str> {
         if self.address < 1 << 20 {
             Err("where there is no device")

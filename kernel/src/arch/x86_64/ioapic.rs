@@ -46,7 +46,7 @@ impl IoApic {
     /// serving global system interrupts from `base`. Masks every input.
     ///
     /// # Errors
-    /// The value of the version register, if no I/O APIC answers there. If there is nothing, all
+    /// Returns the version register if no I/O APIC answers there. If there is nothing, all
     /// bits are 0 or all are 1. Memory has the same bits behind every index, and is left unchanged.
     /// There are at most 240 inputs, and what is masked must stay masked.
     ///
@@ -105,7 +105,7 @@ impl IoApic {
     /// Routes the interrupt described by `wire`, as `vector`, to the CPU with APIC id `to`.
     ///
     /// # Errors
-    /// [`RouteError`]; then nothing has changed.
+    /// Returns a [`RouteError`]; then nothing has changed.
     pub fn route(&mut self, wire: Isa, vector: u8, to: u32) -> Result<(), RouteError> {
         let input = self.input(wire.gsi)?;
         let to = u8::try_from(to).map_err(|_| RouteError::IdTooLarge(to))?;
@@ -120,7 +120,7 @@ impl IoApic {
     /// Masks the interrupt `gsi`.
     ///
     /// # Errors
-    /// [`RouteError::NotServed`].
+    /// Returns [`RouteError::NotServed`].
     pub fn mask(&mut self, gsi: u32) -> Result<(), RouteError> {
         let input = self.input(gsi)?;
         self.set_entry(input, MASKED);

@@ -265,7 +265,7 @@ impl PageTables {
     /// aligned for it. All three must be multiples of 4 KiB.
     ///
     /// # Errors
-    /// [`MapError::OutOfFrames`] or [`MapError::AlreadyMapped`]; what was mapped
+    /// Returns [`MapError::OutOfFrames`] or [`MapError::AlreadyMapped`]; what was mapped
     /// before the error stays.
     ///
     /// # Safety
@@ -319,7 +319,7 @@ impl PageTables {
     /// For a page that no other CPU has touched.
     ///
     /// # Errors
-    /// [`MapError::NotMapped`].
+    /// Returns [`MapError::NotMapped`].
     ///
     /// # Safety
     /// As [`Self::map`]; and the new access must be enough for all users of the page.
@@ -336,7 +336,7 @@ impl PageTables {
     /// entry for [`Self::take_hidden`]. Flushes nothing.
     ///
     /// # Errors
-    /// [`MapError::NotMapped`].
+    /// Returns [`MapError::NotMapped`].
     ///
     /// # Safety
     /// Nobody may use the page any more.
@@ -354,7 +354,7 @@ impl PageTables {
     /// Empties the entry of a hidden page. Returns the physical address of its frame.
     ///
     /// # Errors
-    /// [`MapError::NotMapped`] if the page was not hidden.
+    /// Returns [`MapError::NotMapped`] if the page was not hidden.
     pub fn take_hidden(&mut self, address: u64) -> Result<u64, MapError> {
         let entry = self.entry(address).ok_or(MapError::NotMapped(address))?;
         // SAFETY: an entry of the lowest level, of tables that are never freed and that the caller
@@ -373,7 +373,7 @@ impl PageTables {
     /// at physical `frame`. Returns the old one. Flushes nothing.
     ///
     /// # Errors
-    /// [`MapError::NotMapped`].
+    /// Returns [`MapError::NotMapped`].
     ///
     /// # Safety
     /// As [`Self::map`].
@@ -420,7 +420,7 @@ impl PageTables {
     /// change after that, so other spaces have a copy of them. Once, for the kernel's own tables.
     ///
     /// # Errors
-    /// [`MapError::OutOfFrames`].
+    /// Returns [`MapError::OutOfFrames`].
     pub fn fill_kernel_half(&mut self, frames: FrameSource<'_>) -> Result<(), MapError> {
         for entry in self.tables().level_4_table_mut().iter_mut().skip(256) {
             if entry.is_unused() {
@@ -469,7 +469,7 @@ impl PageTables {
     /// The kernel's own tables never have that page.
     ///
     /// # Errors
-    /// [`MapError::OutOfFrames`].
+    /// Returns [`MapError::OutOfFrames`].
     ///
     /// # Safety
     /// As [`Self::new`] for `root`. `page` must be a frame that nobody writes any more when a CPU

@@ -79,7 +79,7 @@ impl Reference {
     /// counter running.
     ///
     /// # Errors
-    /// [`HpetError`].
+    /// Returns an [`HpetError`].
     ///
     /// # Safety
     /// `registers` must be that mapping, and nobody else may use it.
