@@ -22,7 +22,7 @@ use heart::waitq::Waits;
 use heart::wake::DeferredWakes;
 use sync::Locks;
 
-use crate::arch::{apic, context, cpu, paging, vector};
+use crate::arch::{apic, context, cpu, tlb, vector};
 use crate::pcpu::{self, Ipi, ONLINE, Pcpu};
 use crate::port::{Machine, Spinlock};
 use crate::smp::STOPS;
@@ -40,26 +40,26 @@ impl Mmu for Machine {
     #[inline]
     fn tags() -> usize {
         // Every number of 12 bits but 0.
-        if paging::tagged() { 0xfff } else { 0 }
+        if tlb::tagged() { 0xfff } else { 0 }
     }
 
     fn load(root: u64, tag: usize, keep: bool) {
         // SAFETY: every space has the kernel's half, and is not freed while it is loaded
         // (`heart::shootdown::Space::retire`).
-        unsafe { paging::load(root, tag as u16, keep) };
+        unsafe { tlb::load(root, tag as u16, keep) };
     }
 
     #[inline]
     fn forget_page(address: u64) {
-        paging::forget(address);
+        tlb::forget(address);
     }
 
     fn forget_loaded() {
-        paging::forget_loaded();
+        tlb::forget_loaded();
     }
 
     fn forget_all() {
-        paging::forget_all();
+        tlb::forget_all();
     }
 }
 

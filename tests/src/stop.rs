@@ -463,7 +463,7 @@ fn stale_pages() {
             unsafe { mem::hide(page) }.expect("mapped");
             // SAFETY: hidden. Its only user is stopped, and forgets it when it continues.
             unsafe { mem::free_hidden(page) }.expect("hidden");
-            arch::paging::forget(page);
+            arch::tlb::forget(page);
             kept.push(mem::allocate_frame().expect("a frame"));
             crate::shootdown::map(page, 1, round + 1);
         }

@@ -10,6 +10,7 @@ use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
 use heart::shootdown::Forget;
 use kernel::arch::cpu;
 use kernel::arch::paging::{self, Access, PAGE_SIZE};
+use kernel::arch::tlb;
 use kernel::ktest::step;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::smp::{online, smp_rendezvous};
@@ -209,7 +210,7 @@ ktest! {
 ktest! {
     /// With tags (PCID), of more spaces than there are tags. Needs a CPU that has it: Bochs, KVM.
     fn tags_keep_and_forget() [qemu = "-cpu max,-arch-capabilities"] {
-        if !paging::tagged() {
+        if !tlb::tagged() {
             ktest::skip("no PCID here");
         }
         tags();

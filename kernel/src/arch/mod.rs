@@ -9,5 +9,5 @@ mod x86_64;
 
 pub use self::x86_64::{
     ap, apic, backtrace, context, cpu, descriptor, interrupt, ioapic, paging, pic, power, qemu,
-    serial, timer, trap, vector,
+    serial, timer, tlb, trap, vector,
 };

@@ -15,10 +15,10 @@ use plat::memmap::{Kind, MemoryMap, Region};
 
 use boot::PHYS_OFFSET;
 
-use crate::arch::cpu;
 use crate::arch::paging::{
     self, Access, MapError, PAGE_SIZE, PageTables, STACKS, physical_to_virtual,
 };
+use crate::arch::{cpu, tlb};
 use crate::port::Spinlock;
 use crate::probe;
 
@@ -406,7 +406,7 @@ pub unsafe fn unmap_device(registers: u64) {
     // SAFETY: the caller's promise.
     unsafe { hide(page) }.expect("mapped by `device`");
     with_space(|space| space.take_hidden(page)).expect("hidden just now");
-    paging::forget(page);
+    tlb::forget(page);
 }
 
 /// Returns whether the memory map calls the page at physical `address` usable.

@@ -16,7 +16,7 @@ use spin::Once;
 use crate::arch::ap::{Mailbox, Trampoline};
 use crate::arch::descriptor::Ist;
 use crate::arch::paging::MapError;
-use crate::arch::{ap, apic, cpu, paging};
+use crate::arch::{ap, apic, cpu, tlb};
 use crate::kthread::SpawnError;
 use crate::mem::kstack;
 use crate::pcpu::{self, ONLINE, Pcpu, Presence, online};
@@ -322,7 +322,7 @@ unsafe extern "C" fn ap_main(argument: u64) -> ! {
     block.set_presence(Presence::Online);
     block.calls.open();
     probe::before_online();
-    heart::more::hotplug::come(&ONLINE, block.id(), paging::forget_all);
+    heart::more::hotplug::come(&ONLINE, block.id(), tlb::forget_all);
     // Only now: a waker puts a thread on an idle CPU without checking that the CPU is online.
     IDLE.insert(block.id());
     interrupts_on();

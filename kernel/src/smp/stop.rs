@@ -10,7 +10,7 @@ use heart::more::stop::{Means, Outcome, StopError, Stopped, Stops};
 use heart::port::Port;
 
 use crate::arch::backtrace::Snapshot;
-use crate::arch::{apic, cpu, paging, vector};
+use crate::arch::{apic, cpu, tlb, vector};
 use crate::backtrace::backtraces;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine};
@@ -112,7 +112,7 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     };
     let resume = || {
         this.stopped.forget();
-        paging::forget_all();
+        tlb::forget_all();
     };
     match STOPS.stop_here(means, save, resume) {
         Outcome::NotAsked => false,

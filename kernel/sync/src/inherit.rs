@@ -26,19 +26,76 @@
 //!
 //! Below it are the run queues' locks, taken one at a time.
 
+use core::cell::UnsafeCell;
 use core::iter::successors;
 use core::panic::Location;
 use core::ptr;
 
 use heart::KASSERT;
-use heart::more::blocker::{Blocker, Chains, Wait, Waiter};
+use heart::more::blocker::{Blocker, Chains, Kind, Wait, Waiter};
 use heart::sched::set_priority;
 use heart::shim::{AtomicPtr, AtomicU32, Ordering};
+use heart::site::Place;
 use heart::thread::{Priority, Thread as _};
 use heart::waitq::WaitList;
 
-use crate::mutex::RawMutex;
 use crate::{Lender, Locks};
+
+/// A mutex without its value.
+#[derive(Debug)]
+pub(crate) struct RawMutex<T: 'static> {
+    /// The owner, and where it locked the mutex.
+    pub(crate) blocker: Blocker<T>,
+    /// Where the mutex was made: its class in the order of locks.
+    pub(crate) class: Place,
+
+    // Under the lock.
+    waiters: UnsafeCell<WaitList<T>>,
+    /// The next of the contested mutexes of the same owner.
+    pub(crate) next: AtomicPtr<RawMutex<T>>,
+}
+
+// SAFETY: all fields are atomics but `waiters`. That is reached only through `Chains`, which exists
+// once, under a lock.
+unsafe impl<T: Sync> Sync for RawMutex<T> {}
+
+impl<T: Lender> RawMutex<T> {
+    #[track_caller]
+    pub(crate) const fn new() -> Self {
+        Self {
+            blocker: Blocker::new(Kind::Mutex),
+            class: Location::caller(),
+            waiters: UnsafeCell::new(WaitList::new()),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// The waiting threads.
+    pub(crate) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<T> {
+        // SAFETY: there is one `Chains`, and a borrower shares it only with readers.
+        unsafe { &*self.waiters.get() }
+    }
+
+    pub(crate) fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<T> {
+        // SAFETY: there is one `Chains`, and the caller has it exclusively.
+        unsafe { &mut *self.waiters.get() }
+    }
+
+    /// Adds `thread` to the waiting threads. Returns whether it is the first.
+    pub(crate) fn push_waiter(&self, chains: &mut Chains, thread: &'static T) -> bool {
+        let waiters = self.waiters_mut(chains);
+        let first = waiters.is_empty();
+        waiters.push_back(thread);
+        first
+    }
+
+    /// Returns the owner of a mutex that has one and cannot lose it, since threads wait for it and
+    /// the caller has the lock.
+    pub(crate) fn owner(&self) -> &'static T {
+        let owner = self.blocker.owner();
+        owner.expect("who waits for a mutex waits for a thread")
+    }
+}
 
 /// The priorities that a thread borrows and lends.
 #[derive(Debug)]

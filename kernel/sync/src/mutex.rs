@@ -15,72 +15,12 @@ use core::panic::Location;
 use core::ptr;
 
 use heart::kassert;
-use heart::more::blocker::{Blocker, Chains, Kind};
 use heart::probe::Probe;
 use heart::sched::{sleep, wakeup};
-use heart::shim::AtomicPtr;
-use heart::site::Place;
 use heart::thread::{Thread as _, ThreadId};
-use heart::waitq::WaitList;
 
-use crate::inherit;
+use crate::inherit::{self, RawMutex};
 use crate::{Lender, Locks, might_sleep};
-
-/// A mutex without its value.
-#[derive(Debug)]
-pub(crate) struct RawMutex<T: 'static> {
-    /// The owner, and where it locked the mutex.
-    pub(crate) blocker: Blocker<T>,
-    /// Where the mutex was made: its class in the order of locks.
-    class: Place,
-
-    // Under the lock of `inherit`.
-    waiters: UnsafeCell<WaitList<T>>,
-    /// The next of the contested mutexes of the same owner.
-    pub(crate) next: AtomicPtr<RawMutex<T>>,
-}
-
-// SAFETY: all fields are atomics but `waiters`. That is reached only through `Chains`, which exists
-// once, under a lock.
-unsafe impl<T: Sync> Sync for RawMutex<T> {}
-
-impl<T: Lender> RawMutex<T> {
-    #[track_caller]
-    const fn new() -> Self {
-        Self {
-            blocker: Blocker::new(Kind::Mutex),
-            class: Location::caller(),
-            waiters: UnsafeCell::new(WaitList::new()),
-            next: AtomicPtr::new(ptr::null_mut()),
-        }
-    }
-
-    /// The waiting threads.
-    pub(crate) fn waiters<'a>(&'a self, _chains: &'a Chains) -> &'a WaitList<T> {
-        // SAFETY: there is one `Chains`, and a borrower shares it only with readers.
-        unsafe { &*self.waiters.get() }
-    }
-
-    fn waiters_mut<'a>(&'a self, _chains: &'a mut Chains) -> &'a mut WaitList<T> {
-        // SAFETY: there is one `Chains`, and the caller has it exclusively.
-        unsafe { &mut *self.waiters.get() }
-    }
-
-    /// Adds `thread` to the waiting threads. Returns whether it is the first.
-    pub(crate) fn push_waiter(&self, chains: &mut Chains, thread: &'static T) -> bool {
-        let waiters = self.waiters_mut(chains);
-        let first = waiters.is_empty();
-        waiters.push_back(thread);
-        first
-    }
-
-    /// Returns the owner of a mutex that has one and cannot lose it, since threads wait for it and
-    /// the caller has the lock.
-    pub(crate) fn owner(&self) -> &'static T {
-        let owner = self.blocker.owner();
-        owner.expect("who waits for a mutex waits for a thread")
-    }
-}
 
 /// What the calling thread does with a mutex.
 impl<T: Lender> RawMutex<T> {

@@ -11,7 +11,7 @@ use x86_64::instructions::interrupts;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, GsBase};
 
-use crate::arch::paging;
+use crate::arch::tlb;
 
 /// The optional protections that this CPU has and [`protect`] turns on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub fn protect() -> Protections {
     wanted.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, protections.umip);
     if has_pcid() {
         wanted.insert(Cr4Flags::PCID);
-        paging::tags_are_on();
+        tlb::tags_are_on();
     }
     // SAFETY: each bit was found in CPUID (PAE, PGE and MCE are part of every x86_64), the paging
     // mode stays, and the low bits of CR3, from now on the tag, are 0. No page of the kernel is a

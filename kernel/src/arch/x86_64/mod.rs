@@ -14,5 +14,6 @@ pub mod power;
 pub mod qemu;
 pub mod serial;
 pub mod timer;
+pub mod tlb;
 pub mod trap;
 pub mod vector;

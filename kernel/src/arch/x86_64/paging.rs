@@ -20,8 +20,7 @@ use core::ptr::addr_of;
 
 use boot::PHYS_OFFSET;
 use heart::kassert;
-use heart::shim::{AtomicBool, Ordering};
-use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
+use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,
@@ -120,63 +119,6 @@ unsafe impl FrameAllocator<Size4KiB> for Source<'_, '_> {
 
 /// The bits of an entry that hold a physical address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// Makes this CPU forget its TLB entries of the page at `address`, global or not.
-#[inline]
-pub fn forget(address: u64) {
-    // SAFETY: the CPU walks the tables again, which is always allowed; an impossible address is no
-    // error. (The crate's version would check it, at every page of a range.)
-    unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
-}
-
-/// Makes this CPU forget all pages, including global ones. Interrupts off: an interrupt between the
-/// two writes would run without global pages, which is harmless, but one that did the same would
-/// turn them on too early.
-pub fn forget_all() {
-    // SAFETY: without PGE nothing is global; all mappings stay valid.
-    unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::PAGE_GLOBAL)) };
-    // SAFETY: as `cpu::protect` had it.
-    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::PAGE_GLOBAL)) };
-}
-
-/// Whether CPUs tag their TLB entries by space: CR4.PCIDE. The boot CPU writes it before it starts
-/// others; relaxed throughout.
-static TAGGED: AtomicBool = AtomicBool::new(false);
-
-/// Records that all CPUs have process-context identifiers turned on.
-pub(super) fn tags_are_on() {
-    TAGGED.store(true, Ordering::Relaxed);
-}
-
-/// Whether CPUs tag their TLB entries by space (PCID).
-#[must_use]
-#[inline]
-pub fn tagged() -> bool {
-    TAGGED.load(Ordering::Relaxed)
-}
-
-/// Loads the tables at physical `root` under `tag`, which is 0 unless [`tagged`]. With `keep` the
-/// CPU keeps its TLB entries under that tag; otherwise it forgets them, except for global pages.
-///
-/// # Safety
-/// The tables must have the kernel's half, and exist until others are loaded.
-pub unsafe fn load(root: u64, tag: u16, keep: bool) {
-    let value = root | u64::from(tag) | u64::from(keep) << 63;
-    // SAFETY: the caller's promise: what the kernel uses stays where it is. Without `nomem`,
-    // so that no access to the other half moves over it.
-    unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
-
-/// Makes this CPU forget all pages of the loaded tables, except for global ones.
-pub fn forget_loaded() {
-    let value: u64;
-    // SAFETY: reads a register. Bit 63 is read as 0.
-    unsafe {
-        core::arch::asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags));
-    };
-    // SAFETY: the same tables as before.
-    unsafe { core::arch::asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
 
 /// The virtual address of physical `address`, if that is mapped.
 #[must_use]
