@@ -123,7 +123,7 @@ pub(crate) fn act_on(bits: u32, this: &Pcpu) {
     if bits & Ipi::Tick as u32 != 0 {
         sched::timer_interrupt();
     }
-    // Ipi::Ast asks for nothing but the interrupt.
+    // Ipi::Ast, an asynchronous system trap, asks for nothing: the end of the interrupt is its effect.
 }
 
 /// An NMI, which may interrupt anything.

@@ -170,7 +170,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-typed",
-        about: "2 CPUs, section against rendezvous (action takes a spinlock), 1 timer; layer b alone",
+        about: "2 CPUs, section against rendezvous (action takes a spinlock), 1 timer; the count alone",
         better: true,
         nested: false,
         timers: [1, 0, 0, 0],
@@ -179,7 +179,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-freebsd",
-        about: "section against rendezvous, 1 timer; layer a alone (r222942's section, interrupts not counted)",
+        about: "section against rendezvous, 1 timer; the section of r222942 alone",
         better: true,
         heart: Heart::Freebsd,
         timers: [1, 0, 0, 0],
@@ -188,7 +188,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-both",
-        about: "section against rendezvous; both layers, a timer on each CPU",
+        about: "section against rendezvous; both cures, a timer on each CPU",
         better: true,
         timers: [1, 1, 0, 0],
         program: window,
@@ -196,7 +196,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-both-tso",
-        about: "section against rendezvous; both layers, 1 timer, on x86-TSO",
+        about: "section against rendezvous; both cures, 1 timer, on x86-TSO",
         better: true,
         memory: Memory::Tso,
         timers: [1, 0, 0, 0],
@@ -205,7 +205,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "window-hang",
-        about: "the better thread waits for the rendezvous' end, 1 timer; layer a alone",
+        about: "the better thread waits for the rendezvous' end, 1 timer; the section alone",
         better: true,
         heart: Heart::Freebsd,
         timers: [1, 0, 0, 0],
@@ -224,7 +224,7 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "nmi-rendezvous",
-        about: "2 CPUs, section against rendezvous, 1 timer, 1 NMI; layer a alone",
+        about: "2 CPUs, section against rendezvous, 1 timer, 1 NMI; the section alone",
         better: true,
         heart: Heart::Freebsd,
         timers: [1, 0, 0, 0],

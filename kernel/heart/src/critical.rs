@@ -47,9 +47,9 @@ use crate::{KASSERT, kassert};
 pub trait Preempt {
     /// Pays the owed preemption of the current thread, whose state is `crit`.
     ///
-    /// Called with one level held, by the thread itself or at the one exit of an interrupt. Takes
-    /// the run-queue lock, gives up that level, tests owepreempt again (an interrupt may have paid
-    /// meanwhile) and switches threads if it is still set. Returns with no level held, perhaps on
+    /// Called with one section held, by the thread itself or at the one exit of an interrupt. Takes
+    /// the run-queue lock, leaves that section, tests owepreempt again (an interrupt may have paid
+    /// meanwhile) and switches threads if it is still set. Returns with none held, perhaps on
     /// another CPU.
     fn preempt(crit: &CritState);
 }

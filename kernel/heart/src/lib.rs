@@ -4,20 +4,21 @@
 //! [`port::Port`]; there are no statics, no allocation and no privileged instructions. So the
 //! kernel, the unit tests and the model checkers run this very source.
 //!
-//! Read it in this order. A module imports only modules that stand above it:
+//! Read it in this order. A module imports only modules that stand above it
+//! (`cargo xtask layers` checks it):
 //!
 //! - [`shim`]: the atomics, which a model checker replaces here and nowhere else;
 //!   [`cpu`]: CPU ids and sets of CPUs; [`site`]: a place in the source, for messages;
 //! - [`critical`]: a thread's critical sections, and the window in which it owes a preemption and
-//!   holds nothing; [`intr`]: the order of an interrupt, as types;
+//!   holds nothing;
 //! - [`tailq`] and [`llist`]: intrusive lists; [`wake`]: wakeups that wait for the end of an
 //!   interrupt; [`probe`]: where tests observe or interfere; [`port`]: what the algorithms need from
 //!   the machine;
-//! - [`spinlock`]: one CPU at a time;
+//! - [`intr`]: the order of an interrupt, as types; [`spinlock`]: one CPU at a time;
 //! - [`action`], [`ipi`] and [`rendezvous`]: what a CPU has others run, how it interrupts them,
 //!   and how all run it at once; [`shootdown`]: which CPUs must forget a page;
-//! - [`thread`], [`runq`], [`waitq`] and [`timerq`]: a thread as the scheduler sees it, and the
-//!   queues; [`sched`]: waking, preempting and switching threads.
+//! - [`thread`], [`runq`] and [`timerq`]: a thread as the scheduler sees it, and its queues;
+//!   [`sched`]: waking, preempting and switching threads; [`waitq`]: waiting, and being woken.
 //!
 //! [`more`] is the second volume, which is built on these modules. Nothing here imports it.
 

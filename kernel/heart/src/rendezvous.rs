@@ -1,8 +1,8 @@
 //! `smp_rendezvous`: the CPUs of a set run the same code at an agreed point.
 //!
 //! One CPU, the initiator, makes the call. The CPUs of the set run up to three phases with
-//! interrupts off, with or without a barrier between two phases. `left` counts the CPUs that have
-//! not finished the open phases:
+//! interrupts off, with or without a barrier between two phases. `left` counts the other CPUs that
+//! have not finished the phases that the initiator has opened:
 //!
 //! ```text
 //! initiator              cpu1                 cpu2

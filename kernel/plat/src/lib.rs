@@ -13,7 +13,8 @@
 //!
 //! The inputs of `acpi`, `cmdline`, `logfilter`, `memmap` and `start_info` come from outside and
 //! are not trusted. Whatever the bytes are, the result is a value or an error, never a panic. Only
-//! `acpi` allocates, once at boot.
+//! `acpi` allocates, once at boot, and only its `tables` has unsafe code: it hands the tables to the
+//! `acpi` crate.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]

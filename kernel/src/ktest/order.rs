@@ -3,8 +3,7 @@
 //! These are its own vector, single steps, and NMIs that a test expects. If the command line asks
 //! for another heart or for a mistake in the order of an interrupt, they are all interrupts, in the
 //! orders of [`wrong_order`]. The gate of such an interrupt leads to a stub here, and so to
-//! `trap_common`, which saves all registers. [`crate::trap::dispatch`] offers each vector to
-//! [`takes`].
+//! `trap_common`, which saves all registers. `trap_entry` offers each vector to [`takes`].
 
 use core::arch::global_asm;
 

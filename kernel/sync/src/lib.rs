@@ -18,8 +18,8 @@
 //! Every build finds a wait that would never end before it begins: a chain of mutexes, writers and
 //! joined threads that leads back to the caller ([`heart::more::blocker`]).
 //!
-//! The machine is a type parameter, [`Locks`], as it is for the heart, so host tests and the
-//! explorer run this source too.
+//! The machine is a type parameter, [`Locks`], as it is for the heart, so the explorer runs this
+//! source too.
 //!
 //! Take the spinlocks underneath in this order: the queue of a condition, semaphore or
 //! readers-writer lock, then [`inherit`]'s lock, then timers, then run queues.

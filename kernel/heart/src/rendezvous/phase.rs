@@ -60,7 +60,7 @@ impl Action for Nothing {
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) run: Callback<'a>,
-    /// The phase whose start ends it: 1 or 2, or [`ALL`] for the last step.
+    /// The phase whose start ends it: 1 (the action), 2 (teardown), or [`ALL`] for the last step.
     pub(super) open: u8,
 }
 

@@ -15,8 +15,8 @@ use crate::site::Site;
 pub(super) struct Slot {
     /// The CPUs whose calls wait for this one. They put themselves in; this CPU takes them out.
     pub(super) callers: AtomicCpuSet,
-    /// The number of CPUs that have not finished the open phases of its call; negative while the
-    /// initiator has not yet counted all of them.
+    /// The number of CPUs that have not finished the open phases of its call; below zero, wrapped,
+    /// while the initiator has not yet counted all of them.
     pub(super) left: AtomicU32,
     /// What keeps this CPU from serving a single call from beginning to end: the number of calls
     /// that hold it at a barrier, and [`DRIVES`]. Only this CPU uses it.

@@ -59,7 +59,8 @@ pub fn run_best_instead_of_idle<S: Scheduler>() {
 /// Pays an owed preemption. [`crate::critical::Preempt::preempt`] calls this.
 pub fn preempt<S: Scheduler>(crit: &CritState) {
     let rq = this_runq::<S>();
-    // Leaves the level of `pay`: the run-queue lock now keeps us from coming here again.
+    // Leaves the section of `pay` or `pay_in_interrupt`: the run-queue lock now keeps us from coming
+    // here again.
     crit.leave();
     // Test again under the lock: an interrupt may have paid since. FreeBSD does not test, and makes
     // one useless switch.
@@ -68,6 +69,7 @@ pub fn preempt<S: Scheduler>(crit: &CritState) {
     } else {
         mem::forget(rq);
     }
+    // Does not pay again: the loop in `pay` looks at what is owed by now.
     after_switch::<S>(false);
 }
 

@@ -3,7 +3,7 @@
 //!
 //! [`switch`] is inlined and declares that it changes every register, so the function around it
 //! saves those that it uses, once. Interrupts are off, and no thread's interrupt flag is saved:
-//! each thread turns interrupts on again according to its own spinlock state.
+//! each thread turns interrupts on again according to its own word (decision 13).
 
 use core::arch::{asm, naked_asm};
 

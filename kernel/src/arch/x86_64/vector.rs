@@ -7,7 +7,7 @@
 //! | 0x30-0x47 | I/O APIC inputs 0-23 | before the handler |
 //! | 0xe0 | the test image's own | before the handler |
 //! | 0xef | local APIC timer | before the handler |
-//! | 0xf2 | IPIs by bitmap: preempt, AST | before the handler |
+//! | 0xf2 | the IPIs that share a vector (`pcpu::Ipi`) | before the handler |
 //! | 0xf3 | rendezvous | after the handler |
 //! | 0xf4 | stop | before the handler, which may last |
 //! | 0xfe | local APIC error | before the panic |
