@@ -3,17 +3,18 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::error::{Context, Exit, Ours, Result, anyhow, failed, reported};
 use crate::paths;
-use crate::term::{self, When};
+use crate::term::{self, Progress, When};
 
 /// The kernel's target.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -195,20 +196,45 @@ pub(crate) fn build(image: Image, debug: bool) -> Result<PathBuf> {
         command.arg("--release");
     }
     let note = format!("    Building {} ({})", image.bin, if debug { "dev" } else { "release" });
-    let (built, waits) = channel::<()>();
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut cargo = command.spawn().context("cannot start cargo")?;
+    let stdout = cargo.stdout.take().context("cargo's output is piped")?;
+    let (send, messages) = channel();
     thread::spawn(move || {
-        if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{note}");
-        }
+        let lines = BufReader::new(stdout).lines().map_while(std::io::Result::ok);
+        // Nobody listens any more if this process ends.
+        lines.for_each(|line| drop(send.send(line)));
     });
-    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    drop(built);
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let elf = messages.lines().rev().find_map(|line| executable(line, image.bin));
-    elf.filter(|_| output.status.success()).ok_or_else(|| {
+    let elf = watch(&messages, &note, image.bin);
+    let status = cargo.wait().context("cargo does not end")?;
+    elf.filter(|_| status.success()).ok_or_else(|| {
         let error = failed(format!("the image {} does not build", image.bin));
         error.hint("the compiler's messages are above")
     })
+}
+
+/// Reads cargo's messages to their end: the executable that they announce for this binary. Says what
+/// is built, if it takes a while, and on a terminal how many crates have been built and for how long.
+fn watch(messages: &Receiver<String>, note: &str, bin: &str) -> Option<PathBuf> {
+    let (started, mut progress) = (Instant::now(), Progress::new());
+    let (mut elf, mut crates, mut said) = (None, 0, false);
+    loop {
+        match messages.recv_timeout(PATIENCE) {
+            Ok(message) => {
+                crates += usize::from(message.contains("\"fresh\":false"));
+                elf = executable(&message, bin).or(elf);
+            }
+            Err(RecvTimeoutError::Disconnected) => return elf,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if started.elapsed() >= PATIENCE {
+            if !std::mem::replace(&mut said, true) && !progress.is_on() {
+                eprintln!("{note}");
+            }
+            let time = term::duration(started.elapsed());
+            progress.show(&format!("{note}, {crates} crates, {time}"));
+        }
+    }
 }
 
 /// The executable that one of cargo's JSON messages announces for this binary.

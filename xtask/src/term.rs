@@ -5,8 +5,11 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -92,40 +95,71 @@ pub(crate) fn say(line: &str) {
     }
 }
 
-/// How much of a progress line is shown. That many blanks wipe it, which needs no escape sequence.
-const WIDTH: usize = 78;
+/// The width of a terminal that does not tell it.
+const WIDTH: usize = 80;
 
 /// A line at the bottom of the terminal that is rewritten in place.
 pub(crate) struct Progress {
-    on: bool,
-    shown: bool,
+    /// How many columns it may use; `None` if it stays silent.
+    width: Option<usize>,
+    /// How many columns it uses.
+    shown: usize,
 }
 
 impl Progress {
     /// A progress line; it stays silent unless both outputs are terminals.
     pub(crate) fn new() -> Self {
-        Progress {
-            on: can_move(terminal(&stdout()).as_deref())
-                && can_move(terminal(&stderr()).as_deref()),
-            shown: false,
-        }
+        let on =
+            can_move(terminal(&stdout()).as_deref()) && can_move(terminal(&stderr()).as_deref());
+        // One column is left free: in the last one some terminals begin a new line.
+        Progress { width: on.then(|| width().saturating_sub(1)), shown: 0 }
     }
 
-    /// Shows this text in place of the last one.
+    /// Whether it shows anything.
+    pub(crate) fn is_on(&self) -> bool {
+        self.width.is_some()
+    }
+
+    /// Shows this text, or as much of it as fits, in place of the last one.
     pub(crate) fn show(&mut self, text: &str) {
-        if self.on {
-            eprint!("\r{text:<WIDTH$.WIDTH$}");
-            let _ = stderr().flush();
-            self.shown = true;
-        }
+        let Some(width) = self.width else { return };
+        // Blanks wipe what was longer, without an escape sequence.
+        eprint!("\r{text:<0$.width$}", self.shown);
+        let _ = stderr().flush();
+        self.shown = text.chars().count().min(width);
     }
 
     /// Removes the line, so that an ordinary line can be printed.
     pub(crate) fn clear(&mut self) {
-        if self.shown {
-            eprint!("\r{:WIDTH$}\r", "");
-            self.shown = false;
+        if self.shown > 0 {
+            eprint!("\r{:1$}\r", "", self.shown);
+            self.shown = 0;
         }
+    }
+}
+
+/// How many columns the terminal has. The standard input need not be it.
+fn width() -> usize {
+    let size = File::open("/dev/tty").and_then(|terminal| {
+        let stty = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output();
+        Ok(String::from_utf8_lossy(&stty?.stdout).into_owned())
+    });
+    size.ok().and_then(|size| columns(&size)).unwrap_or(WIDTH)
+}
+
+/// The columns in what `stty size` says: rows and columns. A terminal may say that it has none.
+fn columns(size: &str) -> Option<usize> {
+    let columns = size.split_whitespace().nth(1)?.parse().ok();
+    columns.filter(|columns| *columns > 0)
+}
+
+/// A time for a person, in the largest two units: `3 min 20 s`.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
     }
 }
 

@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use super::model;
 use crate::error::{Exit, Ours, Result, reported, usage};
-use crate::{interrupt, paths, term, tools};
+use crate::term::{self, Progress};
+use crate::{interrupt, paths, tools};
 use copy::Tree;
 use header::Bug;
 
@@ -105,10 +106,12 @@ fn make(tree: &Tree, bug: &Bug, show: bool) -> bool {
         row("", 0.0, &red(error.one_line()));
         return false;
     }
-    let mut all = true;
+    let (mut all, mut progress) = (true, Progress::new());
     for finder in &bug.finders {
         let started = Instant::now();
+        progress.show(&format!("{}: {finder}", bug.name));
         let result = finder::run(tree, finder, show);
+        progress.clear();
         let seconds = started.elapsed().as_secs_f64();
         let what = result.unwrap_or_else(|error| {
             all = false;

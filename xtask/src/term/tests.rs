@@ -19,3 +19,19 @@ fn colours_are_where_they_are_wanted() {
         assert_eq!(colours(chosen, kind, no), wanted, "{told}");
     }
 }
+
+#[test]
+fn the_width_is_what_the_terminal_says() {
+    assert_eq!(columns("24 80\n"), Some(80));
+    assert_eq!(columns("50 40\n"), Some(40));
+    // A serial line that was never told, and no terminal at all.
+    assert_eq!(columns("0 0\n"), None);
+    assert_eq!(columns(""), None);
+}
+
+#[test]
+fn a_time_has_two_units() {
+    let of = |seconds| duration(Duration::from_secs(seconds));
+    assert_eq!([of(0), of(59), of(60), of(3599)], ["0 s", "59 s", "1 min 0 s", "59 min 59 s"]);
+    assert_eq!(of(3661), "1 h 1 min");
+}

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
 
 use super::judge::{Done, judge};
 use super::plan::{Job, Options, bochs_memory};
@@ -40,8 +41,17 @@ pub(super) struct Bench<'a> {
     pub(super) extra: Vec<OsString>,
 }
 
-/// Runs the boots on this many threads, and gives each boot to the report as soon as it ends.
-/// Starts none after Ctrl-C and, with `fail_fast`, none after the first failure.
+/// How often the progress line is renewed while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the threads of a run tell.
+enum Event<'a> {
+    Begins(&'a Job),
+    Ended(Box<Done>),
+    Interrupted(&'a Job),
+}
+
+/// Runs the boots on this many threads, and tells the report when one begins and ends. Starts none after Ctrl-C and, with `fail_fast`, none after the first failure.
 pub(super) fn all(
     bench: &Bench<'_>,
     jobs: Vec<Job>,
@@ -63,24 +73,28 @@ pub(super) fn all(
                     if stop.load(Ordering::Relaxed) || interrupt::requested().is_some() {
                         break;
                     }
-                    let one = bench.make(job, workers).ok_or(job);
-                    if fail_fast && one.as_ref().is_ok_and(Done::has_failed) {
+                    // The receiver outlives the threads.
+                    let _ = send.send(Event::Begins(job));
+                    let done = bench.make(job, workers);
+                    if fail_fast && done.as_ref().is_some_and(Done::has_failed) {
                         stop.store(true, Ordering::Relaxed);
                     }
-                    if send.send(one).is_err() {
-                        break;
-                    }
+                    let done = done.map(Box::new);
+                    let _ = send.send(done.map_or(Event::Interrupted(job), Event::Ended));
                 }
             });
         }
         drop(send);
-        for one in receive {
-            match one {
-                Ok(one) => {
+        loop {
+            match receive.recv_timeout(TICK) {
+                Ok(Event::Begins(job)) => report.begins(job),
+                Ok(Event::Ended(one)) => {
                     report.ended(&one);
-                    done.push(one);
+                    done.push(*one);
                 }
-                Err(job) => report.interrupted(job),
+                Ok(Event::Interrupted(job)) => report.interrupted(job),
+                Err(RecvTimeoutError::Timeout) => report.tick(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
     });

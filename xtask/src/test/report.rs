@@ -2,6 +2,7 @@
 //! to understand it and to see it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::judge::Done;
 use super::plan::Job;
@@ -16,6 +17,10 @@ const EXCERPT: usize = 40;
 const BEFORE_PANIC: usize = 3;
 /// How many of the slowest tests are named.
 const SLOWEST: usize = 3;
+/// After how many boots the time of the rest is estimated.
+const LEAST: usize = 5;
+/// A boot that has run for this long is shown with its time.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// Prints a run of the tests.
 pub(super) struct Report {
@@ -25,6 +30,10 @@ pub(super) struct Report {
     repeat: u32,
     total: usize,
     ended: usize,
+    failed: usize,
+    started: Instant,
+    /// The boots that run, the oldest first, each with its beginning.
+    running: Vec<(String, Instant)>,
 }
 
 /// How often one test passed and failed with one number of CPUs.
@@ -37,22 +46,56 @@ struct Tally {
 impl Report {
     /// A report; `replay` has the options that a replay of any boot needs.
     pub(super) fn new(replay: String, seed: u64, repeat: u32) -> Self {
-        Report { progress: Progress::new(), replay, seed, repeat, total: 0, ended: 0 }
+        Report {
+            progress: Progress::new(),
+            replay,
+            seed,
+            repeat,
+            total: 0,
+            ended: 0,
+            failed: 0,
+            started: Instant::now(),
+            running: Vec::new(),
+        }
     }
 
     /// Prints the first lines.
     pub(super) fn start(&mut self, total: usize, emulator: &Emulator, accel: &str) {
         self.total = total;
+        self.started = Instant::now();
         let seed = self.seed;
         let accel = emulator.qemu().map_or(String::new(), |_| format!(", {accel}"));
         let boots = if total == 1 { "boot" } else { "boots" };
         say!("running {total} {boots} ({emulator}{accel}), seed {seed:#x}");
     }
 
+    /// A boot begins.
+    pub(super) fn begins(&mut self, job: &Job) {
+        self.running.push((job.title(), Instant::now()));
+        self.tick();
+    }
+
+    /// Renews the progress line.
+    pub(super) fn tick(&mut self) {
+        let running = self.running.iter().map(|(title, began)| (&**title, began.elapsed()));
+        let line = progress(self.ended, self.total, self.failed, self.started.elapsed(), running);
+        self.progress.show(&line);
+    }
+
+    /// The boot does not run any more.
+    fn remove(&mut self, job: &Job) {
+        let title = job.title();
+        if let Some(at) = self.running.iter().position(|(running, _)| *running == title) {
+            self.running.remove(at);
+        }
+        self.progress.clear();
+    }
+
     /// Prints the line of a boot that has ended.
     pub(super) fn ended(&mut self, done: &Done) {
         self.ended += 1;
-        self.progress.clear();
+        self.failed += usize::from(done.has_failed());
+        self.remove(&done.job);
         let run = match self.repeat {
             1 => String::new(),
             repeat => format!(" run {}/{repeat}", done.job.run + 1),
@@ -66,13 +109,13 @@ impl Report {
         };
         say!("test {}{run} ... {result}{}", job.title(), as_expected(done));
         if self.ended < self.total {
-            self.progress.show(&format!("{} of {} boots", self.ended, self.total));
+            self.tick();
         }
     }
 
     /// Prints the line of a boot that Ctrl-C has ended.
     pub(super) fn interrupted(&mut self, job: &Job) {
-        self.progress.clear();
+        self.remove(job);
         let word = term::yellow("interrupted");
         say!("test {} ... {word}", job.title());
     }
@@ -139,6 +182,33 @@ impl Report {
             self.replay
         );
     }
+}
+
+/// The progress line: how many boots have ended and failed, how long the rest will take if it takes
+/// as long as those did, and which run, the slow ones with their time.
+fn progress<'a>(
+    ended: usize,
+    total: usize,
+    failed: usize,
+    elapsed: Duration,
+    running: impl Iterator<Item = (&'a str, Duration)>,
+) -> String {
+    let mut line = format!("{ended}/{total}");
+    if failed > 0 {
+        line.push_str(&format!(", {failed} failed"));
+    }
+    if ended >= LEAST {
+        let left = elapsed.mul_f64((total - ended) as f64 / ended as f64);
+        line.push_str(&format!(", about {} left", term::duration(left)));
+    }
+    for (at, (title, time)) in running.enumerate() {
+        line.push_str(if at == 0 { ": " } else { ", " });
+        line.push_str(title);
+        if time >= SLOW {
+            line.push_str(&format!(" {}", term::duration(time)));
+        }
+    }
+    line
 }
 
 /// What a boot showed that had to fail, and did.

@@ -29,3 +29,15 @@ fn what_the_kernel_did_not_understand_is_said_once() {
         ["kernel: command line: unknown key", "ktest::bugs: bug=x: there is no such bug",]
     );
 }
+
+#[test]
+fn the_progress_line_says_how_far_and_what_runs() {
+    let seconds = Duration::from_secs;
+    let running = [("soak::a (smp 4)", seconds(75)), ("b::c (smp 2)", seconds(1))];
+    let line = |ended, failed| progress(ended, 100, failed, seconds(10), running.into_iter());
+    // Too early to tell how long the rest takes.
+    assert_eq!(line(4, 0), "4/100: soak::a (smp 4) 1 min 15 s, b::c (smp 2)");
+    let later = line(10, 2);
+    assert!(later.starts_with("10/100, 2 failed, about 1 min 30 s left: soak::a"), "{later}");
+    assert_eq!(progress(0, 1, 0, seconds(0), std::iter::empty()), "0/1");
+}
