@@ -17,6 +17,7 @@ mod clock;
 mod console;
 mod crash;
 mod critical;
+mod debugger;
 mod epoch;
 mod faults;
 mod fence;

@@ -255,6 +255,32 @@ fn a_program_that_is_no_qemu_is_told_with_its_words() {
     assert!(text.contains("cannot be started: No such file"), "{text}");
 }
 
+/// The commands in Python go to a gdb that runs Python. Any other gets the plain ones, with a
+/// message.
+#[cfg(unix)]
+#[test]
+fn a_gdb_without_python_gets_the_plain_commands() {
+    let fake = fake::Fake::new("gdb");
+    fake.toolchain("", "exit 1");
+    fake.qemu("sleep 60");
+    let batch = fake.dir.join("batch");
+    std::fs::write(&batch, "echo of the batch\n").expect("a file");
+    for (configuration, python) in [("--without-python", false), ("--with-python=/usr", true)] {
+        // It prints the commands that it is given.
+        let script = format!("[ $1 = --configuration ] && echo {configuration} || cat \"$3\"");
+        fake.program("gdb", &script);
+        let output = fake.xtask(&["gdb", "--batch", "batch"]).output();
+        let (code, text) = told(output.expect("it runs"));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("define panics") && text.contains("\necho of the batch"), "{text}");
+        assert_eq!(text.contains("class Threads(Ours)"), python, "{text}");
+        assert_eq!(text.contains("has no Python: only `cpus` and `panics` are there"), !python);
+        assert_eq!(text.contains("  next: install a gdb with Python"), !python, "{text}");
+    }
+    let (code, text) = told(fake.xtask(&["gdb", "--batch", "none"]).output().expect("it runs"));
+    assert!(code == Some(3) && text.contains("cannot read none: No such file"), "{text}");
+}
+
 /// A guest that ends well, as a test that passes, once the file `go` exists.
 #[cfg(unix)]
 const WAITING_GUEST: &str = r#"

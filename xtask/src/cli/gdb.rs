@@ -1,13 +1,13 @@
 //! `cargo xtask gdb`: gdb on a QEMU that is stopped before the first instruction.
 //!
-//! One command file, given with `-ix`, has everything that gdb needs; the user's own settings work
-//! as usual. gdb replaces this process, so it has the terminal to itself. A shell in a process
+//! One command file, given with `-ix`, has everything that gdb needs, commands in Python included;
+//! the user's own settings work as usual. gdb replaces this process, so it has the terminal to itself. A shell in a process
 //! group of its own ends QEMU when gdb is gone.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::cargo::{KERNEL, KTEST};
@@ -22,9 +22,16 @@ use crate::{lock, paths, tools};
 /// The command line of `cargo xtask gdb`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-gdb stops at the kernel's entry. Commands of ours: `cpus` lists what every CPU
-executes; `panics` stops at a panic. The console goes to target/gdb/console.log.
-Leaving gdb ends QEMU.")]
+gdb stops at the kernel's entry. Commands of ours, which `help user-defined` lists:
+  cpus         thread, critnest, owepreempt, interrupt depth, spinlocks, place of each CPU
+  threads      the kernel's threads and what each waits for; `threads bt`: with backtraces
+  bt-thread N  the backtrace of one, whether it runs, sleeps or waits for a CPU
+  runqs        each CPU's run queue
+  locks        the locks that are held, with owners, places and waiters
+  rendezvous   the rendezvous in flight, and the CPUs that have not finished
+  panics       stops at a panic
+They need a gdb with Python; without it there are `panics` and a plain `cpus`.
+The console goes to target/gdb/console.log. Leaving gdb ends QEMU.")]
 pub(crate) struct Options {
     /// Debug this test (see cargo xtask test --list).
     #[arg(value_name = "TEST")]
@@ -34,9 +41,9 @@ pub(crate) struct Options {
     /// The test's seed.
     #[arg(long, value_name = "N", default_value = "0", value_parser = number)]
     seed: u64,
-    /// No session: check that gdb reaches the kernel's entry.
-    #[arg(long)]
-    batch_check: bool,
+    /// No session: at the kernel's entry, run gdb's commands in FILE and end.
+    #[arg(long, value_name = "FILE")]
+    batch: Option<PathBuf>,
 }
 
 /// `cargo xtask gdb`.
@@ -47,6 +54,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     let (asked, extra) = (&options.machine, options.machine.extra());
     let smp = asked.one_smp("gdb")?;
     cmdline::check("gdb", BootPath::Pvh, &asked.append, &extra)?;
+    let batch = options.batch.as_deref().map(paths::read).transpose()?;
     let gdb = tools::gdb()?;
     let qemu = tools::qemu()?;
     let emulator = Emulator::Qemu(qemu.clone());
@@ -69,7 +77,8 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     accel::settle("gdb", &emulator, &mut machine, accel, asked.ask(), dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
-    paths::write(&script, commands(&elf, elf::entry(&elf)?, port, options.batch_check))?;
+    let start = start(elf::entry(&elf)?, port);
+    paths::write(&script, commands(&gdb, &elf, &start, batch.as_deref()))?;
 
     say!("$ {} -S -gdb tcp::{port}", machine.command_line(&qemu.program));
     let mut command = Command::new(&qemu.program);
@@ -85,7 +94,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     guard::own_group(&mut command);
     let qemu = command.spawn().context("cannot start QEMU")?;
     say!("console: {}; leave gdb to end QEMU", paths::shown(&console));
-    session(&gdb, &script, qemu, options.batch_check)
+    session(&gdb, &script, qemu, batch.is_some())
 }
 
 /// Command line, QEMU's arguments and number of CPUs for a test.
@@ -107,31 +116,52 @@ fn free_port() -> Result<u16> {
     listener.map(|address| address.port()).context("no free port for gdb")
 }
 
-/// gdb's commands. Every boot path meets at the ELF's entry. The breakpoint is a hardware one:
-/// before the kernel's page tables are in place there is no memory at its addresses to write a
-/// breakpoint into.
-fn commands(elf: &Path, entry: u64, port: u16, check: bool) -> Vec<u8> {
+/// How a session on QEMU begins. Every boot path meets at the ELF's entry. The breakpoint is a
+/// hardware one: before the kernel's page tables are in place there is no memory at its addresses
+/// to write a breakpoint into.
+fn start(entry: u64, port: u16) -> String {
+    format!("target remote 127.0.0.1:{port}\nthbreak *{entry:#x}\ncontinue\n")
+}
+
+/// gdb's commands: ours, the kernel's file, the beginning of the session, and those of `batch`.
+fn commands(gdb: &Path, elf: &Path, start: &str, batch: Option<&[u8]>) -> Vec<u8> {
+    let mut text = include_bytes!("session.gdb").to_vec();
+    if has_python(gdb) {
+        for part in [&b"python\n"[..], include_bytes!("session.py"), b"end\n"] {
+            text.extend_from_slice(part);
+        }
+    } else {
+        eprintln!(
+            "warning: {} has no Python: only `cpus` and `panics` are there",
+            paths::text(gdb)
+        );
+        eprintln!("  next: install a gdb with Python, such as Debian's, for the other commands");
+    }
     // Between quotes a backslash begins an escape in gdb.
     let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
     let elf = paths::replaced(&elf, "\"", "\\\"");
-    let mut text = include_bytes!("session.gdb").to_vec();
     text.extend(paths::joined("file \"", elf).into_encoded_bytes());
-    let rest = if check { "where 3\ncpus\nkill\n" } else { "" };
-    let target = format!("target remote 127.0.0.1:{port}\nthbreak *{entry:#x}\ncontinue\n");
-    text.extend_from_slice(format!("\"\n{target}{rest}").as_bytes());
+    text.extend_from_slice(format!("\"\n{start}").as_bytes());
+    text.extend_from_slice(batch.unwrap_or_default());
     text
+}
+
+/// Whether this gdb runs Python.
+fn has_python(gdb: &Path) -> bool {
+    let output = Command::new(gdb).arg("--configuration").stdin(Stdio::null()).output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--with-python"))
 }
 
 /// Hands the terminal over to gdb. Returns only if that fails or, where a process cannot replace
 /// itself, when gdb ends.
-fn session(gdb: &Path, script: &Path, mut qemu: Child, check: bool) -> Result<()> {
+fn session(gdb: &Path, script: &Path, mut qemu: Child, batch: bool) -> Result<()> {
     let mut command = Command::new(gdb);
     command.args(["-q", "-ix"]).arg(script);
-    if check {
+    if batch {
         command.arg("-batch").stdin(Stdio::null());
     }
     #[cfg(unix)]
-    if !check {
+    if !batch {
         use std::os::unix::process::CommandExt;
 
         watch(&qemu)?;
