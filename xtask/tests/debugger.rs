@@ -11,7 +11,7 @@ const COMMANDS: [&str; 7] =
 
 /// What a command must print at the stop: words in this order on one line.
 #[rustfmt::skip]
-const FACTS: [(&str, &[&str]); 20] = [
+const FACTS: [(&str, &[&str]); 22] = [
     (
         "cpus",
         &["cpu0 (gdb thread 1): thread7.0 \"initiator\", critnest 1, owepreempt 0, interrupts 0"],
@@ -45,7 +45,10 @@ const FACTS: [(&str, &[&str]); 20] = [
     ("threads bt", &["ktest::debugger::wait (", ") at tests/src/debugger.rs:"]),
     ("threads bt", &["kernel::kthread::join::JoinHandle::join ("]),
     ("threads bt", &["it has not run yet"]),
+    // Through the interrupt.
     ("bt-thread 8", &["ktest::debugger::act ("]),
+    ("bt-thread 8", &[" in rendezvous_common ()"]),
+    ("bt-thread 8", &["ktest::debugger::be_busy ("]),
     ("runqs", &["cpu1: runs thread8.0 \"busy\"; 1 queued"]),
     ("runqs", &["    priority 63: thread9.0 \"queued\""]),
     (

@@ -99,30 +99,48 @@ trap_stubs:
     .set vector, vector + 1
     .endr
 
+    # The .cfi directives tell a debugger how to go on from a stub to the interrupted code: where
+    # its registers are. CFA is the end of what the CPU pushed: ss, rsp, rflags, cs, rip.
+    .cfi_sections .debug_frame
+
+    .macro  interrupted above               # `above` bytes were pushed after rip
+    .cfi_startproc simple
+    .cfi_signal_frame
+    .cfi_def_cfa rsp, 40 + \above
+    .cfi_offset rip, -40
+    .cfi_offset rsp, -16
+    .endm
+
+    .macro  save registers:vararg
+    .irp    register, \registers
+    push    \register
+    .cfi_adjust_cfa_offset 8
+    .cfi_rel_offset \register, 0
+    .endr
+    .endm
+
+    .macro  restore registers:vararg
+    .irp    register, \registers
+    pop     \register
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore \register
+    .endr
+    .endm
+
     .macro  interrupt_calls function
-    push    rax
-    push    rcx
-    push    rdx
-    push    rsi
-    push    r8
-    push    r9
-    push    r10
-    push    r11
+    interrupted 16                          # rbp, rdi
+    .cfi_offset rbp, -48
+    .cfi_offset rdi, -56
+    save    rax, rcx, rdx, rsi, r8, r9, r10, r11
     sub     rsp, 8
+    .cfi_adjust_cfa_offset 8
     cld
     call    \function
     add     rsp, 8
-    pop     r11
-    pop     r10
-    pop     r9
-    pop     r8
-    pop     rsi
-    pop     rdx
-    pop     rcx
-    pop     rax
-    pop     rdi
-    pop     rbp
+    .cfi_adjust_cfa_offset -8
+    restore r11, r10, r9, r8, rsi, rdx, rcx, rax, rdi, rbp
     iretq
+    .cfi_endproc
     .endm
 
     .balign 16
@@ -136,45 +154,21 @@ rendezvous_common:
     .global trap_common
     .balign 16
 trap_common:
-    push    rbp
-    push    rax
-    push    rbx
-    push    rcx
-    push    rdx
-    push    rsi
-    push    rdi
-    push    r8
-    push    r9
-    push    r10
-    push    r11
-    push    r12
-    push    r13
-    push    r14
-    push    r15
+    interrupted 16                          # vector, error code
+    save    rbp, rax, rbx, rcx, rdx, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
     mov     rdi, rsp
     push    qword ptr [rdi + 17 * 8]        # rip of the interrupted code
     push    rbp                             # and its frame pointer:
     mov     rbp, rsp                        # a frame to walk through
+    .cfi_adjust_cfa_offset 16
     cld
     call    trap_entry
     add     rsp, 2 * 8
-    pop     r15
-    pop     r14
-    pop     r13
-    pop     r12
-    pop     r11
-    pop     r10
-    pop     r9
-    pop     r8
-    pop     rdi
-    pop     rsi
-    pop     rdx
-    pop     rcx
-    pop     rbx
-    pop     rax
-    pop     rbp
+    .cfi_adjust_cfa_offset -16
+    restore r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rbx, rax, rbp
     add     rsp, 2 * 8                      # vector and error code
     iretq
+    .cfi_endproc
 "#,
     rendezvous = const super::vector::RENDEZVOUS,
     stop = const super::vector::STOP,
