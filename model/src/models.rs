@@ -592,18 +592,28 @@ pub(crate) const MODELS: &[Model] = &[
         about: "2 CPUs that idle while their threads sleep, each thread locks a mutex",
         idle: true,
         extra: true,
-        program: locks::mutex,
+        program: |thread| locks::mutex(thread, 1),
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
+        name: "mutex-2-rounds",
+        about: "2 CPUs that idle while their threads sleep, each thread locks a mutex twice",
+        tier: Tier::Full,
+        idle: true,
+        extra: true,
+        program: |thread| locks::mutex(thread, 2),
         at_rest: locks::at_rest,
         ..BASE
     },
     Model {
         name: "mutex-3",
-        about: "3 CPUs, the same",
+        about: "3 CPUs that idle while their threads sleep, each thread locks a mutex",
         tier: Tier::Full,
         cpus: 3,
         idle: true,
         extra: true,
-        program: locks::mutex,
+        program: |thread| locks::mutex(thread, 1),
         at_rest: locks::at_rest,
         ..BASE
     },

@@ -47,11 +47,11 @@ pub(super) fn gives_up(thread: usize) {
 }
 
 /// A thread on each CPU, which idles while the thread sleeps.
-pub(super) fn mutex(thread: usize) {
+pub(super) fn mutex(thread: usize, rounds: usize) {
     if thread >= engine().setup.cpus {
         port::idle();
     }
-    enter(None);
+    (0..rounds).for_each(|_| enter(None));
 }
 
 /// The last CPU's thread writes in two steps; the others must not see one without the other.
