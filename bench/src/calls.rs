@@ -11,8 +11,9 @@ use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::arch::cpu;
 use kernel::arch::paging::{PAGE_SIZE, STACKS};
 use kernel::kthread::Builder;
+use kernel::pcpu::online;
+use kernel::rendezvous::{smp_rendezvous, smp_rendezvous_cpu};
 use kernel::shootdown::shootdown;
-use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpu};
 use kernel::{clock, pcpu};
 
 use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};

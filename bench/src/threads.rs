@@ -11,7 +11,7 @@ use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
 use kernel::sync::Semaphore;
 use kernel::sync::WaitQueue;
-use kernel::{clock, sched, smp};
+use kernel::{clock, pcpu, sched};
 
 use crate::samples::{Figures, SAMPLES, of_batches, of_ticks, row_begins, sample};
 
@@ -138,7 +138,7 @@ pub(crate) fn sleep() -> Figures {
 
 /// Another CPU than the one that measures.
 fn far_cpu() -> Result<CpuId, &'static str> {
-    let far = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu));
+    let far = CpuId::new(1).filter(|&cpu| pcpu::online().contains(cpu));
     far.ok_or("it takes two CPUs")
 }
 

@@ -204,7 +204,7 @@ fn check_quiet() {
         !console::CONSOLE.is_held_here(),
         "the test left the console locked"
     );
-    for block in crate::smp::online().iter().filter_map(crate::pcpu::of) {
+    for block in crate::pcpu::online().iter().filter_map(crate::pcpu::of) {
         crate::sched::assert_accounts(block);
         // Relaxed: counters, compared until the last IPI has arrived.
         let arrived = || {

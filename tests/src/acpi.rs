@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use kernel::ktest::tables;
-use kernel::{acpi, clock, init, ktest, mem, pcpu, smp};
+use kernel::{acpi, clock, init, ktest, mem, pcpu};
 use plat::acpi::{CpuState, Madt};
 
 /// What the firmware says.
@@ -17,7 +17,7 @@ pub(crate) fn madt() -> &'static Madt {
 
 /// The APIC ids of the CPUs that are online, in order.
 fn online() -> Vec<u32> {
-    let online = smp::online();
+    let online = pcpu::online();
     let mut ids: Vec<u32> = online
         .iter()
         .filter_map(pcpu::of)

@@ -3,8 +3,8 @@
 use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::ioapic::{IoApic, RouteError};
 use kernel::arch::{apic, cpu, paging, timer, vector};
-use kernel::pcpu::{self, Pcpu};
-use kernel::smp::{online, smp_rendezvous};
+use kernel::pcpu::{self, Pcpu, online};
+use kernel::rendezvous::smp_rendezvous;
 use kernel::{clock, init, ktest, mem};
 use plat::acpi::Isa;
 

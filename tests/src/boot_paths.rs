@@ -1,7 +1,7 @@
 //! All three boot paths lead to the same machine.
 
 use kernel::arch::cpu;
-use kernel::{init, ktest, mem, smp};
+use kernel::{init, ktest, mem, pcpu};
 
 ktest! {
     /// QEMU's -kernel.
@@ -10,7 +10,7 @@ ktest! {
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
         qemu = "-cpu max,-x2apic",
     ] {
-        assert_eq!(smp::online().len(), 4);
+        assert_eq!(pcpu::online().len(), 4);
     }
 }
 
@@ -21,7 +21,7 @@ ktest! {
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
         qemu = "-cpu max,-x2apic",
     ] {
-        assert_eq!(smp::online().len(), 4);
+        assert_eq!(pcpu::online().len(), 4);
         crate::memory::protections();
     }
 }
@@ -33,7 +33,7 @@ ktest! {
         console = "summary: 4 CPUs online of 4 enabled in MADT (0 disabled), xAPIC, APIC ids 0-3",
         qemu = "-cpu max,-x2apic",
     ] {
-        assert_eq!(smp::online().len(), 4);
+        assert_eq!(pcpu::online().len(), 4);
         crate::memory::protections();
     }
 }

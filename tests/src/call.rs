@@ -12,8 +12,10 @@ use kernel::arch::{cpu, interrupt};
 use kernel::call::{Call, CallState, Refused, smp_call, smp_call_async, smp_call_post};
 use kernel::ktest::step;
 use kernel::kthread::Builder;
+use kernel::pcpu::online;
 use kernel::port::Spinlock;
-use kernel::smp::{bring_online, online, smp_rendezvous_cpu, take_offline};
+use kernel::rendezvous::smp_rendezvous_cpu;
+use kernel::smp::{bring_online, take_offline};
 use kernel::sync::WaitQueue;
 use kernel::{clock, ktest, pcpu, sched};
 
@@ -253,7 +255,7 @@ ktest! {
         fn attempt() -> RendezvousError {
             let none = Phase::NoBarrier;
             let never = |_: &IpiCtx| panic!("it ran");
-            kernel::smp::smp_rendezvous(none, Phase::Run(&never), none).unwrap_err()
+            kernel::rendezvous::smp_rendezvous(none, Phase::Run(&never), none).unwrap_err()
         }
         let held = LOCK.lock();
         let error = attempt();

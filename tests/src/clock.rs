@@ -102,7 +102,7 @@ fn all_are_woken() {
 fn others_are_waited_for() {
     assert!(smp::watchdog::find_deaf().is_empty());
     let _lost = smp::watchdog::find_lost();
-    if let Some(cpu) = CpuId::new(1).filter(|&cpu| smp::online().contains(cpu)) {
+    if let Some(cpu) = CpuId::new(1).filter(|&cpu| pcpu::online().contains(cpu)) {
         smp::take_offline(cpu).expect("it goes");
         smp::bring_online(cpu).expect("it comes");
     }
@@ -246,7 +246,7 @@ ktest! {
 
 /// On each CPU, a thread that neither waits nor yields until another one has run.
 fn slices_end() {
-    for cpu in &smp::online() {
+    for cpu in &pcpu::online() {
         let ran = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&ran);
         // Relaxed here and below: nothing else is read.

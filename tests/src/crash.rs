@@ -9,7 +9,7 @@ use kernel::arch::interrupt;
 use kernel::arch::power::{PowerOff, Register};
 use kernel::end::{self, Means, Verdict};
 use kernel::kthread::Builder;
-use kernel::{arch, ktest, pcpu, smp};
+use kernel::{arch, ktest, pcpu, rendezvous, smp};
 
 /// Runs `action` on cpu1 while the others wait at the barrier.
 fn on_cpu1(action: &(dyn Fn() + Sync)) {
@@ -18,7 +18,7 @@ fn on_cpu1(action: &(dyn Fn() + Sync)) {
             action();
         }
     };
-    smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+    rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
 }
 
 /// A function whose name must be in the backtrace.
@@ -85,7 +85,7 @@ ktest! {
         let action = |context: &IpiCtx| if context.cpu().index() < 2 {
             panic!("{}", Together(&both, context.cpu()));
         };
-        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
     }
 }
 
@@ -111,7 +111,7 @@ ktest! {
     ] {
         let at_it = AtomicU32::new(0);
         let action = |context: &IpiCtx| panic!("{}", AllTogether(&at_it, context.cpu()));
-        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
     }
 }
 
@@ -136,7 +136,7 @@ ktest! {
         while !DEAF.load(Ordering::Relaxed) {
             spin_loop();
         }
-        let _stopped = smp::stop_cpus(&smp::online());
+        let _stopped = smp::stop_cpus(&pcpu::online());
         deaf.expect("a thread").join();
     }
 }
@@ -223,7 +223,7 @@ ktest! {
             1 => deaf(),
             _ => {}
         };
-        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
     }
 }
 
@@ -268,7 +268,7 @@ ktest! {
         let action = |context: &IpiCtx| if context.cpu().index() == 1 {
             deaf();
         };
-        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
     }
 }
 
@@ -381,7 +381,7 @@ fn at_the_end(first: &(dyn Fn() + Sync), then: &(dyn Fn() + Sync)) {
         }
         then();
     };
-    smp::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier).unwrap();
+    rendezvous::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier).unwrap();
 }
 
 ktest! {

@@ -11,7 +11,7 @@ use kernel::ktest::spans::Spans;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::{CriticalGuard, Machine, Spinlock};
 use kernel::sync::WaitQueue;
-use kernel::{clock, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, pcpu, rendezvous, sched};
 
 use crate::stepping::{better_thread, finish, settled, wake};
 
@@ -150,7 +150,7 @@ ktest! {
         let [switches, requested, taken, cancelled] = counts();
         crit.enter();
         assert!(GATE.wake_one() && crit.owepreempt());
-        let others = smp::online().iter().filter(|&cpu| cpu != pcpu::this().id());
+        let others = pcpu::online().iter().filter(|&cpu| cpu != pcpu::this().id());
         others.filter_map(pcpu::of).for_each(|other| ktest::without_interrupts(|| other.send_ipi(pcpu::Ipi::Ast)));
         while !RAN.load(Ordering::Acquire) {
             spin_loop();
@@ -188,7 +188,8 @@ fn rendezvous_in_sections() {
                     heart::kassert!(counts() == before, "a switch inside a rendezvous action");
                 }
             };
-            smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+            rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier)
+                .unwrap();
             HELD.store(round, Ordering::Release);
         }
     });

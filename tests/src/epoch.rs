@@ -8,7 +8,7 @@ use heart::shim::{AtomicBool, AtomicPtr, AtomicU64, Ordering, spin_loop};
 use kernel::epoch::{self, Deferred};
 use kernel::ktest::step;
 use kernel::kthread::{Builder, JoinHandle};
-use kernel::smp::online;
+use kernel::pcpu::online;
 use kernel::thread;
 use kernel::{fence, ktest, sched};
 

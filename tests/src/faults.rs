@@ -13,10 +13,11 @@ use kernel::arch::{apic, vector};
 use kernel::call::{Call, CallState, smp_call_async, smp_call_post};
 use kernel::ktest::faults::{failing, forget_eoi, left_to_lose, lose, struck};
 use kernel::kthread::{Builder, JoinHandle, SpawnError};
-use kernel::smp::{self, online, watchdog};
+use kernel::pcpu::online;
+use kernel::smp::{self, watchdog};
 use kernel::sync::WaitQueue;
 use kernel::vspace::VSpace;
-use kernel::{clock, ktest, mem, pcpu, sched};
+use kernel::{backtrace, clock, ktest, mem, pcpu, rendezvous, sched};
 
 use crate::rendezvous::storm;
 use crate::soak::soak;
@@ -233,14 +234,14 @@ ktest! {
             ran.fetch_add(1, Ordering::Relaxed);
         };
         lose(vector::RENDEZVOUS, 1);
-        let result = smp::smp_rendezvous_cpu(cpu1(), &action);
+        let result = rendezvous::smp_rendezvous_cpu(cpu1(), &action);
         let Err(RendezvousError::Timeout { silent, .. }) = result else { panic!("{result:?}") };
         assert_eq!((silent, left_to_lose()), (CpuSet::single(cpu1()), 0));
-        smp::smp_rendezvous_cpu(cpu1(), &action).unwrap();
+        rendezvous::smp_rendezvous_cpu(cpu1(), &action).unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 1);
         // Sent to all others by one command.
         lose(vector::RENDEZVOUS, 1);
-        let all = || smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier);
+        let all = || rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier);
         let result = all();
         let Err(RendezvousError::Timeout { silent, .. }) = result else { panic!("{result:?}") };
         assert_eq!(silent, online().difference(&CpuSet::single(CpuId::BOOT)));
@@ -261,7 +262,7 @@ ktest! {
         console = "cpu1: deaf: interrupts are on, and what is in service keeps them out",
     ] {
         let set = CpuSet::single(cpu1());
-        let call = || smp::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| ());
+        let call = || rendezvous::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| ());
         forget_eoi(cpu1());
         call().unwrap();
         assert!(matches!(call(), Err(RendezvousError::Timeout { silent, .. }) if silent == set));
@@ -307,11 +308,11 @@ ktest! {
             spin_loop();
         }
         let before = clock::since_entry();
-        smp::backtraces(&others);
+        backtrace::backtraces(&others);
         let taken = clock::since_entry() - before;
         assert!((500_000_000..1_000_000_000).contains(&taken), "{taken} ns");
         HELD.store(false, Ordering::Relaxed);
-        smp::smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::NoBarrier, Phase::Barrier, Phase::Barrier).unwrap();
     }
 }
 
@@ -456,7 +457,7 @@ ktest! {
         smp::restart_cpus(smp::stop_cpus_hard(&set).expect("an NMI reaches it"));
         for cpu in online().iter().filter(|&cpu| cpu != cpu1()) {
             Builder::new("others").on(cpu).spawn(|| ()).expect("a thread").join();
-            smp::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()).unwrap();
+            rendezvous::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()).unwrap();
         }
         FROZEN.store(false, Ordering::Release);
         pcpu::of(cpu1()).unwrap().send_nmi();

@@ -9,9 +9,9 @@ use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::ktest::step;
 use kernel::kthread::{Builder, JoinHandle, SpawnError};
-use kernel::pcpu::Presence;
-use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
-use kernel::{clock, ktest, pcpu, sched};
+use kernel::pcpu::{Presence, online};
+use kernel::smp::{self, HotplugError, bring_online, take_offline};
+use kernel::{clock, ktest, pcpu, rendezvous, sched};
 
 fn cpu(index: usize) -> CpuId {
     CpuId::new(index).unwrap()
@@ -29,7 +29,7 @@ fn call_all() -> CpuSet {
         // Relaxed: the end of the call publishes it.
         ran[context.cpu().index()].fetch_add(1, Ordering::Relaxed);
     };
-    smp::smp_rendezvous(Phase::Barrier, Phase::Run(&note), Phase::Barrier).unwrap();
+    rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&note), Phase::Barrier).unwrap();
     assert!(ran.iter().all(|count| count.load(Ordering::Relaxed) <= 1));
     let here = |index: &usize| ran[*index].load(Ordering::Relaxed) == 1;
     (0..MAX_CPUS).filter(here).filter_map(CpuId::new).collect()
@@ -48,7 +48,7 @@ ktest! {
                 assert_eq!((online(), call_all()), (left, left));
                 assert_eq!(pcpu::of(cpu).unwrap().presence(), Presence::Halted);
                 assert_eq!(
-                    smp::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()),
+                    rendezvous::smp_rendezvous_cpu(cpu, &|_: &IpiCtx| ()),
                     Err(RendezvousError::NotOnline(cpu))
                 );
                 let spawned = Builder::new("pinned").on(cpu).spawn(|| ());
@@ -236,7 +236,7 @@ ktest! {
         let mut kept = Vec::new();
         for round in 1..=10 {
             crate::shootdown::map(PAGE, 1, round);
-            smp::smp_rendezvous_cpu(last(), &read).unwrap();
+            rendezvous::smp_rendezvous_cpu(last(), &read).unwrap();
             assert_eq!(READ.load(Ordering::Relaxed), round);
             let cpu = last();
             take_offline(cpu).unwrap();
@@ -298,7 +298,7 @@ fn read_ahead() {
         spin_loop();
     }
     let read = |_: &IpiCtx| STALE.store(others(2), Ordering::Relaxed);
-    smp::smp_rendezvous_cpu(cpu, &read).unwrap();
+    rendezvous::smp_rendezvous_cpu(cpu, &read).unwrap();
     let stale = STALE.load(Ordering::Relaxed);
     assert!(
         stale == 0,

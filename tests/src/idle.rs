@@ -10,7 +10,7 @@ use kernel::arch::{apic, cpu, vector};
 use kernel::ktest::step;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::sync::WaitQueue;
-use kernel::{clock, idle, ktest, pcpu, sched, smp};
+use kernel::{clock, idle, ktest, pcpu, sched};
 
 /// Where a thread of the idle CPU waits.
 static GATE: WaitQueue = WaitQueue::new();
@@ -155,7 +155,7 @@ ktest! {
 
 /// Puts a thread on each CPU, which idles, and checks that it runs.
 fn every_cpu_is_woken() {
-    for cpu in &smp::online() {
+    for cpu in &pcpu::online() {
         let thread = Builder::new("woken").on(cpu).spawn(|| ());
         thread.expect("a thread").join();
     }
@@ -330,7 +330,7 @@ fn take_word() {
 
 /// At a boundary of CPU 0's handler: up to three other CPUs send a bit each.
 fn three_send() {
-    let senders = (smp::online().len() as u64 - 1).min(3);
+    let senders = (pcpu::online().len() as u64 - 1).min(3);
     let round = ROUND.fetch_add(1, Ordering::Release) + 1;
     while SENT.load(Ordering::Acquire) < round * senders {
         spin_loop();
@@ -346,7 +346,7 @@ ktest! {
         let target = apic::id();
         // Handle the interrupt of this vector like a stepped one.
         step::interrupt_me(take_word);
-        let senders = smp::online().len().saturating_sub(1).min(3);
+        let senders = pcpu::online().len().saturating_sub(1).min(3);
         let sender = |number: usize| {
             let body = move || {
                 let mut round = 0;

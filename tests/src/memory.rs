@@ -338,5 +338,5 @@ pub(crate) fn protections() {
         heart::rendezvous::Phase::NoBarrier,
         heart::rendezvous::Phase::Run(&look),
     );
-    kernel::smp::smp_rendezvous(none, look, none).unwrap();
+    kernel::rendezvous::smp_rendezvous(none, look, none).unwrap();
 }

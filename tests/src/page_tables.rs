@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use kernel::arch::paging::physical_to_virtual;
-use kernel::{ktest, mem, smp};
+use kernel::{ktest, mem, rendezvous, smp};
 
 /// Where the kernel half begins.
 const KERNEL_HALF: u64 = boot::PHYS_OFFSET;
@@ -131,7 +131,7 @@ ktest! {
             assert_eq!(kernel::arch::cpu::page_table_root(), root, "{}", context.cpu());
         };
         let (none, look) = (heart::rendezvous::Phase::NoBarrier, heart::rendezvous::Phase::Run(&look));
-        smp::smp_rendezvous(none, look, none).unwrap();
+        rendezvous::smp_rendezvous(none, look, none).unwrap();
     }
 }
 

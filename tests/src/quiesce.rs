@@ -4,8 +4,9 @@ use heart::cpu::{CpuId, MAX_CPUS};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::kthread::Builder;
+use kernel::pcpu::online;
 use kernel::port::CriticalGuard;
-use kernel::smp::{online, quiesce_all_cpus, quiesce_all_critical, tsc_skew};
+use kernel::smp::{quiesce_all_cpus, quiesce_all_critical, tsc_skew};
 use kernel::{clock, ktest, pcpu};
 
 /// The section that the holder is in: the first, the second, or none any more.

@@ -7,8 +7,9 @@ use heart::cpu::{CpuId, CpuSet, MAX_CPUS};
 use heart::rendezvous::{IpiCtx, Pending, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::kthread::Builder;
-use kernel::smp::{
-    online, smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
+use kernel::pcpu::online;
+use kernel::rendezvous::{
+    smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
 };
 use kernel::{arch, clock, ktest, pcpu, rendezvous, sched};
 

@@ -7,8 +7,9 @@ use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::{AtomicU64, Ordering};
 use kernel::arch::paging::{self, Access, MapError, PAGE_SIZE};
 use kernel::kthread::{Builder, JoinHandle};
+use kernel::pcpu::online;
+use kernel::rendezvous::smp_rendezvous;
 use kernel::shootdown::{self, UnmapError};
-use kernel::smp::{online, smp_rendezvous};
 use kernel::{ktest, mem};
 
 /// Addresses that nothing else uses: beyond all stacks, a stretch for each CPU.

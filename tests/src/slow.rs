@@ -4,8 +4,9 @@ use heart::cpu::{CpuId, CpuSet};
 use heart::rendezvous::{IpiCtx, Phase};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use kernel::kthread::{Builder, JoinHandle};
+use kernel::pcpu::online;
 use kernel::port::Spinlock;
-use kernel::smp::{online, smp_rendezvous, smp_rendezvous_cpus};
+use kernel::rendezvous::{smp_rendezvous, smp_rendezvous_cpus};
 use kernel::{clock, ktest};
 
 fn for_a_while(turns: u64) {

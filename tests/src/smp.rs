@@ -5,7 +5,8 @@ use heart::rendezvous::Phase;
 use heart::shim::{AtomicU64, Ordering, spin_loop};
 use kernel::arch::ap;
 use kernel::kthread::Builder;
-use kernel::smp::{online, smp_rendezvous};
+use kernel::pcpu::online;
+use kernel::rendezvous::smp_rendezvous;
 use kernel::{arch, init, ktest, pcpu, smp};
 
 fn enabled() -> usize {

@@ -12,8 +12,9 @@ use heart::shim::{AtomicU64, Ordering};
 use heart::shootdown::Forget;
 use heart::thread::Priority;
 use kernel::kthread::{Builder, JoinHandle, SpawnError};
+use kernel::pcpu::online;
 use kernel::port::CriticalGuard;
-use kernel::smp::{self, HotplugError, bring_online, online, take_offline};
+use kernel::smp::{self, HotplugError, bring_online, take_offline};
 use kernel::sync::WaitQueue;
 use kernel::vspace::VSpace;
 use kernel::{clock, ktest, pcpu, rendezvous, sched, shootdown};
@@ -92,7 +93,7 @@ fn unmap(number: u64, round: u64) {
         }
     };
     let none = heart::rendezvous::Phase::NoBarrier;
-    smp::smp_rendezvous(none, heart::rendezvous::Phase::Run(&read), none).unwrap();
+    rendezvous::smp_rendezvous(none, heart::rendezvous::Phase::Run(&read), none).unwrap();
     assert_eq!(
         wrong.into_inner(),
         0,

@@ -6,18 +6,19 @@ use heart::rendezvous::{IpiCtx, Phase};
 use kernel::arch::descriptor::Ist;
 use kernel::arch::{apic, cpu, interrupt, paging, vector};
 use kernel::mem::kstack;
-use kernel::{ktest, kthread, pcpu, smp};
+use kernel::{ktest, kthread, pcpu, rendezvous};
 use x86_64::instructions::tables::{sgdt, sidt};
 
 /// Runs `action` on every CPU, one after the other.
 fn on_every_cpu(action: &(dyn Fn() + Sync)) {
-    for target in &smp::online() {
+    for target in &pcpu::online() {
         let action = |context: &IpiCtx| {
             if context.cpu() == target {
                 action();
             }
         };
-        smp::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::NoBarrier, Phase::Run(&action), Phase::NoBarrier)
+            .unwrap();
     }
 }
 

@@ -419,7 +419,7 @@ fn rendezvous() {
                 heart::kassert!(switches() == before, "a switch inside a rendezvous action");
             }
         };
-        smp::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
+        rendezvous::smp_rendezvous(Phase::Barrier, Phase::Run(&action), Phase::Barrier).unwrap();
     }
     by_another("rendezvous", act, || {
         REQUESTED.store(true, Ordering::Release);
@@ -471,7 +471,7 @@ fn opposite_orders() {
     const BOUNDARIES: u64 = 500;
     sched::curthread().pin();
     let all_barriers =
-        || smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
+        || rendezvous::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
     let other = Builder::new("initiator")
         .on(heart::cpu::CpuId::new(1).unwrap())
         .spawn(move || {
@@ -638,9 +638,9 @@ fn nmi() {
                     *LOCK.lock() += 1;
                 };
                 let steps = AtomicU64::new(0);
-                smp::smp_rendezvous_cpu(me, &action).unwrap();
+                rendezvous::smp_rendezvous_cpu(me, &action).unwrap();
                 let read = |_: &IpiCtx| steps.store(step::end(), Ordering::Relaxed);
-                smp::smp_rendezvous_cpu(me, &read).unwrap();
+                rendezvous::smp_rendezvous_cpu(me, &read).unwrap();
                 let steps = steps.into_inner();
                 if at >= steps {
                     log::info!("NMI in a rendezvous: {steps} boundaries");

@@ -10,9 +10,10 @@ use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::kthread::{Builder, JoinHandle};
+use kernel::pcpu::online;
 use kernel::port::{CriticalGuard, Spinlock};
-use kernel::smp::{self, online, restart_cpus, stop_cpus, stop_cpus_hard};
-use kernel::{arch, clock, ktest, mem, pcpu, sched};
+use kernel::smp::{self, restart_cpus, stop_cpus, stop_cpus_hard};
+use kernel::{arch, clock, ktest, mem, pcpu, rendezvous, sched};
 
 fn cpu1() -> CpuId {
     CpuId::new(1).unwrap()
@@ -190,7 +191,7 @@ ktest! {
                 }
             };
             let set = [1, 2].into_iter().filter_map(CpuId::new).collect();
-            smp::smp_rendezvous_cpus(&set, Phase::Run(&setup), Phase::Barrier, Phase::Barrier)
+            rendezvous::smp_rendezvous_cpus(&set, Phase::Run(&setup), Phase::Barrier, Phase::Barrier)
                 .unwrap();
         };
         for stop in [stop_cpus, stop_cpus_hard] {
@@ -203,11 +204,11 @@ ktest! {
             let stopped = stop(&CpuSet::single(cpu1())).unwrap();
             GO_ON.store(true, Ordering::Release);
             assert_eq!(
-                smp::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| panic!("it ran")),
+                rendezvous::smp_rendezvous_cpu(cpu1(), &|_: &IpiCtx| panic!("it ran")),
                 Err(RendezvousError::Stopped(cpu1()))
             );
             assert_eq!(
-                smp::smp_rendezvous_cpu(cpu2, &|_: &IpiCtx| panic!("it ran")),
+                rendezvous::smp_rendezvous_cpu(cpu2, &|_: &IpiCtx| panic!("it ran")),
                 Err(RendezvousError::InterruptsOff)
             );
             restart_cpus(stopped);
@@ -224,7 +225,7 @@ ktest! {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let callers = online().iter().skip(1).map(|cpu| {
             let call = || while !OVER.load(Ordering::Relaxed) {
-                smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
+                rendezvous::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::Barrier).unwrap();
                 CALLS.fetch_add(1, Ordering::Relaxed);
             };
             Builder::new("caller").on(cpu).spawn(call).expect("a thread")

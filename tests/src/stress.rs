@@ -7,7 +7,7 @@ use heart::thread::Priority;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::CriticalGuard;
 use kernel::sync::WaitQueue;
-use kernel::{clock, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, pcpu, sched};
 
 /// A random number from `state`.
 pub(crate) fn random(state: &mut u64) -> u64 {
@@ -53,7 +53,7 @@ pub(crate) fn stress(seconds: u64) {
                         clock::delay((dice >> 16) % 100_000);
                     }
                     12 => {
-                        crate::rendezvous::random_call(&smp::online(), || random(&mut state))
+                        crate::rendezvous::random_call(&pcpu::online(), || random(&mut state))
                             .unwrap();
                     }
                     13 => {
@@ -72,11 +72,11 @@ pub(crate) fn stress(seconds: u64) {
             .spawn(work)
             .expect("a thread")
     };
-    let workers: Vec<_> = (0..3 * smp::online().len() as u64).map(worker).collect();
+    let workers: Vec<_> = (0..3 * pcpu::online().len() as u64).map(worker).collect();
     while clock::since_entry() < end {
         sched::sleep_for(500_000_000);
         ktest::beat(DONE.load(Ordering::Relaxed));
-        smp::online()
+        pcpu::online()
             .iter()
             .filter_map(pcpu::of)
             .for_each(sched::assert_accounts);

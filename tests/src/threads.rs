@@ -10,7 +10,7 @@ use kernel::arch::paging::MapError;
 use kernel::kthread::{Builder, JoinHandle, SpawnError};
 use kernel::port::CriticalGuard;
 use kernel::sync::WaitQueue;
-use kernel::{clock, ktest, mem, pcpu, sched, smp};
+use kernel::{clock, ktest, mem, pcpu, sched};
 
 use crate::stepping::{better_thread, finish, settled, wake};
 
@@ -400,7 +400,7 @@ ktest! {
         let here = pcpu::this().id();
         let stop = Arc::new(AtomicBool::new(false));
         // No other CPU is idle, so the next thread is queued here.
-        let hogs: Vec<_> = smp::online().iter().filter(|&cpu| cpu != here).map(|cpu| {
+        let hogs: Vec<_> = pcpu::online().iter().filter(|&cpu| cpu != here).map(|cpu| {
             let (busy, seen) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stop));
             let begun = Arc::clone(&busy);
             let hog = Builder::new("hog").on(cpu).spawn(move || {
@@ -434,7 +434,7 @@ ktest! {
     /// Idle CPUs take threads that wait for their turn elsewhere.
     fn work_is_stolen() [smp = "2..=8"] {
         let (stop, running) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let cpus = smp::online().len() as u64;
+        let cpus = pcpu::online().len() as u64;
         let handles: Vec<_> = (0..cpus)
             .map(|_| {
                 let (stop, running) = (Arc::clone(&stop), Arc::clone(&running));
@@ -457,7 +457,7 @@ ktest! {
 fn steal_from(victim: CpuId) {
     let [stop, ran] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     let busy = Arc::new(AtomicU64::new(0));
-    let others = smp::online().len() - 1;
+    let others = pcpu::online().len() - 1;
     let hog = |cpu| {
         let (stop, busy) = (Arc::clone(&stop), Arc::clone(&busy));
         let hog = move || {
@@ -466,7 +466,7 @@ fn steal_from(victim: CpuId) {
         };
         Builder::new("hog").on(cpu).spawn(hog).unwrap()
     };
-    let hogs: Vec<_> = smp::online()
+    let hogs: Vec<_> = pcpu::online()
         .iter()
         .filter(|&cpu| cpu != victim)
         .map(hog)
@@ -487,7 +487,7 @@ fn steal_from(victim: CpuId) {
 ktest! {
     /// Whichever CPU a thread waits on.
     fn work_is_stolen_from_each() [smp = "2..=8"] {
-        smp::online().iter().for_each(steal_from);
+        pcpu::online().iter().for_each(steal_from);
     }
 }
 
@@ -566,7 +566,7 @@ ktest! {
         const ROUNDS: u64 = 500;
         sched::curthread().pin();
         let here = pcpu::this().id();
-        for (what, target) in [("here", Some(here)), ("there", smp::online().iter().find(|&cpu| cpu != here))] {
+        for (what, target) in [("here", Some(here)), ("there", pcpu::online().iter().find(|&cpu| cpu != here))] {
             let Some(target) = target else { break };
             RUNS.store(0, Ordering::Relaxed);
             let sleeper = Builder::new("sleeper").on(target).priority(Priority::HIGHEST).spawn(|| {

@@ -6,7 +6,7 @@ use heart::shim::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use heart::thread::Priority;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
-use kernel::smp::{self, watchdog};
+use kernel::smp::watchdog;
 use kernel::sync::WaitQueue;
 use kernel::{arch, clock, ktest, pcpu, rendezvous, sched};
 
@@ -35,7 +35,7 @@ fn put_on(cpu: CpuId) -> JoinHandle {
 /// tells it.
 fn oversleeper_is_found() {
     sched::curthread().pin();
-    for cpu in &smp::online().difference(&CpuSet::single(pcpu::this().id())) {
+    for cpu in &pcpu::online().difference(&CpuSet::single(pcpu::this().id())) {
         let found = || {
             let thread = put_on(cpu);
             let found = watchdog::find_lost().contains(cpu);
@@ -49,7 +49,7 @@ fn oversleeper_is_found() {
         assert!((0..100).any(|_| found()), "{cpu} is never found asleep");
     }
     sched::curthread().unpin();
-    assert!(watchdog::oversleeps() >= smp::online().len() as u64 - 1);
+    assert!(watchdog::oversleeps() >= pcpu::online().len() as u64 - 1);
 }
 
 ktest! {
@@ -87,7 +87,7 @@ ktest! {
             assert!(deaf.is_empty());
             !OVER.load(Ordering::Relaxed)
         });
-        for cpu in &smp::online() {
+        for cpu in &pcpu::online() {
             put_on(cpu).join();
         }
         OVER.store(true, Ordering::Relaxed);
@@ -130,7 +130,7 @@ ktest! {
                 spin_loop();
             }
             let action = |_: &IpiCtx| *LOCK.lock() += 1;
-            smp::smp_rendezvous_cpu(boot, &action).unwrap();
+            rendezvous::smp_rendezvous_cpu(boot, &action).unwrap();
             HELD.store(true, Ordering::Release);
         });
         // It must have gone to sleep, and this thread must be back here.

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use heart::shim::{AtomicBool, AtomicU32, Ordering, spin_loop};
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
-use kernel::{clock, ktest, pcpu, sched, smp};
+use kernel::{clock, ktest, pcpu, sched};
 
 static A: Spinlock<()> = Spinlock::new(());
 static B: Spinlock<()> = Spinlock::new(());
@@ -63,7 +63,7 @@ fn in_thread(name: &str, body: impl FnOnce() + Send + 'static) {
 /// Starts `body`, which does not end, on a CPU that the caller never runs on.
 fn on_another_cpu(body: impl FnOnce() + Send + 'static) {
     sched::curthread().pin();
-    let other = smp::online().iter().find(|&cpu| cpu != pcpu::this().id());
+    let other = pcpu::online().iter().find(|&cpu| cpu != pcpu::this().id());
     let holder = Builder::new("holder").on(other.expect("two CPUs"));
     holder.spawn(body).expect("a thread");
 }
@@ -156,7 +156,7 @@ ktest! {
             first_then_second(&A, &C);
             sched::yield_now();
         };
-        let threads = 0..2 * smp::online().len();
+        let threads = 0..2 * pcpu::online().len();
         let threads: Vec<_> =
             threads.map(|_| Builder::new("orderly").spawn(body).expect("a thread")).collect();
         threads.into_iter().for_each(JoinHandle::join);

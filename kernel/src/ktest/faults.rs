@@ -17,7 +17,7 @@ use crate::arch::{apic, cpu, vector};
 use crate::kthread::{Builder, JoinHandle};
 use crate::port::Machine;
 use crate::thread::Thread;
-use crate::{clock, pcpu, sched, smp};
+use crate::{clock, pcpu, sched};
 
 /// The thread whose allocation is to fail, or null.
 static VICTIM: AtomicPtr<Thread> = AtomicPtr::new(ptr::null_mut());
@@ -177,7 +177,7 @@ pub(super) fn begin() -> Option<JoinHandle> {
     let storm = || {
         while !CALM.load(Ordering::Relaxed) {
             let others = |cpu: &CpuId| *cpu != Machine::cpu();
-            for block in smp::online().iter().filter(others).filter_map(pcpu::of) {
+            for block in pcpu::online().iter().filter(others).filter_map(pcpu::of) {
                 strikes();
                 block.send_nmi();
             }

@@ -171,7 +171,7 @@ pub(crate) fn section_leaves() {
 
 /// Prints each CPU's longest spans. Thread context.
 pub(crate) fn report() {
-    for block in crate::smp::online().iter().filter_map(pcpu::of) {
+    for block in pcpu::online().iter().filter_map(pcpu::of) {
         let (cpu, section, off): (CpuId, _, _) = (
             block.id(),
             &block.probe.longest_section,

@@ -8,11 +8,6 @@ mod stop;
 mod tsc;
 pub mod watchdog;
 
-pub use crate::backtrace::backtraces;
-pub use crate::pcpu::online;
-pub use crate::rendezvous::{
-    smp_rendezvous, smp_rendezvous_cpu, smp_rendezvous_cpus, smp_rendezvous_cpus_retry,
-};
 pub use hotplug::{HotplugError, bring_online, take_offline};
 pub use quiesce::{quiesce_all_cpus, quiesce_all_critical};
 pub use start::{

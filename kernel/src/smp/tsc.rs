@@ -13,8 +13,8 @@ use heart::cpu::CpuId;
 use heart::rendezvous::{IpiCtx, Phase, RendezvousError};
 use heart::shim::{AtomicU64, Ordering};
 
-use super::smp_rendezvous_cpus;
 use crate::arch::cpu;
+use crate::rendezvous::smp_rendezvous_cpus;
 
 /// By how many ticks the counter of one CPU is ahead of another one's: between the two bounds,
 /// exclusive.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use heart::shim::{AtomicBool, AtomicU64, Ordering};
 use kernel::sync::{Condvar, Mutex};
-use kernel::{ktest, sched, smp};
+use kernel::{ktest, pcpu, sched};
 
 use super::{FOREVER, MILLISECOND, cpu, direct, join_all, sleep_until, spawn, until_asleep};
 
@@ -68,7 +68,7 @@ fn take_turns() {
         let table = Arc::clone(&table);
         spawn(
             32,
-            Some(cpu(me as usize % smp::online().len())),
+            Some(cpu(me as usize % pcpu::online().len())),
             move || {
                 let (turn, changed) = &*table;
                 for round in 0..ROUNDS {

@@ -13,7 +13,7 @@ mod semaphore;
 use heart::cpu::CpuId;
 use heart::thread::{Priority, ThreadState};
 use kernel::kthread::{Builder, JoinHandle};
-use kernel::{sched, smp};
+use kernel::{pcpu, sched};
 
 const MILLISECOND: u64 = 1_000_000;
 /// Longer than any test takes.
@@ -29,7 +29,7 @@ fn cpu(index: usize) -> CpuId {
 
 /// The CPU with the highest number.
 fn last_cpu() -> CpuId {
-    cpu(smp::online().len() - 1)
+    cpu(pcpu::online().len() - 1)
 }
 
 /// A thread of priority `value`, on one CPU or any.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use heart::shim::{AtomicBool, AtomicU64, Ordering};
 use heart::thread::ThreadState;
 use kernel::sync::Mutex;
-use kernel::{ktest, sched, smp};
+use kernel::{ktest, pcpu, sched};
 
 use super::{
     FOREVER, MILLISECOND, cpu, direct, join_all, last_cpu, sleep_until, spawn, until_asleep,
@@ -41,7 +41,7 @@ fn count_together(threads: u64, rounds: u64) {
 
 ktest! {
     /// One thread at a time, with more threads than CPUs.
-    fn mutual_exclusion() [] { count_together(smp::online().len() as u64 + 4, 500); }
+    fn mutual_exclusion() [] { count_together(pcpu::online().len() as u64 + 4, 500); }
 }
 
 ktest! {
@@ -62,7 +62,7 @@ ktest! {
                 .enumerate()
                 .map(|(number, value)| {
                     let order = Arc::clone(&order);
-                    let on = Some(cpu(number % smp::online().len()));
+                    let on = Some(cpu(number % pcpu::online().len()));
                     let waiter = spawn(value, on, move || order.lock().push((value, number)));
                     until_asleep(&waiter);
                     waiter

@@ -9,7 +9,7 @@ use heart::thread::ThreadState;
 use kernel::ktest::step;
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::sync::{RmLock, rmlock};
-use kernel::{clock, ktest, pcpu, rendezvous, sched, smp};
+use kernel::{clock, ktest, pcpu, rendezvous, sched};
 
 use super::{cpu, join_all, last_cpu, sleep_until, spawn};
 use crate::stepping;
@@ -201,13 +201,13 @@ ktest! {
     /// Only CPUs that have read since the last write are interrupted.
     fn interrupts_only_readers() [smp = "2..=8"] {
         let interrupts = || -> Vec<u64> {
-            let blocks = smp::online();
+            let blocks = pcpu::online();
             let blocks = blocks.iter().filter_map(pcpu::of);
             blocks.map(|block| block.rendezvous_interrupts.load(Ordering::Relaxed)).collect()
         };
         sched::curthread().pin();
         let me = pcpu::this().id();
-        for reader in &smp::online() {
+        for reader in &pcpu::online() {
             spawn(10, Some(reader), || WORDS.read(|_| ())).join();
             assert_eq!(WORDS.tokens(), CpuSet::single(reader));
             let before = interrupts();
@@ -227,7 +227,7 @@ ktest! {
 /// writer on each CPU, and rendezvous and shootdowns.
 fn stress(rounds: u64, noise: bool) {
     let mut threads = Vec::new();
-    for here in &smp::online() {
+    for here in &pcpu::online() {
         for number in 0..3_u64 {
             let mut random = ktest::seed() ^ (here.index() as u64 * 7 + number + 1) << 20;
             let body = move || {
@@ -262,7 +262,7 @@ fn stress(rounds: u64, noise: bool) {
     join_with_beats(threads);
     writer.join();
     let wanted = if noise {
-        rounds / 4 * smp::online().len() as u64
+        rounds / 4 * pcpu::online().len() as u64
     } else {
         rounds
     };
@@ -274,7 +274,8 @@ fn loud(here: CpuId, rounds: u64) {
     for round in 0..rounds {
         match round % 4 {
             0 => write(),
-            1 => smp::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::NoBarrier).unwrap(),
+            1 => rendezvous::smp_rendezvous(Phase::Barrier, Phase::Barrier, Phase::NoBarrier)
+                .unwrap(),
             2 => kernel::shootdown::shootdown(&(page..page + 4096)).unwrap(),
             _ => sched::sleep_for(20_000),
         }
