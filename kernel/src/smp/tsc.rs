@@ -49,7 +49,7 @@ impl Skew {
 /// `reference`. Thread context, interrupts on, no spinlock held.
 ///
 /// # Errors
-/// As [`super::smp_rendezvous`].
+/// As [`smp_rendezvous`](crate::rendezvous::smp_rendezvous).
 #[track_caller]
 pub fn tsc_skew(cpu: CpuId, reference: CpuId, rounds: u32) -> Result<Skew, RendezvousError> {
     let mut skew = Skew::UNKNOWN;

@@ -1,6 +1,6 @@
 //! The mutex: a value for one thread at a time. The others sleep until it is their turn.
 //!
-//! A mutex that is free, or for which nobody waits, is one word that is exchanged ([`Blocker`]).
+//! A mutex that is free, or for which nobody waits, is one word that is exchanged ([`heart::more::blocker`]).
 //! The first thread that has to wait marks it as contested. From then on the owner cannot unlock it
 //! without [`inherit`]'s lock, under which everything else happens.
 //!
