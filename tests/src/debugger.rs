@@ -10,7 +10,7 @@ use heart::thread::{Priority, ThreadState};
 use kernel::kthread::{Builder, JoinHandle};
 use kernel::port::Spinlock;
 use kernel::sync::{Mutex, Semaphore};
-use kernel::{ktest, sched, smp};
+use kernel::{ktest, rendezvous, sched};
 
 /// cpu1 holds it at the stop.
 static LOCK: Spinlock<()> = Spinlock::new(());
@@ -88,7 +88,7 @@ ktest! {
             let queued = Builder::new("queued").priority(Priority::LOWEST).on(cpu1);
             let queued = queued.spawn(|| ()).expect("a thread");
             let none = Phase::NoBarrier;
-            smp::smp_rendezvous_cpus(&CpuSet::single(cpu1), none, Phase::Run(&act), none).unwrap();
+            rendezvous::smp_rendezvous_cpus(&CpuSet::single(cpu1), none, Phase::Run(&act), none).unwrap();
             [busy, queued].into_iter().for_each(JoinHandle::join);
         });
         initiator.expect("a thread").join();
