@@ -32,7 +32,7 @@ mod tools;
 mod vm;
 
 use check::{bugs, ci, coverage, miri, model, size, statics, tree};
-use cli::{bench, doctor, gdb, run};
+use cli::{bench, doctor, dump, gdb, run};
 use vm::image;
 
 use error::{Ours, Result, usage};
@@ -62,8 +62,10 @@ enum Command {
     Test(test::Options),
     /// Measure the release kernel, in instructions or in time.
     Bench(bench::Options),
-    /// Debug the kernel, or one test, with gdb.
+    /// Debug the kernel, or one test, or a core, with gdb.
     Gdb(gdb::Options),
+    /// Write a core of a machine that `run` or `test` is running.
+    Dump(dump::Options),
     /// Make a disk image that a BIOS or UEFI boots.
     Image(image::Options),
     /// Say what this machine has and lacks for building, running and testing.
@@ -164,6 +166,7 @@ fn command(line: Line) -> Result<()> {
         Command::Test(options) => test::command(options),
         Command::Bench(options) => bench::command(&options),
         Command::Gdb(options) => gdb::command(&options),
+        Command::Dump(options) => dump::command(&options),
         Command::Image(options) => image::command(&options),
         Command::Doctor(options) => doctor::command(&options),
         Command::Ci(options) => ci::command(&options),

@@ -42,12 +42,15 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
         (&["test", "--repeat", "0"], "invalid value '0' for '--repeat <N>'", "test --help"),
         (&["test", "--seed"], "a value is required for '--seed <N>'", "test --help"),
         (&["image"], "<--bios|--uefi>", "image --help"),
+        (&["test", "--emulator", "bochs", "--core"], "Bochs has no --core", "test --help"),
+        (&["run", "--core", "/dev/null/x"], "cannot create /dev/null", "run --help"),
+        (&["gdb", "a::b", "--core", "x"], "cannot be used with", "gdb --help"),
         (&["gdb", "--boot", "bios"], "unexpected argument '--boot'", "gdb --help"),
         (&["doctor", "--frob"], "unexpected argument '--frob'", "doctor --help"),
         (&["coverage", "--frob"], "unexpected argument '--frob'", "coverage --help"),
         (&["miri", "--seeds", "0"], "it is not a number of seeds", "miri --help"),
         (&["tset"], "a similar subcommand exists: 'test'", "cargo xtask --help"),
-        (&["help", "rum"], "a similar subcommand exists: 'run'", "cargo xtask --help"),
+        (&["help", "benhc"], "a similar subcommand exists: 'bench'", "cargo xtask --help"),
         (&["--colour"], "a similar argument exists: '--color'", "cargo xtask --help"),
         (&["test", "--sede", "1"], "a similar argument exists: '--seed'", "test --help"),
         (&["test", "--exact=yes"], "unexpected value 'yes' for '--exact'", "test --help"),
@@ -279,6 +282,99 @@ fn a_gdb_without_python_gets_the_plain_commands() {
     }
     let (code, text) = told(fake.xtask(&["gdb", "--batch", "none"]).output().expect("it runs"));
     assert!(code == Some(3) && text.contains("cannot read none: No such file"), "{text}");
+}
+
+/// What is wrong with a core, or with the kernel beside it, and what to do.
+#[cfg(unix)]
+#[test]
+fn a_core_that_cannot_be_opened_is_told_with_the_next_step() {
+    let fake = fake::Fake::new("core");
+    fake.program("gdb", "[ $1 = --configuration ] || echo gdb $*");
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(fake.dir.join(name), bytes).expect("a file");
+    };
+    let open = |core: &str| told(fake.xtask(&["gdb", "--core", core]).output().expect("it runs"));
+    let whole = fake::core(fake::CODE);
+    write("empty", b"");
+    write("text", b"no core at all, but a file of more than sixty-four bytes of plain text");
+    write("program", &std::fs::read(fake.kernel("kernel", "")).expect("it is there"));
+    write("headers", &whole[..100]);
+    write("cut", &whole[..whole.len() - 1]);
+    write("arm", &[&whole[..18], &[183], &whole[19..]].concat());
+    write("whole", &whole);
+    write("other", &fake::core(b"its cold"));
+    let make_one = "make one: cargo xtask test NAME --core, cargo xtask run --core FILE, or, while";
+    let beside = "put the kernel that ran there beside it, as ";
+    let wrong = |core: &str, said: &str, next: &str| {
+        let (code, text) = open(core);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains(said) && text.contains(&format!("  next: {next}")), "{core}: {text}");
+    };
+    wrong("nothing", "cannot read nothing: No such file", make_one);
+    wrong("empty", "empty is no core: it is no 64-bit ELF file", make_one);
+    wrong("text", "text is no core: it is no 64-bit ELF file", make_one);
+    wrong("program", "it is an ELF file of another kind (type 2, not 4)", make_one);
+    wrong("arm", "it is a core of another kind of machine, not x86_64", make_one);
+    wrong("headers", "headers is cut off: it ends after 100 bytes, within its headers", make_one);
+    wrong("cut", "cut is cut off: it ends after 127 bytes of 128", make_one);
+    wrong("whole", "there is no kernel for whole: no whole.elf, and none is built", beside);
+    for core in ["whole", "other"] {
+        fake.kernel(format!("{core}.elf"), "");
+    }
+    let said = "other is of another build: its code differs from other.elf, at 0xffffffff80200006";
+    wrong("other", said, beside);
+    let (code, text) = open("whole");
+    assert!(code == Some(0) && text.contains("-core whole"), "{text}");
+    // Of a machine that stopped before the kernel's page tables: the one that was kept.
+    let early = [&whole[..64 + 16], &[0; 8], &whole[64 + 24..]].concat();
+    write("early", &early);
+    fake.kernel("early.elf", "");
+    let (code, text) = open("early");
+    assert!(code == Some(0) && text.contains("-core early"), "{text}");
+    // Without one beside it, one that is built may be the kernel.
+    std::fs::remove_file(fake.dir.join("whole.elf")).expect("it is there");
+    let built = fake.dir.join("target/x86_64-unknown-none/release");
+    std::fs::create_dir_all(&built).expect("a folder");
+    std::fs::rename(fake.dir.join("kernel"), built.join("ktest")).expect("it is there");
+    let (code, text) = open("whole");
+    assert!(code == Some(0) && text.contains("-core whole"), "{text}");
+    std::fs::remove_file(fake.dir.join("early.elf")).expect("it is there");
+    wrong("early", "its code differs from target/x86_64-unknown-none/release/ktest, at 0x", beside);
+}
+
+/// A gdb that is missing and cannot be installed.
+#[cfg(unix)]
+#[test]
+fn a_missing_gdb_is_told_with_the_next_step() {
+    let fake = fake::Fake::new("no_gdb");
+    std::fs::write(fake.dir.join("core"), fake::core(fake::CODE)).expect("a file");
+    fake.kernel("core.elf", "");
+    // A system with a package manager that this user may not use.
+    fake.program("id", "echo 1000");
+    fake.program("apt-get", "exit 1");
+    let bash = fake.program("bash.link", "").with_file_name("bash");
+    std::os::unix::fs::symlink("/bin/bash", bash).expect("a link");
+    let mut xtask = fake.xtask(&["gdb", "--core", "core"]);
+    let (code, text) = told(xtask.env("PATH", &fake.dir).output().expect("it runs"));
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("missing on this system: gdb"), "{text}");
+    assert!(text.contains("next: sudo apt-get update && sudo apt-get install"), "{text}");
+}
+
+/// No machine, or none that answers.
+#[cfg(unix)]
+#[test]
+fn a_dump_of_nothing_is_told_with_the_next_step() {
+    let fake = fake::Fake::new("dump");
+    std::fs::create_dir(fake.dir.join("logs")).expect("a folder");
+    for words in [&["dump"][..], &["dump", "nowhere"], &["dump", "logs"]] {
+        let (code, text) = told(fake.xtask(words).output().expect("it runs"));
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains("no machine answers in "), "{text}");
+        assert!(text.contains("  next: start one by `cargo xtask run`, or name"), "{text}");
+    }
+    let left = std::fs::read_dir(fake.dir.join("logs")).expect("it is there").count();
+    assert_eq!(left, 0, "the request is taken back");
 }
 
 /// A guest that ends well, as a test that passes, once the file `go` exists.

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Every command of ours that reports something.
 const COMMANDS: [&str; 7] =
@@ -14,7 +15,7 @@ const COMMANDS: [&str; 7] =
 const FACTS: [(&str, &[&str]); 22] = [
     (
         "cpus",
-        &["cpu0 (gdb thread 1): thread7.0 \"initiator\", critnest 1, owepreempt 0, interrupts 0"],
+        &["cpu0 (gdb thread 1): thread7.0 \"initiator\", critnest 1, owepreempt 0, interrupts ", ", spinlocks 0, at 0x"],
     ),
     ("cpus", &["cpu1 (gdb thread 2): thread8.0 \"busy\", critnest ", ", spinlocks 2, at 0x"]),
     ("cpus", &["cpu3 (gdb thread 4): thread4.0 \"idle\", critnest "]),
@@ -120,6 +121,10 @@ fn the_commands_tell_what_is_known_at_a_stop() {
     let (code, text) = xtask(&words);
     assert_eq!(code, Some(0), "{text}");
     check_facts(&text);
+    // Later, in the core, every other CPU is in an NMI.
+    for (cpu, interrupts) in [("cpu0 ", "interrupts 0"), ("cpu1 ", "interrupts 1")] {
+        assert!(text.lines().any(|line| has(line, &[cpu, "owepreempt 0", interrupts])), "{text}");
+    }
 }
 
 /// Before the kernel has anything to show, each command says so.
@@ -141,4 +146,84 @@ fn the_commands_work_at_the_entry() {
     assert!(has(parts["rendezvous"], &["no rendezvous is in flight"]), "{text}");
     assert!(has(parts["cpus"], &["gdb thread 4: not started, at 0x"]), "{text}");
     assert!(!text.contains("Python Exception") && !text.contains("Traceback"), "{text}");
+}
+
+/// What follows `core: cargo xtask gdb --core `.
+fn core_of(text: &str) -> &str {
+    let (_, rest) = text.split_once("core: cargo xtask gdb --core ").expect(text);
+    rest.lines().next().expect("a line")
+}
+
+/// Checks that a plain gdb finds so many CPUs in a core, and a frame that has `name`.
+fn check_plain(core: &str, cpus: usize, name: &str) {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-q", "-batch", &format!("{core}.elf"), "-core", core]);
+    let output = gdb.args(["-ex", "thread apply all backtrace"]).output();
+    let output = output.expect("gdb runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let threads = text.lines().filter(|line| line.starts_with("Thread ") && line.contains("(LWP "));
+    assert_eq!(threads.count(), cpus, "{text}");
+    assert!(text.contains(name), "{text}");
+}
+
+/// A panic, a triple fault, a hang and a machine that runs: each leaves a core that plain gdb opens.
+/// A test that passes leaves none.
+#[test]
+#[ignore = "needs QEMU and gdb: `cargo xtask ci`"]
+fn a_core_shows_what_the_machine_was_doing() {
+    let (code, text) = xtask(&["test", "debugger::known_stop", "--core"]);
+    assert_eq!(code, Some(0), "{text}");
+    let core = core_of(&text).to_string();
+    check_plain(&core, 4, "ktest::debugger::the_stop (");
+    let file = script("core.gdb", &format!("{}print $rip\n", ours()));
+    let words = ["gdb", "--core", &core, "--batch", file.to_str().expect("UTF-8")];
+    let (code, text) = xtask(&words);
+    assert_eq!(code, Some(0), "{text}");
+    check_facts(&text);
+
+    for (test, frame) in [
+        ("crash::triple_fault", "kernel::arch::x86_64::interrupt::triple_fault ("),
+        ("crash::hang", "ktest::crash::deaf ("),
+        ("crash::assertion", "kernel::panic::report ("),
+        ("crash::failure", "kernel::ktest::fail ("),
+    ] {
+        let (code, text) = xtask(&["test", test, "--exact", "--smp", "2", "--core"]);
+        assert_eq!(code, Some(0), "{text}");
+        check_plain(core_of(&text), 2, frame);
+    }
+    let (code, text) = xtask(&["test", "smp::all_cpus_online", "--exact", "--core"]);
+    assert!(code == Some(0) && !text.contains("core: "), "{text}");
+
+    // `run` and `runner` are alike, and a test's image is a kernel that fails.
+    let (kernel, file) = (format!("{core}.elf"), script("run.core", ""));
+    let file = file.to_str().expect("UTF-8");
+    let (code, text) =
+        xtask(&["runner", &kernel, "--append", "test=debugger::known_stop", "--core", file]);
+    assert_eq!(code, Some(1), "{text}");
+    check_plain(core_of(&text), 4, "ktest::debugger::the_stop (");
+
+    dump_of_a_machine_that_runs();
+}
+
+fn dump_of_a_machine_that_runs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ktest/crash.hang-smp2");
+    // An earlier boot's results would look like this one's.
+    let _ = std::fs::remove_dir_all(&folder);
+    let mut hangs = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    hangs.args(["test", "crash::hang", "--exact", "--smp", "2", "--timeout-scale", "0"]);
+    let mut hangs = hangs.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let runs = || {
+        std::fs::read(folder.join("results.log"))
+            .is_ok_and(|log| log.ends_with(b"\n") && log.len() > 40)
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    while !runs() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, text) = xtask(&["dump", folder.to_str().expect("UTF-8")]);
+    let goes_on = hangs.try_wait().expect("a child").is_none();
+    hangs.kill().expect("a child");
+    hangs.wait().expect("it ends");
+    assert!(code == Some(0) && goes_on, "{text}");
+    check_plain(core_of(&text), 2, "kernel::ktest::run (");
 }

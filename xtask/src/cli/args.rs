@@ -100,8 +100,14 @@ impl BootOptions {
     /// Applies the choice of an emulator: Bochs boots by its BIOS.
     ///
     /// # Errors
-    /// A usage error of `command` when another option asks for what Bochs does not have.
-    pub(crate) fn settle(&mut self, machine: &MachineOptions, command: &str) -> Result<()> {
+    /// A usage error of `command` when another option, such as one for a `core`, asks for what
+    /// Bochs does not have.
+    pub(crate) fn settle(
+        &mut self,
+        machine: &MachineOptions,
+        command: &str,
+        core: bool,
+    ) -> Result<()> {
         if self.emulator != Kind::Bochs {
             return Ok(());
         }
@@ -114,6 +120,9 @@ impl BootOptions {
         }
         if machine.smp.as_ref().is_some_and(|cpus| cpus.topology.is_some()) {
             return lacks("topology: --smp takes a number".to_string());
+        }
+        if core {
+            return lacks("--core".to_string());
         }
         self.boot = Some(BootPath::Bios);
         Ok(())

@@ -10,10 +10,11 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cargo::{KERNEL, KTEST};
+use crate::cargo::{KERNEL, KTEST, TARGET};
 use crate::cli::args::{CPUS, MachineOptions, number};
 use crate::error::{Context, Exit, Ours, Result, reported, usage};
 use crate::test::registry;
+use crate::vm::core_file::{self, Core};
 use crate::vm::emulator::Emulator;
 use crate::vm::machine::{BootPath, Machine, Medium};
 use crate::vm::{accel, cmdline, elf, guard, image};
@@ -30,12 +31,17 @@ gdb stops at the kernel's entry. Commands of ours, which `help user-defined` lis
   locks        the locks that are held, with owners, places and waiters
   rendezvous   the rendezvous in flight, and the CPUs that have not finished
   panics       stops at a panic
-They need a gdb with Python; without it there are `panics` and a plain `cpus`.
+`--core FILE` opens a core with its kernel; the commands work on it too. A core has no control
+registers ($cr3) and no vector registers. The commands need a gdb with Python; without it there are `panics` and a plain `cpus`.
 The console goes to target/gdb/console.log. Leaving gdb ends QEMU.")]
 pub(crate) struct Options {
     /// Debug this test (see cargo xtask test --list).
     #[arg(value_name = "TEST")]
     test: Option<String>,
+    /// Look at a core of `test --core`, `run --core` or `dump`.
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["test", "seed", "smp", "append", "mem", "accel", "debug", "extra"])]
+    core: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineOptions,
     /// The test's seed.
@@ -51,6 +57,9 @@ pub(crate) struct Options {
 /// # Errors
 /// If gdb, QEMU or the image is missing.
 pub(crate) fn command(options: &Options) -> Result<()> {
+    if let Some(core) = &options.core {
+        return open_core(core, options.batch.as_deref());
+    }
     let (asked, extra) = (&options.machine, options.machine.extra());
     let smp = asked.one_smp("gdb")?;
     cmdline::check("gdb", BootPath::Pvh, &asked.append, &extra)?;
@@ -77,8 +86,10 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     accel::settle("gdb", &emulator, &mut machine, accel, asked.ask(), dir)?;
     let port = free_port()?;
     let script = dir.join("tryst.gdb");
-    let start = start(elf::entry(&elf)?, port);
-    paths::write(&script, commands(&gdb, &elf, &start, batch.as_deref()))?;
+    let mut text = commands(&gdb, &elf);
+    text.extend(start(elf::entry(&elf)?, port).into_bytes());
+    text.extend(batch.iter().flatten());
+    paths::write(&script, text)?;
 
     say!("$ {} -S -gdb tcp::{port}", machine.command_line(&qemu.program));
     let mut command = Command::new(&qemu.program);
@@ -94,7 +105,26 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     guard::own_group(&mut command);
     let qemu = command.spawn().context("cannot start QEMU")?;
     say!("console: {}; leave gdb to end QEMU", paths::shown(&console));
-    session(&gdb, &script, qemu, batch.is_some())
+    session(&gdb, &script, &[], Some(qemu), batch.is_some())
+}
+
+/// gdb on a core.
+fn open_core(core: &Path, batch: Option<&Path>) -> Result<()> {
+    let built = ["release", "debug"].map(|profile| paths::target_dir().join(TARGET).join(profile));
+    let others = built.iter().flat_map(|dir| [KERNEL, KTEST].map(|image| dir.join(image.bin)));
+    let elf = Core::open(core)?.kernel(core_file::kernel_of(core), others.collect())?;
+    batch.map(paths::read).transpose()?;
+    let gdb = tools::gdb()?;
+    let own = lock::folder("gdb", "gdb")?;
+    let script = own.dir.join("tryst.gdb");
+    paths::write(&script, commands(&gdb, &elf))?;
+    // As an argument: versions of gdb differ in how `core-file` takes quotes. It is opened after
+    // the script has run.
+    let mut more = vec!["-core".into(), core.into()];
+    if let Some(batch) = batch {
+        more.extend(["-x".into(), batch.into()]);
+    }
+    session(&gdb, &script, &more, None, batch.is_some())
 }
 
 /// Command line, QEMU's arguments and number of CPUs for a test.
@@ -123,8 +153,8 @@ fn start(entry: u64, port: u16) -> String {
     format!("target remote 127.0.0.1:{port}\nthbreak *{entry:#x}\ncontinue\n")
 }
 
-/// gdb's commands: ours, the kernel's file, the beginning of the session, and those of `batch`.
-fn commands(gdb: &Path, elf: &Path, start: &str, batch: Option<&[u8]>) -> Vec<u8> {
+/// gdb's commands: ours, and the kernel's file.
+fn commands(gdb: &Path, elf: &Path) -> Vec<u8> {
     let mut text = include_bytes!("session.gdb").to_vec();
     if has_python(gdb) {
         for part in [&b"python\n"[..], include_bytes!("session.py"), b"end\n"] {
@@ -141,8 +171,7 @@ fn commands(gdb: &Path, elf: &Path, start: &str, batch: Option<&[u8]>) -> Vec<u8
     let elf = paths::replaced(elf.as_os_str(), "\\", "\\\\");
     let elf = paths::replaced(&elf, "\"", "\\\"");
     text.extend(paths::joined("file \"", elf).into_encoded_bytes());
-    text.extend_from_slice(format!("\"\n{start}").as_bytes());
-    text.extend_from_slice(batch.unwrap_or_default());
+    text.extend_from_slice(b"\"\n");
     text
 }
 
@@ -153,10 +182,16 @@ fn has_python(gdb: &Path) -> bool {
 }
 
 /// Hands the terminal over to gdb. Returns only if that fails or, where a process cannot replace
-/// itself, when gdb ends.
-fn session(gdb: &Path, script: &Path, mut qemu: Child, batch: bool) -> Result<()> {
+/// itself, when gdb ends. A QEMU ends with gdb.
+fn session(
+    gdb: &Path,
+    script: &Path,
+    more: &[OsString],
+    mut qemu: Option<Child>,
+    batch: bool,
+) -> Result<()> {
     let mut command = Command::new(gdb);
-    command.args(["-q", "-ix"]).arg(script);
+    command.args(["-q", "-ix"]).arg(script).args(more);
     if batch {
         command.arg("-batch").stdin(Stdio::null());
     }
@@ -164,16 +199,18 @@ fn session(gdb: &Path, script: &Path, mut qemu: Child, batch: bool) -> Result<()
     if !batch {
         use std::os::unix::process::CommandExt;
 
-        watch(&qemu)?;
+        qemu.as_ref().map_or(Ok(()), watch)?;
         let error = command.exec();
-        guard::kill_group(&mut qemu);
+        qemu.iter_mut().for_each(guard::kill_group);
         return Err(error).context("cannot start gdb");
     }
-    guard::add(&qemu);
+    qemu.iter().for_each(guard::add);
     let status = command.status();
-    guard::kill_group(&mut qemu);
-    let _ = qemu.wait();
-    guard::remove(&qemu);
+    if let Some(qemu) = &mut qemu {
+        guard::kill_group(qemu);
+        let _ = qemu.wait();
+        guard::remove(qemu);
+    }
     let status = status.context("cannot start gdb")?;
     if status.success() { Ok(()) } else { Err(reported(Exit::Failed)) }
 }

@@ -4,5 +4,6 @@
 pub(crate) mod args;
 pub(crate) mod bench;
 pub(crate) mod doctor;
+pub(crate) mod dump;
 pub(crate) mod gdb;
 pub(crate) mod run;

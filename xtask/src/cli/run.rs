@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cargo::KERNEL;
-use crate::cli::args::{BootOptions, CPUS, ENVIRONMENT, MachineOptions};
+use crate::cli::args::{BootOptions, CPUS, ENVIRONMENT, MachineOptions, output};
 use crate::error::{Result, reported};
 use crate::vm::boot::Boot;
 use crate::vm::budget::LIMITS;
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     machine: MachineOptions,
     #[command(flatten)]
     boot: BootOptions,
+    /// If the kernel fails, panics, hangs or crashes, write a core into FILE.
+    #[arg(long, value_name = "FILE", value_parser = output())]
+    core: Option<PathBuf>,
 }
 
 /// The command line of `cargo xtask runner`.
@@ -69,7 +72,7 @@ impl Options {
     /// Checks the options together; returns the number of CPUs.
     fn settle(&mut self, command: &str) -> Result<u32> {
         let smp = self.machine.one_smp(command)?.unwrap_or(CPUS);
-        self.boot.settle(&self.machine, command)?;
+        self.boot.settle(&self.machine, command, self.core.is_some())?;
         let (append, extra) = (&self.machine.append, self.machine.extra());
         cmdline::check(command, self.path(), append, &extra)?;
         Ok(smp)
@@ -109,6 +112,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         echo: Echo::Prefixed(String::new()),
         limits: LIMITS,
         timeout_scale: options.boot.timeout_scale,
+        core: options.core.as_deref(),
     };
     let ended = boot.run()?;
     let ending = ended.ending;

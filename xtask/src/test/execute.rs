@@ -130,6 +130,7 @@ impl Bench<'_> {
     fn boot(&self, job: &Job, machine: &Machine, workers: usize) -> Result<Ended> {
         let prefix = if workers > 1 { format!("{}| ", job.title()) } else { String::new() };
         let echo = if self.options.no_capture { Echo::Prefixed(prefix) } else { Echo::Off };
+        let core = self.options.core.then(|| job.dir.join("core"));
         let boot = Boot {
             emulator: &self.emulator,
             machine,
@@ -138,6 +139,7 @@ impl Bench<'_> {
             echo,
             limits: limits(&job.test),
             timeout_scale: self.options.boot.timeout_scale,
+            core: core.as_deref(),
         };
         boot.run()
     }

@@ -43,7 +43,7 @@ pub(crate) fn command(mut request: Options) -> Result<()> {
     {
         return Err(usage("test", "--junit and --json name the same file"));
     }
-    request.boot.settle(&request.machine, "test")?;
+    request.boot.settle(&request.machine, "test", request.core)?;
     let image = image::built(KTEST, request.machine.debug)?;
     let tests = registry::read(&image)?.into_iter();
     let tests = tests.filter(|test| selects(&request, &test.name));

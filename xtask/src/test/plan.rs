@@ -20,7 +20,7 @@ Numbers of CPUs to run each test with, and no others
 #[command(mut_arg("append", |append| append.help("More words for the kernel's command line")))]
 #[command(after_help = format!("{ENVIRONMENT}\n\n\
 Logs stay in target/ktest/TEST-smpN/ (ktest-2 while another run has ktest): console.log,
-results.log, crash.log.
+results.log, crash.log; with --core: core, for `cargo xtask gdb --core`.
 Ctrl-C ends the boots that run and prints what is known; a second one ends all at once.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 something is missing, 4 every failure is a hang,
 130 Ctrl-C."))]
@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Show the console while it runs; one boot at a time.
     #[arg(long, alias = "nocapture")]
     pub(super) no_capture: bool,
+    /// Keep a core of each boot that fails, panics, hangs or crashes, expected or not.
+    #[arg(long)]
+    pub(super) core: bool,
     /// Print the tests and their attributes, run none.
     #[arg(long)]
     pub(super) list: bool,

@@ -9,6 +9,7 @@ use super::plan::Job;
 use crate::interrupt;
 use crate::paths;
 use crate::term::{self, Progress};
+use crate::vm::core_file;
 use crate::vm::emulator::Emulator;
 
 /// How many lines of a failed boot's console are shown.
@@ -175,6 +176,7 @@ impl Report {
         term::say(&ending.text);
         say!("seed: {:#x}", job.seed);
         say!("console: {}", console(job));
+        core(job).iter().for_each(|core| say!("core: {core}"));
         excerpt(&done.console).iter().for_each(|line| say!("    {line}"));
         let (test, smp, seed) = (&job.test.name, job.smp, job.seed);
         say!(
@@ -218,7 +220,14 @@ fn as_expected(done: &Done) -> String {
     };
     let place = done.ending.place.as_ref().map(|place| format!("{place}: "));
     let (place, text) = (place.unwrap_or_default(), &done.ending.text);
-    format!(", {name} as expected:\n    {place}{text}\n    console: {}", console(&done.job))
+    let core = core(&done.job).map(|core| format!("\n    core: {core}")).unwrap_or_default();
+    format!(", {name} as expected:\n    {place}{text}\n    console: {}{core}", console(&done.job))
+}
+
+/// The command that opens a boot's core, if it left one.
+fn core(job: &Job) -> Option<String> {
+    let core = job.dir.join("core");
+    core.exists().then(|| core_file::command(&core))
 }
 
 /// Where the console log of a boot is.

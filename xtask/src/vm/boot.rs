@@ -5,7 +5,7 @@
 //! `xtask: `.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -20,12 +20,14 @@ use crate::interrupt;
 use crate::paths;
 use crate::vm::bochs;
 use crate::vm::budget::{Budget, Limits, cpu_time};
+use crate::vm::core_file::{self, ANSWER, REQUEST};
 use crate::vm::crash;
 use crate::vm::emulator::Emulator;
 use crate::vm::ending::{Ending, Kind, LastWords};
 use crate::vm::hang;
-use crate::vm::machine::{Machine, Medium};
+use crate::vm::machine::{Machine, Medium, STAYS};
 use crate::vm::process::{Echo, Vm};
+use crate::vm::qmp::Qmp;
 use symbols::Symbols;
 
 /// How often a running guest is checked.
@@ -37,6 +39,8 @@ const NMI_REPORT: Duration = Duration::from_secs(2);
 const BOCHS_REPORT: Duration = Duration::from_secs(10);
 /// How long a machine may take to power off after its kernel says so.
 const GOES_OFF: Duration = Duration::from_secs(10);
+/// How long the console may lag behind a machine that is off.
+const LAST_LINE: Duration = Duration::from_secs(1);
 /// How long a halted machine is kept, in case a second CPU gives a verdict.
 const HALTS: Duration = Duration::from_millis(200);
 
@@ -56,6 +60,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) limits: Limits,
     /// Factor of every time limit; 0 for no limit.
     pub(crate) timeout_scale: f64,
+    /// Where a core goes if the boot does not end well.
+    pub(crate) core: Option<&'a Path>,
 }
 
 /// A boot that has ended.
@@ -77,8 +83,15 @@ impl Boot<'_> {
     /// If the emulator cannot be started, a log cannot be written, or Ctrl-C arrives.
     pub(crate) fn run(&self) -> Result<Ended> {
         let started = Instant::now();
-        let mut vm = self.start(self.machine, self.dir, &self.echo)?;
-        let (ending, mut report) = self.watch(&mut vm)?;
+        let mut machine = self.machine.clone();
+        // An earlier boot's would look like this one's.
+        let _ = fs::remove_file(self.dir.join("core"));
+        if let Some(core) = self.core {
+            let _ = fs::remove_file(core);
+            machine.extra.extend(STAYS.map(OsString::from));
+        }
+        let mut vm = self.start(&machine, self.dir, &self.echo)?;
+        let (ending, mut report) = self.watch(&mut vm, self.core)?;
         let time = started.elapsed();
         let words = vm.words();
         let (mut console, results) = vm.finish()?;
@@ -122,22 +135,26 @@ impl Boot<'_> {
     }
 
     /// Waits until the guest ends or must be ended. Returns how it ended, and what was found out
-    /// about a hang.
-    fn watch(&self, vm: &mut Vm) -> Result<(Ending, Vec<String>)> {
+    /// about a hang. Writes a core, if one is asked for.
+    fn watch(&self, vm: &mut Vm, core: Option<&Path>) -> Result<(Ending, Vec<String>)> {
         let mut budget = self.budget();
+        let mut report = Vec::new();
         loop {
+            report.extend(core.and_then(|core| self.core_of_stopped(vm, core)));
             if let Some(end) = self.end(vm)? {
-                return Ok((end, Vec::new()));
+                return Ok((end, report));
             }
             if let Some(last) = vm.last_words() {
-                return Ok((self.settle(vm, last)?, Vec::new()));
+                let end = self.settle(vm, last, core, &mut report)?;
+                return Ok((end, report));
             }
+            self.answer_dump(vm)?;
             if let Some(exit) = interrupt::requested() {
                 vm.kill();
                 return Err(reported(exit));
             }
             if let Some(stall) = budget.check(vm.progress(), cpu_time(vm.pid()), Instant::now()) {
-                let report = self.stop_hung(vm, &stall)?;
+                let report = self.stop_hung(vm, &stall, core)?;
                 return Ok((Ending::new(Kind::Hang, stall), report));
             }
             thread::sleep(TICK);
@@ -170,14 +187,24 @@ impl Boot<'_> {
 
     /// Waits for the end of a machine whose kernel has announced how it ends. If it halts, this
     /// ends it.
-    fn settle(&self, vm: &mut Vm, last: LastWords) -> Result<Ending> {
+    fn settle(
+        &self,
+        vm: &mut Vm,
+        last: LastWords,
+        core: Option<&Path>,
+        report: &mut Vec<String>,
+    ) -> Result<Ending> {
         let limit = if last.off { GOES_OFF } else { HALTS };
         let until = Instant::now() + limit.mul_f64(self.timeout_scale.max(1.0));
         while Instant::now() < until {
+            report.extend(core.and_then(|core| self.core_of_stopped(vm, core)));
             if let Some(end) = self.end(vm)? {
                 return Ok(end);
             }
             thread::sleep(TICK);
+        }
+        if !last.is_good() || last.off {
+            report.extend(core.map(|core| self.write_core(vm.qmp.as_mut(), core)));
         }
         vm.kill();
         Ok(if last.off {
@@ -187,11 +214,51 @@ impl Boot<'_> {
         })
     }
 
+    /// If the machine has shut down and QEMU keeps it: writes a core, unless the kernel has said
+    /// that all went well, and ends QEMU. Returns the line about the core.
+    fn core_of_stopped(&self, vm: &mut Vm, core: &Path) -> Option<String> {
+        let reason = vm.qmp.as_mut()?.shut_down()?;
+        // The kernel's last line may still be on its way.
+        let until = Instant::now() + LAST_LINE;
+        while reason == "guest-shutdown" && vm.last_words().is_none() && Instant::now() < until {
+            thread::sleep(TICK);
+        }
+        let is_good = vm.last_words().is_some_and(LastWords::is_good);
+        let line = (!is_good).then(|| self.write_core(vm.qmp.as_mut(), core));
+        // A QEMU that is gone cannot be told to go.
+        let _ = vm.qmp.as_mut()?.execute("quit", &json!({}));
+        let _ = self.wait(vm, NMI_REPORT);
+        line
+    }
+
+    /// Writes a core; returns a line about it.
+    fn write_core(&self, qmp: Option<&mut Qmp>, core: &Path) -> String {
+        let written = qmp.context("QEMU's monitor is gone");
+        match written.and_then(|qmp| core_file::write(qmp, self.symbols.elf(), core)) {
+            Ok(()) => format!("core: {}", core_file::command(core)),
+            Err(why) => format!("no core: {}", why.one_line()),
+        }
+    }
+
+    /// Writes a core if `cargo xtask dump` asks for one.
+    fn answer_dump(&self, vm: &mut Vm) -> Result<()> {
+        let request = self.dir.join(REQUEST);
+        if !request.exists() || fs::remove_file(&request).is_err() {
+            return Ok(());
+        }
+        let line = self.write_core(vm.qmp.as_mut(), &self.dir.join("core"));
+        let (new, answer) = (self.dir.join("dump-answer.new"), self.dir.join(ANSWER));
+        paths::write(&new, line)?;
+        paths::moved(&new, &answer)
+    }
+
     /// Finds out where each CPU is, and ends the emulator.
-    fn stop_hung(&self, vm: &mut Vm, stall: &str) -> Result<Vec<String>> {
+    fn stop_hung(&self, vm: &mut Vm, stall: &str, core: Option<&Path>) -> Result<Vec<String>> {
         let mut lines = vec![format!("hang: {stall}; the CPUs stood at")];
         if let Some(mut qmp) = vm.qmp.take() {
             lines.extend(hang::report(&mut qmp, self.symbols));
+            // As the CPUs stand, before the guest reports.
+            lines.extend(core.map(|core| self.write_core(Some(&mut qmp), core)));
             // Let the guest report first.
             let before = vm.progress();
             if let Err(why) = qmp.execute("inject-nmi", &json!({})) {
@@ -246,7 +313,7 @@ impl Boot<'_> {
         let mut machine = self.machine.clone();
         machine.extra.extend(crash::LOG_ARGS.map(OsString::from));
         let mut vm = self.start(&machine, &self.dir.join("crash"), &Echo::Off)?;
-        self.watch(&mut vm)?;
+        self.watch(&mut vm, None)?;
         vm.drain();
         let words = vm.words();
         let log = self.dir.join("crash.log");
@@ -266,7 +333,7 @@ impl Boot<'_> {
 fn end(status: ExitStatus, vm: &mut Vm) -> Ending {
     match status.code() {
         Some(0) => {
-            let reason = vm.qmp.as_mut().and_then(crate::vm::qmp::Qmp::shutdown_reason);
+            let reason = vm.qmp.as_mut().and_then(Qmp::shutdown_reason);
             match reason.as_deref() {
                 Some("guest-reset") => Ending::new(Kind::TripleFault, "triple fault"),
                 other => off(other.unwrap_or("for no reason given")),

@@ -166,6 +166,11 @@ pub(crate) struct LastWords {
 }
 
 impl LastWords {
+    /// Whether the kernel says that all went well.
+    pub(crate) fn is_good(self) -> bool {
+        self.code == 33
+    }
+
     /// The last words that this console line holds: `exit code 33; powering off`, or `; halted`.
     pub(crate) fn of_line(line: &str) -> Option<LastWords> {
         let (code, then) = line.strip_prefix("exit code ")?.split_once("; ")?;

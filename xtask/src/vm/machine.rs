@@ -19,6 +19,10 @@ pub(crate) fn is_debug_exit(word: &OsStr) -> bool {
     word.as_encoded_bytes().starts_with(DEBUG_EXIT.as_bytes())
 }
 
+/// Arguments that keep a machine as it is at its end, for a core: no device ends QEMU, and a
+/// power-off or a reset only stops it.
+pub(crate) const STAYS: [&str; 3] = ["-no-shutdown", "-device", "isa-debug-exit,iobase=0x5f4"];
+
 /// How the kernel is entered. (A doc comment on a value would make `--help` differ from `-h`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BootPath {

@@ -10,6 +10,7 @@ pub(crate) mod boot;
 pub(crate) mod budget;
 pub(crate) mod cmdline;
 mod console;
+pub(crate) mod core_file;
 mod crash;
 pub(crate) mod elf;
 pub(crate) mod emulator;

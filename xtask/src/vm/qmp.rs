@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long QEMU may take from opening its monitor to the first answer. It makes the machine in
 /// between, which for 255 CPUs on a busy host takes many seconds.
 const HANDSHAKE: Duration = Duration::from_secs(120);
+
+/// How long QEMU may take to write the guest's memory into a file.
+const DUMP: Duration = Duration::from_secs(300);
 
 /// A connection to one QEMU's monitor.
 pub(crate) struct Qmp {
@@ -106,13 +110,35 @@ impl Qmp {
         self.execute("cont", &json!({})).map(|_| ())
     }
 
+    /// Writes the guest's memory and registers into this new file, as a core. A guest that runs is
+    /// paused meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::execute`], and if the name is not UTF-8.
+    pub(crate) fn dump(&mut self, file: &Path) -> Result<()> {
+        let name = file.to_str().context("QEMU cannot be told a name that is not UTF-8")?;
+        let arguments = json!({ "paging": true, "protocol": format!("file:{name}") });
+        self.execute_within(DUMP, "dump-guest-memory", &arguments).map(|_| ())
+    }
+
+    /// Why the guest has shut down, if it has and QEMU keeps it: `-no-shutdown`.
+    pub(crate) fn shut_down(&mut self) -> Option<String> {
+        self.events.extend(self.incoming.try_iter());
+        self.first_shutdown()
+    }
+
+    /// The reason of the first shutdown: `quit` makes a second one.
+    fn first_shutdown(&self) -> Option<String> {
+        let shutdown = self.events.iter().find(|event| event["event"] == "SHUTDOWN")?;
+        shutdown["data"]["reason"].as_str().map(String::from)
+    }
+
     /// Why QEMU shut the guest down, such as `guest-reset`, once QEMU is gone.
     pub(crate) fn shutdown_reason(&mut self) -> Option<String> {
         while let Ok(value) = self.incoming.recv_timeout(Duration::from_secs(1)) {
             self.events.push(value);
         }
-        let shutdown = self.events.iter().rev().find(|event| event["event"] == "SHUTDOWN")?;
-        shutdown["data"]["reason"].as_str().map(String::from)
+        self.first_shutdown()
     }
 }
 

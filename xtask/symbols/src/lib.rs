@@ -37,6 +37,12 @@ impl Symbols {
         }
     }
 
+    /// The file.
+    #[must_use]
+    pub fn elf(&self) -> &Path {
+        &self.elf
+    }
+
     /// No symbols at all.
     pub fn none() -> Self {
         Symbols { elf: PathBuf::new(), root: String::new(), loader: Mutex::new(Some(None)) }

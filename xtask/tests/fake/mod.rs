@@ -115,17 +115,45 @@ impl Fake {
     }
 }
 
-/// An ELF file of one segment that holds a PVH note, the loader's section and records of tests.
+/// A core of one segment: this memory at [`CODE_ADDRESS`].
+pub(crate) fn core(memory: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 120];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[4, 0, 62, 0, 1]);
+    put(32, &64_u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1]);
+    // PT_LOAD of what follows the headers.
+    put(64, &[1]);
+    put(64 + 8, &120_u64.to_le_bytes());
+    put(64 + 16, &CODE_ADDRESS.to_le_bytes());
+    put(64 + 32, &memory.len().to_le_bytes());
+    bytes.extend_from_slice(memory);
+    bytes
+}
+
+/// The code of such a kernel, and its address.
+pub(crate) const CODE: &[u8; 8] = b"its code";
+pub(crate) const CODE_ADDRESS: u64 = 0xffff_ffff_8020_0000;
+
+/// An ELF file of one segment that holds a PVH note, the loader's section, records of tests and
+/// some code.
 fn elf(tests: &str) -> Vec<u8> {
-    const NAMES: &[u8] = b"\0.shstrtab\0.note.Xen\0.bootloader-config\0.ktest_meta\0";
+    const NAMES: &[u8] = b"\0.shstrtab\0.note.Xen\0.bootloader-config\0.ktest_meta\0.text\0";
     const NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\x10\0\x20\0";
     // Offset of the name, type, flags (in memory), contents.
-    let parts: [(u8, u8, u8, &[u8]); 4] =
-        [(1, 3, 0, NAMES), (11, 7, 2, NOTE), (21, 1, 2, &[0; 8]), (40, 1, 2, tests.as_bytes())];
+    let parts: [(u8, u8, u8, &[u8]); 5] = [
+        (1, 3, 0, NAMES),
+        (11, 7, 2, NOTE),
+        (21, 1, 2, &[0; 8]),
+        (40, 1, 2, tests.as_bytes()),
+        (52, 1, 6, CODE),
+    ];
     let (mut bytes, mut headers) = (vec![0_u8; 120], vec![[0_u8; 64]]);
     for (name, kind, flags, contents) in parts {
         let mut header = [0; 64];
         (header[0], header[4], header[8]) = (name, kind, flags);
+        header[16..24].copy_from_slice(&CODE_ADDRESS.to_le_bytes());
         header[24..32].copy_from_slice(&bytes.len().to_le_bytes());
         header[32..40].copy_from_slice(&contents.len().to_le_bytes());
         headers.push(header);
@@ -138,7 +166,7 @@ fn elf(tests: &str) -> Vec<u8> {
     put(16, &[2, 0, 62, 0, 1]);
     put(32, &64_u64.to_le_bytes());
     put(40, &end.to_le_bytes());
-    put(52, &[64, 0, 56, 0, 1, 0, 64, 0, 5, 0, 1, 0]);
+    put(52, &[64, 0, 56, 0, 1, 0, 64, 0, 6, 0, 1, 0]);
     // PT_LOAD of all, at 2 MiB.
     put(64, &[1, 0, 0, 0, 5]);
     put(64 + 24, &0x20_0000_u64.to_le_bytes());

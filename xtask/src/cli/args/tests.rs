@@ -34,7 +34,7 @@ fn a_topology_goes_to_qemu() {
 fn bochs_boots_by_its_bios_and_nothing_else() {
     let settled = |words: &[&str]| {
         let mut line = line(&[&["--emulator", "bochs"], words].concat()).expect("it is right");
-        line.boot.settle(&line.machine, "run")?;
+        line.boot.settle(&line.machine, "run", false)?;
         Result::<_>::Ok(line.boot.boot)
     };
     assert_eq!(settled(&[]).expect("it is right"), Some(BootPath::Bios));

@@ -169,6 +169,7 @@ fn boot(
         echo: Echo::Off,
         limits: LIMITS,
         timeout_scale: 1.0,
+        core: None,
     };
     boot.run()
 }
