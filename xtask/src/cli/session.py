@@ -79,13 +79,12 @@ def place(site):
     address = word(site)
     if address == 0:
         return "an unknown place"
-    location = at("core::panic::location::Location", address)
-    name = location["filename"]["pointer"]
-    length = int(name["length"])
+    # A `Location` of core: the two words of the file's name, the line. A dev build has only the
+    # type's name.
+    name, length, line = (int.from_bytes(read(address + 8 * n, 8), "little") for n in range(3))
     if length > 4096:
         return "no place"
-    name = read(int(name["data_ptr"]), length).decode(errors="replace")
-    return f"{name}:{int(location['line'])}"
+    return f"{read(name, length).decode(errors='replace')}:{line & 0xFFFFFFFF}"
 
 
 def bits(field, value):
