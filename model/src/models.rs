@@ -588,6 +588,16 @@ pub(crate) const MODELS: &[Model] = &[
         ..BASE
     },
     Model {
+        name: "mutex-timed-2",
+        about: "2 CPUs, a better thread waits for the other CPU's thread until a timer interrupt wakes it",
+        better: true,
+        extra: true,
+        timers: [0, 2, 0, 0],
+        program: locks::gives_up_elsewhere,
+        at_rest: locks::at_rest,
+        ..BASE
+    },
+    Model {
         name: "mutex-2",
         about: "2 CPUs that idle while their threads sleep, each thread locks a mutex",
         idle: true,
@@ -619,10 +629,10 @@ pub(crate) const MODELS: &[Model] = &[
     },
     Model {
         name: "rwlock",
-        about: "2 CPUs that idle while their threads sleep, one reads, the other writes",
+        about: "2 CPUs that idle while their threads sleep, one reads, the other writes twice",
         idle: true,
         extra: true,
-        program: locks::rwlock,
+        program: |thread| locks::rwlock(thread, 2),
         at_rest: locks::at_rest,
         ..BASE
     },
@@ -633,7 +643,7 @@ pub(crate) const MODELS: &[Model] = &[
         cpus: 3,
         idle: true,
         extra: true,
-        program: locks::rwlock,
+        program: |thread| locks::rwlock(thread, 1),
         at_rest: locks::at_rest,
         ..BASE
     },

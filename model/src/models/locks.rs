@@ -1,24 +1,33 @@
 //! The sleeping locks: the crate `sync`, whose threads wait in the heart's wait queues and are
 //! switched by its scheduler.
 
+use std::cell::Cell;
+
 use heart::shim::Ordering;
-use sync::Lender;
+use sync::{Lender, MutexGuard};
 
 use super::critical::{crit, exit};
 use crate::engine::{engine, fail, note};
-use crate::port::{self, better, extra, world};
+use crate::port::{self, Explored, better, extra, world};
 use crate::violation::Property;
 
 /// Locks the mutex, for `nanoseconds` at most if there are any, and is inside for a while.
 fn enter(nanoseconds: Option<u64>) {
-    let mutex = &extra().mutex;
+    let (mutex, waiting) = (&extra().mutex, &world().ghost[2]);
+    waiting.set(waiting.get() + 1);
     let inside = match nanoseconds {
-        None => mutex.lock(),
-        Some(nanoseconds) => match mutex.lock_for(nanoseconds) {
-            None => return note!("gives up"),
-            Some(inside) => inside,
-        },
+        None => Some(mutex.lock()),
+        Some(nanoseconds) => mutex.lock_for(nanoseconds),
     };
+    waiting.set(waiting.get() - 1);
+    match inside {
+        Some(inside) => stay(inside),
+        None => note!("gives up"),
+    }
+}
+
+/// Is inside for a while.
+fn stay(inside: MutexGuard<'_, Cell<u32>, Explored>) {
     note!("is inside");
     inside.set(inside.get() + 1);
     // At its end the thread may be preempted.
@@ -46,6 +55,18 @@ pub(super) fn gives_up(thread: usize) {
     }
 }
 
+/// The better thread of CPU 1 waits for the thread of CPU 0 until a timer interrupt wakes it. On one
+/// CPU the owner, with the waiter's priority, would always unlock first. CPU 0 has nothing else to
+/// run, so its thread does not wait.
+pub(super) fn gives_up_elsewhere(thread: usize) {
+    match thread {
+        0 => drop(extra().mutex.try_lock().map(stay)),
+        1 => {}
+        2 => better(|| ()),
+        _ => better(|| enter(Some(1))),
+    }
+}
+
 /// A thread on each CPU, which idles while the thread sleeps.
 pub(super) fn mutex(thread: usize, rounds: usize) {
     if thread >= engine().setup.cpus {
@@ -54,18 +75,20 @@ pub(super) fn mutex(thread: usize, rounds: usize) {
     (0..rounds).for_each(|_| enter(None));
 }
 
-/// The last CPU's thread writes in two steps; the others must not see one without the other.
-pub(super) fn rwlock(thread: usize) {
+/// The last CPU's thread writes in two steps, so many rounds; the others must not see one without the other.
+pub(super) fn rwlock(thread: usize, rounds: u32) {
     let cpus = engine().setup.cpus;
     let words = [&world().words[0], &world().words[1]];
     if thread >= cpus {
         port::idle();
     }
     if thread + 1 == cpus {
-        let _inside = extra().rwlock.write();
-        note!("writes");
-        for word in words {
-            word.store(1, Ordering::Relaxed);
+        for round in 1..=rounds {
+            let _inside = extra().rwlock.write();
+            note!("writes");
+            for word in words {
+                word.store(round, Ordering::Relaxed);
+            }
         }
         return;
     }
@@ -86,11 +109,19 @@ pub(super) fn semaphore(thread: usize) {
     if thread >= cpus {
         port::idle();
     }
+    let [given, taken] = [&world().ghost[0], &world().ghost[1]];
     if thread + 1 == cpus {
-        (1..cpus).for_each(|_| extra().semaphore.release());
-    } else {
-        extra().semaphore.acquire();
-        note!("has a permit");
+        for _ in 1..cpus {
+            given.set(given.get() + 1);
+            extra().semaphore.release();
+        }
+        return;
+    }
+    extra().semaphore.acquire();
+    note!("has a permit");
+    taken.set(taken.get() + 1);
+    if taken.get() > given.get() {
+        fail(Property::MutualExclusion, "a permit that nobody has given");
     }
 }
 
@@ -109,6 +140,10 @@ pub(super) fn at_rest() {
             let detail = format!("{thread}: priority {has}, its own {own}; holds {held} locks");
             engine().fail_here(Property::CountsRestored, detail);
         }
+    }
+    if world().ghost[2].get() > 0 {
+        let detail = "a thread waits for a mutex that nobody holds".into();
+        engine().fail_here(Property::NoLostWakeup, detail);
     }
     if let Some(owner) = extra().mutex.owner() {
         engine().fail_here(
