@@ -13,7 +13,7 @@ use heart::critical::{CritState, Preempt};
 use heart::more::blocker::Chains;
 use heart::more::rmlock::{Reader, Reads};
 use heart::port::Port;
-use heart::rendezvous::{Callback, Phase, RendezvousError};
+use heart::rendezvous::{Callback, RendezvousError};
 use heart::sched::{Count, PerCpu, Reason, Scheduler};
 use heart::shim::{Ordering, spin_loop};
 use heart::shootdown::Mmu;
@@ -266,18 +266,8 @@ impl Locks for Machine {
         &INHERITANCE
     }
 
+    #[track_caller]
     fn call_online(cpus: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
-        let none = Phase::NoBarrier;
-        loop {
-            let cpus = cpus.intersection(&pcpu::online());
-            if cpus.is_empty() {
-                return Ok(());
-            }
-            match rendezvous::smp_rendezvous_cpus(&cpus, none, Phase::Run(action), none) {
-                // It went offline after the snapshot above.
-                Err(RendezvousError::NotOnline(_)) => {}
-                result => return result,
-            }
-        }
+        rendezvous::call_online(cpus, action)
     }
 }

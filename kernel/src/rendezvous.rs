@@ -3,7 +3,7 @@
 //! Always inlined, since the phases become steps where the caller's phases are known.
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use heart::rendezvous::{IpiCtx, Phase, Rendezvous, RendezvousError};
+use heart::rendezvous::{Callback, IpiCtx, Phase, Rendezvous, RendezvousError};
 
 use crate::backtrace::backtraces;
 use crate::pcpu::ONLINE;
@@ -71,6 +71,27 @@ pub fn smp_rendezvous_cpu<F: Fn(&IpiCtx) + Sync>(
     let none = Phase::NoBarrier;
     let phases = [none, Phase::Run(action), none];
     report(RENDEZVOUS.run_on_one(&ONLINE, cpu, &phases))
+}
+
+/// Runs `action` on each CPU of `set` that is online, and waits until all have. One that goes
+/// offline meanwhile is left out.
+///
+/// # Errors
+/// As [`smp_rendezvous`], but for CPUs that are not online.
+#[track_caller]
+pub(crate) fn call_online(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
+    let none = Phase::NoBarrier;
+    loop {
+        let cpus = set.intersection(&ONLINE.snapshot());
+        if cpus.is_empty() {
+            return Ok(());
+        }
+        match smp_rendezvous_cpus(&cpus, none, Phase::Run(action), none) {
+            // It went offline after the snapshot above.
+            Err(RendezvousError::NotOnline(_)) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Runs `action` on the CPUs of `set`. Repeats it after `wait` on those where it returned false,

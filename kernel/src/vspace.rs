@@ -13,17 +13,18 @@ use boot::PHYS_OFFSET;
 use heart::cpu::CpuSet;
 use heart::kassert;
 use heart::port::Port;
-use heart::rendezvous::{Callback, Phase, RendezvousError};
+use heart::rendezvous::RendezvousError;
 use heart::shim::{AtomicU64, Ordering};
 use heart::shootdown::{Forget, Space, Spaces};
 
 use crate::arch::paging::{Access, MapError, PAGE_SIZE, PageTables};
+use crate::mem;
 use crate::mem::heap::try_box;
 use crate::pcpu::{self, Pcpu};
 use crate::port::{CriticalGuard, InterruptsOff, Machine, Spinlock};
+use crate::rendezvous::call_online;
 use crate::shootdown::UnmapError;
 use crate::thread::{Thread, curthread};
-use crate::{mem, rendezvous};
 
 /// The number of the next address space. Relaxed throughout.
 static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
@@ -142,7 +143,9 @@ impl VSpace {
     /// Returns a [`RendezvousError`]. After a timeout the CPUs in it may still know the pages.
     #[track_caller]
     pub fn shootdown(&self, forget: Forget) -> Result<(), RendezvousError> {
-        self.space.shootdown::<Machine, _>(forget, here, tell)
+        // A CPU that has gone offline since the look at the active ones had left all spaces before.
+        self.space
+            .shootdown::<Machine, _>(forget, here, call_online)
     }
 
     /// Runs `body` in the space: the calling thread uses it on whatever CPU it runs. Thread
@@ -184,7 +187,7 @@ impl Drop for VSpace {
     fn drop(&mut self) {
         let root = mem::page_table_root();
         // A CPU that does not answer may go on walking the tables, so they stay.
-        if let Err(error) = self.space.retire::<Machine, _>(root, here, tell) {
+        if let Err(error) = self.space.retire::<Machine, _>(root, here, call_online) {
             return log::error!("an address space is not freed: {error}");
         }
         let left = self.space.active();
@@ -207,25 +210,6 @@ fn free_frame(frame: u64) {
 /// This CPU's spaces. Call with interrupts off.
 fn here() -> &'static Spaces {
     &pcpu::this().spaces
-}
-
-/// Interrupts the CPUs of `set`.
-#[track_caller]
-fn tell(set: &CpuSet, action: Callback<'_>) -> Result<(), RendezvousError> {
-    let none = Phase::NoBarrier;
-    let mut left = *set;
-    loop {
-        match rendezvous::smp_rendezvous_cpus(&left, none, Phase::Run(action), none) {
-            // It went offline after the look at the active CPUs, and had left all spaces before.
-            Err(RendezvousError::NotOnline(cpu)) => {
-                left.remove(cpu);
-                if left.is_empty() {
-                    return Ok(());
-                }
-            }
-            result => return result,
-        }
-    }
 }
 
 /// The calling thread switches to `space`, or to none.
