@@ -148,8 +148,6 @@ pub(crate) struct Cpu {
     pub(crate) timers: u8,
     /// How many NMIs from outside may still arrive.
     nmis: u8,
-    /// How many interrupts are nested on the running thread.
-    pub(crate) depth: u8,
     /// How many timeouts may still occur, and whether the next look at the turns finds one.
     timeouts: u8,
     timed_out: bool,
@@ -165,8 +163,8 @@ pub(crate) struct State {
     pub(crate) cpus: [Cpu; CPUS],
     /// The stack pointers of the threads that do not run.
     sp: [usize; THREADS],
-    /// How many interrupts are nested on the threads that do not run.
-    depth: [u8; THREADS],
+    /// How many interrupts are nested on each thread.
+    pub(crate) depth: [u8; THREADS],
     /// The threads whose programs are over.
     pub(crate) done: [bool; THREADS],
     /// The CPU that is taking steps.
@@ -364,7 +362,9 @@ impl Engine {
                 cpu.pending,
                 cpu.in_service,
                 cpu.timers | cpu.nmis << 4,
-                cpu.depth | cpu.timeouts << 4 | u8::from(cpu.timed_out) << 7,
+                state.depth[usize::from(cpu.thread)]
+                    | cpu.timeouts << 4
+                    | u8::from(cpu.timed_out) << 7,
             ];
             hash.pair(u64::from_ne_bytes(flags), cpu.watched as u64);
             for store in &cpu.buffer[..usize::from(cpu.buffered)] {
@@ -525,7 +525,10 @@ impl Engine {
     fn strike(&self, vector: Vector) {
         let number = self.this();
         let enabled = {
-            let cpu = &mut self.state.borrow_mut().cpus[number];
+            let mut state = self.state.borrow_mut();
+            let thread = thread_of(&state);
+            state.depth[thread] += 1;
+            let cpu = &mut state.cpus[number];
             let bit = vector as u8;
             if cpu.pending & bit != 0 {
                 cpu.pending &= !bit;
@@ -539,7 +542,6 @@ impl Engine {
             cpu.enabled = false;
             cpu.visible = false;
             cpu.rest = Rest::No;
-            cpu.depth += 1;
             (cpu.looked, cpu.changed) = (Looked::default(), false);
             enabled
         };
@@ -551,13 +553,15 @@ impl Engine {
             self.drain(number);
         }
         {
-            let cpu = &mut self.state.borrow_mut().cpus[number];
+            let mut state = self.state.borrow_mut();
+            let thread = thread_of(&state);
+            state.depth[thread] -= 1;
+            let cpu = &mut state.cpus[number];
             cpu.enabled = enabled;
             if vector == Vector::Nmi {
                 cpu.in_service &= !(vector as u8);
             }
             cpu.visible = false;
-            cpu.depth = cpu.depth.saturating_sub(1);
             // The interrupted loop, if any, looks again.
             (cpu.looked, cpu.changed) = (Looked::default(), false);
         }
@@ -589,7 +593,8 @@ impl Engine {
             trace.push(Line {
                 cpu,
                 thread: thread_of(&state),
-                depth: state.depth_on(cpu, self.setup.cpus),
+                // Of all threads of the CPU, each of which stays there.
+                depth: state.depth.iter().skip(cpu).step_by(self.setup.cpus).sum(),
                 what,
                 backtrace,
             });
@@ -785,25 +790,14 @@ pub(crate) struct Snapshot {
     bytes: Vec<u8>,
 }
 
-impl State {
-    /// How many interrupts are nested on the threads of a CPU, each of which stays there.
-    fn depth_on(&self, cpu: usize, cpus: usize) -> u8 {
-        let switched_out = self.depth.iter().skip(cpu).step_by(cpus);
-        let running = usize::from(self.cpus[cpu].thread);
-        let switched_out = switched_out
-            .enumerate()
-            .filter(|(at, _)| cpu + at * cpus != running);
-        self.cpus[cpu].depth + switched_out.map(|(_, depth)| depth).sum::<u8>()
-    }
-}
-
 fn thread_of(state: &State) -> usize {
     usize::from(state.cpus[usize::from(state.current)].thread)
 }
 
 fn can_go(state: &State, cpu: usize) -> bool {
     let this = &state.cpus[cpu];
-    this.rest == Rest::No && (this.depth > 0 || !state.done[usize::from(this.thread)])
+    let thread = usize::from(this.thread);
+    this.rest == Rest::No && (state.depth[thread] > 0 || !state.done[thread])
 }
 
 /// What one CPU may do.
@@ -974,8 +968,6 @@ pub(crate) fn switch_thread(to: usize) {
         let mut state = engine.state.borrow_mut();
         let number = usize::from(state.current);
         let me = usize::from(std::mem::replace(&mut state.cpus[number].thread, to as u8));
-        let depth = state.depth[to];
-        state.depth[me] = std::mem::replace(&mut state.cpus[number].depth, depth);
         engine.clear_below(to, state.sp[to]);
         (&raw mut state.sp[me], state.sp[to])
     };

@@ -210,7 +210,7 @@ impl Search {
             state.done[cpu]
                 && usize::from(this.thread) == cpu
                 && this.pending == 0
-                && this.depth == 0
+                && state.depth[cpu] == 0
                 && this.enabled
         })
     }

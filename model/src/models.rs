@@ -132,6 +132,14 @@ const BASE: Model = Model {
     phases: &[SEED],
 };
 
+/// The sleeping locks: each CPU idles while its thread sleeps.
+const SLEEPING: Model = Model {
+    idle: true,
+    extra: true,
+    at_rest: locks::at_rest,
+    ..BASE
+};
+
 /// What r222942's test does: an action with barriers around it.
 const SEED: [Kind; 3] = [Kind::None, Kind::Run, Kind::None];
 const RUNS: [Kind; 3] = [Kind::Run, Kind::Run, Kind::Run];
@@ -570,102 +578,78 @@ pub(crate) const MODELS: &[Model] = &[
         about: "1 CPU, a thread locks a mutex, and so does a better one, which two timer interrupts wake",
         cpus: 1,
         better: true,
-        extra: true,
+        idle: false,
         timers: [2, 0, 0, 0],
         program: locks::inherits,
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "mutex-timed",
         about: "1 CPU, the better thread waits for the mutex until a timer interrupt wakes it",
         cpus: 1,
         better: true,
-        extra: true,
+        idle: false,
         timers: [3, 0, 0, 0],
         program: locks::gives_up,
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "mutex-timed-2",
         about: "2 CPUs, a better thread waits for the other CPU's thread until a timer interrupt wakes it",
         better: true,
-        extra: true,
+        idle: false,
         timers: [0, 2, 0, 0],
         program: locks::gives_up_elsewhere,
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "mutex-2",
         about: "2 CPUs that idle while their threads sleep, each thread locks a mutex",
-        idle: true,
-        extra: true,
         program: |thread| locks::mutex(thread, 1),
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "mutex-2-rounds",
         about: "2 CPUs that idle while their threads sleep, each thread locks a mutex twice",
         tier: Tier::Full,
-        idle: true,
-        extra: true,
         program: |thread| locks::mutex(thread, 2),
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "mutex-3",
         about: "3 CPUs that idle while their threads sleep, each thread locks a mutex",
         tier: Tier::Full,
         cpus: 3,
-        idle: true,
-        extra: true,
         program: |thread| locks::mutex(thread, 1),
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "rwlock",
         about: "2 CPUs that idle while their threads sleep, one reads, the other writes twice",
-        idle: true,
-        extra: true,
         program: |thread| locks::rwlock(thread, 2),
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "rwlock-3",
         about: "3 CPUs, two read, the third writes",
         tier: Tier::Full,
         cpus: 3,
-        idle: true,
-        extra: true,
         program: |thread| locks::rwlock(thread, 1),
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "semaphore",
         about: "2 CPUs that idle while their threads sleep, one waits for a permit, the other gives it",
-        idle: true,
-        extra: true,
         program: locks::semaphore,
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "semaphore-3",
         about: "3 CPUs, two wait for a permit each, the third gives both",
         tier: Tier::Full,
         cpus: 3,
-        idle: true,
-        extra: true,
         program: locks::semaphore,
-        at_rest: locks::at_rest,
-        ..BASE
+        ..SLEEPING
     },
     Model {
         name: "rendezvous-3-runs",
