@@ -209,16 +209,10 @@ impl<S: Waits> WaitQueueGuard<'_, S> {
         thread.waits_for().set(What::Nothing);
     }
 
-    /// Returns the waiting thread with the best priority, the first of several.
-    #[must_use]
-    pub fn best(&self) -> Option<&'static S::Thread> {
-        self.list.best(|thread| thread.task().priority())
-    }
-
-    /// Removes and returns [`Self::best`].
+    /// Removes and returns the waiting thread with the best priority, the first of several.
     pub fn take_best(&mut self) -> Option<&'static S::Thread> {
-        let thread = self.best()?;
-        self.remove(thread);
+        let thread = self.list.take_best()?;
+        thread.waits_for().set(What::Nothing);
         Some(thread)
     }
 

@@ -233,12 +233,8 @@ fn entitled<T: Lender>(chains: &Chains, thread: &T) -> Priority {
     successors(follow(chains, &thread.lending().contested), |mutex| {
         follow(chains, &mutex.next)
     })
-    .filter_map(|mutex| best_priority(mutex.waiters(chains)))
+    // As it is now, lent or not, so no waiter has to move when its priority changes.
+    .flat_map(|mutex| mutex.waiters(chains).iter())
+    .map(|waiter| waiter.task().priority())
     .fold(thread.base_priority(), Ord::min)
-}
-
-/// Returns the best priority in `list`. These are the current priorities, lent or not, so no thread
-/// has to be moved when one changes.
-fn best_priority<T: Lender>(list: &WaitList<T>) -> Option<Priority> {
-    list.iter().map(|thread| thread.task().priority()).min()
 }
