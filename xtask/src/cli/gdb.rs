@@ -1,8 +1,8 @@
 //! `cargo xtask gdb`: gdb on a QEMU that is stopped before the first instruction.
 //!
 //! One command file, given with `-ix`, has everything that gdb needs, commands in Python included;
-//! the user's own settings work as usual. gdb replaces this process, so it has the terminal to itself. A shell in a process
-//! group of its own ends QEMU when gdb is gone.
+//! the user's own settings work as usual. gdb replaces this process, so it has the terminal to
+//! itself. A shell in a process group of its own ends QEMU when gdb is gone.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,7 +32,8 @@ gdb stops at the kernel's entry. Commands of ours, which `help user-defined` lis
   rendezvous   the rendezvous in flight, and the CPUs that have not finished
   panics       stops at a panic
 `--core FILE` opens a core with its kernel; the commands work on it too. A core has no control
-registers ($cr3) and no vector registers. The commands need a gdb with Python; without it there are `panics` and a plain `cpus`.
+registers ($cr3) and no vector registers. The commands need a gdb with Python; without it there
+are `panics` and a plain `cpus`.
 The console goes to target/gdb/console.log. Leaving gdb ends QEMU.")]
 pub(crate) struct Options {
     /// Debug this test (see cargo xtask test --list).

@@ -93,12 +93,6 @@ def bits(field, value):
     return value >> lowest & mask
 
 
-def members(cpu_set):
-    """The CPUs of a `CpuSet`, as text."""
-    mask = word(cpu_set)
-    return ", ".join(f"cpu{cpu}" for cpu in range(mask.bit_length()) if mask >> cpu & 1)
-
-
 # Threads and CPUs.
 
 
