@@ -282,7 +282,7 @@ ktest! {
 }
 
 ktest! {
-    /// QEMU's log has the exception chain behind that.
+    /// A second boot logs the exceptions that led to it.
     fn triple_fault_chain() [
         expect = "triple_fault", qemu = "-accel tcg,thread=single",
         console = "xtask: crash: triple fault: a CPU reset itself",

@@ -354,8 +354,8 @@ impl FusedIterator for Iter {}
 
 /// A set of CPUs that any CPU may change and read at any time.
 ///
-/// Whoever sees a CPU in the set, or sees it gone, also sees everything that the CPU that changed
-/// the set had written before. A CPU may, for instance, set up its data and then put itself into
+/// A reader that sees a change of the set also sees what the CPU that made the change wrote before
+/// it. A CPU may, for instance, set up its data and then put itself into
 /// the online set.
 #[derive(Debug, Default)]
 pub struct AtomicCpuSet([AtomicU64; WORDS]);

@@ -411,7 +411,7 @@ impl<P: Port> Rendezvous<P> {
         let me = slot.context.cpu();
         let mut silent = CpuSet::EMPTY;
         for cpu in &self.silent(me) {
-            // Whoever takes us out of the set, that CPU or we, decides whether it takes part.
+            // That CPU takes us out of its set to take part, or we do, and it does not: one of both.
             if self.slot(cpu).callers.remove(me) {
                 silent.insert(cpu);
                 slot.leave();

@@ -29,7 +29,8 @@ use heart::waitq::WaitList;
 
 use crate::{Lender, Locks, inherit, might_sleep};
 
-/// Who is in, and who waits. The lock's [`Blocker`] has the writer that is in.
+/// The count of readers inside, and the waiting threads. The writer inside is in the lock's
+/// [`Blocker`].
 struct State<T: 'static> {
     /// How many readers are in.
     readers: u32,
