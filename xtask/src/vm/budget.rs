@@ -22,10 +22,12 @@ pub(crate) const LIMITS: Limits =
     Limits { quiet: Duration::from_secs(10), total: Duration::from_secs(300) };
 /// In all, for a test that takes long.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
-/// The time by the clock that an idle guest may be without progress.
+/// The time by the clock that an idle guest may be without progress, at most, and as a multiple of
+/// the CPU time that any guest may be.
 const QUIET_WALL: Duration = Duration::from_secs(60);
-/// A guest is idle if it uses less CPU time than this, a twentieth, in all of that time.
-const IDLE_CPU: Duration = Duration::from_secs(3);
+const QUIET_WALL_FACTOR: u32 = 6;
+/// A guest is idle if it uses less CPU time than this part of all that time.
+const IDLE_PART: u32 = 20;
 
 /// The budget of one boot, and how much of it is used.
 pub(crate) struct Budget {
@@ -67,8 +69,9 @@ impl Budget {
             self.cpu = cpu.unwrap_or_default();
             self.at_work = (now, self.cpu);
         }
+        let idle = QUIET_WALL.min(QUIET_WALL_FACTOR * self.limits.quiet);
         let [most_quiet, total, most_idle, idle_cpu] =
-            [self.limits.quiet, self.limits.total, QUIET_WALL, IDLE_CPU]
+            [self.limits.quiet, self.limits.total, idle, idle / IDLE_PART]
                 .map(|limit| limit.mul_f64(self.scale));
         let seconds = |limit: Duration| limit.as_secs_f64();
         let by_the_clock = |limit| Some(format!("no output for {:.0} s", seconds(limit)));

@@ -23,6 +23,20 @@ fn a_busy_host_is_not_the_guests_fault() {
     assert_eq!(budget.check(1, Some(2 * S), start + 111 * S), clock(60));
 }
 
+/// A test that expects to hang need not wait a minute.
+#[test]
+fn who_has_less_patience_waits_less_for_an_idle_guest() {
+    let start = Instant::now();
+    let mut budget = Budget::new(1.0, Limits { quiet: S, total: 300 * S }, start);
+    assert_eq!(budget.check(1, Some(S), start), None);
+    assert_eq!(budget.check(1, Some(S + S / 2), start + 5 * S), None, "at work");
+    assert_eq!(budget.check(1, Some(S + S / 2), start + 10 * S), None);
+    assert_eq!(budget.check(1, Some(S + S / 2), start + 12 * S), clock(6));
+    let mut budget = Budget::new(1.0, Limits { quiet: 60 * S, total: 300 * S }, start);
+    assert_eq!(budget.check(1, Some(S), start), None);
+    assert_eq!(budget.check(1, Some(S), start + 61 * S), clock(60), "never longer");
+}
+
 #[test]
 fn who_is_at_work_in_silence_is_not_idle_and_who_was_is() {
     let start = Instant::now();
