@@ -7,24 +7,19 @@
 
 use symbols::Symbols;
 
-/// A line of the console with the meaning of its address; unchanged if it has none. Functions that
-/// the first one was inlined into follow on lines of their own.
+/// A line of the console with the meaning of its address; unchanged if it has none. In a backtrace,
+/// functions that the first one was inlined into follow on lines of their own.
 pub(crate) fn symbolised(line: &str, symbols: &Symbols) -> String {
     let Some(address) = address(line) else {
         return line.to_string();
     };
-    let frames = symbols.frames(address);
-    let mut frames = frames.iter();
-    let Some(first) = frames.next() else {
-        return line.to_string();
-    };
-    let mut text = format!("{line} {first}");
-    if frame(line).starts_with('#') {
-        for outer in frames {
-            text.push_str(&format!("\n        inlined into {outer}"));
-        }
+    if !frame(line).starts_with('#') {
+        return symbols.line(address).map_or(line.to_string(), |at| format!("{line} {at}"));
     }
-    text
+    match &*symbols.frames(address) {
+        [] => line.to_string(),
+        frames => format!("{line} {}", frames.join("\n        inlined into ")),
+    }
 }
 
 /// The line without the beginning of a log record, `[ seconds][cpuN][LEVEL] module: `: a backtrace
