@@ -14,7 +14,7 @@
 //!   [`fence`]: other CPUs execute a fence; [`shootdown`] and [`vspace`]: they forget pages;
 //!   [`call`]: they run functions;
 //! * [`sched`]: which thread runs; [`kthread`]: how threads begin and end; [`idle`]: what a CPU
-//!   does without work;
+//!   does without work; [`hang`]: who waits for whom;
 //! * [`smp`]: CPUs start, stop, go offline and come back; [`end`]: the verdict of a run;
 //! * [`mod@panic`], [`trap`] and [`init`]: the ways into the kernel; [`machine`]: what the heart
 //!   needs from it; in the test image also `ktest`.
@@ -34,6 +34,7 @@ pub mod console;
 pub mod end;
 pub mod epoch;
 pub mod fence;
+pub mod hang;
 pub mod idle;
 pub mod init;
 pub mod kthread;

@@ -17,6 +17,7 @@ use heart::rendezvous::{Callback, RendezvousError};
 use heart::sched::{Count, PerCpu, Reason, Scheduler};
 use heart::shim::{Ordering, spin_loop};
 use heart::shootdown::Mmu;
+use heart::site::SpinSite;
 use heart::spinlock::SpinlockGuard;
 use heart::waitq::Waits;
 use heart::wake::DeferredWakes;
@@ -114,6 +115,11 @@ impl Port for Machine {
     #[inline]
     fn stop_if_asked() {
         smp::stop_if_asked();
+    }
+
+    #[inline]
+    fn spin_site() -> Option<&'static SpinSite> {
+        Some(&curthread().spin)
     }
 
     #[inline]

@@ -34,11 +34,9 @@ use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use crate::console;
 use crate::end::{self, Verdict};
-use crate::kthread::report_at_the_end;
 use crate::pcpu::{self, interrupts_off_anyhow};
-use crate::rendezvous::RENDEZVOUS;
 use crate::smp::{self, STOPS};
-use crate::{clock, probe};
+use crate::{clock, hang, probe};
 
 /// The CPUs that panic. Each adds itself, once.
 static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
@@ -51,15 +49,26 @@ const PATIENCE: u64 = 500_000_000;
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let here = Snapshot::here();
-    report(&here, info.location(), format_args!("{}", info.message()))
+    report(
+        &here,
+        info.location(),
+        false,
+        format_args!("{}", info.message()),
+    )
 }
 
 /// Panics on behalf of interrupted code whose registers are in `snapshot`.
 pub fn at(snapshot: &Snapshot, message: Arguments<'_>) -> ! {
-    report(snapshot, None, message)
+    report(snapshot, None, false, message)
 }
 
-fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Arguments<'_>) -> ! {
+/// Reports and ends the machine. `from_outside`: whether nothing is wrong on this CPU but an NMI.
+fn report(
+    snapshot: &Snapshot,
+    location: Option<&Location<'_>>,
+    from_outside: bool,
+    message: Arguments<'_>,
+) -> ! {
     interrupts_off_anyhow();
     let this = pcpu::try_this();
     if this.is_none() {
@@ -89,12 +98,25 @@ fn report(snapshot: &Snapshot, location: Option<&Location<'_>>, message: Argumen
     for other in &others(me) {
         print_other(other);
     }
-    let alone = others(me).iter().all(smp::is_stopped);
+    let mut cpus = others(me);
+    let alone = cpus.iter().all(smp::is_stopped);
+    cpus.insert(me);
+    let seen = |cpu| {
+        if cpu == me {
+            let pending = apic::pending();
+            return Some(Snapshot {
+                pending,
+                ..*snapshot
+            });
+        }
+        pcpu::of(cpu)?.stopped.read()
+    };
+    let panicked = match from_outside {
+        true => CpuSet::EMPTY,
+        false => PANICKED.snapshot(),
+    };
     // SAFETY: interrupts are off for good, and a CPU that has stopped for a panic never goes on.
-    unsafe { report_at_the_end(alone, print) };
-    for call in RENDEZVOUS.calls() {
-        print(format_args!("{call}"));
-    }
+    unsafe { hang::report_at_the_end(cpus, seen, panicked, alone, print) };
     probe::panicked(location, format_args!("{text}"));
     end::exit(if text.as_str().starts_with(KASSERT) {
         Verdict::Assertion
@@ -176,6 +198,7 @@ fn print_cpu(cpu: CpuId, how: &str, snapshot: &Snapshot) {
             thread.spinlocks()
         ));
     }
+    hang::waits_of(cpu, print);
     // The reporting CPU reads its own.
     let pending = pending.or_else(|| here(cpu).then(apic::pending).flatten());
     if let Some(pending) = pending.filter(|pending| !pending.is_empty()) {
@@ -274,7 +297,7 @@ pub fn nmi(snapshot: &Snapshot, thread: Option<(u32, CritWord)>) {
     } else if STOPS.panicking().is_some() {
         cpu::halt_forever();
     }
-    at(snapshot, format_args!("NMI from outside"));
+    report(snapshot, None, true, format_args!("NMI from outside"));
 }
 
 /// Leaves `snapshot` for the report and halts this CPU for good.

@@ -251,6 +251,7 @@ ktest! {
     /// And it has what the guest itself says on an NMI, which QEMU's monitor can send.
     fn hang_and_nmi() [
         expect = "hang", patience = "2", needs = "qemu", console = ": NMI from outside",
+        console = "likely culprit: cpu0, which keeps interrupts off",
         console = "xtask: the guest's own report on an NMI stands above",
     ] {
         deaf();
@@ -263,6 +264,9 @@ ktest! {
     fn endless_action() [
         smp = "2..=8", patience = "60", expect = "assert", console = "kassert: time is up for a rendezvous of cpu0, for tests/src/crash.rs:",
         console = ": waits for CPUs 1 to finish action",
+        console = "likely culprit: cpu1, which keeps interrupts off in an interrupt",
+        console = "  cpu1: thread2.0 \"idle\", rip 0xffffffff80", console = ", inlined into ktest::crash::deaf at ",
+        console = "  cpu0 waits in its rendezvous, for tests/src/crash.rs:", console = ", for cpu1 to finish",
         console = "ktest::crash::deaf",
     ] {
         let action = |context: &IpiCtx| if context.cpu().index() == 1 {

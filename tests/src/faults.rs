@@ -446,6 +446,7 @@ ktest! {
     /// others go on.
     fn frozen_cpu() [
         smp = "4", console = "interrupts off, critnest ", console = "ktest::faults::frozen",
+        console = "likely culprit: cpu1, which keeps interrupts off",
     ] {
         let thread = Builder::new("frozen").on(cpu1()).spawn(frozen).expect("a thread");
         while !FROZEN.load(Ordering::Acquire) {

@@ -21,6 +21,7 @@ mod debugger;
 mod epoch;
 mod faults;
 mod fence;
+mod hang;
 mod hotplug;
 mod idle;
 mod memory;

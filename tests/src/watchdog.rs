@@ -106,6 +106,7 @@ ktest! {
         console = "the action went on on another CPU, and all seems well",
         console = "cpu0: vector 0xf3 in service, not acknowledged; ",
         console = "cpu0: deaf: interrupts are on, and what is in service keeps them out",
+        console = "likely culprit: cpu0, which is deaf: vector 0xf3 in service, not acknowledged; ",
         console = "the watchdog found CPUs 0",
     ] {
         static GATE: WaitQueue = WaitQueue::new();

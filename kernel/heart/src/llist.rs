@@ -79,6 +79,19 @@ impl<T: Element> LockLessList<T> {
         head.is_null() || head == closed()
     }
 
+    /// Returns the element that was added last, if any, and leaves it in the list. For messages:
+    /// meanwhile it may be taken.
+    #[must_use]
+    pub fn newest(&self) -> Option<&'static T> {
+        // Acquire: pairs with the Release in `push`.
+        let head = self.0.load(Ordering::Acquire);
+        if head == closed() {
+            return None;
+        }
+        // SAFETY: null, or made from a 'static reference in `push`.
+        unsafe { head.as_ref() }
+    }
+
     /// Takes all elements, oldest first. Only one CPU may call this, and not from two interrupts on
     /// top of each other. An element is out of the list once the iterator has returned it.
     pub fn take(&self) -> Taken<T> {

@@ -5,13 +5,14 @@
 //! - [`stop`]: one CPU stops others; [`hotplug`]: CPUs come and go;
 //! - [`rmlock`]: readers cost almost nothing, and writers interrupt them; [`epoch`]: memory is freed
 //!   once its last reader has gone;
-//! - [`blocker`]: which thread waits for which, and the search for deadlocks; [`witness`]: the order
-//!   in which spinlocks are taken.
+//! - [`blocker`]: which thread waits for which, and the search for deadlocks; [`culprit`]: who keeps
+//!   threads and CPUs from going on; [`witness`]: the order in which spinlocks are taken.
 
 pub mod balance;
 #[expect(unsafe_code, reason = "threads and locks are reached by pointers")]
 pub mod blocker;
 pub mod call;
+pub mod culprit;
 #[expect(unsafe_code, reason = "objects that readers may still have")]
 pub mod epoch;
 pub mod hotplug;

@@ -13,6 +13,7 @@ use crate::cpu::{CpuId, CpuSet};
 use crate::critical::{CritState, Preempt};
 use crate::kassert;
 use crate::probe::Probe;
+use crate::site::SpinSite;
 use crate::wake::DeferredWakes;
 
 /// A critical section of the current thread, until the guard is dropped: the thread keeps its CPU.
@@ -182,6 +183,14 @@ pub trait Port: Preempt + 'static {
     /// waits that may last until a stopped CPU goes on, where the interrupt that asks might not
     /// arrive. Does not return if the CPU has to stop for good.
     fn stop_if_asked();
+
+    /// Where the running thread records the spinlock for which it spins, if the machine reports
+    /// that.
+    #[inline(always)]
+    #[must_use]
+    fn spin_site() -> Option<&'static SpinSite> {
+        None
+    }
 
     /// Returns whether this CPU has stopped others: it must not wait for those.
     #[inline(always)]

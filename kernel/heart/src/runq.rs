@@ -55,6 +55,11 @@ impl<T: Linked<RunLink>> RunQueue<T> {
         Priority::new(self.bitmap.trailing_zeros() as u8)
     }
 
+    /// The queued threads, best first.
+    pub fn iter(&self) -> impl Iterator<Item = &'static T> + '_ {
+        self.lists.iter().flat_map(TailQueue::iter)
+    }
+
     /// Adds `thread` after the others of its priority: its turn comes last.
     #[inline]
     pub fn push_back(&mut self, thread: &'static T, priority: Priority) {

@@ -1,9 +1,11 @@
-//! A place in the source, kept for messages: where a lock was made or taken.
+//! A place in the source, kept for messages: where a lock was made or taken, and for which lock a
+//! thread spins.
 
 use core::fmt;
 use core::panic::Location;
 
-use crate::shim::{AtomicPtr, Ordering};
+use crate::cpu::CpuId;
+use crate::shim::{AtomicPtr, AtomicU32, Ordering};
 
 /// A place in the source as the compiler knows it.
 pub type Place = &'static Location<'static>;
@@ -81,6 +83,96 @@ pub struct Line(pub Place);
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.0.file(), self.0.line())
+    }
+}
+
+/// A spinlock for which a thread spins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spin {
+    /// Where the lock was made.
+    pub lock: Place,
+    /// Where the thread spins.
+    pub at: Place,
+    /// The CPU that held the lock when the thread last looked.
+    pub owner: CpuId,
+    /// Where that CPU took it, if known.
+    pub since: Option<Place>,
+}
+
+/// Completes a sentence that begins with "spins".
+impl fmt::Display for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            lock,
+            at,
+            owner,
+            since,
+        } = self;
+        write!(f, "at {} for the lock made at {}, ", Line(at), Line(lock))?;
+        write!(f, "which {owner} holds")?;
+        match since {
+            Some(since) => write!(f, " since {}", Line(since)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A [`Spin`] that other CPUs may read, or none. For messages: a read during a change may mix two.
+#[derive(Debug)]
+pub struct SpinSite {
+    lock: Site,
+    at: Site,
+    since: Site,
+    /// The index of the owner, or [`NOBODY`].
+    owner: AtomicU32,
+}
+
+/// The thread does not spin.
+const NOBODY: u32 = u32::MAX;
+
+impl SpinSite {
+    /// For a thread that does not spin.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            lock: Site::new(),
+            at: Site::new(),
+            since: Site::new(),
+            owner: AtomicU32::new(NOBODY),
+        }
+    }
+
+    /// Changes it.
+    pub fn set(&self, spin: Option<Spin>) {
+        let owner = spin.map_or(NOBODY, |spin| spin.owner.index() as u32);
+        if let Some(spin) = spin {
+            self.lock.set(spin.lock);
+            self.at.set(spin.at);
+            if let Some(since) = spin.since {
+                self.since.set(since);
+            }
+        }
+        // Relaxed: for messages.
+        self.owner.store(owner, Ordering::Relaxed);
+    }
+
+    /// For which spinlock the thread spins.
+    #[must_use]
+    pub fn get(&self) -> Option<Spin> {
+        // Relaxed: as in `set`.
+        let owner = CpuId::new(self.owner.load(Ordering::Relaxed) as usize)?;
+        Some(Spin {
+            lock: self.lock.get()?,
+            at: self.at.get()?,
+            owner,
+            since: self.since.get(),
+        })
+    }
+}
+
+impl Default for SpinSite {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -20,8 +20,8 @@
 //! waiters.
 //!
 //! A lock records where it was made and where its holder took it. A CPU that waits longer than
-//! [`Probe::SPIN_TOO_LONG`] panics with both places. A test port passes them to
-//! [`crate::more::witness`].
+//! [`Probe::SPIN_TOO_LONG`] panics with both places. One that waits noticeably long leaves them where
+//! a report finds them ([`SpinSite`]). A test port passes them to [`crate::more::witness`].
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -33,7 +33,7 @@ use crate::cpu::CpuId;
 use crate::port::Port;
 use crate::probe::Probe;
 use crate::shim::{AtomicU32, Ordering, Turns};
-use crate::site::{Line, Place, Site};
+use crate::site::{Line, Place, Site, Spin, SpinSite};
 use crate::{KASSERT, kassert};
 
 /// Turns interrupts off and enters a critical section. Any context.
@@ -68,6 +68,10 @@ pub fn spinlock_exit_unpaid<P: Port>() {
         P::enable_interrupts();
     }
 }
+
+/// After each time that it has turned this often, a waiter records for which lock it spins: after a
+/// tenth of a millisecond at the latest. A shorter wait says nothing of a hang, and costs nothing.
+const SPIN_RECORDED: u32 = 1 << 10;
 
 /// No CPU holds the lock.
 const FREE: u32 = u32::MAX;
@@ -111,14 +115,20 @@ impl<P: Port> Raw<P> {
         // The order of locks is reported before the wait, which a deadlock would never leave.
         P::Probe::lock_taken(self.class, site, true);
         P::Probe::lock_released(self.class);
+        let mut outer = None;
         let mut turns = Turns::new();
         loop {
             spinlock_exit::<P>();
             // Relaxed: a look that costs the holder no cache line; `take` decides.
             while self.owner.load(Ordering::Relaxed) != FREE {
                 P::relax();
+                let turns = turns.count();
+                if turns.is_multiple_of(SPIN_RECORDED) {
+                    outer.get_or_insert_with(|| P::spin_site().and_then(SpinSite::get));
+                    self.record_spin(site);
+                }
                 kassert!(
-                    turns.count() < P::Probe::SPIN_TOO_LONG,
+                    turns < P::Probe::SPIN_TOO_LONG,
                     "spinlock: {} on {} spins too long for {self}, at {}",
                     P::thread(),
                     P::cpu(),
@@ -128,9 +138,34 @@ impl<P: Port> Raw<P> {
             P::Probe::spin_ends();
             spinlock_enter::<P>();
             if self.take() {
+                if let (Some(outer), Some(record)) = (outer, P::spin_site()) {
+                    record.set(outer);
+                }
                 return;
             }
         }
+    }
+
+    /// Records, for reports, that the current thread spins for this lock at `at`.
+    #[cold]
+    fn record_spin(&self, at: Place) {
+        // Where nobody reports it, this takes no step that a model checker would see.
+        if let Some(record) = P::spin_site()
+            && let Some(owner) = self.owner()
+        {
+            record.set(Some(Spin {
+                lock: self.class,
+                at,
+                owner,
+                since: self.site.get(),
+            }));
+        }
+    }
+
+    /// The holder. For messages: a snapshot.
+    fn owner(&self) -> Option<CpuId> {
+        // Relaxed: a snapshot for people.
+        CpuId::new(self.owner.load(Ordering::Relaxed) as usize)
     }
 
     /// Records where the lock was taken. Only the holder calls this.
@@ -161,8 +196,7 @@ impl<P: Port> Raw<P> {
 impl<P: Port> fmt::Display for Raw<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lock {}, ", Line(self.class))?;
-        // Relaxed: a snapshot for people.
-        match CpuId::new(self.owner.load(Ordering::Relaxed) as usize) {
+        match self.owner() {
             Some(owner) => write!(f, "held by {owner} since {}", self.site),
             None => f.write_str("free"),
         }

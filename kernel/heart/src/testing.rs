@@ -13,6 +13,7 @@ use crate::critical::{CritState, Preempt};
 use crate::port::{InterruptsOff, Port, interrupts_off};
 use crate::probe::Probe;
 use crate::shim::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::site::SpinSite;
 use crate::wake::DeferredWakes;
 
 struct Machine {
@@ -43,6 +44,7 @@ thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
     static ENABLED: Cell<bool> = const { Cell::new(true) };
     static CRIT: &'static CritState = Box::leak(Box::new(CritState::running()));
+    static SPIN: &'static SpinSite = Box::leak(Box::new(SpinSite::new()));
     static STOP: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
     static WAKES: &'static DeferredWakes = Box::leak(Box::new(DeferredWakes::new()));
     static HANDLER: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
@@ -277,6 +279,10 @@ impl Port for HostPort {
 
     fn in_nmi() -> bool {
         IN_NMI.get()
+    }
+
+    fn spin_site() -> Option<&'static SpinSite> {
+        Some(SPIN.with(|site| *site))
     }
 
     fn is_stopper() -> bool {

@@ -171,6 +171,8 @@ proptest! {
             let best = model.iter().position(|list| !list.is_empty());
             prop_assert_eq!(queue.best().map(Priority::index), best);
             prop_assert_eq!(queue.is_empty(), best.is_none());
+            let order: Vec<usize> = queue.iter().map(|thread| thread.number).collect();
+            prop_assert_eq!(order, model.concat());
         }
     }
 

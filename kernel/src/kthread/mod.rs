@@ -4,12 +4,9 @@
 //! kept too long finds its thread gone, instead of another thread.
 
 mod join;
-mod report;
 mod spawn;
 
 pub use crate::thread::SpawnError;
 pub use join::JoinHandle;
-pub use report::report;
-pub(crate) use report::report_at_the_end;
 pub(crate) use spawn::vacate;
 pub use spawn::{Builder, adopt, make_idle};

@@ -17,6 +17,7 @@
 //! that no wakeup is lost for good.
 
 use alloc::vec::Vec;
+use core::fmt::Arguments;
 
 use heart::KASSERT;
 use heart::cpu::{CpuId, CpuSet};
@@ -25,7 +26,8 @@ use heart::shim::Ordering;
 use heart::thread::Priority;
 
 use crate::arch::{apic, vector};
-use crate::kthread::{self, Builder, JoinHandle, SpawnError};
+use crate::hang;
+use crate::kthread::{Builder, JoinHandle, SpawnError};
 use crate::pcpu::{self, Pcpu, online};
 use crate::port::InterruptsOff;
 use crate::rendezvous::smp_rendezvous;
@@ -35,7 +37,7 @@ use crate::sched;
 const IPI_PATIENCE: u64 = 200_000_000;
 
 /// Returns the online CPUs that take no interrupt. Logs where each is, which vector is in service
-/// there, and what the threads wait for that do not run. This is one call of all CPUs, so however
+/// there, what the threads wait for that do not run, and the likely culprit. This is one call of all CPUs, so however
 /// many are deaf, it takes as long as one call that times out. Thread context, interrupts on, no
 /// spinlock held.
 ///
@@ -46,7 +48,10 @@ pub fn find_deaf() -> CpuSet {
     let none = Phase::NoBarrier;
     match smp_rendezvous(none, Phase::Run(&|_: &IpiCtx| ()), none) {
         Err(RendezvousError::Timeout { silent, .. }) => {
-            kthread::report(|line| log::error!("{line}"));
+            let print = |line: Arguments<'_>| log::error!("{line}");
+            hang::threads(print);
+            let seen = |cpu| pcpu::of(cpu)?.trace.registers();
+            hang::culprit_among(silent, seen, print);
             silent
         }
         Ok(()) => CpuSet::EMPTY,

@@ -19,7 +19,7 @@ use heart::more::blocker::{Blocker, Kind, Wait, Waiter};
 use heart::more::rmlock::Reads;
 use heart::shim::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Space;
-use heart::site::Site;
+use heart::site::{Site, SpinSite};
 use heart::tailq::{Link, Linked};
 use heart::thread::{AtomicName, AtomicPriority, Name, Priority, Task, ThreadId};
 use heart::timerq::NOWHERE;
@@ -76,6 +76,9 @@ pub struct Thread {
     /// What it reads under `rmlock`s. The thread, its interrupts and the switch use it.
     pub(crate) reads: Reads,
 
+    /// The spinlock for which it spins, for reports. The thread and its interrupts write it.
+    pub(crate) spin: SpinSite,
+
     /// What tests keep for each thread.
     pub(crate) probe: probe::PerThread,
 
@@ -116,6 +119,7 @@ impl Thread {
             deadline: AtomicU64::new(0),
             space: AtomicPtr::new(core::ptr::null_mut()),
             reads: Reads::new(),
+            spin: SpinSite::new(),
             probe: probe::PerThread::new(),
             base_priority: AtomicPriority::new(priority),
             name: AtomicName::new(Name::new(name)),

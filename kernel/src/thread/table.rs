@@ -59,7 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static Thread> {
 /// # Safety
 /// The caller is such a CPU. Then nobody frees the table that this finds: that needs a fence, which
 /// this CPU would have to execute (`fence::collect`).
-pub(crate) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> {
+pub(crate) unsafe fn all_at_the_end() -> impl Iterator<Item = &'static Thread> + Clone {
     // Acquire: pairs with the Release in `publish`.
     let table = THREADS.load(Ordering::Acquire);
     // SAFETY: null, or a table that stays: the caller's promise.

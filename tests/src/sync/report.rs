@@ -94,6 +94,7 @@ ktest! {
         console = "\"one\" sleeps at tests/src/sync/report.rs:",
         console = "\"two\" sleeps at tests/src/sync/report.rs:",
         console = ": waits for a permit of a semaphore, without a time limit",
+        console = "likely culprit: a lost wakeup, unless what runs on CPUs 0 wakes",
         console = "xtask: the guest's own report on an NMI stands above",
     ] {
         let gates = Arc::new([const { Semaphore::new(0) }; 2]);

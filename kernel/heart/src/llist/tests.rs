@@ -28,9 +28,11 @@ fn oldest_first_and_told_once() {
     let list = LockLessList::default();
     assert!(list.is_empty());
     assert_eq!(format!("{list:?}"), "empty");
+    assert!(list.newest().is_none());
     assert_eq!(list.push(number(1)), Ok(true));
     assert_eq!(list.push(number(2)), Ok(false));
     assert_eq!(list.push(number(3)), Ok(false));
+    assert_eq!(values(list.newest().into_iter()), [3]);
     assert_eq!(format!("{list:?}"), "not empty");
     assert_eq!(values(list.take()), [1, 2, 3]);
     assert!(list.is_empty());
@@ -56,6 +58,7 @@ fn closing_takes_what_is_there_and_refuses_what_comes() {
     assert_eq!(values(list.close()), [1]);
     assert_eq!(list.push(number(2)), Err(Closed));
     assert_eq!(format!("{list:?}"), "closed");
+    assert!(list.newest().is_none());
     assert!(list.is_empty() && values(list.take()).is_empty());
     assert_eq!(values(list.close()), []);
     list.open();

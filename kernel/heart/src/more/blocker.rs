@@ -18,6 +18,7 @@
 use core::fmt;
 use core::ptr;
 
+use crate::more::culprit::comes_back;
 use crate::shim::{AtomicBool, AtomicPtr, Ordering};
 use crate::site::{Place, Site};
 
@@ -241,27 +242,11 @@ impl Chains {
 
     /// Returns whether the chain from `me` leads back to `me` through untimed waits only.
     fn is_in_a_circle<T: Waiter>(&self, me: &'static T) -> bool {
-        let next = |thread: &T| {
+        let next = |thread: &'static T| {
             let timed = thread.wait().timed.load(Ordering::Relaxed);
             self.blocker_of(thread).filter(|_| !timed)?.owner()
         };
-        // A circle without `me` ends the search when it meets a thread again. `met` is the thread
-        // it met last after 1, 2, 4 ... steps (Brent's algorithm).
-        let (mut thread, mut met) = (me, me);
-        for step in 1_u64.. {
-            let Some(owner) = next(thread) else { break };
-            if ptr::eq(owner, me) {
-                return true;
-            }
-            if ptr::eq(owner, met) {
-                break;
-            }
-            if step.is_power_of_two() {
-                met = owner;
-            }
-            thread = owner;
-        }
-        false
+        comes_back(me, next, |a, b| ptr::eq(a, b))
     }
 }
 

@@ -141,6 +141,12 @@ impl CallQueue {
         self.0.is_empty()
     }
 
+    /// Returns the function of the call that was queued last, if one waits. For messages.
+    #[must_use]
+    pub fn newest(&self) -> Option<&'static str> {
+        self.0.newest().map(|call| call.action.name())
+    }
+
     /// Runs the queued calls until there are none. On the queue's CPU, with interrupts off, after
     /// the EOI if it is in an interrupt.
     pub fn run<P: Port>(&self) {

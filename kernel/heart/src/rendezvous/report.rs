@@ -189,6 +189,23 @@ impl<P: Port> Rendezvous<P> {
         }
     }
 
+    /// The initiators at whose barriers `cpu` waits. For reports: a snapshot.
+    pub fn barriers_of(&self, cpu: CpuId) -> CpuSet {
+        let slot = self.slot(cpu);
+        // Relaxed, here and below: a snapshot.
+        let (serves, at) = (
+            slot.serves.load(Ordering::Relaxed).cast_const(),
+            slot.at.load(Ordering::Relaxed),
+        );
+        let holds = |&initiator: &CpuId| {
+            let caller = self.slot(initiator);
+            let open = caller.open.load(Ordering::Relaxed);
+            let alone = core::ptr::eq(serves, caller) && at == open;
+            (1..ALL).contains(&open) && (alone || slot.held(open).contains(initiator))
+        };
+        cpus().filter(holds).collect()
+    }
+
     /// The CPUs that have not even seen the call of `initiator`.
     pub(super) fn silent(&self, initiator: CpuId) -> CpuSet {
         cpus()

@@ -1,8 +1,10 @@
-use std::sync::Arc;
+use std::panic::Location;
+use std::sync::{Arc, OnceLock};
 
 use super::{Spinlock, spinlock_enter, spinlock_exit};
 use crate::port::{InterruptsOff, Port};
 use crate::shim::{AtomicBool, AtomicU32, Ordering};
+use crate::site::{Spin, SpinSite};
 use crate::testing::{HostPort, on_cpus};
 
 #[test]
@@ -110,6 +112,50 @@ fn a_waiter_takes_interrupts_and_its_handler_may_take_the_lock() {
     });
     HostPort::become_cpu(0);
     assert_eq!(*lock.lock(), 12);
+}
+
+/// A waiter that waits long leaves for whom; when it has the lock, what it was waiting for before,
+/// below the interrupt, is there again.
+#[test]
+fn a_long_wait_is_recorded() {
+    let lock = Spinlock::<(), HostPort>::new(());
+    let (held, record) = (AtomicBool::new(false), OnceLock::new());
+    on_cpus(2, |cpu| {
+        if cpu == 0 {
+            let guard = lock.lock();
+            held.store(true, Ordering::Release);
+            let seen = || record.get().and_then(|record: &&SpinSite| record.get());
+            let spin = loop {
+                match seen().filter(|spin| spin.lock == lock.class()) {
+                    Some(spin) => break spin,
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(spin.owner, HostPort::cpu());
+            assert!(
+                spin.since
+                    .is_some_and(|since| since.line() < spin.at.line())
+            );
+            drop(guard);
+        } else {
+            while !held.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            let site = HostPort::spin_site().unwrap();
+            let here = Location::caller();
+            let outer = Some(Spin {
+                lock: here,
+                at: here,
+                owner: HostPort::cpu(),
+                since: None,
+            });
+            site.set(outer);
+            record.get_or_init(|| site);
+            drop(lock.lock());
+            assert_eq!(site.get().map(|spin| spin.lock), Some(here));
+            site.set(None);
+        }
+    });
 }
 
 #[test]

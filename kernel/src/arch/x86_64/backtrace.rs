@@ -244,10 +244,15 @@ impl Trace {
         self.change(IDLE, ASKED)
     }
 
-    /// Withdraws the question. Returns false if it has been answered.
+    /// Withdraws the question, and forgets the answer to the one before. Returns false if it has
+    /// been answered.
     #[must_use]
     pub fn withdraw(&self) -> bool {
-        self.change(ASKED, IDLE)
+        let withdrawn = self.change(ASKED, IDLE);
+        if withdrawn {
+            self.registers.forget();
+        }
+        withdrawn
     }
 
     fn change(&self, from: u32, to: u32) -> bool {

@@ -21,8 +21,13 @@ fn calls_run_once_in_order() {
     let (queue, order) = (CallQueue::closed(), word());
     queue.open();
     let calls = [1, 2, 3].map(|n| digit(order, n));
-    assert!(queue.is_empty());
+    assert!(queue.is_empty() && queue.newest().is_none());
     assert_eq!(queue.post(calls[0]), Ok(true));
+    let name = queue.newest().expect("a call");
+    assert!(
+        name.starts_with("heart::more::call::tests::digit"),
+        "{name}"
+    );
     assert!(!queue.is_empty());
     let text = format!("{:?}", calls[0]);
     assert!(

@@ -66,6 +66,13 @@ fn a_report_names_those_who_are_behind() {
     serves(6, 6, 0);
     serves(7, 6, 2);
     serves(8, 6, 1);
+    let held = |index| rendezvous.barriers_of(cpu(index));
+    for index in [3, 7] {
+        assert_eq!(held(index), CpuSet::single(cpu(6)), "cpu{index}");
+    }
+    for index in [1, 2, 4, 5, 6, 8, 9] {
+        assert!(held(index).is_empty(), "cpu{index}");
+    }
     // A call with all phases open, or with no CPU left, is still in progress.
     for (busy, left, differ) in [
         (DRIVES, 4, ""),

@@ -1,7 +1,4 @@
-//! What the threads that do not run wait for: one line each, in the report of a panic or of deaf
-//! CPUs. To see it in a hang, send an NMI, which panics.
-//!
-//! Nothing here allocates or waits for a lock.
+//! What the threads that do not run wait for: one line each.
 
 use core::fmt::{self, Arguments};
 
@@ -14,35 +11,19 @@ use plat::line::Line;
 use crate::arch::cpu;
 use crate::clock;
 use crate::sync::INHERITANCE;
-use crate::thread::{Thread, all, all_at_the_end};
+use crate::thread::{Thread, all};
 
 /// How many threads get a line. The others are only counted.
 const LINES: usize = 32;
 
 /// Hands `print` a line for each thread that sleeps or waits for a CPU. Other CPUs go on meanwhile,
 /// so each line shows another moment. Any context but NMI. Holds no lock while it calls `print`.
-pub fn report(print: impl FnMut(Arguments<'_>)) {
+pub fn threads(print: impl FnMut(Arguments<'_>)) {
     lines(all(), print, describe_as_it_runs);
 }
 
-/// As [`report`], for a CPU that takes no interrupt and never continues. `alone` says that all
-/// other CPUs stand still for good. Any context, even NMI.
-///
-/// # Safety
-/// The caller is such a CPU, and `alone` is true only if it holds.
-pub(crate) unsafe fn report_at_the_end(alone: bool, print: impl FnMut(Arguments<'_>)) {
-    // SAFETY: the caller's promise.
-    let threads = unsafe { all_at_the_end() };
-    if alone {
-        // SAFETY: nothing else runs, so the chains do not change, whoever has the lock.
-        let chains = unsafe { Chains::new() };
-        lines(threads, print, |thread| describe(thread, Some(&chains)));
-    } else {
-        lines(threads, print, describe_as_it_runs);
-    }
-}
-
-fn lines(
+/// As [`threads`], of these threads, each described by `describe`.
+pub(super) fn lines(
     threads: impl Iterator<Item = &'static Thread>,
     mut print: impl FnMut(Arguments<'_>),
     describe: impl Fn(&'static Thread) -> Option<Line>,
@@ -61,13 +42,13 @@ fn lines(
 }
 
 /// As [`describe`], while others may have the lock.
-fn describe_as_it_runs(thread: &'static Thread) -> Option<Line> {
+pub(super) fn describe_as_it_runs(thread: &'static Thread) -> Option<Line> {
     describe(thread, INHERITANCE.try_lock().as_deref())
 }
 
 /// Returns a line about `thread`, unless it runs, is an idle thread, or has ended. Without
 /// `chains`, whose lock others have, the line does not name the lock or thread that it waits for.
-fn describe(thread: &Thread, chains: Option<&Chains>) -> Option<Line> {
+pub(super) fn describe(thread: &Thread, chains: Option<&Chains>) -> Option<Line> {
     let state = thread.state();
     let (cpu, priority) = (thread.cpu(), thread.priority());
     if thread.base_priority() == Priority::IDLE {
