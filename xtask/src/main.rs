@@ -29,6 +29,7 @@ mod lock;
 mod paths;
 mod test;
 mod tools;
+mod trace;
 mod vm;
 
 use check::{bugs, ci, coverage, miri, model, size, statics, tree};

@@ -9,11 +9,12 @@
 //!   [`frame`]: the free frames of that memory;
 //! - [`cmdline`] and [`logfilter`]: the command line;
 //! - [`calibrate`] and [`clock`]: a counter's frequency, and nanoseconds from its ticks;
-//! - [`list`]: a list in an array; [`mod@line`]: a line of text.
+//! - [`list`]: a list in an array; [`mod@line`]: a line of text;
+//! - [`trace`]: the trace as it lies in memory, for the kernel and for its readers.
 //!
 //! The inputs of `acpi`, `cmdline`, `logfilter`, `memmap` and `start_info` come from outside and
 //! are not trusted. Whatever the bytes are, the result is a value or an error, never a panic. Only
-//! `acpi` allocates, once at boot, and only its `tables` has unsafe code: it hands the tables to the
+//! `acpi` allocates, once at boot (and `trace` in its readers), and only its `tables` has unsafe code: it hands the tables to the
 //! `acpi` crate.
 
 #![cfg_attr(not(test), no_std)]
@@ -33,3 +34,4 @@ mod little_endian;
 pub mod logfilter;
 pub mod memmap;
 pub mod start_info;
+pub mod trace;
