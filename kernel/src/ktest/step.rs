@@ -176,6 +176,10 @@ pub fn without_interrupts<T>(code: impl FnOnce() -> T) -> T {
     let value = code();
     if on {
         cpu::sti();
+        // An interrupt that waits comes here: STI lets none in before the next instruction has
+        // ended, and if the caller's first one were a CLI, none would come (`call::wrong_contexts`).
+        // Not a PAUSE, after which QEMU still lets none in.
+        core::hint::black_box(cpu::interrupts_enabled());
     }
     value
 }
