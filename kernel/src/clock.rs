@@ -149,6 +149,13 @@ pub fn set_entry(tsc: u64) {
     ENTRY_TSC.store(tsc, Ordering::Relaxed);
 }
 
+/// The time-stamp counter at the kernel's entry, or 0 before [`set_entry`].
+#[must_use]
+pub fn entry() -> u64 {
+    // Relaxed: as in `set_entry`.
+    ENTRY_TSC.load(Ordering::Relaxed)
+}
+
 /// Nanoseconds since the kernel's entry; too few before [`set`]. Any context.
 #[must_use]
 pub fn since_entry() -> u64 {

@@ -22,6 +22,7 @@ use plat::acpi::Madt;
 use plat::cmdline::{self, CommandLine, MAX_LENGTH};
 use plat::logfilter::LogFilter;
 use plat::start_info::StartInfo;
+use plat::trace::Groups;
 use spin::Once;
 
 use crate::arch::descriptor::{self, Ist};
@@ -33,7 +34,7 @@ use crate::pcpu::{self, BOOT_PCPU, ONLINE, interrupts_off_anyhow};
 use crate::rendezvous::smp_rendezvous;
 use crate::smp::LeftOut;
 use crate::thread::{self, BOOT_THREAD};
-use crate::{acpi, clock, console, idle, kthread, probe, sched, smp};
+use crate::{acpi, clock, console, idle, kthread, probe, sched, smp, trace};
 
 pub use devices::IO_APICS;
 
@@ -115,6 +116,7 @@ extern "C" fn continue_boot() -> ! {
     unsafe { pcpu::this().set_ist(stacks) };
     needed("the heap", heap::init());
     init_threads();
+    begin_trace(record);
     pic::disable();
     let platform = acpi::PLATFORM
         .call_once(|| acpi::discover(record.rsdp, probe::tables(mem::firmware_table)));
@@ -123,6 +125,7 @@ extern "C" fn continue_boot() -> ! {
     devices::init_local_apic(madt);
     let by = devices::calibrate(platform);
     clock::init_this_cpu();
+    trace::set_frequency(clock::ticks_of(1_000_000_000));
     devices::init_io_apics(madt);
     let protections = cpu::protect();
     sched::begin_slices();
@@ -184,6 +187,27 @@ fn init_threads() {
     boot.sched.set_idle(needed("the idle thread", idle));
     boot.timers.lock().init();
     boot.sched.runq.lock().set_current(BOOT_THREAD.priority());
+}
+
+/// Obeys `trace=`.
+fn begin_trace(record: &BootRecord) {
+    let Some(text) = record.command_line(&mut |_reported| ()).trace else {
+        return;
+    };
+    let groups = Groups::parse(text, &mut |word| {
+        log::warn!(
+            target: "kernel",
+            "command line: trace={word:?} names nothing to trace, ignored (known: {}, all, off)",
+            Groups::ALL
+        );
+    });
+    if groups.is_empty() {
+        return;
+    }
+    match trace::init(groups, &BOOT_PCPU) {
+        Ok(()) => log::debug!(target: "kernel", "traced: {groups}"),
+        Err(error) => log::error!(target: "kernel", "nothing is traced: {error}"),
+    }
 }
 
 /// Copies what matters from `boot_info`, which is in the loader's memory.

@@ -9,7 +9,7 @@
 //!   [`acpi`]: the firmware's tables; [`epoch`]: memory that is freed once its last reader has
 //!   gone;
 //! * [`thread`]: threads and their table; [`pcpu`]: the data of each CPU; [`clock`]: time;
-//!   [`console`]: the log;
+//!   [`mod@trace`]: what the CPUs do, for others to see; [`console`]: the log;
 //! * [`backtrace`]: where a CPU is; [`rendezvous`]: all CPUs run one function at an agreed point;
 //!   [`fence`]: other CPUs execute a fence; [`shootdown`] and [`vspace`]: they forget pages;
 //!   [`call`]: they run functions;
@@ -51,6 +51,7 @@ pub mod shootdown;
 pub mod smp;
 pub mod sync;
 pub mod thread;
+pub mod trace;
 pub mod trap;
 pub mod vspace;
 

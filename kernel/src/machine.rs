@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::panic::Location;
+use core::ptr;
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use heart::critical::{CritState, Preempt};
@@ -235,12 +236,13 @@ impl Scheduler for Machine {
     }
 
     #[inline(always)]
-    unsafe fn switch(here: &Pcpu, from: &'static Thread, to: &'static Thread) {
+    unsafe fn switch(here: &Pcpu, from: &'static Thread, to: &'static Thread, why: Reason) {
         vspace::switch(here, to);
         if !from.reads.is_empty() {
             from.reads.count_all();
         }
-        here.set_curthread(to);
+        // SAFETY: `here` is this CPU's block, and `to` a thread, whose word comes first.
+        unsafe { cpu::set_curthread(ptr::from_ref(to).cast(), from, why as u64) };
         // SAFETY: contexts are used only under the run-queue lock of their CPU, which the caller
         // promises to hold.
         let load = unsafe { *to.context.get() };

@@ -36,7 +36,7 @@ use crate::console;
 use crate::end::{self, Verdict};
 use crate::pcpu::{self, interrupts_off_anyhow};
 use crate::smp::{self, STOPS};
-use crate::{clock, hang, probe};
+use crate::{clock, hang, probe, trace};
 
 /// The CPUs that panic. Each adds itself, once.
 static PANICKED: AtomicCpuSet = AtomicCpuSet::new();
@@ -76,6 +76,8 @@ fn report(
         Serial::COM1.init();
     }
     let me = this.map_or(CpuId::BOOT, pcpu::Pcpu::id);
+    // The report's own records would be all that one sees of this CPU.
+    let recorded = this.map_or(0, trace::count);
     let place = Place(location);
     if let Some(thread) = this.and_then(pcpu::Pcpu::current) {
         thread.crit.enter();
@@ -117,6 +119,7 @@ fn report(
     };
     // SAFETY: interrupts are off for good, and a CPU that has stopped for a panic never goes on.
     unsafe { hang::report_at_the_end(cpus, seen, panicked, alone, print) };
+    trace::print_tail(recorded, print);
     probe::panicked(location, format_args!("{text}"));
     end::exit(if text.as_str().starts_with(KASSERT) {
         Verdict::Assertion

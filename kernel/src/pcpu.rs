@@ -13,6 +13,7 @@ use heart::ipi::Ipis;
 use heart::more::call::CallQueue;
 use heart::port::Port;
 use heart::sched::PerCpu;
+use heart::shim::trace::HEAD_AT;
 use heart::shim::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use heart::shootdown::Spaces;
 use heart::wake::DeferredWakes;
@@ -49,6 +50,11 @@ pub struct Pcpu {
     id: CpuId,
     /// Constant once the CPU is online. The boot CPU learns its own late.
     apic_id: AtomicU32,
+
+    /// How many bytes this CPU has written into its trace: the fourth word, where trace points look.
+    pub trace_head: AtomicU64,
+    /// The address of its ring, or 0: the fifth word. Constant once the CPU runs.
+    pub trace_ring: AtomicU64,
 
     /// Loaded by `install`, then read by the CPU itself.
     descriptors: UnsafeCell<Descriptors>,
@@ -112,6 +118,9 @@ pub struct Pcpu {
     pub last_words: AtomicPtr<Line>,
 }
 
+const _: () = assert!(core::mem::offset_of!(Pcpu, trace_head) == HEAD_AT);
+const _: () = assert!(core::mem::offset_of!(Pcpu, trace_ring) == HEAD_AT + 8);
+
 // SAFETY: all fields are Sync but `descriptors`, which only the CPU itself touches, with interrupts
 // off (install, set_ist).
 unsafe impl Sync for Pcpu {}
@@ -125,6 +134,8 @@ impl Pcpu {
             curthread: AtomicPtr::new(ptr::null_mut()),
             id,
             apic_id: AtomicU32::new(apic_id),
+            trace_head: AtomicU64::new(0),
+            trace_ring: AtomicU64::new(0),
             descriptors: UnsafeCell::new(Descriptors::new()),
             sched: PerCpu::new(id),
             timers: Spinlock::new(Timers::new()),

@@ -5,9 +5,12 @@
 //! (NMI, double fault and machine check on stacks of their own), and return to the interrupted
 //! code. An exception is a panic.
 
+use core::mem::offset_of;
+
 use heart::critical::CritWord;
 use heart::intr;
 use heart::more::stop::Means;
+use heart::shim::trace::{self, Event, count_traced};
 use heart::shim::{AtomicU64, Ordering};
 
 use crate::arch::backtrace::Snapshot;
@@ -24,15 +27,25 @@ use crate::{call, panic, probe, sched, smp};
 // Unsafe, since the linker would use a second function with this name instead: there is none.
 #[unsafe(no_mangle)]
 extern "C" fn trap_entry(frame: &mut TrapFrame) {
-    if probe::takes_trap(frame) {
+    let number = frame.vector as u8;
+    if number < vector::FIRST_EXTERNAL {
+        if !probe::takes_trap(frame) {
+            match number {
+                vector::NMI => nmi(&Snapshot::of_frame(frame)),
+                number => exception(number, frame),
+            }
+        }
         return;
     }
-    match frame.vector as u8 {
-        vector::NMI => nmi(&Snapshot::of_frame(frame)),
-        number @ 0..vector::FIRST_EXTERNAL => exception(number, frame),
-        vector::STOP => intr::interrupt::<Machine>(|| stop(&Snapshot::of_frame(frame))),
-        number => interrupt_entry(number.into()),
+    // The stubs of all other interrupts have these two.
+    trace::event_of::<{ Event::IrqEntry as u16 }>(frame.vector);
+    if !probe::takes_trap(frame) {
+        match number {
+            vector::STOP => intr::interrupt::<Machine>(|| stop(&Snapshot::of_frame(frame))),
+            number => interrupt_entry(number.into()),
+        }
     }
+    trace::event_alone::<{ Event::IrqExit as u16 }>();
 }
 
 /// Chooses the handler of an interrupt by its vector. [`intr::interrupt`] is the order, from the
@@ -105,8 +118,13 @@ pub(crate) fn stop(snapshot: &Snapshot) {
 /// The handler of the IPIs that share a vector.
 pub(crate) fn ipis() {
     let this = pcpu::this();
-    count(&this.ipis_taken);
-    act_on(this.ipis.take(), this);
+    let asked = this.ipis.take();
+    count_traced::<{ Event::IpiTake as u16 }, { offset_of!(Pcpu, ipis_taken) }, _>(
+        &this.ipis_taken,
+        this,
+        asked,
+    );
+    act_on(asked, this);
 }
 
 /// Does what `bits` of [`Ipi`] ask `this` CPU to do.
@@ -129,7 +147,11 @@ pub(crate) fn act_on(bits: u32, this: &Pcpu) {
 /// An NMI, which may interrupt anything.
 fn nmi(snapshot: &Snapshot) {
     match found_by_nmi() {
-        Some((this, found)) => intr::nmi::<Machine>(|| in_nmi(this, snapshot, found)),
+        Some((this, found)) => {
+            trace::event_alone::<{ Event::NmiEntry as u16 }>();
+            intr::nmi::<Machine>(|| in_nmi(this, snapshot, found));
+            trace::event_alone::<{ Event::NmiExit as u16 }>();
+        }
         None => panic::nmi(snapshot, None),
     }
 }

@@ -721,7 +721,7 @@ impl Scheduler for Explored {
         world().sent[cpu].set(0);
     }
 
-    unsafe fn switch(_: &PerCpu<Self>, _: &'static Thread, to: &'static Thread) {
+    unsafe fn switch(_: &PerCpu<Self>, _: &'static Thread, to: &'static Thread, _: Reason) {
         let to = to.number();
         note!(
             "{}",

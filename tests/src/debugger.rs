@@ -69,7 +69,7 @@ ktest! {
     /// Two threads sleep, one of them for the other's mutex. On cpu1 one thread runs and another is
     /// queued. cpu0 waits for cpu1 in a rendezvous, whose action holds two spinlocks and panics.
     fn known_stop() [
-        smp = "2..=8", expect = "panic", console = "panic on cpu1 at tests/src/debugger.rs:",
+        smp = "2..=8", append = "trace=all", expect = "panic", console = "panic on cpu1 at tests/src/debugger.rs:",
         console = ": the known stop",
     ] {
         let [cpu0, cpu1] = [0, 1].map(|cpu| CpuId::new(cpu).expect("a CPU number"));

@@ -38,6 +38,7 @@ mod stop;
 mod stress;
 mod sync;
 mod threads;
+mod trace;
 mod vspace;
 mod watchdog;
 mod witness;

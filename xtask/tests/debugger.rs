@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Every command of ours that reports something.
-const COMMANDS: [&str; 7] =
-    ["cpus", "threads", "threads bt", "bt-thread 8", "runqs", "locks", "rendezvous"];
+const COMMANDS: [&str; 8] = [
+    "cpus", "threads", "threads bt", "bt-thread 8", "runqs", "locks", "rendezvous", "records 5000",
+];
 
 /// What a command must print at the stop: words in this order on one line.
 #[rustfmt::skip]
-const FACTS: [(&str, &[&str]); 22] = [
+const FACTS: [(&str, &[&str]); 25] = [
     (
         "cpus",
         &["cpu0 (gdb thread 1): thread7.0 \"initiator\", critnest 1, owepreempt 0, interrupts ", ", spinlocks 0, at 0x"],
@@ -65,6 +66,9 @@ const FACTS: [(&str, &[&str]); 22] = [
     ),
     ("locks", &["the mutex of thread5.0 \"owner\", locked at tests/src/debugger.rs:", ": 0 waiting"]),
     ("rendezvous", &["cpu0 calls, for tests/src/debugger.rs:", ": waits for the end of "]),
+    ("records 5000", &[" ticks, cpu0: thread7, ", ": call place 0xffffffff8"]),
+    ("records 5000", &[" ticks, cpu1: thread8, ", "interrupts 0: irq_entry vector 0x"]),
+    ("records 5000", &[" ticks, cpu1: thread8, critnest 2, ", "interrupts 1: spinlock_enter at 0xffffffff8"]),
 ];
 
 fn xtask(words: &[&str]) -> (Option<i32>, String) {

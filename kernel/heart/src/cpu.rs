@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::shim::trace::Traced;
 use crate::shim::{self, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::fmt;
 use core::iter::FusedIterator;
@@ -65,6 +66,7 @@ impl fmt::Display for CpuId {
 
 /// A CPU number that may change while others read it.
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct AtomicCpuId(AtomicU8);
 
 impl AtomicCpuId {
@@ -87,6 +89,20 @@ impl AtomicCpuId {
     pub fn set(&self, cpu: CpuId) {
         // Relaxed: as in `get`.
         self.0.store(cpu.0, Ordering::Relaxed);
+    }
+}
+
+impl Traced for AtomicCpuId {
+    type Value = CpuId;
+
+    #[inline(always)]
+    fn store_traced<const E: u16, const AT: usize, S>(
+        &self,
+        value: CpuId,
+        of: &S,
+        order: Ordering,
+    ) {
+        self.0.store_traced::<E, AT, S>(value.0, of, order);
     }
 }
 

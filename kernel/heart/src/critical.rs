@@ -41,6 +41,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use crate::shim::LocalU32;
+use crate::shim::trace::{Event, TracedWord};
 use crate::{KASSERT, kassert};
 
 /// What critical sections need of the scheduler.
@@ -68,6 +69,8 @@ const OFF: u32 = 1 << 18;
 const INTERRUPT: u32 = 1 << 23;
 /// What a late interrupt adds: itself and the nested section of r222942.
 const LATE: u32 = INTERRUPT + SECTION;
+/// The bits of the count of sections above one.
+const NESTED: u32 = ONE_LOCK - 2 * SECTION;
 /// While any of these bits is set, the CPU takes no interrupts: locks, off, interrupts.
 const CLOSED: u32 = !(ONE_LOCK - 1);
 
@@ -118,7 +121,8 @@ impl CritState {
     /// Enters a section: one increment. Any context.
     #[inline]
     pub fn enter(&self) {
-        self.0.add::<SECTION>();
+        self.0
+            .add_traced::<SECTION, { Event::CriticalEnter as u16 }, NESTED>();
     }
 
     /// Leaves a section and, if it was the outermost, pays what is owed: one decrement and one
@@ -129,7 +133,12 @@ impl CritState {
     #[inline]
     #[track_caller]
     pub fn exit<P: Preempt>(&self) {
-        self.give_back::<P, SECTION>();
+        if self
+            .0
+            .sub_and_test_traced::<SECTION, { Event::CriticalExit as u16 }, NESTED>()
+        {
+            self.exit_slow::<P, SECTION>();
+        }
     }
 
     /// Subtracts `N`, and pays if nothing is held any more and a preemption is owed.
@@ -161,7 +170,8 @@ impl CritState {
     /// Counts a spinlock and its section. Interrupts are already off.
     #[inline]
     pub(crate) fn lock(&self) {
-        self.0.add::<LOCK>();
+        self.0
+            .add_traced::<LOCK, { Event::SpinlockEnter as u16 }, 0>();
     }
 
     /// Undoes [`Self::lock`], and pays as [`Self::exit`] does. Returns whether the CPU may take
@@ -173,7 +183,12 @@ impl CritState {
     #[inline]
     #[track_caller]
     pub(crate) fn unlock<P: Preempt>(&self) -> bool {
-        self.give_back::<P, LOCK>();
+        if self
+            .0
+            .sub_and_test_traced::<LOCK, { Event::SpinlockExit as u16 }, 0>()
+        {
+            self.exit_slow::<P, LOCK>();
+        }
         self.is_open()
     }
 
@@ -181,7 +196,7 @@ impl CritState {
     #[must_use]
     #[inline]
     pub(crate) fn unlock_unpaid(&self) -> bool {
-        self.0.sub::<LOCK>();
+        self.0.sub_traced::<LOCK, { Event::SpinlockExit as u16 }>();
         self.is_open()
     }
 
@@ -262,13 +277,13 @@ impl CritState {
             "owepreempt set outside any critical section: expected one, or an interrupt, found {}",
             self.now()
         );
-        self.0.clear::<SETTLED>();
+        self.0.clear_traced::<SETTLED, { Event::Owed as u16 }>();
     }
 
     /// Clears owepreempt. The scheduler calls this when it begins to choose the next thread.
     #[inline]
     pub fn paid(&self) {
-        self.0.set::<SETTLED>();
+        self.0.set_traced::<SETTLED, { Event::Paid as u16 }>();
     }
 
     /// A snapshot of the word: sections, interrupts, and what is owed.

@@ -90,6 +90,7 @@ use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use crate::kassert;
 use crate::port::{CriticalGuard, Port, interrupts_off, interrupts_on_in_section};
 use crate::probe::Probe;
+use crate::shim::trace::{self, Event};
 use crate::shim::{Ordering, Turns};
 use crate::site::Place;
 
@@ -259,7 +260,7 @@ impl<P: Port> Rendezvous<P> {
         let slot = self.slot(me);
         let drives = !later.is_empty();
         slot.run.set(first.run);
-        slot.site.set(site);
+        slot.is_called_at(site);
         // Relaxed: published by the Release in `tell`.
         slot.open.store(first.open, Ordering::Relaxed);
         let Called { others, me_too } = post(slot, me)?;
@@ -284,9 +285,7 @@ impl<P: Port> Rendezvous<P> {
             slot.run.set(step.run);
             // Relaxed: published by the next line.
             slot.left.store(others, Ordering::Relaxed);
-            // Release: pairs with the Acquire in `opened`. Every CPU's phase before this one comes
-            // before every CPU's phase after it.
-            slot.open.store(step.open, Ordering::Release);
+            slot.open_up_to(step.open);
             if me_too {
                 let _off = Off::<P>::enter();
                 run_own(slot, step.run);
@@ -303,6 +302,7 @@ impl<P: Port> Rendezvous<P> {
             P::wakes().run();
         }
         core::mem::forget(bomb);
+        trace::event_alone::<{ Event::Return as u16 }>();
         result
     }
 
@@ -498,7 +498,7 @@ impl<P: Port> Rendezvous<P> {
             if open == ALL {
                 break;
             }
-            slot.at.store(open, Ordering::Relaxed);
+            slot.waits(open);
             caller.leave();
             let at = open;
             loop {

@@ -131,13 +131,18 @@ pub trait Scheduler: Port + Sized {
     /// The machine may check here that it is legal.
     fn check_switch(me: &Self::Thread, why: Reason);
 
-    /// Makes `to` the current thread of this CPU instead of `from`: stack, registers and address
-    /// space. Returns when `from` runs again, maybe on another CPU.
+    /// Makes `to` the current thread of this CPU instead of `from`, for the reason `why`: stack,
+    /// registers and address space. Returns when `from` runs again, maybe on another CPU.
     ///
     /// # Safety
     /// The caller holds this CPU's run-queue lock, which stays held, and interrupts are off. `from`
     /// runs here. `to` runs nowhere: its last switch saved it, or it is prepared and has never run.
-    unsafe fn switch(here: &Self::Cpu, from: &'static Self::Thread, to: &'static Self::Thread);
+    unsafe fn switch(
+        here: &Self::Cpu,
+        from: &'static Self::Thread,
+        to: &'static Self::Thread,
+        why: Reason,
+    );
 
     /// `dead` has ended and every CPU can see that it is off its CPU: its place may be reused.
     fn bury(dead: &'static Self::Thread);

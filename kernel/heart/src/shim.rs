@@ -6,6 +6,8 @@
 //!
 //! `core` has no [`LocalU32`], [`LowBit`] or [`Turns`]; they are defined here.
 
+pub mod trace;
+
 pub use core::hint::spin_loop;
 #[cfg(not(feature = "model"))]
 pub use core::sync::atomic::{

@@ -5,6 +5,7 @@ use core::fmt;
 use core::panic::Location;
 
 use crate::cpu::CpuId;
+use crate::shim::trace::Traced;
 use crate::shim::{AtomicPtr, AtomicU32, Ordering};
 
 /// A place in the source as the compiler knows it.
@@ -13,6 +14,7 @@ pub type Place = &'static Location<'static>;
 /// A [`Place`] that may change, or none yet. For messages: a read during a change gets the old
 /// place or the new one.
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct Site(AtomicPtr<Location<'static>>);
 
 impl Site {
@@ -173,6 +175,21 @@ impl SpinSite {
 impl Default for SpinSite {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Traced for Site {
+    type Value = Place;
+
+    #[inline(always)]
+    fn store_traced<const E: u16, const AT: usize, S>(
+        &self,
+        value: Place,
+        of: &S,
+        order: Ordering,
+    ) {
+        let place = core::ptr::from_ref(value).cast_mut();
+        self.0.store_traced::<E, AT, S>(place, of, order);
     }
 }
 

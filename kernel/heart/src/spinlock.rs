@@ -32,6 +32,7 @@ use core::panic::Location;
 use crate::cpu::CpuId;
 use crate::port::Port;
 use crate::probe::Probe;
+use crate::shim::trace::{self, Event};
 use crate::shim::{AtomicU32, Ordering, Turns};
 use crate::site::{Line, Place, Site, Spin, SpinSite};
 use crate::{KASSERT, kassert};
@@ -76,7 +77,8 @@ const SPIN_RECORDED: u32 = 1 << 10;
 /// No CPU holds the lock.
 const FREE: u32 = u32::MAX;
 
-/// A spinlock without its value.
+/// A spinlock without its value. A trace finds the other fields by the address of the first.
+#[repr(C)]
 struct Raw<P: Port> {
     /// The holder's CPU index, or [`FREE`].
     owner: AtomicU32,
@@ -115,6 +117,7 @@ impl<P: Port> Raw<P> {
         // The order of locks is reported before the wait, which a deadlock would never leave.
         P::Probe::lock_taken(self.class, site, true);
         P::Probe::lock_released(self.class);
+        trace::event_of::<{ Event::LockWait as u16 }>(self.owner.as_ptr() as u64);
         let mut outer = None;
         let mut turns = Turns::new();
         loop {
@@ -204,6 +207,7 @@ impl<P: Port> fmt::Display for Raw<P> {
 }
 
 /// A value that only one CPU at a time can access, with interrupts off.
+#[repr(C)]
 pub struct Spinlock<T, P: Port> {
     raw: Raw<P>,
     value: UnsafeCell<T>,

@@ -7,6 +7,7 @@ use core::fmt;
 use crate::KASSERT;
 use crate::cpu::{AtomicCpuId, CpuId};
 use crate::critical::CritState;
+use crate::shim::trace::{Event, Traced};
 use crate::shim::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::tailq::{Link, Linked};
 
@@ -112,6 +113,12 @@ pub struct Name([u8; Name::BYTES]);
 impl Name {
     /// The number of bytes stored.
     pub const BYTES: usize = 16;
+
+    /// The bytes, with zeros after the last one.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; Self::BYTES] {
+        self.0
+    }
 
     /// The part of `name` that is stored.
     #[must_use]
@@ -301,6 +308,8 @@ pub struct Task<T: 'static> {
     /// First, so that a pointer to the current thread is also a pointer to its word, which every
     /// critical section uses.
     pub crit: CritState,
+    /// The thread's number, constant. After the word, so that a trace point reads both at once.
+    number: u32,
 
     // Under the run-queue lock of `cpu`.
     state: AtomicU8,
@@ -315,6 +324,9 @@ pub struct Task<T: 'static> {
     /// whole one. In ticks of the scheduler's time.
     pub slice: AtomicU64,
 }
+
+/// Where a task's CPU is, in bytes.
+const CPU_AT: usize = core::mem::offset_of!(Task<()>, cpu);
 
 impl<T: Thread> Task<T> {
     /// The task of a thread that already runs: a CPU's first.
@@ -332,6 +344,7 @@ impl<T: Thread> Task<T> {
     const fn new(crit: CritState, state: ThreadState, cpu: CpuId, priority: Priority) -> Self {
         Self {
             crit,
+            number: 0,
             state: AtomicU8::new(state as u8),
             cpu: AtomicCpuId::new(cpu),
             run_link: Link::new(),
@@ -339,6 +352,17 @@ impl<T: Thread> Task<T> {
             pinned: AtomicU32::new(0),
             slice: AtomicU64::new(0),
         }
+    }
+
+    /// Gives it its number, below 65,536: a trace's records have room for no more.
+    pub const fn set_number(&mut self, number: u32) {
+        self.number = number & 0xffff;
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
     }
 
     /// Its critical sections: exact for the calling thread, a guess for any other.
@@ -380,6 +404,13 @@ impl<T: Thread> Task<T> {
     pub fn set_cpu(&self, cpu: CpuId) {
         // Under the run-queue lock, or while the thread is on no queue.
         self.cpu.set(cpu);
+    }
+
+    /// As [`Self::set_cpu`], when the thread is put into that CPU's run queue.
+    #[inline(always)]
+    pub(crate) fn is_queued_on(&self, cpu: CpuId) {
+        self.cpu
+            .store_traced::<{ Event::Wakeup as u16 }, CPU_AT, _>(cpu, self, Ordering::Relaxed);
     }
 
     /// The effective priority, inherited or its own.

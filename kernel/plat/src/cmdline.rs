@@ -1,7 +1,7 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`], `bench` for
-//! the bench image, `idle` for every image, the others are for the test image. A mistake is never
+//! the bench image, `idle` and `trace` for every image, the others are for the test image. A mistake is never
 //! fatal: the parser passes it to the caller's `complain` as a [`Complaint`], and the boot goes on
 //! without that word.
 //!
@@ -30,6 +30,8 @@ pub struct CommandLine<'a> {
     pub heart: Option<&'a str>,
     /// `idle=`: how an idle CPU waits, `mwait` or `hlt`.
     pub idle: Option<&'a str>,
+    /// `trace=`: what to trace: [`crate::trace::Groups`].
+    pub trace: Option<&'a str>,
     /// `bench=`: the benchmarks to run, separated by commas; for the bench image.
     pub bench: Option<&'a str>,
 }
@@ -80,7 +82,7 @@ impl fmt::Display for Complaint<'_> {
             Problem::UnknownKey => {
                 write!(
                     f,
-                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart, idle, bench)"
+                    "unknown key in {word:?}, ignored (known: log, test, seed, bug, heart, idle, trace, bench)"
                 )
             }
             Problem::EmptyValue => write!(f, "no value in {word:?}, ignored"),
@@ -137,7 +139,7 @@ impl<'a> CommandLine<'a> {
         let (key, value) = word.split_once('=').ok_or(Problem::NoEquals)?;
         if !matches!(
             key,
-            "log" | "test" | "seed" | "bug" | "heart" | "idle" | "bench"
+            "log" | "test" | "seed" | "bug" | "heart" | "idle" | "trace" | "bench"
         ) {
             return Err(Problem::UnknownKey);
         }
@@ -150,6 +152,7 @@ impl<'a> CommandLine<'a> {
             "bug" => self.bug.replace(value).is_some(),
             "heart" => self.heart.replace(value).is_some(),
             "idle" => self.idle.replace(value).is_some(),
+            "trace" => self.trace.replace(value).is_some(),
             "bench" => self.bench.replace(value).is_some(),
             _ => self
                 .seed

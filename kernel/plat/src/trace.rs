@@ -109,30 +109,31 @@ table! {
         IrqExit       3 Irq        "irq_exit"       []                    "the CPU returns from the interrupt"
         NmiEntry      4 Irq        "nmi_entry"      []                    "an NMI has come"
         NmiExit       5 Irq        "nmi_exit"       []                    "the CPU returns from the NMI"
-        CriticalEnter 6 Critical   "critical_enter" []                    "the thread has entered its outermost critical section"
-        CriticalExit  7 Critical   "critical_exit"  []                    "the thread is about to leave its outermost critical section"
+        CriticalEnter 6 Critical   "critical_enter" ["at"]                "the thread has entered its outermost critical section"
+        CriticalExit  7 Critical   "critical_exit"  ["at"]                "the thread is about to leave its outermost critical section"
         Owed          8 Sched      "owed"           []                    "the thread owes a preemption: owepreempt is set"
         Paid          9 Sched      "paid"           []                    "the scheduler clears owepreempt, and chooses a thread"
         Switch       10 Sched      "switch"         ["from" "reason"]     "the CPU runs another thread: the record's"
-        Wakeup       11 Sched      "wakeup"         ["thread" "cpu"]      "the thread is put into the run queue of a CPU"
+        Wakeup       11 Sched      "wakeup"         ["cpu" "thread"]      "the thread is put into the run queue of a CPU"
         Spawn        12 Sched      "spawn"          ["thread"]            "a thread has been made"
-        IpiSend      13 Ipi        "ipi_send"       ["command" "apic_id"] "the CPU writes a command for an interrupt"
+        IpiSend      13 Ipi        "ipi_send"       ["low" "high"]        "the CPU writes the interrupt command register; an APIC id is in bits 31 to 24 of high"
         IpiTake      14 Ipi        "ipi_take"       ["bits"]              "the CPU takes what its IPI asks for"
         Call         15 Rendezvous "call"           ["place" "slot"]      "the CPU begins a rendezvous"
         Open         16 Rendezvous "open"           ["phases" "slot"]     "the initiator lets the CPUs run up to a phase"
         Run          17 Rendezvous "run"            ["caller" "slot"]     "the CPU runs a phase of a call"
         Wait         18 Rendezvous "wait"           ["phase" "slot"]      "the CPU waits at the barrier before a phase"
-        Leave        19 Rendezvous "leave"          ["slot"]              "the CPU is done with a call, or with a phase of one of several"
-        Return       20 Rendezvous "return"         ["slot"]              "the call is over, and returns"
-        LockWait     21 Lock       "lock_wait"      ["lock"]              "the CPU begins to spin for a lock"
-        LockTake     22 Lock       "lock"           ["place" "lock"]      "the CPU has taken a lock"
-        LockRelease  23 Lock       "unlock"         ["lock"]              "the CPU releases a lock"
-        Shootdown    24 Memory     "shootdown"      ["address" "pages"]   "CPUs must forget pages"
-        SpaceLoad    25 Memory     "space"          ["root"]              "the CPU loads an address space"
-        CpuOnline    26 Cpu        "online"         ["cpu"]               "the CPU comes online"
-        CpuOffline   27 Cpu        "offline"        ["cpu"]               "the CPU goes offline"
-        CpuStop      28 Cpu        "stop"           ["cpu"]               "the CPU stands still for another one"
-        CpuGo        29 Cpu        "go"             ["cpu"]               "the CPU goes on"
+        Leave        19 Rendezvous "leave"          ["none" "slot"]              "the CPU is done with a call, or with a phase of one of several"
+        Return       20 Rendezvous "return"         []                    "the call is over, and returns"
+        SpinlockEnter 21 Lock      "spinlock_enter" ["at"]                "the thread enters a spinlock's section, and tries to take the lock"
+        SpinlockExit 22 Lock       "spinlock_exit"  ["at"]                "the thread has released a spinlock, and is about to leave its section"
+        LockWait     23 Lock       "lock_wait"      ["lock"]              "the lock is taken: the CPU begins to spin for it"
+        TlbForget    24 Memory     "tlb_forget"     ["address"]           "the CPU forgets a page"
+        TlbForgetAll 25 Memory     "tlb_forget_all" []                    "the CPU forgets all pages"
+        SpaceLoad    31 Memory     "space"          ["root"]              "the CPU has loaded an address space: CR3"
+        CpuOnline    26 Cpu        "online"         []                    "the CPU comes online"
+        CpuOffline   27 Cpu        "offline"        []                    "the CPU goes offline"
+        CpuStop      28 Cpu        "stop"           []                    "the CPU stands still for another one"
+        CpuGo        29 Cpu        "go"             []                    "the CPU goes on"
         Mark         30 Mark       "mark"           ["number" "value"]    "a test marks this moment"
     }
 }
@@ -269,7 +270,8 @@ pub struct Ring {
 /// bytes 0..8    MAGIC           32..40  entry          64..68  rings
 ///       8..12   VERSION         40..48  groups         72..80  threads (physical address)
 ///      12..16   CAPACITY        48..56  ticks/second   80..84  their number
-///      16..24   its own physical address               128..   the rings, 24 bytes each
+///      16..24   its own physical address               88..96  root
+///                                                      128..   the rings, 24 bytes each
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Header {
@@ -285,6 +287,8 @@ pub struct Header {
     pub threads: u64,
     /// How many threads it has room for.
     pub capacity: u32,
+    /// The physical address of the kernel's page tables, for addresses in arguments.
+    pub root: u64,
     /// Each CPU's ring, by the kernel's number of the CPU.
     pub rings: Vec<Ring>,
 }
@@ -323,6 +327,7 @@ impl Header {
             frequency: u64_at(fixed, FREQUENCY_AT),
             threads: u64_at(fixed, 72),
             capacity: u32_at(fixed, 80),
+            root: u64_at(fixed, 88),
             rings: rings.chunks_exact(RING).take(count).map(ring).collect(),
         })
     }
@@ -342,6 +347,7 @@ impl Header {
         put(FREQUENCY_AT, &self.frequency.to_le_bytes());
         put(72, &self.threads.to_le_bytes());
         put(80, &self.capacity.to_le_bytes());
+        put(88, &self.root.to_le_bytes());
         bytes
     }
 }

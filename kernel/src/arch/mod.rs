@@ -8,6 +8,6 @@
 mod x86_64;
 
 pub use self::x86_64::{
-    ap, apic, backtrace, context, cpu, descriptor, interrupt, ioapic, paging, pic, power, qemu,
-    serial, timer, tlb, trap, vector,
+    ap, apic, backtrace, context, cpu, descriptor, interrupt, ioapic, paging, patch, pic, power,
+    qemu, serial, timer, tlb, trap, vector,
 };

@@ -28,7 +28,7 @@ impl JoinHandle {
     #[must_use]
     pub fn id(&self) -> ThreadId {
         ThreadId {
-            index: self.thread.index,
+            index: self.thread.index(),
             generation: self.generation,
         }
     }

@@ -15,7 +15,7 @@ use crate::pcpu::BOOT_PCPU;
 use crate::port::Machine;
 use crate::sync::{WaitQueue, may_sleep};
 use crate::thread::{Entry, SpawnError, Thread, curthread, next_place, register};
-use crate::{epoch, fence};
+use crate::{epoch, fence, trace};
 
 /// The places of threads that have ended.
 static VACANT_THREADS: WaitQueue = WaitQueue::new();
@@ -108,8 +108,8 @@ fn vacant() -> Result<&'static Thread, SpawnError> {
 /// Makes a new place in the table, with `stack`. It takes the number last, since that cannot be
 /// given back.
 fn new_place(stack: u64) -> Result<&'static Thread, SpawnError> {
-    let mut thread = try_box(Thread::vacant(0, stack))?;
-    thread.index = next_place()?;
+    let mut thread = try_box(Thread::vacant(stack))?;
+    thread.task.set_number(next_place()?);
     let thread: &'static Thread = Box::leak(thread);
     thread.end.give(Some(thread), false);
     register(thread);
@@ -130,10 +130,11 @@ pub(crate) fn vacate(thread: &'static Thread) {
 /// Returns a [`SpawnError`].
 pub fn adopt(name: &str, cpu: CpuId) -> Result<&'static Thread, SpawnError> {
     let mut thread = try_box(Thread::running(0, name, cpu, Priority::IDLE))?;
-    thread.index = next_place()?;
+    thread.task.set_number(next_place()?);
     thread.pin();
     let thread: &'static Thread = Box::leak(thread);
     register(thread);
+    trace::name(thread);
     Ok(thread)
 }
 
@@ -150,6 +151,7 @@ impl Thread {
         let context = unsafe { Context::new(self.stack, begin) };
         // SAFETY: nobody else knows the thread.
         unsafe { *self.context.get() = context };
+        trace::name(self);
     }
 
     /// Takes the function that the thread is to run. The thread calls this once.

@@ -25,6 +25,7 @@ use core::fmt;
 use heart::cpu::{CpuId, CpuSet};
 use heart::more::balance;
 use heart::shim::Ordering;
+use heart::shim::trace::{self, Event};
 use heart::thread::{Priority, ThreadId};
 
 use super::{Reason, quiesce_all_critical, start};
@@ -165,6 +166,7 @@ fn close_calls(here: &Pcpu) {
     let _section = CriticalGuard::enter();
     let off = InterruptsOff::enter();
     here.calls.close::<Machine>();
+    trace::event_alone::<{ Event::CpuOffline as u16 }>();
     drop(off);
     here.wakes.run();
 }

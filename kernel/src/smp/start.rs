@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use heart::more::balance;
+use heart::shim::trace::{self as events, Event};
 use heart::shim::{AtomicBool, Ordering};
 use plat::acpi::Madt;
 use spin::Once;
@@ -23,7 +24,7 @@ use crate::pcpu::{self, ONLINE, Pcpu, Presence, online};
 use crate::port::{InterruptsOff, Machine, interrupts_on};
 use crate::sched::IDLE;
 use crate::thread::curthread;
-use crate::{clock, idle, kthread, mem, probe};
+use crate::{clock, idle, kthread, mem, probe, trace};
 
 /// The page where CPUs start. Never freed: see `arch::ap`.
 pub static TRAMPOLINE: Once<Trampoline> = Once::new();
@@ -143,6 +144,8 @@ fn prepare(index: usize, apic_id: u32) -> Result<&'static Start, Reason> {
     let ist = interrupt_stacks().map_err(Reason::OutOfMemory)?;
     let idle = kthread::adopt("idle", id).map_err(Reason::NoThread)?;
     let block: &'static Pcpu = Box::leak(Box::new(Pcpu::new(id, apic_id)));
+    // The boot CPU makes the rings in the order of the CPUs' numbers.
+    trace::add(block).map_err(|_full| Reason::OutOfMemory(MapError::OutOfFrames))?;
     block.set_curthread(idle);
     block.sched.set_idle(idle);
     block.timers.lock().init();
@@ -321,6 +324,7 @@ unsafe extern "C" fn ap_main(argument: u64) -> ! {
     balance::open::<Machine>(block);
     block.set_presence(Presence::Online);
     block.calls.open();
+    events::event_alone::<{ Event::CpuOnline as u16 }>();
     probe::before_online();
     heart::more::hotplug::come(&ONLINE, block.id(), tlb::forget_all);
     // Only now: a waker puts a thread on an idle CPU without checking that the CPU is online.

@@ -8,6 +8,7 @@
 use heart::cpu::{CpuId, CpuSet};
 use heart::more::stop::{Means, Outcome, StopError, Stopped, Stops};
 use heart::port::Port;
+use heart::shim::trace::{self, Event};
 
 use crate::arch::backtrace::Snapshot;
 use crate::arch::{apic, cpu, tlb, vector};
@@ -105,6 +106,7 @@ pub fn is_stopped(cpu: CpuId) -> bool {
 pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     let this = pcpu::this();
     let save = || {
+        trace::event_alone::<{ Event::CpuStop as u16 }>();
         // If an NMI comes on top of a stop, the block already says what the CPU was doing.
         if this.stopped.read().is_none() {
             this.stopped.record(snapshot);
@@ -113,6 +115,7 @@ pub fn stop_here(means: Means, snapshot: &Snapshot) -> bool {
     let resume = || {
         this.stopped.forget();
         tlb::forget_all();
+        trace::event_alone::<{ Event::CpuGo as u16 }>();
     };
     match STOPS.stop_here(means, save, resume) {
         Outcome::NotAsked => false,

@@ -50,7 +50,6 @@ pub struct Thread {
     pub(crate) task: Task<Thread>,
 
     // Constant once the place is made.
-    pub(crate) index: u32,
     pub(crate) stack: u64,
 
     // Under the run-queue lock of its CPU.
@@ -106,9 +105,10 @@ impl Thread {
     /// A CPU's first thread, which already runs, on its present stack.
     #[must_use]
     pub const fn running(index: u32, name: &str, cpu: CpuId, priority: Priority) -> Self {
+        let mut task = Task::running(cpu, priority);
+        task.set_number(index);
         Self {
-            task: Task::running(cpu, priority),
-            index,
+            task,
             stack: 0,
             context: UnsafeCell::new(Context::EMPTY),
             wait_link: Link::new(),
@@ -131,18 +131,18 @@ impl Thread {
     }
 
     /// A place for later threads, with its stack.
-    pub(crate) fn vacant(index: u32, stack: u64) -> Self {
+    pub(crate) fn vacant(stack: u64) -> Self {
         Self {
             stack,
             task: Task::vacant(CpuId::BOOT, Priority::NORMAL),
-            ..Self::running(index, "", CpuId::BOOT, Priority::NORMAL)
+            ..Self::running(0, "", CpuId::BOOT, Priority::NORMAL)
         }
     }
 
     /// The number of its place in the table.
     #[must_use]
     pub fn index(&self) -> u32 {
-        self.index
+        self.task.number()
     }
 
     /// Its name, place and generation, for messages.
@@ -151,7 +151,7 @@ impl Thread {
         // Relaxed: for messages, and for the thread's owner.
         let generation = self.generation.load(Ordering::Relaxed);
         ThreadId {
-            index: self.index,
+            index: self.index(),
             generation,
         }
     }

@@ -114,7 +114,7 @@ pub(crate) fn register(thread: &'static Thread) {
     let next = NEXT_THREAD.lock();
     let pointer = core::ptr::from_ref(thread).cast_mut();
     // Release: pairs with the Acquire in `look_up`.
-    table_of(&next)[thread.index as usize].store(pointer, Ordering::Release);
+    table_of(&next)[thread.index() as usize].store(pointer, Ordering::Release);
 }
 
 /// Replaces the table of `places` with one twice its size, unless somebody else has.

@@ -10,6 +10,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use plat::trace::Event;
+
 use crate::cargo::{KERNEL, KTEST, TARGET};
 use crate::cli::args::{CPUS, MachineOptions, number};
 use crate::error::{Context, Exit, Ours, Result, reported, usage};
@@ -158,7 +160,8 @@ fn start(entry: u64, port: u16) -> String {
 fn commands(gdb: &Path, elf: &Path) -> Vec<u8> {
     let mut text = include_bytes!("session.gdb").to_vec();
     if has_python(gdb) {
-        for part in [&b"python\n"[..], include_bytes!("session.py"), b"end\n"] {
+        let session = include_bytes!("session.py");
+        for part in [b"python\n", events().as_bytes(), session, b"end\n"] {
             text.extend_from_slice(part);
         }
     } else {
@@ -174,6 +177,14 @@ fn commands(gdb: &Path, elf: &Path) -> Vec<u8> {
     text.extend(paths::joined("file \"", elf).into_encoded_bytes());
     text.extend_from_slice(b"\"\n");
     text
+}
+
+/// The trace's events, for the command `records`: a line of Python.
+fn events() -> String {
+    let entry =
+        |event: &Event| format!("{}: ({:?}, {:?})", *event as u16, event.name(), event.arguments());
+    let entries: Vec<_> = Event::ALL.iter().map(entry).collect();
+    format!("EVENTS = {{{}}}\n", entries.join(", "))
 }
 
 /// Whether this gdb runs Python.

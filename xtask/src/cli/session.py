@@ -6,6 +6,7 @@ far is no error: a pointer that is still null, or memory that is not mapped yet,
 """
 
 import re
+import struct
 
 import gdb
 import gdb.unwinder
@@ -105,7 +106,7 @@ class Thread:
         self.task = self.value["task"]
         self.crit = word(self.task["crit"])
         self.state = variant("heart::thread::ThreadState", word(self.task["state"]))
-        self.index = int(self.value["index"])
+        self.index = int(self.value["task"]["number"])
         name = read(int(self.value["name"].address), 16).rstrip(b"\0").decode(errors="replace")
         self.label = f'thread{self.index}.{word(self.value["generation"])} "{name}"'
 
@@ -542,5 +543,40 @@ class RendezvousInFlight(Ours):
         return serves or any(held)
 
 
-for command in (Cpus, Threads, BtThread, Runqs, Locks, RendezvousInFlight):
+class Records(Ours):
+    """List the last records of the trace: of all CPUs, in the order of time, the newest last.
+
+    `records N` lists N of them (20). A kernel that was booted without trace= has none."""
+
+    NAME = "records"
+    RECORD, CAPACITY = 32, 1 << 16
+
+    def run(self, words):
+        wanted = int(words[0]) if words and words[0].isdigit() else 20
+        found = []
+        for cpu, block in blocks():
+            count, ring = word(block["trace_head"]) // self.RECORD, word(block["trace_ring"])
+            if ring:
+                first = max(0, count - min(wanted, self.CAPACITY))
+                found += (self.record(cpu, ring, number) for number in range(first, count))
+        if not found:
+            raise NotYet("no records: the kernel was booted without trace=, or has none yet")
+        found = sorted(filter(None, found))[-wanted:]
+        for when, cpu, thread, crit, event, arguments in found:
+            name, named = EVENTS.get(event, (f"event {event}", []))
+            told = "".join(f" {key} {value:#x}" for key, value in zip(named, arguments))
+            print(
+                f"{(when - found[-1][0]):>12} ticks, cpu{cpu}: thread{thread}, critnest "
+                f"{bits(SECTIONS, crit)}, owepreempt {1 - (crit & 1)}, interrupts "
+                f"{bits(INTERRUPTS, crit)}: {name}{told}"
+            )
+
+    def record(self, cpu, ring, number):
+        """One record; None if it is not complete."""
+        fields = read(ring + number % self.CAPACITY * self.RECORD, self.RECORD)
+        when, first, second, crit, thread, event = struct.unpack("<QQQIHH", fields)
+        return (when, cpu, thread, crit, event, (first, second)) if event else None
+
+
+for command in (Cpus, Threads, BtThread, Runqs, Locks, RendezvousInFlight, Records):
     command()

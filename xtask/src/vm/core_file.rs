@@ -200,15 +200,23 @@ impl Core {
         let what = || format!("{}: no kernel", paths::shown(kernel));
         let elf = object::File::parse(&*bytes).with_context(what)?;
         let text = elf.section_by_name(".text").with_context(what)?;
-        let code = text.data().with_context(what)?;
+        let mut code = text.data().with_context(what)?.to_vec();
         let start = text.address();
-        for (page, code) in (0..).zip(code.chunks(4096)) {
+        let points = trace_points(&elf);
+        for (page, code) in (0..).zip(code.chunks_mut(4096)) {
             let address = start + 4096 * page;
             let mut there = vec![0; code.len()];
             if !self.read(address, &mut there)? {
                 return Ok(Some((address, page > 0)));
             }
-            let same = there.iter().zip(code).take_while(|(one, other)| one == other).count();
+            // A trace point that is turned on has a jump in its place.
+            for at in points.iter().flat_map(|point| *point..point + JUMP) {
+                let within = at.checked_sub(address).and_then(|at| usize::try_from(at).ok());
+                if let Some(within) = within.filter(|within| *within < code.len()) {
+                    code[within] = there[within];
+                }
+            }
+            let same = there.iter().zip(&*code).take_while(|(one, other)| one == other).count();
             if same < code.len() {
                 return Ok(Some((address + same as u64, true)));
             }
@@ -240,6 +248,17 @@ impl Core {
         }
         Ok(true)
     }
+}
+
+/// The length of the jump that turns a trace point on.
+const JUMP: u64 = 5;
+
+/// The addresses of the kernel's trace points, which the section `.trace_sites` lists: the first
+/// eight bytes of each entry of 24.
+fn trace_points(elf: &object::File<'_>) -> Vec<u64> {
+    let section = elf.section_by_name(".trace_sites").and_then(|section| section.data().ok());
+    let entries = section.unwrap_or_default().chunks_exact(24);
+    entries.filter_map(|entry| entry[..8].try_into().ok().map(u64::from_le_bytes)).collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Each CPU's own state for rendezvous.
 
-use core::mem::transmute;
+use core::mem::{offset_of, transmute};
 
 use crate::action::{Callback, IpiCtx};
 use crate::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
+use crate::shim::trace::{Event, Traced, clear_traced};
 use crate::shim::{AtomicPtr, AtomicU8, AtomicU32, LocalU32, Ordering};
-use crate::site::Site;
+use crate::site::{Place, Site};
 
 /// One CPU's state as an initiator, and as a CPU that others call.
 ///
@@ -102,13 +103,57 @@ impl Slot {
         // Relaxed, here and below: reports take what they find.
         self.at.store(0, Ordering::Relaxed);
         let caller = core::ptr::from_ref(caller).cast_mut();
-        self.serves.store(caller, Ordering::Relaxed);
+        self.serves
+            .store_traced::<{ Event::Run as u16 }, { offset_of!(Self, serves) }, _>(
+                caller,
+                self,
+                Ordering::Relaxed,
+            );
+    }
+
+    /// Records where this CPU makes its call.
+    #[inline]
+    pub(super) fn is_called_at(&self, site: Place) {
+        self.site
+            .store_traced::<{ Event::Call as u16 }, { offset_of!(Self, site) }, _>(
+                site,
+                self,
+                Ordering::Relaxed,
+            );
     }
 
     /// Records that this CPU runs no call any more.
     #[inline]
     pub(super) fn ends(&self) {
-        self.serves.store(core::ptr::null_mut(), Ordering::Relaxed);
+        clear_traced::<{ Event::Leave as u16 }, { offset_of!(Self, serves) }, _, _>(
+            &self.serves,
+            self,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Records that this CPU waits at the barrier before phase `at` of the call that it runs.
+    #[inline]
+    pub(super) fn waits(&self, at: u8) {
+        self.at
+            .store_traced::<{ Event::Wait as u16 }, { offset_of!(Self, at) }, _>(
+                at,
+                self,
+                Ordering::Relaxed,
+            );
+    }
+
+    /// Lets the CPUs that this one has called run the phases before `open`.
+    #[inline]
+    pub(super) fn open_up_to(&self, open: u8) {
+        // Release: pairs with the Acquire in `opened`. Every CPU's phase before this one comes
+        // before every CPU's phase after it.
+        self.open
+            .store_traced::<{ Event::Open as u16 }, { offset_of!(Self, open) }, _>(
+                open,
+                self,
+                Ordering::Release,
+            );
     }
 
     /// Says that a CPU has finished what is open of this CPU's call. If all is open, that CPU

@@ -104,7 +104,7 @@ pub(super) fn mi_switch<S: Scheduler>(mut rq: RunqGuard<S>, why: Reason) {
     mem::forget(rq);
     // SAFETY: we hold this CPU's run-queue lock and interrupts are off. `next` runs on no other
     // CPU, since it was on this queue or is this CPU's idle thread.
-    unsafe { S::switch(here, me, next) };
+    unsafe { S::switch(here, me, next, why) };
 }
 
 /// Chooses the next thread, and returns it with the rest of `me`'s slice; or `None` if `me` runs

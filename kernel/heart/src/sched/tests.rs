@@ -153,7 +153,7 @@ impl Scheduler for Desk {
 
     fn check_switch(_: &Thread, _: Reason) {}
 
-    unsafe fn switch(_: &PerCpu<Self>, from: &'static Thread, to: &'static Thread) {
+    unsafe fn switch(_: &PerCpu<Self>, from: &'static Thread, to: &'static Thread, _: Reason) {
         note(format!("{from} to {to}"));
         world().runs[world().here.get()].set(to);
     }

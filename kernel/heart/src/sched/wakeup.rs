@@ -5,6 +5,7 @@ use super::{Count, Runq, RunqGuard, Scheduler};
 use crate::KASSERT;
 use crate::cpu::CpuId;
 use crate::port::CriticalGuard;
+use crate::shim::trace::{self, Event};
 use crate::thread::{Priority, Thread as _, ThreadState};
 
 /// Makes `thread` runnable if it sleeps, and returns whether it did. Any context but NMI; the
@@ -64,6 +65,7 @@ pub fn add_new<S: Scheduler>(thread: &'static S::Thread, cpu: Option<CpuId>) -> 
     }
     thread.task().set_cpu(target);
     thread.change_state(ThreadState::Free, ThreadState::Moving);
+    trace::event_of::<{ Event::Spawn as u16 }>(core::ptr::from_ref(thread) as u64);
     enqueue::<S>(rq, block, thread);
     Ok(())
 }
@@ -138,7 +140,7 @@ fn enqueue_here<S: Scheduler>(
     thread: &'static S::Thread,
 ) {
     let task = thread.task();
-    task.set_cpu(S::per_cpu(target).id());
+    task.is_queued_on(S::per_cpu(target).id());
     thread.change_state(ThreadState::Moving, ThreadState::Runnable);
     let priority = task.priority();
     rq.queue.push_back(thread, priority);

@@ -25,6 +25,7 @@ fn every_key_is_read() {
         bug: Some("a,b"),
         heart: None,
         idle: Some("hlt"),
+        trace: None,
         bench: None,
     };
     assert_eq!((line, complaints.len()), (want, 0));
@@ -80,11 +81,11 @@ fn complaints_are_sentences_with_the_place() {
     assert_eq!(
         said(b"root=/dev/sda"),
         "command line, byte 0: unknown key in \"root=/dev/sda\", ignored \
-         (known: log, test, seed, bug, heart, idle, bench)"
+         (known: log, test, seed, bug, heart, idle, trace, bench)"
     );
     assert_eq!(
         said(b" =x"),
-        "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart, idle, bench)"
+        "command line, byte 1: unknown key in \"=x\", ignored (known: log, test, seed, bug, heart, idle, trace, bench)"
     );
     assert_eq!(
         said(b"test="),

@@ -52,6 +52,7 @@ fn a_header_there_and_back() {
         frequency: 1_000_000_000,
         threads: 0x20_0000,
         capacity: 1024,
+        root: 0x7000,
         rings: vec![
             Ring {
                 records: 0x40_0000,

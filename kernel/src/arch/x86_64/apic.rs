@@ -8,7 +8,9 @@
 
 use core::fmt;
 
+use heart::shim::trace::{self, Event};
 use heart::shim::{AtomicBool, AtomicU64, Ordering, fence, spin_loop};
+use heart::trace_point;
 use x86_64::registers::model_specific::Msr;
 
 use super::cpu;
@@ -181,7 +183,21 @@ pub fn nmi_inputs() -> [bool; 2] {
 /// which the table in [`vector`] says so, on the CPU that took it.
 #[inline]
 pub fn end_of_interrupt() {
-    write(END_OF_INTERRUPT, 0);
+    match XApic::mapped() {
+        Some(registers) => {
+            // SAFETY: as in `XApic::write`: one store to a register. As a trace point it is in an
+            // interrupt.
+            unsafe {
+                trace_point!(Event::IrqEoi as u16, "mov dword ptr [{registers} + {eoi}], 0", "",
+                    "mov dword ptr [{registers} + {eoi}], 0", "", ["", ""],
+                    registers = in(reg) registers.0, eoi = const END_OF_INTERRUPT,);
+            }
+        }
+        None => {
+            write(END_OF_INTERRUPT, 0);
+            trace::event_alone::<{ Event::IrqEoi as u16 }>();
+        }
+    }
 }
 
 /// The highest vector in service on this CPU, if any; `None` after each EOI.
@@ -331,12 +347,24 @@ pub(crate) fn command(to: u32, low: u32) {
         Some(registers) => {
             registers.wait_for_delivery();
             // With a shorthand the command has no target id.
+            let high = to << 24;
             if low & ALL_BUT_SELF == 0 {
-                registers.write(COMMAND_HIGH, to << 24);
+                registers.write(COMMAND_HIGH, high);
             }
-            registers.write(COMMAND_LOW, low);
+            // SAFETY: as in `XApic::write`: one store to a register. As a trace point it has
+            // interrupts off (the caller's promise).
+            unsafe {
+                trace_point!(Event::IpiSend as u16,
+                    "mov dword ptr [{registers} + {command}], {low:e}", "",
+                    "", "mov dword ptr [{registers} + {command}], {low:e}",
+                    ["push {high:r}\n push {low:r}",
+                     "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
+                    registers = in(reg) registers.0, command = const COMMAND_LOW,
+                    low = in(reg) low, high = in(reg) high,);
+            }
         }
         None => {
+            trace::event::<{ Event::IpiSend as u16 }>(low.into(), u64::from(to) << 24);
             // The partner is the target's first load in its handler. The WRMSR would overtake a
             // store that is still in the buffer; unlike the xAPIC's uncached store it is not
             // ordered after it (SDM vol. 3, 11.12.3). The language's fence may be a locked

@@ -4,6 +4,8 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdtsc, CpuidResult};
 
 use heart::shim::spin_loop;
+use heart::shim::trace::Event;
+use heart::trace_point;
 use plat::apic_id::Leaf;
 use raw_cpuid::CpuId;
 use x86_64::VirtAddr;
@@ -271,6 +273,24 @@ pub fn gs_curthread() -> *const () {
         asm!("mov {}, gs:[8]", out(reg) thread, options(pure, nomem, nostack, preserves_flags));
     };
     thread
+}
+
+/// Makes `thread` the one that runs on this CPU, in the place of `from`, for the reason with the
+/// number `why`: the switch, and its trace point.
+///
+/// # Safety
+/// [`set_gs_base`] ran, interrupts are off, and the thread's word (`heart::critical`) is at
+/// `thread`.
+#[inline(always)]
+pub unsafe fn set_curthread<T>(thread: *const (), from: &T, why: u64) {
+    // SAFETY: one store to the second word of this CPU's block. As a trace point it has interrupts
+    // off, and a current thread before and after.
+    unsafe {
+        trace_point!(Event::Switch as u16, "mov qword ptr gs:[8], {thread}", "",
+            "mov qword ptr gs:[8], {thread}", "",
+            ["push {why}\n push {from}", "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
+            thread = in(reg) thread, from = in(reg) core::ptr::from_ref(from), why = in(reg) why,);
+    }
 }
 
 /// The kernel's number of this CPU: the third word of its per-CPU block.

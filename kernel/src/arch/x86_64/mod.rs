@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod interrupt;
 pub mod ioapic;
 pub mod paging;
+pub mod patch;
 pub mod pic;
 pub mod power;
 pub mod qemu;

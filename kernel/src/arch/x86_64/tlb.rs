@@ -4,7 +4,9 @@
 
 use core::arch::asm;
 
+use heart::shim::trace::{self, Event};
 use heart::shim::{AtomicBool, Ordering};
+use heart::trace_point;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 /// Makes this CPU forget its TLB entries of the page at `address`, global or not.
@@ -12,13 +14,19 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 pub fn forget(address: u64) {
     // SAFETY: the CPU walks the tables again, which is always allowed; an impossible address is no
     // error. (The crate's version would check it, at every page of a range.)
-    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+    // As a trace point it is in a section or has interrupts off: its callers are.
+    unsafe {
+        trace_point!(Event::TlbForget as u16, "{{disp32}} invlpg [{address}]", "",
+            "invlpg [{address}]", "", ["push {address}", "pop qword ptr [rcx + 8]"],
+            address = in(reg) address,);
+    }
 }
 
 /// Makes this CPU forget all pages, including global ones. Interrupts off: an interrupt between the
 /// two writes would run without global pages, which is harmless, but one that did the same would
 /// turn them on too early.
 pub fn forget_all() {
+    trace::event_alone::<{ Event::TlbForgetAll as u16 }>();
     // SAFETY: without PGE nothing is global; all mappings stay valid.
     unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::PAGE_GLOBAL)) };
     // SAFETY: as `cpu::protect` had it.
@@ -51,6 +59,7 @@ pub unsafe fn load(root: u64, tag: u16, keep: bool) {
     // SAFETY: the caller's promise: what the kernel uses stays where it is. Without `nomem`,
     // so that no access to the other half moves over it.
     unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+    trace::event_of::<{ Event::SpaceLoad as u16 }>(value);
 }
 
 /// Makes this CPU forget all pages of the loaded tables, except for global ones.

@@ -12,6 +12,9 @@
 
 use core::arch::global_asm;
 
+use heart::shim::trace::Event;
+use heart::trace_text;
+
 /// The registers of the code that an exception or NMI interrupted, as `trap_common` and the CPU
 /// pushed them.
 #[derive(Clone, Copy, Debug)]
@@ -127,16 +130,24 @@ trap_stubs:
     .endr
     .endm
 
-    .macro  interrupt_calls function
+    # The entry and the exit of an interrupt are trace points: the two instructions that keep RSP
+    # aligned, in an encoding with room for a jump.
+    .macro  interrupt_calls function, vector
     interrupted 16                          # rbp, rdi
     .cfi_offset rbp, -48
     .cfi_offset rdi, -56
     save    rax, rcx, rdx, rsi, r8, r9, r10, r11
-    sub     rsp, 8
+    "#,
+    trace_text!("{{disp32}} lea rsp, [rsp - 8]", "", "lea rsp, [rsp - 8]", "",
+        "push \\vector", "pop qword ptr [rcx + 8]", "{irq_entry}"),
+    r#"
     .cfi_adjust_cfa_offset 8
     cld
     call    \function
-    add     rsp, 8
+    "#,
+    trace_text!("{{disp32}} lea rsp, [rsp + 8]", "", "", "lea rsp, [rsp + 8]",
+        "", "", "{irq_exit}"),
+    r#"
     .cfi_adjust_cfa_offset -8
     restore r11, r10, r9, r8, rsi, rdx, rcx, rax, rdi, rbp
     iretq
@@ -145,11 +156,11 @@ trap_stubs:
 
     .balign 16
 interrupt_common:
-    interrupt_calls interrupt_entry
+    interrupt_calls interrupt_entry, rdi
 
     .balign 16
 rendezvous_common:
-    interrupt_calls rendezvous_entry
+    interrupt_calls rendezvous_entry, {rendezvous}
 
     .global trap_common
     .balign 16
@@ -170,6 +181,11 @@ trap_common:
     iretq
     .cfi_endproc
 "#,
+    trace_record = const heart::shim::trace::RECORD,
+    trace_head = const heart::shim::trace::HEAD_AT,
+    trace_mask = const heart::shim::trace::MASK,
+    irq_entry = const Event::IrqEntry as u16,
+    irq_exit = const Event::IrqExit as u16,
     rendezvous = const super::vector::RENDEZVOUS,
     stop = const super::vector::STOP,
 );

@@ -58,6 +58,9 @@ pub(crate) struct Options {
     /// In nanoseconds of the emulator.
     #[arg(long)]
     time: bool,
+    /// Trace these groups of events meanwhile: what a record costs.
+    #[arg(long, value_name = "GROUPS")]
+    traced: Option<String>,
     /// Write the rows as JSON too.
     #[arg(long, value_name = "FILE", value_parser = args::output())]
     json: Option<PathBuf>,
@@ -147,11 +150,14 @@ fn boot(
     let counting = if wanted.time { "" } else { COUNTING };
     let mut extra: Vec<OsString> = counting.split_whitespace().map(OsString::from).collect();
     extra.extend(plugin.iter().chain(&wanted.extra).cloned());
-    let append = match wanted.explain.as_ref().or(wanted.filter.as_ref()) {
+    let mut append = match wanted.explain.as_ref().or(wanted.filter.as_ref()) {
         None => String::new(),
         Some(names) if wanted.time => format!("bench={CALIBRATION},{names}"),
         Some(names) => format!("bench={names}"),
     };
+    if let Some(groups) = &wanted.traced {
+        append = format!("{append} trace={groups}").trim().to_string();
+    }
     cmdline::check("bench", BootPath::Pvh, &append, &extra)?;
     let machine = Machine {
         smp: wanted.smp,

@@ -1,0 +1,37 @@
+//! Changing the kernel's own instructions: a jump in the place of an instruction.
+
+use x86_64::registers::control::{Cr0, Cr0Flags};
+
+/// A jump to an address, as it is encoded: the opcode, and a distance of four bytes.
+const LENGTH: u64 = 5;
+
+/// Lets `change` write to pages that are mapped without the right to write.
+///
+/// # Safety
+/// No other CPU runs yet, and interrupts are off. `change` writes only what may be written.
+unsafe fn unprotected(change: impl FnOnce()) {
+    let flags = Cr0::read();
+    // SAFETY: the CPU goes on as before, without this check.
+    unsafe { Cr0::write(flags - Cr0Flags::WRITE_PROTECT) };
+    change();
+    // SAFETY: as it was. The write serialises, so the CPU fetches the changed instructions anew
+    // (SDM vol. 3, 10.3).
+    unsafe { Cr0::write(flags) };
+}
+
+/// Replaces the instructions at the first address of each pair by a jump to the second.
+///
+/// # Safety
+/// No other CPU runs yet, and interrupts are off. At each first address there is an instruction of
+/// at least five bytes, none of which the CPU is executing, and what is at the second one does the
+/// same and continues after it.
+pub unsafe fn jumps(pairs: impl Iterator<Item = (u64, u64)>) {
+    let write = |(site, target): (u64, u64)| {
+        let distance = target.wrapping_sub(site + LENGTH) as u32;
+        let [a, b, c, d] = distance.to_le_bytes();
+        // SAFETY: the caller's promise; the kernel's code is within 2 GiB of itself.
+        unsafe { (site as *mut [u8; LENGTH as usize]).write_volatile([0xe9, a, b, c, d]) };
+    };
+    // SAFETY: the caller's promise.
+    unsafe { unprotected(|| pairs.for_each(write)) };
+}
