@@ -1,8 +1,8 @@
 //! The host tool of Tryst: `cargo xtask COMMAND` builds, boots, tests and checks the kernel.
 //!
-//! It has four wings: `cli` (the command line, and the commands for one machine), `vm` (the
-//! machine, from what it boots to how it ended), `test` (the tests in QEMU), and `check` (the
-//! checks of the tree). All use a few shared files: `cargo` (child processes of the toolchain),
+//! It has five wings: `cli` (the command line, and the commands for one machine), `vm` (the
+//! machine, from what it boots to how it ended), `test` (the tests in QEMU), `trace` (what the CPUs
+//! of a machine did), and `check` (the checks of the tree). All use a few shared files: `cargo` (child processes of the toolchain),
 //! `tools` (what is installed), `error`, `paths`, `lock`, `interrupt`, `term`.
 //!
 //! `cargo xtask test NAME` goes through this file, `test/mod`, `test/registry` (which tests exist),
@@ -33,6 +33,7 @@ mod trace;
 mod vm;
 
 use check::{bugs, ci, coverage, miri, model, size, statics, tree};
+use cli::trace as tracing;
 use cli::{bench, doctor, dump, gdb, run};
 use vm::image;
 
@@ -65,6 +66,8 @@ enum Command {
     Bench(bench::Options),
     /// Debug the kernel, or one test, or a core, with gdb.
     Gdb(gdb::Options),
+    /// Record what each CPU does, event by event, and show it.
+    Trace(tracing::Options),
     /// Write a core of a machine that `run` or `test` is running.
     Dump(dump::Options),
     /// Make a disk image that a BIOS or UEFI boots.
@@ -167,6 +170,7 @@ fn command(line: Line) -> Result<()> {
         Command::Test(options) => test::command(options),
         Command::Bench(options) => bench::command(&options),
         Command::Gdb(options) => gdb::command(&options),
+        Command::Trace(options) => tracing::command(options),
         Command::Dump(options) => dump::command(&options),
         Command::Image(options) => image::command(&options),
         Command::Doctor(options) => doctor::command(&options),

@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 
 #[cfg(unix)]
 mod fake;
+#[cfg(unix)]
+#[path = "../src/trace/memory/ram.rs"]
+mod ram;
 
 /// The exit code, and all that was printed.
 fn xtask(words: &[&str]) -> (Option<i32>, String) {
@@ -66,6 +69,18 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "name the same file",
             "test --help",
         ),
+        (
+            &["trace", "--groups", "irq,ipc"],
+            "\"ipc\" is no group; there are: irq, ",
+            "trace --help",
+        ),
+        (&["trace", "--groups", "off"], "that is no group; there are: irq, ", "trace --help"),
+        (&["trace", "--from", "x", "--smp", "2"], "cannot be used with", "trace --help"),
+        (&["trace", "a::b", "--from", "x"], "cannot be used with", "trace --help"),
+        (&["trace", "--from", "x", "--groups", "irq"], "cannot be used with", "trace --help"),
+        (&["trace", "--emulator", "bochs"], "Bochs keeps no memory in a file", "trace --help"),
+        (&["trace", "--smp", "1,2"], "--smp takes one number here", "trace --help"),
+        (&["trace", "--save", "/dev/null/x"], "cannot create /dev/null", "trace --help"),
         (&["runner"], "not provided:\n  <ELF>", "runner --help"),
         (&["ci", "--", "-m", "64"], "unexpected argument '-m'", "ci --help"),
         (&["completions", "tcsh"], "[possible values: bash", "completions --help"),
@@ -359,6 +374,106 @@ fn a_missing_gdb_is_told_with_the_next_step() {
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains("missing on this system: gdb"), "{text}");
     assert!(text.contains("next: sudo apt-get update && sudo apt-get install"), "{text}");
+}
+
+/// The trace is read out of the memory of a machine that is gone, however it ended; and can be kept
+/// and shown again.
+#[cfg(unix)]
+#[test]
+fn a_trace_comes_from_the_memory_of_a_machine() {
+    use plat::trace::Event;
+
+    let fake = fake::Fake::new("trace");
+    fake.toolchain("a::b\na::bc\nc::d|append=x=y\ne::f|qemu=-numa node\n", "exit 1");
+    fake.qemu(fake::TRACING_GUEST);
+    let mut memory = ram::Ram::new(2, &["boot", "idle"]);
+    memory.write(1, &ram::record(5000, Event::Switch, 1).bytes());
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(fake.dir.join(name), bytes).expect("a file");
+    };
+    let run = |words: &[&str]| told(fake.xtask(words).output().expect("it runs"));
+    write("code", b"33");
+
+    // The kernel ended well, and there is nothing.
+    let (code, text) = run(&["trace"]);
+    assert_eq!(code, Some(3), "{text}");
+    let said = "cannot read the machine's memory in target/trace/memory: No such file";
+    assert!(text.contains(said), "{text}");
+    write("ram", &memory.bytes[..ram::MIB]);
+    let (code, text) = run(&["trace"]);
+    assert_eq!(code, Some(3), "{text}");
+    let said = "there is no trace in this memory\n  next: boot a kernel of this tree, with trace=";
+    assert!(text.contains(said), "{text}");
+
+    write("ram", &memory.bytes);
+    let row = "\ncpu1          1        0         1           0          0            -\n";
+    let args = || {
+        let args = fake.qemu_args();
+        args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect::<Vec<_>>()
+    };
+    for (words, append) in [
+        (&["trace"][..], "trace=irq,critical,sched,ipi,rendezvous,memory,cpu,mark"),
+        (&["trace", "run", "--append", "p=q"], ",mark p=q"),
+        (&["trace", "c::", "--groups", "irq", "--seed", "7"], "test=c::d seed=0x7 x=y trace=irq"),
+        (&["trace", "a::b", "--groups=all,-lock,-irq"], "test=a::b seed=0x0 trace=critical,"),
+    ] {
+        let (code, text) = run(words);
+        assert_eq!(code, Some(0), "{words:?}: {text}");
+        assert!(text.contains(row), "{words:?}: {text}");
+        let args = args();
+        assert!(args.iter().any(|arg| arg.contains(append)), "{words:?}: {args:?}");
+        let object = args.iter().find(|arg| arg.starts_with("memory-backend-file"));
+        let size = "memory-backend-file,id=ram,size=536870912,share=on,mem-path=";
+        assert!(object.is_some_and(|object| object.starts_with(size)), "{args:?}");
+        assert!(!fake.dir.join("target/trace/memory").exists(), "it is as large as the machine's");
+    }
+
+    // A failure is traced too, and still one.
+    for (exit, words, said) in [
+        ("37", &["trace"][..], "the kernel: PANIC after "),
+        ("35", &["trace", "c::d"], "c::d: FAILED after "),
+        ("0", &["trace", "c::d"], "c::d: OFF after "),
+    ] {
+        write("code", exit.as_bytes());
+        let (code, text) = run(words);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(said) && text.contains(row), "{text}");
+        assert!(text.contains("console log: target/trace/console.log"), "{text}");
+    }
+    write("code", b"33");
+
+    for (words, said, next) in [
+        (&["trace", "b"][..], "2 tests have b in their names", "name one of them:"),
+        (&["trace", "z::"], "there is no test z::", "cargo xtask test --list shows them all"),
+        (&["gdb", "a::"], "2 tests have a:: in their names", "name one of them:"),
+        (&["trace", "e::f"], "cannot be read: its QEMU arguments say where", "trace --help"),
+        (&["trace", "--", "-m", "some"], "cannot be read: its -m is not understood", "--help"),
+    ] {
+        fake.program("gdb", "[ $1 = --configuration ]");
+        let (code, text) = run(words);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(said) && text.contains(next), "{words:?}: {text}");
+    }
+
+    // Kept, and shown again.
+    let (code, text) = run(&["trace", "--save", "kept/trace"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains(row), "{text}");
+    assert!(text.contains("kept/trace: show it by cargo xtask trace --from"), "{text}");
+    let (code, text) = run(&["trace", "--from", "kept/trace"]);
+    assert!(code == Some(0) && text.contains(row), "{text}");
+
+    let kept = std::fs::read(fake.dir.join("kept/trace")).expect("it is there");
+    write("cut", &kept[..kept.len() - 1]);
+    for (file, said) in [
+        ("nothing", "cannot read nothing: No such file".to_string()),
+        ("ram", "ram, byte 0: this is no saved trace".to_string()),
+        ("cut", format!("cut, byte {}: the file is cut off here", kept.len() - 1)),
+    ] {
+        let (code, text) = run(&["trace", "--from", file]);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains(&said) && text.contains("  next: save one by"), "{text}");
+    }
 }
 
 /// No machine, or none that answers.

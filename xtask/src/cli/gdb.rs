@@ -14,7 +14,7 @@ use plat::trace::Event;
 
 use crate::cargo::{KERNEL, KTEST, TARGET};
 use crate::cli::args::{CPUS, MachineOptions, number};
-use crate::error::{Context, Exit, Ours, Result, reported, usage};
+use crate::error::{Context, Exit, Result, reported};
 use crate::test::registry;
 use crate::vm::core_file::{self, Core};
 use crate::vm::emulator::Emulator;
@@ -38,7 +38,7 @@ registers ($cr3) and no vector registers. The commands need a gdb with Python; w
 are `panics` and a plain `cpus`.
 The console goes to target/gdb/console.log. Leaving gdb ends QEMU.")]
 pub(crate) struct Options {
-    /// Debug this test (see cargo xtask test --list).
+    /// Debug this test; a part of its name that no other has is enough.
     #[arg(value_name = "TEST")]
     test: Option<String>,
     /// Look at a core of `test --core`, `run --core` or `dump`.
@@ -132,11 +132,7 @@ fn open_core(core: &Path, batch: Option<&Path>) -> Result<()> {
 
 /// Command line, QEMU's arguments and number of CPUs for a test.
 fn of_test(elf: &Path, name: &str, options: &Options) -> Result<(String, Vec<OsString>, u32)> {
-    let Some(test) = registry::read(&paths::read(elf)?)?.into_iter().find(|test| test.name == name)
-    else {
-        return Err(usage("gdb", format!("there is no test {name}"))
-            .hint("cargo xtask test --list shows them all"));
-    };
+    let test = registry::find(registry::read(&paths::read(elf)?)?, name, "gdb")?;
     let asked = &options.machine;
     cmdline::check_test(&test, None, asked)?;
     let append = test.command_line(options.seed, &asked.append);

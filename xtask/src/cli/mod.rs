@@ -7,3 +7,4 @@ pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod gdb;
 pub(crate) mod run;
+pub(crate) mod trace;

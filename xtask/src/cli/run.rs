@@ -113,6 +113,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         limits: LIMITS,
         timeout_scale: options.boot.timeout_scale,
         core: options.core.as_deref(),
+        memory: None,
     };
     let ended = boot.run()?;
     let ending = ended.ending;

@@ -140,6 +140,7 @@ impl Bench<'_> {
             limits: limits(&job.test),
             timeout_scale: self.options.boot.timeout_scale,
             core: core.as_deref(),
+            memory: None,
         };
         boot.run()
     }
@@ -170,7 +171,7 @@ impl Bench<'_> {
 }
 
 /// The limits for the guest of this test.
-fn limits(test: &Test) -> Limits {
+pub(crate) fn limits(test: &Test) -> Limits {
     Limits {
         quiet: test.patience.unwrap_or(LIMITS.quiet),
         total: if test.long { LONG } else { LIMITS.total },

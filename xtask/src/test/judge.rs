@@ -86,7 +86,7 @@ fn counts(text: &str) -> Option<(u32, u32, u32)> {
 }
 
 /// Judges a boot of this test. It passed if it ended as the test expects.
-pub(super) fn judge(test: &Test, ended: &Ended) -> Ending {
+pub(crate) fn judge(test: &Test, ended: &Ended) -> Ending {
     let results = Results::parse(&ended.results, &test.name);
     let ending = match test.expect.failure() {
         None => passed(ended, &results),

@@ -29,7 +29,9 @@ use registry::Test;
 use symbols::Symbols;
 
 use execute::Bench;
+pub(crate) use execute::limits;
 use judge::Done;
+pub(crate) use judge::judge;
 pub(crate) use plan::Options;
 use report::Report;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use object::{Object, ObjectSection};
 
-use crate::error::{Context, Ours, Result, anyhow, bail};
+use crate::error::{Context, Ours, Result, anyhow, bail, usage};
 use crate::paths;
 use crate::vm::ending::Kind;
 use crate::vm::machine::BootPath;
@@ -90,6 +90,33 @@ pub(crate) fn read(elf: &[u8]) -> Result<Vec<Test>> {
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tests)
+}
+
+/// The test of this name, or the only one whose name contains it.
+///
+/// # Errors
+/// A usage error of `command` that suggests names, if there is none or several.
+pub(crate) fn find(tests: Vec<Test>, name: &str, command: &str) -> Result<Test> {
+    const SHOWN: usize = 8;
+    const LIST: &str = "cargo xtask test --list shows them all";
+    let is_it = |test: &Test| test.name == name;
+    let (exact, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(is_it);
+    if let Some(test) = exact.into_iter().next() {
+        return Ok(test);
+    }
+    let mut matching: Vec<Test> =
+        others.into_iter().filter(|test| test.name.contains(name)).collect();
+    match matching.len() {
+        0 => Err(usage(command, format!("there is no test {name}")).hint(LIST)),
+        1 => Ok(matching.remove(0)),
+        count => {
+            let names = matching.iter().take(SHOWN).map(|test| test.name.as_str());
+            let names = names.collect::<Vec<_>>().join("\n");
+            let more = if count > SHOWN { format!("\n{LIST}") } else { String::new() };
+            let text = format!("{count} tests have {name} in their names");
+            Err(usage(command, text).hint(format!("name one of them:\n{names}{more}")))
+        }
+    }
 }
 
 fn parse(text: &str) -> Result<Vec<Test>> {

@@ -5,6 +5,12 @@
 
 use plat::trace::{Groups, Record};
 
+pub(crate) mod memory;
+pub(crate) mod names;
+pub(crate) mod saved;
+pub(crate) mod summary;
+pub(crate) mod tally;
+
 /// What one CPU did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cpu {
@@ -14,6 +20,8 @@ pub(crate) struct Cpu {
     pub(crate) records: Vec<Record>,
     /// How many records before these the ring has lost: newer ones took their place.
     pub(crate) lost: u64,
+    /// How many were left out: they were still being written, or name no event of this build.
+    pub(crate) dropped: u64,
 }
 
 /// One thread, by its number.
@@ -40,4 +48,21 @@ pub(crate) struct Trace {
     pub(crate) groups: Groups,
     /// The places and symbols that arguments point at, by address: `rendezvous.rs:12`, a function.
     pub(crate) names: std::collections::BTreeMap<u64, String>,
+}
+
+impl Trace {
+    /// So many ticks as nanoseconds.
+    pub(crate) fn nanos(&self, ticks: u64) -> u64 {
+        (u128::from(ticks) * 1_000_000_000 / u128::from(self.frequency.max(1))) as u64
+    }
+
+    /// What a thread is called, by its number.
+    pub(crate) fn thread_label(&self, number: u16) -> String {
+        match self.threads.get(usize::from(number)) {
+            Some(Some(thread)) if !thread.name.is_empty() => {
+                format!("thread{number} \"{}\"", thread.name)
+            }
+            _ => format!("thread{number}"),
+        }
+    }
 }

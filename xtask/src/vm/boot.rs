@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::error::{Context, Ours, Result, reported};
+use crate::error::{Context, Ours, Result, anyhow, reported};
 use crate::interrupt;
 use crate::paths;
 use crate::vm::bochs;
@@ -62,6 +62,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) timeout_scale: f64,
     /// Where a core goes if the boot does not end well.
     pub(crate) core: Option<&'a Path>,
+    /// The file to keep the machine's memory in, which is then as it was at the machine's end.
+    pub(crate) memory: Option<&'a Path>,
 }
 
 /// A boot that has ended.
@@ -89,6 +91,12 @@ impl Boot<'_> {
         if let Some(core) = self.core {
             let _ = fs::remove_file(core);
             machine.extra.extend(STAYS.map(OsString::from));
+        }
+        if let Some(memory) = self.memory {
+            // QEMU would begin with what an earlier boot has left.
+            let _ = fs::remove_file(memory);
+            let words = machine.memory_in(memory).map_err(|why| anyhow!("{why}"))?;
+            machine.extra.extend(words);
         }
         let mut vm = self.start(&machine, self.dir, &self.echo)?;
         let (ending, mut report) = self.watch(&mut vm, self.core)?;

@@ -123,6 +123,57 @@ impl Machine {
         words.map(paths::quoted).collect::<Vec<_>>().join(" ")
     }
 
+    /// How much memory it has, in bytes; `None` if QEMU's arguments say it in a way that is not
+    /// understood.
+    fn memory(&self) -> Option<u64> {
+        let Some(value) = last_value(&self.extra, "-m") else {
+            return Some(u64::from(self.mem) << 20);
+        };
+        let first = value.to_str()?.split(',').next()?;
+        let size = first.strip_prefix("size=").unwrap_or(first);
+        let digits = size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &size[digits.len()..] {
+            "" | "M" | "m" => 20,
+            "K" | "k" => 10,
+            "G" | "g" => 30,
+            "T" | "t" => 40,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+    }
+
+    /// How much of its memory is at the file's beginning, below 4 GiB, if [`Self::memory_in`] puts
+    /// it into a file. (QEMU: `pc_q35_init`, `pc_init1`.)
+    pub(crate) fn low_memory(&self) -> u64 {
+        let is_q35 = last_value(&self.extra, "-machine").is_none_or(|value| {
+            let value = value.to_string_lossy();
+            let kind = value.split(',').next().unwrap_or_default();
+            kind.contains('=') || kind.contains("q35")
+        });
+        let (most, then) = if is_q35 { (0xb000_0000, 1 << 31) } else { (0xe000_0000, 3 << 30) };
+        match self.memory().unwrap_or(0) {
+            memory if memory < most => memory,
+            _ => then,
+        }
+    }
+
+    /// Arguments that let QEMU keep the memory in this file.
+    ///
+    /// # Errors
+    /// If other arguments say where the memory is, or how much there is in a way that is not
+    /// understood.
+    pub(crate) fn memory_in(&self, file: &Path) -> Result<[OsString; 4], &'static str> {
+        let own = |word: &OsString| word.to_string_lossy().contains("memory-backend");
+        let numa = |word: &OsString| word == "-numa" || word == "-mem-path";
+        if self.extra.iter().any(|word| own(word) || numa(word)) {
+            return Err("its QEMU arguments say where its memory is");
+        }
+        let bytes = self.memory().ok_or("its -m is not understood")?;
+        let object = format!("memory-backend-file,id=ram,size={bytes},share=on,mem-path=");
+        let object = listed(&object, file);
+        Ok(["-object".into(), object, "-machine".into(), "memory-backend=ram".into()])
+    }
+
     /// Whether the CPU is emulated, so that QEMU can log its exceptions.
     pub(crate) fn emulates(&self) -> bool {
         let mut words = self.extra.iter().skip_while(|word| *word != "-accel");
@@ -136,6 +187,13 @@ impl Machine {
 pub(crate) fn has_option(args: &[OsString], option: &str) -> bool {
     let long = format!("-{option}");
     args.iter().any(|arg| arg == option || *arg == *long)
+}
+
+/// The value that counts of an option in QEMU's arguments: the last.
+fn last_value<'a>(args: &'a [OsString], option: &str) -> Option<&'a OsStr> {
+    let long = format!("-{option}");
+    let at = args.iter().rposition(|arg| arg == option || *arg == *long)?;
+    args.get(at + 1).map(OsString::as_os_str)
 }
 
 /// A list of options that ends in a file name, in which QEMU takes two commas for one.

@@ -78,6 +78,12 @@ impl Symbols {
     }
 }
 
+/// A symbol's name as its source has it, without the hash.
+#[must_use]
+pub fn demangled(symbol: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(symbol))
+}
+
 fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if let Err(error) = inlined(loader, address, root, &mut lines) {
@@ -89,7 +95,7 @@ fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
         && address < image_end
         && let Some(symbol) = loader.find_symbol(address)
     {
-        lines.push(format!("{:#}", rustc_demangle::demangle(symbol)));
+        lines.push(demangled(symbol));
     }
     lines
 }

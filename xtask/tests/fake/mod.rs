@@ -35,6 +35,16 @@ start() {
 }
 "#;
 
+/// A guest that ends after it has left the file `ram` as its memory, with the exit code in `code`.
+pub(crate) const TRACING_GUEST: &str = r#"
+start
+memory=$(tr '\0' '\n' <$here/args | sed -n 's/.*mem-path=//p')
+[ -e $here/ram ] && cp $here/ram "$memory"
+test=${append#test=}
+printf 'tryst-test 1\nok %s\nend passed=1 failed=0 skipped=0\n' "${test%% *}" >"$results"
+exit $(cat $here/code)
+"#;
+
 /// A rustc that says where its parts are.
 const RUSTC: &str = "[ $2 = sysroot ] && echo ${0%/*}/sysroot || echo ${0%/*}/sysroot/lib";
 

@@ -176,6 +176,7 @@ fn boot(
         limits: LIMITS,
         timeout_scale: 1.0,
         core: None,
+        memory: None,
     };
     boot.run()
 }

@@ -1,0 +1,259 @@
+//! `cargo xtask trace`: boots a kernel that traces, and reads the trace out of its memory.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plat::trace::{Group, Groups};
+
+use crate::cargo::{KERNEL, KTEST};
+use crate::cli::args::{BootOptions, CPUS, MachineOptions, number, output};
+use crate::error::{Exit, Ours, Result, reported, usage};
+use crate::test::registry::{self, Test};
+use crate::test::{judge, limits};
+use crate::trace::{Trace, memory, names, saved, summary};
+use crate::vm::boot::{Boot, Ended};
+use crate::vm::budget::LIMITS;
+use crate::vm::emulator::{Emulator, Kind};
+use crate::vm::ending::{self, Ending};
+use crate::vm::machine::{BootPath, Machine};
+use crate::vm::process::Echo;
+use crate::vm::{accel, cmdline, image};
+use crate::{interrupt, lock, paths, term, tools};
+use symbols::Symbols;
+
+/// What is traced by default: all but what fills the rings soonest.
+const GROUPS: &str = "all,-lock";
+
+/// What traces the kernel itself.
+const RUN: &str = "run";
+
+/// The command line of `cargo xtask trace`.
+#[derive(clap::Args)]
+#[command(mut_arg("append", |append| append.help("More words for the kernel's command line")))]
+#[command(mut_arg("emulator", |emulator| emulator.hide(true)))]
+#[command(after_help = after_help())]
+pub(crate) struct Options {
+    /// The test to trace, or a part of its name that no other has;
+    /// or `run`, the kernel itself (the default)
+    #[arg(value_name = "TEST | run", verbatim_doc_comment)]
+    what: Option<String>,
+    /// Keep the trace itself, for --from.
+    #[arg(long, value_name = "FILE", value_parser = output())]
+    save: Option<PathBuf>,
+    /// Boot nothing: show a trace that --save has kept.
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["what", "groups", "seed", "smp", "append", "mem", "accel"])]
+    #[arg(conflicts_with_all = ["debug", "extra", "emulator", "boot", "timeout_scale"])]
+    from: Option<PathBuf>,
+    /// What to trace.
+    #[arg(long, value_name = "GROUPS", default_value = GROUPS)]
+    #[arg(allow_hyphen_values = true, value_parser = parsed_groups)]
+    groups: Groups,
+    /// The test's seed.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = number)]
+    seed: u64,
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    boot: BootOptions,
+}
+
+fn after_help() -> String {
+    let line = |group: &Group| format!("  {:<12} {}", group.word(), group.about());
+    let groups = Group::ALL.iter().map(line).collect::<Vec<_>>().join("\n");
+    format!(
+        "\
+Without an option that names a file it prints a table. Each CPU keeps its last {} records.
+GROUPS are `all` or words separated by commas; -WORD leaves one out:
+{groups}
+Ctrl-C ends the machine; the trace until then is written all the same. The console is in
+target/trace/console.log. Exit codes: as those of `run`; for a TEST 1 if it fails.",
+        plat::trace::CAPACITY
+    )
+}
+
+fn parsed_groups(text: &str) -> std::result::Result<Groups, String> {
+    let mut wrong = None;
+    let groups = Groups::parse(text, &mut |word| {
+        wrong.get_or_insert(word);
+    });
+    let words = || Group::ALL.iter().map(|group| group.word()).collect::<Vec<_>>().join(", ");
+    match wrong {
+        Some(word) => Err(format!("{word:?} is no group; there are: {}, all", words())),
+        None if groups.is_empty() => Err(format!("that is no group; there are: {}, all", words())),
+        None => Ok(groups),
+    }
+}
+
+/// `cargo xtask trace`.
+///
+/// # Errors
+/// If something cannot be set up or built, the kernel does not end well, or a file is bad.
+pub(crate) fn command(mut options: Options) -> Result<()> {
+    options.check()?;
+    let (trace, verdict) = match &options.from {
+        Some(file) => {
+            let bytes = paths::read(file).map_err(|error| error.hint(saved::MAKE_ONE))?;
+            (saved::parse(&bytes, &paths::shown(file))?, Ok(()))
+        }
+        None => traced(&mut options)?,
+    };
+    options.write(&trace)?;
+    verdict
+}
+
+impl Options {
+    /// The files to write, with the options that name them.
+    fn files(&self) -> Vec<(&'static str, &PathBuf)> {
+        let files = [("--save", &self.save)];
+        files.into_iter().filter_map(|(option, file)| Some((option, file.as_ref()?))).collect()
+    }
+
+    /// Checks the options together.
+    fn check(&mut self) -> Result<()> {
+        let files = self.files();
+        for (at, (option, file)) in files.iter().enumerate() {
+            if let Some((other, _)) = files[..at].iter().find(|(_, other)| paths::same(file, other))
+            {
+                return Err(usage("trace", format!("{other} and {option} name the same file")));
+            }
+        }
+        if self.boot.emulator == Kind::Bochs {
+            return Err(usage("trace", "Bochs keeps no memory in a file: trace in QEMU"));
+        }
+        self.machine.one_smp("trace").map(drop)
+    }
+
+    /// Writes what is asked for.
+    fn write(&self, trace: &Trace) -> Result<()> {
+        if let Some(file) = &self.save {
+            paths::write(file, saved::bytes(trace))?;
+            say!("{}: show it by cargo xtask trace --from", paths::shown(file));
+        }
+        if self.files().is_empty() {
+            term::say(&summary::text(trace));
+        }
+        Ok(())
+    }
+}
+
+/// What is booted.
+struct Guest {
+    elf: PathBuf,
+    test: Option<Test>,
+    machine: Machine,
+}
+
+/// Boots what the options name. Returns the trace, and whether the boot went well.
+fn traced(options: &mut Options) -> Result<(Trace, Result<()>)> {
+    let emulator = tools::emulator(Kind::Qemu)?;
+    let own = lock::folder("trace", "trace")?;
+    let guest = guest(options, &emulator, &own.dir)?;
+    let memory = own.dir.join("memory");
+    interrupt::watch()?;
+    say!("$ {}", emulator.command_line(&guest.machine, &own.dir));
+    let ended = boot(options, &emulator, &guest, &own.dir, &memory);
+    let trace = match &ended {
+        Err(error) if interrupt::requested().is_none() => Err(error.copied()),
+        _ => read(&guest, &memory),
+    };
+    // It is as large as the machine's.
+    let _ = fs::remove_file(&memory);
+    let verdict = match ended {
+        Ok(ended) => verdict(&guest, &ended, &own.dir, options.machine.ask()),
+        Err(interrupted) => Err(interrupted),
+    };
+    match (trace, verdict) {
+        (Ok(trace), verdict) => Ok((trace, verdict)),
+        (Err(_), Err(verdict)) if interrupt::requested().is_some() => Err(verdict),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Builds what the options name, and its machine.
+fn guest(options: &Options, emulator: &Emulator, dir: &Path) -> Result<Guest> {
+    let asked = &options.machine;
+    let name = options.what.as_deref().filter(|what| *what != RUN);
+    let kernel = name.map_or(KERNEL, |_| KTEST);
+    let elf = image::built_into(dir, kernel, asked.debug)?;
+    let test = match name {
+        Some(name) => Some(registry::find(registry::read(&paths::read(&elf)?)?, name, "trace")?),
+        None => None,
+    };
+    let more = format!("trace={} {}", options.groups, asked.append);
+    let more = more.trim_end();
+    let append = match &test {
+        Some(test) => test.command_line(options.seed, more),
+        None => more.to_string(),
+    };
+    let of_test = test.iter().flat_map(|test| test.qemu.iter().cloned());
+    let extra: Vec<OsString> = of_test.chain(asked.extra()).collect();
+    let path = options.boot.boot.or(test.as_ref().map(|test| test.boot)).unwrap_or(BootPath::Pvh);
+    cmdline::check("trace", path, &append, &extra)?;
+    tools::images(&[path], true);
+    let medium = image::medium(emulator, path, &elf, &append, dir, || {
+        let image = dir.join(format!("{}.img", path.name()));
+        image::make(path, &elf, &append, &image).map(|()| image)
+    })?;
+    let smp = asked.one_smp("trace")?.unwrap_or(CPUS);
+    let mut machine = Machine {
+        smp: test.as_ref().map_or(smp, |test| test.nearest(smp)),
+        mem: asked.mem,
+        accel: if test.is_some() { "tcg,thread=single" } else { "tcg" }.to_string(),
+        medium,
+        extra,
+    };
+    accel::settle("trace", emulator, &mut machine, asked.accel.as_deref(), asked.ask(), dir)?;
+    machine.memory_in(Path::new("")).map_err(|why| {
+        usage("trace", format!("the memory of this machine cannot be read: {why}"))
+    })?;
+    Ok(Guest { elf, test, machine })
+}
+
+fn boot(
+    options: &Options,
+    emulator: &Emulator,
+    guest: &Guest,
+    dir: &Path,
+    memory: &Path,
+) -> Result<Ended> {
+    let boot = Boot {
+        emulator,
+        machine: &guest.machine,
+        dir,
+        symbols: &Arc::new(Symbols::new(&guest.elf, &paths::root())),
+        echo: Echo::Off,
+        limits: guest.test.as_ref().map_or(LIMITS, limits),
+        timeout_scale: options.boot.timeout_scale,
+        core: None,
+        memory: Some(memory),
+    };
+    boot.run()
+}
+
+/// Reads the trace of a machine that has ended.
+fn read(guest: &Guest, memory: &Path) -> Result<Trace> {
+    let mut trace = memory::read(memory, guest.machine.low_memory())?;
+    names::add(&mut trace, &guest.elf)?;
+    Ok(trace)
+}
+
+/// Says how the boot ended; an error if it did not end well.
+fn verdict(guest: &Guest, ended: &Ended, dir: &Path, asked: bool) -> Result<()> {
+    let ending = match &guest.test {
+        Some(test) => judge(test, ended),
+        None => ended.ending.clone(),
+    };
+    let expected = guest.test.as_ref().map_or(ending::Kind::Pass, |test| test.expect);
+    let is_good = ending.kind == expected || ending.kind == ending::Kind::Ignored;
+    let exit = if is_good { None } else { ending.exit(asked).or(Some(Exit::Failed)) };
+    let what = guest.test.as_ref().map_or("the kernel", |test| &test.name);
+    let Ending { kind, text, .. } = &ending;
+    let word = if is_good { term::green("ok") } else { term::red(kind.word()) };
+    say!("xtask: {what}: {word} after {:.2} s: {text}", ended.time.as_secs_f64());
+    let Some(exit) = exit else { return Ok(()) };
+    say!("xtask: console log: {}", paths::shown(&dir.join("console.log")));
+    Err(reported(exit))
+}
