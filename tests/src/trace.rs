@@ -92,6 +92,7 @@ ktest! {
     /// Only the outermost section is recorded, with the number of its thread and where it is in the
     /// code. Each record says what the thread held in it.
     fn a_section() [append = "trace=critical"] {
+        ktest::take_timers();
         let records = recorded(|| {
             let outer = CriticalGuard::enter();
             drop(CriticalGuard::enter());
@@ -115,6 +116,7 @@ ktest! {
     /// A better thread becomes runnable within a section: the thread owes, leaves the section, is in
     /// the window, enters again, pays, and is switched out and in.
     fn a_deferred_preemption() [append = "trace=critical,sched"] {
+        ktest::take_timers();
         let better = better_thread();
         let records = recorded(|| {
             let section = CriticalGuard::enter();
