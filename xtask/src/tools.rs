@@ -78,6 +78,9 @@ table! {
     // Includes the firmware, which several packages could provide.
     BOCHS: "Bochs" optional "`--emulator bochs`, with Xvfb for its window",
         bochs::told(), Debian(&["bochs-x", "bochsbios", "vgabios", "xvfb"], "install Bochs, and Xvfb");
+    CHROMIUM: "Chromium" optional "`ci`, for the page of a trace",
+        Ok(find_chromium().map(|program| paths::text(&program))),
+        Debian(&["chromium"], "install Chromium, or Chrome");
     RUST_SRC: "rust-src" optional "making BIOS and UEFI images",
         Ok(cargo::has_rust_src()?.then(|| "installed".to_string())),
         Rustup(&["component", "add", "rust-src"]);
@@ -95,6 +98,11 @@ fn version(program: &str) -> Option<String> {
 /// A gdb that knows x86_64.
 fn find_gdb() -> Option<PathBuf> {
     ["gdb", "x86_64-elf-gdb", "gdb-multiarch"].into_iter().find_map(paths::in_path)
+}
+
+fn find_chromium() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    names.into_iter().find_map(paths::in_path)
 }
 
 impl Tool {
@@ -319,6 +327,15 @@ pub(crate) fn nightly(components: &[&str]) -> Result<()> {
 pub(crate) fn gdb() -> Result<PathBuf> {
     GDB.set_up()?;
     find_gdb().context("gdb is gone")
+}
+
+/// A Chromium, installed if it is missing and this process may do so.
+///
+/// # Errors
+/// If there is none and none can be installed.
+pub(crate) fn chromium() -> Result<PathBuf> {
+    CHROMIUM.set_up()?;
+    find_chromium().context("Chromium is gone")
 }
 
 /// QEMU, installed if it is missing and this process may do so.

@@ -74,6 +74,8 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
             "\"ipc\" is no group; there are: irq, ",
             "trace --help",
         ),
+        (&["trace", "--svg", "/dev/null", "--around", "now"], "it is not a time", "trace --help"),
+        (&["trace", "--around", "3"], "--svg <FILE>", "trace --help"),
         (&["trace", "--groups", "off"], "that is no group; there are: irq, ", "trace --help"),
         (&["trace", "--from", "x", "--smp", "2"], "cannot be used with", "trace --help"),
         (&["trace", "a::b", "--from", "x"], "cannot be used with", "trace --help"),

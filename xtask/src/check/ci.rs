@@ -38,7 +38,7 @@ use List::{Both, Fast, Full};
 /// The list: the name of each check, and the command that must succeed, as a person would type it.
 /// `{target}` is the target folder.
 #[rustfmt::skip]
-const CHECKS: [(List, &str, &str); 25] = [
+const CHECKS: [(List, &str, &str); 26] = [
     (Both, "format", "cargo fmt --all --check"),
     (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
     // Exclude the members that the host cannot compile, and model, which compiles the heart
@@ -58,6 +58,7 @@ const CHECKS: [(List, &str, &str); 25] = [
     (Fast, "the first bug", "cargo xtask bugs r222942"),
     (Fast, "QEMU tests", "cargo xtask test"),
     (Both, "gdb", "cargo test --locked -p xtask --test debugger -- --ignored"),
+    (Both, "page in a browser", "cargo test --locked -p xtask --bin xtask -- --ignored browser"),
     // Readers of the kernel want the private items.
     (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
         --document-private-items -p plat -p heart -p sync -p xtask -p symbols -p bench-report"),
@@ -136,7 +137,8 @@ fn run(name: &str, line: &str) -> Result<Option<bool>> {
     say!("\n== {name}");
     let bochs = line.contains(" bochs ").then(|| tools::emulator(Kind::Bochs).map(drop));
     let gdb = line.contains(" debugger ").then(|| tools::gdb().map(drop));
-    if let Some(Err(error)) = bochs.or(gdb) {
+    let browser = line.ends_with(" browser").then(|| tools::chromium().map(drop));
+    if let Some(Err(error)) = bochs.or(gdb).or(browser) {
         say!("skipped\n{}", error.shown());
         return Ok(None);
     }

@@ -12,7 +12,8 @@ use crate::cli::args::{BootOptions, CPUS, MachineOptions, number, output};
 use crate::error::{Exit, Ours, Result, reported, usage};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
-use crate::trace::{Trace, memory, names, saved, summary};
+use crate::trace::svg::View;
+use crate::trace::{Trace, html, memory, names, saved, summary, svg};
 use crate::vm::boot::{Boot, Ended};
 use crate::vm::budget::LIMITS;
 use crate::vm::emulator::{Emulator, Kind};
@@ -42,6 +43,16 @@ pub(crate) struct Options {
     /// Keep the trace itself, for --from.
     #[arg(long, value_name = "FILE", value_parser = output())]
     save: Option<PathBuf>,
+    /// Draw a timeline of some of it: SVG, for a browser.
+    #[arg(long, value_name = "FILE", value_parser = output())]
+    svg: Option<PathBuf>,
+    /// With --svg: around this time, in milliseconds after the kernel's entry (default: what looks
+    /// wrong, or the last of what is remarkable).
+    #[arg(long, value_name = "MS", value_parser = milliseconds, requires = "svg")]
+    around: Option<u64>,
+    /// Write a page to walk through it, for a browser.
+    #[arg(long, value_name = "FILE", value_parser = output())]
+    html: Option<PathBuf>,
     /// Boot nothing: show a trace that --save has kept.
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["what", "groups", "seed", "smp", "append", "mem", "accel"])]
@@ -87,6 +98,12 @@ fn parsed_groups(text: &str) -> std::result::Result<Groups, String> {
     }
 }
 
+/// A time in milliseconds, as nanoseconds.
+fn milliseconds(text: &str) -> std::result::Result<u64, &'static str> {
+    let time = text.parse().ok().filter(|time: &f64| (0.0..1e12).contains(time));
+    time.map(|time| (time * 1e6) as u64).ok_or("it is not a time, such as 12.5")
+}
+
 /// `cargo xtask trace`.
 ///
 /// # Errors
@@ -107,7 +124,7 @@ pub(crate) fn command(mut options: Options) -> Result<()> {
 impl Options {
     /// The files to write, with the options that name them.
     fn files(&self) -> Vec<(&'static str, &PathBuf)> {
-        let files = [("--save", &self.save)];
+        let files = [("--save", &self.save), ("--svg", &self.svg), ("--html", &self.html)];
         files.into_iter().filter_map(|(option, file)| Some((option, file.as_ref()?))).collect()
     }
 
@@ -128,6 +145,17 @@ impl Options {
 
     /// Writes what is asked for.
     fn write(&self, trace: &Trace) -> Result<()> {
+        let title = self.what.as_deref().unwrap_or("A trace");
+        if let Some(file) = &self.svg {
+            let view = View { around: self.around, ..View::default() };
+            paths::write(file, svg::picture(trace, title, view))?;
+            say!("{}: open it in a browser", paths::shown(file));
+        }
+        if let Some(file) = &self.html {
+            let panel = html::Panel { title: "All records", trace };
+            paths::write(file, html::page(title, "", &[panel]))?;
+            say!("{}: open it in a browser", paths::shown(file));
+        }
         if let Some(file) = &self.save {
             paths::write(file, saved::bytes(trace))?;
             say!("{}: show it by cargo xtask trace --from", paths::shown(file));

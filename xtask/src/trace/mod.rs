@@ -5,11 +5,15 @@
 
 use plat::trace::{Groups, Record};
 
+pub(crate) mod draw;
+pub(crate) mod html;
 pub(crate) mod memory;
 pub(crate) mod names;
 pub(crate) mod saved;
 pub(crate) mod summary;
+pub(crate) mod svg;
 pub(crate) mod tally;
+pub(crate) mod timeline;
 
 /// What one CPU did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
