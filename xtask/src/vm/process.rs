@@ -103,7 +103,9 @@ impl Vm {
                 command.stdout(Stdio::piped());
                 command.args(machine.args()).args(["-serial", "stdio"]);
                 command.arg("-serial").arg(paths::joined("file:", &results));
-                command.args(["-qmp", &format!("tcp:127.0.0.1:{port}"), "-S"]);
+                // QEMU sends an event and an answer one after the other: the second would wait until the
+                // first is acknowledged, 40 ms later.
+                command.args(["-qmp", &format!("tcp:127.0.0.1:{port},nodelay=on"), "-S"]);
                 command
             }
             Emulator::Bochs(bochs) => {

@@ -22,7 +22,7 @@ if [ "$1" = --version ]; then echo "QEMU emulator version 7.2.22 (a script)"; ex
 printf '%s\0' "$@" >"$here/args"
 while [ $# -gt 0 ]; do
     case $1 in
-        -qmp) port=${2##*:} ;;
+        -qmp) port=${2##*:} port=${port%%,*} ;;
         -append) append=$2 ;;
         -serial) results=${2#file:} ;;
     esac
