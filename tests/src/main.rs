@@ -26,6 +26,7 @@ mod hotplug;
 mod idle;
 mod memory;
 mod page_tables;
+mod profile;
 mod quiesce;
 mod rendezvous;
 mod shootdown;

@@ -34,7 +34,7 @@ mod vm;
 
 use check::{bugs, ci, coverage, miri, model, size, statics, tree};
 use cli::trace as tracing;
-use cli::{bench, doctor, dump, gdb, run};
+use cli::{bench, doctor, dump, gdb, profile, run};
 use vm::image;
 
 use error::{Ours, Result, usage};
@@ -64,6 +64,8 @@ enum Command {
     Test(test::Options),
     /// Measure the release kernel, in instructions or in time.
     Bench(bench::Options),
+    /// Show where the CPUs spend their time in one test, as a flame graph.
+    Profile(profile::Options),
     /// Debug the kernel, or one test, or a core, with gdb.
     Gdb(gdb::Options),
     /// Record what each CPU does, event by event, and show it.
@@ -169,6 +171,7 @@ fn command(line: Line) -> Result<()> {
         Command::Run(options) => run::command(options),
         Command::Test(options) => test::command(options),
         Command::Bench(options) => bench::command(&options),
+        Command::Profile(options) => profile::command(&options),
         Command::Gdb(options) => gdb::command(&options),
         Command::Trace(options) => tracing::command(options),
         Command::Dump(options) => dump::command(&options),

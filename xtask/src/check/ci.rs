@@ -57,6 +57,7 @@ const CHECKS: [(List, &str, &str); 26] = [
     (Both, "models, and documents", "cargo xtask docs"),
     (Fast, "the first bug", "cargo xtask bugs r222942"),
     (Fast, "QEMU tests", "cargo xtask test"),
+    (Both, "profile", "cargo test --locked -p xtask --test profile -- --ignored"),
     (Both, "gdb", "cargo test --locked -p xtask --test debugger -- --ignored"),
     (Both, "page in a browser", "cargo test --locked -p xtask --bin xtask -- --ignored browser"),
     // Readers of the kernel want the private items.

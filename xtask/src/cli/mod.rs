@@ -6,5 +6,6 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod gdb;
+pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod trace;

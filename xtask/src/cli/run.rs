@@ -114,6 +114,7 @@ fn boot(emulator: &Emulator, dir: &Path, elf: &Path, options: &Options, smp: u32
         timeout_scale: options.boot.timeout_scale,
         core: options.core.as_deref(),
         memory: None,
+        watcher: None,
     };
     let ended = boot.run()?;
     let ending = ended.ending;

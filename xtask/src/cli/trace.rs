@@ -257,6 +257,7 @@ fn boot(
         timeout_scale: options.boot.timeout_scale,
         core: None,
         memory: Some(memory),
+        watcher: None,
     };
     boot.run()
 }

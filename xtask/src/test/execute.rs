@@ -141,6 +141,7 @@ impl Bench<'_> {
             timeout_scale: self.options.boot.timeout_scale,
             core: core.as_deref(),
             memory: None,
+            watcher: None,
         };
         boot.run()
     }

@@ -59,7 +59,10 @@ impl Memory {
     }
 
     /// Reads memory at a physical address. Returns false if the file does not have all of it.
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool> {
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool> {
         let (offset, end) = match address.checked_sub(FOUR_GIB) {
             None => (address, self.low),
             Some(above) => (above.saturating_add(self.low), self.length),

@@ -64,6 +64,9 @@ pub(crate) struct Boot<'a> {
     pub(crate) core: Option<&'a Path>,
     /// The file to keep the machine's memory in, which is then as it was at the machine's end.
     pub(crate) memory: Option<&'a Path>,
+    /// What to do again and again while the machine runs. It takes its time itself; when it returns
+    /// false, the machine is ended.
+    pub(crate) watcher: Option<&'a dyn Fn(&mut Qmp) -> bool>,
 }
 
 /// A boot that has ended.
@@ -165,7 +168,17 @@ impl Boot<'_> {
                 let report = self.stop_hung(vm, &stall, core)?;
                 return Ok((Ending::new(Kind::Hang, stall), report));
             }
-            thread::sleep(TICK);
+            let goes_on = match (self.watcher, vm.qmp.as_mut()) {
+                (Some(watch), Some(qmp)) => watch(qmp),
+                _ => {
+                    thread::sleep(TICK);
+                    true
+                }
+            };
+            if !goes_on {
+                vm.kill();
+                return Ok((Ending::new(Kind::Off, "ended by xtask"), report));
+            }
         }
     }
 

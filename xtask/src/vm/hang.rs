@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::error::{Ours, Result};
 use crate::vm::qmp::Qmp;
+use crate::vm::registers::{self, Cpu};
 use symbols::Symbols;
 
 /// Where each CPU is, one line each: `cpu0: rip 0x... FUNCTION at FILE:LINE`.
@@ -14,7 +15,7 @@ pub(crate) fn report(qmp: &mut Qmp, symbols: &Symbols) -> Vec<String> {
 fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>> {
     let cpus = qmp.execute("query-cpus-fast", &json!({}))?;
     let count = cpus.as_array().map_or(0, Vec::len);
-    let cpus = parse(&qmp.human("info registers -a")?);
+    let cpus = registers::read(qmp)?;
     let line = |cpu: &Cpu| {
         let halted = if cpu.halted { " (halted)" } else { "" };
         let Some(ip) = cpu.ip else {
@@ -29,31 +30,3 @@ fn asked(qmp: &mut Qmp, symbols: &Symbols) -> Result<Vec<String>> {
     }
     Ok(lines)
 }
-
-#[derive(Debug, PartialEq, Eq)]
-struct Cpu {
-    number: String,
-    ip: Option<u64>,
-    halted: bool,
-}
-
-/// The CPUs, from the output of `info registers -a`: a blank line, `CPU#N`, registers.
-fn parse(registers: &str) -> Vec<Cpu> {
-    let mut cpus: Vec<Cpu> = Vec::new();
-    for word in registers.split_whitespace() {
-        if let Some(number) = word.strip_prefix("CPU#") {
-            cpus.push(Cpu { number: number.to_string(), ip: None, halted: false });
-        }
-        let Some(cpu) = cpus.last_mut() else { continue };
-        if let Some(ip) = word.strip_prefix("RIP=").or_else(|| word.strip_prefix("EIP=")) {
-            cpu.ip = u64::from_str_radix(ip, 16).ok();
-        }
-        if word == "HLT=1" {
-            cpu.halted = true;
-        }
-    }
-    cpus
-}
-
-#[cfg(test)]
-mod tests;

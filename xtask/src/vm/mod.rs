@@ -22,5 +22,6 @@ pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod process;
 pub(crate) mod qemu;
-mod qmp;
+pub(crate) mod qmp;
+pub(crate) mod registers;
 mod strip;

@@ -51,6 +51,19 @@ impl Symbols {
     /// The function at an address, `FUNCTION at FILE:LINE`, then each function
     /// that the one before it was inlined into. Empty if nothing is known.
     pub fn frames(&self, address: u64) -> Vec<String> {
+        let text = |frame: Frame| match frame.place {
+            Some(place) => format!("{} at {place}", frame.function),
+            None => frame.function,
+        };
+        self.found(address).into_iter().map(text).collect()
+    }
+
+    /// As [`Self::frames`], the functions' names alone.
+    pub fn functions(&self, address: u64) -> Vec<String> {
+        self.found(address).into_iter().map(|frame| frame.function).collect()
+    }
+
+    fn found(&self, address: u64) -> Vec<Frame> {
         let address = match address {
             KERNEL_BASE.. => address,
             _ if PHYSICAL.contains(&address) => address + KERNEL_BASE,
@@ -84,10 +97,18 @@ pub fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }
 
-fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
+/// A function, and the place in it.
+struct Frame {
+    function: String,
+    /// `FILE:LINE`.
+    place: Option<String>,
+}
+
+fn frames(loader: &Loader, address: u64, root: &str) -> Vec<Frame> {
+    let unplaced = |function| Frame { function, place: None };
     let mut lines = Vec::new();
     if let Err(error) = inlined(loader, address, root, &mut lines) {
-        lines.push(format!("(the debug information cannot be read: {error})"));
+        lines.push(unplaced(format!("(the debug information cannot be read: {error})")));
     }
     // The last symbol has no end of its own: firmware's code is not the kernel's.
     let image_end = loader.get_section_range(b".bss").map_or(0, |bss| bss.end);
@@ -95,7 +116,7 @@ fn frames(loader: &Loader, address: u64, root: &str) -> Vec<String> {
         && address < image_end
         && let Some(symbol) = loader.find_symbol(address)
     {
-        lines.push(demangled(symbol));
+        lines.push(unplaced(demangled(symbol)));
     }
     lines
 }
@@ -105,18 +126,18 @@ fn inlined(
     loader: &Loader,
     address: u64,
     root: &str,
-    lines: &mut Vec<String>,
+    lines: &mut Vec<Frame>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut frames = loader.find_frames(address)?;
     while let Some(frame) = frames.next()? {
         let place = frame.location.as_ref().and_then(|location| {
             let file = source_path::short(location.file?, root);
-            Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
+            Some(format!("{file}:{}", location.line.unwrap_or(0)))
         });
         if let Some(name) = &frame.function {
             let raw = name.raw_name()?;
             let function = rustc_demangle::demangle(&raw);
-            lines.push(format!("{function:#}{}", place.unwrap_or_default()));
+            lines.push(Frame { function: format!("{function:#}"), place });
         }
     }
     Ok(())

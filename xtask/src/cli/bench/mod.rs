@@ -177,6 +177,7 @@ fn boot(
         timeout_scale: 1.0,
         core: None,
         memory: None,
+        watcher: None,
     };
     boot.run()
 }
