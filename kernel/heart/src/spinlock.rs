@@ -119,6 +119,7 @@ impl<P: Port> Raw<P> {
         P::Probe::lock_released(self.class);
         trace::event_of::<{ Event::LockWait as u16 }>(self.owner.as_ptr() as u64);
         let mut outer = None;
+        let mut next_look = SPIN_RECORDED;
         let mut turns = Turns::new();
         loop {
             spinlock_exit::<P>();
@@ -126,17 +127,11 @@ impl<P: Port> Raw<P> {
             while self.owner.load(Ordering::Relaxed) != FREE {
                 P::relax();
                 let turns = turns.count();
-                if turns.is_multiple_of(SPIN_RECORDED) {
+                if turns >= next_look {
+                    next_look = turns.saturating_add(SPIN_RECORDED);
                     outer.get_or_insert_with(|| P::spin_site().and_then(SpinSite::get));
-                    self.record_spin(site);
+                    self.spins_long(turns, site);
                 }
-                kassert!(
-                    turns < P::Probe::SPIN_TOO_LONG,
-                    "spinlock: {} on {} spins too long for {self}, at {}",
-                    P::thread(),
-                    P::cpu(),
-                    Line(site)
-                );
             }
             P::Probe::spin_ends();
             spinlock_enter::<P>();
@@ -149,20 +144,28 @@ impl<P: Port> Raw<P> {
         }
     }
 
-    /// Records, for reports, that the current thread spins for this lock at `at`.
+    /// Records, for reports, that the current thread spins for this lock at `site`, and panics if it
+    /// has done so for too long.
     #[cold]
-    fn record_spin(&self, at: Place) {
-        // Where nobody reports it, this takes no step that a model checker would see.
+    #[track_caller]
+    fn spins_long(&self, turns: u32, site: Place) {
         if let Some(record) = P::spin_site()
             && let Some(owner) = self.owner()
         {
             record.set(Some(Spin {
                 lock: self.class,
-                at,
+                at: site,
                 owner,
                 since: self.site.get(),
             }));
         }
+        kassert!(
+            turns < P::Probe::SPIN_TOO_LONG,
+            "spinlock: {} on {} spins too long for {self}, at {}",
+            P::thread(),
+            P::cpu(),
+            Line(site)
+        );
     }
 
     /// The holder. For messages: a snapshot.
