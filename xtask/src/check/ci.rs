@@ -38,7 +38,7 @@ use List::{Both, Fast, Full};
 /// The list: the name of each check, and the command that must succeed, as a person would type it.
 /// `{target}` is the target folder.
 #[rustfmt::skip]
-const CHECKS: [(List, &str, &str); 26] = [
+const CHECKS: &[(List, &str, &str)] = &[
     (Both, "format", "cargo fmt --all --check"),
     (Both, "format of boot/image", "cargo fmt --manifest-path boot/image/Cargo.toml --check"),
     // Exclude the members that the host cannot compile, and model, which compiles the heart
