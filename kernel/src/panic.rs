@@ -100,6 +100,7 @@ fn report(
     for other in &others(me) {
         print_other(other);
     }
+    trace::print_tail(recorded, print);
     let mut cpus = others(me);
     let alone = cpus.iter().all(smp::is_stopped);
     cpus.insert(me);
@@ -119,7 +120,6 @@ fn report(
     };
     // SAFETY: interrupts are off for good, and a CPU that has stopped for a panic never goes on.
     unsafe { hang::report_at_the_end(cpus, seen, panicked, alone, print) };
-    trace::print_tail(recorded, print);
     probe::panicked(location, format_args!("{text}"));
     end::exit(if text.as_str().starts_with(KASSERT) {
         Verdict::Assertion

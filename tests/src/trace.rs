@@ -225,7 +225,7 @@ ktest! {
 }
 
 ktest! {
-    /// A panic's report ends with the last records of each CPU: what was before the panic, and not
+    /// A panic's report has the last records of each CPU: what was before the panic, and not
     /// the report's own spinlocks.
     fn a_panic_prints_the_tail() [
         append = "trace=mark,lock", expect = "panic", console = "cpu0: the last of ",

@@ -80,6 +80,8 @@ const CHECKS: &[(List, &str, &str)] = &[
     // With debug assertions.
     (Full, "QEMU tests, dev", "cargo xtask test --debug rendezvous::ten stress::short"),
     (Full, "QEMU tests, 1 2 4 CPUs", "cargo xtask test --smp 1,2,4"),
+    // Each trace point as the version of itself that writes a record.
+    (Full, "QEMU tests, traced", "cargo xtask test critical:: threads:: stepping:: --append trace=all"),
     // What QEMU 7.2's CPU lacks, and how CPUs interact.
     (Full, "ten tests in Bochs", "cargo xtask test --emulator bochs --exact apic::x2apic \
         apic::tsc_deadline vspace::tags_keep_and_forget smp::all_cpus_online rendezvous::sets \
