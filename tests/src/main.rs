@@ -18,6 +18,7 @@ mod console;
 mod crash;
 mod critical;
 mod debugger;
+mod demo;
 mod epoch;
 mod faults;
 mod fence;

@@ -23,6 +23,7 @@ mod term;
 mod cargo;
 mod check;
 mod cli;
+mod demo;
 mod error;
 mod interrupt;
 mod lock;
@@ -66,6 +67,8 @@ enum Command {
     Bench(bench::Options),
     /// Show where the CPUs spend their time in one test, as a flame graph.
     Profile(profile::Options),
+    /// Show a bug of kernel history as it happens here: a story, a picture and a page.
+    Demo(demo::Options),
     /// Debug the kernel, or one test, or a core, with gdb.
     Gdb(gdb::Options),
     /// Record what each CPU does, event by event, and show it.
@@ -172,6 +175,7 @@ fn command(line: Line) -> Result<()> {
         Command::Test(options) => test::command(options),
         Command::Bench(options) => bench::command(&options),
         Command::Profile(options) => profile::command(&options),
+        Command::Demo(options) => demo::command(&options),
         Command::Gdb(options) => gdb::command(&options),
         Command::Trace(options) => tracing::command(options),
         Command::Dump(options) => dump::command(&options),

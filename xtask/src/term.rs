@@ -138,8 +138,24 @@ impl Progress {
     }
 }
 
+/// The lines of a text, broken at blanks, of this many columns at most where words allow.
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let length = |text: &str| text.chars().count();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if length(line) + 1 + length(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
 /// How many columns the terminal has. The standard input need not be it.
-fn width() -> usize {
+pub(crate) fn width() -> usize {
     let size = File::open("/dev/tty").and_then(|terminal| {
         let stty = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output();
         Ok(String::from_utf8_lossy(&stty?.stdout).into_owned())

@@ -79,6 +79,8 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
         ),
         (&["trace", "--svg", "/dev/null", "--around", "now"], "it is not a time", "trace --help"),
         (&["trace", "--around", "3"], "--svg <FILE>", "trace --help"),
+        (&["demo", "r222943"], "no bug's name contains \"r222943\"", "cargo xtask demo --list"),
+        (&["demo", "eoi"], "2 bugs have \"eoi\" in their names: eoi-after", "demo --list"),
         (&["trace", "--groups", "off"], "that is no group; there are: irq, ", "trace --help"),
         (&["trace", "--from", "x", "--smp", "2"], "cannot be used with", "trace --help"),
         (&["trace", "a::b", "--from", "x"], "cannot be used with", "trace --help"),
@@ -183,6 +185,16 @@ fn every_command_has_its_help() {
         assert_eq!(xtask(words), (Some(0), all.clone()));
     }
     assert_eq!(xtask(&["-V"]), xtask(&["--version"]));
+}
+
+#[test]
+fn the_demos_are_listed() {
+    let (code, text) = xtask(&["demo", "--list"]);
+    assert_eq!(code, Some(0), "{text}");
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names[0], "r222942");
+    assert!(names.contains(&"eoi-after-switch") && names.contains(&"0003-deaf-initiator"));
+    assert!(text.lines().all(|line| line.split_whitespace().count() > 3), "{text}");
 }
 
 #[test]

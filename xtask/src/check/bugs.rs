@@ -10,14 +10,15 @@ mod copy;
 mod finder;
 mod header;
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::model;
-use crate::error::{Exit, Ours, Result, reported, usage};
+use crate::error::{Exit, Ours, Result, failed, reported, usage};
 use crate::term::{self, Progress};
 use crate::{interrupt, paths, tools};
 use copy::Tree;
-use header::Bug;
+pub(crate) use header::Bug;
 
 /// The command line of `cargo xtask bugs`.
 #[derive(clap::Args)]
@@ -69,8 +70,25 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     if lost == 0 { Ok(()) } else { Err(reported(Exit::Failed)) }
 }
 
+/// Makes one bug, traces the test that finds it, and keeps the trace. Returns how it was found.
+///
+/// # Errors
+/// If the bug cannot be made, no test in QEMU finds it, or it is not found.
+pub(crate) fn traced(bug: &Bug, kept: &Path) -> Result<String> {
+    tools::kernel_target()?;
+    let tree = Tree::copied()?;
+    tree.apply(&bug.file)?;
+    let test = bug.test().ok_or_else(|| failed("no test in QEMU finds it"))?;
+    let mut progress = Progress::new();
+    progress.show(&format!("{}: {test}", bug.name));
+    finder::traced(&tree, test, kept)
+}
+
 /// The bugs that these names ask for; all, without a name.
-fn chosen(names: &[String]) -> Result<Vec<Bug>> {
+///
+/// # Errors
+/// If a patch cannot be read, or a name is no bug's.
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<Bug>> {
     let mut bugs = Vec::new();
     for file in paths::entries(&paths::root().join("bugs"))? {
         if file.extension().is_some_and(|end| end == "patch") {

@@ -21,9 +21,9 @@ pub(crate) struct Emitted {
 /// The command line of `cargo xtask docs`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-It runs what they come from: the explorer's quick tier with every mistake, the heart
-single-stepped, loom, the count of lines, and a test in QEMU that panics. That takes a
-minute or two. A figure may be off by 5 percent; names, words and pictures may not.
+It runs what they come from: the demo of r222942, the explorer's quick tier with every
+mistake, the heart single-stepped, loom, the count of lines, and a test in QEMU that
+panics. That takes a minute or two. A figure may be off by 5 percent; names, words and pictures may not.
 
 Exit codes: 0 ok, 1 something is stale, or a model or a test fails.")]
 pub(crate) struct Docs {

@@ -35,3 +35,12 @@ fn a_time_has_two_units() {
     assert_eq!([of(0), of(59), of(60), of(3599)], ["0 s", "59 s", "1 min 0 s", "59 min 59 s"]);
     assert_eq!(of(3661), "1 h 1 min");
 }
+
+#[test]
+fn a_text_is_broken_at_blanks() {
+    assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+    assert_eq!(wrapped("one two three", 100), ["one two three"]);
+    // A word that is too long has a line of its own.
+    assert_eq!(wrapped("a longer word", 3), ["a", "longer", "word"]);
+    assert_eq!(wrapped("a b", 0), ["a", "b"]);
+}

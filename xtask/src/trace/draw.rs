@@ -7,6 +7,8 @@
 
 use std::fmt::{self, Write};
 
+use crate::term;
+
 /// Fonts that are there.
 const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
 
@@ -111,6 +113,16 @@ impl Svg {
         ));
     }
 
+    /// A text that reads upwards, around its middle.
+    pub(crate) fn upwards(&mut self, class: &str, [x, y]: [f64; 2], size: f64, text: &str) {
+        let (x, y) = (n(x), n(y));
+        let text = escaped(text);
+        self.raw(format_args!(
+            "<text class=\"{class}\" transform=\"translate({x} {y}) rotate(-90)\" \
+             font-size=\"{size}\" text-anchor=\"middle\">{text}</text>"
+        ));
+    }
+
     /// A line.
     pub(crate) fn line(&mut self, class: &str, from: [f64; 2], to: [f64; 2]) {
         let [x1, y1, x2, y2] = [from[0], from[1], to[0], to[1]].map(n);
@@ -179,6 +191,11 @@ pub(crate) fn fitted(text: &str, size: f64, room: f64) -> String {
     }
     let fit = (room / (size * CHARACTER)) as usize;
     if fit < 4 { String::new() } else { text.chars().take(fit - 1).chain(['…']).collect() }
+}
+
+/// The lines of a text that is broken at blanks.
+pub(crate) fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
+    term::wrapped(text, (room / (size * CHARACTER)) as usize)
 }
 
 /// A coordinate: a tenth of a pixel is enough.

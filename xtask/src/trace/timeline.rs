@@ -169,11 +169,29 @@ impl Trace {
         &self.cpus[at.cpu].records[at.index]
     }
 
+    /// The same trace with the records from one moment to another, both included.
+    pub(crate) fn between(&self, from: u64, until: u64) -> Self {
+        let mut trace = self.clone();
+        for cpu in &mut trace.cpus {
+            cpu.records.retain(|record| (from..=until).contains(&record.time));
+        }
+        trace
+    }
+
     /// The name of the thread with this number.
     pub(crate) fn thread_name(&self, number: u16) -> String {
         let thread = self.threads.get(usize::from(number)).and_then(Option::as_ref);
         let name = thread.map(|thread| thread.name.as_str()).unwrap_or_default();
         if name.is_empty() { format!("thread {number}") } else { name.to_string() }
+    }
+
+    /// The number of the thread at this address.
+    pub(crate) fn thread_at(&self, address: u64) -> Option<u16> {
+        let mut threads = self.threads.iter();
+        let is = |thread: &Option<super::Thread>| {
+            thread.as_ref().is_some_and(|thread| thread.address == address)
+        };
+        threads.position(is).and_then(|number| u16::try_from(number).ok())
     }
 }
 

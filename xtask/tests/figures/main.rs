@@ -1,7 +1,7 @@
 //! Compares the pictures and figures of the documents with what the commands print.
 //!
-//! It runs the explorer, the single-stepping of the heart, loom, the count of lines and a test that
-//! panics. From their output it makes the tables of the documents ([`tables`]) and the line numbers
+//! It runs the demo of r222942, the explorer, the single-stepping of the heart, loom, the count of
+//! lines and a test that panics. From their output it makes the tables of the documents ([`tables`]) and the line numbers
 //! of the panic ([`crash`]). Names, words and pictures must be the same. A figure may be off by 5
 //! percent: otherwise each change of the heart would change the documents too.
 
@@ -19,7 +19,8 @@ const FAILURES: &str = "docs/failures.md";
 const LAYOUT: &str = "docs/layout.md";
 const MODELS: &str = "docs/models.md";
 const README: &str = "README.md";
-const PICTURE: &str = "docs/r222942.svg";
+/// What happens in the kernel, and what the explorer finds.
+const PICTURES: [&str; 2] = ["docs/r222942.svg", "docs/r222942-model.svg"];
 
 /// Where the assertion is that the README shows.
 const ASSERTION: &str = "kernel/src/ktest/probe.rs";
@@ -31,11 +32,13 @@ const SLACK: f64 = 0.05;
 #[ignore = "takes minutes: cargo xtask docs runs it"]
 fn the_documents_show_what_the_commands_print() -> Result<()> {
     let write = env::var_os("TRYST_WRITE").is_some();
-    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("r222942.svg");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let [picture, drawn] = ["r222942.svg", "r222942-model.svg"].map(|name| dir.join(name));
+    said(xtask().args(["demo", "r222942", "--out"]).arg(dir), true)?;
     let list = said(explorer().arg("--list"), false)?;
     let explored = said(&mut explorer(), true)?;
     let draw = ["--bug", "no-nested-section", "--svg"];
-    said(explorer().args(draw).arg(&picture), false)?;
+    said(explorer().args(draw).arg(&drawn), false)?;
     let stepped = said(stepping().args(["--", "--show-output"]), false)?;
     let mut loom = cargo(&["test", "--quiet", "--locked", "-p", "model", "--test", "loom"]);
     let loom = said(loom.args(["--", "--show-output"]), false)?;
@@ -47,11 +50,12 @@ fn the_documents_show_what_the_commands_print() -> Result<()> {
         page(LAYOUT, |text| tables::layout(text, &said(xtask().arg("size"), false)?))?,
         page(MODELS, |text| tables::models(text, &list, &explored, &stepped, &loom))?,
         page(README, readme)?,
-        page(PICTURE, |_| Ok(fs::read_to_string(&picture)?))?,
+        page(PICTURES[0], |_| Ok(fs::read_to_string(&picture)?))?,
+        page(PICTURES[1], |_| Ok(fs::read_to_string(&drawn)?))?,
     ];
     let mut stale = 0;
     for (name, old, new) in &pages {
-        let found = if *name == PICTURE {
+        let found = if PICTURES.contains(name) {
             let other = (old != new).then(|| "is not what is drawn now".to_string());
             other.into_iter().collect()
         } else {

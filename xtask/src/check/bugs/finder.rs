@@ -1,6 +1,7 @@
 //! Builds and runs what must find a bug, and checks that it fails in the words of the patch.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -64,6 +65,26 @@ fn test(tree: &Tree, finder: &Finder) -> Result<String> {
     let console = fs::read(tree.root().join(logs).join("console.log")).unwrap_or_default();
     let all = format!("{message}\n{}", String::from_utf8_lossy(&console));
     in_its_words(finder, &all, message)
+}
+
+/// Traces one test in QEMU on the patched tree, and keeps the trace. Returns what it says.
+///
+/// # Errors
+/// If the patched tree does not build, or the test does not find the bug.
+pub(super) fn traced(tree: &Tree, finder: &Finder, kept: &Path) -> Result<String> {
+    let words: Vec<&str> = finder.words.iter().map(String::as_str).collect();
+    let mut command = tree.xtask(&["trace"])?;
+    let _ = fs::remove_file(kept);
+    let kept = std::path::absolute(kept).with_context(|| paths::shown(kept))?;
+    let output = output(command.args(words).arg("--save").arg(&kept))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !kept.exists() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let verdict = said.lines().find_map(|line| line.strip_prefix("xtask: "));
+    let console = fs::read(tree.target().join("trace/console.log")).unwrap_or_default();
+    let all = format!("{said}{}", String::from_utf8_lossy(&console));
+    in_its_words(finder, &all, verdict.unwrap_or_default())
 }
 
 /// One test on the host.

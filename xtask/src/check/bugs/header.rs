@@ -23,19 +23,21 @@ use crate::paths;
 
 /// A patch of `bugs/`.
 #[derive(Debug)]
-pub(super) struct Bug {
+pub(crate) struct Bug {
     /// The name of its file: a number and a name.
-    pub(super) name: String,
+    pub(crate) name: String,
     pub(super) file: PathBuf,
     /// What is wrong, in one line.
-    pub(super) title: String,
+    pub(crate) title: String,
+    /// The story, without line breaks.
+    pub(crate) story: String,
     /// Its finders; not empty.
     pub(super) finders: Vec<Finder>,
 }
 
 /// A finder of a bug.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Finder {
+pub(crate) struct Finder {
     pub(super) kind: Kind,
     /// Its name and options.
     pub(super) words: Vec<String>,
@@ -76,27 +78,34 @@ impl Bug {
     /// If the file cannot be read, or its header does not have this form.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        let (title, finders) = header(&paths::read_text(file)?).map_err(|error| {
+        let (title, story, finders) = header(&paths::read_text(file)?).map_err(|error| {
             anyhow!("{}: {error}", paths::shown(file))
                 .hint("xtask/src/check/bugs/header.rs says what a header has")
         })?;
-        Ok(Self { name: name.into_owned(), file: file.to_path_buf(), title, finders })
+        Ok(Self { name: name.into_owned(), file: file.to_path_buf(), title, story, finders })
+    }
+
+    /// The first test in QEMU that finds it.
+    pub(crate) fn test(&self) -> Option<&Finder> {
+        self.finders.iter().find(|finder| finder.kind == Kind::Test)
     }
 }
 
-/// The title and the finders of a patch.
-fn header(text: &str) -> std::result::Result<(String, Vec<Finder>), String> {
+/// The title, the story and the finders of a patch.
+fn header(text: &str) -> std::result::Result<(String, String, Vec<Finder>), String> {
     let (header, _) = text.split_once("\n--- a/").ok_or("there is no difference, --- a/FILE")?;
     let mut lines = header.lines();
     let title = lines.next().unwrap_or_default().trim();
     if title.is_empty() {
         return Err("the first line is no title".into());
     }
-    let finders = lines.filter_map(finder).collect::<Result<Vec<_>, _>>()?;
+    let (finders, story): (Vec<_>, Vec<_>) = lines.partition(|line| finder(line).is_some());
+    let story = story.join(" ").trim().to_string();
+    let finders = finders.into_iter().filter_map(finder).collect::<Result<Vec<_>, _>>()?;
     if finders.is_empty() {
         return Err("nobody must find it: no line Model:, Test: or Host:".into());
     }
-    Ok((title.into(), finders))
+    Ok((title.into(), story, finders))
 }
 
 /// The finder that a line names, if it is such a line.

@@ -1,4 +1,4 @@
-use super::{escaped, fitted, width};
+use super::{escaped, fitted, width, wrapped};
 
 /// The texts of a picture: where each begins and ends, its base line, and itself.
 fn texts(svg: &str) -> Vec<(f64, f64, f64, String)> {
@@ -48,4 +48,7 @@ fn texts_fit_or_are_cut() {
     assert_eq!(fitted("worker", 10.0, 100.0), "worker");
     assert_eq!(fitted("a long name of a thread", 10.0, 60.0), "a long na…");
     assert_eq!(fitted("worker", 10.0, 20.0), "");
+    for line in wrapped("one two three four five six", 10.0, 60.0) {
+        assert!(width(&line, 10.0) <= 60.0, "{line}");
+    }
 }

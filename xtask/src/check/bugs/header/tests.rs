@@ -2,17 +2,17 @@ use super::{Finder, Kind, header};
 
 const DIFFERENCE: &str = "\n--- a/kernel/a.rs\n+++ b/kernel/a.rs\n@@ -1 +1 @@\n-a\n+b\n";
 
-fn parsed(text: &str) -> Result<(String, Vec<Finder>), String> {
+fn parsed(text: &str) -> Result<(String, String, Vec<Finder>), String> {
     header(&format!("{text}{DIFFERENCE}"))
 }
 
 fn one(line: &str) -> Result<Finder, String> {
-    parsed(&format!("A title\n\nA story.\n\n{line}\n")).map(|(_, mut finders)| finders.remove(0))
+    parsed(&format!("A title\n\nA story.\n\n{line}\n")).map(|(.., mut finders)| finders.remove(0))
 }
 
 #[test]
 fn a_title_and_who_must_find_it() {
-    let (title, finders) = parsed(
+    let (title, story, finders) = parsed(
         "Nobody waits\n\nIn 2011: somebody did not.\nNote: a colon.\n\n\
          Model: rendezvous-2 \"exactly once\"\n\
          Test: rendezvous::ten --smp 2 \"left: 1\"\n\
@@ -20,6 +20,7 @@ fn a_title_and_who_must_find_it() {
     )
     .expect("as it must be");
     assert_eq!(title, "Nobody waits");
+    assert_eq!(story, "In 2011: somebody did not. Note: a colon.");
     let shown: Vec<String> = finders.iter().map(ToString::to_string).collect();
     assert_eq!(
         shown,
