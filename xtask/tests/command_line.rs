@@ -87,7 +87,12 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
         (&["trace", "--from", "x", "--groups", "irq"], "cannot be used with", "trace --help"),
         (&["trace", "--emulator", "bochs"], "Bochs keeps no memory in a file", "trace --help"),
         (&["trace", "--smp", "1,2"], "--smp takes one number here", "trace --help"),
-        (&["trace", "--save", "/dev/null/x"], "cannot create /dev/null", "trace --help"),
+        (&["trace", "-o", "/dev/null/x"], "cannot create /dev/null", "trace --help"),
+        (
+            &["trace", "--save", "/dev/null", "-o", "/dev/../dev/null"],
+            "--out and --save name the same file",
+            "trace --help",
+        ),
         (&["runner"], "not provided:\n  <ELF>", "runner --help"),
         (&["ci", "--", "-m", "64"], "unexpected argument '-m'", "ci --help"),
         (&["completions", "tcsh"], "[possible values: bash", "completions --help"),
@@ -473,12 +478,18 @@ fn a_trace_comes_from_the_memory_of_a_machine() {
     }
 
     // Kept, and shown again.
-    let (code, text) = run(&["trace", "--save", "kept/trace"]);
+    let (code, text) = run(&["trace", "--save", "kept/trace", "-o", "kept/trace.json"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(!text.contains(row), "{text}");
     assert!(text.contains("kept/trace: show it by cargo xtask trace --from"), "{text}");
+    assert!(text.contains("kept/trace.json: open it at https://ui.perfetto.dev"), "{text}");
     let (code, text) = run(&["trace", "--from", "kept/trace"]);
     assert!(code == Some(0) && text.contains(row), "{text}");
+    let json = fake.dir.join("kept/trace.json");
+    let first = std::fs::read(&json).expect("it is there");
+    let (code, text) = run(&["trace", "--from", "kept/trace", "-o", "kept/trace.json"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(first, std::fs::read(&json).expect("it is there"));
 
     let kept = std::fs::read(fake.dir.join("kept/trace")).expect("it is there");
     write("cut", &kept[..kept.len() - 1]);

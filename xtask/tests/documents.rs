@@ -223,3 +223,19 @@ fn every_set_that_is_walked_has_a_check_that_is_there() {
     }
     assert!(count > 45, "{count} sets");
 }
+
+/// docs/trace.md has a row for each event, as `plat::trace` has it.
+#[test]
+fn the_trace_page_has_every_event() {
+    let page = read("docs/trace.md");
+    let table = page.split_once("## Events").expect("the section").1;
+    let found: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    let row = |event: &plat::trace::Event| {
+        let arguments = event.arguments().iter().filter(|name| **name != "none");
+        let arguments: Vec<String> = arguments.map(|name| format!("`{name}`")).collect();
+        let (name, group) = (event.name(), event.group().word());
+        format!("| `{name}` | {group} | {} | {} |", arguments.join(", "), event.about())
+    };
+    let expected: Vec<String> = plat::trace::Event::ALL.iter().map(row).collect();
+    assert_eq!(found, expected, "docs/trace.md, to be:\n{}", expected.join("\n"));
+}

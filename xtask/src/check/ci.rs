@@ -14,12 +14,12 @@ use crate::{interrupt, paths, term, tools};
 /// The command line of `cargo xtask ci`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Formatting, lints, documentation, layering, host tests, QEMU tests, and ten tests in Bochs where
-that is installed or can be. The last line is `N passed, N failed`, and `, N skipped` if something
+Formatting, lints, documentation, layering, host tests, QEMU tests, traces in Perfetto, and ten tests
+in Bochs, where these are installed or can be. The last line is `N passed, N failed`, and `, N skipped` if something
 that a check needs is missing. No check stops the list; the exit code is 1 if one failed. Ctrl-C
 stops it: the last line is `N passed, N failed, N not run` then, and the exit code 130.")]
 pub(crate) struct Options {
-    /// Leave out the documentation, the image tool, Bochs, and the QEMU
+    /// Leave out the documentation, the image tool, Perfetto, Bochs, and the QEMU
     /// tests without optimisation, and run the others with 4 CPUs only
     #[arg(long, verbatim_doc_comment)]
     fast: bool,
@@ -60,6 +60,8 @@ const CHECKS: &[(List, &str, &str)] = &[
     (Both, "profile", "cargo test --locked -p xtask --test profile -- --ignored"),
     (Both, "gdb", "cargo test --locked -p xtask --test debugger -- --ignored"),
     (Both, "page in a browser", "cargo test --locked -p xtask --bin xtask -- --ignored browser"),
+    // Fetches Perfetto's trace processor, once.
+    (Full, "traces in Perfetto", "cargo test --locked -p xtask --test perfetto -- --ignored"),
     // Readers of the kernel want the private items.
     (Full, "documentation, host", "RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps \
         --document-private-items -p plat -p heart -p sync -p xtask -p symbols -p bench-report"),
@@ -141,7 +143,8 @@ fn run(name: &str, line: &str) -> Result<Option<bool>> {
     let bochs = line.contains(" bochs ").then(|| tools::emulator(Kind::Bochs).map(drop));
     let gdb = line.contains(" debugger ").then(|| tools::gdb().map(drop));
     let browser = line.ends_with(" browser").then(|| tools::chromium().map(drop));
-    if let Some(Err(error)) = bochs.or(gdb).or(browser) {
+    let perfetto = line.contains(" perfetto ").then(tools::perfetto);
+    if let Some(Err(error)) = bochs.or(gdb).or(browser).or(perfetto) {
         say!("skipped\n{}", error.shown());
         return Ok(None);
     }

@@ -13,7 +13,7 @@ use crate::error::{Exit, Ours, Result, reported, usage};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
 use crate::trace::svg::View;
-use crate::trace::{Trace, html, memory, names, saved, summary, svg};
+use crate::trace::{Trace, html, memory, names, perfetto, saved, summary, svg};
 use crate::vm::boot::{Boot, Ended};
 use crate::vm::budget::LIMITS;
 use crate::vm::emulator::{Emulator, Kind};
@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// or `run`, the kernel itself (the default)
     #[arg(value_name = "TEST | run", verbatim_doc_comment)]
     what: Option<String>,
+    /// Write JSON for Perfetto (https://ui.perfetto.dev).
+    #[arg(short, long, value_name = "FILE", value_parser = output())]
+    out: Option<PathBuf>,
     /// Keep the trace itself, for --from.
     #[arg(long, value_name = "FILE", value_parser = output())]
     save: Option<PathBuf>,
@@ -124,8 +127,9 @@ pub(crate) fn command(mut options: Options) -> Result<()> {
 impl Options {
     /// The files to write, with the options that name them.
     fn files(&self) -> Vec<(&'static str, &PathBuf)> {
-        let files = [("--save", &self.save), ("--svg", &self.svg), ("--html", &self.html)];
-        files.into_iter().filter_map(|(option, file)| Some((option, file.as_ref()?))).collect()
+        let drawn = [("--svg", &self.svg), ("--html", &self.html)];
+        let files = [("--out", &self.out), ("--save", &self.save)].into_iter().chain(drawn);
+        files.filter_map(|(option, file)| Some((option, file.as_ref()?))).collect()
     }
 
     /// Checks the options together.
@@ -155,6 +159,10 @@ impl Options {
             let panel = html::Panel { title: "All records", trace };
             paths::write(file, html::page(title, "", &[panel]))?;
             say!("{}: open it in a browser", paths::shown(file));
+        }
+        if let Some(file) = &self.out {
+            paths::write(file, perfetto::json(trace))?;
+            say!("{}: open it at https://ui.perfetto.dev", paths::shown(file));
         }
         if let Some(file) = &self.save {
             paths::write(file, saved::bytes(trace))?;

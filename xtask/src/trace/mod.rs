@@ -9,6 +9,7 @@ pub(crate) mod draw;
 pub(crate) mod html;
 pub(crate) mod memory;
 pub(crate) mod names;
+pub(crate) mod perfetto;
 pub(crate) mod saved;
 pub(crate) mod summary;
 pub(crate) mod svg;
@@ -58,15 +59,5 @@ impl Trace {
     /// So many ticks as nanoseconds.
     pub(crate) fn nanos(&self, ticks: u64) -> u64 {
         (u128::from(ticks) * 1_000_000_000 / u128::from(self.frequency.max(1))) as u64
-    }
-
-    /// What a thread is called, by its number.
-    pub(crate) fn thread_label(&self, number: u16) -> String {
-        match self.threads.get(usize::from(number)) {
-            Some(Some(thread)) if !thread.name.is_empty() => {
-                format!("thread{number} \"{}\"", thread.name)
-            }
-            _ => format!("thread{number}"),
-        }
     }
 }

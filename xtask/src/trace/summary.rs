@@ -30,7 +30,7 @@ pub(crate) fn text(trace: &Trace) -> String {
         dropped += cpu.dropped;
         let (longest, of) = match tally.longest {
             None => ("-".to_string(), String::new()),
-            Some((ticks, thread)) => (micros(trace.nanos(ticks)), trace.thread_label(thread)),
+            Some((ticks, thread)) => (micros(trace.nanos(ticks)), trace.thread_name(thread)),
         };
         let counts = [tally.records, cpu.lost, tally.switches, tally.interrupts, tally.ipis];
         let [records, lost, switches, interrupts, ipis] = counts.map(|count| count.to_string());

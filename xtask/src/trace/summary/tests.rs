@@ -24,7 +24,7 @@ fn the_table_has_a_line_for_each_cpu() {
     };
     let expected = "\
 CPU     records     lost  switches  interrupts  IPIs sent      longest  section of
-cpu0          5    32763         1           1          1      3.50 us  thread1 \"boot\"
+cpu0          5    32763         1           1          1      3.50 us  boot
 cpu1          0        0         0           0          0            -
 32768 records of irq,sched in 1.000 s of the guest, 1.0 MiB/s
 a ring keeps the last 65536 records; fewer --groups reach further back";
