@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::{flag, low_level};
 
 use crate::error::{Context, Exit, Result};
 
@@ -31,6 +31,11 @@ pub(crate) fn watch() -> Result<()> {
             .context("cannot watch for Ctrl-C")?;
     }
     Ok(())
+}
+
+/// Does what Ctrl-C does, where the terminal sends a key in its place.
+pub(crate) fn request() {
+    let _ = low_level::raise(SIGINT);
 }
 
 /// The exit code to end with, if a signal has arrived.

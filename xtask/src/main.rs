@@ -60,7 +60,7 @@ struct Line {
 #[derive(Subcommand)]
 enum Command {
     /// Build the kernel, boot it in QEMU or Bochs and show its console.
-    Run(run::Options),
+    Run(run::Run),
     /// Boot the test image once for each test and say which passed.
     Test(test::Options),
     /// Measure the release kernel, in instructions or in time.

@@ -55,6 +55,11 @@ fn terminal(out: &impl IsTerminal) -> Option<OsString> {
     out.is_terminal().then(kind)
 }
 
+/// Whether the standard output is a terminal that can be drawn on.
+pub(crate) fn has_screen() -> bool {
+    can_move(terminal(&stdout()).as_deref())
+}
+
 /// Whether to colour the standard output.
 pub(crate) fn paints() -> bool {
     let (terminal, no_color) = (terminal(&stdout()), env::var_os("NO_COLOR"));

@@ -86,6 +86,9 @@ fn a_wrong_command_line_is_told_with_the_next_step() {
         (&["trace", "a::b", "--from", "x"], "cannot be used with", "trace --help"),
         (&["trace", "--from", "x", "--groups", "irq"], "cannot be used with", "trace --help"),
         (&["trace", "--emulator", "bochs"], "Bochs keeps no memory in a file", "trace --help"),
+        (&["run", "--top", "--emulator", "bochs"], "Bochs keeps no memory in a file", "run --help"),
+        (&["run", "--top", "--core", "x"], "cannot be used with", "run --help"),
+        (&["trace", "--from", "x", "--top"], "cannot be used with", "trace --help"),
         (&["trace", "--smp", "1,2"], "--smp takes one number here", "trace --help"),
         (&["trace", "-o", "/dev/null/x"], "cannot create /dev/null", "trace --help"),
         (
@@ -501,6 +504,142 @@ fn a_trace_comes_from_the_memory_of_a_machine() {
         let (code, text) = run(&["trace", "--from", file]);
         assert_eq!(code, Some(3), "{text}");
         assert!(text.contains(&said) && text.contains("  next: save one by"), "{text}");
+    }
+}
+
+/// A guest that leaves the file `ram` as its memory, and ends once the file `go` exists.
+#[cfg(target_os = "linux")]
+const WATCHED_GUEST: &str = r#"
+start
+memory=$(tr '\0' '\n' <$here/args | sed -n 's/.*mem-path=//p')
+cp $here/ram "$memory.new" && mv "$memory.new" "$memory"
+until [ -e $here/go ]; do sleep 0.01; done
+exit 33
+"#;
+
+/// A machine for `--top`: its memory.
+#[cfg(target_os = "linux")]
+fn watched(name: &str) -> fake::Fake {
+    use plat::trace::Event;
+
+    let fake = fake::Fake::new(name);
+    fake.toolchain("a::b\n", "exit 1");
+    fake.qemu(WATCHED_GUEST);
+    let mut memory = ram::Ram::new(2, &["boot", "idle", "idle", "a_worker"]);
+    for time in [0, 1_000_000_000] {
+        memory.write(0, &ram::record(time, Event::Mark, 3).bytes());
+        memory.write(1, &ram::record(time, Event::Mark, 2).bytes());
+    }
+    std::fs::write(fake.dir.join("ram"), memory.bytes).expect("a file");
+    fake
+}
+
+/// Ctrl-C ends the machine, and the trace until then is kept.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_that_is_interrupted_is_kept() {
+    let fake = watched("interrupted_trace");
+    let mut xtask = fake.xtask(&["trace", "--save", "kept"]);
+    let xtask = xtask.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = xtask.spawn().expect("it runs");
+    wait_for(&fake.dir.join("target/trace/memory"));
+    let line = format!("kill -s INT {}", child.id());
+    let status = Command::new("sh").args(["-c", &line]).status().expect("it runs");
+    assert!(status.success());
+    let (code, text) = told(child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130), "{text}");
+    assert!(text.contains("kept: show it by cargo xtask trace --from"), "{text}");
+    let (code, text) = told(fake.xtask(&["trace", "--from", "kept"]).output().expect("it runs"));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("\n4 records of irq"), "{text}");
+}
+
+/// The live view as it is printed to a file: a block each second, and what was in all.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_live_view_is_plain_lines_where_there_is_no_terminal() {
+    let fake = watched("plain_top");
+    let mut xtask = fake.xtask(&["run", "--top"]);
+    let child = xtask.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = child.spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut lines = lines.by_ref().map(|line| line.expect("UTF-8"));
+    let line = lines.find(|line| line.contains(" 3 a_worker")).expect("a block while it runs");
+    assert_eq!(line, "     3 a_worker         100% cpu0           0");
+    std::fs::write(fake.dir.join("go"), "").expect("a file");
+    let rest: Vec<String> = lines.collect();
+    let text = rest.join("\n");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{text}");
+    let (_, all) = text.split_once("the kernel, in all:\n").expect("the last block");
+    assert!(all.contains("\ncpu1   idle          100%      0      0"), "{all}");
+    assert!(all.contains("xtask: the kernel: ok after "), "{all}");
+    assert!(!text.contains('\x1b'), "{text}");
+    // The name of the file that it was kept in is gone with it.
+    assert!(!fake.dir.join("target/run/memory").exists());
+}
+
+/// On a terminal it has a screen of its own; Ctrl-C, q and the machine's end leave the terminal as
+/// it was, with the last block on it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_live_view_leaves_the_terminal_as_it_was() {
+    use std::io::{Read, Write};
+    use std::process::Stdio;
+
+    for (number, (typed, columns, code)) in
+        [("\x03", 40, 130), ("q", 80, 130), ("", 30, 0)].into_iter().enumerate()
+    {
+        let fake = watched(&format!("top_{number}"));
+        let xtask = env!("CARGO_BIN_EXE_xtask");
+        let line = format!(
+            "stty cols {columns} rows 9; stty -g; {xtask} trace run --top; echo code $?; stty -g"
+        );
+        // Its environment and folder, by another program.
+        let like = fake.xtask(&[""; 0]);
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).current_dir(&fake.dir).env("TERM", "xterm");
+        script.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        script.env_remove("QEMU").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut script = script.spawn().expect("script of util-linux");
+        let mut stdin = script.stdin.take().expect("it is piped");
+        let mut stdout = script.stdout.take().expect("it is piped");
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        let mut is_told = false;
+        loop {
+            let count = stdout.read(&mut buffer).expect("it is read");
+            if count == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..count]);
+            if !is_told && String::from_utf8_lossy(&text).contains("a_worker") {
+                is_told = true;
+                match typed {
+                    "" => std::fs::write(fake.dir.join("go"), "").expect("a file"),
+                    key => stdin.write_all(key.as_bytes()).expect("it is typed"),
+                }
+            }
+        }
+        script.wait().expect("it ends");
+        let text = String::from_utf8_lossy(&text);
+        let (before, rest) = text.split_once("\x1b[?1049h").expect("a screen of its own");
+        let (screen, after) = rest.split_once("\x1b[?1049l").expect("and left");
+        assert!(
+            screen.contains("the kernel; q ends it") && screen.contains("a_worker"),
+            "{text:?}"
+        );
+        // What goes by the terminal's last column would go on the next line.
+        let drawn = screen.split("\x1b[K").map(|line| line.rsplit('H').next().unwrap_or(line));
+        for line in drawn.filter(|line| !line.contains('\x1b')) {
+            assert!(line.chars().count() <= columns, "{columns}: {line:?}");
+        }
+        assert!(screen.contains("\x1b[?25l"), "the cursor is hidden: {text:?}");
+        assert!(screen.ends_with("\x1b[?25h"), "and shown again: {text:?}");
+        assert!(after.contains("the kernel, in all:") && after.contains("a_worker"), "{text:?}");
+        assert!(after.contains(&format!("code {code}")), "{text:?}");
+        let settings = before.lines().next();
+        assert_eq!(settings, after.trim_end().lines().last(), "{text:?}");
+        assert!(settings.is_some_and(|settings| settings.contains(':')), "{text:?}");
     }
 }
 

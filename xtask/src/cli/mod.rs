@@ -6,6 +6,7 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod gdb;
+mod live;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod trace;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cargo::KERNEL;
 use crate::cli::args::{BootOptions, CPUS, ENVIRONMENT, MachineOptions, output};
+use crate::cli::trace;
 use crate::error::{Result, reported};
 use crate::vm::boot::Boot;
 use crate::vm::budget::LIMITS;
@@ -17,6 +18,16 @@ use crate::{lock, paths, term, tools};
 use symbols::Symbols;
 
 /// The command line of `cargo xtask run`.
+#[derive(clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    options: Options,
+    /// Show what each CPU does, in place of the console.
+    #[arg(long, conflicts_with = "core")]
+    top: bool,
+}
+
+/// The options of `run` and `runner`.
 #[derive(clap::Args)]
 #[command(after_help = format!("{ENVIRONMENT}\n\n\
 Ctrl-C ends the emulator. Exit codes: 0 the kernel ended well, 1 it did not, 2 usage,
@@ -45,7 +56,11 @@ pub(crate) struct Runner {
 ///
 /// # Errors
 /// If something cannot be set up or built, or the kernel does not end well.
-pub(crate) fn command(mut options: Options) -> Result<()> {
+pub(crate) fn command(run: Run) -> Result<()> {
+    let mut options = run.options;
+    if run.top {
+        return trace::watch(&options.machine, &options.boot);
+    }
     let smp = options.settle("run")?;
     let emulator = tools::emulator(options.boot.emulator)?;
     let own = lock::folder("run", "run")?;

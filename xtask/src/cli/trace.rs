@@ -9,10 +9,12 @@ use plat::trace::{Group, Groups};
 
 use crate::cargo::{KERNEL, KTEST};
 use crate::cli::args::{BootOptions, CPUS, MachineOptions, number, output};
+use crate::cli::live;
 use crate::error::{Exit, Ours, Result, reported, usage};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
 use crate::trace::svg::View;
+use crate::trace::top::Watcher;
 use crate::trace::{Trace, html, memory, names, perfetto, saved, summary, svg};
 use crate::vm::boot::{Boot, Ended};
 use crate::vm::budget::LIMITS;
@@ -40,7 +42,7 @@ pub(crate) struct Options {
     /// or `run`, the kernel itself (the default)
     #[arg(value_name = "TEST | run", verbatim_doc_comment)]
     what: Option<String>,
-    /// Write JSON for Perfetto (https://ui.perfetto.dev).
+    /// Write JSON for Perfetto, which is at ui.perfetto.dev.
     #[arg(short, long, value_name = "FILE", value_parser = output())]
     out: Option<PathBuf>,
     /// Keep the trace itself, for --from.
@@ -59,8 +61,11 @@ pub(crate) struct Options {
     /// Boot nothing: show a trace that --save has kept.
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["what", "groups", "seed", "smp", "append", "mem", "accel"])]
-    #[arg(conflicts_with_all = ["debug", "extra", "emulator", "boot", "timeout_scale"])]
+    #[arg(conflicts_with_all = ["debug", "extra", "emulator", "boot", "timeout_scale", "top"])]
     from: Option<PathBuf>,
+    /// Show what each CPU does while it runs.
+    #[arg(long)]
+    top: bool,
     /// What to trace.
     #[arg(long, value_name = "GROUPS", default_value = GROUPS)]
     #[arg(allow_hyphen_values = true, value_parser = parsed_groups)]
@@ -82,7 +87,7 @@ fn after_help() -> String {
 Without an option that names a file it prints a table. Each CPU keeps its last {} records.
 GROUPS are `all` or words separated by commas; -WORD leaves one out:
 {groups}
-Ctrl-C ends the machine; the trace until then is written all the same. The console is in
+Ctrl-C, or q with --top, ends the machine; the trace until then is written all the same. The console is in
 target/trace/console.log. Exit codes: as those of `run`; for a TEST 1 if it fails.",
         plat::trace::CAPACITY
     )
@@ -111,17 +116,57 @@ fn milliseconds(text: &str) -> std::result::Result<u64, &'static str> {
 ///
 /// # Errors
 /// If something cannot be set up or built, the kernel does not end well, or a file is bad.
-pub(crate) fn command(mut options: Options) -> Result<()> {
+pub(crate) fn command(options: Options) -> Result<()> {
     options.check()?;
     let (trace, verdict) = match &options.from {
         Some(file) => {
             let bytes = paths::read(file).map_err(|error| error.hint(saved::MAKE_ONE))?;
             (saved::parse(&bytes, &paths::shown(file))?, Ok(()))
         }
-        None => traced(&mut options)?,
+        None => traced(&Request {
+            command: "trace",
+            test: options.what.as_deref().filter(|what| *what != RUN),
+            groups: options.groups,
+            seed: options.seed,
+            machine: &options.machine,
+            boot: &options.boot,
+            top: options.top,
+        })?,
     };
     options.write(&trace)?;
     verdict
+}
+
+/// `cargo xtask run --top`: boots the kernel and shows what each CPU does.
+///
+/// # Errors
+/// As [`command`].
+pub(crate) fn watch(machine: &MachineOptions, boot: &BootOptions) -> Result<()> {
+    let groups = parsed_groups(GROUPS).map_err(|text| usage("run", text))?;
+    let request = Request { command: "run", test: None, groups, seed: 0, machine, boot, top: true };
+    request.check()?;
+    traced(&request)?.1
+}
+
+/// What to boot.
+struct Request<'a> {
+    /// The command that asks for it.
+    command: &'static str,
+    test: Option<&'a str>,
+    groups: Groups,
+    seed: u64,
+    machine: &'a MachineOptions,
+    boot: &'a BootOptions,
+    top: bool,
+}
+
+impl Request<'_> {
+    fn check(&self) -> Result<()> {
+        if self.boot.emulator == Kind::Bochs {
+            return Err(usage(self.command, "Bochs keeps no memory in a file: trace in QEMU"));
+        }
+        self.machine.one_smp(self.command).map(drop)
+    }
 }
 
 impl Options {
@@ -132,8 +177,8 @@ impl Options {
         files.filter_map(|(option, file)| Some((option, file.as_ref()?))).collect()
     }
 
-    /// Checks the options together.
-    fn check(&mut self) -> Result<()> {
+    /// Checks the names of files together.
+    fn check(&self) -> Result<()> {
         let files = self.files();
         for (at, (option, file)) in files.iter().enumerate() {
             if let Some((other, _)) = files[..at].iter().find(|(_, other)| paths::same(file, other))
@@ -141,10 +186,7 @@ impl Options {
                 return Err(usage("trace", format!("{other} and {option} name the same file")));
             }
         }
-        if self.boot.emulator == Kind::Bochs {
-            return Err(usage("trace", "Bochs keeps no memory in a file: trace in QEMU"));
-        }
-        self.machine.one_smp("trace").map(drop)
+        Ok(())
     }
 
     /// Writes what is asked for.
@@ -168,7 +210,7 @@ impl Options {
             paths::write(file, saved::bytes(trace))?;
             say!("{}: show it by cargo xtask trace --from", paths::shown(file));
         }
-        if self.files().is_empty() {
+        if self.files().is_empty() && !self.top {
             term::say(&summary::text(trace));
         }
         Ok(())
@@ -182,15 +224,22 @@ struct Guest {
     machine: Machine,
 }
 
-/// Boots what the options name. Returns the trace, and whether the boot went well.
-fn traced(options: &mut Options) -> Result<(Trace, Result<()>)> {
+impl Guest {
+    fn name(&self) -> &str {
+        self.test.as_ref().map_or("the kernel", |test| &test.name)
+    }
+}
+
+/// Boots what is asked for. Returns the trace, and whether the boot went well.
+fn traced(request: &Request<'_>) -> Result<(Trace, Result<()>)> {
+    request.check()?;
     let emulator = tools::emulator(Kind::Qemu)?;
-    let own = lock::folder("trace", "trace")?;
-    let guest = guest(options, &emulator, &own.dir)?;
+    let own = lock::folder(request.command, request.command)?;
+    let guest = guest(request, &emulator, &own.dir)?;
     let memory = own.dir.join("memory");
     interrupt::watch()?;
     say!("$ {}", emulator.command_line(&guest.machine, &own.dir));
-    let ended = boot(options, &emulator, &guest, &own.dir, &memory);
+    let ended = boot(request, &emulator, &guest, &own.dir, &memory);
     let trace = match &ended {
         Err(error) if interrupt::requested().is_none() => Err(error.copied()),
         _ => read(&guest, &memory),
@@ -198,7 +247,7 @@ fn traced(options: &mut Options) -> Result<(Trace, Result<()>)> {
     // It is as large as the machine's.
     let _ = fs::remove_file(&memory);
     let verdict = match ended {
-        Ok(ended) => verdict(&guest, &ended, &own.dir, options.machine.ask()),
+        Ok(ended) => verdict(&guest, &ended, &own.dir, request.machine.ask()),
         Err(interrupted) => Err(interrupted),
     };
     match (trace, verdict) {
@@ -208,32 +257,31 @@ fn traced(options: &mut Options) -> Result<(Trace, Result<()>)> {
     }
 }
 
-/// Builds what the options name, and its machine.
-fn guest(options: &Options, emulator: &Emulator, dir: &Path) -> Result<Guest> {
-    let asked = &options.machine;
-    let name = options.what.as_deref().filter(|what| *what != RUN);
-    let kernel = name.map_or(KERNEL, |_| KTEST);
+/// Builds what is asked for, and its machine.
+fn guest(request: &Request<'_>, emulator: &Emulator, dir: &Path) -> Result<Guest> {
+    let (command, asked) = (request.command, request.machine);
+    let kernel = request.test.map_or(KERNEL, |_| KTEST);
     let elf = image::built_into(dir, kernel, asked.debug)?;
-    let test = match name {
-        Some(name) => Some(registry::find(registry::read(&paths::read(&elf)?)?, name, "trace")?),
+    let test = match request.test {
+        Some(name) => Some(registry::find(registry::read(&paths::read(&elf)?)?, name, command)?),
         None => None,
     };
-    let more = format!("trace={} {}", options.groups, asked.append);
+    let more = format!("trace={} {}", request.groups, asked.append);
     let more = more.trim_end();
     let append = match &test {
-        Some(test) => test.command_line(options.seed, more),
+        Some(test) => test.command_line(request.seed, more),
         None => more.to_string(),
     };
     let of_test = test.iter().flat_map(|test| test.qemu.iter().cloned());
     let extra: Vec<OsString> = of_test.chain(asked.extra()).collect();
-    let path = options.boot.boot.or(test.as_ref().map(|test| test.boot)).unwrap_or(BootPath::Pvh);
-    cmdline::check("trace", path, &append, &extra)?;
+    let path = request.boot.boot.or(test.as_ref().map(|test| test.boot)).unwrap_or(BootPath::Pvh);
+    cmdline::check(command, path, &append, &extra)?;
     tools::images(&[path], true);
     let medium = image::medium(emulator, path, &elf, &append, dir, || {
         let image = dir.join(format!("{}.img", path.name()));
         image::make(path, &elf, &append, &image).map(|()| image)
     })?;
-    let smp = asked.one_smp("trace")?.unwrap_or(CPUS);
+    let smp = asked.one_smp(command)?.unwrap_or(CPUS);
     let mut machine = Machine {
         smp: test.as_ref().map_or(smp, |test| test.nearest(smp)),
         mem: asked.mem,
@@ -241,33 +289,41 @@ fn guest(options: &Options, emulator: &Emulator, dir: &Path) -> Result<Guest> {
         medium,
         extra,
     };
-    accel::settle("trace", emulator, &mut machine, asked.accel.as_deref(), asked.ask(), dir)?;
+    accel::settle(command, emulator, &mut machine, asked.accel.as_deref(), asked.ask(), dir)?;
     machine.memory_in(Path::new("")).map_err(|why| {
-        usage("trace", format!("the memory of this machine cannot be read: {why}"))
+        usage(command, format!("the memory of this machine cannot be read: {why}"))
     })?;
     Ok(Guest { elf, test, machine })
 }
 
 fn boot(
-    options: &Options,
+    request: &Request<'_>,
     emulator: &Emulator,
     guest: &Guest,
     dir: &Path,
     memory: &Path,
 ) -> Result<Ended> {
-    let boot = Boot {
-        emulator,
-        machine: &guest.machine,
-        dir,
-        symbols: &Arc::new(Symbols::new(&guest.elf, &paths::root())),
-        echo: Echo::Off,
-        limits: guest.test.as_ref().map_or(LIMITS, limits),
-        timeout_scale: options.boot.timeout_scale,
-        core: None,
-        memory: Some(memory),
-        watcher: None,
+    let symbols = Arc::new(Symbols::new(&guest.elf, &paths::root()));
+    let run = || {
+        let boot = Boot {
+            emulator,
+            machine: &guest.machine,
+            dir,
+            symbols: &symbols,
+            echo: Echo::Off,
+            limits: guest.test.as_ref().map_or(LIMITS, limits),
+            timeout_scale: request.boot.timeout_scale,
+            core: None,
+            memory: Some(memory),
+            watcher: None,
+        };
+        boot.run()
     };
-    boot.run()
+    if !request.top {
+        return run();
+    }
+    let watcher = Watcher::new(memory, guest.machine.low_memory());
+    live::show(guest.name(), watcher, run)?
 }
 
 /// Reads the trace of a machine that has ended.
@@ -286,7 +342,7 @@ fn verdict(guest: &Guest, ended: &Ended, dir: &Path, asked: bool) -> Result<()> 
     let expected = guest.test.as_ref().map_or(ending::Kind::Pass, |test| test.expect);
     let is_good = ending.kind == expected || ending.kind == ending::Kind::Ignored;
     let exit = if is_good { None } else { ending.exit(asked).or(Some(Exit::Failed)) };
-    let what = guest.test.as_ref().map_or("the kernel", |test| &test.name);
+    let what = guest.name();
     let Ending { kind, text, .. } = &ending;
     let word = if is_good { term::green("ok") } else { term::red(kind.word()) };
     say!("xtask: {what}: {word} after {:.2} s: {text}", ended.time.as_secs_f64());

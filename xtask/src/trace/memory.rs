@@ -157,7 +157,6 @@ impl Rings {
     ///
     /// # Errors
     /// If the memory cannot be read, or the header leads out of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the live view"))]
     pub(crate) fn news(&mut self) -> Result<Vec<News>> {
         self.renew()?;
         (0..self.header.rings.len()).map(|cpu| self.news_of(cpu, false)).collect()

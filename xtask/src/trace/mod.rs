@@ -15,6 +15,7 @@ pub(crate) mod summary;
 pub(crate) mod svg;
 pub(crate) mod tally;
 pub(crate) mod timeline;
+pub(crate) mod top;
 
 /// What one CPU did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

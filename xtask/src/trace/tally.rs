@@ -67,13 +67,11 @@ impl Tally {
     }
 
     /// The thread that runs, if there is a record of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the live view"))]
     pub(crate) fn current(&self) -> Option<u16> {
         self.last.map(|(_, thread)| thread)
     }
 
     /// Begins anew, with the same thread running in the same sections.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the live view"))]
     pub(crate) fn restart(&mut self) {
         let (last, open) = (self.last, std::mem::take(&mut self.open));
         *self = Tally { last, open, ..Tally::default() };
