@@ -171,6 +171,8 @@ ktest! {
         ]);
         assert_eq!(there[0].arguments[0], u64::from(vector::RENDEZVOUS));
         assert_eq!(here[1].arguments[0] as u8, vector::RENDEZVOUS);
+        let [_, slot] = there[2].arguments;
+        assert_eq!(there[3].arguments[0], slot, "it leaves where it has waited");
         let depths: Vec<u32> = there.iter().map(|record| word(record).interrupt_depth()).collect();
         assert_eq!(depths, [0, 1, 1, 1, 1, 0]);
         // The command precedes the interrupt, and the opening the phase that it opens.

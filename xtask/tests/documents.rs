@@ -231,8 +231,8 @@ fn the_trace_page_has_every_event() {
     let table = page.split_once("## Events").expect("the section").1;
     let found: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
     let row = |event: &plat::trace::Event| {
-        let arguments = event.arguments().iter().filter(|name| **name != "none");
-        let arguments: Vec<String> = arguments.map(|name| format!("`{name}`")).collect();
+        let arguments: Vec<String> =
+            event.arguments().iter().map(|name| format!("`{name}`")).collect();
         let (name, group) = (event.name(), event.group().word());
         format!("| `{name}` | {group} | {} | {} |", arguments.join(", "), event.about())
     };

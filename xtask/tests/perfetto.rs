@@ -172,7 +172,7 @@ fn made_up() -> ram::Ram {
         (1485, Event::NmiEntry, [0, 0], 2, 1, 2),
         (1486, Event::NmiExit, [0, 0], 2, 1, 2),
         (1490, Event::Wait, [1, 0x42], 2, 1, 1),
-        (1495, Event::Leave, [0, 0x42], 2, 1, 1),
+        (1495, Event::Leave, [0x42, 0], 2, 1, 1),
         (1496, Event::CriticalExit, [0, 0], 2, 1, 1),
         (1500, Event::Switch, [worker, 2], 1, 0, 0),
         (1600, Event::IrqEntry, [0xef, 0], 1, 0, 1),

@@ -122,7 +122,7 @@ table! {
         Open         16 Rendezvous "open"           ["phases" "slot"]     "the initiator lets the CPUs run up to a phase"
         Run          17 Rendezvous "run"            ["caller" "slot"]     "the CPU runs a phase of a call"
         Wait         18 Rendezvous "wait"           ["phase" "slot"]      "the CPU waits at the barrier before a phase"
-        Leave        19 Rendezvous "leave"          ["none" "slot"]              "the CPU is done with a call, or with a phase of one of several"
+        Leave        19 Rendezvous "leave"          ["slot"]              "the CPU is done with a call, or with a phase of one of several"
         Return       20 Rendezvous "return"         []                    "the call is over, and returns"
         SpinlockEnter 21 Lock      "spinlock_enter" ["at"]                "the thread enters a spinlock's section, and tries to take the lock"
         SpinlockExit 22 Lock       "spinlock_exit"  ["at"]                "the thread has released a spinlock, and is about to leave its section"

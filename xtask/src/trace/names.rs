@@ -39,7 +39,7 @@ fn of(
     let mut names = BTreeMap::new();
     for record in trace.cpus.iter().flat_map(|cpu| &cpu.records) {
         for (argument, address) in record.event.arguments().iter().zip(record.arguments) {
-            if *argument == "none" || address < KERNEL_BASE || names.contains_key(&address) {
+            if address < KERNEL_BASE || names.contains_key(&address) {
                 continue;
             }
             let name = match *argument {

@@ -340,7 +340,6 @@ fn arguments(trace: &Trace, record: &Record, thread: u16) -> String {
     for (name, value) in record.event.arguments().iter().zip(record.arguments) {
         // The record's own thread has that name.
         let name = match *name {
-            "none" => continue,
             "thread" => "woken",
             name => name,
         };

@@ -352,7 +352,7 @@ impl Traced for AtomicU8 {
     }
 }
 
-/// Stores null, as [`Traced::store_traced`] does.
+/// Stores null, as [`Traced::store_traced`] does, but the event `E` has only the address of `of`.
 #[inline(always)]
 pub fn clear_traced<const E: u16, const AT: usize, S, T>(
     field: &AtomicPtr<T>,
@@ -365,7 +365,7 @@ pub fn clear_traced<const E: u16, const AT: usize, S, T>(
     unsafe {
         trace_point!(E, "{{disp32}} mov qword ptr [{of} + {at}], 0", "",
             "mov qword ptr [{of} + {at}], 0", "",
-            ["push {of}\n push 0", "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
+            ["push {of}", "pop qword ptr [rcx + 8]"],
             of = in(reg) core::ptr::from_ref(of), at = const AT,);
         debug_assert!(order != Ordering::SeqCst);
     }

@@ -89,7 +89,7 @@ fn a_record_is_told_with_its_fields() {
     let trace = trace([
         vec![
             record(3000, Event::Call, [place, 1 << 40], 0),
-            record(3003, Event::Leave, [place, 8], 0),
+            record(3003, Event::Leave, [8, 0], 0),
             record(3004, Event::Switch, [0x1000, 2], 2),
         ],
         vec![record(1000, Event::IrqEntry, [0x31, 0], 9)],

@@ -33,7 +33,7 @@ pub(crate) fn busy(cpus: u16) -> Trace {
         for cpu in 1..cpus {
             s.add(usize::from(cpu), cpu, section, Event::Run, [0x500, 0x501]);
             s.time += 100 * u64::from(cpu);
-            s.add(usize::from(cpu), cpu, section, Event::Leave, [0, 0x501]);
+            s.add(usize::from(cpu), cpu, section, Event::Leave, [0x501, 0]);
             s.add(usize::from(cpu), cpu, quiet, Event::IrqEoi, [0, 0]);
             s.add(usize::from(cpu), cpu, quiet, Event::IrqExit, [0, 0]);
         }

@@ -77,7 +77,7 @@ pub(crate) fn r222942(cured: bool) -> Trace {
         s.add(1, 2, word(1, 1, false), Event::SpinlockExit, [RUNQ, RUNQ]);
     };
     if cured {
-        s.add(1, 1, word(1, 0, true), Event::Leave, [0, 0x501]);
+        s.add(1, 1, word(1, 0, true), Event::Leave, [0x501, 0]);
         s.add(0, 0, word(1, 0, false), Event::Return, [0, 0]);
         s.add(1, 1, w, Event::IrqEoi, [0, 0]);
         pay(&mut s);
@@ -318,7 +318,7 @@ fn a_cpu_runs_the_next_phase_once_it_is_open() {
     s.add(2, 2, quiet, Event::Run, [0x900, 0x502]);
     s.add(2, 2, quiet, Event::Wait, [1, 0x502]);
     s.add(0, 0, quiet, Event::Open, [2, 0x500]);
-    s.add(1, 1, quiet, Event::Leave, [0, 0x501]);
+    s.add(1, 1, quiet, Event::Leave, [0x501, 0]);
     s.add(0, 0, quiet, Event::Return, [0, 0]);
     let timeline = Timeline::new(&s.trace);
     assert_eq!(spans(&timeline, 1, Band::Barrier), [(1030, Some(1060))]);
