@@ -241,7 +241,8 @@ impl Scheduler for Machine {
         if !from.reads.is_empty() {
             from.reads.count_all();
         }
-        // SAFETY: `here` is this CPU's block, and `to` a thread, whose word comes first.
+        // SAFETY: this CPU runs threads, so `set_gs_base` ran; interrupts are off, since the caller
+        // holds the run-queue lock; and a thread begins with its word.
         unsafe { cpu::set_curthread(ptr::from_ref(to).cast(), from, why as u64) };
         // SAFETY: contexts are used only under the run-queue lock of their CPU, which the caller
         // promises to hold.

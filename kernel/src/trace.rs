@@ -57,8 +57,8 @@ fn points() -> &'static [Point] {
     }
     let (start, end) = (&raw const __trace_sites_start, &raw const __trace_sites_end);
     let count = (end.addr() - start.addr()) / size_of::<Point>();
-    // SAFETY: the linker script puts both around the section, whose entries have this layout; it is
-    // a part of the image that nobody writes.
+    // SAFETY: the linker script puts both around the section and aligns it to 8 bytes; its entries
+    // have this layout, and it is a part of the image that nobody writes.
     unsafe { core::slice::from_raw_parts(start, count) }
 }
 
@@ -92,7 +92,7 @@ pub fn init(groups: Groups, boot: &Pcpu) -> Result<(), TraceError> {
     let (at, header) = room(HEADER_BYTES)?;
     let capacity = thread::capacity();
     let (threads, names) = room(capacity * ThreadEntry::BYTES)?;
-    let ring = Some(make_ring(boot)?);
+    let ring = make_ring(boot)?;
     if let Some(short) = points().iter().find(|point| point.length < 5) {
         return Err(TraceError::Short(short.site));
     }
@@ -109,16 +109,17 @@ pub fn init(groups: Groups, boot: &Pcpu) -> Result<(), TraceError> {
     unsafe { header.cast::<[u8; RINGS_AT]>().write(fixed.bytes()) };
     HEADER.store(header, Ordering::Relaxed);
     NAMES.store(names.cast(), Ordering::Relaxed);
-    ring.into_iter().for_each(|ring| publish(0, ring));
+    publish(0, ring);
     thread::all().for_each(name);
     let traced = |point: &&Point| {
         let event = Event::from_number(point.event as u16);
         event.is_some_and(|event| groups.has(event.group()))
     };
     let pairs = points().iter().filter(traced);
-    // SAFETY: the boot CPU is alone, with interrupts off. None of these instructions is this one,
-    // and each has a version that does the same and continues after it (`trace_point`). This CPU has
-    // its ring, and every other one gets it before it starts (`add`).
+    // SAFETY: the boot CPU is alone, with interrupts off, and nobody sends NMIs yet. Each of these
+    // instructions is at least five bytes long, as was just checked, and none is in `jumps`. Each has
+    // a version that does the same and continues after it (`trace_point`). This CPU has its ring,
+    // and every other one gets it before it starts (`add`).
     unsafe { patch::jumps(pairs.map(|point| (point.site, point.traced))) };
     Ok(())
 }
@@ -199,7 +200,8 @@ pub(crate) fn print_tail(own: u64, print: impl Fn(fmt::Arguments<'_>)) {
         print(format_args!("{}: the last of {count} records:", block.id()));
         for number in count.saturating_sub(LAST)..count {
             let place = ring.wrapping_add(number as usize % CAPACITY);
-            // SAFETY: the ring has that many places and is never freed.
+            // SAFETY: the ring has that many places and is never freed. Whatever its CPU writes
+            // meanwhile, the bytes are bytes.
             let bytes = unsafe { place.read_volatile() };
             match Record::parse(&bytes) {
                 Some(record) => print(format_args!("  {}", Shown(&record))),

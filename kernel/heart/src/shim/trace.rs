@@ -112,14 +112,17 @@ macro_rules! trace_point {
     };
 }
 
-/// A trace point of its own: a no-operation while `E`, an [`Event`], is not traced.
+/// A trace point of its own: a no-operation while `E`, an [`Event`], is not traced. The caller is in a
+/// section or has interrupts off; otherwise the record may mix two CPUs.
 #[inline(always)]
 pub fn event<const E: u16>(first: u64, second: u64) {
     const { assert!(Event::from_number(E).is_some(), "no such event") };
     #[cfg(target_os = "none")]
-    // SAFETY: one no-operation. The version out of line restores every register but the flags, and
-    // writes to the ring, which only trace points use; the kernel's targets have no red zone, so its
-    // pushes overwrite nothing.
+    // SAFETY: one no-operation, which uses neither the stack nor a place relative to RIP. The version
+    // out of line restores every register but the flags; the kernel's targets have no red zone, so
+    // its pushes overwrite nothing. It writes only to a ring, which only trace points write; all rings
+    // have one length, so a thread that changed CPUs in the middle would still hit a record of one.
+    // It is in use only after the CPU has a ring and a thread (`kernel::trace`).
     unsafe {
         trace_point!(E, "{{disp8}} nop dword ptr [rax + rax]", "", "", "",
             ["push {second}\n push {first}", "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
