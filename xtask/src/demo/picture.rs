@@ -41,7 +41,7 @@ const TINY: f64 = 12.5;
 
 /// What stands in the window, if it lasts long enough.
 const WINDOW: &str =
-    "The window W: critnest is 0, a preemption is owed. Whatever ends a section here, pays.";
+    "The window W: critnest is 0, a preemption is owed. An ordinary exit to 0 pays it.";
 
 /// What stands below everything.
 const FOOT: &str = "Drawn by cargo xtask demo from the traces of two boots, in the order of events and not to scale.";
@@ -359,7 +359,7 @@ fn legend(svg: &mut Svg, mut y: f64, width: f64) -> f64 {
         ("wait", "waits for the other CPU"),
         ("thread1", "which thread runs"),
         ("ipi", "an IPI"),
-        ("badbox", "the switch that must not be"),
+        ("badbox", "the switch that must not happen"),
     ];
     let mut x = MARGIN;
     for (sign, text) in SIGNS {

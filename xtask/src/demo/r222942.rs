@@ -21,8 +21,10 @@ const WORDS: &str = "A thread on cpu1 leaves its critical section and owes a pre
                      releases a spinlock, which is a critical section too.";
 /// The titles of the two stories, and how each ends.
 const WITHOUT: [&str; 2] = ["without the cure", "cpu1 is deaf, and cpu0 waits forever"];
-const WITH: [&str; 2] =
-    ["with it: a nested section around the action", "one switch, after the EOI; the call returns"];
+const WITH: [&str; 2] = [
+    "with the cure: a nested section around the action",
+    "one switch, after the EOI; the call returns",
+];
 
 /// The boots, and whether each is traced: an assertion, the hang; the cure, and both cures often.
 const WITHOUT_CURE: [(&str, bool); 2] =
@@ -32,9 +34,6 @@ const WITH_CURE: [(&str, bool); 3] = [
     ("demo::r222942_cured_often", false),
     ("demo::r222942_typed_often", false),
 ];
-
-/// How often the last boots put the IPI into the window, as `tests/src/demo.rs` has it.
-const ROUNDS: &str = "2,000";
 
 /// Shows it, and writes the picture and the page into `out`.
 ///
@@ -60,10 +59,19 @@ pub(super) fn play(out: &Path) -> Result<()> {
         let at = line.find("cpu1: vector")?;
         Some(&line[at..])
     });
-    tell(&back.ending.text, deaf.unwrap_or_default());
-    let [hangs, cured] = [hangs, &with[0]].map(|scene| scene.trace.as_ref().expect("it is traced"));
+    let [cured, often @ ..] = &with[..] else { unreachable!("as many as tests") };
+    let rounds = often.iter().map(|scene| rounds(&scene.console)).collect::<Result<Vec<_>>>()?;
+    tell(&back.ending.text, deaf.unwrap_or_default(), &rounds);
+    let [hangs, cured] = [hangs, cured].map(|scene| scene.trace.as_ref().expect("it is traced"));
     let (picture, page) = drawn(hangs, cured)?;
     written(out, NAME, &picture, &page)
+}
+
+/// How often a boot has put the IPI into the window, as its console says.
+fn rounds(console: &str) -> Result<u32> {
+    let said = console.lines().find_map(|line| line.split_once(" rounds: ").map(|it| it.0));
+    let number = said.and_then(|before| before.rsplit(' ').next()?.parse().ok());
+    number.ok_or_else(|| failed("a boot does not say how often the IPI hit the window W"))
 }
 
 /// The picture and the page of both traces.
@@ -119,7 +127,7 @@ fn check(panel: &Panel<'_>) -> Result<()> {
 }
 
 /// The story in five sentences.
-fn tell(assertion: &str, deaf: &str) {
+fn tell(assertion: &str, deaf: &str, rounds: &[u32]) {
     say!("{NAME}: {TITLE}\n");
     let sentences = [
         "Without the cure: the thread on cpu1 leaves its critical section, critnest is 0, a preemption \
@@ -133,9 +141,10 @@ fn tell(assertion: &str, deaf: &str) {
              {deaf}."
         ),
         format!(
-            "With the cure, a section around the action whose exit does not pay, cpu1 acknowledges \
-             first and then switches: all went well in {ROUNDS} interrupts that hit W, and in \
-             {ROUNDS} with the kernel's own cure, an interrupt that counts as a section does."
+            "With FreeBSD's cure, a nested section around the action whose exit does not pay, cpu1 \
+             acknowledges first and then switches: {} interrupts hit W and nothing went wrong, nor did \
+             it in {} with this kernel's own cure, an interrupt that counts as a section.",
+            rounds[0], rounds[1]
         ),
     ];
     for (number, sentence) in (1..).zip(sentences) {

@@ -228,7 +228,7 @@ impl Teller<'_> {
             Event::Run => {
                 self.phases.insert(record.thread);
                 let is_nested = CritWord::from_bits(record.word).critnest() > 0;
-                let around = if is_nested { "in a nested section" } else { "nothing around it" };
+                let around = if is_nested { "in a nested section" } else { "in no section" };
                 ("runs the action", around)
             }
             Event::Wait => ("waits", "at the barrier"),
