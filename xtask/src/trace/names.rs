@@ -56,11 +56,15 @@ fn of(
 }
 
 /// The function at an address, of those that are inlined into each other there: the innermost that
-/// is not a primitive of the heart, which every trace point is in.
+/// is neither a primitive of the heart, which every trace point is in, nor of `core`, which drops
+/// the guards of sections.
 fn line(frames: Vec<String>) -> Option<String> {
     const PRIMITIVES: [&str; 5] = ["shim", "shim/trace", "critical", "port", "spinlock"];
     let is_primitive = |frame: &str| {
-        PRIMITIVES.iter().any(|file| frame.contains(&format!(" at kernel/heart/src/{file}.rs:")))
+        frame.contains(" at core/src/")
+            || PRIMITIVES
+                .iter()
+                .any(|file| frame.contains(&format!(" at kernel/heart/src/{file}.rs:")))
     };
     let found = frames.iter().position(|frame| !is_primitive(frame));
     let last = frames.len().checked_sub(1)?;

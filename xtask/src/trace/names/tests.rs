@@ -49,3 +49,17 @@ fn an_address_within_a_symbol_has_its_name() {
     });
     assert!(names.keys().eq(&[at, at + 2, at + 3]), "{names:?}");
 }
+
+#[test]
+fn a_place_in_code_is_that_of_the_one_who_enters_or_leaves() {
+    let frames = |names: &[&str]| line(names.iter().map(|name| (*name).to_string()).collect());
+    let exit = "add_traced at kernel/heart/src/shim/trace.rs:200";
+    let guard = "drop_in_place<CriticalGuard> at core/src/ptr/mod.rs:805";
+    let user = "kernel::idle::rest at kernel/src/idle.rs:234";
+    assert_eq!(
+        frames(&[exit, guard, user, "outer at kernel/src/init.rs:1"]).as_deref(),
+        Some(user)
+    );
+    assert_eq!(frames(&[exit, guard]).as_deref(), Some(guard));
+    assert_eq!(frames(&[]), None);
+}
