@@ -351,6 +351,7 @@ fn a_core_that_cannot_be_opened_is_told_with_the_next_step() {
         assert!(text.contains(said) && text.contains(&format!("  next: {next}")), "{core}: {text}");
     };
     wrong("nothing", "cannot read nothing: No such file", make_one);
+    wrong(".", "cannot read .: Is a directory", make_one);
     wrong("empty", "empty is no core: it is no 64-bit ELF file", make_one);
     wrong("text", "text is no core: it is no 64-bit ELF file", make_one);
     wrong("program", "it is an ELF file of another kind (type 2, not 4)", make_one);

@@ -32,6 +32,7 @@ gdb stops at the kernel's entry. Commands of ours, which `help user-defined` lis
   runqs        each CPU's run queue
   locks        the locks that are held, with owners, places and waiters
   rendezvous   the rendezvous in flight, and the CPUs that have not finished
+  records N    the last N records of the trace (20), if the kernel was booted with trace=
   panics       stops at a panic
 `--core FILE` opens a core with its kernel; the commands work on it too. A core has no control
 registers ($cr3) and no vector registers. The commands need a gdb with Python; without it there

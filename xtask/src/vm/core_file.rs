@@ -131,7 +131,7 @@ impl Core {
         let mut file =
             File::open(path).with_context(|| format!("cannot read {name}")).map_err(hinted)?;
         let read = || format!("cannot read {name}");
-        let what = match header(&mut file).with_context(read)? {
+        let what = match header(&mut file).with_context(read).map_err(hinted)? {
             None => "no 64-bit ELF file".to_string(),
             Some(header) => match header.e_type.get(LittleEndian) {
                 ET_CORE if header.e_machine.get(LittleEndian) == EM_X86_64 => String::new(),
