@@ -7,7 +7,7 @@
 mod chosen;
 mod scale;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use super::Trace;
 use super::draw::{Anchor, Svg, fitted, width};
@@ -66,10 +66,12 @@ impl Picture<'_> {
         self.svg.text("ink b", [MARGIN, 40.0], 19.0, Anchor::Start, title);
         let from = self.scale.from().saturating_sub(self.scale.entry);
         let mut words = format!(
-            "{shown} of {all} records, from {} after the kernel's entry; long gaps are shortened, and \
-             what a zigzag cuts out stands above it",
+            "{shown} of {all} records, from {} after the kernel's entry; long gaps are shortened",
             self.scale.words(from)
         );
+        if !self.scale.cuts.is_empty() {
+            words.push_str(", and what a zigzag cuts out stands above it");
+        }
         if lost > 0 {
             words.push_str(&format!("; {lost} older records are lost"));
         }
@@ -226,11 +228,11 @@ impl Picture<'_> {
 
     fn arrows(&mut self) {
         // Several IPIs may arrive as one.
-        let mut seen: HashMap<(At, At), ()> = HashMap::new();
+        let mut seen: HashSet<(At, At)> = HashSet::new();
         for Arrow { cause, from, to } in self.timeline.arrows.iter().copied() {
             let [start, end] = [from, to].map(|at| self.trace.at(at).time);
             let is_shown = self.scale.shows(start) && self.scale.shows(end);
-            if !is_shown || from.cpu == to.cpu || seen.insert((from, to), ()).is_some() {
+            if !is_shown || from.cpu == to.cpu || !seen.insert((from, to)) {
                 continue;
             }
             let down = from.cpu < to.cpu;
