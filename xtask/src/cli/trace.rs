@@ -15,7 +15,7 @@ use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
 use crate::trace::svg::View;
 use crate::trace::top::Watcher;
-use crate::trace::{Trace, html, memory, names, perfetto, saved, summary, svg};
+use crate::trace::{Trace, html, names, perfetto, saved, summary, svg};
 use crate::vm::boot::{Boot, Ended};
 use crate::vm::budget::LIMITS;
 use crate::vm::emulator::{Emulator, Kind};
@@ -242,7 +242,7 @@ fn traced(request: &Request<'_>) -> Result<(Trace, Result<()>)> {
     let ended = boot(request, &emulator, &guest, &own.dir, &memory);
     let trace = match &ended {
         Err(error) if interrupt::requested().is_none() => Err(error.copied()),
-        _ => read(&guest, &memory),
+        _ => names::read(&memory, guest.machine.low_memory(), &guest.elf),
     };
     // It is as large as the machine's.
     let _ = fs::remove_file(&memory);
@@ -324,13 +324,6 @@ fn boot(
     }
     let watcher = Watcher::new(memory, guest.machine.low_memory());
     live::show(guest.name(), watcher, run)?
-}
-
-/// Reads the trace of a machine that has ended.
-fn read(guest: &Guest, memory: &Path) -> Result<Trace> {
-    let mut trace = memory::read(memory, guest.machine.low_memory())?;
-    names::add(&mut trace, &guest.elf)?;
-    Ok(trace)
 }
 
 /// Says how the boot ended; an error if it did not end well.

@@ -11,7 +11,7 @@ use crate::error::{Error, Ours, Result, failed, reported};
 use crate::lock::{self, Own};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
-use crate::trace::{Trace, memory, names};
+use crate::trace::{Trace, names};
 use crate::vm::boot::Boot;
 use crate::vm::emulator::{Emulator, Kind};
 use crate::vm::ending::Ending;
@@ -116,7 +116,7 @@ impl Stage {
             watcher: None,
         };
         let ended = boot.run();
-        let trace = traced.then(|| self.read(&memory, &machine));
+        let trace = traced.then(|| names::read(&memory, machine.low_memory(), &self.elf));
         // It is as large as the machine's.
         let _ = fs::remove_file(&memory);
         let ended = ended?;
@@ -128,11 +128,5 @@ impl Stage {
             return Err(wrong(&test.name, &ending.line(), &dir));
         }
         Ok(Scene { ending, console: ended.console, trace: trace.transpose()? })
-    }
-
-    fn read(&self, memory: &Path, machine: &Machine) -> Result<Trace> {
-        let mut trace = memory::read(memory, machine.low_memory())?;
-        names::add(&mut trace, &self.elf)?;
-        Ok(trace)
     }
 }

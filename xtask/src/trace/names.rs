@@ -7,7 +7,7 @@ use std::path::Path;
 use object::{Object, ObjectSection, ObjectSymbol};
 use symbols::{Symbols, demangled};
 
-use super::Trace;
+use super::{Trace, memory};
 use crate::error::{Context, Result};
 use crate::paths;
 
@@ -16,11 +16,22 @@ const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 /// No path of a source file is longer.
 const LONGEST_PATH: u64 = 4096;
 
+/// Reads the trace that a machine with the kernel `elf` has left in this file of its memory, with
+/// names. `low` is how much of the memory is below 4 GiB.
+///
+/// # Errors
+/// If there is no trace in it, or a file cannot be read.
+pub(crate) fn read(memory: &Path, low: u64, elf: &Path) -> Result<Trace> {
+    let mut trace = memory::read(memory, low)?;
+    add(&mut trace, elf)?;
+    Ok(trace)
+}
+
 /// Finds the names of the addresses in this trace, which a machine with the kernel `elf` has left.
 ///
 /// # Errors
 /// If the file cannot be read or is no ELF file.
-pub(crate) fn add(trace: &mut Trace, elf: &Path) -> Result<()> {
+fn add(trace: &mut Trace, elf: &Path) -> Result<()> {
     let bytes = paths::read(elf)?;
     let file = object::File::parse(&*bytes);
     let file = file.with_context(|| format!("{}: no ELF file", paths::shown(elf)))?;
