@@ -26,6 +26,7 @@ use heart::KASSERT;
 use heart::cpu::{AtomicCpuSet, CpuId, CpuSet, MAX_CPUS};
 use heart::critical::CritWord;
 use heart::more::stop::Means;
+use heart::shim::trace::{self as trace_points, Event};
 use heart::shim::{AtomicBool, Ordering};
 use plat::line::Line;
 
@@ -76,6 +77,9 @@ fn report(
         Serial::COM1.init();
     }
     let me = this.map_or(CpuId::BOOT, pcpu::Pcpu::id);
+    if this.and_then(pcpu::Pcpu::current).is_some() {
+        trace_points::event_alone::<{ Event::Panic as u16 }>();
+    }
     // The report's own records would be all that one sees of this CPU.
     let recorded = this.map_or(0, trace::count);
     let place = Place(location);

@@ -230,7 +230,8 @@ ktest! {
     /// A panic's report has the last records of each CPU: what was before the panic, and not
     /// the report's own spinlocks.
     fn a_panic_prints_the_tail() [
-        append = "trace=mark,lock", expect = "panic", console = "cpu0: the last of ",
+        append = "trace=mark,lock,cpu", expect = "panic", console = "cpu0: the last of ",
+        console = "owepreempt false, interrupts off: panic",
         console = "owepreempt false, interrupts off: mark number 0x2a value 0x0",
     ] {
         sched::curthread().pin();

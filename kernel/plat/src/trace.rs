@@ -134,6 +134,7 @@ table! {
         CpuOffline   27 Cpu        "offline"        []                    "the CPU goes offline"
         CpuStop      28 Cpu        "stop"           []                    "the CPU stands still for another one"
         CpuGo        29 Cpu        "go"             []                    "the CPU goes on"
+        Panic        32 Cpu        "panic"          []                    "the CPU panics: an assertion, an exception, or an NMI from outside"
         Mark         30 Mark       "mark"           ["number" "value"]    "a test marks this moment"
     }
 }

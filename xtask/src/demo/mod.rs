@@ -1,8 +1,9 @@
 //! `cargo xtask demo`: shows a bug of kernel history as it happens in this kernel.
 //!
 //! r222942 is staged ([`r222942`]): booted without its cure and with it, traced, drawn, and told in
-//! five sentences. Of every other bug the test that finds it is traced: a mistake that the test image
-//! can make when it is asked to ([`MISTAKES`]), or a patch of `bugs/`, in a copy of the tree.
+//! five sentences. Of every other bug the test that finds it is traced, with the bug and without: a
+//! mistake that the test image can make when it is asked to ([`MISTAKES`]), or a patch of `bugs/`, in a
+//! copy of the tree.
 
 mod picture;
 mod r222942;
@@ -12,7 +13,7 @@ mod story;
 use std::path::{Path, PathBuf};
 
 use crate::check::bugs::{self, Bug};
-use crate::error::{Ours, Result, usage};
+use crate::error::{Ours, Result, failed, usage};
 use crate::trace::svg::View;
 use crate::trace::{Trace, html, saved, svg};
 use crate::{interrupt, paths, term};
@@ -21,7 +22,8 @@ use stage::{COLUMNS, Stage, written};
 /// The command line of `cargo xtask demo`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-It writes NAME.svg, a picture, and NAME.html, a page to walk through the trace, both for a browser.
+It writes NAME.svg, a picture, and NAME.html, a page to walk through both traces, with the bug and
+without, for a browser; of other bugs than r222942 also NAME-without.svg, a picture without the bug.
 A bug that is a patch of bugs/ is built in a copy of the tree, in target/bugs.
 Exit codes: 0 shown, 1 the bug did not show, or its cure does not help, 2 usage, 3 something is
 missing on this machine.")]
@@ -150,8 +152,9 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         Show::Mistake(mistake) => {
             let stage = Stage::new(&[])?;
             let scene = stage.play(mistake.test, true)?;
+            let right = stage.without_bug(mistake.test)?;
             tell(&show, mistake.story, &scene.ending.line());
-            write(&out, &show, &scene.trace.expect("it is traced"))
+            write(&out, &show, &scene.trace.expect("it is traced"), &right)
         }
         Show::Patch(bug) => {
             let kept = out.join(format!("{}.trace", bug.name));
@@ -159,8 +162,11 @@ pub(crate) fn command(options: &Options) -> Result<()> {
             let name = paths::shown(&kept);
             let trace = saved::parse(&paths::read(&kept)?, &name)?;
             let _ = std::fs::remove_file(&kept);
+            let test = bug.test().and_then(|finder| finder.test_name());
+            let test = test.ok_or_else(|| failed("no test in QEMU finds it"))?;
+            let right = Stage::new(&[])?.without_bug(test)?;
             tell(&show, &bug.story, &found);
-            write(&out, &show, &trace)
+            write(&out, &show, &trace, &right)
         }
     }
 }
@@ -190,11 +196,18 @@ fn tell(show: &Show, story: &str, found: &str) {
     say!("\nfound as: {found}");
 }
 
-/// Writes the picture and the page of one trace.
-fn write(out: &Path, show: &Show, trace: &Trace) -> Result<()> {
+/// Writes the pictures of two traces, of a test with the bug and without it, and the page of both.
+fn write(out: &Path, show: &Show, wrong: &Trace, right: &Trace) -> Result<()> {
     let title = format!("{}: {}", show.name(), show.title());
-    let picture = svg::picture(trace, &title, View::default());
-    let panel = html::Panel { title: "the trace", trace };
-    let page = html::page(&title, "", &[panel]);
-    written(out, show.name(), &picture, &page)
+    let picture = svg::picture(wrong, &title, View::default());
+    let panels = [
+        html::Panel { title: "with the bug", trace: wrong },
+        html::Panel { title: "the same test without it", trace: right },
+    ];
+    written(out, show.name(), &picture, &html::page(&title, "", &panels))?;
+    let file = out.join(format!("{}-without.svg", show.name()));
+    let title = format!("{}: the same test without the bug", show.name());
+    paths::write(&file, svg::picture(right, &title, View::default()))?;
+    say!("picture without the bug: {}", paths::shown(&file));
+    Ok(())
 }

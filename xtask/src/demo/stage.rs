@@ -12,7 +12,7 @@ use crate::lock::{self, Own};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
 use crate::trace::{Trace, names};
-use crate::vm::boot::Boot;
+use crate::vm::boot::{Boot, Ended};
 use crate::vm::emulator::{Emulator, Kind};
 use crate::vm::ending::Ending;
 use crate::vm::image;
@@ -88,11 +88,36 @@ impl Stage {
     /// # Errors
     /// If there is no such test, it cannot be booted, or it does not end as it must.
     pub(super) fn play(&self, test: &str, traced: bool) -> Result<Scene> {
+        let more = if traced { "trace=all" } else { "" };
+        let (test, ended, trace) = self.boot(test, more, traced)?;
+        let ending = judge(test, &ended);
+        if ending.kind != test.expect {
+            return Err(wrong(&test.name, &ending.line(), &self.dir(test)));
+        }
+        Ok(Scene { ending, console: ended.console, trace })
+    }
+
+    /// The trace of a test without the bug that its command line asks for, however it ends: what it
+    /// expects does not happen.
+    ///
+    /// # Errors
+    /// If there is no such test, or it cannot be booted.
+    pub(super) fn without_bug(&self, test: &str) -> Result<Trace> {
+        let (_, _, trace) = self.boot(test, "trace=all bug=none", true)?;
+        Ok(trace.expect("it is traced"))
+    }
+
+    /// The folder of a test's logs.
+    fn dir(&self, test: &Test) -> PathBuf {
+        self.own.dir.join(test.name.replace("::", "."))
+    }
+
+    /// Boots a test with `more` on its command line.
+    fn boot(&self, test: &str, more: &str, traced: bool) -> Result<(&Test, Ended, Option<Trace>)> {
         let test = self.tests.iter().find(|other| other.name == test);
         let test =
             test.ok_or_else(|| wrong("the test image", "it lacks the test", &self.own.dir))?;
-        let dir = self.own.dir.join(test.name.replace("::", "."));
-        let more = if traced { "trace=all" } else { "" };
+        let dir = self.dir(test);
         let (elf, append) = (self.elf.clone(), test.command_line(0, more));
         let own = if traced { &self.extra[..] } else { &[] };
         let machine = Machine {
@@ -123,10 +148,6 @@ impl Stage {
         if let Some(exit) = interrupt::requested() {
             return Err(reported(exit));
         }
-        let ending = judge(test, &ended);
-        if ending.kind != test.expect {
-            return Err(wrong(&test.name, &ending.line(), &dir));
-        }
-        Ok(Scene { ending, console: ended.console, trace: trace.transpose()? })
+        Ok((test, ended, trace.transpose()?))
     }
 }

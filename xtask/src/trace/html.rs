@@ -58,8 +58,9 @@ const BANDS: [&str; 12] = [
     "barrier", "spin", "stopped",
 ];
 /// The moments' names, likewise.
-const MOMENTS: [&str; 6] =
-    ["switch", "switch in an interrupt", "EOI", "EOI on the wrong CPU", "no EOI", "hits W"];
+const MOMENTS: [&str; 7] = [
+    "switch", "switch in an interrupt", "EOI", "EOI on the wrong CPU", "no EOI", "hits W", "panic",
+];
 
 fn event(number: u16) -> Value {
     let of = |event: Event| json!({ "name": event.name(), "args": event.arguments(), "about": event.about() });
@@ -166,6 +167,7 @@ fn marks(marks: &[(Moment, At)]) -> String {
             Moment::StrayEoi => (3, 0),
             Moment::NoEoi(vector) => (4, vector),
             Moment::HitsWindow => (5, 0),
+            Moment::Panic => (6, 0),
         };
         packed.byte(number);
         packed.byte(vector);

@@ -12,6 +12,9 @@ window.addEventListener("error", (event) => {
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const { events: EVENTS, bands: BANDS, moments: MOMENTS, vectors: VECTORS } = DATA;
 
+// The moments that are mistakes.
+const BAD = ["no EOI", "EOI on the wrong CPU", "switch in an interrupt", "panic"];
+
 // Rows of a lane, in pixels: thread, state, interrupt.
 const LEFT = 64, TOP = 34, THREAD = 20, STATE = 18, SERVICE = 18;
 const LANE = THREAD + STATE + SERVICE + 4, PITCH = LANE + 18;
@@ -140,14 +143,13 @@ class Panel {
     }
     this.forgotten = new Set(this.marks.filter((m) => m.moment === "no EOI").map((m) => m.rank));
     const ranks = (list) => [...new Set(list)].sort((a, b) => a - b);
-    const bad = ["no EOI", "EOI on the wrong CPU", "switch in an interrupt"];
     const windows = this.cpus.flatMap((cpu) => cpu.spans.filter((span) => span.band === "window"));
     const sends = this.order.keys().filter((rank) => this.name(rank) === "ipi_send");
     this.jumps = {
       w: ranks(windows.map((span) => this.rank[span.cpu][span.index])),
       i: ranks(sends),
       s: ranks(this.marks.filter((m) => m.moment === "switch").map((m) => m.rank)),
-      e: ranks(this.marks.filter((m) => bad.includes(m.moment)).map((m) => m.rank)),
+      e: ranks(this.marks.filter((m) => BAD.includes(m.moment)).map((m) => m.rank)),
     };
     for (const button of this.root.querySelectorAll("button")) {
       const jumps = this.jumps[button.dataset.key];
@@ -606,7 +608,7 @@ class Panel {
       const { moment, rank } = this.marks[i], time = this.timeOf(rank);
       if (time > this.to) break;
       const x = this.x(time), top = TOP + this.order[rank][0] * PITCH;
-      const bad = ["no EOI", "EOI on the wrong CPU", "switch in an interrupt"].includes(moment);
+      const bad = BAD.includes(moment);
       if (!bad && x - drawn < 0.7) continue;
       drawn = x;
       c.fillStyle = this.colour(bad ? "bad" : moment === "EOI" ? "good" : "ink");

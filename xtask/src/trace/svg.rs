@@ -280,6 +280,10 @@ impl Picture<'_> {
                 let tip = format!("{number:#x} is never acknowledged");
                 self.bad(x, y + LANE + 6.0, "no EOI", &tip);
             }
+            Moment::Panic => {
+                self.svg.line("badline", [x, y - 4.0], [x, y + LANE - 4.0]);
+                self.bad(x, y + LANE + 6.0, "panic", "an assertion has failed, or worse");
+            }
             Moment::HitsWindow => {
                 self.svg.raw(format_args!(
                     "<circle class=\"window\" cx=\"{x:.1}\" cy=\"{:.1}\" r=\"5\"><title>an interrupt \

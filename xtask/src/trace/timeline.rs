@@ -93,6 +93,8 @@ pub(crate) enum Moment {
     NoEoi(u8),
     /// An interrupt hits the window W.
     HitsWindow,
+    /// The CPU panics.
+    Panic,
 }
 
 /// What one record causes elsewhere.

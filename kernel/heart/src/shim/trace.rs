@@ -345,7 +345,10 @@ impl Traced for AtomicU8 {
                  "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
                 of = in(reg) core::ptr::from_ref(of), at = const AT,
                 value = in(reg_byte) value,);
-            debug_assert!(order != Ordering::SeqCst);
+            assert!(
+                order != Ordering::SeqCst,
+                "a plain store is no more than a Release"
+            );
         }
         #[cfg(not(target_os = "none"))]
         {
@@ -370,7 +373,10 @@ pub fn clear_traced<const E: u16, const AT: usize, S, T>(
             "mov qword ptr [{of} + {at}], 0", "",
             ["push {of}", "pop qword ptr [rcx + 8]"],
             of = in(reg) core::ptr::from_ref(of), at = const AT,);
-        debug_assert!(order != Ordering::SeqCst);
+        assert!(
+            order != Ordering::SeqCst,
+            "a plain store is no more than a Release"
+        );
     }
     #[cfg(not(target_os = "none"))]
     {
@@ -399,7 +405,10 @@ impl<T> Traced for AtomicPtr<T> {
                 ["push {of}\n push {value}",
                  "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
                 of = in(reg) core::ptr::from_ref(of), at = const AT, value = in(reg) value,);
-            debug_assert!(order != Ordering::SeqCst);
+            assert!(
+                order != Ordering::SeqCst,
+                "a plain store is no more than a Release"
+            );
         }
         #[cfg(not(target_os = "none"))]
         {

@@ -65,6 +65,11 @@ impl fmt::Display for Finder {
 }
 
 impl Finder {
+    /// The name of the test, among its words.
+    pub(crate) fn test_name(&self) -> Option<&str> {
+        self.words.iter().map(String::as_str).find(|word| word.contains("::"))
+    }
+
     /// What it must say, as in the header.
     pub(super) fn expected(&self) -> String {
         self.texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ")

@@ -100,7 +100,7 @@ impl Profile {
     pub(super) fn hottest(&self) -> Vec<Hot> {
         let mut hot: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for (chain, count) in &self.chains {
-            let functions = chain.iter().filter_map(|names| names.first()).map(String::as_str);
+            let functions = chain.iter().filter_map(|names| telling(names));
             if let Some(last) = functions.clone().next_back() {
                 hot.entry(last).or_default().0 += count;
             }
@@ -125,6 +125,16 @@ impl Profile {
         let chains = chains.iter().map(|(names, count)| (chain(names), *count)).collect();
         Profile { chains, idle: 3, outside: 1, rounds: 5, cpus: 2 }
     }
+}
+
+/// The function that tells most about an address: of those inlined into each other there the outermost
+/// that is not the library's. A closure's code, for example, is in `FnOnce::call_once`.
+fn telling(names: &[String]) -> Option<&str> {
+    let is_ours = |name: &&String| {
+        let path = name.trim_start_matches(['<', '&']);
+        !["core::", "alloc::"].iter().any(|of| path.starts_with(of))
+    };
+    names.iter().find(is_ours).or(names.first()).map(String::as_str)
 }
 
 /// A name in which no semicolon, as in `[T; 4]`, separates frames.

@@ -46,6 +46,17 @@ fn the_hottest_function_is_the_one_that_holds_the_code() {
     );
 }
 
+/// The code of a closure is in a function of the library, which tells nothing.
+#[test]
+fn a_closure_is_not_called_by_the_name_of_the_library() {
+    let profile = Profile::of(&[
+        (&[&["core::ops::function::FnOnce::call_once", "kernel::work", "kernel::inlined"]], 2),
+        (&[&["<core::fmt::Arguments as Display>::fmt"]], 1),
+    ]);
+    let names: Vec<_> = profile.hottest().into_iter().map(|hot| hot.function).collect();
+    assert_eq!(names, ["kernel::work", "<core::fmt::Arguments as Display>::fmt"]);
+}
+
 /// Every element of the picture is closed, and no name breaks it.
 #[test]
 fn the_picture_is_well_formed() {

@@ -38,8 +38,8 @@ pub(super) fn chosen<'a>(trace: &Trace, timeline: &'a Timeline, view: View) -> &
     &order[first..order.len().min(first + view.records)]
 }
 
-/// What a reader most wants to see: the first mistake, or else the last of the rest, since a test that
-/// fails ends there.
+/// What a reader most wants to see: the first mistake or panic, or else the last of the rest, since a
+/// test that fails ends there.
 fn remarkable(timeline: &Timeline) -> Option<At> {
     let is_bad = |moment: &Moment| {
         matches!(moment, Moment::SwitchInService(_) | Moment::NoEoi(_) | Moment::StrayEoi)
@@ -50,7 +50,9 @@ fn remarkable(timeline: &Timeline) -> Option<At> {
         spans.filter(is).max_by_key(|span| span.from).map(|span| span.begin)
     };
     let mistake = marks().find(|(moment, _)| is_bad(moment)).map(|(_, at)| *at);
+    let panic = || marks().find(|(moment, _)| *moment == Moment::Panic).map(|(_, at)| *at);
     mistake
+        .or_else(panic)
         .or_else(|| newest(|span| matches!(span.band, Band::Service(_)) && span.until.is_none()))
         .or_else(|| marks().rfind(|(moment, _)| *moment == Moment::HitsWindow).map(|(_, at)| *at))
         .or_else(|| newest(|span| span.band == Band::Window))

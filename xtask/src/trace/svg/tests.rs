@@ -93,6 +93,17 @@ fn mistakes_are_marked() {
     assert!(!svg.contains("✕"));
 }
 
+/// Where nothing else is wrong, a panic is what the picture is about.
+#[test]
+fn a_panic_is_marked() {
+    let mut trace = r222942(true);
+    assert!(!drawn(&trace).contains("✕ panic"));
+    let records = &mut trace.cpus[1].records;
+    let last = *records.last().expect("a record");
+    records.push(Record { event: Event::Panic, time: last.time + 1, ..last });
+    assert!(drawn(&trace).contains("✕ panic"));
+}
+
 #[test]
 fn a_picture_has_both_colour_schemes_and_needs_no_other_file() {
     let svg = drawn(&busy(2));

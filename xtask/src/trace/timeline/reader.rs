@@ -100,6 +100,7 @@ impl<'a> Reader<'a> {
             }
             Event::Run | Event::Wait | Event::Leave | Event::Return => self.phase(at, &record),
             Event::Open => self.opens(at, &record),
+            Event::Panic => self.timeline.marks.push((Moment::Panic, at)),
             Event::LockWait => self.open(at, &record, Band::Spin),
             // It was free, at least a moment ago.
             Event::SpinlockEnter => {
