@@ -1,7 +1,6 @@
 //! `cargo xtask trace`: boots a kernel that traces, and reads the trace out of its memory.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::test::{judge, limits};
 use crate::trace::svg::View;
 use crate::trace::top::Watcher;
 use crate::trace::{Trace, html, names, perfetto, saved, summary, svg};
-use crate::vm::boot::{Boot, Ended};
+use crate::vm::boot::{Boot, Ended, MemoryFile};
 use crate::vm::budget::LIMITS;
 use crate::vm::emulator::{Emulator, Kind};
 use crate::vm::ending::{self, Ending};
@@ -236,7 +235,7 @@ fn traced(request: &Request<'_>) -> Result<(Trace, Result<()>)> {
     let emulator = tools::emulator(Kind::Qemu)?;
     let own = lock::folder(request.command, request.command)?;
     let guest = guest(request, &emulator, &own.dir)?;
-    let memory = own.dir.join("memory");
+    let memory = MemoryFile::new(&own.dir);
     interrupt::watch()?;
     say!("$ {}", emulator.command_line(&guest.machine, &own.dir));
     let ended = boot(request, &emulator, &guest, &own.dir, &memory);
@@ -244,8 +243,6 @@ fn traced(request: &Request<'_>) -> Result<(Trace, Result<()>)> {
         Err(error) if interrupt::requested().is_none() => Err(error.copied()),
         _ => names::read(&memory, guest.machine.low_memory(), &guest.elf),
     };
-    // It is as large as the machine's.
-    let _ = fs::remove_file(&memory);
     let verdict = match ended {
         Ok(ended) => verdict(&guest, &ended, &own.dir, request.machine.ask()),
         Err(interrupted) => Err(interrupted),

@@ -1,7 +1,6 @@
 //! What the demos share: boots of the test image, and the files that they leave.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::lock::{self, Own};
 use crate::test::registry::{self, Test};
 use crate::test::{judge, limits};
 use crate::trace::{Trace, names};
-use crate::vm::boot::{Boot, Ended};
+use crate::vm::boot::{Boot, Ended, MemoryFile};
 use crate::vm::emulator::{Emulator, Kind};
 use crate::vm::ending::Ending;
 use crate::vm::image;
@@ -127,7 +126,7 @@ impl Stage {
             medium: Medium::Kernel { elf, append },
             extra: test.qemu.iter().chain(own).cloned().collect(),
         };
-        let memory = dir.join("memory");
+        let memory = MemoryFile::new(&dir);
         let boot = Boot {
             emulator: &self.emulator,
             machine: &machine,
@@ -137,13 +136,11 @@ impl Stage {
             limits: limits(test),
             timeout_scale: 1.0,
             core: None,
-            memory: traced.then_some(&memory),
+            memory: traced.then_some(&*memory),
             watcher: None,
         };
         let ended = boot.run();
         let trace = traced.then(|| names::read(&memory, machine.low_memory(), &self.elf));
-        // It is as large as the machine's.
-        let _ = fs::remove_file(&memory);
         let ended = ended?;
         if let Some(exit) = interrupt::requested() {
             return Err(reported(exit));

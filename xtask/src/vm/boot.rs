@@ -7,7 +7,8 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread;
@@ -67,6 +68,32 @@ pub(crate) struct Boot<'a> {
     /// What to do again and again while the machine runs. It takes its time itself; when it returns
     /// false, the machine is ended.
     pub(crate) watcher: Option<&'a dyn Fn(&mut Qmp) -> bool>,
+}
+
+/// The file that keeps a machine's memory ([`Boot::memory`]), until this is dropped: it is as large as
+/// the machine's.
+pub(crate) struct MemoryFile(PathBuf);
+
+impl MemoryFile {
+    /// The one in the folder of a boot's logs. The boot makes it.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self(dir.join("memory"))
+    }
+}
+
+impl Deref for MemoryFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        // A boot that did not begin has left none.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// A boot that has ended.

@@ -329,12 +329,22 @@ fn is_at<const AT: usize, F, S>(field: &F, of: &S) {
     );
 }
 
+/// Checks the same, and that a plain store is enough for `order`.
+#[inline(always)]
+fn may_store<const AT: usize, F, S>(field: &F, of: &S, order: Ordering) {
+    is_at::<AT, _, _>(field, of);
+    assert!(
+        order != Ordering::SeqCst,
+        "a plain store is no more than a Release"
+    );
+}
+
 impl Traced for AtomicU8 {
     type Value = u8;
 
     #[inline(always)]
     fn store_traced<const E: u16, const AT: usize, S>(&self, value: u8, of: &S, order: Ordering) {
-        is_at::<AT, _, _>(self, of);
+        may_store::<AT, _, _>(self, of, order);
         #[cfg(target_os = "none")]
         // SAFETY: one store to this live atomic, which on x86 is a Release; the rest as in
         // `trace_point`.
@@ -345,10 +355,6 @@ impl Traced for AtomicU8 {
                  "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
                 of = in(reg) core::ptr::from_ref(of), at = const AT,
                 value = in(reg_byte) value,);
-            assert!(
-                order != Ordering::SeqCst,
-                "a plain store is no more than a Release"
-            );
         }
         #[cfg(not(target_os = "none"))]
         {
@@ -365,7 +371,7 @@ pub fn clear_traced<const E: u16, const AT: usize, S, T>(
     of: &S,
     order: Ordering,
 ) {
-    is_at::<AT, _, _>(field, of);
+    may_store::<AT, _, _>(field, of, order);
     #[cfg(target_os = "none")]
     // SAFETY: as in `store_traced`.
     unsafe {
@@ -373,10 +379,6 @@ pub fn clear_traced<const E: u16, const AT: usize, S, T>(
             "mov qword ptr [{of} + {at}], 0", "",
             ["push {of}", "pop qword ptr [rcx + 8]"],
             of = in(reg) core::ptr::from_ref(of), at = const AT,);
-        assert!(
-            order != Ordering::SeqCst,
-            "a plain store is no more than a Release"
-        );
     }
     #[cfg(not(target_os = "none"))]
     {
@@ -395,7 +397,7 @@ impl<T> Traced for AtomicPtr<T> {
         of: &S,
         order: Ordering,
     ) {
-        is_at::<AT, _, _>(self, of);
+        may_store::<AT, _, _>(self, of, order);
         #[cfg(target_os = "none")]
         // SAFETY: one store to this live atomic, which on x86 is a Release; the rest as in
         // `trace_point`.
@@ -405,10 +407,6 @@ impl<T> Traced for AtomicPtr<T> {
                 ["push {of}\n push {value}",
                  "pop qword ptr [rcx + 8]\n pop qword ptr [rcx + 16]"],
                 of = in(reg) core::ptr::from_ref(of), at = const AT, value = in(reg) value,);
-            assert!(
-                order != Ordering::SeqCst,
-                "a plain store is no more than a Release"
-            );
         }
         #[cfg(not(target_os = "none"))]
         {

@@ -3,7 +3,7 @@
 use x86_64::registers::control::{Cr0, Cr0Flags};
 
 /// A jump to an address, as it is encoded: the opcode, and a distance of four bytes.
-const LENGTH: u64 = 5;
+pub const LENGTH: u32 = 5;
 
 /// Lets `change` write to pages that are mapped without the right to write.
 ///
@@ -27,7 +27,7 @@ unsafe fn unprotected(change: impl FnOnce()) {
 /// function executes. What is at the second one does the same and continues after it.
 pub unsafe fn jumps(pairs: impl Iterator<Item = (u64, u64)>) {
     let write = |(site, target): (u64, u64)| {
-        let distance = target.wrapping_sub(site + LENGTH) as u32;
+        let distance = target.wrapping_sub(site + u64::from(LENGTH)) as u32;
         let [a, b, c, d] = distance.to_le_bytes();
         // SAFETY: the caller's promise: nobody executes these five bytes now, and they are one
         // instruction. Both addresses are in the kernel's code, which is within 2 GiB of itself.

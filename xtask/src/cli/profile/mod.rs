@@ -10,7 +10,6 @@ mod shares;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use crate::cargo::{KERNEL, KTEST};
 use crate::cli::args::{CPUS, MachineOptions, number, output};
 use crate::error::{Context, Ours, Result, anyhow, failed, usage};
 use crate::test::{limits, registry};
-use crate::vm::boot::Boot;
+use crate::vm::boot::{Boot, MemoryFile};
 use crate::vm::budget::{LIMITS, Limits};
 use crate::vm::emulator::Emulator;
 use crate::vm::ending::Kind;
@@ -106,8 +105,8 @@ pub(crate) fn command(options: &Options) -> Result<()> {
     machine.memory_in(Path::new("")).map_err(|why| {
         usage("profile", format!("the memory of this machine cannot be read: {why}"))
     })?;
-    let memory = dir.join("memory");
-    let paging = Paging::new(memory.clone(), machine.low_memory());
+    let memory = MemoryFile::new(dir);
+    let paging = Paging::new(memory.to_path_buf(), machine.low_memory());
     let sampler = RefCell::new(Sampler::new(paging, options.samples));
     let boot = Boot {
         emulator: &emulator,
@@ -121,10 +120,7 @@ pub(crate) fn command(options: &Options) -> Result<()> {
         memory: Some(&memory),
         watcher: Some(&|qmp| sampler.borrow_mut().sample(qmp)),
     };
-    let ended = boot.run();
-    // It is as large as the machine's.
-    let _ = fs::remove_file(&memory);
-    let ended = ended?;
+    let ended = boot.run()?;
     if ended.ending.kind == Kind::Setup {
         return Err(anyhow!("{}", ended.ending.text));
     }
