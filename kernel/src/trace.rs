@@ -1,10 +1,11 @@
 //! The trace: what the CPUs do, in records that somebody else reads.
 //!
-//! `trace=GROUPS` on the command line turns it on at boot, for the groups of [`plat::trace::Group`] that it
-//! names. Then each CPU has a ring of records, and the trace points of these groups
-//! ([`heart::shim::trace`]) write to it. Without the word there are no rings, and the trace points
-//! cost nothing. Nothing here prints: `cargo xtask trace` reads the rings out of the machine's
-//! memory, through the header that [`init`] makes ([`plat::trace::Header`]).
+//! `trace=GROUPS` on the command line turns it on at boot, for the groups that it names
+//! ([`plat::trace::Group`]). Then each CPU has a ring of records, and the trace points of these
+//! groups ([`heart::shim::trace`]) write to it. Without the word there are no rings, and the trace
+//! points cost nothing. `cargo xtask trace` reads the rings out of the machine's memory, through the
+//! header that [`init`] makes ([`plat::trace::Header`]). The kernel itself prints only the last
+//! records, in a panic (`print_tail`).
 //!
 //! The rings lie in memory that is never freed. A ring that is full begins again: the header's
 //! reader learns from the count how much it has lost.
@@ -93,7 +94,7 @@ pub fn init(groups: Groups, boot: &Pcpu) -> Result<(), TraceError> {
     let capacity = thread::capacity();
     let (threads, names) = room(capacity * ThreadEntry::BYTES)?;
     let ring = make_ring(boot)?;
-    if let Some(short) = points().iter().find(|point| point.length < 5) {
+    if let Some(short) = points().iter().find(|point| point.length < patch::LENGTH) {
         return Err(TraceError::Short(short.site));
     }
     let fixed = Header {

@@ -1,9 +1,9 @@
 //! The kernel command line: `key=value` words between white space.
 //!
 //! `log=info,smp=trace test=NAME seed=N bug=NAME`: `log` is for [`crate::logfilter`], `bench` for
-//! the bench image, `idle` and `trace` for every image, the others are for the test image. A mistake is never
-//! fatal: the parser passes it to the caller's `complain` as a [`Complaint`], and the boot goes on
-//! without that word.
+//! the bench image, `idle` and `trace` for every image, the others are for the test image. A mistake
+//! is never fatal: the parser passes it to the caller's `complain` as a [`Complaint`], and the boot
+//! goes on without that word.
 //!
 //! The loader passes the text as bytes of unknown origin: it may be padded with NUL, end in a
 //! newline, or not be UTF-8.

@@ -370,7 +370,7 @@ impl Ring {
 pub struct ThreadEntry {
     /// The thread's address, as in an event's argument; 0 if there has never been one.
     pub address: u64,
-    /// Its name, as UTF-8, with zeros behind it.
+    /// Its name in UTF-8. Zeros fill the rest.
     pub name: [u8; 16],
 }
 

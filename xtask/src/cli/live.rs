@@ -148,7 +148,7 @@ fn is_end(key: &KeyEvent) -> bool {
     key.kind == KeyEventKind::Press && (is_ctrl_c || key.code == KeyCode::Char('q'))
 }
 
-/// Draws a title and lines from the top. Each line is cleared behind its end, not before it is
+/// Draws a title and lines from the top. Each line is cleared after its end, not before it is
 /// drawn, so nothing flickers.
 fn put(title: &str, lines: &[String]) -> std::io::Result<()> {
     let mut out = stdout().lock();

@@ -299,7 +299,7 @@ impl Teller<'_> {
         })
     }
 
-    /// Whom a call is for: the CPUs that its IPIs reach, or that run it.
+    /// The CPUs for which a call is: those that its IPIs reach, or that run it.
     fn targets(&self, call: At) -> String {
         let end = self.timeline.calls.iter().find(|other| other.begin == call);
         let until = end.and_then(|call| call.end).map_or(usize::MAX, |end| end.index);

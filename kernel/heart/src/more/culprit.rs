@@ -1,4 +1,4 @@
-//! Who keeps the others from going on: the search for the culprit of a hang.
+//! The search for the culprit of a hang: the thread or CPU for which the others wait.
 //!
 //! Threads and CPUs wait for each other ([`Waits`]). A thread waits for one party at most: the
 //! thread that owns what it waits for or, if that one does not sleep, the CPU on which it runs. A
@@ -18,12 +18,12 @@ use core::iter;
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 
-/// Who waits for whom.
+/// The waits of threads and CPUs.
 pub trait Waits {
     /// A thread, by number or by reference. The order is any fixed one.
     type Thread: Copy + Ord;
 
-    /// Whom a thread waits for, if somebody is known.
+    /// The thread or CPU for which a thread waits, if it is known.
     fn of_thread(&self, thread: Self::Thread) -> Option<Party<Self::Thread>>;
 
     /// The CPUs for which `cpu` waits.
@@ -42,9 +42,9 @@ pub enum Party<T> {
 /// Where a chain of waits ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain<T> {
-    /// Who waits.
+    /// The one that waits.
     pub from: Party<T>,
-    /// Who waits for nobody: the reason why the others wait.
+    /// The one that waits for nobody: the reason why the others wait.
     pub end: Party<T>,
     /// How many waits lead from one to the other.
     pub length: usize,

@@ -101,7 +101,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// The address and the return addresses behind it, as the kernel's own backtrace finds them.
+    /// The address and then the return addresses, as the kernel's own backtrace finds them.
     fn chain(&mut self, ip: u64, cpu: &Cpu) -> Result<Vec<u64>> {
         let (mut chain, mut frame) = (vec![ip], cpu.rbp);
         while chain.len() < DEPTH && is_kernel(frame) && frame.is_multiple_of(8) {
